@@ -1,0 +1,1 @@
+"""Presets of datasets, methods and profiles, and their exceptions."""

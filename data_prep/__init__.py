@@ -1,0 +1,43 @@
+"""From raw upstream rows to client splits, one module for each upstream."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from fedllm_bench.errors import unknown
+
+if TYPE_CHECKING:  # the registry is read by --help, which must not load pyarrow
+    from fedllm_bench.data.manifest import Split
+
+    from .common import Declaration, Recipe
+
+# Dataset -> module; a module is imported only when its dataset is asked for.
+PIPELINES: dict[str, str] = {"aya": "fedllm_bench.data_prep.aya"}
+
+
+class Pipeline(Protocol):
+    """What a pipeline module offers."""
+
+    @property
+    def DECLARATION(self) -> Declaration: ...
+
+    def build(
+        self,
+        raw: Path,
+        out: Path,
+        recipe: Recipe,
+        name: str | None = None,
+        *,
+        declaration: Declaration | None = None,
+        extra_files: Mapping[str, bytes] | None = None,
+    ) -> Split: ...
+
+
+def load_pipeline(name: str) -> Pipeline:
+    """The pipeline of a dataset; a :class:`UserError` that names those there are."""
+    if name not in PIPELINES:
+        raise unknown("pipeline for the dataset", name, PIPELINES)
+    return cast(Pipeline, importlib.import_module(PIPELINES[name]))

@@ -1,0 +1,91 @@
+"""Which rows of a client stay, and which are held out: chosen by hashes, never by the order of the rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from fedllm_bench.files import sha256_json
+
+from .recipe import Recipe, Sample
+
+
+def row_id(sample: Sample) -> str:
+    """16 hex digits of what makes a row itself; where it was read does not count."""
+    content = [
+        sample.client,
+        sample.prompt,
+        sample.completion,
+        sample.upstream_split,
+        sample.language,
+        sample.source,
+    ]
+    return sha256_json(content)[:16]
+
+
+def is_upstream_heldout(sample: Sample) -> bool:
+    return sample.upstream_split != "train"
+
+
+def unique(samples: Iterable[Sample]) -> list[Sample]:
+    """One sample for each (client, prompt, completion): an upstream training row if there is one."""
+    best: dict[tuple[str, str, str], Sample] = {}
+    for sample in samples:
+        key = (sample.client, sample.prompt, sample.completion)
+        best[key] = min(best[key], sample, key=_preference) if key in best else sample
+    return list(best.values())
+
+
+def _preference(sample: Sample) -> tuple[bool, str]:
+    return is_upstream_heldout(sample), row_id(sample)
+
+
+def cap(samples: Sequence[Sample], most: int | None, seed: int) -> Sequence[Sample]:
+    """At most `most` samples, the ones whose hashes with the seed are lowest."""
+    if most is None or len(samples) <= most:
+        return samples
+    return sorted(samples, key=lambda sample: sha256_json([seed, "cap", row_id(sample)]))[:most]
+
+
+def hold_out(samples: Sequence[Sample], recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
+    """The training and the held-out samples of one client, as the recipe's `heldout` says."""
+    if recipe.heldout == "upstream":
+        is_heldout = [is_upstream_heldout(sample) for sample in samples]
+    else:
+        prompts = heldout_prompts(
+            Counter(s.prompt for s in samples), samples[0].client, recipe.heldout, recipe.seed
+        )
+        is_heldout = [sample.prompt in prompts for sample in samples]
+    train = [sample for sample, out in zip(samples, is_heldout, strict=True) if not out]
+    return train, [sample for sample, out in zip(samples, is_heldout, strict=True) if out]
+
+
+def heldout_prompts(rows_by_prompt: Counter[str], client: str, fraction: float, seed: int) -> set[str]:
+    """Prompts, in order of their hashes, that together hold about `fraction` of the rows of one client.
+
+    A prompt with more rows than are still due is passed over. Where that leaves none, the smallest prompt is
+    held out, unless more than half of the rows would go: essays on eight subjects are to be tested as well.
+    """
+    if not fraction:
+        return set()
+    total = rows_by_prompt.total()
+    due = min(max(1, round(fraction * total)), total - 1)
+    ranked = sorted(rows_by_prompt, key=lambda prompt: sha256_json([seed, "heldout", client, prompt]))
+    chosen: set[str] = set()
+    for prompt in ranked:
+        if rows_by_prompt[prompt] <= due:
+            due -= rows_by_prompt[prompt]
+            chosen.add(prompt)
+    smallest = min(ranked, key=rows_by_prompt.__getitem__)
+    return chosen or ({smallest} if 2 * rows_by_prompt[smallest] <= total else set())
+
+
+def without_leaks(train: Iterable[Sample], heldout: Iterable[Sample]) -> list[Sample]:
+    """The held-out samples that share neither (client, prompt) nor (prompt, completion) with training."""
+    asked, answered = set(), set()
+    for sample in train:
+        asked.add((sample.client, sample.prompt))
+        answered.add((sample.prompt, sample.completion))
+    return [
+        s for s in heldout if (s.client, s.prompt) not in asked and (s.prompt, s.completion) not in answered
+    ]

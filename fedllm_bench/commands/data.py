@@ -1,0 +1,166 @@
+"""`fedllm-bench data`: build, show and verify client splits."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # --help must not wait for pyarrow
+    from fedllm_bench.data.manifest import Split
+
+BUILD_EXAMPLES = """\
+examples:
+  fedllm-bench data build aya --raw aya_dataset/ --out splits/aya
+  fedllm-bench data build aya --raw rows.jsonl.gz --min-samples 10 --languages ukr,spa,eng --out splits/small
+  fedllm-bench data build aya --raw rows.parquet --max-clients 38 --heldout upstream --out splits/38
+
+Raw rows are parquet, csv or JSON lines (.jsonl, .json, .ndjson), each also gzip (.gz), in upstream columns.
+What is not given is the recipe's default for the dataset; the manifest names every value that was used.
+"""
+SHOW_EXAMPLES = """\
+example:
+  fedllm-bench data show splits/aya
+"""
+VERIFY_EXAMPLES = """\
+example:
+  fedllm-bench data verify splits/aya && echo unchanged
+"""
+DATA_EXAMPLES = """\
+examples:
+  fedllm-bench data build aya --raw rows.jsonl.gz --out splits/aya
+  fedllm-bench data show splits/aya
+  fedllm-bench data verify splits/aya
+"""
+
+
+def say(line: str) -> None:
+    """Lines for the user; what a terminal cannot spell is escaped rather than fatal."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `data` and its sub-commands; each sets `run`, a function from the arguments to the exit code."""
+    data = _parser(subparsers, "data", "build, show and verify client splits", DATA_EXAMPLES)
+    commands = data.add_subparsers(required=True, metavar="COMMAND")
+    _add_build(commands)
+    show = _parser(commands, "show", "name, counts, funnel and client sizes of a split", SHOW_EXAMPLES)
+    show.add_argument("folder", metavar="DIR", type=Path, help="a split folder")
+    show.set_defaults(run=run_show)
+    verify = _parser(commands, "verify", "check every file, count and hash of a split", VERIFY_EXAMPLES)
+    verify.add_argument("folder", metavar="DIR", type=Path, help="a split folder")
+    verify.set_defaults(run=run_verify)
+
+
+def _parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, examples: str
+) -> argparse.ArgumentParser:
+    return subparsers.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a shortened option would change its meaning when another one is added
+    )
+
+
+def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    build = _parser(commands, "build", "build a client split from raw upstream rows", BUILD_EXAMPLES)
+    build.add_argument("dataset", metavar="DATASET", help="the pipeline, such as aya")
+    build.add_argument(
+        "--raw", type=Path, required=True, metavar="FILE_OR_FOLDER", help="raw rows in upstream columns"
+    )
+    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the split folder to write")
+    build.add_argument("--min-samples", type=int, metavar="N", help="fewest usable rows of a client")
+    build.add_argument("--max-samples", type=int, metavar="N", help="most rows that a client keeps")
+    build.add_argument("--max-clients", type=int, metavar="N", help="keep the N clients with most rows")
+    build.add_argument(
+        "--languages", type=_languages, metavar="CODES", help="ISO 639-3 with commas, or 'all'"
+    )
+    build.add_argument(
+        "--heldout", type=_heldout, metavar="F", help="held-out fraction of each client, or 'upstream'"
+    )
+    build.add_argument(
+        "--unseen", dest="unseen_clients", type=int, metavar="N", help="users below the cut, for testing"
+    )
+    build.add_argument("--seed", type=int, metavar="N", help="of the held-out choice and of --max-samples")
+    build.add_argument("--name", help="name of the split (default: DATASET-custom)")
+    build.set_defaults(run=run_build)
+
+
+def _languages(text: str) -> tuple[str, ...]:
+    codes = tuple(code.strip() for code in text.split(",") if code.strip())
+    if not codes:
+        raise argparse.ArgumentTypeError("give codes such as ukr,spa,eng, or 'all'")
+    return () if codes == ("all",) else codes
+
+
+def _heldout(text: str) -> float | str:
+    if text == "upstream":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a fraction such as 0.1 nor 'upstream'"
+        ) from None
+
+
+RECIPE_OPTIONS = (
+    "min_samples",
+    "max_samples",
+    "max_clients",
+    "languages",
+    "heldout",
+    "unseen_clients",
+    "seed",
+)
+
+
+def run_build(args: argparse.Namespace) -> int:
+    pipeline = importlib.import_module("fedllm_bench.data_prep").load_pipeline(args.dataset)
+    given: dict[str, Any] = {key: vars(args)[key] for key in RECIPE_OPTIONS if vars(args)[key] is not None}
+    recipe = replace(pipeline.DECLARATION.recipe, **given)
+    _say_split(pipeline.build(args.raw, args.out, recipe, args.name))
+    return 0
+
+
+def run_show(args: argparse.Namespace) -> int:
+    _say_split(_open(args.folder))
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    split = _open(args.folder)
+    say(f"{split.folder}: {split.name} is as written; {len(split.manifest.files)} files, hash {split.hash}")
+    return 0
+
+
+def _open(folder: Path) -> Split:
+    from fedllm_bench.data.manifest import open_split
+
+    return open_split(folder)
+
+
+def _say_split(split: Split) -> None:
+    from fedllm_bench.data.card import client_sizes_line
+
+    manifest = split.manifest
+    sizes = [client.train + client.heldout for client in manifest.clients]
+    train, heldout = (sum(vars(client)[part] for client in manifest.clients) for part in ("train", "heldout"))
+    unseen = sum(client.heldout for client in manifest.unseen)
+    say(f"{manifest.name} (dataset {manifest.dataset}, task {manifest.task}) in {split.folder}")
+    say(f"  hash     {manifest.hash}")
+    say(f"  upstream {manifest.upstream.id}, revision {manifest.upstream.revision or 'not stated'}")
+    say(f"  licence  {manifest.licence}")
+    say(f"  clients  {client_sizes_line(sizes)}")
+    say(f"  rows     {train} train, {heldout} held out, {unseen} of {len(manifest.unseen)} unseen users")
+    say(f"  {'step':<12}{'removed':>10}{'rows left':>11}{'clients':>9}  reason")
+    for step in manifest.funnel:
+        counts = f"{step.rows_removed:>10}{step.rows_left:>11}{step.clients_left:>9}"
+        say(f"  {step.step:<12}{counts}  {step.reason}")

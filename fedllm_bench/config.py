@@ -1,0 +1,277 @@
+"""What a run is made of: frozen parts, checked once and as a whole.
+
+Values come from JSON-like data (TOML presets, ``--set``, a run folder) through :func:`check`, which names
+every problem in one line. Presets give every value; the only defaults here mean "not given".
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from fedllm_bench.errors import UserError
+from fedllm_bench.files import sha256_json
+
+Profile = Literal["mini", "paper"]
+Constant = bool | int | float | str
+
+EMBEDDED_MODEL = "mini"  # the name of the base model that travels in the package
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a name stands twice")
+    return names
+
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class _Strict:
+    """No unknown keys, no conversion between types (but int to float), neither NaN nor infinity."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(_Strict):
+    """A federated method and its constants, which the method's own dataclass takes as keyword arguments."""
+
+    name: Text
+    constants: Mapping[str, Constant]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(_Strict):
+    """`world_seed` is read under profile mini only; `clients` and `upstream` tell what was published."""
+
+    task: Literal["sft", "preference"]
+    template: Literal["alpaca", "vicuna_v1.1", "mini"]
+    world_seed: CountOrZero
+    clients: Count | None = None
+    upstream: Text | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(_Strict):
+    """`name` is a hub id, a folder, or "mini" for the embedded base."""
+
+    name: Text
+    dtype: Literal["float32", "bfloat16", "float16"]
+    revision: Text | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(_Strict):
+    rank: Count
+    alpha: Count
+    dropout: Fraction
+    targets: Names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation(_Strict):
+    rounds: Count
+    clients_per_round: Count
+    weighting: Literal["examples", "uniform"]
+
+    def check(self, num_clients: int) -> None:
+        """Raise a :class:`UserError` when a round would need more clients than the split has."""
+        if self.clients_per_round > num_clients:
+            raise UserError(
+                f"federation.clients_per_round={self.clients_per_round}, but the split has {num_clients} "
+                f"clients; give {num_clients} or fewer: --set federation.clients_per_round={num_clients}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local(_Strict):
+    """Training of one client in one round.
+
+    `steps` counts optimiser steps under the rule "fixed". Under "dynamic" it counts passes over a client's
+    rows in the whole training, which are spread evenly over the rounds the client can expect to be chosen.
+    """
+
+    steps: Count
+    steps_rule: Literal["fixed", "dynamic"]
+    micro_batch: Count
+    accumulation: Count
+    sequence_length: Count
+    optimizer: Literal["adamw", "sgd"]
+    lr: Positive
+    lr_end: Positive
+    beta1: Fraction
+    beta2: Fraction
+    eps: Positive
+    weight_decay: NotNegative
+    clip: Positive
+    loss: Literal["sft", "dpo"]
+    dpo_beta: Positive
+    gradient_checkpointing: bool
+
+    def lr_at(self, round_num: int, rounds: int) -> float:
+        """The rate of round `round_num` (0 is the first): `lr` there, and almost `lr_end` in the last."""
+        return self.lr_end + (self.lr - self.lr_end) / 2 * (1 + math.cos(math.pi * round_num / rounds))
+
+    def num_steps(self, num_examples: int, expected_turns: float) -> int:
+        """Optimiser steps of a client that can expect to be chosen R S / N = `expected_turns` times."""
+        if self.steps_rule == "fixed":
+            return self.steps
+        rows_per_step = self.micro_batch * self.accumulation
+        return max(1, math.ceil(self.steps * num_examples / expected_turns / rows_per_step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(_Strict):
+    """`local_clients`: how many named clients the baseline `local` trains; 0 means all of them."""
+
+    metrics: Names
+    local_clients: CountOrZero
+    batch_tokens: Count
+    bootstrap_samples: Count
+    max_new_tokens: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(_Strict):
+    """One run. Equal configs have equal hashes, and a run folder belongs to exactly one hash."""
+
+    dataset: Text
+    name: Text  # what is shown: "mini-aya" under profile mini, so that nobody quotes it as Fed-Aya
+    method: Method
+    profile: Profile
+    track: Profile
+    seed: CountOrZero
+    engine: Literal["inprocess"]
+    variant: Literal["paper"]
+    split: Text | None = None
+    data: Data
+    model: Model
+    lora: Lora
+    federation: Federation
+    local: Local
+    evaluation: Evaluation
+
+    def __post_init__(self) -> None:
+        loss = {"sft": "sft", "preference": "dpo"}[self.data.task]
+        if self.local.loss != loss:
+            raise ValueError(
+                f"local.loss: got {self.local.loss!r}, but data.task {self.data.task!r} needs {loss!r}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data; ``check(config.to_dict()) == config``."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @property
+    def hash(self) -> str:
+        return sha256_json(self.to_dict())[:10]
+
+    def run_folder(self, root: Path) -> Path:
+        return root / self.name / self.method.name / f"s{self.seed}-{self.hash}"
+
+
+SECTIONS: dict[str, type] = {
+    "data": Data,
+    "model": Model,
+    "lora": Lora,
+    "federation": Federation,
+    "local": Local,
+    "evaluation": Evaluation,
+}
+
+
+@cache
+def option_types() -> dict[str, Any]:
+    """Every key that can be set, as in "local.lr", with its type; constants of methods are not here."""
+    return {
+        f"{section}.{field}": hint
+        for section, part in SECTIONS.items()
+        for field, hint in get_type_hints(part).items()
+    }
+
+
+def check(
+    values: Mapping[str, Any], sources: Mapping[str, str] | None = None, problems: Sequence[str] = ()
+) -> RunConfig:
+    """The config of JSON-like `values`, or a :class:`UserError` with all problems, joined by "; ".
+
+    `sources` tells, for a dotted key, where its value was read; `problems` are those that were found before.
+    """
+    try:
+        # JSON mode: lists become tuples although the types are strict. A TOML date becomes text.
+        config = _adapter().validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        items = error.errors(include_url=False)
+        # A list of wrong items is also reported as too short, which it is not.
+        items = [item for item in items if item["type"] != "too_short" or not item["input"]]
+        found = [_problem(item, sources or {}) for item in items]
+        raise UserError("; ".join([*problems, *found])) from error
+    if problems:
+        raise UserError("; ".join(problems))
+    return config
+
+
+@cache
+def _adapter() -> TypeAdapter[RunConfig]:
+    return TypeAdapter(RunConfig)
+
+
+def _problem(item: Any, sources: Mapping[str, str]) -> str:
+    """One line for one error of pydantic: the key, where it was set, what was got, what is allowed."""
+    key = ".".join(str(part) for part in item["loc"])
+    where = f" ({sources[key]})" if key in sources else ""
+    if item["type"] == "missing":
+        return f"{key}{where}: not given, and there is no default"
+    if item["type"] == "unexpected_keyword_argument":
+        return unknown_option(key, option_types(), where)
+    if not key:  # a check of several keys, which names them itself
+        return str(item["msg"]).removeprefix("Value error, ")
+    rule = str(item["msg"]).removeprefix("Value error, ").partition(" after validation")[0]
+    rule = re.sub(r"^(Input|String|Tuple) should", "it should", rule)
+    return f"{key}{where}: got {shown(item['input'])}, {rule}"
+
+
+def shown(value: Any) -> str:
+    """`value` for an error message: on one line and not long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def unknown_option(key: str, known: Iterable[str], where: str = "") -> str:
+    """One line for a key that does not exist: the nearest full key, and what there is in its section."""
+    names = sorted(known)
+    section = key.partition(".")[0]
+    listed = [name for name in names if name.startswith(f"{section}.")]
+    listed = listed or sorted({name.partition(".")[0] + ".*" for name in names})
+    near = _nearest(key, names)
+    hint = f"; did you mean {near!r}?" if near else "."
+    return f"no option {key!r}{where}{hint} There are: {', '.join(listed)}"
+
+
+def _nearest(key: str, names: list[str]) -> str | None:
+    """The key with the same last part ("lr" is "local.lr"), else the one that is spelt most alike."""
+    last_parts = {name.rpartition(".")[2]: name for name in names}
+    last = key.rpartition(".")[2]
+    if last in last_parts:
+        return last_parts[last]
+    if near := difflib.get_close_matches(key, names, n=1, cutoff=0.75):
+        return near[0]
+    near = difflib.get_close_matches(last, list(last_parts), n=1, cutoff=0.6)
+    return last_parts[near[0]] if near else None

@@ -1,0 +1,1 @@
+"""The client split format, tokenising, templates and the embedded mini world."""

@@ -1,0 +1,150 @@
+"""A split tokenised once: flat arrays on disk, memory-mapped, named by what they were computed from."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedllm_bench import files
+from fedllm_bench.data.manifest import Split
+from fedllm_bench.data.rows import SftRow
+from fedllm_bench.data.chat import segments
+from fedllm_bench.progress import track
+
+log = logging.getLogger(__name__)
+IntArray = npt.NDArray[np.int32]
+BoolArray = npt.NDArray[np.bool_]
+PARTS = ("train", "heldout", "unseen")
+ROWS_AT_ONCE = 1000
+ARRAYS = ("ids", "counted", "starts", "rows")
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One row: token ids, and which of them the loss counts; both of shape (T,)."""
+
+    ids: IntArray
+    counted: BoolArray
+
+    @property
+    def num_counted(self) -> int:
+        return int(self.counted.sum())
+
+
+@dataclass(frozen=True)
+class TokenPart:
+    """The rows of one part of a split that keep at least one counted token, in the order of the split."""
+
+    ids: IntArray
+    counted: BoolArray
+    starts: npt.NDArray[np.int64]  # row i spans starts[i]:starts[i + 1]
+    rows: npt.NDArray[np.int64]  # row number in the split
+    num_cut: int  # rows that were longer than the sequence length
+    num_skipped: int  # rows with no counted token within it
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> TokenRow:
+        span = slice(int(self.starts[index]), int(self.starts[index + 1]))
+        return TokenRow(self.ids[span], self.counted[span])
+
+
+def tokenise_split(
+    split: Split, tokenizer: Any, template: str, sequence_length: int, cache: Path
+) -> dict[str, TokenPart]:
+    """Every part of the split as tokens, from the cache where the same inputs were tokenised before.
+
+    `tokenizer` is a fast tokenizer of transformers. Rows are cut on the right to `sequence_length` tokens.
+    """
+    key = files.sha256_json(
+        {
+            "split": split.hash,
+            "template": template,
+            "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "special": [tokenizer.bos_token_id, tokenizer.eos_token],
+            "sequence_length": sequence_length,
+            "version": 1,
+        }
+    )
+    folder = cache / "tokens" / key[:20]
+    if not (folder / "counts.json").is_file():
+        with files.new_folder(folder) as part:
+            _write(part, split, tokenizer, template, sequence_length)
+    return {name: _open(folder, name) for name in PARTS}
+
+
+def _write(folder: Path, split: Split, tokenizer: Any, template: str, sequence_length: int) -> None:
+    counts: dict[str, dict[str, int]] = {}
+    for name in PARTS:
+        rows = split.rows(name)
+        kept: list[TokenRow] = []
+        numbers: list[int] = []
+        starts = range(0, len(rows), ROWS_AT_ONCE)
+        num_cut = 0
+        for start in track(starts, f"tokenise {name}", len(starts)) if rows else ():
+            for number, row in enumerate(encode(rows[start : start + ROWS_AT_ONCE], tokenizer, template), start):
+                num_cut += len(row.ids) > sequence_length
+                row = TokenRow(row.ids[:sequence_length], row.counted[:sequence_length])
+                if row.num_counted:
+                    kept.append(row)
+                    numbers.append(number)
+        counts[name] = {"num_cut": num_cut, "num_skipped": len(rows) - len(kept)}
+        _write_part(folder, name, kept, numbers)
+    files.write_json(folder / "counts.json", counts)
+
+
+def _write_part(folder: Path, name: str, kept: list[TokenRow], numbers: list[int]) -> None:
+    empty = TokenRow(np.zeros(0, np.int32), np.zeros(0, np.bool_))
+    arrays: dict[str, Any] = {
+        "ids": np.concatenate([row.ids for row in [empty, *kept]]),
+        "counted": np.concatenate([row.counted for row in [empty, *kept]]),
+        "starts": np.cumsum([0, *(len(row.ids) for row in kept)], dtype=np.int64),
+        "rows": np.array(numbers, np.int64),
+    }
+    for array_name in ARRAYS:
+        buffer = io.BytesIO()
+        np.save(buffer, arrays[array_name], allow_pickle=False)
+        files.write_bytes(folder / f"{name}.{array_name}.npy", buffer.getvalue())
+
+
+def _open(folder: Path, name: str) -> TokenPart:
+    counts = files.read_json(folder / "counts.json")[name]
+    arrays = [_map(folder / f"{name}.{array_name}.npy") for array_name in ARRAYS]
+    return TokenPart(*arrays, **counts)
+
+
+def _map(path: Path) -> Any:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def encode(rows: Sequence[SftRow], tokenizer: Any, template: str) -> list[TokenRow]:
+    """Token ids of whole conversations; each segment is tokenised alone, so that a prompt is always the same."""
+    cut = segments(template, [row.messages for row in rows], tokenizer.eos_token or "")
+    flat = [segment.text for found in cut for segment in found]
+    ids = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    encoded = []
+    for found in cut:
+        pieces = [bos, *(next(ids) for _ in found)]
+        counted = [False, *(segment.counted for segment in found)]
+        encoded.append(
+            TokenRow(
+                np.array([token for piece in pieces for token in piece], np.int32),
+                np.repeat(counted, [len(piece) for piece in pieces]),
+            )
+        )
+    return encoded
+
+
+def encode_prompts(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of rendered prompts, exactly as they stand before a completion in training."""
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return [bos + ids for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if texts else []

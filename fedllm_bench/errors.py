@@ -1,0 +1,19 @@
+"""The one error that users are meant to see."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input, in one line: what was got, what is allowed, what to do. The command exits with code 2."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], advice: str = "") -> UserError:
+    """An error for a name that is not registered, with the nearest one that is."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    tail = f" ({advice})" if advice else ""
+    return UserError(f"no {kind} {name!r}{hint} There are: {', '.join(names)}{tail}")

@@ -1,0 +1,99 @@
+"""Files that are written whole or not at all, and the hashes that name them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench.errors import UserError
+
+
+def cache_root() -> Path:
+    """The folder of everything that can be computed or fetched again; $FEDLLM_BENCH_CACHE overrides it."""
+    given = os.environ.get("FEDLLM_BENCH_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "fedllm-bench"
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_json(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents; a :class:`UserError` where that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot create the folder {path}: {reason}; give a writable one") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"the folder {path} is not writable; give a writable one")
+    return path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write through a temporary neighbour, so that a killed or full-disk write leaves the old file."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, content: str) -> None:
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    write_text(path, "".join(canonical_json(row) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary neighbour of `target` to fill; it takes the target's place when the block ends well.
+
+    An older folder at `target` is replaced; after an error the old one stays and the new one is removed.
+    """
+    make_folder(target.parent)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        if target.exists():
+            shutil.rmtree(target)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

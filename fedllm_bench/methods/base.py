@@ -1,0 +1,75 @@
+"""FedAvg, and with it the hooks that every other method may override.
+
+McMahan et al., 2017 (arXiv:1602.05629), Algorithm 1, with S_t the clients of round t and n_k their examples:
+
+    server:  x^{t+1} = sum_{k in S_t} (n_k / n) y_k          that is, x + the weighted mean of y_k - x
+    client:  y = x;  for each local step: y = y - lr grad f_k(y)
+
+The server never sees a client's rows, only its upload; a client never sees another client's state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+from fedllm_bench.trees import Tree, tmap
+
+Message = dict[str, Tree]  # server -> clients; always "params"
+Upload = dict[str, Tree]  # client -> server; always "delta" = y - x
+ClientState = dict[str, Tree]  # stays with the client between rounds; {} for most methods
+Weighting = Literal["examples", "uniform"]
+
+
+@dataclass(frozen=True)
+class Server:
+    """Everything the server keeps between rounds; saving it is the checkpoint."""
+
+    params: Tree
+    slots: dict[str, Tree] = field(default_factory=dict)
+    round: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedAvg:
+    """FedAvg; `weighting` says whether a client counts by its number of examples or as one."""
+
+    weighting: Weighting = "examples"
+    # True where clients answer with a model of their own, so that there is no global one to evaluate.
+    personal: ClassVar[bool] = False
+
+    def init(self, params: Tree) -> Server:
+        return Server(params)
+
+    def client_init(self, params: Tree) -> ClientState:
+        """The state of a client that was never chosen."""
+        return {}
+
+    def broadcast(self, server: Server) -> Message:
+        return {"params": server.params}
+
+    def start(self, message: Message, client: ClientState) -> Tree:
+        """Where local training begins."""
+        return message["params"]
+
+    def correct(self, grads: Tree, y: Tree, message: Message, client: ClientState) -> Tree:
+        """The gradient to use instead of `grads`, before clipping and the optimiser."""
+        return grads
+
+    def after_step(self, y: Tree, message: Message, client: ClientState, lr: float) -> Tree:
+        return y
+
+    def finish(
+        self, message: Message, client: ClientState, y: Tree, mean_grad: Tree, steps: int, lr: float
+    ) -> tuple[ClientState, Upload]:
+        """The client's next state and its upload; `mean_grad` is the mean uncorrected, unclipped gradient."""
+        return client, {"delta": tmap(lambda y, x: y - x, y, message["params"])}
+
+    def update(self, server: Server, mean: Upload, fraction: float) -> Server:
+        """The server's next state from the mean upload of the `fraction` of clients who answered."""
+        params = tmap(lambda x, d: x + d, server.params, mean["delta"])
+        return replace(server, params=params, round=server.round + 1)
+
+    def serve(self, params: Tree, client: ClientState) -> Tree:
+        """The adapter with which a client answers after training."""
+        return params

@@ -1,0 +1,1 @@
+"""What is measured: scores, their summaries and intervals."""

@@ -1,0 +1,98 @@
+"""Metrics that read probabilities off the model: held-out loss, and choice among four candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from fedllm_bench.data.rows import SftRow, Turn
+from fedllm_bench.data.tokens import TokenRow, encode
+from fedllm_bench.metrics.base import MetricInfo, Score
+from fedllm_bench.metrics.batching import by_length
+from fedllm_bench.metrics.items import HeldoutItem
+from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.training.batches import collate
+from fedllm_bench.training.loss import counted_nll
+from fedllm_bench.training.model import LoraModel
+
+
+def summed_nll(model: LoraModel, rows: Sequence[TokenRow], batch_tokens: int) -> list[float]:
+    """Summed next-token loss over the counted tokens of each row, in nats."""
+    sums = [0.0] * len(rows)
+    for batch in by_length([len(row.ids) for row in rows], batch_tokens):
+        nll, places = counted_nll(model, collate([rows[i] for i in batch], model.device))
+        totals = torch.zeros(len(batch), dtype=torch.float64).index_add(0, places.cpu(), nll.double().cpu())
+        for i, total in zip(batch, totals.tolist(), strict=True):
+            sums[i] = total
+    return sums
+
+
+@dataclass(frozen=True)
+class HeldoutLoss:
+    """Mean loss of each held-out row over its counted tokens; a row weighs as many tokens as it has."""
+
+    info = MetricInfo(
+        name="heldout",
+        version="1",
+        unit="nats per token",
+        higher_is_better=False,
+        description="loss on held-out completions",
+    )
+    needs_probes = False
+
+    def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]:
+        rows = [item.tokens for item in items if item.tokens is not None]
+        sums = iter(summed_nll(model, rows, settings.batch_tokens))
+        return [_loss_score(item, None if item.tokens is None else next(sums)) for item in items]
+
+
+def _loss_score(item: HeldoutItem, total: float | None) -> Score:
+    blank = Score(
+        item.row.row_id,
+        None,
+        "no token of the completion within the sequence length",
+        cluster=item.row.client_id,
+        group=item.group,
+    )
+    if total is None or item.tokens is None:
+        return blank
+    count = item.tokens.num_counted
+    return replace(blank, value=total / count, reason="", weight=float(count))
+
+
+@dataclass(frozen=True)
+class MiniChoice:
+    """Whether the right answer is the most likely of four; guessing gives 0.25."""
+
+    info = MetricInfo(
+        name="mini_choice",
+        version="1",
+        unit="share",
+        higher_is_better=True,
+        description="right answer most likely among four candidates",
+    )
+    needs_probes = True
+
+    def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]:
+        asked = [item for item in items if len(item.choices) > 1]
+        rows = [_answered(item, choice) for item in asked for choice in item.choices]
+        encoded = encode(rows, model.tokenizer, settings.template)
+        sums = iter(summed_nll(model, encoded, settings.batch_tokens))
+        scores = []
+        for item in asked:
+            losses = [next(sums) for _ in item.choices]
+            value = float(losses[0] < min(losses[1:]))
+            evidence = {"nll": [round(loss, 4) for loss in losses]}
+            scores.append(
+                Score(
+                    item.row.row_id, value, evidence=evidence, cluster=item.row.client_id, group=item.group
+                )
+            )
+        return scores
+
+
+def _answered(item: HeldoutItem, choice: str) -> SftRow:
+    turn: Turn = {"role": "assistant", "content": choice}
+    return replace(item.row, messages=(*item.row.messages[:-1], turn))

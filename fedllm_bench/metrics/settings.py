@@ -1,0 +1,14 @@
+"""How metrics run a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """`template` is the Jinja source that the run was trained with; `batch_tokens` bounds a batch."""
+
+    template: str
+    batch_tokens: int
+    max_new_tokens: int

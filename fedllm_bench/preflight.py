@@ -1,0 +1,91 @@
+"""Before a run starts: which profile, and for `paper`, what is missing and what to type instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from fedllm_bench.config import EMBEDDED_MODEL, Profile, RunConfig
+from fedllm_bench.errors import unknown
+
+CHOOSE = "choose:"  # a preset's model name for a base without an official copy on the hub
+GATED = ("meta-llama/",)
+
+
+def choose_profile(requested: str | None, cuda: bool) -> tuple[str, str]:
+    """The profile of this run, and a sentence that says why and how to get the other one."""
+    if requested is not None and requested not in get_args(Profile):
+        raise unknown("profile", requested, get_args(Profile))
+    profile = requested or ("paper" if cuda else "mini")
+    found = "a CUDA GPU was found" if cuda else "no CUDA GPU was found"
+    why = "as asked" if requested else found
+    other = {
+        "mini": "for the published setting, add PROFILE=paper (--profile paper)",
+        "paper": "for the embedded world in minutes, add PROFILE=mini (--profile mini)",
+    }[profile]
+    return profile, f"Profile {profile}: {why}; {other}."
+
+
+def paper_problems(
+    config: RunConfig, *, cuda: bool, model_found: bool, split_found: bool, method_ready: bool = True
+) -> list[str]:
+    """One line for each thing that profile paper lacks, with what to type instead; [] when it can start."""
+    bench = f"make bench DATASET={config.dataset} METHOD={config.method.name}"
+    problems = []
+    if not method_ready:
+        problems.append(
+            f"method: {config.method.name} cannot run here yet; "
+            f"type: make bench DATASET={config.dataset} METHOD=fedavg"
+        )
+    if not cuda:
+        problems.append(f"GPU: no CUDA GPU was found; without one, type: {bench} PROFILE=mini")
+    if not model_found:
+        problems.append(f"model: {_model_problem(config, bench)}")
+    if not split_found:
+        problems.append(f"split: {_split_problem(config, bench)}")
+    return problems
+
+
+def _model_problem(config: RunConfig, bench: str) -> str:
+    name = config.model.name
+    other = f"{bench} PROFILE=paper MODEL="
+    if name.startswith(CHOOSE):
+        return (
+            f"{name.removeprefix(CHOOSE)} is published only as a weight difference; "
+            f"choose a merged copy: {other}<hub id or folder>"
+        )
+    if name.startswith(GATED):
+        return (
+            f"{name} is not in the local cache and is gated; accept its licence on "
+            f"https://huggingface.co/{name}, then type: hf auth login && hf download {name}; "
+            f"or take an open one: {other}<hub id or folder>"
+        )
+    return (
+        f"{name} is neither a model folder nor in the local cache; type: hf download {name}; "
+        f"or take another one: {other}<hub id or folder>"
+    )
+
+
+def _split_problem(config: RunConfig, bench: str) -> str:
+    found = f"{config.split} is no split" if config.split else f"no split of {config.dataset} was given"
+    rows = f" (rows of {config.data.upstream})" if config.data.upstream else ""
+    build = f"fedllm-bench data build {config.dataset} --raw FILE_OR_FOLDER --out DIR"
+    return f"{found}; build one: {build}{rows}, then type: {bench} PROFILE=paper SPLIT=DIR"
+
+
+def model_available(name: str, revision: str | None = None) -> bool:
+    """Whether `name` is the embedded model, a folder with a config.json, or in the local cache of the hub.
+
+    Nothing is fetched, and a cached config.json is taken as a sign of the whole model.
+    """
+    if name == EMBEDDED_MODEL:
+        return True
+    if (Path(name) / "config.json").is_file():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+    except HFValidationError:  # a path or a sentinel, which is no id of the hub
+        return False

@@ -1,0 +1,268 @@
+"""Presets: the layers that a run's config is made of. A later layer wins, key by key.
+
+datasets/<dataset>.toml     the published setting
+methods/<method>.toml       the constants of the method, in [method]
+profiles/<profile>.toml     its sections, then [methods.<method>], then [datasets.<dataset>.<section>]
+overrides.toml              exceptions, each with a condition and a reason
+--model, --metrics          arguments with a name of their own
+--set                       "local.lr=1e-4", "method.mu=0.1", "lora.targets=q_proj,v_proj"
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any, TypedDict, Unpack, get_args
+
+from fedllm_bench.config import RunConfig, check, option_types, shown, unknown_option
+from fedllm_bench.errors import UserError, unknown
+
+Layer = tuple[str, dict[str, Any]]  # where the values were read, and the values by dotted key
+
+PACKAGE = "fedllm_bench.benchmarks"  # named, not imported: in a checkout it lies outside fedllm_bench/
+FOLDERS = {"dataset": "datasets", "method": "methods", "profile": "profiles"}
+TOP_KEYS = ("seed", "engine", "split")  # arguments that are keys of the config themselves
+ARGUMENTS = (*FOLDERS, *TOP_KEYS, "model", "metrics")
+
+
+class Options(TypedDict, total=False):
+    """What can be given beside the three names. `root` is a folder of presets; default: the package's own."""
+
+    seed: int
+    engine: str
+    split: str | None
+    model: str | None
+    metrics: str | Sequence[str] | None  # names, or one text with commas
+    root: Traversable | None
+
+
+def load(
+    dataset: str, method: str, profile: str, overrides: Sequence[str] = (), **options: Unpack[Options]
+) -> RunConfig:
+    """The checked config of a run; a :class:`UserError` of one line names all that is wrong."""
+    return _resolve(dataset, method, profile, overrides, options).check()
+
+
+def explain(
+    dataset: str, method: str, profile: str, overrides: Sequence[str] = (), **options: Unpack[Options]
+) -> dict[str, str]:
+    """Where each value of the same :func:`load` comes from: dotted key -> file, argument or "default"."""
+    resolved = _resolve(dataset, method, profile, overrides, options)
+    config = resolved.check().to_dict()
+    config["method"] = {"name": config["method"]["name"], **config["method"]["constants"]}
+    return {key: resolved.sources.get(key, "default") for key in _flatten(config)}
+
+
+def dataset_names(root: Traversable | None = None) -> list[str]:
+    return _names("dataset", root or files(PACKAGE))
+
+
+def method_names(root: Traversable | None = None) -> list[str]:
+    return _names("method", root or files(PACKAGE))
+
+
+def profile_names(root: Traversable | None = None) -> list[str]:
+    return _names("profile", root or files(PACKAGE))
+
+
+def dataset_aliases(root: Traversable | None = None) -> dict[str, str]:
+    """Other names of datasets -> their own names."""
+    root = root or files(PACKAGE)
+    tables = {name: _read(root, f"datasets/{name}.toml") for name in _names("dataset", root)}
+    return {alias: name for name, table in tables.items() for alias in table.get("aliases", [])}
+
+
+def _names(kind: str, root: Traversable) -> list[str]:
+    entries = root.joinpath(FOLDERS[kind]).iterdir()
+    return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
+
+
+def _canonical(kind: str, name: str, root: Traversable) -> str:
+    names = _names(kind, root)
+    if name in names:
+        return name
+    aliases = dataset_aliases(root) if kind == "dataset" else {}
+    if name in aliases:
+        return aliases[name]
+    raise unknown(kind, name, [*names, *aliases])
+
+
+def _read(root: Traversable, path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(root.joinpath(path).read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"benchmarks/{path} is not TOML: {error}") from error
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Resolved:
+    """The layers laid over each other: values, where each dotted key was read, and problems so far."""
+
+    values: dict[str, Any]
+    sources: dict[str, str]
+    problems: list[str]
+
+    def check(self) -> RunConfig:
+        return check(self.values, self.sources, self.problems)
+
+
+def _resolve(
+    dataset: str, method: str, profile: str, overrides: Sequence[str], options: Options
+) -> _Resolved:
+    root = options.get("root") or files(PACKAGE)
+    given = {"dataset": dataset, "method": method, "profile": profile}
+    names = {kind: _canonical(kind, name, root) for kind, name in given.items()}
+    declared = list(_file_layers(names, root))
+    layers = [*declared, *_override_layers(names, root), *_argument_layers(options)]
+    layers += [("--set", dict(map(_assignment, overrides)))]
+    constants = {key: value for key, value in _merge(declared).items() if key.startswith("method.")}
+    known = option_types().keys() | constants.keys()
+    flat = {key: value for key, value in _merge(layers).items() if key in known}
+    flat |= {key: _like(value, flat[key]) for key, value in constants.items()}
+    top, top_sources = _top(names, options)
+    sources = {key: source for source, layer in layers for key in layer} | top_sources
+    wrong = _wrong_constants(flat, constants, sources)
+    flat |= {key: constants[key] for key in wrong}  # named once, not once more by the check of the whole
+    problems = [*_unknown_keys(layers, known), *wrong.values()]
+    return _Resolved(values=top | _sections(flat, names["method"]), sources=sources, problems=problems)
+
+
+def _merge(layers: Sequence[Layer]) -> dict[str, Any]:
+    return {key: value for _, layer in layers for key, value in layer.items()}
+
+
+def _top(names: Mapping[str, str], options: Options) -> tuple[dict[str, Any], dict[str, str]]:
+    """The keys above the sections, and their sources."""
+    name = f"mini-{names['dataset']}" if names["profile"] == "mini" else names["dataset"]
+    values = {"seed": 0, "engine": "inprocess", "split": None}
+    given = {key: value for key, value in options.items() if key in TOP_KEYS and value is not None}
+    names_of_run = {"dataset": names["dataset"], "name": name, "profile": names["profile"]}
+    values = {**names_of_run, "track": names["profile"], "variant": "paper", **values, **given}
+    sources = {key: f"--{key}" for key in given}
+    return values, sources | dict.fromkeys((*names_of_run, "track", "method.name"), "command")
+
+
+def _sections(flat: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Dotted keys as the nested values of a config."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _, field = key.partition(".")
+        nested.setdefault(section, {})[field] = value
+    return {**nested, "method": {"name": method, "constants": nested.get("method", {})}}
+
+
+def _file_layers(names: Mapping[str, str], root: Traversable) -> Iterator[Layer]:
+    """The dataset, the method and the three parts of the profile."""
+    for kind in ("dataset", "method"):
+        path = f"{FOLDERS[kind]}/{names[kind]}.toml"
+        table = _read(root, path)
+        table.pop("aliases", None)
+        yield path, _flatten(table)
+    path = f"profiles/{names['profile']}.toml"
+    table = _read(root, path)
+    special = {kind: table.pop(FOLDERS[kind], {}) for kind in ("method", "dataset")}
+    for kind, tables in special.items():
+        for name in set(tables) - set(_names(kind, root)):  # a misspelt name must not be passed over
+            raise unknown(kind, name, _names(kind, root), f"benchmarks/{path}")
+    yield path, _flatten(table)
+    yield path, _flatten(special["method"].get(names["method"], {}), "method.")
+    yield path, _flatten(special["dataset"].get(names["dataset"], {}))
+
+
+def _override_layers(names: Mapping[str, str], root: Traversable) -> Iterator[Layer]:
+    """The exceptions of overrides.toml that hold for this run, in the order of the file."""
+    for entry in _read(root, "overrides.toml").get("override", []):
+        _check_override(entry, root)
+        if all(names[kind] == name for kind, name in entry["when"].items()):
+            yield f"overrides.toml: {entry['reason']}", _flatten(entry["set"])
+
+
+def _check_override(entry: Mapping[str, Any], root: Traversable) -> None:
+    if set(entry) != {"when", "reason", "set"} or not str(entry["reason"]).strip():
+        raise UserError(
+            f"benchmarks/overrides.toml: each [[override]] has when, reason and set; got {dict(entry)}"
+        )
+    for kind, name in entry["when"].items():
+        if kind not in FOLDERS:
+            raise unknown("condition", kind, FOLDERS, "benchmarks/overrides.toml")
+        if name not in _names(kind, root):
+            raise unknown(kind, name, _names(kind, root), "benchmarks/overrides.toml")
+
+
+def _argument_layers(options: Options) -> Iterator[Layer]:
+    if (model := options.get("model")) is not None:
+        yield "--model", {"model.name": model}
+    if (metrics := options.get("metrics")) is not None:
+        yield "--metrics", {"evaluation.metrics": _comma_separated(metrics)}
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """Key and value of "local.lr=1e-4". The value is TOML, but as it stands where the option is text."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise UserError(f"--set {text!r}: write KEY=VALUE, as in --set local.lr=1e-4")
+    kind = option_types().get(key)
+    arguments = get_args(kind)
+    parsed = _toml_value(value)
+    if arguments[1:] == (...,):
+        return key, _comma_separated(parsed) if isinstance(parsed, str) else parsed
+    if kind is str or str in arguments:  # a revision of digits stays text
+        return key, parsed if isinstance(parsed, str) else value
+    return key, parsed
+
+
+def _toml_value(text: str) -> Any:
+    """`text` as a TOML value; as a number where only TOML is strict (".5"); else as it is."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except ValueError:  # no TOML, or an int of more digits than Python reads
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return table["value"] if set(table) == {"value"} else text
+
+
+def _comma_separated(names: str | Sequence[str]) -> list[str]:
+    parts = names.split(",") if isinstance(names, str) else names
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _unknown_keys(layers: Sequence[Layer], known: Collection[str]) -> list[str]:
+    return [
+        f"{key} is an argument of its own: --{key}"
+        if key in ARGUMENTS
+        else unknown_option(key, known, f" ({source})")
+        for source, layer in layers
+        for key in layer
+        if key not in known
+    ]
+
+
+def _like(declared: Any, value: Any) -> Any:
+    """An int is fine for a constant that is declared as a float; nothing else is converted."""
+    exact = type(value) is int and abs(value) <= 2**53
+    return float(value) if isinstance(declared, float) and exact else value
+
+
+def _wrong_constants(
+    flat: Mapping[str, Any], declared: Mapping[str, Any], sources: Mapping[str, str]
+) -> dict[str, str]:
+    """One line for each constant that has another type than in its preset, or is not finite."""
+    return {
+        key: f"{key} ({sources[key]}): got {shown(flat[key])}, it should be like the preset's {value!r}"
+        for key, value in declared.items()
+        if type(flat[key]) is not type(value) or (isinstance(value, float) and not math.isfinite(flat[key]))
+    }

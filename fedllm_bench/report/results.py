@@ -1,0 +1,231 @@
+"""From the scores of a run to results.json: one flat entry for each metric and each view of it.
+
+A view is a metric over some of its items, or another way to average them; `heldout` gives also `perplexity`,
+`mini_exact` also `mini_exact_facts`. Unseen users are in the views called `*_unseen` and in no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench.files import write_json
+from fedllm_bench.metrics.base import MetricInfo, Score
+from fedllm_bench.metrics.stats import (
+    BOOTSTRAP_FROM,
+    LEVEL,
+    MEAN_OVER_CLIENTS,
+    MEAN_OVER_TOKENS,
+    PERPLEXITY,
+    Estimator,
+    Resampling,
+    Summary,
+    paired_clusters,
+    paired_difference,
+    per_cluster,
+    summarise,
+    worst_tenth,
+)
+from fedllm_bench.report.schema import SCHEMA_VERSION, check_results
+
+Keep = Callable[[Score], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSet:
+    """The raw scores of one metric. `local` has sampled clients only, each scored with its own adapter."""
+
+    before: Sequence[Score]
+    after: Sequence[Score]
+    local: Sequence[Score] | None = None
+
+    def keep(self, wanted: Keep) -> ScoreSet:
+        local = None if self.local is None else [s for s in self.local if wanted(s)]
+        return ScoreSet(
+            before=[s for s in self.before if wanted(s)],
+            after=[s for s in self.after if wanted(s)],
+            local=local or None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    info: MetricInfo
+    keep: Keep
+    estimator: Estimator = MEAN_OVER_CLIENTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientRow:
+    """What one client gained: the means of its scored items. `n_rows` counts those of `after`."""
+
+    client: str
+    before: float | None
+    after: float | None
+    local: float | None
+    n_rows: int
+
+
+def is_unseen(score: Score) -> bool:
+    return score.group.get("part") == "unseen"
+
+
+def is_seen(score: Score) -> bool:
+    return not is_unseen(score)
+
+
+def metric_entry(
+    info: MetricInfo,
+    scores: ScoreSet,
+    *,
+    estimator: Estimator = MEAN_OVER_CLIENTS,
+    resampling: Resampling | None = None,
+) -> dict[str, Any]:
+    """One entry of `metrics`: a summary of each side, and the paired differences of after to the others."""
+
+    def summary(side: Sequence[Score]) -> dict[str, Any]:
+        return summarise(per_cluster(side), estimator=estimator, resampling=resampling).to_dict()
+
+    def difference(side: Sequence[Score]) -> dict[str, Any]:
+        a, b = paired_clusters(scores.after, side)
+        return difference_dict(paired_difference(a, b, estimator=estimator, resampling=resampling))
+
+    return {
+        "version": info.version,
+        "unit": info.unit,
+        "higher_is_better": info.higher_is_better,
+        "description": info.description,
+        "estimator": estimator.description,
+        "before": summary(scores.before),
+        "after": summary(scores.after),
+        "difference": difference(scores.before),
+        "local": None if scores.local is None else summary(scores.local),
+        "difference_to_local": None if scores.local is None else difference(scores.local),
+    }
+
+
+def difference_dict(summary: Summary) -> dict[str, Any]:
+    """`significant` is whether the paired interval excludes 0; null where there is no interval."""
+    return {**summary.to_dict(), "significant": summary.excludes_zero}
+
+
+def metrics_of(
+    scores: Mapping[str, ScoreSet], infos: Mapping[str, MetricInfo], *, resampling: Resampling | None = None
+) -> dict[str, dict[str, Any]]:
+    """The flat `metrics` object: each metric, followed by its views that have at least one item."""
+    entries: dict[str, dict[str, Any]] = {}
+    for name, score_set in scores.items():
+        for view in views_of(infos[name], score_set):
+            if view.info.name in entries:
+                raise ValueError(f"two entries would be called {view.info.name!r}; rename a metric or a task")
+            entries[view.info.name] = metric_entry(
+                view.info, score_set.keep(view.keep), estimator=view.estimator, resampling=resampling
+            )
+    return entries
+
+
+def views_of(info: MetricInfo, scores: ScoreSet) -> list[View]:
+    """The metric itself over seen users, then the views registered for it that have an item."""
+    items = [*scores.before, *scores.after]
+    more = VIEWS[info.name](info, items) if info.name in VIEWS else []
+    return [View(info=info, keep=is_seen), *(view for view in more if any(map(view.keep, items)))]
+
+
+def _loss_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
+    perplexity = replace(
+        info, name="perplexity", unit="perplexity", description="exp of the mean loss of a token"
+    )
+    tail = worst_tenth(higher_is_better=info.higher_is_better)
+    return [
+        View(info=_named(info, "tokens"), keep=is_seen, estimator=MEAN_OVER_TOKENS),
+        View(info=_named(info, "worst_tenth"), keep=is_seen, estimator=tail),
+        View(info=_named(info, "unseen", "users without training rows"), keep=is_unseen),
+        # of tokens, not of clients: one client with a loss of 8 would make the mean of the exps
+        View(info=perplexity, keep=is_seen, estimator=PERPLEXITY),
+        View(
+            info=_named(perplexity, "unseen", "users without training rows"),
+            keep=is_unseen,
+            estimator=PERPLEXITY,
+        ),
+    ]
+
+
+def _task_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
+    tasks = {score.group["task"] for score in items if "task" in score.group}
+    holders = {"self": "facts the client was taught", "others": "facts only other clients were taught"}
+    views = [
+        *(View(info=_named(info, task, task), keep=_in_group(task=task)) for task in tasks),
+        *(
+            View(info=_named(info, f"facts_{holder}", what), keep=_in_group(task="facts", holder=holder))
+            for holder, what in holders.items()
+        ),
+    ]
+    unseen = View(info=_named(info, "unseen", "users without training rows"), keep=is_unseen)
+    return [*sorted(views, key=lambda view: view.info.name), unseen]
+
+
+def _named(info: MetricInfo, suffix: str, only: str = "") -> MetricInfo:
+    description = f"{info.description}; only {only}" if only else info.description
+    return replace(info, name=f"{info.name}_{suffix}", description=description)
+
+
+def _in_group(**wanted: str) -> Keep:
+    return lambda score: (
+        is_seen(score) and all(score.group.get(key) == value for key, value in wanted.items())
+    )
+
+
+VIEWS: dict[str, Callable[[MetricInfo, Sequence[Score]], list[View]]] = {
+    "heldout": _loss_views,
+    "mini_exact": _task_views,
+    "mini_choice": _task_views,
+}
+
+
+def client_rows(scores: ScoreSet) -> list[ClientRow]:
+    """One row for each seen client, in the order of client ids; for the per-client figure."""
+    seen = scores.keep(is_seen)
+    before, after, local = per_cluster(seen.before), per_cluster(seen.after), per_cluster(seen.local or ())
+    return [
+        ClientRow(
+            client=client,
+            before=before[client].mean if client in before else None,
+            after=after[client].mean if client in after else None,
+            local=local[client].mean if client in local else None,
+            n_rows=after[client].n_scored if client in after else 0,
+        )
+        for client in sorted(before.keys() | after.keys())
+    ]
+
+
+def results_payload(
+    *,
+    run: Mapping[str, Any],
+    data: Mapping[str, Any],
+    cost: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    resampling: Resampling | None = None,
+) -> dict[str, Any]:
+    """The whole of results.json; the keys of each part are those of `schema.RESULTS`."""
+    used = resampling or Resampling()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": dict(run),
+        "data": dict(data),
+        "cost": dict(cost),
+        "intervals": {
+            "level": LEVEL,
+            "samples": used.samples,
+            "seed": used.seed,
+            "bootstrap_from": BOOTSTRAP_FROM,
+        },
+        "metrics": dict(metrics),
+    }
+
+
+def write_results(path: Path, payload: Mapping[str, Any]) -> None:
+    """Check, then write whole or not at all."""
+    check_results(payload)
+    write_json(path, dict(payload))

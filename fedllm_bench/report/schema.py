@@ -1,0 +1,138 @@
+"""The structure of results.json as data, and the check against it. docs/results.md explains every key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class MapOf:
+    """An object whose keys are free (names of metrics, of stages) and whose values all have one structure."""
+
+    values: Any
+
+
+@dataclass(frozen=True)
+class ListOf:
+    values: Any
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of these values, compared with ==."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class OrNull:
+    structure: Any
+
+
+SUMMARY = {
+    "mean": OrNull(float),
+    "ci_low": OrNull(float),
+    "ci_high": OrNull(float),
+    "n": int,
+    "n_scored": int,
+    "n_unscored": int,
+    "interval": OneOf(("bootstrap", "t", "none")),
+    "unit_of_resampling": str,
+}
+DIFFERENCE = {**SUMMARY, "significant": OrNull(bool)}
+METRIC = {
+    "version": str,
+    "unit": str,
+    "higher_is_better": bool,
+    "description": str,
+    "estimator": str,
+    "before": SUMMARY,
+    "after": SUMMARY,
+    "difference": DIFFERENCE,
+    "local": OrNull(SUMMARY),
+    "difference_to_local": OrNull(DIFFERENCE),
+}
+RESULTS = {
+    "schema_version": OneOf((SCHEMA_VERSION,)),
+    "run": {
+        "dataset": str,
+        "method": str,
+        "profile": str,
+        "track": str,
+        "seed": int,
+        "model": str,
+        "config_hash": str,
+        "commit": OrNull(str),
+    },
+    "data": {
+        "num_clients": int,
+        "num_unseen_clients": int,
+        "num_train_rows": int,
+        "num_heldout_rows": int,
+        "local_clients": ListOf(str),
+    },
+    "cost": {
+        "bytes_up": int,
+        "bytes_down": int,
+        "seconds": MapOf(float),
+        "peak_memory_bytes": int,
+        "peak_gpu_bytes": OrNull(int),
+    },
+    "intervals": {"level": float, "samples": int, "seed": int, "bootstrap_from": int},
+    "metrics": MapOf(METRIC),
+}
+
+
+def check_results(payload: Mapping[str, Any]) -> None:
+    """ValueError naming a key that is missing, unknown or of a wrong kind, as "metrics.heldout.after.n"."""
+    _check(payload, RESULTS, "")
+
+
+def _check(value: Any, structure: Any, where: str) -> None:
+    match structure:
+        case dict():
+            _check_object(value, structure, where)
+        case MapOf(values):
+            for key, entry in _object(value, where).items():
+                _check(entry, values, f"{where}.{key}")
+        case ListOf(values):
+            _check_kind(value, list, where)
+            for i, entry in enumerate(value):
+                _check(entry, values, f"{where}[{i}]")
+        case OneOf(values):
+            if isinstance(value, bool) or value not in values:
+                raise ValueError(f"results: {where} is {value!r}; it must be one of {list(values)}")
+        case OrNull(inner):
+            if value is not None:
+                _check(value, inner, where)
+        case _:
+            _check_kind(value, structure, where)
+
+
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    _check_kind(value, dict, where)
+    checked: Mapping[str, Any] = value
+    return checked
+
+
+def _check_object(value: Any, structure: dict[str, Any], where: str) -> None:
+    prefix = f"{where}." if where else ""
+    for key in sorted(structure.keys() - _object(value, where or "the payload").keys()):
+        raise ValueError(f"results: the key {prefix}{key} is missing")
+    for key in sorted(value.keys() - structure.keys()):
+        raise ValueError(f"results: the key {prefix}{key} is unknown; known here: {sorted(structure)}")
+    for key, inner in structure.items():
+        _check(value[key], inner, f"{prefix}{key}")
+
+
+def _check_kind(value: Any, kind: type, where: str) -> None:
+    allowed = (int, float) if kind is float else (kind,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"results: {where} is {value!r}; it must be of type {kind.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"results: {where} is {value}; numbers must be finite (null where not computed)")

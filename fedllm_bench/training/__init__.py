@@ -1,0 +1,1 @@
+"""The training harness: model, loss, blocks of clients, rounds, engines and checkpoints."""

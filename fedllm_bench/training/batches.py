@@ -1,0 +1,52 @@
+"""The batch plan: which rows a client trains on in each step, a function of (seed, round, client) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedllm_bench.data.tokens import TokenRow
+
+StepPlan = tuple[tuple[int, ...], ...]  # the row numbers of each micro-batch of a step
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded rows: ids (B, T), targets (B, T) with -100 where no loss is counted."""
+
+    ids: Tensor
+    targets: Tensor
+
+
+def choose_clients(seed: int, round_num: int, num_clients: int, per_round: int) -> list[int]:
+    """The clients of a round, uniformly without replacement, sorted."""
+    rng = np.random.default_rng([seed, round_num])
+    return sorted(int(k) for k in rng.choice(num_clients, per_round, replace=False))
+
+
+def plan_steps(
+    seed: int, round_num: int, client: int, *, num_rows: int, steps: int, micro_batch: int, accumulation: int
+) -> tuple[StepPlan, ...]:
+    """Rows for `steps` steps: one random pass over the client's rows after another, without a gap."""
+    if not steps:
+        return ()
+    rng = np.random.default_rng([seed, round_num, client])
+    needed = steps * accumulation * micro_batch
+    passes = [rng.permutation(num_rows) for _ in range(-(-needed // num_rows))]
+    order = np.concatenate(passes)[:needed].reshape(steps, accumulation, micro_batch)
+    return tuple(tuple(tuple(int(i) for i in micro) for micro in step) for step in order)
+
+
+def collate(rows: Sequence[TokenRow], device: torch.device, pad_id: int = 0) -> Batch:
+    """Rows side by side, padded on the right to the longest."""
+    length = max(len(row.ids) for row in rows)
+    ids = np.full((len(rows), length), pad_id, np.int64)
+    targets = np.full((len(rows), length), -100, np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = row.ids
+        targets[i, : len(row.ids)] = np.where(row.counted, row.ids, -100)
+    return Batch(torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device))

@@ -1,0 +1,100 @@
+"""Checkpoints: the server's state in one file, the clients' states on disk, both written whole or not at all.
+
+A client's state of round r is a file of its own, kept until the next checkpoint is written. So the states
+on disk always hold those of the last checkpoint, whenever the process is killed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedllm_bench.files import make_folder, write_bytes
+from fedllm_bench.methods.base import ClientState, Server
+from fedllm_bench.trees import Tree
+
+FILE = "server.safetensors"
+SEPARATOR = "|"  # PEFT's tensor names hold dots and slashes, never this
+
+
+def _flat(trees: Mapping[str, Tree]) -> dict[str, torch.Tensor]:
+    flat = {}
+    for key, tree in trees.items():
+        for name, tensor in tree.items():
+            flat[f"{key}{SEPARATOR}{name}"] = tensor.detach().cpu().contiguous()
+    return flat
+
+
+def _nested(flat: Mapping[str, torch.Tensor]) -> dict[str, Tree]:
+    trees: dict[str, Tree] = {}
+    for key in flat:
+        tree, _, name = key.partition(SEPARATOR)
+        trees.setdefault(tree, {})[name] = flat[key]
+    return trees
+
+
+def save_trees(path: Path, trees: Mapping[str, Tree], metadata: Mapping[str, Any]) -> None:
+    from safetensors.torch import save
+
+    order = {key: list(tree) for key, tree in trees.items()}
+    notes = {"metadata": json.dumps(dict(metadata)), "order": json.dumps(order)}
+    write_bytes(path, save(_flat(trees), metadata=notes))
+
+
+def load_trees(path: Path) -> tuple[dict[str, Tree], dict[str, Any]]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        notes = file.metadata()
+        trees = _nested({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    order = json.loads(notes["order"])
+    return {key: {n: trees[key][n] for n in names} for key, names in order.items()}, json.loads(notes["metadata"])
+
+
+def save_server(folder: Path, server: Server) -> None:
+    trees = {"params": server.params, **{f"slot.{name}": tree for name, tree in server.slots.items()}}
+    save_trees(make_folder(folder) / FILE, trees, {"round": server.round})
+
+
+def load_server(folder: Path) -> Server | None:
+    """The last checkpoint of `folder`, or None where there is none."""
+    if not (folder / FILE).is_file():
+        return None
+    trees, metadata = load_trees(folder / FILE)
+    slots = {key.removeprefix("slot."): tree for key, tree in trees.items() if key != "params"}
+    return Server(trees["params"], slots, metadata["round"])
+
+
+@dataclass(frozen=True)
+class ClientStates:
+    """States of clients on disk, so that memory does not grow with their number."""
+
+    folder: Path
+
+    def get(self, client: int, default: ClientState, rounds_done: int) -> ClientState:
+        """The state a client had after `rounds_done` rounds; `default` if it was never chosen by then."""
+        done = [path for path in self._files(client) if _round_of(path) <= rounds_done]
+        return load_trees(done[-1])[0] if done else default
+
+    def put(self, client: int, state: ClientState, rounds_done: int) -> None:
+        if state:
+            save_trees(make_folder(self.folder) / f"c{client:06d}.r{rounds_done:06d}.safetensors", state, {})
+
+    def forget_before(self, clients: Iterable[int], rounds_done: int) -> None:
+        """Remove what a newer state replaces; call it once the checkpoint of that round stands."""
+        for client in clients:
+            for path in self._files(client)[:-1]:
+                if _round_of(path) < rounds_done:
+                    path.unlink()
+
+    def _files(self, client: int) -> list[Path]:
+        return sorted(self.folder.glob(f"c{client:06d}.r*.safetensors"))
+
+
+def _round_of(path: Path) -> int:
+    return int(path.name.split(".r")[1].removesuffix(".safetensors"))

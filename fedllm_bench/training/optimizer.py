@@ -1,0 +1,49 @@
+"""Element-wise optimisers on packed adapters, for K clients at once: every tensor has shape (K, P)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedllm_bench.config import Local
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """AdamW's moments; `step` counts the steps taken. SGD leaves the moments alone."""
+
+    m: Tensor
+    v: Tensor
+    step: int = 0
+
+
+def new_state(y: Tensor) -> OptimizerState:
+    return OptimizerState(torch.zeros_like(y), torch.zeros_like(y))
+
+
+def adamw(y: Tensor, grad: Tensor, state: OptimizerState, local: Local) -> tuple[Tensor, OptimizerState]:
+    """Loshchilov and Hutter, 2019 (arXiv:1711.05101), Algorithm 2, in the order of torch.optim.AdamW."""
+    step = state.step + 1
+    m = torch.lerp(state.m, grad, 1 - local.beta1)
+    v = (local.beta2 * state.v).addcmul_(grad, grad, value=1 - local.beta2)
+    denominator = (v.sqrt() / (1 - local.beta2**step) ** 0.5).add_(local.eps)
+    decayed = y * (1 - local.lr * local.weight_decay)
+    return decayed.addcdiv_(m, denominator, value=-local.lr / (1 - local.beta1**step)), OptimizerState(m, v, step)
+
+
+def sgd(y: Tensor, grad: Tensor, state: OptimizerState, local: Local) -> tuple[Tensor, OptimizerState]:
+    decayed = y * (1 - local.lr * local.weight_decay)
+    return decayed.add_(grad, alpha=-local.lr), OptimizerState(state.m, state.v, state.step + 1)
+
+
+Step = Callable[[Tensor, Tensor, OptimizerState, Local], tuple[Tensor, OptimizerState]]
+OPTIMIZERS: dict[str, Step] = {"adamw": adamw, "sgd": sgd}
+
+
+def clip(grad: Tensor, max_norm: float) -> Tensor:
+    """Scale each client's gradient, a row of shape (P,), to norm `max_norm` where it is longer."""
+    norms = grad.norm(dim=-1, keepdim=True)
+    return grad * (max_norm / (norms + 1e-6)).clamp(max=1.0)  # 1e-6 as in torch.nn.utils.clip_grad_norm_

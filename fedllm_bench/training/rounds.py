@@ -1,0 +1,178 @@
+"""The rounds of a federated run: choose clients, train them, average, update, checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench.config import RunConfig
+from fedllm_bench.data.clients import Clients
+from fedllm_bench.errors import UserError
+from fedllm_bench.files import read_jsonl, write_jsonl
+from fedllm_bench.methods.base import FedAvg, Server, Upload
+from fedllm_bench.progress import track
+from fedllm_bench.training.batches import choose_clients, plan_steps
+from fedllm_bench.training.block import ClientResult, ClientTask
+from fedllm_bench.training.checkpoint import ClientStates, load_server, save_server
+from fedllm_bench.training.engines import MapBlocks
+from fedllm_bench.trees import Tree, norm, num_bytes, tmap
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the rounds need; `only` restricts training to named clients, for the baseline `local`."""
+
+    config: RunConfig
+    method: FedAvg
+    clients: Clients
+    map_blocks: MapBlocks
+    folder: Path
+    only: frozenset[int] | None = None
+
+    @property
+    def states(self) -> ClientStates:
+        return ClientStates(self.folder / "checkpoint" / "clients")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A running weighted sum of uploads: one upload in memory, however many clients."""
+
+    total: Upload
+    weights: dict[str, float]
+
+    def add(self, result: ClientResult, weight: float) -> Mean:
+        total, weights = dict(self.total), dict(self.weights)
+        for key, tree in result.upload.items():
+            # control variates and the like must be uniform means, whatever the weighting of "delta"
+            w = weight if key == "delta" else 1.0
+            scaled = {name: tensor * w for name, tensor in tree.items()}
+            total[key] = tmap(lambda t, u: t + u, total[key], scaled) if key in total else scaled
+            weights[key] = weights.get(key, 0.0) + w
+        return Mean(total, weights)
+
+    def value(self) -> Upload:
+        return {
+            key: {name: tensor / self.weights[key] for name, tensor in tree.items()}
+            for key, tree in self.total.items()
+        }
+
+
+def schedule(config: RunConfig, num_clients: int) -> list[list[int]]:
+    """The clients of every round, a function of the seed."""
+    federation = config.federation
+    federation.check(num_clients)
+    return [
+        choose_clients(config.seed, round_num, num_clients, federation.clients_per_round)
+        for round_num in range(federation.rounds)
+    ]
+
+
+def run_rounds(run: Run, params: Tree) -> Server:
+    """All rounds from `params`, or from the checkpoint that an earlier call left in the run's folder.
+
+    Writes rounds.jsonl and checkpoint/ after every round, so that a kill loses at most one round.
+    Raises a :class:`UserError` when no client of a round has an answer.
+    """
+    plan = schedule(run.config, len(run.clients))
+    server = load_server(run.folder / "checkpoint") or run.method.init(params)
+    records = read_jsonl(run.folder / "rounds.jsonl")[: server.round] if server.round else []
+    rounds = range(server.round, len(plan))
+    for round_num in track(rounds, f"train {run.config.method.name}", len(plan), server.round):
+        server, record = _one_round(run, server, plan[round_num])
+        records.append(record)
+        write_jsonl(run.folder / "rounds.jsonl", records)
+        save_server(run.folder / "checkpoint", server)
+        run.states.forget_before(plan[round_num], server.round)
+    return server
+
+
+def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server, dict[str, Any]]:
+    started = time.perf_counter()
+    message = run.method.broadcast(server)
+    round_num, config = server.round, run.config
+    local = replace(config.local, lr=config.local.lr_at(round_num, config.federation.rounds))
+    chosen = [client for client in chosen if run.only is None or client in run.only]
+    mean, results = Mean({}, {}), []
+    blocks = ([task] for task in _tasks(run, server, chosen))
+    for answered in run.map_blocks(message, blocks, local):
+        for result in answered:  # in client order: floating-point sums are reproducible
+            results.append(_summary(result))
+            if result.failure is None:
+                run.states.put(result.client, result.state, round_num + 1)
+                weight = result.num_examples if run.method.weighting == "examples" else 1.0
+                mean = mean.add(result, weight)
+    _check_answers(results, round_num)
+    answers = [result for result in results if result["failure"] is None]
+    after = run.method.update(server, mean.value(), len(answers) / len(run.clients))
+    record = {
+        "round": round_num + 1,
+        "lr": local.lr,
+        **{key: [result[key] for result in results] for key in SUMMARY_KEYS},
+        "bytes_down": 0 if run.method.personal else num_bytes(message) * len(results),
+        "bytes_up": sum(result["bytes_up"] for result in answers),
+        "update_norm": norm(tmap(lambda a, b: a - b, after.params, server.params)),
+        "seconds": round(time.perf_counter() - started, 4),
+    }
+    return after, record
+
+
+def _tasks(run: Run, server: Server, chosen: Iterable[int]) -> Iterator[ClientTask]:
+    config, clients = run.config, run.clients
+    turns = config.federation.rounds * config.federation.clients_per_round / len(clients)
+    for client in chosen:
+        rows = clients.train_rows[clients.ids[client]]
+        steps = plan_steps(
+            config.seed,
+            server.round,
+            client,
+            num_rows=len(rows),
+            steps=config.local.num_steps(len(rows), turns) if rows else 0,
+            micro_batch=config.local.micro_batch,
+            accumulation=config.local.accumulation,
+        )
+        yield ClientTask(
+            client=client,
+            client_id=clients.ids[client],
+            seed=config.seed,
+            round_num=server.round,
+            rows=clients.tokens["train"],
+            row_numbers=rows,
+            steps=steps,
+            state=run.states.get(client, run.method.client_init(server.params), server.round),
+        )
+
+
+SUMMARY_KEYS = ("clients", "client_ids", "losses", "num_examples", "steps", "failures")
+
+
+def _summary(result: ClientResult) -> dict[str, Any]:
+    steps = len(result.losses)
+    return {
+        "clients": result.client,
+        "client_ids": result.client_id,
+        "losses": sum(result.losses) / steps if steps else None,
+        "num_examples": result.num_examples,
+        "steps": steps,
+        "failures": result.failure,
+        "bytes_up": num_bytes(result.upload),
+        "failure": result.failure,
+    }
+
+
+def _check_answers(results: Sequence[dict[str, Any]], round_num: int) -> None:
+    failed = [result for result in results if result["failure"] is not None]
+    for result in failed:
+        log.warning("round %d, client %s: %s; left out", round_num + 1, result["client_ids"], result["failure"])
+    if failed and len(failed) == len(results):
+        first = failed[0]
+        raise UserError(
+            f"round {round_num + 1}: no client has a finite answer (client {first['client_ids']}: "
+            f"{first['failure']}); lower local.lr or or local.clip; the last checkpoint stays"
+        )

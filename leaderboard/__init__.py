@@ -1,0 +1,1 @@
+"""The leaderboard: submissions, validation and the site. Nothing is here yet."""

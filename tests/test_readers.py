@@ -1,0 +1,189 @@
+"""Raw rows: every format gives the same records, and every defect one line that says where it is."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fedllm_bench.data_prep import readers
+from fedllm_bench.data_prep.readers import read_rows, split_of_name
+
+from fedllm_bench.errors import UserError
+
+COLUMNS = {"inputs": str, "user_id": str}
+ROWS = [
+    {"inputs": 'Питання, "так"?\nдва рядки', "user_id": "u1", "other": "x"},
+    {
+        "inputs": "שלום\u2028 ok",
+        "user_id": "u2",
+        "other": "",
+    },  # a line separator for str.splitlines, not for JSON
+    {"inputs": "", "user_id": "u2", "other": "y"},
+]
+
+
+def as_jsonl(rows=ROWS) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def as_csv(rows=ROWS) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def as_parquet(rows=ROWS) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+WRITERS = {
+    ".jsonl": as_jsonl,
+    ".json": as_jsonl,
+    ".ndjson": as_jsonl,
+    ".csv": as_csv,
+    ".parquet": as_parquet,
+}
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def error(path: Path, columns=COLUMNS) -> str:
+    with pytest.raises(UserError) as caught:
+        list(read_rows(path, columns))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert path.name in message
+    return message
+
+
+def test_every_reader_is_tested():
+    assert set(WRITERS) == set(readers.READERS)
+    assert len(WRITERS) == 5
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("ending", WRITERS)
+def test_every_format_gives_the_same_records(tmp_path, ending, packed):
+    path = put(tmp_path / f"rows{ending}{packed}", WRITERS[ending]())
+    records = list(read_rows(path, COLUMNS))
+    assert [record.values for record in records] == [{key: row[key] for key in COLUMNS} for row in ROWS]
+    assert {(record.split, record.file) for record in records} == {("train", path.name)}
+    assert [record.number for record in records] == [1, 2, 3]
+
+
+def test_a_folder_is_read_in_order_of_names_without_hidden_and_foreign_files(tmp_path):
+    put(tmp_path / "data" / "test-00000-of-00001.parquet", as_parquet(ROWS[:1]))
+    put(tmp_path / "a.jsonl.gz", as_jsonl(ROWS[1:2]))
+    put(tmp_path / ".cache" / "b.jsonl", b"{broken")
+    put(tmp_path / "README.md", b"words")
+    got = [(record.file, record.split, record.values["user_id"]) for record in read_rows(tmp_path, COLUMNS)]
+    assert got == [("a.jsonl.gz", "train", "u2"), ("data/test-00000-of-00001.parquet", "test", "u1")]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000-of-00002.parquet", "train"),
+        ("aya_test.jsonl.gz", "test"),
+        ("Validation.csv", "validation"),
+        ("my dev set.json", "validation"),
+        ("eval1.jsonl", "test"),
+        ("latest.jsonl", "train"),
+        ("contest.jsonl", "train"),
+        ("rows.csv", "train"),
+    ],
+)
+def test_the_split_is_a_word_of_the_file_name(name, split):
+    assert split_of_name(name) == split
+
+
+def test_a_split_column_goes_before_the_file_name(tmp_path):
+    rows = [{**ROWS[0], "split": word} for word in ("train", "TEST", "validation", "")]
+    path = put(tmp_path / "x_test.jsonl", as_jsonl(rows))
+    assert [record.split for record in read_rows(path, COLUMNS)] == ["train", "test", "validation", "test"]
+    assert "split" not in next(read_rows(path, COLUMNS)).values
+    put(path, as_jsonl([{**ROWS[0], "split": "sideways"}]))
+    assert "row 1: split 'sideways' is unknown" in error(path)
+
+
+def test_optional_columns_and_nulls(tmp_path):
+    path = put(tmp_path / "x.jsonl", as_jsonl([{"inputs": None, "user_id": "u", "source": "s"}, *ROWS]))
+    values = [record.values for record in read_rows(path, COLUMNS, {"source": str})]
+    assert values[0] == {"inputs": "", "user_id": "u", "source": "s"}
+    assert "source" not in values[1]
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_a_missing_column_is_named_with_those_there_are(tmp_path, ending):
+    path = put(tmp_path / f"x{ending}", WRITERS[ending]([{"inputs": "a", "usr": "b"}]))
+    message = error(path)
+    assert "has no column 'user_id'" in message
+    assert "'inputs', 'usr'" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.jsonl", as_jsonl() + b"{broken\n", "line 4 is broken JSON"),
+        ("x.jsonl", b"\n" + as_jsonl() + b'{"a": 1', "line 5 is broken JSON"),
+        ("x.json", b"[\n", "line 1 is broken JSON"),
+        ("x.json", b"[1, 2]\n", "line 1 is a JSON list, not an object"),
+        ("x.jsonl", b'"text"\n', "not an object"),
+        ("x.jsonl", b"[" * 100_000, "line 1 is broken JSON"),
+        ("x.jsonl", as_jsonl() + b'{"inputs": "\xff"}\n', "line 4 is not UTF-8"),
+        ("x.csv", as_csv() + b"\xff,u,o\r\n", "not UTF-8"),
+        ("x.csv", as_csv() + b"only one\r\n", "row 4 has 1 cells; the head has 3"),
+        ("x.csv", as_csv() + b'"open', "broken csv"),
+        ("x.csv", b"", "has no column"),
+        ("x.parquet", b"no parquet at all", "not readable parquet"),
+        ("x.parquet", as_parquet()[:-9], "not readable parquet"),
+        ("x.parquet.gz", b"no parquet at all", "not readable parquet"),
+        (
+            "x.jsonl",
+            as_jsonl([ROWS[0], {"inputs": 5, "user_id": "u"}]),
+            "row 2: column 'inputs' is int, not str",
+        ),
+        ("x.parquet", as_parquet([{"inputs": "a", "user_id": 7}]), "row 1: column 'user_id' is int, not str"),
+    ],
+)
+def test_a_defect_is_one_line_that_says_where(tmp_path, name, content, words):
+    assert words in error(put(tmp_path / name, content))
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+@pytest.mark.parametrize("damage", [lambda packed: packed[:-12], lambda packed: b"no gzip" + packed])
+def test_broken_gzip_is_refused(tmp_path, ending, damage):
+    path = tmp_path / f"x{ending}.gz"
+    path.write_bytes(damage(gzip.compress(WRITERS[ending]())))
+    assert "gzip" in error(path)
+
+
+def test_paths_without_rows_are_refused(tmp_path):
+    assert "no such file" in error(tmp_path / "nothing.csv")
+    assert "none of its files" in error(put(tmp_path / "folder" / "README.md", b"").parent)
+    message = error(put(tmp_path / "x.xlsx", b""))
+    assert all(ending in message for ending in (*WRITERS, ".gz"))
+
+
+def test_a_file_without_line_ends_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 1000)
+    assert "line 1 is longer than 1000 bytes" in error(put(tmp_path / "x.jsonl.gz", b"a" * 5000))
+
+
+def test_rows_are_read_one_by_one(tmp_path):
+    path = put(tmp_path / "x.jsonl", as_jsonl() + b"{broken")
+    assert next(read_rows(path, COLUMNS)).values["user_id"] == "u1"  # the broken end is not reached

@@ -1,0 +1,236 @@
+"""results.json: entries, views and the check of its structure."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedllm_bench.metrics.base import MetricInfo, Score
+from fedllm_bench.metrics.stats import Resampling
+from fedllm_bench.report.results import (
+    ScoreSet,
+    client_rows,
+    metric_entry,
+    metrics_of,
+    results_payload,
+    write_results,
+)
+from fedllm_bench.report.schema import DIFFERENCE, METRIC, RESULTS, check_results
+
+FEW = Resampling(samples=200)
+LOSS = MetricInfo(
+    name="heldout", version="1", unit="nats per token", higher_is_better=False, description="held-out loss"
+)
+EXACT = MetricInfo(
+    name="mini_exact", version="1", unit="share", higher_is_better=True, description="exact match"
+)
+CLIENTS = [f"c{i:02d}" for i in range(24)]
+SAMPLE = CLIENTS[:12]
+
+
+def losses(clients, mean, part="heldout") -> list[Score]:
+    rng = np.random.default_rng(0)
+    return [
+        Score(f"r{j}", float(mean + 0.1 * rng.normal()), cluster=c, group={"part": part}, weight=1.0 + 9 * j)
+        for c in clients
+        for j in range(3)
+    ]
+
+
+def answers(clients, right) -> list[Score]:
+    kinds = [("facts", "self"), ("facts", "others"), ("arithmetic", "")]
+    return [
+        Score(
+            f"{task}{holder}",
+            float(i < right),
+            cluster=c,
+            group={"task": task, "part": "heldout", "holder": holder},
+        )
+        for i, c in enumerate(clients)
+        for task, holder in kinds
+    ]
+
+
+def score_sets() -> dict[str, ScoreSet]:
+    unseen = ["u0", "u1"]
+    return {
+        "heldout": ScoreSet(
+            before=losses(CLIENTS, 1.1) + losses(unseen, 9.0, "unseen"),
+            after=losses(CLIENTS, 0.6) + losses(unseen, 8.0, "unseen"),
+            local=losses(SAMPLE, 1.4),
+        ),
+        "mini_exact": ScoreSet(
+            before=answers(CLIENTS, 2), after=answers(CLIENTS, 20), local=answers(SAMPLE, 3)
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def metrics() -> dict:
+    return metrics_of(score_sets(), {"heldout": LOSS, "mini_exact": EXACT}, resampling=FEW)
+
+
+@pytest.fixture
+def payload(metrics) -> dict:
+    return copy.deepcopy(
+        results_payload(
+            run={
+                "dataset": "mini-aya", "method": "fedprox", "profile": "mini", "track": "mini", "seed": 0,
+                "model": "mini", "config_hash": "abc", "commit": None,
+            },
+            data={
+                "num_clients": 24, "num_unseen_clients": 2, "num_train_rows": 100, "num_heldout_rows": 78,
+                "local_clients": SAMPLE,
+            },
+            cost={
+                "bytes_up": 5, "bytes_down": 5, "seconds": {"train": 1.5}, "peak_memory_bytes": 9,
+                "peak_gpu_bytes": None,
+            },
+            metrics=metrics,
+            resampling=FEW,
+        )
+    )  # fmt: skip
+
+
+def test_every_view_is_there(metrics):
+    assert list(metrics) == [
+        "heldout", "heldout_tokens", "heldout_worst_tenth", "heldout_unseen", "perplexity",
+        "perplexity_unseen", "mini_exact", "mini_exact_arithmetic", "mini_exact_facts",
+        "mini_exact_facts_others", "mini_exact_facts_self",
+    ]  # fmt: skip
+
+
+def test_unseen_users_are_in_no_main_entry(metrics):
+    for name in ("heldout", "heldout_tokens", "heldout_worst_tenth"):
+        assert metrics[name]["before"]["mean"] < 2
+        assert metrics[name]["before"]["n"] == 24
+    assert metrics["heldout_unseen"]["before"]["mean"] == pytest.approx(9, abs=0.3)
+    assert metrics["heldout_unseen"]["local"] is None
+    assert metrics["perplexity"]["before"]["mean"] < 4 < metrics["perplexity_unseen"]["before"]["mean"]
+
+
+def test_local_is_compared_over_its_own_clients(metrics):
+    entry = metrics["mini_exact"]
+    assert (entry["before"]["n"], entry["after"]["n"], entry["local"]["n"]) == (24, 24, 12)
+    assert entry["after"]["mean"] == pytest.approx(20 / 24)
+    assert entry["local"]["mean"] == pytest.approx(3 / 12)
+    assert entry["difference"]["mean"] == pytest.approx(18 / 24)
+    assert entry["difference_to_local"]["mean"] == pytest.approx(9 / 12)  # not 20/24 - 3/12
+    assert entry["difference_to_local"]["n"] == 12
+
+
+def test_significance_is_whether_the_interval_excludes_zero(metrics):
+    for entry in metrics.values():
+        for key in ("difference", "difference_to_local"):
+            if entry[key] is not None:
+                low, high = entry[key]["ci_low"], entry[key]["ci_high"]
+                expected = None if low is None else bool(low > 0 or high < 0)
+                assert entry[key]["significant"] is expected
+    assert metrics["heldout"]["difference"]["significant"] is True
+    assert (
+        metrics["heldout_worst_tenth"]["difference_to_local"]["significant"] is None
+    )  # 12 clients: no interval
+
+
+def test_an_unscored_answer_is_counted_and_in_no_mean():
+    after = [
+        Score("a", 1.0, cluster="x"),
+        Score("b", None, "no answer", cluster="x"),
+        Score("a", 0.0, cluster="y"),
+    ]
+    before = [Score("a", 0.0, cluster="x"), Score("b", 0.0, cluster="x"), Score("a", 0.0, cluster="y")]
+    entry = metric_entry(EXACT, ScoreSet(before=before, after=after))
+    assert (entry["after"]["mean"], entry["after"]["n_scored"], entry["after"]["n_unscored"]) == (0.5, 2, 1)
+    assert (entry["difference"]["n_scored"], entry["difference"]["n_unscored"]) == (2, 1)
+    assert entry["local"] is entry["difference_to_local"] is None
+
+
+def test_order_of_scores_and_metrics_does_not_change_a_number(metrics):
+    turned = {
+        name: ScoreSet(before=s.before[::-1], after=s.after[::-1], local=s.local[::-1])
+        for name, s in reversed(score_sets().items())
+    }
+    assert metrics_of(turned, {"heldout": LOSS, "mini_exact": EXACT}, resampling=FEW) == metrics
+
+
+def test_two_entries_of_one_name_are_refused():
+    bad = [Score("a", 1.0, cluster="x", group={"task": "facts_self"})]
+    bad += [Score("b", 1.0, cluster="x", group={"task": "facts", "holder": "self"})]
+    with pytest.raises(ValueError, match="mini_exact_facts_self"):
+        metrics_of({"mini_exact": ScoreSet(before=bad, after=bad)}, {"mini_exact": EXACT})
+
+
+def test_client_rows_are_the_seen_clients():
+    rows = client_rows(score_sets()["heldout"])
+    assert [row.client for row in rows] == CLIENTS
+    assert sum(row.local is not None for row in rows) == 12
+    assert {row.n_rows for row in rows} == {3}
+    assert rows[0].after < rows[0].before
+
+
+def test_results_are_written_and_read_back(payload, tmp_path):
+    write_results(tmp_path / "results.json", payload)
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == payload
+
+
+def paths_of(value, prefix=()):
+    """The path of every key that has a fixed name."""
+    free = prefix in {("metrics",), ("cost", "seconds")}
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        if not free:
+            yield (*prefix, key)
+        yield from paths_of(inner, (*prefix, key))
+
+
+def test_every_missing_key_is_refused_by_its_name(payload):
+    paths = list(paths_of(payload))
+    assert len(paths) > 300
+    for path in paths:
+        broken = copy.deepcopy(payload)
+        parent = broken
+        for key in path[:-1]:
+            parent = parent[key]
+        del parent[path[-1]]
+        with pytest.raises(ValueError, match=re.escape(f"{'.'.join(path)} is missing")):
+            check_results(broken)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("metrics.heldout.extra", 1, "metrics.heldout.extra is unknown"),
+        ("extra", 1, "the key extra is unknown"),
+        ("schema_version", 2, "schema_version is 2"),
+        ("schema_version", True, "schema_version is True"),
+        ("metrics.heldout.after.n", 1.5, "metrics.heldout.after.n is 1.5; it must be of type int"),
+        ("metrics.heldout.after.n", True, "metrics.heldout.after.n is True"),
+        ("metrics.heldout.after.mean", float("nan"), "metrics.heldout.after.mean is nan; .* finite"),
+        ("metrics.heldout.after.mean", "0.5", "metrics.heldout.after.mean is '0.5'"),
+        ("metrics.heldout.after.interval", "guess", "it must be one of"),
+        ("metrics.heldout.after", None, "metrics.heldout.after is None"),
+        ("cost.seconds.train", "1", "cost.seconds.train is '1'"),
+        ("data.local_clients", ["a", 3], r"data.local_clients\[1\] is 3"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_refused_by_their_name(payload, tmp_path, path, value, message):
+    *parents, last = path.split(".")
+    parent = payload
+    for key in parents:
+        parent = parent[key]
+    parent[last] = value
+    with pytest.raises(ValueError, match=message):
+        write_results(tmp_path / "results.json", payload)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_key_is_documented():
+    text = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    parts = [RESULTS, METRIC, DIFFERENCE, *(RESULTS[k] for k in ("run", "data", "cost", "intervals"))]
+    keys = {key for part in parts for key in part}
+    assert len(keys) > 40
+    assert {key for key in keys if f"`{key}`" not in text} == set()
