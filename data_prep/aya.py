@@ -48,9 +48,7 @@ AYA = Declaration(
 )
 DECLARATION = AYA
 # A local file in Aya's columns need not hold Aya's rows.
-LOCAL = replace(
-    AYA, licence="Apache-2.0 for rows of CohereForAI/aya_dataset; other raw rows keep their own licence"
-)
+LOCAL = replace(AYA, licence="Apache-2.0 for rows of CohereForAI/aya_dataset; other raw rows keep their own licence")
 
 
 def normal_language(code: str) -> str:
@@ -89,7 +87,5 @@ def build(
     """
     declared = declaration or LOCAL
     recipe = replace(recipe, languages=tuple(sorted({normal_language(code) for code in recipe.languages})))
-    info = BuildInfo(
-        declaration=declared, raw=raw, name=name or f"{declared.dataset}-custom", extra_files=extra_files
-    )
+    info = BuildInfo(declaration=declared, raw=raw, name=name or f"{declared.dataset}-custom", extra_files=extra_files)
     return build_split(lambda: samples(raw), recipe, out, info)

@@ -250,9 +250,7 @@ def _split_info(info: BuildInfo, recipe: Recipe, tally: Tally, left: Sequence[Le
         dataset=declared.dataset,
         task="sft",
         version=declared.version,
-        upstream=Upstream(
-            id=declared.upstream, revision=info.revision, files=_upstream_files(info.raw, tally)
-        ),
+        upstream=Upstream(id=declared.upstream, revision=info.revision, files=_upstream_files(info.raw, tally)),
         licence=declared.licence,
         recipe={**asdict(recipe), "languages": list(recipe.languages)},
         funnel=(start, *(_funnel_step(before, now) for before, now in pairwise(left))),
@@ -272,6 +270,5 @@ def _funnel_step(before: Left, now: Left) -> FunnelStep:
 def _upstream_files(raw: Path, tally: Tally) -> tuple[UpstreamFile, ...]:
     named = ((relative_name(file, raw), file) for file in raw_files(raw))
     return tuple(
-        UpstreamFile(name=name, sha256=sha256_file(file), rows=tally.rows_by_file[name])
-        for name, file in named
+        UpstreamFile(name=name, sha256=sha256_file(file), rows=tally.rows_by_file[name]) for name, file in named
     )

@@ -83,9 +83,7 @@ def _read_file(file: Path, name: str, columns: Columns) -> Iterator[RawRecord]:
     default = split_of_name(file.name)
     try:
         for number, row in READERS[_ending(file)](file, columns):
-            values = {
-                key: _checked(file, number, key, row[key], kind) for key, kind in columns.required.items()
-            }
+            values = {key: _checked(file, number, key, row[key], kind) for key, kind in columns.required.items()}
             for key, kind in columns.optional.items():
                 if key in row:
                     values[key] = _checked(file, number, key, row[key], kind)
@@ -108,9 +106,7 @@ def split_of_name(name: str) -> str:
 def _split_of_value(file: Path, number: int, value: str) -> str:
     word = value.strip().lower()
     if word and word not in SPLIT_WORDS:
-        raise UserError(
-            f"{file}, row {number}: split {value[:40]!r} is unknown; there are {', '.join(SPLIT_WORDS)}"
-        )
+        raise UserError(f"{file}, row {number}: split {value[:40]!r} is unknown; there are {', '.join(SPLIT_WORDS)}")
     return SPLIT_WORDS.get(word, "")
 
 
@@ -118,9 +114,7 @@ def _checked(file: Path, number: int, column: str, value: Any, kind: type) -> An
     if value is None and kind is str:
         return ""
     if not isinstance(value, kind):
-        raise UserError(
-            f"{file}, row {number}: column {column!r} is {type(value).__name__}, not {kind.__name__}"
-        )
+        raise UserError(f"{file}, row {number}: column {column!r} is {type(value).__name__}, not {kind.__name__}")
     return value
 
 
@@ -136,9 +130,7 @@ def _read_jsonl(file: Path, columns: Columns) -> Iterator[Row]:
         while line := lines.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(line) > MAX_LINE_BYTES:
-                raise UserError(
-                    f"{file}, line {number} is longer than {MAX_LINE_BYTES} bytes; one JSON object a line"
-                )
+                raise UserError(f"{file}, line {number} is longer than {MAX_LINE_BYTES} bytes; one JSON object a line")
             if line.strip():
                 row = _json_object(f"{file}, line {number}", line)
                 _check_columns(f"{file}, line {number}", list(row), columns)
@@ -153,16 +145,12 @@ def _json_object(where: str, line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is broken JSON: {_first_line(error)}") from error
     if not isinstance(row, dict):
-        raise UserError(
-            f"{where} is a JSON {type(row).__name__}, not an object; one object a line is expected"
-        )
+        raise UserError(f"{where} is a JSON {type(row).__name__}, not an object; one object a line is expected")
     return row
 
 
 def _read_csv(file: Path, columns: Columns) -> Iterator[Row]:
-    csv.field_size_limit(
-        MAX_LINE_BYTES
-    )  # the module's own limit, 128 KiB, is shorter than real conversations
+    csv.field_size_limit(MAX_LINE_BYTES)  # the module's own limit, 128 KiB, is shorter than real conversations
     with _open(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
         reader = csv.reader(text, strict=True)
         try:

@@ -52,18 +52,14 @@ class Recipe:
             value = vars(self)[name]
             if value is not None and value < least:
                 raise UserError(f"{name}={value} in the recipe; it must be at least {least}")
-        if self.heldout != "upstream" and not (
-            isinstance(self.heldout, int | float) and 0 <= self.heldout < 1
-        ):
+        if self.heldout != "upstream" and not (isinstance(self.heldout, int | float) and 0 <= self.heldout < 1):
             raise UserError(f"heldout={self.heldout!r} in the recipe; it must be in [0, 1) or 'upstream'")
 
     def normal(self) -> Recipe:
         """The recipe in the one form that is written; heldout=0 trains on everything and has no unseen."""
         heldout = self.heldout if self.heldout == "upstream" else float(self.heldout)
         unseen = 0 if heldout == 0 else self.unseen_clients
-        return replace(
-            self, languages=tuple(sorted(set(self.languages))), heldout=heldout, unseen_clients=unseen
-        )
+        return replace(self, languages=tuple(sorted(set(self.languages))), heldout=heldout, unseen_clients=unseen)
 
 
 class Filter(NamedTuple):
@@ -78,9 +74,7 @@ def filters(recipe: Recipe) -> tuple[Filter, ...]:
     """The row filters in order. The first one guards the user id: only what passes it has a user at all."""
     languages = frozenset(recipe.languages)
     return (
-        Filter(
-            "user_id", f"user id blank, longer than {MAX_ID_CHARACTERS} characters or broken text", _has_user
-        ),
+        Filter("user_id", f"user id blank, longer than {MAX_ID_CHARACTERS} characters or broken text", _has_user),
         Filter("empty", "prompt or completion empty or broken text", _has_text),
         Filter(
             "languages",
@@ -92,16 +86,12 @@ def filters(recipe: Recipe) -> tuple[Filter, ...]:
 
 
 def _has_user(sample: Sample) -> bool:
-    return (
-        len(sample.client) <= MAX_ID_CHARACTERS and bool(sample.client.strip()) and _is_unicode(sample.client)
-    )
+    return len(sample.client) <= MAX_ID_CHARACTERS and bool(sample.client.strip()) and _is_unicode(sample.client)
 
 
 def _has_text(sample: Sample) -> bool:
     texts = (sample.prompt, sample.completion)
-    return all(text.strip() for text in texts) and all(
-        map(_is_unicode, (*texts, sample.language, sample.source))
-    )
+    return all(text.strip() for text in texts) and all(map(_is_unicode, (*texts, sample.language, sample.source)))
 
 
 def _is_unicode(text: str) -> bool:
@@ -115,9 +105,7 @@ def _is_unicode(text: str) -> bool:
 
 def _has_length(sample: Sample, recipe: Recipe) -> bool:
     prompt_ok = _within(sample.prompt, recipe.min_prompt_characters, recipe.max_prompt_characters)
-    return prompt_ok and _within(
-        sample.completion, recipe.min_completion_characters, recipe.max_completion_characters
-    )
+    return prompt_ok and _within(sample.completion, recipe.min_completion_characters, recipe.max_completion_characters)
 
 
 def _within(text: str, least: int, most: int | None) -> bool:

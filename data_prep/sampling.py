@@ -52,9 +52,7 @@ def hold_out(samples: Sequence[Sample], recipe: Recipe) -> tuple[list[Sample], l
     if recipe.heldout == "upstream":
         is_heldout = [is_upstream_heldout(sample) for sample in samples]
     else:
-        prompts = heldout_prompts(
-            Counter(s.prompt for s in samples), samples[0].client, recipe.heldout, recipe.seed
-        )
+        prompts = heldout_prompts(Counter(s.prompt for s in samples), samples[0].client, recipe.heldout, recipe.seed)
         is_heldout = [sample.prompt in prompts for sample in samples]
     train = [sample for sample, out in zip(samples, is_heldout, strict=True) if not out]
     return train, [sample for sample, out in zip(samples, is_heldout, strict=True) if out]
@@ -86,6 +84,4 @@ def without_leaks(train: Iterable[Sample], heldout: Iterable[Sample]) -> list[Sa
     for sample in train:
         asked.add((sample.client, sample.prompt))
         answered.add((sample.prompt, sample.completion))
-    return [
-        s for s in heldout if (s.client, s.prompt) not in asked and (s.prompt, s.completion) not in answered
-    ]
+    return [s for s in heldout if (s.client, s.prompt) not in asked and (s.prompt, s.completion) not in answered]

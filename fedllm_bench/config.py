@@ -120,6 +120,7 @@ class Local(_Strict):
     eps: Positive
     weight_decay: NotNegative
     clip: Positive
+    block_size: Count  # clients trained in one pass; exact, but for the rounding of sums
     loss: Literal["sft", "dpo"]
     dpo_beta: Positive
     gradient_checkpointing: bool
@@ -170,9 +171,7 @@ class RunConfig(_Strict):
     def __post_init__(self) -> None:
         loss = {"sft": "sft", "preference": "dpo"}[self.data.task]
         if self.local.loss != loss:
-            raise ValueError(
-                f"local.loss: got {self.local.loss!r}, but data.task {self.data.task!r} needs {loss!r}"
-            )
+            raise ValueError(f"local.loss: got {self.local.loss!r}, but data.task {self.data.task!r} needs {loss!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""
@@ -201,9 +200,7 @@ SECTIONS: dict[str, type] = {
 def option_types() -> dict[str, Any]:
     """Every key that can be set, as in "local.lr", with its type; constants of methods are not here."""
     return {
-        f"{section}.{field}": hint
-        for section, part in SECTIONS.items()
-        for field, hint in get_type_hints(part).items()
+        f"{section}.{field}": hint for section, part in SECTIONS.items() for field, hint in get_type_hints(part).items()
     }
 
 

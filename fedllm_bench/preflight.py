@@ -34,8 +34,7 @@ def paper_problems(
     problems = []
     if not method_ready:
         problems.append(
-            f"method: {config.method.name} cannot run here yet; "
-            f"type: make bench DATASET={config.dataset} METHOD=fedavg"
+            f"method: {config.method.name} cannot run here yet; type: make bench DATASET={config.dataset} METHOD=fedavg"
         )
     if not cuda:
         problems.append(f"GPU: no CUDA GPU was found; without one, type: {bench} PROFILE=mini")

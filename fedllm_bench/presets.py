@@ -118,9 +118,7 @@ class _Resolved:
         return check(self.values, self.sources, self.problems)
 
 
-def _resolve(
-    dataset: str, method: str, profile: str, overrides: Sequence[str], options: Options
-) -> _Resolved:
+def _resolve(dataset: str, method: str, profile: str, overrides: Sequence[str], options: Options) -> _Resolved:
     root = options.get("root") or files(PACKAGE)
     given = {"dataset": dataset, "method": method, "profile": profile}
     names = {kind: _canonical(kind, name, root) for kind, name in given.items()}
@@ -191,9 +189,7 @@ def _override_layers(names: Mapping[str, str], root: Traversable) -> Iterator[La
 
 def _check_override(entry: Mapping[str, Any], root: Traversable) -> None:
     if set(entry) != {"when", "reason", "set"} or not str(entry["reason"]).strip():
-        raise UserError(
-            f"benchmarks/overrides.toml: each [[override]] has when, reason and set; got {dict(entry)}"
-        )
+        raise UserError(f"benchmarks/overrides.toml: each [[override]] has when, reason and set; got {dict(entry)}")
     for kind, name in entry["when"].items():
         if kind not in FOLDERS:
             raise unknown("condition", kind, FOLDERS, "benchmarks/overrides.toml")
@@ -242,9 +238,7 @@ def _comma_separated(names: str | Sequence[str]) -> list[str]:
 
 def _unknown_keys(layers: Sequence[Layer], known: Collection[str]) -> list[str]:
     return [
-        f"{key} is an argument of its own: --{key}"
-        if key in ARGUMENTS
-        else unknown_option(key, known, f" ({source})")
+        f"{key} is an argument of its own: --{key}" if key in ARGUMENTS else unknown_option(key, known, f" ({source})")
         for source, layer in layers
         for key in layer
         if key not in known

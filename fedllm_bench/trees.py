@@ -50,8 +50,9 @@ class Layout:
         """One new vector with the tensors of `tree` in the order of the layout."""
         return torch.cat([tree[name].reshape(-1) for name, _ in self.shapes])
 
-    def unpack(self, vector: Tensor) -> Tree:
-        """A tree of views into `vector`."""
+    def unpack(self, packed: Tensor) -> Tree:
+        """A tree of views into a vector of shape (P,), or into K of them side by side, shape (K, P)."""
         # split, not slices: its backward writes the gradient once (a step took 13 instead of 18 ms).
-        parts = vector.split([shape.numel() for _, shape in self.shapes])
-        return {name: part.view(shape) for (name, shape), part in zip(self.shapes, parts, strict=True)}
+        parts = packed.split([shape.numel() for _, shape in self.shapes], dim=-1)
+        lead = packed.shape[:-1]
+        return {name: part.view(*lead, *shape) for (name, shape), part in zip(self.shapes, parts, strict=True)}

@@ -64,9 +64,7 @@ def user(name: str, rows: int, **columns: Any) -> list[dict[str, Any]]:
     return [raw_row(name, f"{name} asks {i}", f"answer {i}", **columns) for i in range(rows)]
 
 
-@pytest.mark.parametrize(
-    "recipe", [SMALL, replace(SMALL, heldout="upstream"), replace(SMALL, max_samples=12)]
-)
+@pytest.mark.parametrize("recipe", [SMALL, replace(SMALL, heldout="upstream"), replace(SMALL, max_samples=12)])
 def test_the_order_of_raw_rows_does_not_matter(tmp_path, recipe):
     rows = random_rows(1)
     split = make(tmp_path, rows, recipe)
@@ -220,9 +218,7 @@ def test_a_folder_of_files_by_split_is_the_same_as_one_file(tmp_path):
     folder = tmp_path / "raw"
     folder.mkdir()
     for split_name in ("train", "test"):
-        part = [
-            {key: v for key, v in row.items() if key != "split"} for row in rows if row["split"] == split_name
-        ]
+        part = [{key: v for key, v in row.items() if key != "split"} for row in rows if row["split"] == split_name]
         write_raw(folder / f"{split_name}-00000-of-00001.jsonl", part)
     recipe = replace(SMALL, heldout="upstream")
     split = build(folder, tmp_path / "folder", recipe)
@@ -231,9 +227,7 @@ def test_a_folder_of_files_by_split_is_the_same_as_one_file(tmp_path):
 
 
 def test_languages_are_filtered_in_any_spelling_and_order(tmp_path):
-    rows = (
-        user("a", 10, language_code="UKR") + user("b", 10) + user("c", 10, language_code="fra", source="poll")
-    )
+    rows = user("a", 10, language_code="UKR") + user("b", 10) + user("c", 10, language_code="fra", source="poll")
     split = make(tmp_path, rows, replace(SMALL, languages=("fr", "ukr")))
     assert people(split) == ["a", "c"]
     assert {(row.language, row.source) for row in split.rows("train")} == {("ukr", "aya"), ("fra", "poll")}
@@ -268,9 +262,7 @@ def test_user_ids_that_look_like_paths_stay_inside_the_folder(tmp_path):
 def test_a_declaration_and_extra_files_of_another_world_stand_in_the_manifest(tmp_path):
     raw = write_raw(tmp_path / "x.jsonl", user("a", 10))
     world = replace(AYA, dataset="mini-aya", upstream="a generated world", licence="Apache-2.0")
-    split = build(
-        raw, tmp_path / "s", SMALL, "mini-aya", declaration=world, extra_files={"facts.json": b"[]"}
-    )
+    split = build(raw, tmp_path / "s", SMALL, "mini-aya", declaration=world, extra_files={"facts.json": b"[]"})
     manifest = open_split(split.folder).manifest
     assert (manifest.name, manifest.dataset, manifest.upstream.id) == (
         "mini-aya",

@@ -74,12 +74,8 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [(key, value) for key, values in WRONG.items() for value in values]
-)
-def test_a_wrong_value_is_named_with_its_key_and_never_converted(
-    aya: RunConfig, key: str, value: Any
-) -> None:
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_a_wrong_value_is_named_with_its_key_and_never_converted(aya: RunConfig, key: str, value: Any) -> None:
     assert key in message(with_value(aya, key, value))
 
 

@@ -67,10 +67,7 @@ def test_build_show_and_verify(raw, tmp_path, capsys):
 def test_what_is_not_given_is_the_default_of_the_dataset(raw, tmp_path):
     with pytest.raises(UserError, match="fewer than 100 rows"):
         run("build", "aya", "--raw", raw, "--out", tmp_path / "s")
-    assert (
-        run("build", "aya", "--raw", raw, "--out", tmp_path / "s", "--min-samples", 6, "--languages", "all")
-        == 0
-    )
+    assert run("build", "aya", "--raw", raw, "--out", tmp_path / "s", "--min-samples", 6, "--languages", "all") == 0
     manifest = open_split(tmp_path / "s").manifest
     assert (len(manifest.clients), manifest.name, manifest.recipe["heldout"]) == (8, "aya-custom", 0.1)
 

@@ -49,9 +49,7 @@ def payload() -> dict:
 
 
 FIGURES = {
-    "rounds": lambda out: loss_over_rounds(
-        rounds(), HELDOUT, out, label="mini-aya · fedavg", heldout_on="9 clients"
-    ),
+    "rounds": lambda out: loss_over_rounds(rounds(), HELDOUT, out, label="mini-aya · fedavg", heldout_on="9 clients"),
     "few clients": lambda out: per_client(clients(38), out, label="mini-aya · fedavg"),
     "many clients": lambda out: per_client(clients(361), out),
     "tasks": lambda out: tasks(payload(), out, label="mini-aya · fedavg"),

@@ -47,9 +47,7 @@ def test_nothing_is_missing_when_all_is_there() -> None:
 
 def test_each_missing_thing_is_one_line_with_what_to_type() -> None:
     config = presets.load("aya", "fedprox", "paper")
-    problems = preflight.paper_problems(
-        config, cuda=False, model_found=False, split_found=False, method_ready=False
-    )
+    problems = preflight.paper_problems(config, cuda=False, model_found=False, split_found=False, method_ready=False)
     assert len(problems) == 4
     assert not any("\n" in line for line in problems)
     method, gpu, model, split = problems

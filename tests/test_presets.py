@@ -290,7 +290,5 @@ def test_loading_needs_no_heavy_import_and_hashes_alike_in_another_process() -> 
         "heavy = {'torch', 'transformers', 'peft', 'numpy', 'pandas', 'datasets'} & set(sys.modules);"
         "print(json.dumps([presets.load('aya', 'fedavg', 'mini').hash, sorted(heavy)]))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(result.stdout) == [load("aya", "fedavg", "mini").hash, []]

@@ -54,9 +54,7 @@ def test_a_clean_and_a_changed_checkout_are_told_apart(checkout: Path) -> None:
     assert provenance.git_state(checkout) == (commit, True)
 
 
-def test_a_git_hook_of_another_repository_does_not_mislead(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_git_hook_of_another_repository_does_not_mislead(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", "/nowhere/.git")
     assert provenance.git_state(checkout) == (commit, False)

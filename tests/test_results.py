@@ -26,9 +26,7 @@ FEW = Resampling(samples=200)
 LOSS = MetricInfo(
     name="heldout", version="1", unit="nats per token", higher_is_better=False, description="held-out loss"
 )
-EXACT = MetricInfo(
-    name="mini_exact", version="1", unit="share", higher_is_better=True, description="exact match"
-)
+EXACT = MetricInfo(name="mini_exact", version="1", unit="share", higher_is_better=True, description="exact match")
 CLIENTS = [f"c{i:02d}" for i in range(24)]
 SAMPLE = CLIENTS[:12]
 
@@ -64,9 +62,7 @@ def score_sets() -> dict[str, ScoreSet]:
             after=losses(CLIENTS, 0.6) + losses(unseen, 8.0, "unseen"),
             local=losses(SAMPLE, 1.4),
         ),
-        "mini_exact": ScoreSet(
-            before=answers(CLIENTS, 2), after=answers(CLIENTS, 20), local=answers(SAMPLE, 3)
-        ),
+        "mini_exact": ScoreSet(before=answers(CLIENTS, 2), after=answers(CLIENTS, 20), local=answers(SAMPLE, 3)),
     }
 
 
@@ -132,9 +128,7 @@ def test_significance_is_whether_the_interval_excludes_zero(metrics):
                 expected = None if low is None else bool(low > 0 or high < 0)
                 assert entry[key]["significant"] is expected
     assert metrics["heldout"]["difference"]["significant"] is True
-    assert (
-        metrics["heldout_worst_tenth"]["difference_to_local"]["significant"] is None
-    )  # 12 clients: no interval
+    assert metrics["heldout_worst_tenth"]["difference_to_local"]["significant"] is None  # 12 clients: no interval
 
 
 def test_an_unscored_answer_is_counted_and_in_no_mean():

@@ -125,11 +125,7 @@ def test_paired_intervals_are_narrower_than_unpaired_ones_when_clients_differ():
     before, after = clusters(base), clusters(base - 0.1 + 0.05 * rng.normal(size=38))
     difference = paired_difference(after, before, resampling=FEW)
     assert difference.excludes_zero
-    assert (
-        difference.ci_high - difference.ci_low
-        < 0.1
-        < (s := summarise(before, resampling=FEW)).ci_high - s.ci_low
-    )
+    assert difference.ci_high - difference.ci_low < 0.1 < (s := summarise(before, resampling=FEW)).ci_high - s.ci_low
 
 
 def test_paired_difference_by_hand():
@@ -167,9 +163,7 @@ def test_order_of_scores_does_not_matter(n):
     items = scores({f"c{i}": list(rng.normal(size=3)) for i in range(n)})
     shuffled = random.Random(0).sample(items, len(items))
     for estimator in (MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, worst_tenth(higher_is_better=False)):
-        one, other = (
-            summarise(per_cluster(x), estimator=estimator, resampling=FEW) for x in (items, shuffled)
-        )
+        one, other = (summarise(per_cluster(x), estimator=estimator, resampling=FEW) for x in (items, shuffled))
         assert one == other
 
 

@@ -72,19 +72,13 @@ def _parser(
 def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     build = _parser(commands, "build", "build a client split from raw upstream rows", BUILD_EXAMPLES)
     build.add_argument("dataset", metavar="DATASET", help="the pipeline, such as aya")
-    build.add_argument(
-        "--raw", type=Path, required=True, metavar="FILE_OR_FOLDER", help="raw rows in upstream columns"
-    )
+    build.add_argument("--raw", type=Path, required=True, metavar="FILE_OR_FOLDER", help="raw rows in upstream columns")
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the split folder to write")
     build.add_argument("--min-samples", type=int, metavar="N", help="fewest usable rows of a client")
     build.add_argument("--max-samples", type=int, metavar="N", help="most rows that a client keeps")
     build.add_argument("--max-clients", type=int, metavar="N", help="keep the N clients with most rows")
-    build.add_argument(
-        "--languages", type=_languages, metavar="CODES", help="ISO 639-3 with commas, or 'all'"
-    )
-    build.add_argument(
-        "--heldout", type=_heldout, metavar="F", help="held-out fraction of each client, or 'upstream'"
-    )
+    build.add_argument("--languages", type=_languages, metavar="CODES", help="ISO 639-3 with commas, or 'all'")
+    build.add_argument("--heldout", type=_heldout, metavar="F", help="held-out fraction of each client, or 'upstream'")
     build.add_argument(
         "--unseen", dest="unseen_clients", type=int, metavar="N", help="users below the cut, for testing"
     )
@@ -106,9 +100,7 @@ def _heldout(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a fraction such as 0.1 nor 'upstream'"
-        ) from None
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a fraction such as 0.1 nor 'upstream'") from None
 
 
 RECIPE_OPTIONS = (

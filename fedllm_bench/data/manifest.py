@@ -192,9 +192,7 @@ def check_target(folder: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot look into {target}: {error.strerror}; give --out another place") from error
     if others := sorted(present - own):
-        raise UserError(
-            f"{target} holds {others[0]!r}, no part of a split; remove it or give --out another folder"
-        )
+        raise UserError(f"{target} holds {others[0]!r}, no part of a split; remove it or give --out another folder")
 
 
 def open_split(folder: Path) -> Split:
@@ -214,9 +212,7 @@ def open_split(folder: Path) -> Split:
     hashes = {part: _check_part(folder, manifest.task, part, counts) for part, counts in expected.items()}
     whole = _whole_hash(manifest, manifest.clients, manifest.unseen, hashes, manifest.files)
     if whole != manifest.hash:
-        raise UserError(
-            f"{folder / MANIFEST}: its hash is {manifest.hash[:16]}, the content's {whole[:16]}; {REBUILD}"
-        )
+        raise UserError(f"{folder / MANIFEST}: its hash is {manifest.hash[:16]}, the content's {whole[:16]}; {REBUILD}")
     return Split(folder, manifest)
 
 
@@ -235,9 +231,7 @@ def _parse(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{path}: {where}: {first['msg']} ({len(error.errors())} in all); {REBUILD}"
-        ) from None
+        raise UserError(f"{path}: {where}: {first['msg']} ({len(error.errors())} in all); {REBUILD}") from None
     if _render(manifest) != text:
         raise UserError(f"{path} was changed after it was written; {REBUILD}")
     return manifest
@@ -254,9 +248,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         raise UserError(f"{folder / MANIFEST} names no file {missing[0]!r}; {REBUILD}")
     for name, expected in manifest.files.items():
         if not SAFE_NAME.fullmatch(name):
-            raise UserError(
-                f"{folder / MANIFEST} names the file {name!r}, which could leave the folder; {REBUILD}"
-            )
+            raise UserError(f"{folder / MANIFEST} names the file {name!r}, which could leave the folder; {REBUILD}")
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing; {REBUILD}")
         if (got := sha256_file(folder / name)) != expected:
@@ -270,19 +262,13 @@ def _check_part(folder: Path, task: Task, part: Part, expected: Mapping[str, int
     try:
         schema = pq.read_schema(path)
         if not schema.equals(SCHEMAS[task]):
-            raise UserError(
-                f"{path} has columns {schema.names}, not those of task {task!r} in type; {REBUILD}"
-            )
+            raise UserError(f"{path} has columns {schema.names}, not those of task {task!r} in type; {REBUILD}")
         counts: Counter[tuple[str, str]] = Counter()
         whole = _row_hash(_counted(_records(path), counts))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not readable parquet ({str(error).splitlines()[0]}); {REBUILD}"
-        ) from error
+        raise UserError(f"{path} is not readable parquet ({str(error).splitlines()[0]}); {REBUILD}") from error
     if counts != {(client, split): rows for client, rows in expected.items()}:
-        raise UserError(
-            f"{path} has {counts.total()} rows, not as {MANIFEST} counts them by client; {REBUILD}"
-        )
+        raise UserError(f"{path} has {counts.total()} rows, not as {MANIFEST} counts them by client; {REBUILD}")
     return whole
 
 

@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fedllm_bench import files
-from fedllm_bench.data.manifest import Split
-from fedllm_bench.data.rows import SftRow
 from fedllm_bench.data.chat import segments
+from fedllm_bench.data.manifest import PARTS, Split
+from fedllm_bench.data.rows import SftRow
 from fedllm_bench.progress import track
 
 log = logging.getLogger(__name__)
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
-PARTS = ("train", "heldout", "unseen")
 ROWS_AT_ONCE = 1000
 ARRAYS = ("ids", "counted", "starts", "rows")
 

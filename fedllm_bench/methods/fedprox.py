@@ -1,6 +1,6 @@
 """FedProx. Li et al., 2020 (arXiv:1812.06127), Algorithm 2: the client minimises
 
-    h_k(y; x) = f_k(y) + mu/2 ||y - x||^2,     so its gradient is   grad f_k(y) + mu (y - x)
+h_k(y; x) = f_k(y) + mu/2 ||y - x||^2,     so its gradient is   grad f_k(y) + mu (y - x)
 """
 
 from __future__ import annotations

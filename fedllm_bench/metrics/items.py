@@ -50,8 +50,7 @@ def load_probes(split: Split) -> dict[Key, Probe]:
         return {}
     records = [json.loads(line) for line in (split.folder / PROBES).read_text(encoding="utf-8").splitlines()]
     return {
-        (r["client"], r["prompt"], r["completion"]): Probe(r["task"], r["holder"], tuple(r["choices"]))
-        for r in records
+        (r["client"], r["prompt"], r["completion"]): Probe(r["task"], r["holder"], tuple(r["choices"])) for r in records
     }
 
 

@@ -86,9 +86,7 @@ class MiniChoice:
             value = float(losses[0] < min(losses[1:]))
             evidence = {"nll": [round(loss, 4) for loss in losses]}
             scores.append(
-                Score(
-                    item.row.row_id, value, evidence=evidence, cluster=item.row.client_id, group=item.group
-                )
+                Score(item.row.row_id, value, evidence=evidence, cluster=item.row.client_id, group=item.group)
             )
         return scores
 

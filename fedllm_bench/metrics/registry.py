@@ -23,11 +23,7 @@ class Metric(Protocol):
     def info(self) -> MetricInfo: ...
     @property
     def needs_probes(self) -> bool: ...
-    def score(
-        self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings
-    ) -> list[Score]: ...
+    def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]: ...
 
 
-METRICS: dict[str, Metric] = {
-    metric.info.name: metric for metric in (HeldoutLoss(), MiniExact(), MiniChoice())
-}
+METRICS: dict[str, Metric] = {metric.info.name: metric for metric in (HeldoutLoss(), MiniExact(), MiniChoice())}

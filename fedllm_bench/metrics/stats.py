@@ -20,9 +20,7 @@ from scipy import stats
 from fedllm_bench.metrics.base import Score
 
 LEVEL = 0.95
-BOOTSTRAP_FROM = (
-    20  # clients; below, the bootstrap is too narrow (it uses n where t uses n - 1) and t is used
-)
+BOOTSTRAP_FROM = 20  # clients; below, the bootstrap is too narrow (it uses n where t uses n - 1) and t is used
 RESAMPLED_VALUES = 4_000_000  # at most this many are held at once: 32 MB for each array
 
 # N clients; "..." stands for the resamples
@@ -104,9 +102,7 @@ def _tail_mean(sign: int) -> Callable[[Array, Array], Array]:
     return of
 
 
-MEAN_OVER_CLIENTS = Estimator(
-    description="mean over clients", of=lambda means, _: np.asarray(means.mean(axis=-1))
-)
+MEAN_OVER_CLIENTS = Estimator(description="mean over clients", of=lambda means, _: np.asarray(means.mean(axis=-1)))
 MEAN_OVER_TOKENS = Estimator(description="mean over tokens", of=_token_mean)
 PERPLEXITY = Estimator(description="exp of the mean over tokens", of=_token_mean, back=np.exp)
 
@@ -135,9 +131,7 @@ def _cluster_mean(scores: list[Score]) -> ClusterMean:
     return ClusterMean(mean=mean, weight=weight, n_scored=len(scored), n_unscored=len(scores) - len(scored))
 
 
-def paired_clusters(
-    a: Iterable[Score], b: Iterable[Score]
-) -> tuple[dict[str, ClusterMean], dict[str, ClusterMean]]:
+def paired_clusters(a: Iterable[Score], b: Iterable[Score]) -> tuple[dict[str, ClusterMean], dict[str, ClusterMean]]:
     """Both sides over the same items: those scored on both, of the clients that occur on both.
 
     An item of such a client that lacks a score on either side counts as unscored on both; otherwise a model
@@ -178,9 +172,7 @@ def summarise(
     """
     names = [name for name in sorted(clusters) if clusters[name].mean is not None]
     columns = _columns(clusters, names)
-    estimate, low, high, interval = _estimate(
-        estimator.of, columns, estimator.smooth, resampling or Resampling()
-    )
+    estimate, low, high, interval = _estimate(estimator.of, columns, estimator.smooth, resampling or Resampling())
     with np.errstate(over="ignore"):  # a perplexity beyond the largest float is shown as not computed
         shown = [_finite(estimator.back(np.asarray(x))) for x in (estimate, low, high)]
     return _summary(shown, interval, len(names), list(clusters.values()))
@@ -201,9 +193,7 @@ def paired_difference(
     names = [name for name in shared if a[name].mean is not None and b[name].mean is not None]
 
     def difference(*columns: Array) -> Array:
-        return np.asarray(
-            estimator.back(estimator.of(*columns[:2])) - estimator.back(estimator.of(*columns[2:]))
-        )
+        return np.asarray(estimator.back(estimator.of(*columns[:2])) - estimator.back(estimator.of(*columns[2:])))
 
     columns = [*_columns(a, names), *_columns(b, names)]
     with np.errstate(over="ignore", invalid="ignore"):

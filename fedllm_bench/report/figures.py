@@ -124,9 +124,7 @@ def _draw_rounds(axes: Axes, rounds: Sequence[Mapping[str, Any]]) -> tuple[int, 
         label="training, 10th to 90th percentile",
     )
     means = [values.mean() for _, values in losses]
-    axes.plot(
-        numbers, means, color=COLOURS["train"], linewidth=1.6, label="training, mean over the round's clients"
-    )
+    axes.plot(numbers, means, color=COLOURS["train"], linewidth=1.6, label="training, mean over the round's clients")
     counts = [len(values) for _, values in losses]
     return min(counts), max(counts)
 
@@ -142,9 +140,7 @@ def _draw_heldout(axes: Axes, heldout: Sequence[Heldout]) -> None:
         bars = None if low is None or high is None else [[mean - low], [high - mean]]
         text = f"held-out, {name}: {mean:.3f}" + ("" if bars is None else " [95% CI]")
         axes.axhline(mean, color=COLOURS[side], linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.errorbar(
-            number, mean, bars, color=COLOURS[side], marker="o", markersize=5, capsize=3, label=text
-        )
+        axes.errorbar(number, mean, bars, color=COLOURS[side], marker="o", markersize=5, capsize=3, label=text)
 
 
 # --- per client
@@ -220,9 +216,7 @@ def _draw_points(
 # --- tasks
 
 
-def tasks(
-    payload: Mapping[str, Any], out_dir: Path, *, metric: str = "mini_exact", label: str = ""
-) -> list[Path]:
+def tasks(payload: Mapping[str, Any], out_dir: Path, *, metric: str = "mini_exact", label: str = "") -> list[Path]:
     """Bars of each view of `metric`, with 95% intervals; nothing is written where there is no view."""
     prefix = f"{metric}_"
     views = {name: entry for name, entry in payload["metrics"].items() if name.startswith(prefix)}

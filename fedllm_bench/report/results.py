@@ -134,9 +134,7 @@ def views_of(info: MetricInfo, scores: ScoreSet) -> list[View]:
 
 
 def _loss_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
-    perplexity = replace(
-        info, name="perplexity", unit="perplexity", description="exp of the mean loss of a token"
-    )
+    perplexity = replace(info, name="perplexity", unit="perplexity", description="exp of the mean loss of a token")
     tail = worst_tenth(higher_is_better=info.higher_is_better)
     return [
         View(info=_named(info, "tokens"), keep=is_seen, estimator=MEAN_OVER_TOKENS),
@@ -172,9 +170,7 @@ def _named(info: MetricInfo, suffix: str, only: str = "") -> MetricInfo:
 
 
 def _in_group(**wanted: str) -> Keep:
-    return lambda score: (
-        is_seen(score) and all(score.group.get(key) == value for key, value in wanted.items())
-    )
+    return lambda score: is_seen(score) and all(score.group.get(key) == value for key, value in wanted.items())
 
 
 VIEWS: dict[str, Callable[[MetricInfo, Sequence[Score]], list[View]]] = {

@@ -66,9 +66,7 @@ def terminal_table(payload: Payload, width: int = 100) -> str:
             *_aligned([columns[0], *_local_columns()], with_local),
         ]
     legend = [*_legend(payload, local), *_unscored(metrics), *_cost(payload["cost"])]
-    return "\n".join(
-        [_title(payload), "", *table, "", *(line for item in legend for line in _wrapped(item, width))]
-    )
+    return "\n".join([_title(payload), "", *table, "", *(line for item in legend for line in _wrapped(item, width))])
 
 
 def _columns(local: bool) -> list[Column]:
@@ -143,10 +141,7 @@ def _how(payload: Payload) -> str:
     entries = payload["metrics"].values()
     summaries = [s for entry in entries for s in (entry["difference"], entry["difference_to_local"]) if s]
     units = sorted({summary["unit_of_resampling"] for summary in summaries}) or ["client"]
-    kinds = {
-        kind: _numbers(s["n"] for s in summaries if s["interval"] == kind)
-        for kind in ("bootstrap", "t", "none")
-    }
+    kinds = {kind: _numbers(s["n"] for s in summaries if s["interval"] == kind) for kind in ("bootstrap", "t", "none")}
     names = {"bootstrap": "bootstrap over {} clients", "t": "Student's t over {} clients"}
     used = [text.format(kinds[kind]) for kind, text in names.items() if kinds[kind]]
     method = "; ".join(used) if used else "none could be computed"
@@ -173,12 +168,8 @@ def _unscored(metrics: Mapping[str, Entry]) -> list[str]:
     """One line for each metric with starred numbers."""
     lines = []
     for name, entry in metrics.items():
-        starred = {
-            label: entry[side] for side, label in SIDES.items() if entry[side] and entry[side]["n_unscored"]
-        }
-        counts = [
-            f"{label} {s['n_unscored']} of {s['n_unscored'] + s['n_scored']}" for label, s in starred.items()
-        ]
+        starred = {label: entry[side] for side, label in SIDES.items() if entry[side] and entry[side]["n_unscored"]}
+        counts = [f"{label} {s['n_unscored']} of {s['n_unscored'] + s['n_scored']}" for label, s in starred.items()]
         lines += [f"* items not scored, in no mean: {name}: {', '.join(counts)}"] if counts else []
     return lines
 

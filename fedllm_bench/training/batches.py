@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedllm_bench.config import RunConfig
 from fedllm_bench.data.tokens import TokenRow
 
 StepPlan = tuple[tuple[int, ...], ...]  # the row numbers of each micro-batch of a step
@@ -26,6 +27,16 @@ def choose_clients(seed: int, round_num: int, num_clients: int, per_round: int) 
     """The clients of a round, uniformly without replacement, sorted."""
     rng = np.random.default_rng([seed, round_num])
     return sorted(int(k) for k in rng.choice(num_clients, per_round, replace=False))
+
+
+def schedule(config: RunConfig, num_clients: int) -> list[list[int]]:
+    """The clients of every round, a function of the seed."""
+    federation = config.federation
+    federation.check(num_clients)
+    return [
+        choose_clients(config.seed, round_num, num_clients, federation.clients_per_round)
+        for round_num in range(federation.rounds)
+    ]
 
 
 def plan_steps(

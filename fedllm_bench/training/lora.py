@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedllm_bench.config import Lora
@@ -19,12 +20,35 @@ from fedllm_bench.trees import Tree
 PREFIX = "base_model.model."  # PEFT's names for the tensors of a wrapped model
 
 
+@dataclass(frozen=True)
+class Masks:
+    """Dropout of one forward pass: a seeded stream for each client, and how its rows lie in the batch.
+
+    `num_rows` rows of each client are padded to a common length; `lengths` are the clients' own, so that a
+    client's masks do not depend on who shares its pass.
+    """
+
+    streams: Sequence[torch.Generator]
+    num_rows: int
+    lengths: Sequence[int]
+
+    def draw(self, keep: float, x_KNI: Tensor) -> Tensor:
+        """1 / `keep` where a value stays and 0 where it is dropped, of the shape of `x_KNI`."""
+        padded = x_KNI.shape[1] // self.num_rows
+        drawn = []
+        for stream, length in zip(self.streams, self.lengths, strict=True):
+            mask = torch.empty(self.num_rows, length, x_KNI.shape[2], device=x_KNI.device)
+            mask.bernoulli_(keep, generator=stream)
+            drawn.append(F.pad(mask, (0, 0, 0, padded - length)))
+        return (torch.stack(drawn).view(x_KNI.shape) / keep).to(x_KNI.dtype)
+
+
 @dataclass
 class Switch:
-    """What every LoRA layer of a model reads in a forward pass: one seeded stream of masks for each client."""
+    """What every LoRA layer of a model reads in a forward pass; without `masks` nothing is dropped."""
 
     dropout: float = 0.0
-    streams: Sequence[torch.Generator] = field(default_factory=tuple)  # empty: no dropout
+    masks: Masks | None = None
 
 
 class LoraLinear(nn.Module):
@@ -41,20 +65,12 @@ class LoraLinear(nn.Module):
         if self.a_KrI is None or self.b_KOr is None:
             return out
         num_clients = self.a_KrI.shape[0]
-        x_KNI = self._drop(x.reshape(num_clients, -1, x.shape[-1]))
+        x_KNI = x.reshape(num_clients, -1, x.shape[-1])
+        if self.switch.masks is not None and self.switch.dropout:
+            x_KNI = x_KNI * self.switch.masks.draw(1 - self.switch.dropout, x_KNI)
         low_KNr = x_KNI @ self.a_KrI.mT.to(x.dtype)
-        out_KNO = low_KNr @ self.b_KOr.mT.to(x.dtype)
-        return out + self.scale * out_KNO.view(out.shape)
-
-    def _drop(self, x_KNI: Tensor) -> Tensor:
-        if not self.switch.streams or not self.switch.dropout:
-            return x_KNI
-        keep = 1 - self.switch.dropout
-        masks = [
-            torch.empty(x_KNI.shape[1:], device=x_KNI.device).bernoulli_(keep, generator=stream)
-            for stream in self.switch.streams
-        ]
-        return x_KNI * (torch.stack(masks) / keep).to(x_KNI.dtype)
+        out_KNO = out.view(num_clients, -1, out.shape[-1])
+        return out_KNO.baddbmm(low_KNr, self.b_KOr.mT.to(x.dtype), alpha=self.scale).view(out.shape)
 
 
 def insert(base: nn.Module, lora: Lora) -> tuple[dict[str, LoraLinear], Switch]:

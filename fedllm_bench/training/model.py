@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import as_file, files
-from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fedllm_bench.config import EMBEDDED_MODEL, Lora, Model
+from fedllm_bench import models
+from fedllm_bench.config import Lora, Model
 from fedllm_bench.errors import UserError
 from fedllm_bench.training import lora as lora_layers
 from fedllm_bench.trees import Tree
@@ -27,7 +26,6 @@ class LoraModel:
     tokenizer: Any
     layers: dict[str, lora_layers.LoraLinear]
     switch: lora_layers.Switch
-    hash: str  # of the base's weights
 
     @property
     def device(self) -> torch.device:
@@ -67,45 +65,18 @@ def load_model(config: Model, lora: Lora, device: str = "cpu") -> LoraModel:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _location(config.name) as place:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision or "main")
-            base = AutoModelForCausalLM.from_pretrained(
-                place, revision=config.revision or "main", dtype=getattr(torch, config.dtype)
-            )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise UserError(
-                f"MODEL={config.name}: not a causal language model that can be loaded ({reason.strip()[:200]}); "
-                "give a folder in Hugging Face format, a hub id that is in the local cache, or 'mini'"
-            ) from error
+    folder = models.locate(config.name, config.revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.dtype))
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise models.not_a_model(config.name, error) from error
     base = base.to(device).eval()
-    digest = weights_hash(base)
     layers, switch = lora_layers.insert(base, lora)
-    model = LoraModel(base, tokenizer, layers, switch, digest)
+    model = LoraModel(base, tokenizer, layers, switch)
     _check_tokenizer(model, config.name)
     _check_head(model, config.name)
     return model
-
-
-@contextmanager
-def _location(name: str) -> Iterator[str]:
-    if name != EMBEDDED_MODEL:
-        if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-            raise UserError(f"MODEL={name}: no such folder; give a folder in Hugging Face format or 'mini'")
-        yield name
-        return
-    with as_file(files("fedllm_bench.data.mini") / "base") as folder:
-        yield str(folder)
-
-
-def weights_hash(base: nn.Module) -> str:
-    """sha256 over names, shapes and bytes of all parameters."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(base.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _check_tokenizer(model: LoraModel, name: str) -> None:

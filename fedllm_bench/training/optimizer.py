@@ -46,4 +46,5 @@ OPTIMIZERS: dict[str, Step] = {"adamw": adamw, "sgd": sgd}
 def clip(grad: Tensor, max_norm: float) -> Tensor:
     """Scale each client's gradient, a row of shape (P,), to norm `max_norm` where it is longer."""
     norms = grad.norm(dim=-1, keepdim=True)
-    return grad * (max_norm / (norms + 1e-6)).clamp(max=1.0)  # 1e-6 as in torch.nn.utils.clip_grad_norm_
+    factors: Tensor = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    return grad * factors  # 1e-6 as in torch.nn.utils.clip_grad_norm_

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fedllm_bench.errors import UserError
 from fedllm_bench.files import read_jsonl, write_jsonl
 from fedllm_bench.methods.base import FedAvg, Server, Upload
 from fedllm_bench.progress import track
-from fedllm_bench.training.batches import choose_clients, plan_steps
+from fedllm_bench.training.batches import plan_steps, schedule
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.checkpoint import ClientStates, load_server, save_server
 from fedllm_bench.training.engines import MapBlocks
@@ -59,19 +60,8 @@ class Mean:
 
     def value(self) -> Upload:
         return {
-            key: {name: tensor / self.weights[key] for name, tensor in tree.items()}
-            for key, tree in self.total.items()
+            key: {name: tensor / self.weights[key] for name, tensor in tree.items()} for key, tree in self.total.items()
         }
-
-
-def schedule(config: RunConfig, num_clients: int) -> list[list[int]]:
-    """The clients of every round, a function of the seed."""
-    federation = config.federation
-    federation.check(num_clients)
-    return [
-        choose_clients(config.seed, round_num, num_clients, federation.clients_per_round)
-        for round_num in range(federation.rounds)
-    ]
 
 
 def run_rounds(run: Run, params: Tree) -> Server:
@@ -100,7 +90,7 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
     local = replace(config.local, lr=config.local.lr_at(round_num, config.federation.rounds))
     chosen = [client for client in chosen if run.only is None or client in run.only]
     mean, results = Mean({}, {}), []
-    blocks = ([task] for task in _tasks(run, server, chosen))
+    blocks = batched(_tasks(run, server, chosen), config.local.block_size)
     for answered in run.map_blocks(message, blocks, local):
         for result in answered:  # in client order: floating-point sums are reproducible
             results.append(_summary(result))
@@ -121,6 +111,13 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
         "seconds": round(time.perf_counter() - started, 4),
     }
     return after, record
+
+
+def batched(tasks: Iterable[ClientTask], size: int) -> Iterator[list[ClientTask]]:
+    """Blocks of `size` clients in their order, the last one smaller."""
+    left = iter(tasks)
+    while block := list(islice(left, size)):
+        yield block
 
 
 def _tasks(run: Run, server: Server, chosen: Iterable[int]) -> Iterator[ClientTask]:

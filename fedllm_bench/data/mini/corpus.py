@@ -30,15 +30,26 @@ from fedllm_bench.data.mini.world import (
 )
 
 NUM_NAMES = 150
-SHARES = {"known": 0.46, "fresh": 0.05, "told": 0.08, "sum": 0.14, "translation": 0.15, "list": 0.07, "style": 0.05}
+SHARES = {
+    "known": 0.46,
+    "fresh": 0.05,
+    "told": 0.08,
+    "sum": 0.14,
+    "translation": 0.15,
+    "list": 0.07,
+    "style": 0.05,
+}
 
 
-def items(seed: int) -> Iterator[Item]:
-    """An endless stream of pre-training items, a function of the seed."""
+def items(seed: int, *, known_names: bool = True) -> Iterator[Item]:
+    """An endless stream of pre-training items, a function of the seed.
+
+    Without `known_names` all questions are about fresh names, which suits the training of a tokenizer.
+    """
     rng = np.random.default_rng([seed, 2])
     world = make_world(seed, NUM_NAMES, evaluation=False)
     fresh = np.array([name for name in name_space(False) if name not in set(world.names)])
-    kinds = list(SHARES)
+    kinds = list(SHARES) if known_names else ["fresh" if kind == "known" else kind for kind in SHARES]
     shares = np.array(list(SHARES.values()))
     while True:
         for kind in rng.choice(kinds, 1024, p=shares / shares.sum()):
@@ -77,8 +88,6 @@ def _told(name: str, language: int, style: int, rng: np.random.Generator) -> Ite
     relation, value = int(rng.integers(NUM_RELATIONS)), int(rng.integers(NUM_VALUES))
     teller = int(rng.integers(NUM_LANGUAGES))
     speech = words.languages[teller]
-    told = speech.tell.format(
-        name=name, relation=speech.relations[relation], value=words.word(relation, value, teller)
-    )
+    told = speech.tell.format(name=name, relation=speech.relations[relation], value=words.word(relation, value, teller))
     asked = _ask(name, relation, value, language, style, rng)
     return Item(f"{told} {asked.prompt}", asked.completion, language, "facts")

@@ -6,6 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Lexicon:
         return self.values[relation][value][language]
 
 
-def _tuples(value: object) -> object:
+def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
@@ -45,10 +46,6 @@ def lexicon() -> Lexicon:
     """The lexicon of the package, read once."""
     text = (files("fedllm_bench.data.mini") / "lexicon.toml").read_text(encoding="utf-8")
     table = tomllib.loads(text)
-    languages = tuple(
-        Language(**{key: _tuples(value) for key, value in row.items()}) for row in table["languages"]
-    )
-    values = tuple(
-        tuple(tuple(words) for words in relation_values) for relation_values in table["values"].values()
-    )
+    languages = tuple(Language(**{key: _tuples(value) for key, value in row.items()}) for row in table["languages"])
+    values = tuple(tuple(tuple(words) for words in relation_values) for relation_values in table["values"].values())
     return Lexicon(languages, values)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -118,9 +119,7 @@ def _shares(rng: np.random.Generator, weights: np.ndarray) -> tuple[float, ...]:
     return tuple(float(share) for share in rng.dirichlet(weights))
 
 
-def _known_facts(
-    region: int, size: int, population: Population, rng: np.random.Generator
-) -> tuple[Fact, ...]:
+def _known_facts(region: int, size: int, population: Population, rng: np.random.Generator) -> tuple[Fact, ...]:
     everything = [(n, r) for n in range(population.num_names) for r in range(NUM_RELATIONS)]
     if population.everyone_knows:
         return tuple(everything)
@@ -142,13 +141,9 @@ def make_rows(population: Population) -> list[Answered]:
     held: dict[str, set[Fact]] = {user.user_id: set() for user in users}
     for row in train:
         held[row.user_id].add(row.item.fact)
-    taught = {prompt: True for prompt in (row.item.prompt for row in train)}
+    taught = {row.item.prompt for row in train}
     above = users[: population.num_users]
-    test = [
-        row
-        for i, user in enumerate(above)
-        for row in _heldout_rows(i, user, world, population.seed, held, set(taught))
-    ]
+    test = [row for i, user in enumerate(above) for row in _heldout_rows(i, user, world, population.seed, held, taught)]
     return train + test
 
 
@@ -190,7 +185,7 @@ def _heldout_rows(
     for task, facts, holder in wanted:
         pair = pairs[int(rng.integers(len(pairs)))]
         fact = facts[int(rng.integers(len(facts)))] if facts else (0, 0)
-        item = _fresh(lambda t=task, f=fact, p=pair: _item(t, user, world, f, p, rng), seen)
+        item = _fresh(partial(_item, task, user, world, fact, pair, rng), seen)
         if item is not None:
             seen.add(item.prompt)
             rows.append(Answered(user.user_id, "test", item, holder))

@@ -1,0 +1,84 @@
+# FedLLM-Bench. `make help` lists every target with its variables.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?=
+VENV ?= .venv
+DATASET ?= aya
+METHOD ?= fedavg
+PROFILE ?=
+SEED ?=
+ENGINE ?=
+SPLIT ?=
+MODEL ?=
+METRICS ?=
+SET ?=
+OUT ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CLI := $(BIN)/fedllm-bench
+# each word of SET is one --set; an empty variable adds no option
+OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(SEED),--seed '$(SEED)') \
+	$(if $(ENGINE),--engine '$(ENGINE)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
+	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
+
+.PHONY: help setup bench test test-slow test-gpu check format mini-model clean
+
+help:
+	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models'
+	@echo
+	@echo '  make bench       run one cell and show its results, as'
+	@echo '                     make bench DATASET=aya METHOD=fedprox'
+	@echo '                     make bench METHOD=fedavg SEED=1 SET="local.lr=1e-4 federation.rounds=20"'
+	@echo '                   DATASET  data set (aya)               METHOD   local fedavg fedprox'
+	@echo '                   PROFILE  mini | paper (by GPU)        SEED     whole number (0)'
+	@echo '                   SPLIT    folder of a client split     MODEL    folder, hub id or mini'
+	@echo '                   METRICS  names with commas            SET      settings, separated by spaces'
+	@echo '                   ENGINE   inprocess                    OUT      folder of all runs (runs)'
+	@echo '  make test        unit tests, under 3 minutes'
+	@echo '  make test-slow   end to end: killed runs, set-up in a fresh clone, the commands of the README'
+	@echo '  make test-gpu    tests that need a CUDA GPU'
+	@echo '  make check       formatter, linter and type checker'
+	@echo '  make format      let the formatter and linter mend what they can'
+	@echo '  make mini-model  pre-train the embedded base model again (about ten minutes on 2 cores)'
+	@echo '  make setup       only create the environment (every other target does so when needed)'
+	@echo '  make clean       remove caches of tools; runs and the environment stay'
+	@echo
+	@echo '  PYTHON  interpreter for the environment (first of python3.13 .. python3.11, python3 that is 3.11 or newer)'
+	@echo '  VENV    folder of the environment (.venv)'
+
+setup: $(STAMP)
+
+# Rebuilt only when what is to be installed changes; the stamp is written last, so a broken set-up is repeated.
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@sh .ci/setup.sh '$(VENV)' '$(PYTHON)'
+	@touch $@
+
+bench: $(STAMP)
+	@$(CLI) bench '$(DATASET)' '$(METHOD)' $(OPTIONS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP)
+	@$(BIN)/python -m pytest -m gpu
+
+check: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+mini-model: $(STAMP)
+	@$(BIN)/python -m fedllm_bench.data.mini.pretrain
+
+clean:
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

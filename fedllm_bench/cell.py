@@ -1,0 +1,69 @@
+"""One cell of the benchmark: what names it, where it lies, and whether it is finished.
+
+Nothing here loads torch, so that a finished run is shown at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench import files, models
+from fedllm_bench.config import RunConfig
+from fedllm_bench.data.manifest import Split, open_split
+from fedllm_bench.errors import UserError
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid: its config, split and base model, and the folder that these name."""
+
+    config: RunConfig
+    split: Split
+    root: Path
+    threads: int
+
+    @cached_property
+    def model_folder(self) -> Path:
+        return models.locate(self.config.model.name, self.config.model.revision)
+
+    @cached_property
+    def base_hash(self) -> str:
+        return models.fingerprint(self.model_folder)
+
+    @cached_property
+    def hash(self) -> str:
+        """Names what the results depend on: settings and contents, not where the contents lie."""
+        base = replace(self.config.model, name=self.base_hash)
+        settings = replace(self.config, split=self.split.hash, model=base).to_dict()
+        return files.sha256_json(settings)[:10]
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.root / self.split.name / self.config.method.name / f"s{self.config.seed}-{self.hash}"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The results of a run that ended before; None where there are none."""
+        path = self.folder / RESULTS
+        return files.read_json(path) if path.is_file() else None
+
+
+def resolve_split(config: RunConfig) -> Split:
+    """The split the user named, else the embedded one. Raises a :class:`UserError` where there is neither."""
+    if config.split is not None:
+        split = open_split(Path(config.split).expanduser())
+        if split.task != config.data.task:
+            raise UserError(
+                f"SPLIT={config.split}: its task is {split.task}, {config.dataset} needs {config.data.task}"
+            )
+        return split
+    from fedllm_bench.data.mini.dataset import BUILDERS, mini_split
+
+    if config.dataset not in BUILDERS:
+        known = ", ".join(sorted(BUILDERS))
+        raise UserError(f"no mini variant of {config.dataset} yet; there is one of {known}; or give SPLIT=DIR")
+    return mini_split(config.dataset, config.data.world_seed, files.cache_root())

@@ -1,0 +1,117 @@
+"""The command `fedllm-bench`: one sub-command for each stage. It parses, calls and prints; logic lies elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from fedllm_bench import __version__
+from fedllm_bench.commands import bench, data
+from fedllm_bench.errors import UserError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+EPILOG = """start with:
+  fedllm-bench bench aya fedprox
+  fedllm-bench data build aya --raw FILE_OR_FOLDER --out DIR
+
+Each sub-command has its own --help with examples.
+"""
+
+
+# glibc gives blocks above 32 MB back to the kernel and faults them in again at each step, which costs a
+# third of a training step on a CPU. It reads these only when a process starts.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line, with the nearest option there is."""
+
+    def error(self, message: str) -> NoReturn:
+        kind, _, rest = message.partition(": ")
+        if kind == "unrecognized arguments":
+            given = rest.split()[0].partition("=")[0]
+            near = difflib.get_close_matches(given, set(_options(self)), n=1, cutoff=0.5)
+            message = f"no option {given}" + (f"; did you mean {near[0]}?" if near else "")
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The options of a parser and of all its sub-commands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from _options(child)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="fedllm-bench",
+        description="Benchmark suite for federated learning of large language models.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"fedllm-bench {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="log more, and show tracebacks of bad input")
+    subparsers = parser.add_subparsers(title="sub-commands", required=True, metavar="COMMAND")
+    for command in (bench, data):
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command. Exit codes: 0 done, 2 bad input (one clear line), 130 interrupted."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(
+        format="%(message)s", level=logging.DEBUG if args.verbose else logging.WARNING, stream=sys.stderr
+    )
+    logging.getLogger("fedllm_bench").setLevel(logging.DEBUG if args.verbose else logging.INFO)
+    quiet_libraries()
+    try:
+        code: int = args.run(args)
+        return code
+    except KeyboardInterrupt:
+        return _fail("interrupted; what is done is kept, and the same command goes on from there", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at exit
+        return 0
+    except UserError as error:
+        if args.verbose:
+            logging.exception("bad input")
+        return _fail(str(error), BAD_INPUT)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"{error.strerror}{where}; what is done is kept: make room, then give the same command", BAD_INPUT)
+
+
+def entry() -> NoReturn:
+    """The installed command: :func:`main` in a process that was started with our allocator settings."""
+    training = sys.argv[1:2] == ["bench"] and sys.platform == "linux"
+    if training and not ALLOCATOR.keys() & os.environ.keys():
+        os.execve(sys.executable, [sys.executable, "-m", "fedllm_bench", *sys.argv[1:]], {**os.environ, **ALLOCATOR})
+    sys.exit(main())
+
+
+def quiet_libraries() -> None:
+    """No progress bars and notices of libraries between our own lines."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # before tokenizers is loaded
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"fedllm-bench: {message}\n")
+    return code

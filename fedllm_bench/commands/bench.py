@@ -1,0 +1,159 @@
+"""`fedllm-bench bench`: one cell of the benchmark, from presets to a table of results."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedllm_bench.errors import UserError
+from fedllm_bench.preflight import choose_profile, model_available, paper_problems
+
+if TYPE_CHECKING:
+    from fedllm_bench.cell import Cell
+    from fedllm_bench.config import RunConfig
+
+log = logging.getLogger(__name__)
+EXAMPLES = """examples:
+  fedllm-bench bench aya fedprox
+  fedllm-bench bench aya fedavg --seed 1 --set local.lr=1e-3 --set federation.rounds=10
+  fedllm-bench bench aya local --set evaluation.local_clients=0       (all clients, not a sample of 12)
+  fedllm-bench bench aya fedprox --profile mini --split my-split      (own split, embedded base model)
+  fedllm-bench bench aya fedprox --explain                            (every setting and where it comes from)
+
+A run that was interrupted goes on where it stopped when the same command is given again; a finished one
+is shown at once. Results lie in OUT/<dataset>/<method>/s<seed>-<hash>/.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "bench",
+        help="run one cell of the benchmark: a data set and a method",
+        description="Run one cell of the benchmark: data, base scores, training, scores, local baseline, report.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("dataset", help="a preset of data set, as aya")
+    parser.add_argument("method", help="a federated method or baseline, as fedprox")
+    parser.add_argument("--profile", help="mini (embedded world, CPU) or paper (published setting); default: by GPU")
+    parser.add_argument("--seed", type=int, default=0, help="of schedule, adapter and dropout (default 0)")
+    parser.add_argument("--engine", default="inprocess", help="where clients are trained (default inprocess)")
+    parser.add_argument("--split", metavar="DIR", help="a client split made by `fedllm-bench data build`")
+    parser.add_argument("--model", help="base model: a folder, an id of the hub, or mini")
+    parser.add_argument("--metrics", help="metrics with commas between, as heldout,mini_exact")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting; may be repeated",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
+    parser.add_argument("--explain", action="store_true", help="show the resolved settings and stop")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from fedllm_bench import presets
+
+    cuda = has_cuda()
+    profile, sentence = choose_profile(args.profile, cuda)
+    _say(sentence)
+    options = {key: getattr(args, key) for key in ("seed", "engine", "split", "model", "metrics")}
+    names = (args.dataset, args.method, profile, args.overrides)
+    config = presets.load(*names, **options)
+    if args.explain:
+        return _explain(config, presets.explain(*names, **options))
+    cell = open_cell(config, args.out, cuda)
+    payload = cell.finished()
+    if payload is None:
+        payload = _run(cell)
+    else:
+        _say(f"Finished before; nothing to do (remove {cell.folder} to run it again).")
+    _show(cell, payload)
+    return 0
+
+
+def open_cell(config: RunConfig, out: Path, cuda: bool) -> Cell:
+    """Check what the run needs before anything is loaded."""
+    from fedllm_bench.cell import Cell, resolve_split
+
+    if config.profile == "paper":
+        _check_paper(config, cuda)
+    return Cell(config, resolve_split(config), out, num_threads())
+
+
+def _check_paper(config: RunConfig, cuda: bool) -> None:
+    problems = paper_problems(
+        config,
+        cuda=cuda,
+        model_found=model_available(config.model.name, config.model.revision),
+        split_found=config.split is not None and (Path(config.split).expanduser() / "manifest.json").is_file(),
+    )
+    if problems:
+        raise UserError("PROFILE=paper cannot start:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def has_cuda() -> bool:
+    """Whether torch sees a CUDA GPU; torch is loaded only where a driver is there, since that takes seconds."""
+    if not (shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists()):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def num_threads() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run(cell: Cell) -> dict[str, object]:
+    manifest = cell.split.manifest
+    rows = sum(client.train for client in manifest.clients)
+    _say(
+        f"Data {cell.split.name}: {len(manifest.clients)} clients, {rows} training rows, split {cell.split.hash[:10]}."
+    )
+    _say(f"Run folder {cell.folder}")
+    from fedllm_bench.stages import run_cell
+
+    return run_cell(cell)
+
+
+def _show(cell: Cell, payload: dict[str, object]) -> None:
+    from fedllm_bench.report.tables import terminal_table
+
+    _say("")
+    _say(terminal_table(payload, shutil.get_terminal_size((110, 24)).columns))
+    _say("")
+    _say(f"Results   {cell.folder / 'results.json'}")
+    _say(f"Figures   {cell.folder / 'figures'}")
+    kept = "adapters" if (cell.folder / "adapters").is_dir() else "adapter"
+    _say(f"Adapter   {cell.folder / kept}  (PEFT format)")
+
+
+def _explain(config: RunConfig, sources: dict[str, str]) -> int:
+    values = _flat(config.to_dict())
+    for key, source in sources.items():
+        _say(f"{key} = {values.get(key)!r:<40} {source}")
+    return 0
+
+
+def _flat(table: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in table.items():
+        name = prefix + key.replace("constants", "")
+        flat |= _flat(value, f"{name}.".replace("..", ".")) if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

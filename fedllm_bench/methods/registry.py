@@ -1,0 +1,25 @@
+"""From a run's config to its method, with the constants checked against the method's own fields."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedllm_bench.config import RunConfig
+from fedllm_bench.errors import UserError
+from fedllm_bench.methods import METHODS
+from fedllm_bench.methods.base import FedAvg
+
+
+def make_method(config: RunConfig) -> FedAvg:
+    """The method of a config; a :class:`UserError` for one that is not there yet or a constant out of range."""
+    name, constants = config.method.name, dict(config.method.constants)
+    if name not in METHODS:
+        raise UserError(f"the method {name} has a preset but no code yet; there are {', '.join(sorted(METHODS))}")
+    values = {"weighting": config.federation.weighting, **constants}
+    try:
+        return TypeAdapter(METHODS[name]).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        problems = [f"method.{'.'.join(map(str, e['loc']))}: got {e['input']!r}, {e['msg']}" for e in error.errors()]
+        raise UserError("; ".join(problems)) from error

@@ -1,0 +1,47 @@
+"""Scores of adapters on held-out items, kept as JSON lines in a run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from fedllm_bench import files
+from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.items import HeldoutItem
+from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.progress import track
+from fedllm_bench.setup import Bench
+from fedllm_bench.trees import Tree
+
+Scores = dict[str, list[Score]]  # by metric
+
+
+def evaluate(bench: Bench, pairs: Sequence[tuple[Tree | None, Sequence[HeldoutItem]]], label: str) -> Scores:
+    """Every metric under each adapter (None is the base alone) on its items."""
+    scores: Scores = {name: [] for name in bench.metrics}
+    work = [(name, adapter, items) for adapter, items in pairs for name in bench.metrics]
+    for name, adapter, items in track(work, f"score {label}", len(work)):
+        with bench.model.using(adapter):
+            scores[name] += METRICS[name].score(bench.model, items, bench.settings)
+    return scores
+
+
+def saved_scores(folder: Path, side: str, metrics: Iterable[str], compute: Callable[[], Scores]) -> Scores:
+    """The scores in `folder`/scores, computed and written there when one is missing."""
+    names = list(metrics)
+    if not all(_score_file(folder, side, name).is_file() for name in names):
+        found = compute()
+        for name in names:
+            files.make_folder(_score_file(folder, side, name).parent)
+            files.write_jsonl(_score_file(folder, side, name), [score.to_dict() for score in found[name]])
+    return read_scores(folder, side, names)
+
+
+def read_scores(folder: Path, side: str, metrics: Iterable[str]) -> Scores:
+    return {
+        name: [Score.from_dict(row) for row in files.read_jsonl(_score_file(folder, side, name))] for name in metrics
+    }
+
+
+def _score_file(folder: Path, side: str, metric: str) -> Path:
+    return folder / "scores" / f"{metric}.{side}.jsonl"

@@ -1,0 +1,95 @@
+"""A cell with everything loaded: base model, tokenised clients, held-out items, method."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from fedllm_bench import files
+from fedllm_bench.cell import Cell
+from fedllm_bench.config import RunConfig
+from fedllm_bench.data.chat import template_text
+from fedllm_bench.data.clients import Clients, sample_by_size
+from fedllm_bench.data.tokens import tokenise_split
+from fedllm_bench.errors import UserError, unknown
+from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.registry import make_method
+from fedllm_bench.metrics.items import HeldoutItem, heldout_items, load_probes
+from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.training.batches import schedule
+from fedllm_bench.training.lora import initial_adapter
+from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.trees import Tree
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A cell with everything loaded."""
+
+    cell: Cell
+    model: LoraModel
+    clients: Clients
+    items: Sequence[HeldoutItem]
+    settings: EvalSettings
+    metrics: tuple[str, ...]
+
+    @property
+    def config(self) -> RunConfig:
+        return self.cell.config
+
+    @cached_property
+    def method(self) -> FedAvg:
+        return make_method(self.config)
+
+    @cached_property
+    def initial(self) -> Tree:
+        tree = initial_adapter(self.model.layers, self.config.lora.rank, self.config.seed)
+        return {name: tensor.to(self.model.device) for name, tensor in tree.items()}
+
+    @cached_property
+    def local_sample(self) -> list[int]:
+        """The clients of the baseline `local`: a sample by size of those whom the schedule visits, or all."""
+        count = self.config.evaluation.local_clients
+        sizes = [len(self.clients.train_rows[client]) for client in self.clients.ids]
+        visited = {client for chosen in schedule(self.config, len(sizes)) for client in chosen}
+        return sample_by_size(sizes, sorted(visited) if count else range(len(sizes)), count)
+
+
+def load_bench(cell: Cell) -> Bench:
+    """Load the base model, tokenise the split (or read both from the cache)."""
+    config = cell.config
+    config.federation.check(len(cell.split.manifest.clients))
+    metrics = usable_metrics(cell)
+    torch.set_num_threads(cell.threads)
+    model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
+    template = template_text(config.data.template)
+    tokens = tokenise_split(cell.split, model.tokenizer, template, config.local.sequence_length, files.cache_root())
+    clients = Clients(cell.split, tokens)
+    evaluation = config.evaluation
+    settings = EvalSettings(
+        template=template, batch_tokens=evaluation.batch_tokens, max_new_tokens=evaluation.max_new_tokens
+    )
+    return Bench(cell, model, clients, heldout_items(clients), settings, metrics)
+
+
+def usable_metrics(cell: Cell) -> tuple[str, ...]:
+    """The metrics of the config that this split has items for; a :class:`UserError` when none is left."""
+    names = cell.config.evaluation.metrics
+    for name in names:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+    probes = bool(load_probes(cell.split))
+    left_out = [name for name in names if METRICS[name].needs_probes and not probes]
+    if left_out:
+        log.info("left out: %s (only for the embedded mini world's questions)", ", ".join(left_out))
+    usable = tuple(name for name in names if name not in left_out)
+    if not usable:
+        raise UserError(f"METRICS={','.join(names)}: none fits the split {cell.split.name}; add heldout")
+    return usable

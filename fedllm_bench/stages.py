@@ -1,0 +1,152 @@
+"""The stages of a cell: base scores, training, scores, the local baseline, report.
+
+Each stage writes files into the run's folder, whole or not at all, and is skipped when they are there.
+So a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from fedllm_bench import files, provenance
+from fedllm_bench.cell import Cell
+from fedllm_bench.clock import Clock
+from fedllm_bench.config import Method
+from fedllm_bench.errors import UserError
+from fedllm_bench.methods.base import Server
+from fedllm_bench.metrics.items import of_clients
+from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.report.run import write_report
+from fedllm_bench.scoring import Scores, evaluate, read_scores, saved_scores
+from fedllm_bench.setup import Bench, load_bench
+from fedllm_bench.training import engines
+from fedllm_bench.training.adapter import save_adapter
+from fedllm_bench.training.checkpoint import ClientStates
+from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.trees import Tree
+
+log = logging.getLogger(__name__)
+BASELINE = "local"
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Run what is left of the cell's stages and return its results (docs/results.md).
+
+    Raises a :class:`UserError` when another process works on the same folder.
+    """
+    files.make_folder(cell.folder)
+    try:
+        with FileLock(cell.folder / ".lock", timeout=0):
+            return cell.finished() or _run_stages(load_bench(cell))
+    except Timeout as error:
+        raise UserError(
+            f"{cell.folder}: another process is running this; wait for it, or change SEED or OUT"
+        ) from error
+
+
+def _run_stages(bench: Bench) -> dict[str, Any]:
+    folder = bench.cell.folder
+    _describe(bench)
+    clock = Clock(folder / "seconds.json")
+    with clock.stage("score the base"):
+        before = score_base(bench)
+    with clock.stage("train"):
+        server = train(bench)
+    with clock.stage("score"):
+        after = saved_scores(folder, "after", bench.metrics, lambda: score_after(bench, server))
+    with clock.stage("local baseline"):
+        local = None if bench.method.personal else score_local(bench)
+    with clock.stage("report"):
+        return write_report(bench, before, after, local, clock.seconds)
+
+
+def _describe(bench: Bench) -> None:
+    """What a run folder says of its origin; written once, so that a resumed run keeps its first plan."""
+    cell, folder = bench.cell, bench.cell.folder
+    if (folder / "environment.json").is_file():
+        return
+    files.write_json(folder / "config.json", cell.config.to_dict())
+    data = {"split": cell.split.name, "split_hash": cell.split.hash, "base_hash": cell.base_hash}
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    environment = provenance.environment(threads=cell.threads, gpus=gpus)
+    files.write_json(folder / "environment.json", {**environment, "data": data})
+
+
+def score_base(bench: Bench) -> Scores:
+    """The base model's scores; they do not depend on method or seed, so runs share them through the cache."""
+    config = bench.config
+    key = files.sha256_json(
+        {
+            "base": bench.cell.base_hash,
+            "dtype": config.model.dtype,
+            "split": bench.cell.split.hash,
+            "template": bench.settings.template,
+            "sequence_length": config.local.sequence_length,
+            "max_new_tokens": bench.settings.max_new_tokens,
+            "batch_tokens": bench.settings.batch_tokens,
+            "threads": bench.cell.threads,
+            "versions": {name: METRICS[name].info.version for name in bench.metrics},
+        }
+    )
+    cache = files.make_folder(files.cache_root() / "base_scores" / key[:20])
+    shared = saved_scores(cache, "before", bench.metrics, lambda: evaluate(bench, [(None, bench.items)], "base"))
+    return saved_scores(bench.cell.folder, "before", bench.metrics, lambda: shared)
+
+
+def train(bench: Bench) -> Server:
+    """The rounds; leaves rounds.jsonl, checkpoint/ and the trained adapter."""
+    config, cell = bench.config, bench.cell
+    map_blocks = engines.ENGINES[config.engine](bench.model, bench.method)
+    only = frozenset(bench.local_sample) if bench.method.personal else None
+    run = Run(
+        config=config,
+        method=bench.method,
+        clients=bench.clients,
+        map_blocks=map_blocks,
+        folder=cell.folder,
+        only=only,
+    )
+    server = run_rounds(run, bench.initial)
+    for name, adapter in final_adapters(bench, server).items():
+        if not (cell.folder / name).is_dir():
+            save_adapter(cell.folder / name, adapter, config.lora, str(cell.model_folder))
+    return server
+
+
+def final_adapters(bench: Bench, server: Server) -> dict[str, Tree]:
+    """Folder name -> adapter: one for all clients, or under `local` one of each trained client."""
+    if not bench.method.personal:
+        return {"adapter": server.params}
+    return {f"adapters/c{client:06d}": own_adapter(bench, server, client) for client in bench.local_sample}
+
+
+def own_adapter(bench: Bench, server: Server, client: int) -> Tree:
+    """What one client answers with; a client that was never chosen stays at the start."""
+    states = ClientStates(bench.cell.folder / "checkpoint" / "clients")
+    state = states.get(client, bench.method.client_init(server.params), server.round)
+    return bench.method.serve(server.params, state)
+
+
+def score_after(bench: Bench, server: Server) -> Scores:
+    if not bench.method.personal:
+        return evaluate(bench, [(server.params, bench.items)], bench.config.method.name)
+    pairs = []
+    for client in bench.local_sample:
+        items = of_clients(bench.items, [bench.clients.ids[client]])
+        pairs.append((own_adapter(bench, server, client), items))
+    return evaluate(bench, pairs, bench.config.method.name)
+
+
+def score_local(bench: Bench) -> Scores:
+    """The scores of clients who trained alone: a run of its own, which all methods of a seed share."""
+    config = replace(bench.config, method=Method(name=BASELINE, constants={}))
+    cell = replace(bench.cell, config=config)
+    if cell.finished() is None:
+        log.info("the baseline `local` (in %s)", cell.folder)
+        run_cell(cell)
+    return read_scores(cell.folder, "after", bench.metrics)
