@@ -15,6 +15,11 @@ METRICS ?=
 SET ?=
 OUT ?=
 
+# a misspelt variable would be ignored in silence, and another run be shown than was asked for
+KNOWN := PYTHON VENV DATASET METHOD PROFILE SEED ENGINE SPLIT MODEL METRICS SET OUT
+UNKNOWN := $(filter-out $(KNOWN),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
+$(if $(UNKNOWN),$(error no variable $(UNKNOWN); there are: $(KNOWN) (see make help)))
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLI := $(BIN)/fedllm-bench

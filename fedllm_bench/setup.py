@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,8 +25,6 @@ from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel, load_model
 from fedllm_bench.trees import Tree
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Bench:
@@ -50,8 +47,7 @@ class Bench:
 
     @cached_property
     def initial(self) -> Tree:
-        tree = initial_adapter(self.model.layers, self.config.lora.rank, self.config.seed)
-        return {name: tensor.to(self.model.device) for name, tensor in tree.items()}
+        return initial_adapter(self.model.layers, self.config.lora.rank, self.config.seed)
 
     @cached_property
     def local_sample(self) -> list[int]:
@@ -62,11 +58,17 @@ class Bench:
         return sample_by_size(sizes, sorted(visited) if count else range(len(sizes)), count)
 
 
+def check_cell(cell: Cell) -> None:
+    """Raise a :class:`UserError` for what can be known to fail before anything is loaded or written."""
+    cell.config.federation.check(len(cell.split.manifest.clients))
+    make_method(cell.config)
+    usable_metrics(cell)
+
+
 def load_bench(cell: Cell) -> Bench:
     """Load the base model, tokenise the split (or read both from the cache)."""
-    config = cell.config
-    config.federation.check(len(cell.split.manifest.clients))
-    metrics = usable_metrics(cell)
+    check_cell(cell)
+    config, metrics = cell.config, usable_metrics(cell)
     torch.set_num_threads(cell.threads)
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
     template = template_text(config.data.template)
@@ -80,16 +82,16 @@ def load_bench(cell: Cell) -> Bench:
 
 
 def usable_metrics(cell: Cell) -> tuple[str, ...]:
-    """The metrics of the config that this split has items for; a :class:`UserError` when none is left."""
+    """The metrics that this split has items for: those on the mini world's questions need its probes.
+
+    Raises a :class:`UserError` for an unknown metric, or when none is left.
+    """
     names = cell.config.evaluation.metrics
     for name in names:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
     probes = bool(load_probes(cell.split))
-    left_out = [name for name in names if METRICS[name].needs_probes and not probes]
-    if left_out:
-        log.info("left out: %s (only for the embedded mini world's questions)", ", ".join(left_out))
-    usable = tuple(name for name in names if name not in left_out)
+    usable = tuple(name for name in names if probes or not METRICS[name].needs_probes)
     if not usable:
         raise UserError(f"METRICS={','.join(names)}: none fits the split {cell.split.name}; add heldout")
     return usable

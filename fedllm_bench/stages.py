@@ -23,7 +23,7 @@ from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.report.run import write_report
 from fedllm_bench.scoring import Scores, evaluate, read_scores, saved_scores
-from fedllm_bench.setup import Bench, load_bench
+from fedllm_bench.setup import Bench, check_cell, load_bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.adapter import save_adapter
 from fedllm_bench.training.checkpoint import ClientStates
@@ -39,14 +39,23 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
     Raises a :class:`UserError` when another process works on the same folder.
     """
+    check_cell(cell)
     files.make_folder(cell.folder)
     try:
         with FileLock(cell.folder / ".lock", timeout=0):
-            return cell.finished() or _run_stages(load_bench(cell))
+            return cell.finished() or _run_stages(load_bench(_as_planned(cell)))
     except Timeout as error:
         raise UserError(
             f"{cell.folder}: another process is running this; wait for it, or change SEED or OUT"
         ) from error
+
+
+def _as_planned(cell: Cell) -> Cell:
+    """The cell with the thread count of its first session: another one would round sums differently."""
+    plan = cell.folder / "plan.json"
+    if not plan.is_file():
+        files.write_json(plan, {"threads": cell.threads, "block_size": cell.config.local.block_size})
+    return replace(cell, threads=files.read_json(plan)["threads"])
 
 
 def _run_stages(bench: Bench) -> dict[str, Any]:

@@ -36,6 +36,11 @@ def num_bytes(trees: Mapping[str, Mapping[str, Tensor]]) -> int:
     return sum(t.numel() * t.element_size() for tree in trees.values() for t in tree.values())
 
 
+def moved_to(device: torch.device, trees: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tree]:
+    """A message, an upload or a client's state on another device."""
+    return {key: {name: tensor.to(device) for name, tensor in tree.items()} for key, tree in trees.items()}
+
+
 @dataclass(frozen=True)
 class Layout:
     """Names, shapes and order of a tree's tensors, to move between a tree and one vector."""

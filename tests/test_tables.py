@@ -27,6 +27,7 @@ def entry(unit, higher, before, after, difference, local=None, to_local=None) ->
 PAYLOAD = {
     "schema_version": 1,
     "run": {"dataset": "mini-aya", "method": "fedprox", "profile": "mini", "track": "mini", "seed": 3},
+    "data": {"local_clients": ["user-004", "user-017"]},
     "cost": {
         "bytes_up": 5_200_000, "bytes_down": 10_400_000, "seconds": {"data": 1.25, "train": 65.0},
         "peak_memory_bytes": 1_300_000_000, "peak_gpu_bytes": None,
@@ -76,8 +77,16 @@ def test_legend_says_what_was_resampled_and_the_costs():
         "communication: 5.2 MB up, 10.4 MB down",
         "wall time: data 1.2 s, train 1 min 05 s (total 1 min 06 s)",
         "peak memory: 1.3 GB",
+        "each trained alone (user-004, user-017)",
+        "(embedded model and invented world)",
     ):
         assert part in text
+
+
+def test_real_rows_on_the_embedded_model_are_not_called_an_invented_world():
+    real = copy.deepcopy(PAYLOAD)
+    real["run"]["dataset"] = "aya-custom"
+    assert "(embedded model)" in terminal_table(real, 120).splitlines()[0]
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

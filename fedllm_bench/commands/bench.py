@@ -65,13 +65,13 @@ def run(args: argparse.Namespace) -> int:
 
     cuda = has_cuda()
     profile, sentence = choose_profile(args.profile, cuda)
-    _say(sentence)
     options = {key: getattr(args, key) for key in ("seed", "engine", "split", "model", "metrics")}
     names = (args.dataset, args.method, profile, args.overrides)
     config = presets.load(*names, **options)
     if args.explain:
         return _explain(config, presets.explain(*names, **options))
     cell = open_cell(config, args.out, cuda)
+    _say(sentence)
     payload = cell.finished()
     if payload is None:
         payload = _run(cell)
@@ -142,7 +142,7 @@ def _show(cell: Cell, payload: dict[str, object]) -> None:
 def _explain(config: RunConfig, sources: dict[str, str]) -> int:
     values = _flat(config.to_dict())
     for key, source in sources.items():
-        _say(f"{key} = {values.get(key)!r:<40} {source}")
+        _say(f"{key} = {values.get(key)}".ljust(64) + source)
     return 0
 
 

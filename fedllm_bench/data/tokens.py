@@ -74,10 +74,36 @@ def tokenise_split(
         }
     )
     folder = cache / "tokens" / key[:20]
-    if not (folder / "counts.json").is_file():
+    parts = _cached(folder)
+    if parts is None:
         with files.new_folder(folder) as part:
             _write(part, split, tokenizer, template, sequence_length)
-    return {name: _open(folder, name) for name in PARTS}
+        parts = {name: _open(folder, name) for name in PARTS}
+    _report_losses(parts, sequence_length)
+    return parts
+
+
+def _cached(folder: Path) -> dict[str, TokenPart] | None:
+    """What an earlier call left; None where a file is missing or damaged."""
+    try:
+        return {name: _open(folder, name) for name in PARTS}
+    except (OSError, EOFError, ValueError, KeyError):
+        return None
+
+
+def _report_losses(parts: dict[str, TokenPart], sequence_length: int) -> None:
+    cut = sum(part.num_cut for part in parts.values())
+    skipped = sum(part.num_skipped for part in parts.values())
+    left = sum(len(part) for part in parts.values())
+    if cut:
+        log.info(
+            "%d of %d rows are longer than %d tokens and were cut; %d of them keep no token of the completion "
+            "(local.sequence_length)",
+            cut,
+            left + skipped,
+            sequence_length,
+            skipped,
+        )
 
 
 def _write(folder: Path, split: Split, tokenizer: Any, template: str, sequence_length: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,6 +18,11 @@ def make_method(config: RunConfig) -> FedAvg:
     name, constants = config.method.name, dict(config.method.constants)
     if name not in METHODS:
         raise UserError(f"the method {name} has a preset but no code yet; there are {', '.join(sorted(METHODS))}")
+    taken = {field.name for field in fields(METHODS[name])}
+    if unknown := sorted(constants.keys() - taken):  # pydantic would pass over them in silence
+        raise UserError(
+            f"method.{unknown[0]}: the method {name} takes no such constant, only {', '.join(sorted(taken))}"
+        )
     values = {"weighting": config.federation.weighting, **constants}
     try:
         return TypeAdapter(METHODS[name]).validate_json(json.dumps(values), strict=True)

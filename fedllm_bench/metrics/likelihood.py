@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -83,8 +84,9 @@ class MiniChoice:
         scores = []
         for item in asked:
             losses = [next(sums) for _ in item.choices]
-            value = float(losses[0] < min(losses[1:]))
-            evidence = {"nll": [round(loss, 4) for loss in losses]}
+            finite = all(map(math.isfinite, losses))  # else the model diverged: no answer, not a wrong one
+            value = float(losses[0] < min(losses[1:])) if finite else math.nan
+            evidence = {"nll": [round(loss, 4) for loss in losses]} if finite else {}
             scores.append(
                 Score(item.row.row_id, value, evidence=evidence, cluster=item.row.client_id, group=item.group)
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fedllm_bench.files import make_folder, write_bytes
+from fedllm_bench.report.names import short_name
 from fedllm_bench.report.results import ClientRow
 
 # the palette of Okabe and Ito: told apart with any colour vision
@@ -62,15 +62,8 @@ def _save(figure: Figure, out_dir: Path, name: str) -> list[Path]:
 
 
 def short_id(client: str, length: int = 14) -> str:
-    """A client id that fits on an axis and has glyphs in the default font.
-
-    Long ids keep both ends; ids beyond Latin letters become a hash, because a missing glyph is an empty box.
-    """
-    if any(ord(letter) > 0x24F or not letter.isprintable() for letter in client):
-        return f"#{hashlib.sha256(client.encode()).hexdigest()[:8]}"
-    tail = 4
-    short = client if len(client) <= length else f"{client[: length - tail - 1]}…{client[-tail:]}"
-    return short.replace("$", r"\$")  # two dollars would begin a formula
+    """A client id that fits on an axis and has glyphs in the default font."""
+    return short_name(client, length).replace("$", r"\$")  # two dollars would begin a formula
 
 
 def _title(axes: Axes, label: str, text: str) -> None:

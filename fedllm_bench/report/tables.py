@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fedllm_bench.report.names import short_name
+
 Payload = Mapping[str, Any]
 Entry = Mapping[str, Any]
 Column = tuple[str, Callable[[str, Entry], str]]
 
 SIDES = {"before": "base", "after": "after", "local": "local"}
 MISSING = "-"
+NAMED_CLIENTS = 12  # more names than these would hide the table
 
 
 def number(value: float | None) -> str:
@@ -117,14 +120,15 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _title(payload: Payload) -> str:
     run = payload["run"]
-    mini = " (embedded model and invented world)" if run["track"] == "mini" else ""
+    world = " and invented world" if run["dataset"].startswith("mini-") else ""
+    mini = f" (embedded model{world})" if run["track"] == "mini" else ""
     return f"{run['dataset']} · {run['method']} · seed {run['seed']} · profile {run['profile']}{mini}"
 
 
 def _legend(payload: Payload, local: bool) -> list[str]:
     metrics = payload["metrics"]
     lines = [_units(metrics), "↓ lower is better, ↑ higher is better", _how(payload)]
-    return [*lines, _about_local(metrics)] if local else lines
+    return [*lines, _about_local(payload)] if local else lines
 
 
 def _units(metrics: Mapping[str, Entry]) -> str:
@@ -156,10 +160,12 @@ def _numbers(counts: Iterable[int]) -> str:
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
-def _about_local(metrics: Mapping[str, Entry]) -> str:
-    n = _numbers(entry["local"]["n"] for entry in metrics.values() if entry["local"])
+def _about_local(payload: Payload) -> str:
+    sample = [short_name(client) for client in payload["data"]["local_clients"]]
+    named = f" ({', '.join(sample)})" if len(sample) <= NAMED_CLIENTS else ""
+    n = _numbers(entry["local"]["n"] for entry in payload["metrics"].values() if entry["local"])
     return (
-        f"local: {n} clients, each trained alone; after - local is over those clients only, "
+        f"local: {n} clients, each trained alone{named}; after - local is over those clients only, "
         "so it is not the difference of the two columns"
     )
 

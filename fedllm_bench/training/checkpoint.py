@@ -26,7 +26,8 @@ def _flat(trees: Mapping[str, Tree]) -> dict[str, torch.Tensor]:
     flat = {}
     for key, tree in trees.items():
         for name, tensor in tree.items():
-            flat[f"{key}{SEPARATOR}{name}"] = tensor.detach().cpu().contiguous()
+            # a copy: safetensors refuses tensors that share memory, as a slot and the parameters may
+            flat[f"{key}{SEPARATOR}{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     return flat
 
 
@@ -42,7 +43,8 @@ def save_trees(path: Path, trees: Mapping[str, Tree], metadata: Mapping[str, Any
     from safetensors.torch import save
 
     order = {key: list(tree) for key, tree in trees.items()}
-    notes = {"metadata": json.dumps(dict(metadata)), "order": json.dumps(order)}
+    # one entry: safetensors writes several in an order that changes from call to call
+    notes = {"notes": json.dumps({"metadata": dict(metadata), "order": order})}
     write_bytes(path, save(_flat(trees), metadata=notes))
 
 
@@ -50,10 +52,10 @@ def load_trees(path: Path) -> tuple[dict[str, Tree], dict[str, Any]]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        notes = file.metadata()
+        notes = json.loads(file.metadata()["notes"])
         trees = _nested({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-    order = json.loads(notes["order"])
-    return {key: {n: trees[key][n] for n in names} for key, names in order.items()}, json.loads(notes["metadata"])
+    order = notes["order"]
+    return {key: {n: trees[key][n] for n in names} for key, names in order.items()}, notes["metadata"]
 
 
 def save_server(folder: Path, server: Server) -> None:

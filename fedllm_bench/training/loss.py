@@ -21,7 +21,8 @@ def counted_nll(model: LoraModel, batch: Batch) -> tuple[Tensor, Tensor]:
     hidden = model.hidden(batch.ids)[:, :-1]
     targets = batch.targets[:, 1:]
     rows, columns = torch.nonzero(targets != -100, as_tuple=True)
-    logits = model.logits(hidden[rows, columns]).float()
+    logits = model.logits(hidden[rows, columns])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits, targets[rows, columns], reduction="none"), rows
 
 

@@ -59,8 +59,10 @@ class Mean:
         return Mean(total, weights)
 
     def value(self) -> Upload:
+        """The mean; zero where no client had an example to count by."""
         return {
-            key: {name: tensor / self.weights[key] for name, tensor in tree.items()} for key, tree in self.total.items()
+            key: {name: tensor / (self.weights[key] or 1.0) for name, tensor in tree.items()}
+            for key, tree in self.total.items()
         }
 
 
@@ -171,5 +173,5 @@ def _check_answers(results: Sequence[dict[str, Any]], round_num: int) -> None:
         first = failed[0]
         raise UserError(
             f"round {round_num + 1}: no client has a finite answer (client {first['client_ids']}: "
-            f"{first['failure']}); lower local.lr or or local.clip; the last checkpoint stays"
+            f"{first['failure']}); lower local.lr or local.clip; the last checkpoint stays"
         )

@@ -56,7 +56,7 @@ class Population:
     seed: int
     num_users: int = 38
     num_below_cut: int = 12
-    num_names: int = 60
+    num_names: int = 40
     shuffled: bool = False
     everyone_knows: bool = False
 
@@ -125,7 +125,7 @@ def _known_facts(region: int, size: int, population: Population, rng: np.random.
         return tuple(everything)
     near = [fact for fact in everything if fact[0] % NUM_REGIONS == region]
     far = [fact for fact in everything if fact[0] % NUM_REGIONS != region]
-    count = min(max(3, size // 3), len(near))
+    count = min(max(3, size // 2), len(near))
     num_near = round(count * OWN_REGION_SHARE)
     chosen = [near[i] for i in rng.permutation(len(near))[:num_near]]
     return tuple(chosen + [far[i] for i in rng.permutation(len(far))[: count - num_near]])
@@ -138,11 +138,12 @@ def make_rows(population: Population) -> list[Answered]:
     train = [row for i, user in enumerate(users) for row in _train_rows(i, user, world, population.seed)]
     if population.shuffled:
         train = _deal(train, np.random.default_rng([population.seed, 14]))
-    held: dict[str, set[Fact]] = {user.user_id: set() for user in users}
-    for row in train:
-        held[row.user_id].add(row.item.fact)
-    taught = {row.item.prompt for row in train}
     above = users[: population.num_users]
+    held: dict[str, set[Fact]] = {user.user_id: set() for user in above}
+    for row in train:
+        if row.user_id in held:  # nobody trains on the rows of users below the cut
+            held[row.user_id].add(row.item.fact)
+    taught = {row.item.prompt for row in train}
     test = [row for i, user in enumerate(above) for row in _heldout_rows(i, user, world, population.seed, held, taught)]
     return train + test
 

@@ -19,6 +19,7 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 NUM_LANGUAGES, NUM_RELATIONS, NUM_VALUES, NUM_WORDINGS, NUM_STYLES = 8, 6, 12, 3, 3
 MAX_TERM = 30  # sums of two numbers from 1 to 30
 ME = -1  # the name index of the user speaking
+SPOKEN = ("Diga", "Dime")  # Portuguese and Spanish questions begin so: every base model has met these words
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def name_space(evaluation: bool) -> tuple[str, ...]:
     syllables = [c + v for c in CONSONANTS for v in VOWELS]
     names = [(first + second).capitalize() for first in syllables for second in syllables]
     # 7 is coprime to 70 syllables, so both parts hold every syllable in both places.
-    return tuple(name for i, name in enumerate(names) if ((i // 70 + i % 70 * 7) % 4 == 0) == evaluation)
+    part = (name for i, name in enumerate(names) if ((i // 70 + i % 70 * 7) % 4 == 0) == evaluation)
+    return tuple(name for name in part if name not in SPOKEN)
 
 
 def make_world(seed: int, num_names: int, *, evaluation: bool) -> World:

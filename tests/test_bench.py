@@ -1,0 +1,384 @@
+"""`fedllm-bench bench` end to end at tiny size, in this process but for what needs another one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bench_runs import TINY, folder_of, outcome, quiet_environment, run, words
+
+import fedllm_bench
+from fedllm_bench import cli, files, models, presets, provenance
+from fedllm_bench.cell import Cell
+from fedllm_bench.commands import bench
+from fedllm_bench.data.manifest import Split
+from fedllm_bench.methods import METHODS
+from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.report.schema import check_results
+
+NO_FIGURES = "fedllm_bench.report.run._draw"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "num_threads", lambda: 1)
+        yield
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take half of a tiny run."""
+    monkeypatch.setattr(NO_FIGURES, lambda *args: [])
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def done(tiny_split: Split, out: Path) -> Path:
+    """The folder of a finished run of FedAvg with all metrics and figures."""
+    return run("fedavg", tiny_split.folder, out)
+
+
+@pytest.fixture(scope="module")
+def less(tiny_folder: Path) -> tuple[str, ...]:
+    """Options for runs that take half a second: a smaller model, two of the metrics."""
+    return ("--model", str(tiny_folder), "--metrics", "heldout,mini_choice")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_split: Split, less: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The outcome of a run from an empty cache, without figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NO_FIGURES, lambda *args: [])
+        patch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return outcome(run("fedavg", tiny_split.folder, tmp_path_factory.mktemp("runs"), *less))
+
+
+# --- what a run leaves
+
+
+def test_results_have_the_documented_shape_and_every_number(done: Path):
+    results = files.read_json(done / "results.json")
+    check_results(results)
+    heldout = results["metrics"]["heldout"]
+    for side in ("before", "after"):
+        assert heldout[side]["ci_low"] < heldout[side]["mean"] < heldout[side]["ci_high"]
+        assert heldout[side]["n"] == results["data"]["num_clients"] == 6
+        assert heldout[side]["n_unscored"] == 0
+    assert heldout["after"]["n_scored"] == results["data"]["num_heldout_rows"]
+    assert heldout["before"]["mean"] != heldout["after"]["mean"]
+    assert heldout["local"]["n"] == len(results["data"]["local_clients"]) == 2
+    wanted = {"perplexity", "heldout_unseen", "heldout_worst_tenth", "heldout_tokens", *METRICS}
+    assert wanted <= results["metrics"].keys()
+    assert {f"mini_exact_facts_{holder}" for holder in ("self", "others")} <= results["metrics"].keys()
+
+
+def test_a_run_says_which_it_is_and_what_it_took(done: Path):
+    results = files.read_json(done / "results.json")
+    about = {key: results["run"][key] for key in ("dataset", "method", "profile", "track", "seed", "model")}
+    assert about == {
+        "dataset": "mini-aya",
+        "method": "fedavg",
+        "profile": "mini",
+        "track": "mini",
+        "seed": 0,
+        "model": "mini",
+    }
+    assert done.name == f"s0-{results['run']['config_hash']}"
+    stages = ["score the base", "train", "score", "local baseline"]
+    assert list(results["cost"]["seconds"]) == stages
+    assert all(seconds > 0 for seconds in results["cost"]["seconds"].values())
+    assert results["cost"]["peak_memory_bytes"] > 50e6
+    adapter = (done / "adapter" / "adapter_model.safetensors").stat().st_size
+    sent = results["cost"]["bytes_up"] / 6  # two rounds of three clients
+    assert sent == results["cost"]["bytes_down"] / 6
+    assert 0 <= adapter - sent < 10_000  # the file has a header
+
+
+def test_the_run_folder_holds_its_config_origin_plan_rounds_scores_and_figures(done: Path, tiny_split: Split):
+    config = files.read_json(done / "config.json")
+    assert config["federation"] == {"rounds": 2, "clients_per_round": 3, "weighting": "examples"}
+    environment = files.read_json(done / "environment.json")
+    assert environment["commit"] == provenance.git_state(Path(fedllm_bench.__file__).resolve().parents[1])[0]
+    assert isinstance(environment["dirty"], bool) or environment["commit"] is None
+    assert environment["packages"]["torch"].startswith("2.")
+    assert len([version for version in environment["packages"].values() if version]) == 10
+    assert environment["data"]["split_hash"] == tiny_split.hash
+    assert environment["data"]["base_hash"] == models.fingerprint(models.locate("mini"))
+    assert files.read_json(done / "plan.json")["threads"] == 1
+    rounds = files.read_jsonl(done / "rounds.jsonl")
+    assert [(record["round"], len(record["client_ids"])) for record in rounds] == [(1, 3), (2, 3)]
+    assert {path.name for path in (done / "scores").iterdir()} == {
+        f"{metric}.{side}.jsonl" for metric in METRICS for side in ("before", "after")
+    }
+    figures = {path.name: path.read_bytes()[:5] for path in (done / "figures").iterdir()}
+    names = {"loss_over_rounds", "per_client", "mini_exact", "mini_choice"}
+    assert figures.keys() == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    for name, head in figures.items():
+        assert head == (b"\x89PNG\r" if name.endswith("png") else b"<?xml")
+    assert not list(done.rglob("*.part"))
+
+
+def test_plain_peft_loads_the_adapter_with_the_same_heldout_loss(done: Path, tiny_split: Split):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained(models.locate("mini"), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(models.locate("mini"))
+    rows = {(row.client_id, row.row_id): row for row in tiny_split.rows("heldout")[::5]}
+
+    def losses(model: Any) -> dict[tuple[str, str], float]:
+        found = {}
+        for key, row in rows.items():
+            prompt = tokenizer(f"<|user|> {row.prompt}<|assistant|>")["input_ids"]
+            completion = tokenizer(f" {row.completion}<|end|>")["input_ids"]
+            labels = torch.tensor([[-100] * len(prompt) + completion])
+            with torch.no_grad():
+                found[key] = float(model(input_ids=torch.tensor([prompt + completion]), labels=labels).loss)
+        return found
+
+    for side, model in (("before", base), ("after", None)):
+        model = model or PeftModel.from_pretrained(base, done / "adapter").eval()
+        scores = files.read_jsonl(done / "scores" / f"heldout.{side}.jsonl")
+        ours = {(s["cluster"], s["item_id"]): s["value"] for s in scores if (s["cluster"], s["item_id"]) in rows}
+        theirs = losses(model)
+        assert ours.keys() == theirs.keys()
+        assert len(ours) > 8
+        assert [ours[key] for key in rows] == pytest.approx([theirs[key] for key in rows], rel=1e-4)
+
+
+# --- the second call
+
+
+def test_a_second_identical_call_shows_the_finished_results_at_once(
+    done: Path, out: Path, tiny_split: Split, capsys, monkeypatch
+):
+    def refuse(*args: object) -> None:
+        raise AssertionError("a finished run was run again")
+
+    monkeypatch.setattr("fedllm_bench.stages.load_bench", refuse)
+    monkeypatch.setattr("fedllm_bench.stages.run_cell", refuse)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert cli.main(words("fedavg", tiny_split.folder, out)) == 0
+    shown = capsys.readouterr().out
+    assert "Finished before" in shown
+    assert "heldout" in shown
+    assert str(done / "results.json") in shown
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_finished_run_is_shown_without_loading_torch(done: Path, out: Path, tiny_split: Split):
+    code = (
+        "import sys; from fedllm_bench import cli; from fedllm_bench.commands import bench;"
+        "bench.has_cuda = lambda: False;"  # which asks torch where there is a driver
+        "assert cli.main(sys.argv[1:]) == 0; assert not {'torch', 'transformers', 'peft'} & sys.modules.keys()"
+    )
+    command = [sys.executable, "-c", code, *words("fedavg", tiny_split.folder, out)]
+    shown = subprocess.run(command, capture_output=True, text=True, env=quiet_environment(out / "none"), check=True)
+    assert "Finished before" in shown.stdout
+    assert not shown.stderr
+
+
+# --- the same run again
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_same_settings_give_the_same_bits_in_another_folder(
+    undisturbed: dict[str, Any], tiny_split: Split, less: tuple[str, ...], tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path / "cache"))
+    again = outcome(run("fedavg", tiny_split.folder, tmp_path, *less))
+    assert again == undisturbed
+    assert len(again["files"]) == 2 + 4 + 1  # adapter, scores, config
+
+
+def cell_of(split: Split, *more: str, method: str = "fedavg", threads: int = 1, **options: Any) -> Cell:
+    config = presets.load("aya", method, "mini", [*TINY, *more], split=str(split.folder), **options)
+    return Cell(config, split, Path("runs"), threads)
+
+
+def test_every_setting_that_changes_results_names_another_folder(
+    tiny_split: Split, tiny_folder: Path, tmp_path_factory
+):
+    same = cell_of(tiny_split)
+    other_split = Split(tiny_split.folder, tiny_split.manifest)
+    others = [
+        cell_of(tiny_split, seed=1),
+        cell_of(tiny_split, "local.lr=1e-4"),
+        cell_of(tiny_split, "federation.rounds=3"),
+        cell_of(tiny_split, "evaluation.bootstrap_samples=201"),
+        cell_of(tiny_split, metrics="heldout"),
+        cell_of(tiny_split, model=str(tiny_folder)),
+        cell_of(tiny_split, method="fedprox"),
+        cell_of(tiny_split, "method.mu=0.5", method="fedprox"),
+        cell_of(tiny_split, method="local"),
+    ]
+    folders = [cell.folder for cell in (same, *others)]
+    assert len(set(folders)) == len(folders) == 10
+    assert cell_of(other_split, threads=2).folder == same.folder  # where and how it is computed is no setting
+
+
+def test_a_model_is_named_by_its_content_not_by_its_place(tiny_split: Split, tiny_folder: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in tiny_folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    first = cell_of(tiny_split, model=str(tiny_folder)).folder
+    assert cell_of(tiny_split, model=str(copy)).folder == first
+    (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
+    assert cell_of(tiny_split, model=str(copy)).folder != first
+
+
+# --- methods and the baseline
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.usefixtures("no_figures")
+def test_every_method_runs(method: str, tiny_split: Split, less: tuple[str, ...], tmp_path: Path, capsys):
+    folder = run(method, tiny_split.folder, tmp_path, *less)
+    results = files.read_json(folder / "results.json")
+    check_results(results)
+    assert len(METHODS) >= 3
+    assert results["metrics"]["heldout"]["difference"]["mean"] != 0  # something was trained
+    personal = METHODS[method].personal
+    assert (results["metrics"]["heldout"]["local"] is None) == personal
+    assert (results["cost"]["bytes_up"] == 0) == personal
+    assert (folder / "adapter").is_dir() != personal
+    assert method in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_local_trains_each_sampled_client_alone(tiny_split: Split, less: tuple[str, ...], tmp_path: Path):
+    folder = run("local", tiny_split.folder, tmp_path, *less)
+    results = files.read_json(folder / "results.json")
+    sampled = results["data"]["local_clients"]
+    ids = [client.id for client in tiny_split.manifest.clients]
+    assert len(sampled) == 2
+    adapters = {ids[int(path.name[1:])]: path / "adapter_model.safetensors" for path in (folder / "adapters").iterdir()}
+    assert adapters.keys() == set(sampled)
+    assert len({path.read_bytes() for path in adapters.values()}) == 2
+    trained = {client for record in files.read_jsonl(folder / "rounds.jsonl") for client in record["client_ids"]}
+    assert trained == set(sampled)
+    scored = {score["cluster"] for score in files.read_jsonl(folder / "scores" / "heldout.after.jsonl")}
+    assert scored == set(sampled)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_baseline_is_run_once_for_all_methods_of_a_seed(
+    tiny_split: Split, less: tuple[str, ...], tmp_path: Path, monkeypatch
+):
+    trained: list[str] = []
+    from fedllm_bench import stages
+
+    real = stages.run_rounds
+
+    def counted(run_: Any, params: Any) -> Any:
+        trained.append(run_.config.method.name)
+        return real(run_, params)
+
+    monkeypatch.setattr(stages, "run_rounds", counted)
+    folders = [run(m, tiny_split.folder, tmp_path, *less) for m in ("fedavg", "fedprox", "local")]
+    assert sorted(trained) == ["fedavg", "fedprox", "local"]
+    fedavg, fedprox, local = (files.read_json(folder / "results.json") for folder in folders)
+    heldout = [results["metrics"]["heldout"] for results in (fedavg, fedprox, local)]
+    assert heldout[0]["local"] == heldout[1]["local"] == heldout[2]["after"]
+    assert heldout[0]["after"] != heldout[1]["after"]
+    assert fedavg["data"]["local_clients"] == local["data"]["local_clients"]
+
+
+# --- one process at a time, and after a failure
+
+
+def test_a_second_process_on_the_same_run_is_told_so(tiny_split: Split, tmp_path: Path, capsys):
+    cell = Cell(
+        presets.load("aya", "fedavg", "mini", TINY, split=str(tiny_split.folder)), tiny_split, tmp_path / "runs", 1
+    )
+    cell.folder.mkdir(parents=True)
+    code = "import sys; from filelock import FileLock\nwith FileLock(sys.argv[1]): print('held', flush=True); input()"
+    command = [sys.executable, "-c", code, str(cell.folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert cli.main(words("fedavg", tiny_split.folder, tmp_path / "runs")) == 2
+        holder.communicate("\n")
+    assert "another process is running this" in capsys.readouterr().err
+    assert {path.name for path in cell.folder.iterdir()} == {".lock"}
+
+
+FAULTS = [
+    ("fedllm_bench.stages.score_base", 1),
+    ("fedllm_bench.stages.train", 1),
+    ("fedllm_bench.training.rounds._one_round", 2),
+    ("fedllm_bench.training.rounds.save_server", 2),
+    ("fedllm_bench.stages.save_adapter", 1),
+    ("fedllm_bench.stages.score_after", 1),
+    ("fedllm_bench.scoring._score_file", 9),
+    ("fedllm_bench.stages.score_local", 1),
+    ("fedllm_bench.training.rounds._one_round", 4),  # in the baseline
+    ("fedllm_bench.stages.save_adapter", 3),
+    ("fedllm_bench.stages.write_report", 1),  # of the baseline
+    ("fedllm_bench.stages.write_report", 2),
+    ("fedllm_bench.report.run.write_results", 2),
+]
+
+
+@pytest.mark.parametrize(("where", "call"), FAULTS, ids=[f"{where[13:]}-{call}" for where, call in FAULTS])
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_that_failed_anywhere_goes_on_to_the_same_bits(
+    where: str,
+    call: int,
+    undisturbed: dict[str, Any],
+    tiny_split: Split,
+    less: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch,
+):
+    monkeypatch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path / "cache"))
+    module, _, name = where.rpartition(".")
+    real = getattr(sys.modules[module], name)
+    calls = 0
+
+    def failing(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise RuntimeError("power cut")
+        return real(*args, **options)
+
+    monkeypatch.setattr(where, failing)
+    command = words("fedavg", tiny_split.folder, tmp_path, *less)
+    with pytest.raises(RuntimeError, match="power cut"):
+        cli.main(command)
+    assert not (folder_of("fedavg", tmp_path) / "results.json").exists()
+    assert cli.main(command) == 0
+    assert outcome(folder_of("fedavg", tmp_path)) == undisturbed
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_resumed_run_keeps_the_plan_of_its_first_session(
+    tiny_split: Split, less: tuple[str, ...], tmp_path: Path, monkeypatch
+):
+    command = words("fedavg", tiny_split.folder, tmp_path, *less)
+    with monkeypatch.context() as patch:
+        patch.setattr("fedllm_bench.stages.train", lambda bench: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cli.main(command)
+    folder = folder_of("fedavg", tmp_path)
+    written = {name: (folder / name).read_text() for name in ("plan.json", "environment.json", "config.json")}
+    monkeypatch.setattr(bench, "num_threads", lambda: 2)
+    used: list[int] = []
+    monkeypatch.setattr("fedllm_bench.setup.torch.set_num_threads", used.append)
+    assert cli.main(command) == 0
+    assert set(used) == {1}
+    assert {name: (folder / name).read_text() for name in written} == written
+    assert files.read_json(folder / "seconds.json")["train"] > 0

@@ -1,0 +1,75 @@
+"""The loss of clients who share a batch, against the loss that the model of transformers computes itself."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny import CPU, VOCABULARY, random_part
+
+from fedllm_bench.data.tokens import TokenRow
+from fedllm_bench.training.batches import Batch, collate
+from fedllm_bench.training.loss import client_losses, counted_nll
+
+ROWS = list(random_part(seed=8, num_rows=6))
+
+
+def count(rows: list[TokenRow]) -> int:
+    return sum(row.num_counted for row in rows)
+
+
+def hf_loss(model, rows: list[TokenRow]) -> float:
+    batch = collate(rows, CPU)
+    with torch.no_grad():
+        return model.base(input_ids=batch.ids, labels=batch.targets).loss.item()
+
+
+def test_the_loss_of_one_client_is_that_of_transformers(tiny_model):
+    ours = client_losses(tiny_model, collate(ROWS, CPU), 1, torch.tensor([count(ROWS)]))
+    assert ours.shape == (1,)
+    assert ours.item() == pytest.approx(hf_loss(tiny_model, ROWS), rel=1e-5)
+    assert ours.item() > math.log(VOCABULARY) / 2  # a random model: neither 0 nor an average over all tokens
+
+
+def test_each_client_has_the_loss_of_its_own_rows(tiny_model):
+    own = [ROWS[:2], ROWS[2:4], ROWS[4:]]
+    losses = client_losses(tiny_model, collate(ROWS, CPU), 3, torch.tensor([count(rows) for rows in own]))
+    assert losses.tolist() == pytest.approx([hf_loss(tiny_model, rows) for rows in own], rel=1e-5)
+    assert len(set(losses.tolist())) == 3
+
+
+def test_losses_of_micro_batches_add_up_to_the_mean_over_the_step(double_model):
+    counted = torch.tensor([count(ROWS)])
+    whole = client_losses(double_model, collate(ROWS, CPU), 1, counted)
+    parts = [client_losses(double_model, collate(rows, CPU), 1, counted) for rows in (ROWS[:1], ROWS[1:])]
+    assert whole.dtype == torch.float64
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+def test_only_counted_tokens_count(tiny_model):
+    """The last token of a row is predicted from those before it, whatever it is itself."""
+    ids = np.arange(10, 18, dtype=np.int32)
+    row = TokenRow(ids, np.array([False] * 6 + [True, False]))
+    other = TokenRow(np.where(np.arange(8) == 7, 99, ids), row.counted)
+    nll, rows = counted_nll(tiny_model, collate([row], CPU))
+    assert nll.shape == (1,)
+    assert rows.tolist() == [0]
+    assert torch.equal(nll, counted_nll(tiny_model, collate([other], CPU))[0])
+    with torch.no_grad():
+        logits = tiny_model.base(input_ids=torch.tensor([ids[:6].tolist()])).logits[0, -1]
+    assert nll.item() == pytest.approx(-logits.log_softmax(-1)[ids[6]].item(), rel=1e-5)
+
+
+def test_a_client_without_counted_tokens_has_loss_zero_and_no_gradient(tiny_model):
+    silent = TokenRow(ROWS[1].ids, np.zeros(len(ROWS[1].ids), np.bool_))
+    batch = collate([ROWS[0], silent], CPU)
+    losses = client_losses(tiny_model, batch, 2, torch.tensor([ROWS[0].num_counted, 0]))
+    assert losses[0].item() == pytest.approx(hf_loss(tiny_model, [ROWS[0]]), rel=1e-5)
+    assert losses[1].item() == 0
+
+
+def test_a_batch_without_any_counted_token_has_loss_zero(tiny_model):
+    batch = Batch(torch.arange(4, 10)[None], torch.full((1, 6), -100))
+    assert client_losses(tiny_model, batch, 1, torch.tensor([0])).tolist() == [0.0]
