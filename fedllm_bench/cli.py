@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fedllm_bench import __version__
 from fedllm_bench.commands import bench, data
@@ -36,12 +36,17 @@ ALLOCATOR = {
 class Parser(argparse.ArgumentParser):
     """Errors in one line, with the nearest option there is."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Each sub-command refuses for itself what it does not know, so that only its own options are suggested."""
+        known, extra = super().parse_known_args(args, namespace)
+        if extra:
+            self.error(f"unrecognized arguments: {' '.join(extra)}")
+        return known, extra
+
     def error(self, message: str) -> NoReturn:
         kind, _, rest = message.partition(": ")
         if kind == "unrecognized arguments":
-            given = rest.split()[0].partition("=")[0]
-            near = difflib.get_close_matches(given, set(_options(self)), n=1, cutoff=0.5)
-            message = f"no option {given}" + (f"; did you mean {near[0]}?" if near else "")
+            message = _unrecognized(rest.split()[0], set(_options(self)))
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
@@ -52,6 +57,25 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
         if isinstance(action, argparse._SubParsersAction):
             for child in action.choices.values():
                 yield from _options(child)
+
+
+def _unrecognized(word: str, options: set[str]) -> str:
+    if not word.startswith("-"):
+        return f"one word too many: {word}" + ("; write --set before each setting" if "=" in word else "")
+    given = word.partition("=")[0]
+    return f"no option {given}{_nearest(given, options)}"
+
+
+def _nearest(given: str, options: set[str]) -> str:
+    """A hint at the option, or the setting of `--set`, that is spelt most alike; "" where none is."""
+    words = {option.lstrip("-"): option for option in options}
+    if "--set" in options:
+        from fedllm_bench.config import option_types
+
+        settings = {key.rpartition(".")[2]: f"--set {key}=VALUE" for key in option_types()}
+        words = settings | words
+    near = difflib.get_close_matches(given.lstrip("-").replace("-", "_"), words, n=1, cutoff=0.6)
+    return f"; did you mean {words[near[0]]}?" if near else ""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ So a killed run goes on where it stopped.
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -43,11 +44,21 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     files.make_folder(cell.folder)
     try:
         with FileLock(cell.folder / ".lock", timeout=0):
-            return cell.finished() or _run_stages(load_bench(_as_planned(cell)))
+            return cell.finished() or _run_stages(_load(cell))
     except Timeout as error:
         raise UserError(
             f"{cell.folder}: another process is running this; wait for it, or change SEED or OUT"
         ) from error
+
+
+def _load(cell: Cell) -> Bench:
+    """The cell with everything loaded; one that cannot be loaded leaves no folder behind."""
+    try:
+        return load_bench(_as_planned(cell))
+    except UserError:
+        if {path.name for path in cell.folder.iterdir()} <= {".lock", "plan.json"}:
+            shutil.rmtree(cell.folder)
+        raise
 
 
 def _as_planned(cell: Cell) -> Cell:

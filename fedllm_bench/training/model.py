@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedllm_bench import models
@@ -68,15 +67,28 @@ def load_model(config: Model, lora: Lora, device: str = "cpu") -> LoraModel:
     folder = models.locate(config.name, config.revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        base = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.dtype))
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        base, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, config.dtype), output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except Exception as error:  # a broken config or tokenizer raises anything, a plain Exception too
         raise models.not_a_model(config.name, error) from error
+    _check_weights(found, config.name)
     base = base.to(device).eval()
     layers, switch = lora_layers.insert(base, lora)
     model = LoraModel(base, tokenizer, layers, switch)
     _check_tokenizer(model, config.name)
     _check_head(model, config.name)
     return model
+
+
+def _check_weights(found: dict[str, Any], name: str) -> None:
+    """`found` is the loading info of transformers, which leaves weights that it does not find random."""
+    wrong = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if wrong:
+        raise UserError(
+            f"MODEL={name}: {len(wrong)} weights are missing, or of another size than its config.json says, "
+            f"as {wrong[0]}; {models.ADVICE}"
+        )
 
 
 def _check_tokenizer(model: LoraModel, name: str) -> None:
