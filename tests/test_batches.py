@@ -12,8 +12,8 @@ from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.errors import UserError
 from fedllm_bench.training.batches import choose_clients, collate, plan_steps, schedule
 
-PINNED_CLIENTS = [[0, 1, 2, 9, 10, 16, 20, 26], [8, 10, 16, 18, 28, 32, 35, 36]]
-PINNED_PLAN = (((9, 5, 6), (2, 4, 7)), ((1, 3, 8), (0, 2, 3)))
+PINNED_CLIENTS = [[0, 1, 2, 9, 10, 16, 20, 26], [0, 11, 13, 14, 20, 22, 26, 27]]
+PINNED_PLAN = (((0, 6, 3), (7, 2, 1)), ((4, 5, 8), (9, 9, 8)))
 
 
 def plan(seed=0, round_num=0, client=0, *, num_rows=10, steps=4, micro_batch=3, accumulation=2):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tiny import adapter_parameters, client_task, plain_loss, plain_peft, random_part, random_tree, settings
+from tiny import CPU, adapter_parameters, client_task, plain_loss, plain_peft, random_part, random_tree, settings
 
 from fedllm_bench.config import Local
 from fedllm_bench.methods import METHODS
@@ -238,11 +239,22 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_a_failure(double_model, mo
     assert "not finite at local step 1" in str(results[0].failure)
 
 
-def test_a_clients_answer_is_its_own_memory(double_model):
+@pytest.mark.parametrize("name", METHODS)
+def test_a_clients_answer_is_its_own_memory(name, double_model, tiny_run_config):
     """A view into the block would keep the tensors of all K clients alive."""
-    start = start_of(double_model)
-    results = train_block(double_model, FedAvg(), {"params": start}, tasks_of(FedAvg(), start, settings()), settings())
-    for result in results:
-        for tensor in result.upload["delta"].values():
-            assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-            assert not tensor.requires_grad
+    method, start = make_method(tiny_run_config(name)), start_of(double_model)
+    results = train_block(double_model, method, {"params": start}, tasks_of(method, start, settings()), settings())
+    tensors = [t for r in results for trees in (r.upload, r.state) for tree in trees.values() for t in tree.values()]
+    assert len(tensors) >= len(ROWS) * len(start)
+    for tensor in tensors:
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        assert not tensor.requires_grad
+
+
+def test_no_two_steps_share_their_dropout_masks(double_model):
+    task = tasks_of(FedAvg(), start_of(double_model), settings())[0]
+    seeds = {
+        block._mask_stream(replace(task, seed=seed, round_num=round_num, client=client), number, CPU).initial_seed()
+        for seed, round_num, client, number in itertools.product(range(5), repeat=4)
+    }
+    assert len(seeds) == 5**4

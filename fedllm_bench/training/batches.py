@@ -12,6 +12,7 @@ from torch import Tensor
 from fedllm_bench.config import RunConfig
 from fedllm_bench.data.tokens import TokenRow
 
+SCHEDULE, ROWS = 0, 1  # purposes of random streams: numpy takes [3, 4] and [3, 4, 0] for the same seed
 StepPlan = tuple[tuple[int, ...], ...]  # the row numbers of each micro-batch of a step
 
 
@@ -25,7 +26,7 @@ class Batch:
 
 def choose_clients(seed: int, round_num: int, num_clients: int, per_round: int) -> list[int]:
     """The clients of a round, uniformly without replacement, sorted."""
-    rng = np.random.default_rng([seed, round_num])
+    rng = np.random.default_rng([SCHEDULE, seed, round_num])
     return sorted(int(k) for k in rng.choice(num_clients, per_round, replace=False))
 
 
@@ -45,7 +46,7 @@ def plan_steps(
     """Rows for `steps` steps: one random pass over the client's rows after another, without a gap."""
     if not steps:
         return ()
-    rng = np.random.default_rng([seed, round_num, client])
+    rng = np.random.default_rng([ROWS, seed, round_num, client])
     needed = steps * accumulation * micro_batch
     passes = [rng.permutation(num_rows) for _ in range(-(-needed // num_rows))]
     order = np.concatenate(passes)[:needed].reshape(steps, accumulation, micro_batch)

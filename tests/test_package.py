@@ -1,0 +1,230 @@
+"""What is installed and how: packages, data files, pins, lazy imports, size of the code, targets of make."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+MOVED = ("data_prep", "benchmarks", "leaderboard")  # installed as fedllm_bench.<name>
+MISSION = (
+    *("torch", "transformers", "peft", "trl", "datasets"),
+    *("pandas", "sentence-transformers", "scikit-learn", "matplotlib", "openai"),
+)
+HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "pandas", "pyarrow", "sklearn", "matplotlib")
+LONGEST_FILE, LONGEST_FUNCTION = 300, 40
+TOO_LONG: set[str] = set()  # exceptions, as "file" or "file:function"
+
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
+
+
+def listed(section: str, key: str) -> list[str]:
+    return [line for line in SETUP[section][key].splitlines() if line.strip()]
+
+
+def folder_of(package: str) -> Path:
+    name = package.removeprefix("fedllm_bench.").replace(".", "/")
+    return ROOT / name if name in MOVED else ROOT / package.replace(".", "/")
+
+
+def sources() -> list[Path]:
+    found = [path for top in ("fedllm_bench", *MOVED) for path in sorted((ROOT / top).rglob("*.py"))]
+    assert len(found) > 60
+    return found
+
+
+def modules() -> list[str]:
+    names = []
+    for path in sources():
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        names.append(f"fedllm_bench.{name}" if name.partition(".")[0] in MOVED else name)
+    return [name for name in names if not name.endswith("__main__")]  # which is the command itself
+
+
+# --- what is installed
+
+
+def test_every_folder_with_code_is_a_package_that_is_listed():
+    folders = {path.parent for path in sources()}
+    assert all((folder / "__init__.py").is_file() for folder in folders)
+    assert {folder_of(package) for package in listed("options", "packages")} == folders
+    assert len(listed("options", "packages")) == len(folders) >= 11
+    moved = dict(line.split(" = ") for line in listed("options", "package_dir"))
+    assert moved == {f"fedllm_bench.{name}": name for name in MOVED}
+
+
+def data_files() -> dict[str, set[Path]]:
+    """The files that each pattern of package_data takes along."""
+    found = {}
+    for package, patterns in SETUP["options.package_data"].items():
+        for pattern in patterns.split(","):
+            found[f"{package}: {pattern.strip()}"] = set(folder_of(package).glob(pattern.strip()))
+    return found
+
+
+def test_every_pattern_of_data_files_matches_something():
+    assert len(data_files()) >= 8
+    assert not [pattern for pattern, paths in data_files().items() if not paths]
+
+
+def test_every_data_file_travels_in_the_wheel():
+    taken = set().union(*data_files().values())
+    kinds = {".toml", ".jinja", ".json", ".safetensors", ".typed"}
+    there = {path for top in ("fedllm_bench", *MOVED) for path in (ROOT / top).rglob("*") if path.suffix in kinds} | {
+        ROOT / "fedllm_bench/py.typed"
+    }
+    assert len(there) >= 20
+    assert not there - taken
+
+
+def test_the_ten_packages_of_the_mission_are_core_dependencies():
+    core = {canonicalize_name(Requirement(line).name) for line in listed("options", "install_requires")}
+    assert len(MISSION) == len(set(MISSION)) == 10
+    assert set(MISSION) <= core
+
+
+def test_constraints_pin_every_dependency_within_its_bounds():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    versions = {canonicalize_name(name): version for name, version in pinned.items()}
+    assert len(versions) == len(pinned)
+    wanted = listed("options", "install_requires") + listed("options.extras_require", "dev")
+    assert len(wanted) > 20
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+    assert versions["torch"] == "2.13.0"
+
+
+def test_constraints_pin_what_the_dependencies_need_too():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {canonicalize_name(line.partition("==")[0]) for line in lines if not line.startswith("#")}
+    todo = {canonicalize_name(Requirement(line).name) for line in listed("options", "install_requires")}
+    needed: set[str] = set()
+    while todo:
+        name = todo.pop()
+        needed.add(name)
+        for line in importlib.metadata.requires(name) or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({**default_environment(), "extra": ""}):
+                todo |= {canonicalize_name(requirement.name)} - needed
+    bundled = {"pip", "setuptools"}  # of the environment itself
+    missing = {n for n in needed - pinned - bundled if not n.startswith(("nvidia-", "cuda-", "triton"))}
+    assert len(needed) > 40
+    assert not missing  # those of CUDA differ from machine to machine
+
+
+# --- imports
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["bench", "--help"], ["data", "build", "--help"], ["--version"]])
+def test_import_and_help_load_nothing_heavy(words: list[str]):
+    call = f"cli.main({words})" if words else "None"
+    code = (
+        f"import sys, fedllm_bench, fedllm_bench.cli as cli\ntry: {call}\nexcept SystemExit as e: assert not e.code\n"
+        f"print('LOADED', sorted(sys.modules.keys() & set({HEAVY})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_every_module_can_be_imported():
+    names = modules()
+    assert len(names) == len(set(names)) > 60
+    assert all(importlib.import_module(name) for name in names)
+
+
+def test_importing_all_modules_changes_no_global_state():
+    code = (
+        "import random, sys, warnings, numpy, torch\n"
+        "state = lambda: (torch.get_rng_state().tolist(), str(numpy.random.get_state()), random.getstate(),"
+        " torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled())\n"
+        "before = state()\n"
+        "for name in sys.argv[1:]: __import__(name)\n"
+        "assert state() == before"
+    )
+    subprocess.run([sys.executable, "-c", code, *modules()], capture_output=True, check=True)
+
+
+# --- the code itself
+
+
+def test_the_library_never_prints():
+    for path in sources():
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        printed = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+        assert not printed, f"{path}: line {printed}"
+
+
+def test_files_and_functions_are_small():
+    long = set()
+    for path in sources():
+        name, text = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > LONGEST_FILE:
+            long.add(name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION:
+                long.add(f"{name}:{node.name}")
+    assert long == TOO_LONG
+
+
+def test_no_committed_file_but_ci_names_the_shared_folder():
+    names = [*sources(), *(ROOT / "tests").glob("*.py"), *ROOT.glob("*.md"), ROOT / "Makefile"]
+    hidden = "/".join(("", "work", "shared"))
+    assert not [path for path in names if hidden in path.read_text(encoding="utf-8")]
+
+
+# --- make
+
+
+def make(*words: str) -> str:
+    done = subprocess.run(["make", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def test_make_help_names_every_target_and_variable():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    targets = set(phony.split()) - {"help"}
+    rules = set(re.findall(r"^([a-z-]+):", text, re.MULTILINE))
+    assert targets | {"help"} == rules
+    assert len(targets) >= 9
+    shown = make("help")
+    assert not [target for target in targets if f"make {target} " not in shown]
+    variables = re.findall(r"^([A-Z]+) \?=", text, re.MULTILINE)
+    assert set(variables) == {
+        *("PYTHON", "VENV", "DATASET", "METHOD", "PROFILE", "SEED"),
+        *("ENGINE", "SPLIT", "MODEL", "METRICS", "SET", "OUT"),
+    }
+    assert not [name for name in variables if not re.search(rf"\b{name}\b", shown)]
+
+
+def test_every_variable_of_make_bench_is_an_option_of_the_command():
+    given = {"DATASET": "aya", "METHOD": "fedprox", "PROFILE": "mini", "SEED": "3", "ENGINE": "inprocess"}
+    given |= {
+        "SPLIT": "my split",
+        "MODEL": "mini",
+        "METRICS": "heldout",
+        "OUT": "there",
+        "SET": "local.lr=1 lora.rank=2",
+    }
+    shown = make("--dry-run", "bench", *(f"{name}={value}" for name, value in given.items()))
+    (command,) = (line for line in shown.splitlines() if "fedllm-bench bench" in line)
+    options = "--profile 'mini' --seed '3' --engine 'inprocess' --split 'my split' --model 'mini' --metrics 'heldout'"
+    for words in ("bench 'aya' 'fedprox'", options, "--set 'local.lr=1' --set 'lora.rank=2'", "--out 'there'"):
+        assert words in re.sub(r"\s+", " ", command)
+
+
+def test_a_misspelt_variable_of_make_is_refused():
+    assert "no variable METHODS" in make("--dry-run", "bench", "METHODS=fedprox")
