@@ -53,6 +53,8 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
 def _load(cell: Cell) -> Bench:
     """The cell with everything loaded; one that cannot be loaded leaves no folder behind."""
+    for part in cell.folder.rglob("*.part"):  # what a killed session was writing; nobody else holds the lock
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
     try:
         return load_bench(_as_planned(cell))
     except UserError:

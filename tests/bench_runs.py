@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import cli, files
+import pytest
 
+from fedllm_bench import cli, files
+from fedllm_bench.commands import bench
+from fedllm_bench.report import run as report
+
+DRAW = report._draw
 TINY = (
     "federation.rounds=2",
     "federation.clients_per_round=3",
@@ -18,6 +25,23 @@ TINY = (
     "evaluation.max_new_tokens=4",
     "evaluation.bootstrap_samples=200",
 )
+
+
+@contextmanager
+def quick(*, figures: bool = False) -> Iterator[None]:
+    """One thread, no GPU, no figures (half of a tiny run), and transformers as quiet as the command makes it."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "num_threads", lambda: 1)
+        patch.setattr(bench, "has_cuda", lambda: False)
+        patch.setattr(report, "_draw", DRAW if figures else lambda *args: [])
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        yield
+    logging.set_verbosity(before)
+    logging.enable_progress_bar()
 
 
 def words(method: str, split: Path | None, out: Path, *more: str, settings: tuple[str, ...] = TINY) -> list[str]:
@@ -47,6 +71,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     kept = [*folder.glob("adapter/*"), *folder.glob("adapters/*/*"), *folder.glob("scores/*"), folder / "config.json"]
     return {
         **results,
+        "run": {key: value for key, value in results["run"].items() if key != "commit"},
         "cost": cost,
         "rounds": [{key: value for key, value in record.items() if key != "seconds"} for record in rounds],
         "files": {str(path.relative_to(folder)): files.sha256_file(path) for path in kept},
@@ -63,3 +88,23 @@ def quiet_environment(cache: Path, **more: str) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore",
         **more,
     }
+
+
+def code_of(argv: list[str]) -> int:
+    """The exit code of the command, also where argparse ends it."""
+    try:
+        return cli.main(argv)
+    except SystemExit as end:
+        return int(str(end.code))
+
+
+def assert_refused(argv: list[str], out: Path, capsys: pytest.CaptureFixture[str], *expected: str) -> None:
+    """Exit code 2, one line on standard error that holds the expected words, no run folder below `out`."""
+    capsys.readouterr()
+    assert code_of(argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("fedllm-bench")
+    for word in expected:
+        assert word in lines[0]
+    assert not list(out.rglob("s0-*"))

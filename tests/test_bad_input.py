@@ -2,61 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from bench_runs import folder_of, outcome, quiet_environment, words
+from bench_runs import assert_refused, quick, words
 
-from fedllm_bench import cli, files
-from fedllm_bench.commands import bench
 from fedllm_bench.data.manifest import Split
 
 HOME = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _small_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, no GPU, no figures; and transformers as quiet as the command itself makes it."""
-    from transformers.utils import logging
-
-    monkeypatch.setattr(bench, "num_threads", lambda: 1)
-    monkeypatch.setattr(bench, "has_cuda", lambda: False)
-    monkeypatch.setattr("fedllm_bench.report.run._draw", lambda *args: [])
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    yield
-    logging.set_verbosity(before)
-    logging.enable_progress_bar()
-
-
-def code_of(argv: list[str]) -> int:
-    """The exit code of the command, also where argparse ends it."""
-    try:
-        return cli.main(argv)
-    except SystemExit as end:
-        return int(str(end.code))
-
-
-def assert_refused(argv: list[str], out: Path, capsys: pytest.CaptureFixture[str], *expected: str) -> None:
-    """Exit code 2, one line on standard error that holds the expected words, no run folder below `out`."""
-    capsys.readouterr()
-    assert code_of(argv) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("fedllm-bench")
-    for word in expected:
-        assert word in lines[0]
-    assert not list(out.rglob("s0-*"))
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    with quick():
+        yield
 
 
 # --- the command line

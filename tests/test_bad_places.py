@@ -1,10 +1,8 @@
-"""Bad input: exit code 2, one clear line, and no run folder left behind."""
+"""Models that are none, profile paper, places that cannot be written, full disks and Ctrl-C."""
 
 from __future__ import annotations
 
 import errno
-import gzip
-import json
 import os
 import shutil
 import subprocess
@@ -14,49 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_runs import folder_of, outcome, quiet_environment, words
+from bench_runs import assert_refused, code_of, folder_of, outcome, quick, quiet_environment, words
 
 from fedllm_bench import cli, files
-from fedllm_bench.commands import bench
 from fedllm_bench.data.manifest import Split
 
 HOME = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _small_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, no GPU, no figures; and transformers as quiet as the command itself makes it."""
-    from transformers.utils import logging
-
-    monkeypatch.setattr(bench, "num_threads", lambda: 1)
-    monkeypatch.setattr(bench, "has_cuda", lambda: False)
-    monkeypatch.setattr("fedllm_bench.report.run._draw", lambda *args: [])
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    yield
-    logging.set_verbosity(before)
-    logging.enable_progress_bar()
-
-
-def code_of(argv: list[str]) -> int:
-    """The exit code of the command, also where argparse ends it."""
-    try:
-        return cli.main(argv)
-    except SystemExit as end:
-        return int(str(end.code))
-
-
-def assert_refused(argv: list[str], out: Path, capsys: pytest.CaptureFixture[str], *expected: str) -> None:
-    """Exit code 2, one line on standard error that holds the expected words, no run folder below `out`."""
-    capsys.readouterr()
-    assert code_of(argv) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("fedllm-bench")
-    for word in expected:
-        assert word in lines[0]
-    assert not list(out.rglob("s0-*"))
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    with quick():
+        yield
 
 
 # --- models
@@ -172,8 +139,6 @@ def small(tiny_folder: Path, split: Split, out: Path) -> list[str]:
 def undisturbed(tiny_folder: Path, tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "num_threads", lambda: 1)
-        patch.setattr("fedllm_bench.report.run._draw", lambda *args: [])
         patch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         assert code_of(small(tiny_folder, tiny_split, out)) == 0
     return outcome(folder_of("fedavg", out))

@@ -1,4 +1,4 @@
-"""`fedllm-bench bench` end to end at tiny size, in this process but for what needs another one."""
+"""A run that is given twice, at the same time, or again after it failed: the same bits."""
 
 from __future__ import annotations
 
@@ -9,43 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from bench_runs import TINY, folder_of, outcome, quiet_environment, run, words
+from bench_runs import TINY, folder_of, outcome, quick, run, words
 
-import fedllm_bench
-from fedllm_bench import cli, files, models, presets, provenance
+from fedllm_bench import cli, files, presets
 from fedllm_bench.cell import Cell
 from fedllm_bench.commands import bench
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.methods import METHODS
-from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.report.schema import check_results
-
-NO_FIGURES = "fedllm_bench.report.run._draw"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "num_threads", lambda: 1)
+def _quick() -> Iterator[None]:
+    with quick():
         yield
-
-
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take half of a tiny run."""
-    monkeypatch.setattr(NO_FIGURES, lambda *args: [])
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def done(tiny_split: Split, out: Path) -> Path:
-    """The folder of a finished run of FedAvg with all metrics and figures."""
-    return run("fedavg", tiny_split.folder, out)
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +33,17 @@ def less(tiny_folder: Path) -> tuple[str, ...]:
 def undisturbed(tiny_split: Split, less: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The outcome of a run from an empty cache, without figures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(NO_FIGURES, lambda *args: [])
         patch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         return outcome(run("fedavg", tiny_split.folder, tmp_path_factory.mktemp("runs"), *less))
 
 
-# --- one process at a time, and after a failure
+def test_the_same_settings_give_the_same_bits_in_another_folder(
+    undisturbed: dict[str, Any], tiny_split: Split, less: tuple[str, ...], tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path / "cache"))
+    again = outcome(run("fedavg", tiny_split.folder, tmp_path, *less))
+    assert again == undisturbed
+    assert len(again["files"]) == 2 + 4 + 1  # adapter, scores, config
 
 
 def test_a_second_process_on_the_same_run_is_told_so(tiny_split: Split, tmp_path: Path, capsys):
@@ -100,7 +80,6 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("where", "call"), FAULTS, ids=[f"{where[13:]}-{call}" for where, call in FAULTS])
-@pytest.mark.usefixtures("no_figures")
 def test_a_run_that_failed_anywhere_goes_on_to_the_same_bits(
     where: str,
     call: int,
@@ -132,7 +111,6 @@ def test_a_run_that_failed_anywhere_goes_on_to_the_same_bits(
     assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_a_resumed_run_keeps_the_plan_of_its_first_session(
     tiny_split: Split, less: tuple[str, ...], tmp_path: Path, monkeypatch
 ):
@@ -150,3 +128,20 @@ def test_a_resumed_run_keeps_the_plan_of_its_first_session(
     assert set(used) == {1}
     assert {name: (folder / name).read_text() for name in written} == written
     assert files.read_json(folder / "seconds.json")["train"] > 0
+
+
+def test_what_a_killed_session_was_writing_is_swept_away(
+    undisturbed: dict[str, Any], tiny_split: Split, less: tuple[str, ...], tmp_path: Path
+):
+    command = words("fedavg", tiny_split.folder, tmp_path, *less)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedllm_bench.stages.score_after", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cli.main(command)
+    folder = folder_of("fedavg", tmp_path)
+    (folder / "adapter.999999.part").mkdir()
+    (folder / "adapter.999999.part" / "adapter_config.json").write_text("{")
+    (folder / "scores" / "heldout.after.jsonl.part").write_text("{")
+    assert cli.main(command) == 0
+    assert not list(folder.rglob("*.part"))
+    assert outcome(folder) == undisturbed

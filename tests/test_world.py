@@ -5,18 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from fedllm_bench.data_prep.aya import COLUMNS
 
 from fedllm_bench import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.mini import corpus
-from fedllm_bench.data.mini.dataset import BUILDERS, MIN_SAMPLES, mini_split, write_raw
+from fedllm_bench.data.mini.dataset import MIN_SAMPLES, mini_split
 from fedllm_bench.data.mini.lexicon import lexicon
 from fedllm_bench.data.mini.users import (
     FEWEST,
@@ -30,7 +28,6 @@ from fedllm_bench.data.mini.users import (
     make_users,
 )
 from fedllm_bench.data.mini.world import (
-    ME,
     NUM_LANGUAGES,
     NUM_RELATIONS,
     NUM_STYLES,
@@ -45,7 +42,6 @@ from fedllm_bench.data.mini.world import (
     sum_item,
     translation_item,
 )
-from fedllm_bench.metrics.items import load_probes
 
 SEEDS = range(3)
 CORPUS_ITEMS = 20_000

@@ -1,0 +1,132 @@
+"""A real process, killed at random moments: the same command ends with the same bits as an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench_runs import TINY, folder_of, outcome, quiet_environment, words
+
+from fedllm_bench.data.manifest import Split
+
+pytestmark = pytest.mark.slow
+SETTINGS = (*TINY, "federation.rounds=12")
+KILLS = 6
+PATIENCE_SECONDS = 240
+# On one core, so that a run is not slower for whatever else the machine does, and the plan always has one thread.
+ONE_CORE = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])}); os.execv(sys.executable, sys.argv[2:])"
+
+
+def start(split: Split, out: Path, cache: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "fedllm_bench", *words("fedavg", split.folder, out, settings=SETTINGS)]
+    core = str(min(os.sched_getaffinity(0)))
+    return subprocess.Popen(
+        [sys.executable, "-c", ONE_CORE, core, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=quiet_environment(cache),
+    )
+
+
+def wait_for(process: subprocess.Popen[str], ready: Callable[[], object]) -> None:
+    """Until `ready`, or until the process has ended."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not ready() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def is_at_work(out: Path) -> bool:
+    """Whether a process holds the lock of the run; looking does not take it."""
+    inodes = {str(path.stat().st_ino) for path in out.glob("mini-aya/fedavg/s0-*/.lock")}
+    held = {line.split()[-3].rpartition(":")[2] for line in Path("/proc/locks").read_text().splitlines()}
+    return bool(inodes & held)
+
+
+def progress(out: Path) -> tuple[int, int]:
+    """Files of all runs, and rounds done."""
+    rounds = sum(len(path.read_text().splitlines()) for path in out.rglob("rounds.jsonl"))
+    return sum(path.is_file() for path in out.rglob("*")), rounds
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    return process.communicate(timeout=PATIENCE_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, float]:
+    """The outcome, and the seconds from the lock on the run to its end."""
+    out, cache = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("cache")
+    process = start(tiny_split, out, cache)
+    wait_for(process, lambda: is_at_work(out))
+    started = time.monotonic()
+    finish(process)
+    seconds = time.monotonic() - started
+    assert process.returncode == 0
+    return outcome(folder_of("fedavg", out)), seconds
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(
+    seed: int, tiny_split: Split, undisturbed: tuple[dict, float], tmp_path: Path
+):
+    expected, seconds = undisturbed
+    rng = np.random.default_rng(seed)
+    out, cache = tmp_path / "runs", tmp_path / "cache"
+    states = []
+    for _ in range(KILLS):
+        process = start(tiny_split, out, cache)
+        wait_for(process, lambda: is_at_work(out))
+        time.sleep(float(rng.uniform(0.1, 0.5)) * seconds)
+        process.send_signal(signal.SIGKILL)
+        finish(process)
+        if process.returncode != -signal.SIGKILL:
+            break  # it was done before
+        states.append(progress(out))
+    assert len(states) >= 2, "the kills came too late to say anything"
+    assert max(rounds for _, rounds in states) > 0, "the kills came too early to say anything"
+    process = start(tiny_split, out, cache)
+    _, err = finish(process)
+    assert process.returncode == 0, err
+    folder = folder_of("fedavg", out)
+    assert outcome(folder) == expected
+    assert not list(folder.rglob("*.part"))
+
+
+def test_sigint_ends_with_130_and_one_line_and_the_run_goes_on(
+    tiny_split: Split, undisturbed: tuple[dict, float], tmp_path: Path
+):
+    process = start(tiny_split, tmp_path / "runs", tmp_path / "cache")
+    wait_for(process, lambda: progress(tmp_path / "runs")[1] > 2)
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    (line,) = (line for line in err.splitlines() if "interrupted" in line)
+    assert line == err.splitlines()[-1]
+    assert "the same command goes on" in line
+    process = start(tiny_split, tmp_path / "runs", tmp_path / "cache")
+    finish(process)
+    assert process.returncode == 0
+    assert outcome(folder_of("fedavg", tmp_path / "runs")) == undisturbed[0]
+
+
+def test_two_processes_on_one_run_do_not_mix(tiny_split: Split, undisturbed: tuple[dict, float], tmp_path: Path):
+    first = start(tiny_split, tmp_path / "runs", tmp_path / "cache")
+    wait_for(first, lambda: is_at_work(tmp_path / "runs"))
+    second = start(tiny_split, tmp_path / "runs", tmp_path / "cache")
+    _, err = finish(second)
+    _, first_err = finish(first)
+    assert first.returncode == 0, first_err
+    if second.returncode != 0:  # it came while the first one was at work
+        assert second.returncode == 2
+        assert "another process is running this" in err
+    assert outcome(folder_of("fedavg", tmp_path / "runs")) == undisturbed[0]
