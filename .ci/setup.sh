@@ -20,4 +20,7 @@ if ! "$python" -m venv "$venv" >/dev/null 2>&1; then
     echo "$python cannot create $venv: install its venv package (python3-venv on Debian) or give VENV=a writable folder" >&2
     exit 2
 fi
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+quiet=--quiet
+if [ -t 1 ]; then quiet=; fi  # on a terminal pip's own progress bars tell that the minutes are well spent
+# shellcheck disable=SC2086
+"$venv/bin/python" -m pip install $quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

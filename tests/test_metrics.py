@@ -20,10 +20,11 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import SftRow
 from fedllm_bench.data.tokens import TokenRow, tokenise_split
 from fedllm_bench.metrics import likelihood
-from fedllm_bench.metrics.base import MetricInfo
+from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.batching import by_length
 from fedllm_bench.metrics.items import HeldoutItem, heldout_items, load_probes, of_clients
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice, summed_nll
+from fedllm_bench.metrics.mini import MiniExact
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.metrics.stats import Resampling
@@ -184,6 +185,17 @@ def test_a_loss_that_is_not_finite_is_unscored(tiny_model: LoraModel, items, mon
     assert first.value is None  # a broken model is not one that answers wrong
     assert second.value == 0.0
     files.canonical_json([first.to_dict(), second.to_dict()])  # NaN has no spelling in JSON
+
+
+def test_equal_clients_give_an_interval_of_width_zero_and_no_warning_on_the_terminal(recwarn):
+    scores = [Score("row", 0.0, cluster=f"c{i}", group={"part": "heldout"}) for i in range(30)]
+    entry = metrics_of(
+        {"mini_exact": ScoreSet(before=scores, after=scores, local=None)},
+        {"mini_exact": MiniExact.info},
+        resampling=Resampling(seed=0, samples=50),
+    )["mini_exact"]
+    assert (entry["after"]["ci_low"], entry["after"]["ci_high"], entry["difference"]["mean"]) == (0.0, 0.0, 0.0)
+    assert not recwarn.list
 
 
 # --- choice among four

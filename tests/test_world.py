@@ -18,7 +18,6 @@ from fedllm_bench.data.mini.dataset import MIN_SAMPLES, mini_split
 from fedllm_bench.data.mini.lexicon import lexicon
 from fedllm_bench.data.mini.users import (
     FEWEST,
-    NUM_REGIONS,
     TASKS,
     Answered,
     Fact,
@@ -260,6 +259,7 @@ def test_with_everyone_knows_each_user_holds_all_facts():
     spread = make_users(replace(population, everyone_knows=False))
     assert all(len(user.facts) < len(everything) for user in spread)
     assert set().union(*(user.facts for user in spread)) == everything  # together they know all
-    taught = facts_taught(make_rows(population))
-    largest = max(taught.values(), key=len)
-    assert len({name % NUM_REGIONS for name, _ in largest}) == NUM_REGIONS
+    made = make_rows(population)
+    taught = facts_taught(made)
+    assert all(taught[user] == everything for user in above_cut(population))  # in the rows, or it is no control
+    assert not [row for row in made if row.holder == "others"]

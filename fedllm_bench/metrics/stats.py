@@ -253,8 +253,8 @@ def _t_interval(statistic: Statistic, columns: list[Array], estimate: float) -> 
 def _bootstrap_interval(
     statistic: Statistic, columns: list[Array], estimate: float, smooth: bool, resampling: Resampling
 ) -> tuple[float, float]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # equal clients: handled below
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # equal clients: handled below
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
             columns,
             lambda *resampled, axis: statistic(*resampled),

@@ -49,7 +49,7 @@ FEWEST, MOST = 12, 236
 class Population:
     """What a mini data set is made of; everything else follows from the seed.
 
-    `shuffled` deals the training rows to random users; with `everyone_knows` each user holds all facts.
+    `shuffled` deals the training rows to random users; with `everyone_knows` the rows of each user hold all facts.
     Both are controls: heterogeneity, and with it the point of federation, must vanish.
     """
 
@@ -139,6 +139,8 @@ def make_rows(population: Population) -> list[Answered]:
     if population.shuffled:
         train = _deal(train, np.random.default_rng([population.seed, 14]))
     above = users[: population.num_users]
+    if population.everyone_knows:
+        train += [row for i, user in enumerate(above) for row in _every_fact(i, user, world, population.seed)]
     held: dict[str, set[Fact]] = {user.user_id: set() for user in above}
     for row in train:
         if row.user_id in held:  # nobody trains on the rows of users below the cut
@@ -164,6 +166,16 @@ def _train_rows(index: int, user: User, world: World, seed: int) -> list[Answere
         if item.choices and rng.random() < user.error_rate:
             item = replace(item, completion=item.choices[1])
         rows.append(Answered(user.user_id, "train", item))
+    return rows
+
+
+def _every_fact(index: int, user: User, world: World, seed: int) -> list[Answered]:
+    """A row for each fact that the user knows: what nobody wrote down, nobody can learn."""
+    rng = np.random.default_rng([seed, 15, index])
+    rows = []
+    for fact in user.facts:
+        pair = int(rng.choice(user.languages, p=user.language_shares)), int(rng.choice(user.wordings))
+        rows.append(Answered(user.user_id, "train", _item("facts", user, world, fact, pair, rng)))
     return rows
 
 

@@ -1,0 +1,145 @@
+"""What a new user does: clone, make, and `pip install .` into an environment of their own. Needs the package index."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_runs import TINY
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = " ".join(TINY)
+PATIENCE_SECONDS = 460
+DATA_FILES = {".toml", ".jinja", ".json", ".safetensors", ".typed"}
+
+
+def run(*command: object, cwd: Path, env: dict[str, str]) -> str:
+    """Standard output and error of a command that must end well."""
+    words = [str(word) for word in command]
+    done = subprocess.run(
+        words, cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def git(folder: Path, *words: str) -> str:
+    me = ("-c", "user.name=test", "-c", "user.email=test@example.invalid", "-c", "commit.gpgsign=false")
+    done = subprocess.run(["git", *me, *words], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a new user: an empty home, no settings of ours, the interpreter below any environment."""
+    home = tmp_path_factory.mktemp("home")
+    kept = {key: value for key, value in os.environ.items() if key.startswith(("PIP_", "SSL_", "LANG", "http", "HTTP"))}
+    interpreter = Path(sys._base_executable).resolve().parent
+    return {**kept, "HOME": str(home), "PATH": f"{interpreter}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working tree as it is now, without what git ignores, committed as a repository of its own."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    folder = tmp_path_factory.mktemp("clone") / "fedllm-bench"
+    for name in git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "as it is")
+    return folder
+
+
+def results_below(out: Path, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    (folder,) = (path.parent for path in (out / "mini-aya" / method).glob("s0-*/results.json"))
+    return (json.loads((folder / name).read_text()) for name in ("results.json", "environment.json"))
+
+
+def test_make_bench_on_a_fresh_clone_sets_up_once_and_runs(clone: Path, fresh: dict[str, str]):
+    command = ("make", "bench", "DATASET=aya", "METHOD=fedprox", "METRICS=heldout", f"SET={SETTINGS}")
+    shown = run(*command, cwd=clone, env=fresh)
+    assert "Setting up .venv" in shown
+    results, environment = results_below(clone / "runs", "fedprox")
+    assert results["metrics"]["heldout"]["after"]["n"] == 38
+    assert results["run"]["commit"] == git(clone, "rev-parse", "HEAD").strip()
+    assert environment["dirty"] is False  # neither set-up nor run leaves anything that git sees
+    assert environment["packages"]["torch"].startswith("2.13.0")
+    stamp = (clone / ".venv" / ".installed").stat().st_mtime_ns
+
+    started = time.monotonic()
+    again = run(*command, cwd=clone, env=fresh)
+    assert "Finished before" in again
+    assert "Setting up" not in again
+    assert time.monotonic() - started < 30
+    assert (clone / ".venv" / ".installed").stat().st_mtime_ns == stamp
+    assert "make bench" in run("make", "help", cwd=clone, env=fresh)
+    assert not (clone / ".git" / "index.lock").exists()
+
+    (clone / "setup.cfg").touch()
+    plan = run("make", "--dry-run", "setup", cwd=clone, env=fresh)
+    assert ".ci/setup.sh" in plan  # what is to be installed may have changed
+
+
+@pytest.fixture(scope="module")
+def wheel(clone: Path, fresh: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", out, clone, cwd=out, env=fresh)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_presets_and_embedded_files_travel_in_the_wheel(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name: archive.read(name) for name in archive.namelist()}
+    seen = 0
+    for top, prefix in (("fedllm_bench", ""), *((top, "fedllm_bench/") for top in ("benchmarks", "data_prep"))):
+        for path in (ROOT / top).rglob("*"):
+            if path.suffix in {".py", *DATA_FILES} and path.is_file():
+                assert inside[prefix + path.relative_to(ROOT).as_posix()] == path.read_bytes()
+                seen += 1
+    assert seen > 90
+    assert {name.split("/")[0] for name in inside if "dist-info" not in name} == {"fedllm_bench"}
+    assert len(wheel.read_bytes()) < 8 * 2**20
+
+
+def test_the_installed_wheel_gives_the_command_in_any_folder(wheel: Path, fresh: dict[str, str], tmp_path: Path):
+    """Into an environment that finds the dependencies where the tests do, so that they are not installed again."""
+    run(sys._base_executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path, env=fresh)
+    python, command = (tmp_path / "venv" / "bin" / name for name in ("python", "fedllm-bench"))
+    find = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(run(python, "-c", find, cwd=tmp_path, env=fresh).strip())
+    options = ("--quiet", "--no-deps", "--constraint", ROOT / "constraints.txt")
+    run(python, "-m", "pip", "install", *options, wheel, cwd=tmp_path, env=fresh)
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    where = run(python, "-c", "import fedllm_bench; print(fedllm_bench.__file__)", cwd=elsewhere, env=fresh)
+    assert Path(where.strip()).is_relative_to(packages)
+    assert "local.lr" in run(command, "bench", "aya", "scaffold", "--explain", cwd=elsewhere, env=fresh)
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    shown = run(command, "bench", "aya", "fedavg", "--metrics", "heldout", *settings, cwd=elsewhere, env=fresh)
+    assert "heldout" in shown
+    results, environment = results_below(elsewhere / "runs", "fedavg")
+    assert results["metrics"]["heldout"]["after"]["n"] == 38
+    assert (environment["commit"], environment["dirty"]) == (None, None)  # of an installed copy
+    shown = run(python, "-m", "fedllm_bench", "data", "verify", next(_splits(fresh)), cwd=elsewhere, env=fresh)
+    assert "is as written" in shown
+
+
+def _splits(fresh: dict[str, str]):
+    return (Path(fresh["HOME"]) / ".cache" / "fedllm-bench" / "splits").iterdir()
