@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from fedllm_bench.config import RunConfig
+from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import read_jsonl
 from fedllm_bench.methods import METHODS
@@ -373,3 +375,13 @@ def test_a_round_of_clients_without_rows_leaves_the_server_as_it_is(tiny_clients
     server = run_rounds(run, START)
     assert torch.equal(server.params["w"], START["w"])
     assert all(task.steps == () for task in engine.tasks)
+
+
+@pytest.mark.parametrize(
+    ("block_size", "micro_batch", "length", "expected"), [(8, 8, 16, 8), (8, 8, 128, 2), (8, 8, 999, 1), (2, 1, 4, 2)]
+)
+def test_a_pass_holds_few_clients_of_long_rows(tiny_run_config, block_size, micro_batch, length, expected):
+    config = tiny_run_config("fedavg", f"local.block_size={block_size}", f"local.micro_batch={micro_batch}")
+    ids = np.zeros(3 * length, np.int32)
+    rows = TokenPart(ids, ids > 0, np.arange(4, dtype=np.int64) * length, np.arange(3), num_cut=0, num_skipped=0)
+    assert rounds.clients_per_pass(config, rows) == expected
