@@ -21,7 +21,11 @@ SETTINGS = (*TINY, "federation.rounds=12")
 KILLS = 6
 PATIENCE_SECONDS = 240
 # On one core, so that a run is not slower for whatever else the machine does, and the plan always has one thread.
-ONE_CORE = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])}); os.execv(sys.executable, sys.argv[2:])"
+# With SIGINT as a terminal gives it: a job in the background of a script inherits it ignored.
+ONE_CORE = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.sched_setaffinity(0, {int(sys.argv[1])}); os.execv(sys.executable, sys.argv[2:])"
+)
 
 
 def start(split: Split, out: Path, cache: Path) -> subprocess.Popen[str]:
