@@ -9,6 +9,10 @@ METHOD ?= fedavg
 PROFILE ?=
 SEED ?=
 ENGINE ?=
+VARIANT ?=
+METHODS ?=
+SEEDS ?=
+JOBS ?=
 SPLIT ?=
 MODEL ?=
 METRICS ?=
@@ -16,7 +20,8 @@ SET ?=
 OUT ?=
 
 # a misspelt variable would be ignored in silence, and another run be shown than was asked for
-KNOWN := PYTHON VENV DATASET METHOD PROFILE SEED ENGINE SPLIT MODEL METRICS SET OUT
+OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,METHOD SEED)
+KNOWN := PYTHON VENV DATASET $(OF_GOAL) PROFILE ENGINE VARIANT SPLIT MODEL METRICS SET OUT
 UNKNOWN := $(filter-out $(KNOWN),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error no variable $(UNKNOWN); there are: $(KNOWN) (see make help)))
 
@@ -24,11 +29,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLI := $(BIN)/fedllm-bench
 # each word of SET is one --set; an empty variable adds no option
-OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(SEED),--seed '$(SEED)') \
-	$(if $(ENGINE),--engine '$(ENGINE)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
+OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENGINE)') \
+	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
 
-.PHONY: help setup bench test test-slow test-gpu check format mini-model clean
+.PHONY: help setup bench grid speed test test-slow test-gpu check format mini-model clean
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models'
@@ -36,11 +41,18 @@ help:
 	@echo '  make bench       run one cell and show its results, as'
 	@echo '                     make bench DATASET=aya METHOD=fedprox'
 	@echo '                     make bench METHOD=fedavg SEED=1 SET="local.lr=1e-4 federation.rounds=20"'
-	@echo '                   DATASET  data set (aya)               METHOD   local fedavg fedprox'
+	@echo '                   DATASET  data set (aya)               METHOD   local fedavg fedprox scaffold fedavgm'
+	@echo '                                                                  fedadagrad fedyogi fedadam central feddyn'
 	@echo '                   PROFILE  mini | paper (by GPU)        SEED     whole number (0)'
 	@echo '                   SPLIT    folder of a client split     MODEL    folder, hub id or mini'
 	@echo '                   METRICS  names with commas            SET      settings, separated by spaces'
-	@echo '                   ENGINE   inprocess                    OUT      folder of all runs (runs)'
+	@echo '                   VARIANT  paper | released             ENGINE   inprocess | trl (the slow reference)'
+	@echo '                   OUT      folder of all runs (runs)'
+	@echo '  make grid        several methods and seeds, and one table with paired intervals, as'
+	@echo '                     make grid DATASET=aya METHODS=fedavg,fedprox,local SEEDS=0,1,2'
+	@echo '                   METHODS  names with commas (all)      SEEDS    with commas (0,1,2)'
+	@echo '                   JOBS     runs at once (by cores)      and the variables of bench but METHOD and SEED'
+	@echo '  make speed       the training loop against a tight PEFT loop and against TRL, side by side'
 	@echo '  make test        unit tests, under 3 minutes'
 	@echo '  make test-slow   end to end: killed runs, set-up in a fresh clone, the commands of the README'
 	@echo '  make test-gpu    tests that need a CUDA GPU'
@@ -61,7 +73,13 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 bench: $(STAMP)
-	@$(CLI) bench '$(DATASET)' '$(METHOD)' $(OPTIONS)
+	@$(CLI) bench '$(DATASET)' '$(METHOD)' $(if $(SEED),--seed '$(SEED)') $(OPTIONS)
+
+grid: $(STAMP)
+	@$(CLI) grid '$(DATASET)' $(if $(METHODS),--methods '$(METHODS)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(OPTIONS)
+
+speed: $(STAMP)
+	@$(BIN)/python benchmarks/perf/speed.py
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest

@@ -14,6 +14,7 @@ from fedllm_bench import files, models
 from fedllm_bench.config import RunConfig
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.errors import UserError
+from fedllm_bench.report.schema import SCHEMA_VERSION
 
 RESULTS = "results.json"
 
@@ -47,9 +48,10 @@ class Cell:
         return self.root / self.split.name / self.config.method.name / f"s{self.config.seed}-{self.hash}"
 
     def finished(self) -> dict[str, Any] | None:
-        """The results of a run that ended before; None where there are none."""
+        """The results of a run that ended before; None where there are none, or only those of an older schema."""
         path = self.folder / RESULTS
-        return files.read_json(path) if path.is_file() else None
+        results = files.read_json(path) if path.is_file() else None
+        return results if results and results["schema_version"] == SCHEMA_VERSION else None
 
 
 def resolve_split(config: RunConfig) -> Split:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -58,11 +57,15 @@ class Method(_Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Data(_Strict):
-    """`world_seed` is read under profile mini only; `clients` and `upstream` tell what was published."""
+    """`world_seed` is read under profile mini only; `clients` and `upstream` tell what was published.
+
+    `shuffle_users` is a control: training rows are dealt to the clients at random, each keeping its number.
+    """
 
     task: Literal["sft", "preference"]
     template: Literal["alpaca", "vicuna_v1.1", "mini"]
     world_seed: CountOrZero
+    shuffle_users: bool
     clients: Count | None = None
     upstream: Text | None = None
 
@@ -89,6 +92,7 @@ class Federation(_Strict):
     rounds: Count
     clients_per_round: Count
     weighting: Literal["examples", "uniform"]
+    failure_limit: Fraction  # of a round's clients; where more have no finite answer, the run stops
 
     def check(self, num_clients: int) -> None:
         """Raise a :class:`UserError` when a round would need more clients than the split has."""
@@ -158,8 +162,8 @@ class RunConfig(_Strict):
     profile: Profile
     track: Profile
     seed: CountOrZero
-    engine: Literal["inprocess"]
-    variant: Literal["paper"]
+    engine: Literal["inprocess", "trl"]
+    variant: Literal["paper", "released"]
     split: Text | None = None
     data: Data
     model: Model
@@ -181,9 +185,6 @@ class RunConfig(_Strict):
     @property
     def hash(self) -> str:
         return sha256_json(self.to_dict())[:10]
-
-    def run_folder(self, root: Path) -> Path:
-        return root / self.name / self.method.name / f"s{self.seed}-{self.hash}"
 
 
 SECTIONS: dict[str, type] = {

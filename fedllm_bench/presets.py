@@ -3,6 +3,7 @@
 datasets/<dataset>.toml     the published setting
 methods/<method>.toml       the constants of the method, in [method]
 profiles/<profile>.toml     its sections, then [methods.<method>], then [datasets.<dataset>.<section>]
+variants/<variant>.toml     but for variant paper: [<method>.<section>], instead of the constants above
 overrides.toml              exceptions, each with a condition and a reason
 --model, --metrics          arguments with a name of their own
 --set                       "local.lr=1e-4", "method.mu=0.1", "lora.targets=q_proj,v_proj"
@@ -16,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, TypedDict, Unpack, get_args
+from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 from fedllm_bench.config import RunConfig, check, option_types, shown, unknown_option
 from fedllm_bench.errors import UserError, unknown
@@ -25,7 +26,7 @@ Layer = tuple[str, dict[str, Any]]  # where the values were read, and the values
 
 PACKAGE = "fedllm_bench.benchmarks"  # named, not imported: in a checkout it lies outside fedllm_bench/
 FOLDERS = {"dataset": "datasets", "method": "methods", "profile": "profiles"}
-TOP_KEYS = ("seed", "engine", "split")  # arguments that are keys of the config themselves
+TOP_KEYS = ("seed", "engine", "variant", "split")  # arguments that are keys of the config themselves
 ARGUMENTS = (*FOLDERS, *TOP_KEYS, "model", "metrics")
 
 
@@ -34,6 +35,7 @@ class Options(TypedDict, total=False):
 
     seed: int
     engine: str
+    variant: str
     split: str | None
     model: str | None
     metrics: str | Sequence[str] | None  # names, or one text with commas
@@ -123,6 +125,8 @@ def _resolve(dataset: str, method: str, profile: str, overrides: Sequence[str], 
     given = {"dataset": dataset, "method": method, "profile": profile}
     names = {kind: _canonical(kind, name, root) for kind, name in given.items()}
     declared = list(_file_layers(names, root))
+    if (variant := options.get("variant") or "paper") != "paper":
+        declared = [*_without_constants(declared), _variant_layer(variant, names["method"], root)]
     layers = [*declared, *_override_layers(names, root), *_argument_layers(options)]
     layers += [("--set", dict(map(_assignment, overrides)))]
     constants = {key: value for key, value in _merge(declared).items() if key.startswith("method.")}
@@ -144,10 +148,10 @@ def _merge(layers: Sequence[Layer]) -> dict[str, Any]:
 def _top(names: Mapping[str, str], options: Options) -> tuple[dict[str, Any], dict[str, str]]:
     """The keys above the sections, and their sources."""
     name = f"mini-{names['dataset']}" if names["profile"] == "mini" else names["dataset"]
-    values = {"seed": 0, "engine": "inprocess", "split": None}
+    values = {"seed": 0, "engine": "inprocess", "variant": "paper", "split": None}
     given = {key: value for key, value in options.items() if key in TOP_KEYS and value is not None}
     names_of_run = {"dataset": names["dataset"], "name": name, "profile": names["profile"]}
-    values = {**names_of_run, "track": names["profile"], "variant": "paper", **values, **given}
+    values = {**names_of_run, "track": names["profile"], **values, **given}
     sources = {key: f"--{key}" for key in given}
     return values, sources | dict.fromkeys((*names_of_run, "track", "method.name"), "command")
 
@@ -177,6 +181,21 @@ def _file_layers(names: Mapping[str, str], root: Traversable) -> Iterator[Layer]
     yield path, _flatten(table)
     yield path, _flatten(special["method"].get(names["method"], {}), "method.")
     yield path, _flatten(special["dataset"].get(names["dataset"], {}))
+
+
+def _without_constants(layers: Sequence[Layer]) -> list[Layer]:
+    """Another variant has other constants, or none."""
+    return [
+        (source, {key: value for key, value in layer.items() if not key.startswith("method.")})
+        for source, layer in layers
+    ]
+
+
+def _variant_layer(variant: str, method: str, root: Traversable) -> Layer:
+    path = f"variants/{variant}.toml"
+    if not root.joinpath(path).is_file():
+        raise unknown("variant", variant, get_args(get_type_hints(RunConfig)["variant"]))
+    return path, _flatten(_read(root, path).get(method, {}))
 
 
 def _override_layers(names: Mapping[str, str], root: Traversable) -> Iterator[Layer]:

@@ -50,12 +50,16 @@ class Bench:
         return initial_adapter(self.model.layers, self.config.lora.rank, self.config.seed)
 
     @cached_property
+    def visited(self) -> frozenset[int]:
+        """The clients whom the schedule chooses at least once."""
+        return frozenset(client for chosen in schedule(self.config, len(self.clients)) for client in chosen)
+
+    @cached_property
     def local_sample(self) -> list[int]:
         """The clients of the baseline `local`: a sample by size of those whom the schedule visits, or all."""
         count = self.config.evaluation.local_clients
         sizes = [len(self.clients.train_rows[client]) for client in self.clients.ids]
-        visited = {client for chosen in schedule(self.config, len(sizes)) for client in chosen}
-        return sample_by_size(sizes, sorted(visited) if count else range(len(sizes)), count)
+        return sample_by_size(sizes, sorted(self.visited) if count else range(len(sizes)), count)
 
 
 def check_cell(cell: Cell) -> None:
@@ -73,7 +77,7 @@ def load_bench(cell: Cell) -> Bench:
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
     template = template_text(config.data.template)
     tokens = tokenise_split(cell.split, model.tokenizer, template, config.local.sequence_length, files.cache_root())
-    clients = Clients(cell.split, tokens)
+    clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
     evaluation = config.evaluation
     settings = EvalSettings(
         template=template, batch_tokens=evaluation.batch_tokens, max_new_tokens=evaluation.max_new_tokens

@@ -7,6 +7,7 @@ So a killed run goes on where it stopped.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from dataclasses import replace
 from typing import Any
@@ -123,7 +124,7 @@ def score_base(bench: Bench) -> Scores:
 def train(bench: Bench) -> Server:
     """The rounds; leaves rounds.jsonl, checkpoint/ and the trained adapter."""
     config, cell = bench.config, bench.cell
-    map_blocks = engines.ENGINES[config.engine](bench.model, bench.method)
+    map_blocks = engines.ENGINES[config.engine](bench.model, bench.method, config)
     only = frozenset(bench.local_sample) if bench.method.personal else None
     run = Run(
         config=config,
@@ -144,7 +145,15 @@ def final_adapters(bench: Bench, server: Server) -> dict[str, Tree]:
     """Folder name -> adapter: one for all clients, or under `local` one of each trained client."""
     if not bench.method.personal:
         return {"adapter": server.params}
-    return {f"adapters/c{client:06d}": own_adapter(bench, server, client) for client in bench.local_sample}
+    ids = bench.clients.ids
+    trained = [client for client in bench.local_sample if client in bench.visited]
+    return {f"adapters/{folder_name(ids[k], k)}": own_adapter(bench, server, k) for k in trained}
+
+
+def folder_name(client_id: str, client: int) -> str:
+    """A client's id where it can name a folder on every system, else its number in the split."""
+    plain = re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", client_id) and not client_id.endswith(".")
+    return client_id if plain else f"c{client:06d}"
 
 
 def own_adapter(bench: Bench, server: Server, client: int) -> Tree:
@@ -166,7 +175,10 @@ def score_after(bench: Bench, server: Server) -> Scores:
 
 def score_local(bench: Bench) -> Scores:
     """The scores of clients who trained alone: a run of its own, which all methods of a seed share."""
-    config = replace(bench.config, method=Method(name=BASELINE, constants={}))
+    config = bench.config
+    # nothing is averaged, so the weighting must not make another run of it
+    federation = replace(config.federation, weighting="uniform")
+    config = replace(config, method=Method(name=BASELINE, constants={}), federation=federation)
     cell = replace(bench.cell, config=config)
     if cell.finished() is None:
         log.info("the baseline `local` (in %s)", cell.folder)

@@ -243,7 +243,8 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_a_failure(double_model, mo
 def test_a_clients_answer_is_its_own_memory(name, double_model, tiny_run_config):
     """A view into the block would keep the tensors of all K clients alive."""
     method, start = make_method(tiny_run_config(name)), start_of(double_model)
-    results = train_block(double_model, method, {"params": start}, tasks_of(method, start, settings()), settings())
+    message = method.broadcast(method.init(start))
+    results = train_block(double_model, method, message, tasks_of(method, start, settings()), settings())
     tensors = [t for r in results for trees in (r.upload, r.state) for tree in trees.values() for t in tree.values()]
     assert len(tensors) >= len(ROWS) * len(start)
     for tensor in tensors:

@@ -72,7 +72,14 @@ def test_skipped_rows_shift_no_row_to_another_client(tiny_clients: Clients):
         assert all(rows[kept[n]].client_id == client for n in own)
 
 
-def test_heldout_rows_are_those_of_the_clients_then_of_the_unseen(tiny_clients: Clients):
-    parts = [tiny_clients.split.rows(part) for part in ("heldout", "unseen")]
-    assert list(tiny_clients.heldout) == [*parts[0], *parts[1]]
-    assert len(parts[0]) > 6
+def test_shuffled_users_keep_their_number_of_rows_and_lose_their_rows(tiny_clients):
+    real = tiny_clients.train_rows
+    shuffled = Clients(tiny_clients.split, tiny_clients.tokens, shuffle_seed=0).train_rows
+    assert {client: len(rows) for client, rows in shuffled.items()} == {c: len(rows) for c, rows in real.items()}
+    assert sorted(n for rows in shuffled.values() for n in rows) == sorted(n for rows in real.values() for n in rows)
+    kept = sum(len(set(real[client]) & set(shuffled[client])) for client in real) / sum(map(len, real.values()))
+    expected = sum(len(rows) ** 2 for rows in real.values()) / sum(map(len, real.values())) ** 2
+    assert abs(kept - expected) < 0.1  # by chance alone
+    other = Clients(tiny_clients.split, tiny_clients.tokens, shuffle_seed=1).train_rows
+    assert other != shuffled
+    assert Clients(tiny_clients.split, tiny_clients.tokens, shuffle_seed=0).train_rows == shuffled

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,10 +142,6 @@ def test_the_hash_does_not_depend_on_the_order_of_keys(aya: RunConfig) -> None:
     assert check(dict(reversed(values.items()))).hash == aya.hash
     assert len(aya.hash) == 10
     assert int(aya.hash, 16) >= 0
-
-
-def test_a_run_folder_names_dataset_method_seed_and_hash(aya: RunConfig) -> None:
-    assert aya.run_folder(Path("runs")) == Path("runs/mini-aya/fedprox") / f"s0-{aya.hash}"
 
 
 def test_more_clients_per_round_than_clients_is_refused_with_the_way_out(aya: RunConfig) -> None:

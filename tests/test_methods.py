@@ -1,21 +1,21 @@
-"""Every method against a direct transcription of its paper, on quadratics whose gradients are known."""
+"""Every method and variant against a direct transcription of its paper (tests/papers.py), and by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from papers import CASES, CHOSEN, LR, NUM_CLIENTS, NUM_ROWS, PAPERS, SIZE, STEPS, Quadratic, local, problem
 from tiny import CPU, client_task, random_part, settings
 from torch import Tensor
 
 from fedllm_bench import presets
 from fedllm_bench.config import Method
 from fedllm_bench.errors import UserError
-from fedllm_bench.methods import METHODS
+from fedllm_bench.methods import METHODS, VARIANTS
 from fedllm_bench.methods.base import ClientState, FedAvg, Server
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.local import Local
@@ -24,28 +24,8 @@ from fedllm_bench.training import block
 from fedllm_bench.training.rounds import Mean
 from fedllm_bench.trees import Tree
 
-LR, NUM_CLIENTS, SIZE = 0.1, 3, 5
 SGD = settings(optimizer="sgd", lr=LR, clip=1e9, weight_decay=0.0)
-NUM_ROWS, STEPS = (4, 7, 2), (3, 2, 3)  # of each client
 NO_MODEL: Any = SimpleNamespace(device=CPU)  # gradients come from elsewhere
-CHOSEN = ([0, 1, 2], [0, 2], [1, 2], [0, 1])  # clients by round
-
-
-@dataclass(frozen=True)
-class Quadratic:
-    """f_k(y) = 1/2 (y - target)' diag(curvature) (y - target) of each client k."""
-
-    curvature: Tensor
-    target: Tensor
-
-    def grad(self, k: int, y: Tensor) -> Tensor:
-        return self.curvature[k] * (y - self.target[k])
-
-
-def problem() -> tuple[Quadratic, Tensor]:
-    stream = torch.Generator().manual_seed(0)
-    curvature, target = torch.rand(2, NUM_CLIENTS, SIZE, generator=stream, dtype=torch.float64)
-    return Quadratic(curvature + 0.5, 4 * target - 2), torch.ones(SIZE, dtype=torch.float64)
 
 
 def as_tree(vector: Tensor) -> Tree:
@@ -90,48 +70,18 @@ def run_suite(method: FedAvg, f: Quadratic, x: Tensor, patch: pytest.MonkeyPatch
     return path, [as_vector(tree) for tree in clients]
 
 
-def fedavg(f: Quadratic, x: Tensor, mu: float = 0.0) -> list[Tensor]:
-    """McMahan et al., Algorithm 1; with mu > 0 Li et al., Algorithm 2, with the weights of FedAvg."""
-    path = []
-    for chosen in CHOSEN:
-        answers = []
-        for k in chosen:
-            y = x.clone()
-            for _ in range(STEPS[k]):
-                y = y - LR * (f.grad(k, y) + mu * (y - x))
-            answers.append(NUM_ROWS[k] * y)
-        x = sum(answers) / sum(NUM_ROWS[k] for k in chosen)
-        path.append(x)
-    return path
+def test_every_method_and_variant_has_a_transcription():
+    assert {variant: set(methods) for variant, methods in PAPERS.items()} == {
+        variant: set(methods) for variant, methods in VARIANTS.items()
+    }
+    assert len(CASES) == 18
 
 
-def local(f: Quadratic, x: Tensor) -> list[Tensor]:
-    """Each client goes on from where it stopped; the server stays."""
-    own = [x] * NUM_CLIENTS
-    for chosen in CHOSEN:
-        for k in chosen:
-            for _ in range(STEPS[k]):
-                own[k] = own[k] - LR * f.grad(k, own[k])
-    return own
-
-
-# Method -> its constants, and the server's parameters after each round from f and x.
-PAPERS: dict[str, tuple[dict[str, float], Callable[[Quadratic, Tensor], Sequence[Tensor]]]] = {
-    "fedavg": ({}, fedavg),
-    "fedprox": ({"mu": 0.7}, lambda f, x: fedavg(f, x, mu=0.7)),
-    "local": ({}, lambda f, x: [x] * len(CHOSEN)),
-}
-
-
-def test_every_method_has_a_transcription_of_its_paper():
-    assert PAPERS.keys() == METHODS.keys()
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_method_is_its_paper_under_plain_sgd(name, monkeypatch):
-    constants, paper = PAPERS[name]
+@pytest.mark.parametrize(("variant", "name"), CASES)
+def test_the_method_is_its_paper_under_plain_sgd(variant, name, monkeypatch):
+    constants, paper = PAPERS[variant][name]
     f, x = problem()
-    path, clients = run_suite(METHODS[name](**constants), f, x, monkeypatch)
+    path, clients = run_suite(VARIANTS[variant][name](**constants), f, x, monkeypatch)
     for ours, theirs in zip(path, paper(f, x), strict=True):
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
     if not METHODS[name].personal:
@@ -200,9 +150,9 @@ def test_the_mean_of_clients_without_examples_is_no_nan():
     assert mean.value()["delta"]["w"].tolist() == [0.0]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_zero_steps_are_the_identity(name, tiny_run_config):
-    method = make_method(tiny_run_config(name))
+@pytest.mark.parametrize(("variant", "name"), CASES)
+def test_zero_steps_are_the_identity(variant, name, tiny_run_config):
+    method = make_method(tiny_run_config(name, variant=variant))
     start = as_tree(torch.randn(SIZE))
     server = method.init(start)
     task = client_task(0, random_part(seed=0, num_rows=3), range(3), SGD, steps=0, state=method.client_init(start))
@@ -215,38 +165,52 @@ def test_zero_steps_are_the_identity(name, tiny_run_config):
     assert after.round == 1
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_methods_do_not_write_into_what_they_are_given(name, monkeypatch, tiny_run_config):
+@pytest.mark.parametrize(("variant", "name"), CASES)
+def test_methods_do_not_write_into_what_they_are_given(variant, name, monkeypatch, tiny_run_config):
     f, x = problem()
     before = x.clone()
-    first, _ = run_suite(make_method(tiny_run_config(name)), f, x, monkeypatch)
+    first, _ = run_suite(make_method(tiny_run_config(name, variant=variant)), f, x, monkeypatch)
     assert torch.equal(x, before)
-    again, _ = run_suite(make_method(tiny_run_config(name)), f, x, monkeypatch)
+    again, _ = run_suite(make_method(tiny_run_config(name, variant=variant)), f, x, monkeypatch)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))  # nothing is left in a module
 
 
-def test_every_preset_has_code_or_is_refused_by_its_name(tiny_run_config):
+def test_every_preset_has_code_and_its_constants(tiny_run_config):
     names = presets.method_names()
-    assert len(names) >= 8
-    assert set(METHODS) <= set(names)
-    for name in names:
-        config = tiny_run_config(name)
-        if name in METHODS:
-            method = make_method(config)
-            assert type(method) is METHODS[name]
-            assert {key: getattr(method, key) for key in config.method.constants} == dict(config.method.constants)
-            continue
-        with pytest.raises(
-            UserError, match=f"the method {name} has a preset but no code yet; there are fedavg"
-        ) as caught:
-            make_method(config)
-        assert "\n" not in str(caught.value)
+    assert set(names) == METHODS.keys()
+    assert len(names) >= 10
+    for variant, name in CASES:
+        config = tiny_run_config(name, variant=variant)
+        method = make_method(config)
+        assert type(method) is VARIANTS[variant][name]
+        assert {key: getattr(method, key) for key in config.method.constants} == dict(config.method.constants)
+        assert method.weighting == config.federation.weighting
+
+
+def test_a_preset_without_code_and_a_method_that_was_not_published_are_refused(tiny_run_config):
+    config = tiny_run_config("fedavg")
+    with pytest.raises(UserError, match="fedsgd has a preset but no code yet; there are local, fedavg"):
+        make_method(replace(config, method=Method(name="fedsgd", constants={})))
+    with pytest.raises(UserError, match="variant=released: feddyn was not published; there are local, fedavg"):
+        make_method(tiny_run_config("feddyn", variant="released"))
 
 
 @pytest.mark.parametrize("weighting", ["examples", "uniform"])
-@pytest.mark.parametrize("name", METHODS)
-def test_the_weighting_is_that_of_the_federation(name, weighting, tiny_run_config):
-    assert make_method(tiny_run_config(name, f"federation.weighting={weighting}")).weighting == weighting
+@pytest.mark.parametrize(("variant", "name"), CASES)
+def test_a_weighting_is_used_or_refused(variant, name, weighting, tiny_run_config):
+    config = tiny_run_config(name, f"federation.weighting={weighting}", variant=variant)
+    allowed = VARIANTS[variant][name].weightings
+    if weighting in allowed:
+        assert make_method(config).weighting == weighting
+        return
+    with pytest.raises(UserError) as caught:
+        make_method(config)
+    assert f"federation.weighting={weighting}: {name} is defined for {allowed[0]} only" in str(caught.value)
+    assert f"--set federation.weighting={allowed[0]}" in str(caught.value)
+
+
+def test_some_methods_forbid_a_weighting():
+    assert {name for name, kind in METHODS.items() if "examples" not in kind.weightings} == {"scaffold", "feddyn"}
 
 
 @pytest.mark.parametrize(
@@ -257,6 +221,14 @@ def test_the_weighting_is_that_of_the_federation(name, weighting, tiny_run_confi
         ("fedprox", {"mu": True}, "method.mu: got True"),
         ("fedprox", {}, "method.mu"),
         ("fedprox", {"mu": 0.1, "nu": 1.0}, "method.nu"),
+        ("scaffold", {"eta": 0.0}, "method.eta: got 0.0"),
+        ("fedavgm", {"beta": 1.0, "eta": 1.0}, "method.beta: got 1.0"),
+        ("fedadam", {"beta1": 0.5, "beta2": -0.5, "eta": 1.0, "tau": 1.0}, "method.beta2: got -0.5"),
+        ("fedyogi", {"beta1": 0.5, "beta2": 0.5, "eta": 1.0, "tau": 0.0}, "method.tau: got 0.0"),
+        ("fedadagrad", {"beta1": 0.5, "eta": -1.0, "tau": 1.0}, "method.eta: got -1.0"),
+        ("fedadagrad", {"beta1": 0.5, "beta2": 0.5, "eta": 1.0, "tau": 1.0}, "method.beta2"),
+        ("feddyn", {"alpha": 0.0}, "method.alpha: got 0.0"),
+        ("central", {"mu": 0.1}, "method.mu"),
         ("fedavg", {"weighting": "rows"}, "method.weighting: got 'rows'"),
         ("fedavg", {"mu": 0.1}, "method.mu"),
     ],

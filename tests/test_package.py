@@ -206,25 +206,45 @@ def test_make_help_names_every_target_and_variable():
     assert set(variables) == {
         *("PYTHON", "VENV", "DATASET", "METHOD", "PROFILE", "SEED"),
         *("ENGINE", "SPLIT", "MODEL", "METRICS", "SET", "OUT"),
+        *("VARIANT", "METHODS", "SEEDS", "JOBS"),
     }
     assert not [name for name in variables if not re.search(rf"\b{name}\b", shown)]
 
 
-def test_every_variable_of_make_bench_is_an_option_of_the_command():
-    given = {"DATASET": "aya", "METHOD": "fedprox", "PROFILE": "mini", "SEED": "3", "ENGINE": "inprocess"}
-    given |= {
-        "SPLIT": "my split",
-        "MODEL": "mini",
-        "METRICS": "heldout",
-        "OUT": "there",
-        "SET": "local.lr=1 lora.rank=2",
-    }
-    shown = make("--dry-run", "bench", *(f"{name}={value}" for name, value in given.items()))
-    (command,) = (line for line in shown.splitlines() if "fedllm-bench bench" in line)
-    options = "--profile 'mini' --seed '3' --engine 'inprocess' --split 'my split' --model 'mini' --metrics 'heldout'"
-    for words in ("bench 'aya' 'fedprox'", options, "--set 'local.lr=1' --set 'lora.rank=2'", "--out 'there'"):
-        assert words in re.sub(r"\s+", " ", command)
+GIVEN = {
+    "DATASET": "aya",
+    "PROFILE": "mini",
+    "ENGINE": "inprocess",
+    "VARIANT": "released",
+    "SPLIT": "my split",
+    "MODEL": "mini",
+    "METRICS": "heldout",
+    "OUT": "there",
+    "SET": "local.lr=1 lora.rank=2",
+}
 
 
-def test_a_misspelt_variable_of_make_is_refused():
-    assert "no variable METHODS" in make("--dry-run", "bench", "METHODS=fedprox")
+@pytest.mark.parametrize(
+    ("target", "more", "words"),
+    [
+        ("bench", {"METHOD": "fedprox", "SEED": "3"}, "bench 'aya' 'fedprox' --seed '3'"),
+        (
+            "grid",
+            {"METHODS": "fedprox,local", "SEEDS": "0,1", "JOBS": "2"},
+            "grid 'aya' --methods 'fedprox,local' --seeds '0,1' --jobs '2'",
+        ),
+    ],
+)
+def test_every_variable_of_make_is_an_option_of_the_command(target, more, words):
+    shown = make("--dry-run", target, *(f"{name}={value}" for name, value in {**GIVEN, **more}.items()))
+    (command,) = (line for line in shown.splitlines() if f"fedllm-bench {target}" in line)
+    options = (
+        "--profile 'mini' --engine 'inprocess' --variant 'released' --split 'my split' --model 'mini' "
+        "--metrics 'heldout' --set 'local.lr=1' --set 'lora.rank=2' --out 'there'"
+    )
+    assert f"fedllm-bench {words} {options}" in re.sub(r"\s+", " ", command)
+
+
+@pytest.mark.parametrize(("target", "variable"), [("bench", "METHODS"), ("grid", "METHOD"), ("bench", "SEEDZ")])
+def test_a_variable_that_a_target_does_not_know_is_refused(target, variable):
+    assert f"no variable {variable}" in make("--dry-run", target, f"{variable}=1")

@@ -20,7 +20,16 @@ from fedllm_bench.report.results import (
     results_payload,
     write_results,
 )
-from fedllm_bench.report.schema import DIFFERENCE, METRIC, RESULTS, check_results
+from fedllm_bench.report.schema import (
+    CLIENT,
+    DIFFERENCE,
+    DISTRIBUTION,
+    FAILURE,
+    METRIC,
+    RESULTS,
+    SPREAD,
+    check_results,
+)
 
 FEW = Resampling(samples=200)
 LOSS = MetricInfo(
@@ -77,17 +86,19 @@ def payload(metrics) -> dict:
         results_payload(
             run={
                 "dataset": "mini-aya", "method": "fedprox", "profile": "mini", "track": "mini", "seed": 0,
-                "model": "mini", "config_hash": "abc", "commit": None,
+                "model": "mini", "config_hash": "abc", "commit": None, "personal": False,
             },
             data={
                 "num_clients": 24, "num_unseen_clients": 2, "num_train_rows": 100, "num_heldout_rows": 78,
-                "local_clients": SAMPLE,
+                "local_clients": SAMPLE, "never_visited": [CLIENTS[-1]],
             },
             cost={
                 "bytes_up": 5, "bytes_down": 5, "seconds": {"train": 1.5}, "peak_memory_bytes": 9,
-                "peak_gpu_bytes": None,
+                "peak_gpu_bytes": None, "num_answers": 8,
+                "failures": [{"round": 2, "client": CLIENTS[0], "reason": "loss nan"}],
             },
             metrics=metrics,
+            clients={name: client_rows(scores) for name, scores in score_sets().items()},
             resampling=FEW,
         )
     )  # fmt: skip
@@ -167,6 +178,15 @@ def test_client_rows_are_the_seen_clients():
     assert rows[0].after < rows[0].before
 
 
+def test_every_client_has_a_row_under_each_metric_and_none_under_a_view(payload):
+    assert list(payload["clients"]) == ["heldout", "mini_exact"]
+    for name, rows in payload["clients"].items():
+        assert [row["client"] for row in rows] == CLIENTS
+        assert [row["client"] for row in rows if row["local"] is not None] == SAMPLE
+        mean = np.mean([row["after"] for row in rows])
+        assert mean == pytest.approx(payload["metrics"][name]["after"]["mean"])
+
+
 def test_results_are_written_and_read_back(payload, tmp_path):
     write_results(tmp_path / "results.json", payload)
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == payload
@@ -174,7 +194,7 @@ def test_results_are_written_and_read_back(payload, tmp_path):
 
 def paths_of(value, prefix=()):
     """The path of every key that has a fixed name."""
-    free = prefix in {("metrics",), ("cost", "seconds")}
+    free = prefix in {("metrics",), ("clients",), ("cost", "seconds")}
     for key, inner in value.items() if isinstance(value, dict) else ():
         if not free:
             yield (*prefix, key)
@@ -199,7 +219,7 @@ def test_every_missing_key_is_refused_by_its_name(payload):
     [
         ("metrics.heldout.extra", 1, "metrics.heldout.extra is unknown"),
         ("extra", 1, "the key extra is unknown"),
-        ("schema_version", 2, "schema_version is 2"),
+        ("schema_version", 1, "schema_version is 1"),
         ("schema_version", True, "schema_version is True"),
         ("metrics.heldout.after.n", 1.5, "metrics.heldout.after.n is 1.5; it must be of type int"),
         ("metrics.heldout.after.n", True, "metrics.heldout.after.n is True"),
@@ -209,6 +229,9 @@ def test_every_missing_key_is_refused_by_its_name(payload):
         ("metrics.heldout.after", None, "metrics.heldout.after is None"),
         ("cost.seconds.train", "1", "cost.seconds.train is '1'"),
         ("data.local_clients", ["a", 3], r"data.local_clients\[1\] is 3"),
+        ("cost.failures", [{"round": 2, "client": "a"}], r"cost.failures\[0\].reason is missing"),
+        ("clients.heldout", [{"client": "a"}], r"clients.heldout\[0\].after is missing"),
+        ("metrics.heldout.distribution.share_better", True, "share_better is True"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_refused_by_their_name(payload, tmp_path, path, value, message):
@@ -224,7 +247,8 @@ def test_wrong_values_are_refused_by_their_name(payload, tmp_path, path, value, 
 
 def test_every_key_is_documented():
     text = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
-    parts = [RESULTS, METRIC, DIFFERENCE, *(RESULTS[k] for k in ("run", "data", "cost", "intervals"))]
+    parts = [RESULTS, METRIC, DIFFERENCE, DISTRIBUTION, SPREAD, CLIENT, FAILURE]
+    parts += [RESULTS[key] for key in ("run", "data", "cost", "intervals")]
     keys = {key for part in parts for key in part}
-    assert len(keys) > 40
+    assert len(keys) > 60
     assert {key for key in keys if f"`{key}`" not in text} == set()

@@ -1,4 +1,4 @@
-"""The rounds of a run: resumed runs are undisturbed ones bit by bit, and every engine, mean and record is right."""
+"""The rounds of a run with scripted engines: what a client answers is known, so means and records can be checked."""
 
 from __future__ import annotations
 
@@ -16,179 +16,15 @@ from fedllm_bench.config import RunConfig
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import read_jsonl
-from fedllm_bench.methods import METHODS
-from fedllm_bench.methods.base import FedAvg, Message, Server
+from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.methods.local import Local
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import rounds
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.checkpoint import load_server
-from fedllm_bench.training.engines import ENGINES, MapBlocks, in_process
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel, load_model
 from fedllm_bench.training.rounds import Run, run_rounds
 from fedllm_bench.trees import Tree
-
-
-class Killed(Exception):
-    pass
-
-
-@pytest.fixture(scope="module")
-def dropping(load_tiny) -> LoraModel:
-    return load_tiny(dropout=0.1)
-
-
-def initial(model: LoraModel, dtype: torch.dtype = torch.float32) -> Tree:
-    return {name: tensor.to(dtype) for name, tensor in initial_adapter(model.layers, rank=4, seed=0).items()}
-
-
-def killed_at(real: MapBlocks, round_num: int, answers: int) -> MapBlocks:
-    """An engine that stops in a round after so many answers; after the last, the round has no checkpoint yet."""
-    seen = iter(range(1000))
-
-    def map_blocks(message: Message, blocks: Iterable[Any], local: Any) -> Iterable[list[ClientResult]]:
-        this_round = next(seen)
-        for number, answered in enumerate(real(message, blocks, local)):
-            if (this_round, number) == (round_num, answers):
-                raise Killed
-            yield answered
-        if this_round == round_num:
-            raise Killed
-
-    return map_blocks
-
-
-def left_behind(run: Run) -> dict[str, Any]:
-    """All that a run leaves, without its times."""
-    server = load_server(run.folder / "checkpoint")
-    assert server is not None
-    records = [{k: v for k, v in r.items() if k != "seconds"} for r in read_jsonl(run.folder / "rounds.jsonl")]
-    states = [run.states.get(client, {}, server.round) for client in range(len(run.clients))]
-    return {"server": server, "records": records, "states": states}
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, Server):
-        return same_bits(vars(a), vars(b))
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same_bits(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(same_bits(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_run_that_was_killed_anywhere_ends_as_an_undisturbed_one(
-    name, dropping, tiny_clients, tiny_run_config, tmp_path, monkeypatch
-):
-    config = tiny_run_config(name, "local.block_size=1", "local.steps=1")
-    method, start = make_method(config), initial(dropping)
-    real = in_process(dropping, method)
-    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
-    run.folder.mkdir()
-    run_rounds(run, start)
-    whole = left_behind(run)
-    assert whole["server"].round == 3
-    for round_num, answers in [(0, 2), (1, 0), (2, 1), (2, 3)]:
-        broken = replace(run, folder=tmp_path / f"{round_num}-{answers}")
-        broken.folder.mkdir()
-        with pytest.raises(Killed):
-            run_rounds(replace(broken, map_blocks=killed_at(real, round_num, answers)), start)
-        found = load_server(broken.folder / "checkpoint")
-        assert (found.round if found else 0) == round_num
-        run_rounds(broken, start)
-        assert same_bits(left_behind(broken), whole), (round_num, answers)
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("function", ["write_jsonl", "save_server"])
-def test_a_kill_between_the_writes_of_a_round_changes_nothing(
-    name, function, dropping, tiny_clients, tiny_run_config, tmp_path, monkeypatch
-):
-    config = tiny_run_config(name, "local.steps=1")
-    method, start = make_method(config), initial(dropping)
-    engine = in_process(dropping, method)
-    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=engine, folder=tmp_path / "whole")
-    broken = replace(run, folder=tmp_path / "broken")
-    run.folder.mkdir()
-    broken.folder.mkdir()
-    run_rounds(run, start)
-    real = getattr(rounds, function)
-
-    def once(*args: Any) -> None:
-        if (isinstance(args[1], Server) and args[1].round == 2) or (isinstance(args[1], list) and len(args[1]) == 2):
-            raise Killed
-        real(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rounds, function, once)
-        with pytest.raises(Killed):
-            run_rounds(broken, start)
-    run_rounds(broken, start)
-    assert same_bits(left_behind(broken), left_behind(run))
-
-
-def test_a_finished_run_does_not_train_again(dropping, tiny_clients, tiny_run_config, tmp_path):
-    config = tiny_run_config("fedavg", "federation.rounds=1")
-    run = Run(
-        config=config,
-        method=FedAvg(),
-        clients=tiny_clients,
-        map_blocks=in_process(dropping, FedAvg()),
-        folder=tmp_path,
-    )
-    first = run_rounds(run, initial(dropping))
-    again = run_rounds(replace(run, map_blocks=killed_at(run.map_blocks, 0, 0)), initial(dropping))
-    assert same_bits(first, again)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", METHODS)
-def test_engines_and_block_sizes_agree(name, engine, double_model, tiny_clients, tiny_run_config, tmp_path):
-    found = []
-    for block_size in (1, 2, 8):
-        config = tiny_run_config(name, f"local.block_size={block_size}", "federation.rounds=2")
-        method = make_method(config)
-        run = Run(
-            config=config,
-            method=method,
-            clients=tiny_clients,
-            map_blocks=ENGINES[engine](double_model, method),
-            folder=tmp_path / str(block_size),
-        )
-        run.folder.mkdir()
-        server = run_rounds(run, initial(double_model, torch.float64))
-        states = [run.states.get(client, {}, 2) for client in range(6)]
-        found.append([server.params, *(state[key] for state in states for key in state)])
-    assert method.personal or max(t.abs().max() for t in found[0][0].values()) > 1e-2
-    for other in found[1:]:
-        assert len(other) == len(found[0])
-        for a, b in zip(found[0], other, strict=True):
-            assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-10
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", METHODS)
-def test_a_resumed_run_on_a_gpu_goes_on_from_states_that_lie_on_disk(
-    name, tiny_folder, tiny_clients, tiny_run_config, tmp_path
-):
-    config = tiny_run_config(name, "federation.clients_per_round=6")
-    model = load_model(config.model, config.lora, "cuda")
-    method = make_method(config)
-    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=in_process(model, method), folder=tmp_path)
-    with pytest.raises(Killed):
-        run_rounds(replace(run, map_blocks=killed_at(run.map_blocks, 1, 1)), initial(model))
-    server = run_rounds(run, initial(model))
-    assert {tensor.device.type for tensor in server.params.values()} == {"cpu"}
-    assert all(record["failures"] == [None] * 6 for record in read_jsonl(tmp_path / "rounds.jsonl"))
-
-
-# Below, engines are scripted: what a client answers is known, so that means and records can be checked by hand.
 
 START: Tree = {"w": torch.tensor([1.0, 2.0])}
 Script = Callable[[ClientTask], ClientResult]
@@ -325,7 +161,9 @@ def test_a_round_without_any_answer_stops_and_keeps_the_checkpoint(tiny_clients,
     config = tiny_run_config("fedavg")
     run, _ = scripted_run(fails_in_round(1, *range(6)), config, tiny_clients, tmp_path)
     first = tiny_clients.ids[schedule(config, 6)[1][0]]
-    with pytest.raises(UserError, match=rf"round 2: no client .*\(client {first}: loss nan") as caught:
+    with pytest.raises(
+        UserError, match=rf"round 2: 3 of 3 clients have no.*\(client {first}: loss nan"
+    ) as caught:
         run_rounds(run, START)
     assert "\n" not in str(caught.value)
     server = load_server(tmp_path / "checkpoint")
@@ -385,3 +223,43 @@ def test_a_pass_holds_few_clients_of_long_rows(tiny_run_config, block_size, micr
     ids = np.zeros(3 * length, np.int32)
     rows = TokenPart(ids, ids > 0, np.arange(4, dtype=np.int64) * length, np.arange(3), num_cut=0, num_skipped=0)
     assert rounds.clients_per_pass(config, rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "failing", "stops"), [(0.5, 1, False), (0.5, 2, True), (0.0, 1, True), (0.9, 2, False)]
+)
+def test_the_run_stops_where_more_clients_fail_than_the_limit_allows(
+    limit, failing, stops, tiny_clients, tiny_run_config, tmp_path
+):
+    config = tiny_run_config("fedavg", "federation.rounds=1", f"federation.failure_limit={limit}")
+    chosen = schedule(config, 6)[0]
+    run, _ = scripted_run(fails_in_round(0, *chosen[:failing]), config, tiny_clients, tmp_path)
+    if not stops:
+        assert run_rounds(run, START).round == 1
+        return
+    with pytest.raises(UserError) as caught:
+        run_rounds(run, START)
+    text = str(caught.value)
+    assert f"round 1: {failing} of 3 clients have no finite answer, more than federation.failure_limit={limit}" in text
+    assert f"client {tiny_clients.ids[chosen[0]]}: loss nan" in text
+
+
+def test_central_training_pools_the_rows_of_all_clients(tiny_clients, tiny_run_config, tmp_path):
+    config = tiny_run_config("central", "local.accumulation=2", "federation.rounds=2")
+    run, engine = scripted_run(lambda task: delta(task, 1.0), config, tiny_clients, tmp_path)
+    server = run_rounds(run, START)
+    assert [task.client for task in engine.tasks] == [6, 6]
+    first, second = engine.tasks
+    assert sorted(first.row_numbers) == list(range(len(tiny_clients.tokens["train"])))
+    assert len(first.steps) == 2  # as many as a client takes
+    assert [len(step) for step in first.steps] == [2 * 3] * 2  # the micro-batches of all three clients of a round
+    assert first.steps != second.steps
+    assert server.params["w"].tolist() == [3.0, 0.0]
+    records = read_jsonl(tmp_path / "rounds.jsonl")
+    assert [(r["bytes_up"], r["bytes_down"], r["client_ids"]) for r in records] == [(0, 0, ["central"])] * 2
+
+
+def test_an_engine_that_answers_for_others_is_noticed(tiny_clients, tiny_run_config, tmp_path):
+    run, _ = scripted_run(lambda task: replace(delta(task, 1.0), client=9), tiny_run_config(), tiny_clients, tmp_path)
+    with pytest.raises(RuntimeError, match="answered for other clients"):
+        run_rounds(run, START)

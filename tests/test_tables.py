@@ -6,7 +6,8 @@ import copy
 
 import pytest
 
-from fedllm_bench.report.tables import change, duration, markdown_table, number, size, terminal_table
+from fedllm_bench.report.formats import change, counted, duration, from_to, number, signed, size
+from fedllm_bench.report.tables import markdown_table, terminal_table
 
 
 def summary(mean, low=None, high=None, *, n=38, unscored=0, interval="bootstrap", **more) -> dict:
@@ -16,22 +17,36 @@ def summary(mean, low=None, high=None, *, n=38, unscored=0, interval="bootstrap"
     }  # fmt: skip
 
 
-def entry(unit, higher, before, after, difference, local=None, to_local=None) -> dict:
+def distribution(better, worse, n=38) -> dict:
+    after = {"min": 0.1, "p10": 0.2, "p25": 0.3, "median": 0.5, "p75": 0.6, "p90": 0.8, "max": 123.45, "n": n}
+    if not n:
+        after = {**dict.fromkeys(after), "n": 0}
+    difference = {key: value if value is None or key == "n" else -value for key, value in after.items()}
+    share = better / n if n else None
+    return {
+        "after": after, "difference": difference, "num_better": better, "num_worse": worse, "share_better": share,
+    }  # fmt: skip
+
+
+def entry(unit, higher, before, after, difference, local=None, to_local=None, spread=None) -> dict:
     return {
         "version": "1", "unit": unit, "higher_is_better": higher, "description": "",
         "estimator": "mean over clients", "before": before, "after": after, "difference": difference,
-        "local": local, "difference_to_local": to_local,
+        "local": local, "difference_to_local": to_local, "distribution": spread or distribution(36, 2),
     }  # fmt: skip
 
 
 PAYLOAD = {
-    "schema_version": 1,
-    "run": {"dataset": "mini-aya", "method": "fedprox", "profile": "mini", "track": "mini", "seed": 3},
-    "data": {"local_clients": ["user-004", "user-017"]},
+    "schema_version": 2,
+    "run": {
+        "dataset": "mini-aya", "method": "fedprox", "personal": False, "profile": "mini", "track": "mini", "seed": 3,
+    },
+    "data": {"num_clients": 38, "local_clients": ["user-004", "user-017"], "never_visited": []},
     "cost": {
         "bytes_up": 5_200_000, "bytes_down": 10_400_000, "seconds": {"data": 1.25, "train": 65.0},
-        "peak_memory_bytes": 1_300_000_000, "peak_gpu_bytes": None,
+        "peak_memory_bytes": 1_300_000_000, "peak_gpu_bytes": None, "num_answers": 240, "failures": [],
     },
+    "clients": {"heldout": [], "mini_exact": []},
     "metrics": {
         "heldout": entry(
             "nats per token", False, summary(1.11), summary(0.61), summary(-0.5, -0.55, -0.45),
@@ -42,7 +57,7 @@ PAYLOAD = {
         ),
         "mini_exact": entry(
             "share", True, summary(0.067), summary(0.575, unscored=3), summary(0.508, 0.444, 0.567),
-            summary(None, n=0), summary(None, n=0, interval="none"),
+            summary(None, n=0), summary(None, n=0, interval="none"), distribution(30, 3),
         ),
     },
 }  # fmt: skip
@@ -77,7 +92,8 @@ def test_legend_says_what_was_resampled_and_the_costs():
         "communication: 5.2 MB up, 10.4 MB down",
         "wall time: data 1.2 s, train 1 min 05 s (total 1 min 06 s)",
         "peak memory: 1.3 GB",
-        "each trained alone (user-004, user-017)",
+        "clients better than base: 36 of 38 (heldout), 30 of 38 with 5 equal (mini_exact)",
+        "local: 2 of 38 clients, each trained alone (user-004, user-017); after - local is over those clients",
         "(embedded model and invented world)",
     ):
         assert part in text
@@ -103,6 +119,116 @@ def test_without_baseline_there_is_no_empty_column():
     assert "local" not in terminal_table(payload)
 
 
+def changed(**parts) -> dict:
+    """PAYLOAD with some keys of its parts changed: changed(run={"seed": 4})."""
+    payload = copy.deepcopy(PAYLOAD)
+    for part, values in parts.items():
+        payload[part] |= values
+    return payload
+
+
+def personal(**data) -> dict:
+    payload = changed(run={"method": "local", "personal": True}, data=data)
+    for each in payload["metrics"].values():
+        each["local"] = each["difference_to_local"] = None
+    return payload
+
+
+IDS = [f"user-{i:03d}" for i in range(747)]
+
+
+def flat(payload, width=120) -> str:
+    """All on one line, since lines are broken at spaces."""
+    return " ".join(terminal_table(payload, width).split())
+
+
+def test_a_baseline_of_all_clients_needs_neither_their_names_nor_a_warning():
+    text = flat(changed(data={"local_clients": IDS[:38]}))
+    assert "local: all 38 clients, each trained alone * items" in text
+
+
+def test_under_a_personal_method_the_column_after_says_so_and_the_spread_is_shown():
+    text = terminal_table(personal(local_clients=IDS[:38]), 100)
+    assert "after (local)" in text.splitlines()[2]
+    assert "after (local): all 38 clients, each with an adapter of its own" in text
+    assert "local -" not in text
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    header = rows.index("over clients n min p10 p25 median p75 p90 max")
+    assert rows[header + 2] == "heldout ↓ 38 0.100 0.200 0.300 0.500 0.600 0.800 123.5"
+    assert rows[header + 3] == "after - base 38 -0.100 -0.200 -0.300 -0.500 -0.600 -0.800 -123.5"
+    assert rows[header + 6] == ""  # metrics, not their views
+    assert len({len(line) for line in text.splitlines()[header : header + 6]}) == 1
+
+
+def test_the_spread_is_of_personal_methods_and_of_what_is_scored():
+    assert "over clients" not in terminal_table(PAYLOAD)
+    payload = personal(local_clients=IDS[:38])
+    for each in payload["metrics"].values():
+        each["distribution"] = distribution(0, 0, n=0)
+    text = terminal_table(payload)
+    assert "over clients" not in text
+    assert "better than" not in text
+
+
+@pytest.mark.parametrize(
+    ("payload", "line"),
+    [
+        (
+            changed(data={"never_visited": ["user-001"]}),
+            "never chosen by the schedule: 1 of 38 clients (user-001); they are scored with the global adapter * items",
+        ),
+        (
+            changed(data={"never_visited": ["user-001"], "local_clients": IDS[:38]}),
+            "(user-001); they are scored with the global adapter; alone (local) they stay at the base model",
+        ),
+        (
+            personal(never_visited=IDS[:500], local_clients=IDS, num_clients=747),
+            "never chosen by the schedule: 500 of 747 clients; they stay at the base model and count in the mean",
+        ),
+        (
+            personal(never_visited=["user-001"]),
+            "(user-001); they have no adapter and are not scored after",
+        ),
+    ],
+)
+def test_clients_whom_the_schedule_never_chose_are_named_with_their_part(payload, line):
+    assert line in flat(payload)
+    assert "never chosen" not in flat(PAYLOAD)
+
+
+def test_answers_that_were_left_out_are_counted_and_the_first_is_named():
+    failures = [{"round": 2 + i, "client": "user-004", "reason": "loss nan at local step 3"} for i in range(3)]
+    many, one = changed(cost={"failures": failures}), changed(cost={"failures": failures[:1]})
+    first = "round 2, client user-004: loss nan at local step 3)"
+    assert f"left out: 3 answers of 240 were not finite (first: {first}" in flat(many)
+    assert f"left out: 1 answer of 240 was not finite ({first}" in flat(one)
+    assert "left out" not in flat(PAYLOAD)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_long_and_odd_ids_and_many_clients_keep_the_table_small(width):
+    odd = ["x" * 200, "пользователь", "tab\tid", *IDS]
+    failure = {"round": 1, "client": "y" * 200, "reason": "loss inf"}
+    for payload in (
+        changed(data={"num_clients": 750, "local_clients": odd, "never_visited": odd}, cost={"failures": [failure]}),
+        personal(num_clients=750, local_clients=odd, never_visited=odd[:3]),
+        personal(num_clients=750, local_clients=odd[:3], never_visited=odd[3:]),
+    ):
+        lines = terminal_table(payload, width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert len(lines) < 45
+        assert not any("xxxxxxxxxxxxxxx" in line or "п" in line or "\t" in line for line in lines)
+
+
+def test_one_client_reads_well():
+    text = flat(changed(data={"num_clients": 1, "local_clients": ["only"]}))
+    assert "local: the one client, trained alone * items" in text
+
+
+def test_nothing_sent_is_said_in_one_word():
+    assert "communication: none" in terminal_table(changed(cost={"bytes_up": 0, "bytes_down": 0}))
+
+
 def test_markdown_has_one_row_for_each_run_and_metric():
     other = {**PAYLOAD, "run": {**PAYLOAD["run"], "method": "fedavg"}}
     lines = markdown_table([PAYLOAD, other], ["mini_exact", "heldout", "absent"]).splitlines()
@@ -114,6 +240,12 @@ def test_markdown_has_one_row_for_each_run_and_metric():
     assert "could not be scored" in lines[-1]
 
 
+def test_markdown_without_a_baseline_has_no_columns_for_it():
+    lines = markdown_table([personal()]).splitlines()
+    assert lines[0] == "| run | metric | base | after | after - base [95% CI] |"
+    assert {line.count("|") for line in lines[:5]} == {6}
+
+
 @pytest.mark.parametrize(
     ("got", "text"),
     [
@@ -123,6 +255,11 @@ def test_markdown_has_one_row_for_each_run_and_metric():
         (change(None), "-"),
         (change(summary(0.1)), "+0.100 [no interval]"),
         (change(summary(-0.00004, -0.1, 0.1)), "0.000 [-0.100, +0.100]"),
+        (signed(None), "-"),
+        (counted(1, "client"), "1 client"),
+        (counted("0 to 3", "client"), "0 to 3 clients"),
+        (from_to([38, 4, 12]), "4 to 38"),
+        (from_to([]), ""),
         (size(999), "999 B"),
         (size(5_240_000), "5.2 MB"),
         (size(7.1e10), "71.0 GB"),

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
+
+import numpy as np
 
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data.rows import SftRow
 from fedllm_bench.data.tokens import TokenPart
+
+USERS = 2  # purpose of the random stream; those of training are in training/batches.py
 
 
 @dataclass(frozen=True)
 class Clients:
-    """A split with its tokens. Clients are numbered in the order of the manifest, sorted by id."""
+    """A split with its tokens. Clients are numbered in the order of the manifest, sorted by id.
+
+    With a `shuffle_seed` training rows are dealt to the clients at random, each keeping its number of rows: a
+    control without real users. Held-out rows stay with their users.
+    """
 
     split: Split
     tokens: dict[str, TokenPart]
+    shuffle_seed: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -32,12 +41,15 @@ class Clients:
         found: dict[str, list[int]] = {client: [] for client in self.ids}
         for number, row in enumerate(self.tokens["train"].rows):
             found[rows[int(row)].client_id].append(number)
-        return {client: tuple(numbers) for client, numbers in found.items()}
+        own = {client: tuple(numbers) for client, numbers in found.items()}
+        return own if self.shuffle_seed is None else _dealt(own, self.shuffle_seed)
 
-    @cached_property
-    def heldout(self) -> tuple[SftRow, ...]:
-        """Held-out rows of the clients, then of unseen users."""
-        return tuple(self.split.rows("heldout") + self.split.rows("unseen"))
+
+def _dealt(own: Mapping[str, Sequence[int]], seed: int) -> dict[str, tuple[int, ...]]:
+    """The same rows at random, as many for each client as before."""
+    pool = [number for numbers in own.values() for number in numbers]
+    order = iter(np.random.default_rng([USERS, seed]).permutation(pool).tolist())
+    return {client: tuple(sorted(islice(order, len(numbers)))) for client, numbers in own.items()}
 
 
 def sample_by_size(sizes: Sequence[int], allowed: Sequence[int], count: int) -> list[int]:

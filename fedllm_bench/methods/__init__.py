@@ -6,7 +6,25 @@ To add one: a file here, a line in METHODS, and benchmarks/methods/<name>.toml w
 from __future__ import annotations
 
 from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.central import Central
+from fedllm_bench.methods.fedavgm import FedAvgM
+from fedllm_bench.methods.feddyn import FedDyn
+from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.local import Local
+from fedllm_bench.methods.released import RELEASED
+from fedllm_bench.methods.scaffold import Scaffold
 
-METHODS: dict[str, type[FedAvg]] = {"local": Local, "fedavg": FedAvg, "fedprox": FedProx}
+METHODS: dict[str, type[FedAvg]] = {
+    "local": Local,
+    "fedavg": FedAvg,
+    "fedprox": FedProx,
+    "scaffold": Scaffold,
+    "fedavgm": FedAvgM,
+    "fedadagrad": FedAdagrad,
+    "fedyogi": FedYogi,
+    "fedadam": FedAdam,
+    "central": Central,
+    "feddyn": FedDyn,
+}
+VARIANTS: dict[str, dict[str, type[FedAvg]]] = {"paper": METHODS, "released": RELEASED}

@@ -11,7 +11,9 @@ The server never sees a client's rows, only its upload; a client never sees anot
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from fedllm_bench.trees import Tree, tmap
 
@@ -19,6 +21,8 @@ Message = dict[str, Tree]  # server -> clients; always "params"
 Upload = dict[str, Tree]  # client -> server; always "delta" = y - x
 ClientState = dict[str, Tree]  # stays with the client between rounds; {} for most methods
 Weighting = Literal["examples", "uniform"]
+Rate = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,12 @@ class FedAvg:
     """FedAvg; `weighting` says whether a client counts by its number of examples or as one."""
 
     weighting: Weighting = "examples"
+    # What the method is defined for; a run that asks for another weighting is refused.
+    weightings: ClassVar[tuple[Weighting, ...]] = ("examples", "uniform")
     # True where clients answer with a model of their own, so that there is no global one to evaluate.
     personal: ClassVar[bool] = False
+    # True where one learner holds the rows of all clients.
+    pooled: ClassVar[bool] = False
 
     def init(self, params: Tree) -> Server:
         return Server(params)

@@ -9,23 +9,43 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedllm_bench.config import RunConfig
 from fedllm_bench.errors import UserError
-from fedllm_bench.methods import METHODS
+from fedllm_bench.methods import VARIANTS
 from fedllm_bench.methods.base import FedAvg
 
 
 def make_method(config: RunConfig) -> FedAvg:
-    """The method of a config; a :class:`UserError` for one that is not there yet or a constant out of range."""
-    name, constants = config.method.name, dict(config.method.constants)
-    if name not in METHODS:
-        raise UserError(f"the method {name} has a preset but no code yet; there are {', '.join(sorted(METHODS))}")
-    taken = {field.name for field in fields(METHODS[name])}
+    """The method of a config; a :class:`UserError` for one without code, or for what it is not defined for."""
+    kind, constants = method_class(config), dict(config.method.constants)
+    name = config.method.name
+    taken = {field.name for field in fields(kind)}
     if unknown := sorted(constants.keys() - taken):  # pydantic would pass over them in silence
         raise UserError(
             f"method.{unknown[0]}: the method {name} takes no such constant, only {', '.join(sorted(taken))}"
         )
     values = {"weighting": config.federation.weighting, **constants}
     try:
-        return TypeAdapter(METHODS[name]).validate_json(json.dumps(values), strict=True)
+        method: FedAvg = TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         problems = [f"method.{'.'.join(map(str, e['loc']))}: got {e['input']!r}, {e['msg']}" for e in error.errors()]
         raise UserError("; ".join(problems)) from error
+    _check_weighting(method, name)
+    return method
+
+
+def method_class(config: RunConfig) -> type[FedAvg]:
+    """The class of a config's method under its variant; a :class:`UserError` where there is none."""
+    name, known = config.method.name, VARIANTS[config.variant]
+    if name in known:
+        return known[name]
+    if name in VARIANTS["paper"]:
+        raise UserError(f"variant={config.variant}: {name} was not published; there are {', '.join(known)}")
+    raise UserError(f"the method {name} has a preset but no code yet; there are {', '.join(known)}")
+
+
+def _check_weighting(method: FedAvg, name: str) -> None:
+    if method.weighting not in method.weightings:
+        allowed = " or ".join(method.weightings)
+        raise UserError(
+            f"federation.weighting={method.weighting}: {name} is defined for {allowed} only; "
+            f"give --set federation.weighting={method.weightings[0]}"
+        )

@@ -7,7 +7,7 @@ A view is a metric over some of its items, or another way to average them; `held
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from fedllm_bench.metrics.stats import (
     summarise,
     worst_tenth,
 )
+from fedllm_bench.report.distribution import distribution
 from fedllm_bench.report.schema import SCHEMA_VERSION, check_results
 
 Keep = Callable[[Score], bool]
@@ -83,7 +84,7 @@ def metric_entry(
     estimator: Estimator = MEAN_OVER_CLIENTS,
     resampling: Resampling | None = None,
 ) -> dict[str, Any]:
-    """One entry of `metrics`: a summary of each side, and the paired differences of after to the others."""
+    """One entry of `metrics`: a summary of each side, paired differences of after to the others, the spread."""
 
     def summary(side: Sequence[Score]) -> dict[str, Any]:
         return summarise(per_cluster(side), estimator=estimator, resampling=resampling).to_dict()
@@ -103,6 +104,9 @@ def metric_entry(
         "difference": difference(scores.before),
         "local": None if scores.local is None else summary(scores.local),
         "difference_to_local": None if scores.local is None else difference(scores.local),
+        "distribution": distribution(
+            scores.before, scores.after, estimator=estimator, higher_is_better=info.higher_is_better
+        ),
     }
 
 
@@ -181,7 +185,7 @@ VIEWS: dict[str, Callable[[MetricInfo, Sequence[Score]], list[View]]] = {
 
 
 def client_rows(scores: ScoreSet) -> list[ClientRow]:
-    """One row for each seen client, in the order of client ids; for the per-client figure."""
+    """One row for each seen client, in the order of client ids."""
     seen = scores.keep(is_seen)
     before, after, local = per_cluster(seen.before), per_cluster(seen.after), per_cluster(seen.local or ())
     return [
@@ -202,6 +206,7 @@ def results_payload(
     data: Mapping[str, Any],
     cost: Mapping[str, Any],
     metrics: Mapping[str, Any],
+    clients: Mapping[str, Sequence[ClientRow]],
     resampling: Resampling | None = None,
 ) -> dict[str, Any]:
     """The whole of results.json; the keys of each part are those of `schema.RESULTS`."""
@@ -218,6 +223,7 @@ def results_payload(
             "bootstrap_from": BOOTSTRAP_FROM,
         },
         "metrics": dict(metrics),
+        "clients": {name: [asdict(row) for row in rows] for name, rows in clients.items()},
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from fedllm_bench import files
 from fedllm_bench.cell import RESULTS
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.stats import Resampling
-from fedllm_bench.report import figures
+from fedllm_bench.report import client_figures, figures
+from fedllm_bench.report.formats import counted
 from fedllm_bench.report.results import ScoreSet, client_rows, metrics_of, results_payload, write_results
 from fedllm_bench.scoring import Scores
 from fedllm_bench.setup import Bench
@@ -37,9 +38,10 @@ def write_report(
         data=_about_data(bench),
         cost=_cost(rounds, seconds),
         metrics=metrics_of(sets, infos, resampling=resampling),
+        clients={name: client_rows(scores) for name, scores in sets.items()},
         resampling=resampling,
     )
-    _draw(bench, payload, sets, rounds)
+    _draw(bench, payload, rounds)
     write_results(folder / RESULTS, payload)
     return payload
 
@@ -50,6 +52,7 @@ def _about_run(bench: Bench) -> dict[str, Any]:
     return {
         "dataset": bench.cell.split.name,
         "method": config.method.name,
+        "personal": bench.method.personal,
         "profile": config.profile,
         "track": config.track,
         "seed": config.seed,
@@ -61,13 +64,16 @@ def _about_run(bench: Bench) -> dict[str, Any]:
 
 def _about_data(bench: Bench) -> dict[str, Any]:
     manifest = bench.cell.split.manifest
-    sampled = bench.local_sample
+    ids = bench.clients.ids
+    # a pooled method trains on everyone's rows, whomever the schedule chooses
+    never = [] if bench.method.pooled else sorted(set(range(len(ids))) - bench.visited)
     return {
         "num_clients": len(manifest.clients),
         "num_unseen_clients": len(manifest.unseen),
         "num_train_rows": sum(client.train for client in manifest.clients),
         "num_heldout_rows": sum(client.heldout for client in manifest.clients),
-        "local_clients": [bench.clients.ids[client] for client in sampled],
+        "local_clients": [ids[client] for client in bench.local_sample],
+        "never_visited": [ids[client] for client in never],
     }
 
 
@@ -77,26 +83,42 @@ def _cost(rounds: list[dict[str, Any]], seconds: Mapping[str, float]) -> dict[st
     return {
         "bytes_up": sum(record["bytes_up"] for record in rounds),
         "bytes_down": sum(record["bytes_down"] for record in rounds),
+        "num_answers": sum(len(record["client_ids"]) for record in rounds),
+        "failures": failures_of(rounds),
         "seconds": dict(seconds),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
 
 
-def _draw(
-    bench: Bench, payload: dict[str, Any], sets: Mapping[str, ScoreSet], rounds: list[dict[str, Any]]
-) -> list[Path]:
-    run, out = payload["run"], bench.cell.folder / "figures"
+def failures_of(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The answers that were left out of their round's mean, in the order of rounds and clients."""
+    return [
+        {"round": record["round"], "client": client, "reason": reason}
+        for record in rounds
+        for client, reason in zip(record["client_ids"], record["failures"], strict=True)
+        if reason is not None
+    ]
+
+
+def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -> list[Path]:
+    run, metrics, out = payload["run"], payload["metrics"], bench.cell.folder / "figures"
     label = f"{run['dataset']}, {run['method']}, seed {run['seed']}"
     paths = []
-    heldout = payload["metrics"].get("heldout")
-    if heldout:
-        sides = [(0, heldout["before"]), (len(rounds), heldout["after"])]
-        points = [(at, side["mean"], side["ci_low"], side["ci_high"]) for at, side in sides if side["mean"] is not None]
-        on = f"{heldout['after']['n']} clients, {heldout['after']['n_scored']} rows"
+    if "heldout" in metrics:
+        points, on = _heldout_points(metrics["heldout"], len(rounds))
         paths += figures.loss_over_rounds(rounds, points, out, label=label, heldout_on=on)
-        paths += figures.per_client(client_rows(sets["heldout"]), out, label=label)
+    for metric in payload["clients"]:
+        paths += client_figures.clients(payload, metric, out, label=label)
     for metric in ("mini_exact", "mini_choice"):
-        if metric in payload["metrics"]:
+        if metric in metrics:
             paths += figures.tasks(payload, out, metric=metric, label=label)
     return paths
+
+
+def _heldout_points(entry: Mapping[str, Any], num_rounds: int) -> tuple[list[figures.Heldout], str]:
+    """Held-out loss before the first and after the last round, and on whom."""
+    sides = [(0, entry["before"]), (num_rounds, entry["after"])]
+    points = [(at, side["mean"], side["ci_low"], side["ci_high"]) for at, side in sides if side["mean"] is not None]
+    before, after = (f"{counted(side['n'], 'client')}, {counted(side['n_scored'], 'row')}" for _, side in sides)
+    return points, after if before == after else f"base on {before}, after on {after}"

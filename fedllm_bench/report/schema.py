@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,14 @@ SUMMARY = {
     "unit_of_resampling": str,
 }
 DIFFERENCE = {**SUMMARY, "significant": OrNull(bool)}
+SPREAD = {**dict.fromkeys(QUANTILES, OrNull(float)), "n": int}
+DISTRIBUTION = {
+    "after": SPREAD,
+    "difference": SPREAD,
+    "num_better": int,
+    "num_worse": int,
+    "share_better": OrNull(float),
+}
 METRIC = {
     "version": str,
     "unit": str,
@@ -56,12 +65,22 @@ METRIC = {
     "difference": DIFFERENCE,
     "local": OrNull(SUMMARY),
     "difference_to_local": OrNull(DIFFERENCE),
+    "distribution": DISTRIBUTION,
 }
+CLIENT = {
+    "client": str,
+    "before": OrNull(float),
+    "after": OrNull(float),
+    "local": OrNull(float),
+    "n_rows": int,
+}
+FAILURE = {"round": int, "client": str, "reason": str}
 RESULTS = {
     "schema_version": OneOf((SCHEMA_VERSION,)),
     "run": {
         "dataset": str,
         "method": str,
+        "personal": bool,
         "profile": str,
         "track": str,
         "seed": int,
@@ -75,16 +94,20 @@ RESULTS = {
         "num_train_rows": int,
         "num_heldout_rows": int,
         "local_clients": ListOf(str),
+        "never_visited": ListOf(str),
     },
     "cost": {
         "bytes_up": int,
         "bytes_down": int,
+        "num_answers": int,
+        "failures": ListOf(FAILURE),
         "seconds": MapOf(float),
         "peak_memory_bytes": int,
         "peak_gpu_bytes": OrNull(int),
     },
     "intervals": {"level": float, "samples": int, "seed": int, "bootstrap_from": int},
     "metrics": MapOf(METRIC),
+    "clients": MapOf(ListOf(CLIENT)),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,14 +31,22 @@ def choose_clients(seed: int, round_num: int, num_clients: int, per_round: int) 
     return sorted(int(k) for k in rng.choice(num_clients, per_round, replace=False))
 
 
+def released_clients(round_num: int, num_clients: int, per_round: int) -> list[int]:
+    """The clients of a round in the code released with FedLLM-Bench (federated_learning/fed_global.py).
+
+    The round is its seed, so that every run has the same schedule; Fed-Aya's first round is [2, 16, 24, 26].
+    """
+    return sorted(random.Random(round_num).sample(range(num_clients), per_round))
+
+
 def schedule(config: RunConfig, num_clients: int) -> list[list[int]]:
-    """The clients of every round, a function of the seed."""
+    """The clients of every round: a function of the seed, or the published one under variant "released"."""
     federation = config.federation
     federation.check(num_clients)
-    return [
-        choose_clients(config.seed, round_num, num_clients, federation.clients_per_round)
-        for round_num in range(federation.rounds)
-    ]
+    rounds, per_round = range(federation.rounds), federation.clients_per_round
+    if config.variant == "released":
+        return [released_clients(round_num, num_clients, per_round) for round_num in rounds]
+    return [choose_clients(config.seed, round_num, num_clients, per_round) for round_num in rounds]
 
 
 def plan_steps(

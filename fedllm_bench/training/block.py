@@ -20,7 +20,7 @@ from fedllm_bench.training.batches import StepPlan, collate
 from fedllm_bench.training.lora import Masks, attach, detach
 from fedllm_bench.training.loss import client_losses
 from fedllm_bench.training.model import LoraModel
-from fedllm_bench.trees import Layout, moved_to
+from fedllm_bench.trees import Layout, Tree, moved_to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +201,8 @@ def _result(
     state: ClientState = task.state
     upload: Upload = {}
     if done.failure is None:
-        mean_grad = layout.unpack(grad_sum / max(steps, 1))
-        final = {name: tensor.clone() for name, tensor in layout.unpack(y).items()}
+        mean_grad = _copied(layout.unpack(grad_sum / max(steps, 1)))
+        final = _copied(layout.unpack(y))
         state, upload = method.finish(message, task.state, final, mean_grad, steps, local.lr)
     return ClientResult(
         client=task.client,
@@ -213,6 +213,11 @@ def _result(
         losses=tuple(done.losses),
         failure=done.failure,
     )
+
+
+def _copied(tree: Tree) -> Tree:
+    """Tensors of their own: a view would keep the packed adapters of all K clients alive."""
+    return {name: tensor.clone() for name, tensor in tree.items()}
 
 
 def _mask_stream(task: ClientTask, number: int, device: torch.device) -> torch.Generator:

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from fedllm_bench.config import Local
+from fedllm_bench.config import Local, RunConfig
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
 from fedllm_bench.training.model import LoraModel
 
 Block = Sequence[ClientTask]
 MapBlocks = Callable[[Message, Iterable[Block], Local], Iterable[list[ClientResult]]]
-Engine = Callable[[LoraModel, FedAvg], MapBlocks]
+Engine = Callable[[LoraModel, FedAvg, RunConfig], MapBlocks]
 
 
-def in_process(model: LoraModel, method: FedAvg) -> MapBlocks:
-    """One block after another in this process."""
+def in_process(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks:
+    """One block after another in this process; one client after another where the model cannot be stacked."""
 
     def map_blocks(message: Message, blocks: Iterable[Block], local: Local) -> Iterable[list[ClientResult]]:
         for block in blocks:
-            yield train_block(model, method, message, block, local)
+            passes = [block] if model.stackable else [[task] for task in block]
+            yield [result for part in passes for result in train_block(model, method, message, part, local)]
 
     return map_blocks
 
 
-ENGINES: dict[str, Engine] = {"inprocess": in_process}
+def trl_engine(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks:
+    """One client after another, each by a TRL trainer of its own: the slow reference (`training/trl.py`)."""
+    from fedllm_bench.training.trl import reference  # loads trl, which takes seconds
+
+    return reference(model, method, config)
+
+
+ENGINES: dict[str, Engine] = {"inprocess": in_process, "trl": trl_engine}

@@ -96,27 +96,45 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
     local = replace(config.local, lr=config.local.lr_at(round_num, config.federation.rounds))
     chosen = [client for client in chosen if run.only is None or client in run.only]
     mean, results = Mean({}, {}), []
-    blocks = batched(_tasks(run, server, chosen), clients_per_pass(config, run.clients.tokens["train"]))
-    for answered in run.map_blocks(message, blocks, local):
-        for result in answered:  # in client order: floating-point sums are reproducible
-            results.append(_summary(result))
-            if result.failure is None:
-                run.states.put(result.client, result.state, round_num + 1)
-                weight = result.num_examples if run.method.weighting == "examples" else 1.0
-                mean = mean.add(result, weight)
-    _check_answers(results, round_num)
+    tasks = [pooled_task(run, server, chosen)] if run.method.pooled else _tasks(run, server, chosen)
+    order = [len(run.clients)] if run.method.pooled else chosen
+    blocks = batched(tasks, clients_per_pass(config, run.clients.tokens["train"]))
+    for result in in_order(run.map_blocks(message, blocks, local), order):
+        results.append(_summary(result))
+        if result.failure is None:
+            run.states.put(result.client, result.state, round_num + 1)
+            weight = result.num_examples if run.method.weighting == "examples" else 1.0
+            mean = mean.add(result, weight)
+    _check_answers(results, round_num, config.federation.failure_limit)
     answers = [result for result in results if result["failure"] is None]
     after = run.method.update(server, mean.value(), len(answers) / len(run.clients))
+    alone = run.method.personal or run.method.pooled  # nothing is sent
     record = {
         "round": round_num + 1,
         "lr": local.lr,
         **{key: [result[key] for result in results] for key in SUMMARY_KEYS},
-        "bytes_down": 0 if run.method.personal else num_bytes(message) * len(results),
-        "bytes_up": sum(result["bytes_up"] for result in answers),
+        "bytes_down": 0 if alone else num_bytes(message) * len(results),
+        "bytes_up": 0 if alone else sum(result["bytes_up"] for result in answers),
         "update_norm": norm(tmap(lambda a, b: a - b, after.params, server.params)),
         "seconds": round(time.perf_counter() - started, 4),
     }
     return after, record
+
+
+def in_order(answers: Iterable[Sequence[ClientResult]], order: Sequence[int]) -> Iterator[ClientResult]:
+    """The results in the order of clients, however blocks arrive: floating-point sums are reproducible.
+
+    Only results that are ahead of their turn are held in memory.
+    """
+    waiting: dict[int, ClientResult] = {}
+    turn = 0
+    for answered in answers:
+        waiting |= {result.client: result for result in answered}
+        while turn < len(order) and order[turn] in waiting:
+            yield waiting.pop(order[turn])
+            turn += 1
+    if turn < len(order) or waiting:
+        raise RuntimeError(f"the engine answered for other clients than {list(order)}")
 
 
 def clients_per_pass(config: RunConfig, rows: TokenPart) -> int:
@@ -134,7 +152,6 @@ def batched(tasks: Iterable[ClientTask], size: int) -> Iterator[list[ClientTask]
 
 def _tasks(run: Run, server: Server, chosen: Iterable[int]) -> Iterator[ClientTask]:
     config, clients = run.config, run.clients
-    turns = config.federation.rounds * config.federation.clients_per_round / len(clients)
     for client in chosen:
         rows = clients.train_rows[clients.ids[client]]
         steps = plan_steps(
@@ -142,7 +159,7 @@ def _tasks(run: Run, server: Server, chosen: Iterable[int]) -> Iterator[ClientTa
             server.round,
             client,
             num_rows=len(rows),
-            steps=config.local.num_steps(len(rows), turns) if rows else 0,
+            steps=config.local.num_steps(len(rows), _turns(run)) if rows else 0,
             micro_batch=config.local.micro_batch,
             accumulation=config.local.accumulation,
         )
@@ -156,6 +173,39 @@ def _tasks(run: Run, server: Server, chosen: Iterable[int]) -> Iterator[ClientTa
             steps=steps,
             state=run.states.get(client, run.method.client_init(server.params), server.round),
         )
+
+
+def pooled_task(run: Run, server: Server, chosen: Sequence[int]) -> ClientTask:
+    """The rows of all clients as those of one, with as many rows in a step as all `chosen` clients take."""
+    config, clients = run.config, run.clients
+    rows = [row for client in clients.ids for row in clients.train_rows[client]]
+    index = len(clients)
+    of_chosen = [config.local.num_steps(len(clients.train_rows[clients.ids[k]]), _turns(run)) for k in chosen]
+    steps = plan_steps(
+        config.seed,
+        server.round,
+        index,
+        num_rows=len(rows),
+        steps=round(sum(of_chosen) / len(of_chosen)),
+        micro_batch=config.local.micro_batch,
+        accumulation=config.local.accumulation * len(chosen),
+    )
+    return ClientTask(
+        client=index,
+        client_id=run.config.method.name,
+        seed=config.seed,
+        round_num=server.round,
+        rows=clients.tokens["train"],
+        row_numbers=tuple(rows),
+        steps=steps,
+        state=run.states.get(index, run.method.client_init(server.params), server.round),
+    )
+
+
+def _turns(run: Run) -> float:
+    """How often a client can expect to be chosen: R S / N."""
+    federation = run.config.federation
+    return federation.rounds * federation.clients_per_round / len(run.clients)
 
 
 SUMMARY_KEYS = ("clients", "client_ids", "losses", "num_examples", "steps", "failures")
@@ -175,13 +225,15 @@ def _summary(result: ClientResult) -> dict[str, Any]:
     }
 
 
-def _check_answers(results: Sequence[dict[str, Any]], round_num: int) -> None:
+def _check_answers(results: Sequence[dict[str, Any]], round_num: int, limit: float) -> None:
+    """Name every client without a finite answer; stop where no one has one, or more than `limit` allows."""
     failed = [result for result in results if result["failure"] is not None]
     for result in failed:
         log.warning("round %d, client %s: %s; left out", round_num + 1, result["client_ids"], result["failure"])
-    if failed and len(failed) == len(results):
+    if failed and (len(failed) == len(results) or len(failed) > limit * len(results)):
         first = failed[0]
         raise UserError(
-            f"round {round_num + 1}: no client has a finite answer (client {first['client_ids']}: "
-            f"{first['failure']}); lower local.lr or local.clip; the last checkpoint stays"
+            f"round {round_num + 1}: {len(failed)} of {len(results)} clients have no finite answer, more than "
+            f"federation.failure_limit={limit} allows (client {first['client_ids']}: {first['failure']}); "
+            "lower local.lr or local.clip; the last checkpoint stays"
         )

@@ -1,0 +1,310 @@
+"""How fast K clients train in one pass, beside what else one would write: three variants of the same local training.
+
+  stacked   `train_block`, all clients through the base together
+  loop      plain PEFT, one client after another: a tight loop over batches made beforehand, torch's fused AdamW
+  trl       a TRL trainer for each client, its construction included, rows tokenised beforehand
+
+They must end at the same adapters before anything is timed. They then take turns, so that a busy machine slows all
+alike, and the ratios of one turn are compared; times of different runs are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from fedllm_bench import files, presets, provenance
+from fedllm_bench.cli import ALLOCATOR, quiet_libraries
+from fedllm_bench.config import Local, RunConfig
+from fedllm_bench.data.tokens import TokenPart
+from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.training.batches import collate
+from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.lora import initial_adapter
+from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.trees import Tree, norm, tmap
+
+EPILOG = """examples:
+  python benchmarks/perf/speed.py
+  python benchmarks/perf/speed.py --hidden 256 --tokens 128 --repeats 7 --json speed.json
+"""
+VOCABULARY, LAYERS, HEADS, RANK, BATCH = 900, 4, 4, 8, 4
+TOLERANCE = 1e-3  # relative L2, float32
+Variant = Callable[[], list[Tree]]  # trains all clients from the same start; their adapters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What is trained: `clients` of `steps` steps of BATCH rows of `tokens` tokens, half of which are counted."""
+
+    hidden: int
+    clients: int
+    steps: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """The shape made up: models with the same random base, rows, and the adapter that all clients start from."""
+
+    config: RunConfig
+    model: LoraModel
+    peft_model: Any
+    tasks: list[ClientTask]
+    start: Tree
+
+    @property
+    def local(self) -> Local:
+        return self.config.local
+
+
+def make_work(shape: Shape, folder: Path) -> Work:
+    from fedllm_bench.training import trl
+
+    save_random_llama(shape, folder)
+    rows = (f"lora.rank={RANK}", f"local.steps={shape.steps}", f"local.micro_batch={BATCH}", "local.accumulation=1")
+    config = presets.load("aya", "fedavg", "mini", [*rows, "local.lr=1e-3", "local.lr_end=1e-4"], model=str(folder))
+    model = load_model(config.model, config.lora)
+    start = initial_adapter(model.layers, RANK, seed=0)
+    stream = torch.Generator().manual_seed(1)
+    start = tmap(lambda t: t + 0.02 * torch.randn(t.shape, generator=stream), start)
+    return Work(config, model, trl.load_peft(model, config), make_tasks(shape), start)
+
+
+def save_random_llama(shape: Shape, folder: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = {f"w{i}": i for i in range(VOCABULARY)}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, "w0")), eos_token="w1")
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=shape.hidden,
+        intermediate_size=3 * shape.hidden,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        max_position_embeddings=max(512, shape.tokens),
+        initializer_range=0.1,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def make_tasks(shape: Shape) -> list[ClientTask]:
+    per_client = shape.steps * BATCH
+    ids = np.random.default_rng(2).integers(2, VOCABULARY, (shape.clients * per_client, shape.tokens), np.int32)
+    counted = np.broadcast_to(np.arange(shape.tokens) >= shape.tokens // 2, ids.shape)
+    part = TokenPart(
+        ids=ids.reshape(-1),
+        counted=counted.reshape(-1),
+        starts=np.arange(len(ids) + 1, dtype=np.int64) * shape.tokens,
+        rows=np.arange(len(ids)),
+        num_cut=0,
+        num_skipped=0,
+    )
+    steps = tuple((tuple(range(first, first + BATCH)),) for first in range(0, per_client, BATCH))
+    return [
+        ClientTask(
+            client=k,
+            client_id=str(k),
+            seed=0,
+            round_num=0,
+            rows=part,
+            row_numbers=tuple(range(k * per_client, (k + 1) * per_client)),
+            steps=steps,
+            state={},
+        )
+        for k in range(shape.clients)
+    ]
+
+
+def stacked(work: Work) -> list[Tree]:
+    results = train_block(work.model, FedAvg(), {"params": work.start}, work.tasks, work.local)
+    return [tmap(torch.add, work.start, result.upload["delta"]) for result in results]
+
+
+def prepared(work: Work) -> list[list[tuple[Any, Any]]]:
+    """For the loop: ids and targets of each step of each client, shape (BATCH, T) and (BATCH, T - 1)."""
+    batches = [
+        [collate([task.rows[task.row_numbers[i]] for i in micro], torch.device("cpu")) for (micro,) in task.steps]
+        for task in work.tasks
+    ]
+    return [[(batch.ids, batch.targets[:, 1:].flatten()) for batch in own] for own in batches]
+
+
+def loop(work: Work, batches: Sequence[Sequence[tuple[Any, Any]]]) -> list[Tree]:
+    from fedllm_bench.training.trl import adapter_parameters
+
+    model, local, ends = work.peft_model.eval(), work.local, []
+    parameters = adapter_parameters(model)
+    values = list(parameters.values())
+    for own in batches:
+        with torch.no_grad():
+            tmap(lambda p, t: p.copy_(t), parameters, work.start)
+        betas = (local.beta1, local.beta2)
+        optimiser = torch.optim.AdamW(values, local.lr, betas, local.eps, local.weight_decay, fused=True)
+        for ids, targets in own:
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+            F.cross_entropy(logits.flatten(0, 1), targets).backward()
+            torch.nn.utils.clip_grad_norm_(values, local.clip)
+            optimiser.step()
+            optimiser.zero_grad()
+        ends.append({name: parameters[name].detach().clone() for name in work.start})
+    return ends
+
+
+def by_trl(work: Work) -> list[Tree]:
+    from transformers import PrinterCallback
+    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    from fedllm_bench.training import trl
+
+    parameters, ends = trl.adapter_parameters(work.peft_model), []
+    for task in work.tasks:
+        with torch.no_grad():
+            tmap(lambda p, t: p.copy_(t), parameters, work.start)
+        rows = trl.planned_rows(task)
+        with trl.undisturbed(), tempfile.TemporaryDirectory() as folder:
+            trainer = SFTTrainer(
+                model=work.peft_model,
+                args=trl.arguments(work.local, rows, output_dir=folder, use_cpu=True),
+                train_dataset=trl.as_dataset(rows),
+                processing_class=work.model.tokenizer,
+                data_collator=DataCollatorForLanguageModeling(pad_token_id=0),
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        ends.append({name: parameters[name].detach().clone() for name in work.start})
+    return ends
+
+
+def make_variants(work: Work) -> dict[str, Variant]:
+    batches = prepared(work)
+    return {"stacked": lambda: stacked(work), "loop": lambda: loop(work, batches), "trl": lambda: by_trl(work)}
+
+
+def disagreements(variants: dict[str, Variant], start: Tree) -> dict[str, float]:
+    """Largest relative L2 distance of a client's way from that of `stacked`, for every other variant.
+
+    Raises a :class:`RuntimeError` beyond TOLERANCE: times of unequal work would mean nothing.
+    """
+    moved = {name: [tmap(torch.sub, end, start) for end in train()] for name, train in variants.items()}
+    ours = moved.pop("stacked")
+    found = {
+        name: max(norm(tmap(torch.sub, a, b)) / norm(a) for a, b in zip(ours, theirs, strict=True))
+        for name, theirs in moved.items()
+    }
+    for name, distance in found.items():
+        if not distance <= TOLERANCE:
+            raise RuntimeError(f"{name} trained other adapters than stacked: relative L2 {distance:.2e} > {TOLERANCE}")
+    return found
+
+
+def take_turns(variants: dict[str, Variant], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each variant in each of `repeats` turns; all of a turn are timed one after another."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name, train in variants.items():
+            started = time.perf_counter()
+            train()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def measure(shape: Shape, repeats: int) -> dict[str, Any]:
+    """JSON data: seconds of each turn, their medians, and for each ratio to `stacked` median, least and largest."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = make_work(shape, Path(folder))
+        variants = make_variants(work)
+        distances = disagreements(variants, work.start)
+        seconds = take_turns(variants, repeats)
+    ratios = {}
+    for name in distances:
+        turns = [other / ours for other, ours in zip(seconds[name], seconds["stacked"], strict=True)]
+        ratios[name] = {"median": statistics.median(turns), "least": min(turns), "largest": max(turns)}
+    return {
+        "shape": {**vars(shape), "rows": BATCH, "vocabulary": VOCABULARY, "layers": LAYERS, "rank": RANK},
+        "relative_l2": distances,
+        "seconds": seconds,
+        "median_seconds": {name: statistics.median(turns) for name, turns in seconds.items()},
+        "ratios": ratios,
+        "allocator": {name: os.environ.get(name) for name in ALLOCATOR},
+        "environment": provenance.environment(threads=torch.get_num_threads(), gpus=[]),
+    }
+
+
+def as_table(found: dict[str, Any]) -> str:
+    shape, machine = found["shape"], found["environment"]
+    steps = shape["clients"] * shape["steps"]
+    lines = [f"{shape['clients']} clients x {shape['steps']} steps x {BATCH} rows x {shape['tokens']} tokens, "]
+    lines[0] += f"hidden {shape['hidden']}, {LAYERS} layers, vocabulary {VOCABULARY}, LoRA rank {RANK} on all linear"
+    lines.append(f"{'':8} {'seconds':>8} {'ms/step':>8} {'slower':>8}   least - largest of {_turns(found)} turns")
+    for name, median in found["median_seconds"].items():
+        line = f"{name:8} {median:8.3f} {1000 * median / steps:8.2f}"
+        if ratio := found["ratios"].get(name):
+            line += f" {ratio['median']:7.2f}x   {ratio['least']:.2f} - {ratio['largest']:.2f}"
+        lines.append(line)
+    versions = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "transformers", "peft", "trl"))
+    lines.append(f"{machine['cpu']['name']}, {machine['cpu']['count']} cores, {machine['threads']} threads; {versions}")
+    lines.append("same adapters: relative L2 " + ", ".join(f"{k} {v:.1e}" for k, v in found["relative_l2"].items()))
+    return "\n".join(lines) + "\n"
+
+
+def _turns(found: dict[str, Any]) -> int:
+    return len(found["seconds"]["stacked"])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--hidden", type=int, default=64, help="width of the model, a multiple of 8 (64)")
+    parser.add_argument("--clients", type=int, default=8, help="clients in one pass (8)")
+    parser.add_argument("--steps", type=int, default=10, help="local steps of each client (10)")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of a row, without padding (32)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each variant (5)")
+    parser.add_argument("--threads", type=int, help="cores for torch (its own choice)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    quiet_libraries()
+    warnings.simplefilter("ignore", FutureWarning)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    shape = Shape(hidden=args.hidden, clients=args.clients, steps=args.steps, tokens=args.tokens)
+    found = measure(shape, args.repeats)
+    sys.stdout.write(as_table(found))
+    if args.json:
+        files.write_json(args.json, found)
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.platform == "linux" and not ALLOCATOR.keys() & os.environ.keys():  # read when a process starts
+        os.execve(
+            sys.executable, [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]], os.environ | ALLOCATOR
+        )
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""The lines under the table on the terminal: units, intervals, who was trained and who was not, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedllm_bench.report.formats import counted, duration, from_to, size
+from fedllm_bench.report.names import listed, short_name
+
+Payload = Mapping[str, Any]
+Entry = Mapping[str, Any]
+SIDES = {"before": "base", "after": "after", "local": "local"}
+
+
+def legend(payload: Payload, width: int) -> list[str]:
+    """Lines of at most `width` columns, but for words that are wider."""
+    metrics, cost = payload["metrics"], payload["cost"]
+    items = [
+        _units(metrics),
+        "↓ lower is better, ↑ higher is better",
+        _how(metrics),
+        *_better(payload),
+        *_about_adapters(payload),
+        *_never_visited(payload),
+        *_left_out(cost),
+        *_unscored(metrics),
+        *_cost(cost),
+    ]
+    return [line for item in items for line in _wrapped(item, width)]
+
+
+def after_name(payload: Payload) -> str:
+    """The name of the column of trained adapters; "after (local)" where each client has its own."""
+    run = payload["run"]
+    return f"after ({run['method']})" if run["personal"] else "after"
+
+
+def _units(metrics: Mapping[str, Entry]) -> str:
+    """The metrics of each unit; views are covered by the name of their metric."""
+    named: dict[str, list[str]] = {}
+    for name, entry in metrics.items():
+        names = named.setdefault(entry["unit"], [])
+        if not any(name.startswith(f"{other}_") for other in names):
+            names.append(name)
+    return "unit: " + "; ".join(f"{unit} ({', '.join(names)})" for unit, names in named.items())
+
+
+def _how(metrics: Mapping[str, Entry]) -> str:
+    summaries = [s for entry in metrics.values() for s in (entry["difference"], entry["difference_to_local"]) if s]
+    units = sorted({summary["unit_of_resampling"] for summary in summaries}) or ["client"]
+    kinds = {kind: from_to(s["n"] for s in summaries if s["interval"] == kind) for kind in ("bootstrap", "t")}
+    names = {"bootstrap": "bootstrap over {} clients", "t": "Student's t over {} clients"}
+    used = [text.format(kinds[kind]) for kind, text in names.items() if kinds[kind]]
+    method = "; ".join(used) if used else "none could be computed"
+    return f"[95% CI]: paired per {', '.join(units)}; {method}"
+
+
+def _better(payload: Payload) -> list[str]:
+    """ "clients better than base: 36 of 38 (heldout)"; the rest are worse, but for those called equal."""
+    counts = []
+    for name in payload["clients"]:
+        found = payload["metrics"][name]["distribution"]
+        n, better = found["difference"]["n"], found["num_better"]
+        equal = n - better - found["num_worse"]
+        ties = f" with {equal} equal" if equal else ""
+        counts += [f"{better} of {n}{ties} ({name})"] if n else []
+    return [f"clients better than base: {', '.join(counts)}"] if counts else []
+
+
+def _about_adapters(payload: Payload) -> list[str]:
+    """Which clients have adapters of their own: in the baseline, or under a personal method in the run itself."""
+    if payload["run"]["personal"]:
+        who = _own_adapters(payload, "after - base", "with an adapter of its own")
+        return [f"{after_name(payload)}: {who}"]
+    baseline = any(entry["local"] for entry in payload["metrics"].values())
+    return [f"local: {_own_adapters(payload, 'after - local', 'trained alone')}"] if baseline else []
+
+
+def _own_adapters(payload: Payload, compared: str, how: str) -> str:
+    data = payload["data"]
+    names, total = data["local_clients"], data["num_clients"]
+    if len(names) == total:
+        return f"all {counted(total, 'client')}, each {how}" if total > 1 else f"the one client, {how}"
+    return (
+        f"{len(names)} of {counted(total, 'client')}, each {how}{listed(names)}; {compared} is over those clients "
+        "only, so it is not the difference of the two columns"
+    )
+
+
+def _never_visited(payload: Payload) -> list[str]:
+    data = payload["data"]
+    never = data["never_visited"]
+    if not never:
+        return []
+    alone = bool(set(never) & set(data["local_clients"]))
+    if payload["run"]["personal"]:
+        role = "stay at the base model and count in the mean" if alone else "have no adapter and are not scored after"
+    else:
+        role = "are scored with the global adapter" + ("; alone (local) they stay at the base model" if alone else "")
+    who = f"{len(never)} of {counted(data['num_clients'], 'client')}{listed(never)}"
+    return [f"never chosen by the schedule: {who}; they {role}"]
+
+
+def _left_out(cost: Mapping[str, Any]) -> list[str]:
+    failures = cost["failures"]
+    if not failures:
+        return []
+    first = failures[0]
+    verb, which = ("was", "") if len(failures) == 1 else ("were", "first: ")
+    return [
+        f"left out: {counted(len(failures), 'answer')} of {cost['num_answers']} {verb} not finite "
+        f"({which}round {first['round']}, client {short_name(first['client'])}: {first['reason']})"
+    ]
+
+
+def _unscored(metrics: Mapping[str, Entry]) -> list[str]:
+    """One line for each metric with starred numbers."""
+    lines = []
+    for name, entry in metrics.items():
+        starred = {label: entry[side] for side, label in SIDES.items() if entry[side] and entry[side]["n_unscored"]}
+        counts = [f"{label} {s['n_unscored']} of {s['n_unscored'] + s['n_scored']}" for label, s in starred.items()]
+        lines += [f"* items not scored, in no mean: {name}: {', '.join(counts)}"] if counts else []
+    return lines
+
+
+def _cost(cost: Mapping[str, Any]) -> list[str]:
+    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in cost["seconds"].items())
+    gpu = cost["peak_gpu_bytes"]
+    on_gpu = f", {size(gpu)} on the GPU" if gpu is not None else ""
+    sent = f"{size(cost['bytes_up'])} up, {size(cost['bytes_down'])} down"
+    return [
+        f"communication: {sent if cost['bytes_up'] or cost['bytes_down'] else 'none'}",
+        f"wall time: {stages} (total {duration(sum(cost['seconds'].values()))})",
+        f"peak memory: {size(cost['peak_memory_bytes'])}{on_gpu}",
+    ]
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """Broken at spaces, continued two columns in; a word wider than `width` stays whole."""
+    lines = [""]
+    for word in line.split(" "):
+        if lines[-1].strip() and len(lines[-1]) + 1 + len(word) > width:
+            lines.append(f"  {word}")
+        else:
+            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return lines

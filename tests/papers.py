@@ -1,0 +1,203 @@
+"""Direct transcriptions of the papers' algorithms, on quadratics whose gradients are known.
+
+Each takes the problem and the first x, and gives the server's x after every round; plain SGD, no clipping.
+They use vectors and loops only, nothing of the suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LR, NUM_CLIENTS, SIZE = 0.1, 3, 5
+NUM_ROWS, STEPS = (4, 7, 2), (3, 2, 3)  # of each client
+ZERO = torch.zeros(SIZE, dtype=torch.float64)
+CHOSEN = ([0, 1, 2], [0, 2], [1, 2], [0, 1])  # clients by round
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """f_k(y) = 1/2 (y - target)' diag(curvature) (y - target) of each client k."""
+
+    curvature: Tensor
+    target: Tensor
+
+    def grad(self, k: int, y: Tensor) -> Tensor:
+        return self.curvature[k] * (y - self.target[k])
+
+
+def problem() -> tuple[Quadratic, Tensor]:
+    stream = torch.Generator().manual_seed(0)
+    curvature, target = torch.rand(2, NUM_CLIENTS, SIZE, generator=stream, dtype=torch.float64)
+    return Quadratic(curvature + 0.5, 4 * target - 2), torch.ones(SIZE, dtype=torch.float64)
+
+
+def descend(f: Quadratic, k: int, x: Tensor, extra: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Local SGD of client k from x, along its gradient plus `extra`."""
+    y = x.clone()
+    for _ in range(STEPS[k]):
+        y = y - LR * (f.grad(k, y) + (extra(y) if extra else 0.0))
+    return y
+
+
+def mean(chosen: Sequence[int], values: dict[int, Tensor], *, by_rows: bool) -> Tensor:
+    weights = {k: NUM_ROWS[k] if by_rows else 1 for k in chosen}
+    return sum((weights[k] * values[k] for k in chosen), ZERO) / sum(weights.values())
+
+
+def fedavg(f: Quadratic, x: Tensor, mu: float = 0.0) -> list[Tensor]:
+    """McMahan et al., Algorithm 1; with mu > 0 Li et al., Algorithm 2, with the weights of FedAvg."""
+    path = []
+    for chosen in CHOSEN:
+        x0 = x
+        x = mean(chosen, {k: descend(f, k, x0, lambda y: mu * (y - x0)) for k in chosen}, by_rows=True)  # noqa: B023
+        path.append(x)
+    return path
+
+
+def local(f: Quadratic, x: Tensor) -> list[Tensor]:
+    """Each client goes on from where it stopped: the clients' own models at the end."""
+    own = [x] * NUM_CLIENTS
+    for chosen in CHOSEN:
+        for k in chosen:
+            own[k] = descend(f, k, own[k])
+    return own
+
+
+def scaffold(f: Quadratic, x: Tensor, eta: float) -> list[Tensor]:
+    """Karimireddy et al., Algorithm 1 with option II."""
+    path, c, own = [], ZERO, [ZERO] * NUM_CLIENTS
+    for chosen in CHOSEN:
+        deltas, changes = [], []
+        for k in chosen:
+            y = descend(f, k, x, lambda y, k=k, c=c: c - own[k])
+            new = own[k] - c + (x - y) / (STEPS[k] * LR)
+            deltas.append(y - x)
+            changes.append(new - own[k])
+            own[k] = new
+        x = x + eta * sum(deltas) / len(chosen)
+        c = c + sum(changes) / NUM_CLIENTS
+        path.append(x)
+    return path
+
+
+def fedavgm(f: Quadratic, x: Tensor, beta: float, eta: float) -> list[Tensor]:
+    """Hsu et al., 2019, section 4."""
+    path, m = [], ZERO
+    for chosen in CHOSEN:
+        m = beta * m + mean(chosen, {k: descend(f, k, x) - x for k in chosen}, by_rows=True)
+        x = x + eta * m
+        path.append(x)
+    return path
+
+
+def fedopt(name: str, f: Quadratic, x: Tensor, beta1: float, beta2: float, eta: float, tau: float) -> list[Tensor]:
+    """Reddi et al., Algorithm 2."""
+    path, m, v = [], ZERO, ZERO + tau**2
+    for chosen in CHOSEN:
+        d = mean(chosen, {k: descend(f, k, x) - x for k in chosen}, by_rows=True)
+        m = beta1 * m + (1 - beta1) * d
+        v = _second_moment(name, v, d**2, beta2)
+        x = x + eta * m / (v**0.5 + tau)
+        path.append(x)
+    return path
+
+
+def _second_moment(name: str, v: Tensor, square: Tensor, beta2: float) -> Tensor:
+    return {
+        "adagrad": v + square,
+        "yogi": v - (1 - beta2) * square * torch.sign(v - square),
+        "adam": beta2 * v + (1 - beta2) * square,
+    }[name]
+
+
+def feddyn(f: Quadratic, x: Tensor, alpha: float) -> list[Tensor]:
+    """Acar et al., Algorithm 1; `linear` is their grad L_k(theta_k), the linear term of a client's objective."""
+    path, h, linear = [], ZERO, [ZERO] * NUM_CLIENTS
+    for chosen in CHOSEN:
+        theta = {}
+        for k in chosen:
+            theta[k] = descend(f, k, x, lambda y, k=k, x=x: alpha * (y - x) - linear[k])
+            linear[k] = linear[k] - alpha * (theta[k] - x)
+        h = h - alpha / NUM_CLIENTS * sum(theta[k] - x for k in chosen)
+        x = mean(chosen, theta, by_rows=False) - h / alpha
+        path.append(x)
+    return path
+
+
+def released_scaffold(f: Quadratic, x: Tensor) -> list[Tensor]:
+    """The correction stands after the optimiser's step, at the learning rate; theta is weighted by rows."""
+    path, c, own = [], ZERO, [ZERO] * NUM_CLIENTS
+    for chosen in CHOSEN:
+        weights, changes = {}, []
+        for k in chosen:
+            correction, w = c - own[k], x.clone()
+            for _ in range(STEPS[k]):
+                w = w - LR * f.grad(k, w)
+                w = w - LR * correction
+            new = (x - w) / (STEPS[k] * LR) - correction
+            weights[k] = w
+            changes.append(new - own[k])
+            own[k] = new
+        x = mean(chosen, weights, by_rows=True)
+        c = c + sum(changes) / NUM_CLIENTS
+        path.append(x)
+    return path
+
+
+def released_fedavgm(f: Quadratic, x: Tensor, beta1: float) -> list[Tensor]:
+    path, v = [], ZERO
+    for number, chosen in enumerate(CHOSEN):
+        d = mean(chosen, {k: descend(f, k, x) - x for k in chosen}, by_rows=True)
+        v = beta1 * v + (1 - beta1) * d if number > 0 else d
+        x = x + v
+        path.append(x)
+    return path
+
+
+def released_fedopt(
+    name: str, f: Quadratic, x: Tensor, beta1: float, beta2: float, eta: float, tau: float
+) -> list[Tensor]:
+    """A uniform mean; v is fed with the square of m."""
+    path, m, v = [], ZERO, ZERO + tau**2
+    for number, chosen in enumerate(CHOSEN):
+        d = mean(chosen, {k: descend(f, k, x) - x for k in chosen}, by_rows=False)
+        m = beta1 * m + (1 - beta1) * d if number > 0 else d
+        v = _second_moment(name, v, m**2, beta2)
+        x = x + eta * m / (v**0.5 + tau)
+        path.append(x)
+    return path
+
+
+Transcription = Callable[[Quadratic, Tensor], Sequence[Tensor]]
+ADAPTIVE = {"beta1": 0.6, "eta": 0.3, "tau": 0.05}
+
+# Variant -> method -> its constants, and the server's x after each round from f and the first x.
+PAPERS: dict[str, dict[str, tuple[dict[str, float], Transcription]]] = {
+    "paper": {
+        "local": ({}, lambda f, x: [x] * len(CHOSEN)),
+        "fedavg": ({}, fedavg),
+        "fedprox": ({"mu": 0.7}, lambda f, x: fedavg(f, x, mu=0.7)),
+        "scaffold": ({"eta": 0.8}, lambda f, x: scaffold(f, x, eta=0.8)),
+        "fedavgm": ({"beta": 0.6, "eta": 0.9}, lambda f, x: fedavgm(f, x, beta=0.6, eta=0.9)),
+        "fedadagrad": (ADAPTIVE, lambda f, x: fedopt("adagrad", f, x, beta2=0.0, **ADAPTIVE)),
+        "fedyogi": ({**ADAPTIVE, "beta2": 0.7}, lambda f, x: fedopt("yogi", f, x, beta2=0.7, **ADAPTIVE)),
+        "fedadam": ({**ADAPTIVE, "beta2": 0.7}, lambda f, x: fedopt("adam", f, x, beta2=0.7, **ADAPTIVE)),
+        "central": ({}, fedavg),  # its rule is FedAvg's; that its rows are pooled is tested with the rounds
+        "feddyn": ({"alpha": 0.4}, lambda f, x: feddyn(f, x, alpha=0.4)),
+    },
+    "released": {
+        "local": ({}, lambda f, x: [x] * len(CHOSEN)),
+        "fedavg": ({}, fedavg),
+        "fedprox": ({"mu": 0.7}, lambda f, x: fedavg(f, x, mu=0.7)),
+        "scaffold": ({}, released_scaffold),
+        "fedavgm": ({"beta1": 0.6}, lambda f, x: released_fedavgm(f, x, beta1=0.6)),
+        "fedadagrad": (ADAPTIVE, lambda f, x: released_fedopt("adagrad", f, x, beta2=0.0, **ADAPTIVE)),
+        "fedyogi": ({**ADAPTIVE, "beta2": 0.7}, lambda f, x: released_fedopt("yogi", f, x, beta2=0.7, **ADAPTIVE)),
+        "fedadam": ({**ADAPTIVE, "beta2": 0.7}, lambda f, x: released_fedopt("adam", f, x, beta2=0.7, **ADAPTIVE)),
+    },
+}
+CASES = [(variant, name) for variant, methods in PAPERS.items() for name in methods]
