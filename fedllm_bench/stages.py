@@ -137,7 +137,13 @@ def train(bench: Bench) -> Server:
     server = run_rounds(run, bench.initial)
     for name, adapter in final_adapters(bench, server).items():
         if not (cell.folder / name).is_dir():
-            save_adapter(cell.folder / name, adapter, config.lora, str(cell.model_folder))
+            save_adapter(
+                cell.folder / name,
+                adapter,
+                config.lora,
+                str(cell.model_folder),
+                transposed=bench.model.transposed,
+            )
     return server
 
 

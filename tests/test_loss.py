@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from tiny import CPU, VOCABULARY, random_part
+from torch import Tensor
 
 from fedllm_bench.data.tokens import TokenRow
+from fedllm_bench.training import loss
 from fedllm_bench.training.batches import Batch, collate
+from fedllm_bench.training.lora import attach, detach, initial_adapter
 from fedllm_bench.training.loss import client_losses, counted_nll
+from fedllm_bench.trees import Tree
 
 ROWS = list(random_part(seed=8, num_rows=6))
 
@@ -73,3 +79,68 @@ def test_a_client_without_counted_tokens_has_loss_zero_and_no_gradient(tiny_mode
 def test_a_batch_without_any_counted_token_has_loss_zero(tiny_model):
     batch = Batch(torch.arange(4, 10)[None], torch.full((1, 6), -100))
     assert client_losses(tiny_model, batch, 1, torch.tensor([0])).tolist() == [0.0]
+
+
+def pulled_back(model, batch: Batch, chunk: int | None, monkeypatch) -> tuple[Tensor, Tensor]:
+    """Losses at counted tokens, and the gradient of their weighted sum with respect to the hidden states."""
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 2**24 if chunk is None else chunk * model.vocabulary)
+    states = model.hidden(batch.ids).detach().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "hidden", lambda self, ids: states)
+        nll, _ = counted_nll(model, batch)
+    (gradient,) = torch.autograd.grad(nll @ torch.linspace(0.5, 2, len(nll), dtype=nll.dtype), states)
+    return nll.detach(), gradient
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+def test_chunks_of_logits_change_neither_losses_nor_gradients(chunk, double_model, monkeypatch):
+    batch = collate(ROWS, CPU)
+    assert count(ROWS) > 10
+    nll, gradient = pulled_back(double_model, batch, None, monkeypatch)
+    chunked_nll, chunked_gradient = pulled_back(double_model, batch, chunk, monkeypatch)
+    assert torch.allclose(chunked_nll, nll, rtol=0, atol=1e-12)
+    assert gradient.abs().max() > 1e-2
+    assert torch.allclose(chunked_gradient, gradient, rtol=0, atol=1e-12)
+
+
+@contextmanager
+def noted_sizes(model) -> Iterator[list[int]]:
+    """Rows of logits in each call of the head."""
+    sizes: list[int] = []
+    head = model.base.get_output_embeddings()
+    with head.register_forward_hook(lambda _, args, out: sizes.append(out.shape[-2])):
+        yield sizes
+
+
+def sizes_of_logits(model, batch: Batch) -> list[int]:
+    """Over a forward and a backward pass."""
+    with noted_sizes(model) as sizes:
+        attach(model.layers, leaves := {name: t[None].requires_grad_() for name, t in start_of(model).items()})
+        client_losses(model, batch, 1, torch.tensor([count(ROWS)])).sum().backward()
+        detach(model.layers)
+    assert all(leaf.grad is not None for leaf in leaves.values())
+    return sizes
+
+
+def start_of(model) -> Tree:
+    return initial_adapter(model.layers, rank=4, seed=0)
+
+
+def test_no_more_logits_live_than_the_budget_and_none_is_computed_twice(tiny_model, monkeypatch):
+    batch = collate(ROWS, CPU)
+    assert sizes_of_logits(tiny_model, batch) == [count(ROWS)]  # a small batch in one piece
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 4 * tiny_model.vocabulary + 1)
+    sizes = sizes_of_logits(tiny_model, batch)
+    assert max(sizes) == 4
+    assert sum(sizes) == count(ROWS)
+
+
+def test_chunks_are_also_cut_where_no_gradient_is_wanted(tiny_model, monkeypatch):
+    batch = collate(ROWS, CPU)
+    with torch.no_grad():
+        whole, _ = counted_nll(tiny_model, batch)
+        monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 5 * tiny_model.vocabulary)
+        with noted_sizes(tiny_model) as sizes:
+            chunked, _ = counted_nll(tiny_model, batch)
+    assert sizes == [len(part) for part in whole.split(5)]
+    assert torch.allclose(chunked, whole, atol=1e-5)

@@ -209,6 +209,7 @@ def favouring(tokenizer: Any, favours: dict[str, float]) -> Any:
         logits[token] = value
     return SimpleNamespace(
         tokenizer=tokenizer,
+        vocabulary=len(tokenizer),
         device=torch.device("cpu"),
         hidden=lambda ids: torch.zeros(*ids.shape, 1),
         logits=lambda hidden: logits.expand(*hidden.shape[:-1], -1),

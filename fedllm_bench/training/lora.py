@@ -6,14 +6,14 @@ K clients in the block, N tokens of one client (B x T), I inputs, O outputs, r L
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedllm_bench.config import Lora
 from fedllm_bench.errors import UserError
 from fedllm_bench.trees import Tree
 
@@ -34,6 +34,9 @@ class Masks:
 
     def draw(self, keep: float, x_KNI: Tensor) -> Tensor:
         """1 / `keep` where a value stays and 0 where it is dropped, of the shape of `x_KNI`."""
+        if len(self.streams) == 1:  # nobody to be padded to, and a layer may see fewer tokens than the batch has
+            mask = torch.empty(x_KNI.shape, device=x_KNI.device).bernoulli_(keep, generator=self.streams[0])
+            return (mask / keep).to(x_KNI.dtype)
         padded = x_KNI.shape[1] // self.num_rows
         drawn = []
         for stream, length in zip(self.streams, self.lengths, strict=True):
@@ -50,6 +53,27 @@ class Switch:
     dropout: float = 0.0
     masks: Masks | None = None
 
+    def drop(self, x_KNI: Tensor) -> Tensor:
+        """Inputs of the low-rank update after dropout."""
+        if self.masks is None or not self.dropout:
+            return x_KNI
+        return x_KNI * self.masks.draw(1 - self.dropout, x_KNI)
+
+
+class AdaptedLayer(Protocol):
+    """A layer of the base that adapters can be put into; `stackable` where it takes several clients at once."""
+
+    stackable: bool
+
+    @property
+    def base(self) -> nn.Module: ...
+
+    def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]: ...
+
+    def attach(self, a_K: Tensor, b_K: Tensor) -> None: ...
+
+    def detach(self) -> None: ...
+
 
 class LoraLinear(nn.Module):
     """A frozen linear layer plus the low-rank update of each client's rows."""
@@ -57,6 +81,7 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear, scale: float, switch: Switch) -> None:
         super().__init__()
         self.base, self.scale, self.switch = base, scale, switch
+        self.stackable = True
         self.a_KrI: Tensor | None = None
         self.b_KOr: Tensor | None = None
 
@@ -65,62 +90,54 @@ class LoraLinear(nn.Module):
         if self.a_KrI is None or self.b_KOr is None:
             return out
         num_clients = self.a_KrI.shape[0]
-        x_KNI = x.reshape(num_clients, -1, x.shape[-1])
-        if self.switch.masks is not None and self.switch.dropout:
-            x_KNI = x_KNI * self.switch.masks.draw(1 - self.switch.dropout, x_KNI)
+        x_KNI = self.switch.drop(x.reshape(num_clients, -1, x.shape[-1]))
         low_KNr = x_KNI @ self.a_KrI.mT.to(x.dtype)
         out_KNO = out.view(num_clients, -1, out.shape[-1])
         return out_KNO.baddbmm(low_KNr, self.b_KOr.mT.to(x.dtype), alpha=self.scale).view(out.shape)
 
+    def shapes(self, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Shapes of one client's A (r, I) and B (O, r)."""
+        return (rank, self.base.in_features), (self.base.out_features, rank)
 
-def insert(base: nn.Module, lora: Lora) -> tuple[dict[str, LoraLinear], Switch]:
-    """Freeze `base`, put LoRA layers in place of the linear layers that `lora.targets` names.
+    def attach(self, a_KrI: Tensor, b_KOr: Tensor) -> None:
+        """Use the adapters of K clients."""
+        self.a_KrI, self.b_KOr = a_KrI, b_KOr
 
-    Returns the layers by module name. Raises a :class:`UserError` for a target that names no linear layer.
-    """
-    base.requires_grad_(False)
-    switch = Switch(dropout=lora.dropout)
-    found = {
-        name: module
-        for name, module in base.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in lora.targets
-    }
-    missing = set(lora.targets) - {name.rpartition(".")[2] for name in found}
-    if missing:
-        linear = {n.rpartition(".")[2] for n, m in base.named_modules() if isinstance(m, nn.Linear)}
-        raise UserError(
-            f"lora.targets: no linear layer is called {', '.join(sorted(missing))}; "
-            f"this model has {', '.join(sorted(linear)) or 'none'}"
-        )
-    layers = {}
-    for name, module in found.items():
-        parent, _, child = name.rpartition(".")
-        layers[name] = LoraLinear(module, lora.alpha / lora.rank, switch)
-        setattr(base.get_submodule(parent), child, layers[name])
-    return layers, switch
+    def detach(self) -> None:
+        """Back to the base layer alone."""
+        self.a_KrI = self.b_KOr = None
 
 
-def initial_adapter(layers: dict[str, LoraLinear], rank: int, seed: int) -> Tree:
+def initial_adapter(layers: Mapping[str, AdaptedLayer], rank: int, seed: int) -> Tree:
     """A drawn as PEFT draws it (Kaiming uniform with a = sqrt 5), B zero, so that training starts at the base."""
     stream = torch.Generator().manual_seed(seed)
     tree: Tree = {}
     for name, layer in layers.items():
-        num_out, num_in = layer.base.out_features, layer.base.in_features
-        a_rI = torch.empty(rank, num_in)
-        nn.init.kaiming_uniform_(a_rI, a=math.sqrt(5), generator=stream)
-        tree[f"{PREFIX}{name}.lora_A.weight"] = a_rI
-        tree[f"{PREFIX}{name}.lora_B.weight"] = torch.zeros(num_out, rank)
+        a_shape, b_shape = layer.shapes(rank)
+        a = torch.empty(a_shape)
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=stream)
+        tree[f"{PREFIX}{name}.lora_A.weight"] = a
+        tree[f"{PREFIX}{name}.lora_B.weight"] = torch.zeros(b_shape)
     return tree
 
 
-def attach(layers: dict[str, LoraLinear], stacked: Tree) -> None:
-    """Let the layers use one adapter of each client; `stacked` maps PEFT names to tensors with a leading K axis."""
+def attach(layers: Mapping[str, AdaptedLayer], stacked: Tree) -> None:
+    """Let the layers use one adapter of each client; `stacked` maps PEFT names to tensors with a leading K axis.
+
+    Raises a :class:`UserError`, before anything changed, where K > 1 and a layer takes one client only.
+    """
+    num_clients = len(next(iter(stacked.values())))
+    single = [name for name, layer in layers.items() if not layer.stackable]
+    if num_clients > 1 and single:
+        kind = type(layers[single[0]].base).__name__
+        raise UserError(
+            f"got {num_clients} clients in one pass, but {single[0]} ({kind}) takes one; --set local.block_size=1"
+        )
     for name, layer in layers.items():
-        layer.a_KrI = stacked[f"{PREFIX}{name}.lora_A.weight"]
-        layer.b_KOr = stacked[f"{PREFIX}{name}.lora_B.weight"]
+        layer.attach(stacked[f"{PREFIX}{name}.lora_A.weight"], stacked[f"{PREFIX}{name}.lora_B.weight"])
 
 
-def detach(layers: dict[str, LoraLinear]) -> None:
+def detach(layers: Mapping[str, AdaptedLayer]) -> None:
     """Back to the base model alone."""
     for layer in layers.values():
-        layer.a_KrI = layer.b_KOr = None
+        layer.detach()

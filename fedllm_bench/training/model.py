@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,17 +15,28 @@ from fedllm_bench import models
 from fedllm_bench.config import Lora, Model
 from fedllm_bench.errors import UserError
 from fedllm_bench.training import lora as lora_layers
+from fedllm_bench.training import targets
+from fedllm_bench.training.peft_layers import is_transposed
 from fedllm_bench.trees import Tree
+
+log = logging.getLogger(__name__)
+FORWARD_ERRORS = (AttributeError, TypeError, ValueError, RuntimeError)  # what a model that cannot run so raises
 
 
 @dataclass(frozen=True)
 class LoraModel:
-    """One resident base; adapters are arguments. `base` maps (B, T) token ids to logits over V tokens."""
+    """One resident base; adapters are arguments. `base` maps (B, T) token ids to logits over V tokens.
+
+    `targets` are the names of the adapted layers for adapter_config.json. `split_head`: its logits are its head on
+    its decoder's states, and nothing more (no scaling, no capping).
+    """
 
     base: Any
     tokenizer: Any
-    layers: dict[str, lora_layers.LoraLinear]
+    layers: Mapping[str, lora_layers.AdaptedLayer]
     switch: lora_layers.Switch
+    targets: tuple[str, ...]
+    split_head: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -39,10 +51,25 @@ class LoraModel:
         return states
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states of shape (..., H)."""
+        """Logits of hidden states of shape (..., H), as the whole model makes them."""
         head: nn.Module = self.base.get_output_embeddings()
-        out: Tensor = head(hidden)
+        out: Tensor = head(hidden) if self.split_head else _whole_output(self.base, hidden)
         return out
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of logits of a token."""
+        return int(self.base.config.get_text_config().vocab_size)
+
+    @property
+    def stackable(self) -> bool:
+        """Whether several clients can go through the base in one pass."""
+        return all(layer.stackable for layer in self.layers.values())
+
+    @property
+    def transposed(self) -> bool:
+        """Whether weights lie as (inputs, outputs), as in Conv1D: `fan_in_fan_out` of adapter_config.json."""
+        return any(is_transposed(layer.base) for layer in self.layers.values())
 
     @contextmanager
     def using(self, adapter: Tree | None) -> Iterator[None]:
@@ -60,7 +87,7 @@ class LoraModel:
 def load_model(config: Model, lora: Lora, device: str = "cpu") -> LoraModel:
     """Load base and tokenizer from a folder, the hub cache or the package (name "mini").
 
-    Raises a :class:`UserError` where there is no model, or one whose output is not its head on its decoder.
+    Raises a :class:`UserError` where there is no model, or one whose output is not made of its decoder's states.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -74,10 +101,13 @@ def load_model(config: Model, lora: Lora, device: str = "cpu") -> LoraModel:
         raise models.not_a_model(config.name, error) from error
     _check_weights(found, config.name)
     base = base.to(device).eval()
-    layers, switch = lora_layers.insert(base, lora)
-    model = LoraModel(base, tokenizer, layers, switch)
+    names = targets.resolve(base, lora.targets)
+    layers, switch = targets.insert(base, replace(lora, targets=names))
+    model = LoraModel(base, tokenizer, layers, switch, names)
     _check_tokenizer(model, config.name)
-    _check_head(model, config.name)
+    model = _tried(model, config.name)
+    if not model.stackable:
+        log.info("%s: %s", base.config.model_type, _why_one_by_one(layers))
     return model
 
 
@@ -101,11 +131,88 @@ def _check_tokenizer(model: LoraModel, name: str) -> None:
         raise UserError(f"MODEL={name}: its tokenizer has more tokens than the model has embeddings")
 
 
-def _check_head(model: LoraModel, name: str) -> None:
-    """Training applies the head at counted tokens only; that must give what the whole model gives."""
-    ids = torch.arange(8, device=model.device)[None]
+def _tried(model: LoraModel, name: str) -> LoraModel:
+    """The model after a first pass: how logits follow from hidden states, and which layers take several clients.
+
+    Training applies the head at counted tokens only; that must give what the whole model gives.
+    """
+    ids = torch.arange(8, device=model.device).view(2, 4)
     with torch.no_grad():
-        whole = model.base(input_ids=ids).logits.float()
-        ours = model.logits(model.hidden(ids)).float()
-    if not torch.allclose(whole, ours, rtol=1e-3, atol=1e-3):
-        raise UserError(f"MODEL={name}: its logits are not its head on its decoder; this is not supported yet")
+        try:
+            with _noting_partial(model.layers, ids):
+                whole = model.base(input_ids=ids).logits.flatten(0, 1)
+            states = model.hidden(ids).flatten(0, 1)
+        except FORWARD_ERRORS as error:  # as where a model reads the weight of a layer instead of calling it
+            raise UserError(
+                f"MODEL={name} cannot run with LoRA on {', '.join(model.targets)} ({_first_line(error)}); "
+                f"{targets.ADVICE}"
+            ) from error
+        as_whole = replace(model, split_head=False)
+        if _gives(as_whole, states, whole):
+            far = 1000 * states  # a cap bends large logits, and a tiny model has none
+            return model if _gives(model, far, as_whole.logits(far)) else as_whole
+        if _gives(model, states, whole):
+            return model
+    raise UserError(f"MODEL={name}: its logits do not follow from its decoder's hidden states; {models.ADVICE}")
+
+
+def _gives(model: LoraModel, states: Tensor, expected: Tensor) -> bool:
+    try:
+        ours = model.logits(states)
+    except FORWARD_ERRORS:  # an output layer that wants more than states
+        return False
+    return torch.allclose(expected.float(), ours.float(), rtol=1e-3, atol=1e-3)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextmanager
+def _noting_partial(layers: Mapping[str, Any], ids: Tensor) -> Iterator[None]:
+    """A linear layer that does not see every token, as in an expert, cannot tell whose tokens it sees."""
+    seen: dict[str, list[bool]] = {name: [] for name in layers}
+
+    def note(name: str, x: Tensor) -> None:
+        seen[name].append(x.shape[:-1] in (ids.shape, (ids.numel(),)))
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, layer in layers.items():
+        layer.stackable = layer.stackable and bool(seen[name]) and all(seen[name])
+
+
+def _why_one_by_one(layers: Mapping[str, lora_layers.AdaptedLayer]) -> str:
+    single = {name: layer.base for name, layer in layers.items() if not layer.stackable}
+    name, layer = next(iter(single.items()))
+    short = name.rpartition(".")[2]
+    if isinstance(layer, nn.Linear):
+        return f"{short} sees only some tokens of a batch: clients are trained one by one"
+    kind = type(layer).__name__
+    return f"{short} is a {kind}, not nn.Linear: clients are trained one by one through PEFT's own layers"
+
+
+def _whole_output(base: Any, hidden: Tensor) -> Tensor:
+    """Logits that the whole model makes of hidden states (..., H): its decoder is left out, nothing behind it is."""
+    from transformers.modeling_outputs import MoeModelOutputWithPast
+
+    decoder = base.get_decoder()
+    # of all outputs of decoders this one has the most fields; what a model does not know it does not read
+    states = MoeModelOutputWithPast(last_hidden_state=hidden.reshape(1, -1, hidden.shape[-1]))
+    own = vars(decoder).get("forward")
+    decoder.forward = lambda *args, **kwargs: states
+    try:
+        ids = torch.zeros(states.last_hidden_state.shape[:2], dtype=torch.long, device=hidden.device)
+        logits: Tensor = base(input_ids=ids).logits
+    finally:
+        del decoder.forward
+        if own is not None:
+            decoder.forward = own
+    return logits.view(*hidden.shape[:-1], -1)

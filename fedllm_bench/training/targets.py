@@ -1,0 +1,120 @@
+"""Which layers get LoRA: those named, PEFT's choice, or all linear ones of the decoder's blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from fedllm_bench.config import Lora
+from fedllm_bench.errors import UserError
+from fedllm_bench.training.lora import AdaptedLayer, LoraLinear, Switch
+from fedllm_bench.training.peft_layers import wrapped
+
+AUTO, ALL_LINEAR = "auto", "all-linear"
+WORDS = {AUTO, ALL_LINEAR}
+ADVICE = "name layers with --set lora.targets=a,b"
+
+
+def insert(base: Any, lora: Lora) -> tuple[dict[str, AdaptedLayer], Switch]:
+    """Freeze `base`, put LoRA layers in place of those that `lora.targets` names (no words: :func:`resolve` first).
+
+    Returns the layers by module name, in the model's order. Raises a :class:`UserError` for wrong targets.
+    """
+    base.requires_grad_(False)
+    switch = Switch(dropout=lora.dropout)
+    found = matching(base, lora.targets)
+    others = [name for name, module in found.items() if not isinstance(module, nn.Linear)]
+    through_peft = wrapped(base, others, lora, switch) if others else {}
+    layers: dict[str, AdaptedLayer] = {}
+    for name, module in found.items():
+        if isinstance(module, nn.Linear):
+            layers[name] = LoraLinear(module, lora.alpha / lora.rank, switch)
+        else:
+            layers[name] = through_peft[name]
+        parent, _, child = name.rpartition(".")
+        setattr(base.get_submodule(parent), child, layers[name])
+    return layers, switch
+
+
+def resolve(base: Any, targets: Sequence[str]) -> tuple[str, ...]:
+    """Names of layers instead of the words "auto" and "all-linear", as adapter_config.json gets them.
+
+    Raises a :class:`UserError` for a word beside other names, and where PEFT has no choice for "auto".
+    """
+    words = WORDS & set(targets)
+    if words and len(targets) > 1:
+        raise UserError(f"lora.targets: {min(words)} stands alone, but got {', '.join(targets)}; {ADVICE}")
+    if AUTO in words:
+        return _peft_choice(base)
+    if ALL_LINEAR in words:
+        return last_names(_linear_in_blocks(base))
+    return tuple(targets)
+
+
+def matching(base: Any, targets: Sequence[str]) -> dict[str, nn.Module]:
+    """Modules by full name whose name is, or ends with, one of `targets`: PEFT's own rule.
+
+    Raises a :class:`UserError` for a target that matches nothing, and for one that matches the output head.
+    """
+    found: dict[str, nn.Module] = {}
+    missing = set(targets)
+    for name, module in base.named_modules():
+        fits = {target for target in targets if name == target or name.endswith(f".{target}")}
+        if fits:
+            found[name] = module
+            missing -= fits
+    if missing:
+        raise UserError(
+            f"lora.targets: no linear layer is called {', '.join(sorted(missing))}; "
+            f"this model has {', '.join(_linear_names(base)) or 'none'}; {ADVICE}"
+        )
+    head = base.get_output_embeddings()
+    if any(module is head for module in found.values()):
+        raise UserError(
+            f"lora.targets: {', '.join(targets)} matches the output head, which stays frozen; "
+            f"this model has {', '.join(_linear_names(base)) or 'none'}; {ADVICE}"
+        )
+    return found
+
+
+def last_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The sorted last parts of full names of modules."""
+    return tuple(sorted({name.rpartition(".")[2] for name in names}))
+
+
+def _peft_choice(base: Any) -> tuple[str, ...]:
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    kind = base.config.model_type
+    choice = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind)
+    if choice is None or isinstance(choice, str):  # a pattern, for models that are more than a decoder
+        raise UserError(
+            f"lora.targets=auto: PEFT has no choice for the architecture {kind}; "
+            f"this model has {', '.join(_linear_names(base)) or 'none'}; {ADVICE}, or lora.targets=all-linear"
+        )
+    return tuple(choice)
+
+
+def _linear_in_blocks(base: Any) -> list[str]:
+    """Full names of the linear layers inside the numbered blocks of the decoder."""
+    head = base.get_output_embeddings()
+    inside = {id(module) for stack in _stacks(base.get_decoder()) for module in stack.modules()}
+    return [name for name, module in _linear(base) if id(module) in inside and module is not head]
+
+
+def _stacks(decoder: nn.Module) -> list[nn.Module]:
+    return [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
+
+
+def _linear(base: nn.Module) -> list[tuple[str, nn.Module]]:
+    from transformers.pytorch_utils import Conv1D
+
+    return [(name, module) for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+
+
+def _linear_names(base: Any) -> tuple[str, ...]:
+    """What can be named, without the head."""
+    head = base.get_output_embeddings()
+    return last_names(name for name, module in _linear(base) if module is not head)
