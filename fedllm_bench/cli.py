@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from fedllm_bench import __version__
-from fedllm_bench.commands import bench, data
+from fedllm_bench.commands import bench, data, grid
 from fedllm_bench.errors import UserError
 
 BAD_INPUT, INTERRUPTED = 2, 130
 EPILOG = """start with:
   fedllm-bench bench aya fedprox
+  fedllm-bench grid aya --seeds 0,1,2
   fedllm-bench data build aya --raw FILE_OR_FOLDER --out DIR
 
 Each sub-command has its own --help with examples.
@@ -89,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fedllm-bench {__version__}")
     parser.add_argument("--verbose", action="store_true", help="log more, and show tracebacks of bad input")
     subparsers = parser.add_subparsers(title="sub-commands", required=True, metavar="COMMAND")
-    for command in (bench, data):
+    for command in (bench, grid, data):
         command.add_parser(subparsers)
     return parser
 

@@ -63,7 +63,7 @@ def test_aya_is_as_published() -> None:
     assert (federation.rounds, federation.clients_per_round, config.data.clients) == (200, 4, 38)
     assert (local.steps, local.steps_rule, local.micro_batch, local.accumulation) == (10, "fixed", 4, 4)
     assert (local.sequence_length, config.data.template, config.data.task) == (1024, "alpaca", "sft")
-    assert (lora.rank, lora.alpha, lora.dropout, lora.targets) == (16, 32, 0.05, ("q_proj", "v_proj"))
+    assert (lora.rank, lora.alpha, lora.dropout, lora.targets) == (16, 32, 0.05, ("auto",))
     assert local.lr_at(0, 200) == 2e-5
     assert local.lr_at(100, 200) == pytest.approx(1.05e-5)
     assert local.lr_at(199, 200) == pytest.approx(1e-6, rel=2e-3)

@@ -44,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--profile", help="mini (embedded world, CPU) or paper (published setting); default: by GPU")
     parser.add_argument("--seed", type=int, default=0, help="of schedule, adapter and dropout (default 0)")
     parser.add_argument("--engine", default="inprocess", help="where clients are trained (default inprocess)")
+    parser.add_argument("--variant", default="paper", help="paper (as the papers write it, default) or released")
     parser.add_argument("--split", metavar="DIR", help="a client split made by `fedllm-bench data build`")
     parser.add_argument("--model", help="base model: a folder, an id of the hub, or mini")
     parser.add_argument("--metrics", help="metrics with commas between, as heldout,mini_exact")
@@ -56,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a setting; may be repeated",
     )
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="cores of this process (default: all it may use)")
     parser.add_argument("--explain", action="store_true", help="show the resolved settings and stop")
     parser.set_defaults(run=run)
 
@@ -65,12 +67,12 @@ def run(args: argparse.Namespace) -> int:
 
     cuda = has_cuda()
     profile, sentence = choose_profile(args.profile, cuda)
-    options = {key: getattr(args, key) for key in ("seed", "engine", "split", "model", "metrics")}
+    options = {key: getattr(args, key) for key in ("seed", "engine", "variant", "split", "model", "metrics")}
     names = (args.dataset, args.method, profile, args.overrides)
     config = presets.load(*names, **options)
     if args.explain:
         return _explain(config, presets.explain(*names, **options))
-    cell = open_cell(config, args.out, cuda)
+    cell = open_cell(config, args.out, cuda, args.threads)
     _say(sentence)
     payload = cell.finished()
     if payload is None:
@@ -81,13 +83,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_cell(config: RunConfig, out: Path, cuda: bool) -> Cell:
+def positive(text: str) -> int:
+    """A whole number, 1 or more, as an option of the command line."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
+    return int(text)
+
+
+def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = None) -> Cell:
     """Check what the run needs before anything is loaded."""
     from fedllm_bench.cell import Cell, resolve_split
 
     if config.profile == "paper":
         _check_paper(config, cuda)
-    return Cell(config, resolve_split(config), out, num_threads())
+    return Cell(config, resolve_split(config), out, threads or num_threads())
 
 
 def _check_paper(config: RunConfig, cuda: bool) -> None:

@@ -1,0 +1,235 @@
+"""The grid: every method under every seed, on one data set. Each of its cells is one of `fedllm-bench bench`.
+
+Nothing here loads torch, so that a finished grid is shown at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from fedllm_bench import files, presets
+from fedllm_bench.cell import Cell
+from fedllm_bench.config import Method, RunConfig
+from fedllm_bench.errors import UserError, unknown
+
+BASELINE = "local"
+ALL = (
+    *(BASELINE, "fedavg", "fedprox", "scaffold", "fedavgm"),
+    *("fedadagrad", "fedyogi", "fedadam", "central"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for. `overrides` are the words of --set, some with METHOD: before them."""
+
+    dataset: str
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    profile: str
+    out: Path
+    engine: str = "inprocess"
+    variant: str = "paper"
+    split: str | None = None
+    model: str | None = None
+    metrics: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, str | None]:
+        return {key: getattr(self, key) for key in ("engine", "variant", "split", "model", "metrics")}
+
+    def settings_of(self, method: str) -> list[str]:
+        """The words of --set that hold for `method`, without the name before them."""
+        split = [(_prefix(word), word) for word in self.overrides]
+        return [word.removeprefix(f"{name}:") for name, word in split if name in ("", method)]
+
+    def config(self, method: str, seed: int) -> RunConfig:
+        return presets.load(
+            self.dataset,
+            method,
+            self.profile,
+            self.settings_of(method),
+            seed=seed,
+            **self.options,  # type: ignore[arg-type]
+        )
+
+    def words(self, method: str, seed: int) -> tuple[str, ...]:
+        """The command line of `fedllm-bench` that runs the same cell."""
+        given = {"profile": self.profile, "seed": seed, **self.options, "out": self.out}
+        options = [f"--{key}={value}" for key, value in given.items() if value is not None]
+        return ("bench", self.dataset, method, *options, *(f"--set={word}" for word in self.settings_of(method)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridCell:
+    """A cell, and the words of the command line that run it."""
+
+    cell: Cell
+    words: tuple[str, ...]
+
+    @property
+    def method(self) -> str:
+        return self.cell.config.method.name
+
+    @property
+    def seed(self) -> int:
+        return self.cell.config.seed
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.method, self.seed
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.cell.folder
+
+    @cached_property
+    def baseline(self) -> Cell:
+        """The clients who trained alone, which the cell reads, or runs where they are not finished."""
+        if self.method == BASELINE:
+            return self.cell
+        config = self.cell.config
+        federation = replace(config.federation, weighting="uniform")  # as stages.score_local has it
+        return like(self.cell, replace(config, method=Method(name=BASELINE, constants={}), federation=federation))
+
+    def is_finished(self) -> bool:
+        return self.cell.finished() is not None
+
+    def has_baseline(self) -> bool:
+        return self.baseline.finished() is not None
+
+    def has_base_scores(self) -> bool:
+        """The run writes these after those in the shared cache, so then the cache is whole too."""
+        return any(self.folder.glob("scores/*.before.jsonl"))
+
+
+def like(cell: Cell, config: RunConfig) -> Cell:
+    """Another cell on the same split and base model; neither is read again."""
+    other = replace(cell, config=config)
+    vars(other)["base_hash"] = cell.base_hash  # where cached_property keeps it; a base of 7B is 13 GB to hash
+    return other
+
+
+# --- what was asked for
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """Names with commas between, "all" for all eight methods and both baselines; in the order of :data:`ALL`.
+
+    Raises a :class:`UserError` for an unknown or repeated name, and where there is none.
+    """
+    known = presets.method_names()
+    names: list[str] = []
+    for word in _words(text, "--methods", "give all, or names such as local,fedavg,fedprox"):
+        if word not in (*known, "all"):
+            raise unknown("method", word, [*known, "all"])
+        names += ALL if word == "all" else [word]
+    _check_distinct(names, "--methods", text)
+    return tuple(sorted(names, key=lambda name: (ALL.index(name) if name in ALL else len(ALL), name)))
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Whole numbers, 0 or more, with commas between, in ascending order; a :class:`UserError` for anything else."""
+    advice = "give whole numbers, 0 or more, such as 0,1,2"
+    words = _words(text, "--seeds", advice)
+    for word in words:
+        if not (word.isascii() and word.isdigit() and int(word) < 2**31):
+            raise UserError(f"--seeds: {word!r} is no seed; {advice}")
+    seeds = [int(word) for word in words]
+    _check_distinct(seeds, "--seeds", text)
+    return tuple(sorted(seeds))
+
+
+def _words(text: str, option: str, advice: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise UserError(f"{option} {text!r}: a name is missing; {advice}" if any(words) else f"{option}: {advice}")
+    return words
+
+
+def _check_distinct(values: Sequence[object], option: str, text: str) -> None:
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise UserError(f"{option} {text!r}: {', '.join(twice)} stands twice; give each once")
+
+
+def _prefix(override: str) -> str:
+    """ "fedprox" of "fedprox:method.mu=0.1"; "" where the setting is for all methods."""
+    name, colon, _ = override.partition("=")[0].partition(":")
+    return name.strip() if colon else ""
+
+
+def check_overrides(overrides: Iterable[str], methods: Sequence[str]) -> None:
+    """Raise a :class:`UserError` for a setting of a method that is not in the grid."""
+    for word in overrides:
+        if (name := _prefix(word)) and name not in methods:
+            raise unknown("method", name, methods, f"--set {word}; METHOD: must be one of --methods")
+
+
+# --- its cells
+
+
+def open_cells(request: Request, open_first: Callable[[RunConfig], Cell]) -> list[GridCell]:
+    """All cells, method by method. `open_first` checks what all of them need and opens one.
+
+    Raises a :class:`UserError` for settings that are wrong, or that would compare methods on unequal data.
+    """
+    check_overrides(request.overrides, request.methods)
+    _check_configs(request)
+    pairs = [(method, seed) for method in request.methods for seed in request.seeds]
+    configs = [request.config(*pair) for pair in pairs]
+    _check_alike(configs)
+    first = open_first(configs[0])
+    return [
+        GridCell(cell=like(first, config), words=request.words(*pair))
+        for pair, config in zip(pairs, configs, strict=True)
+    ]
+
+
+def _check_configs(request: Request) -> None:
+    """Say it plainly where a setting is wrong for all methods, and for which where it is wrong for some."""
+    problems: dict[str, str] = {}
+    for method in request.methods:
+        try:
+            request.config(method, request.seeds[0])
+        except UserError as error:
+            problems[method] = str(error)
+    if not problems:
+        return
+    method, text = next(iter(problems.items()))
+    everywhere = len(problems) == len(request.methods) and len(set(problems.values())) == 1
+    constants = any(word.startswith("method.") for word in request.overrides)
+    hint = "; a setting of one method: --set METHOD:method.NAME=VALUE" if constants else ""
+    raise UserError(f"{text}{hint}" if everywhere else f"method {method}: {text}{hint}")
+
+
+def _check_alike(configs: Sequence[RunConfig]) -> None:
+    first = configs[0]
+    for config in configs:
+        pairs: dict[str, tuple[object, object]] = {
+            "data": (config.data, first.data),
+            "model": (config.model, first.model),
+        }
+        pairs["evaluation.metrics"] = (config.evaluation.metrics, first.evaluation.metrics)
+        for key, (ours, theirs) in pairs.items():
+            if ours != theirs:
+                names = f"{config.method.name} and {first.method.name}"
+                raise UserError(f"{key} differs between {names}; a grid compares methods on equal data and models")
+
+
+def grid_folder(cells: Sequence[GridCell]) -> Path:
+    """OUT/<data set>/grid-<hash of the cells>: the same cells in any order have the same folder."""
+    first = cells[0].cell
+    key = files.sha256_json(sorted([each.method, each.seed, each.cell.hash] for each in cells))[:10]
+    return first.root / first.split.name / f"grid-{key}"
+
+
+def queue(cells: Iterable[GridCell]) -> list[GridCell]:
+    """The unfinished cells in the order to start them: baselines, which others read, then seed by seed."""
+    return sorted(
+        (each for each in cells if not each.is_finished()), key=lambda each: (each.method != BASELINE, each.seed)
+    )

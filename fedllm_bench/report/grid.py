@@ -1,0 +1,164 @@
+"""From the raw scores of a grid to grid.json: means over seeds, and differences paired by client and seed.
+
+Pure functions; docs/grid.md explains every key.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedllm_bench.errors import UserError
+from fedllm_bench.metrics.base import MetricInfo, Score
+from fedllm_bench.metrics.stats import BOOTSTRAP_FROM, LEVEL, Resampling, per_cluster
+from fedllm_bench.report.grid_stats import difference, point
+from fedllm_bench.report.results import ScoreSet, View, views_of
+
+GRID_VERSION = 1
+BASE = "base"  # the row of the base model, which no method is called
+REFERENCES = ("fedavg", "local")
+BySeed = Mapping[int, Sequence[Score]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRun:
+    """One finished cell: its results.json, and the raw scores of each metric before and after."""
+
+    method: str
+    seed: int
+    results: Mapping[str, Any]
+    scores: Mapping[str, ScoreSet]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A cell without results, and why."""
+
+    method: str
+    seed: int
+    reason: str
+
+
+def grid_payload(
+    runs: Sequence[GridRun],
+    failures: Sequence[Failure],
+    *,
+    about: Mapping[str, Any],
+    resampling: Resampling,
+) -> dict[str, Any]:
+    """The whole of grid.json. `about` holds "methods" and "seeds" as asked for, and what else names the grid.
+
+    At least one run is needed. Raises a :class:`UserError` where runs have other versions of a metric.
+    """
+    metrics = {view.info.name: entry for view, entry in _entries(runs, resampling)}
+    return {
+        "grid_version": GRID_VERSION,
+        "grid": dict(about),
+        "data": {"num_clients": runs[0].results["data"]["num_clients"]},
+        "cells": [_cell(run) for run in runs] + [vars(failure) | {"config_hash": None} for failure in failures],
+        "references": {name: _absent(name, runs, about["methods"]) for name in REFERENCES},
+        "intervals": {
+            "level": LEVEL,
+            "samples": resampling.samples,
+            "seed": resampling.seed,
+            "bootstrap_from": BOOTSTRAP_FROM,
+        },
+        "cost": {method: _cost(runs, method) for method in _methods(runs)},
+        "metrics": metrics,
+    }
+
+
+def _cell(run: GridRun) -> dict[str, Any]:
+    return {"method": run.method, "seed": run.seed, "reason": None, "config_hash": run.results["run"]["config_hash"]}
+
+
+def _methods(runs: Sequence[GridRun]) -> list[str]:
+    return list(dict.fromkeys(run.method for run in runs))
+
+
+def _absent(name: str, runs: Sequence[GridRun], asked: Sequence[str]) -> str | None:
+    """Why there are no differences to this reference; None where there are."""
+    if any(run.method == name for run in runs):
+        return None
+    return "none of its cells ended well" if name in asked else "it is not among the methods"
+
+
+def _cost(runs: Sequence[GridRun], method: str) -> dict[str, float]:
+    """Means over seeds."""
+    costs = [run.results["cost"] for run in runs if run.method == method]
+    return {
+        "bytes_up": statistics.fmean(cost["bytes_up"] for cost in costs),
+        "bytes_down": statistics.fmean(cost["bytes_down"] for cost in costs),
+        "train_seconds": statistics.fmean(cost["seconds"].get("train", 0.0) for cost in costs),
+    }
+
+
+# --- metrics
+
+
+def _entries(runs: Sequence[GridRun], resampling: Resampling) -> Iterator[tuple[View, dict[str, Any]]]:
+    for name in runs[0].scores:
+        info = _info(runs, name)
+        for view in views_of(info, runs[0].scores[name]):
+            yield view, _entry(view, _sides(runs, name, view), resampling)
+
+
+def _info(runs: Sequence[GridRun], name: str) -> MetricInfo:
+    """What the metric says of itself in all runs."""
+    found = {run.results["metrics"][name]["version"]: run for run in runs}
+    if len(found) > 1:
+        versions = ", ".join(f"version {version} in {run.method} seed {run.seed}" for version, run in found.items())
+        raise UserError(f"scores of {name} do not compare: {versions}; remove the older runs and run them again")
+    entry = runs[0].results["metrics"][name]
+    keys = ("version", "unit", "higher_is_better", "description")
+    return MetricInfo(name=name, **{key: entry[key] for key in keys})
+
+
+def _sides(runs: Sequence[GridRun], name: str, view: View) -> dict[str, BySeed]:
+    """Row of the table -> seed -> the scores that the view keeps; the base model is first."""
+    sides: dict[str, dict[int, Sequence[Score]]] = {BASE: {}}
+    for run in runs:
+        kept = run.scores[name].keep(view.keep)
+        sides[BASE].setdefault(run.seed, kept.before)
+        sides.setdefault(run.method, {})[run.seed] = kept.after
+    return dict(sides)
+
+
+def _entry(view: View, sides: Mapping[str, BySeed], resampling: Resampling) -> dict[str, Any]:
+    info = view.info
+    return {
+        "version": info.version,
+        "unit": info.unit,
+        "higher_is_better": info.higher_is_better,
+        "description": info.description,
+        "estimator": view.estimator.description,
+        "methods": {name: _row(name, view, sides, resampling) for name in sides},
+    }
+
+
+def _row(name: str, view: View, sides: Mapping[str, BySeed], resampling: Resampling) -> dict[str, Any]:
+    others = [reference for reference in REFERENCES if reference in sides and reference != name]
+    return {
+        **_value(view, sides[name]),
+        "differences": {
+            other: difference(view.estimator, sides[name], sides[other], resampling=resampling) for other in others
+        },
+    }
+
+
+def _value(view: View, by_seed: BySeed) -> dict[str, Any]:
+    """The mean over seeds of the estimate, its standard deviation over seeds, and each seed's own."""
+    clusters = {seed: per_cluster(scores) for seed, scores in sorted(by_seed.items())}
+    seeds = {seed: point(view.estimator, of_seed) for seed, of_seed in clusters.items()}
+    known = [value for value in seeds.values() if value is not None]
+    all_clusters = [cluster for of_seed in clusters.values() for cluster in of_seed.values()]
+    return {
+        "mean": statistics.fmean(known) if known else None,
+        "sd": statistics.stdev(known) if len(known) > 1 else None,
+        "seeds": {str(seed): value for seed, value in seeds.items()},
+        "n": max((sum(c.mean is not None for c in of_seed.values()) for of_seed in clusters.values()), default=0),
+        "n_scored": sum(cluster.n_scored for cluster in all_clusters),
+        "n_unscored": sum(cluster.n_unscored for cluster in all_clusters),
+    }

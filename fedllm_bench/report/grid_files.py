@@ -1,0 +1,76 @@
+"""The last step of a grid: from the folders of its cells to grid.json, tables and figures in its own folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench import files
+from fedllm_bench.cell import RESULTS
+from fedllm_bench.grid import GridCell
+from fedllm_bench.metrics.stats import Resampling
+from fedllm_bench.report.grid import GRID_VERSION, Failure, GridRun, grid_payload
+from fedllm_bench.report.grid_table import TABLE_WIDTH, markdown, terminal_table
+from fedllm_bench.report.results import ScoreSet
+
+GRID = "grid.json"
+Reasons = Mapping[tuple[str, int], str]  # by method and seed
+
+
+def report(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[str, Any]:
+    """grid.json, made anew where a result or a reason to fail has changed since it was written.
+
+    `reasons` says for each cell without results why it has none.
+    """
+    inputs = _inputs(cells, reasons)
+    path = folder / GRID
+    if path.is_file():
+        before: dict[str, Any] = files.read_json(path)
+        if before.get("inputs") == inputs:
+            return before
+    payload = _payload(cells, reasons, folder) | {"inputs": inputs}
+    files.write_text(folder / "table.txt", terminal_table(payload, TABLE_WIDTH))
+    files.write_text(folder / "table.md", markdown(payload))
+    _draw(payload, folder)
+    files.write_json(path, payload)
+    return payload
+
+
+def _inputs(cells: Sequence[GridCell], reasons: Reasons) -> str:
+    """A hash of all that grid.json is made of, but for this code, which GRID_VERSION stands for."""
+    hashes = [reasons[each.key] if each.key in reasons else files.sha256_file(each.folder / RESULTS) for each in cells]
+    return files.sha256_json({"grid_version": GRID_VERSION, "cells": hashes})
+
+
+def _payload(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[str, Any]:
+    config = cells[0].cell.config
+    about = {
+        "dataset": cells[0].cell.split.name,
+        "split_hash": cells[0].cell.split.hash,
+        **{key: getattr(config, key) for key in ("profile", "track", "variant", "engine")},
+        "model": config.model.name,
+        "methods": list(dict.fromkeys(each.method for each in cells)),
+        "seeds": list(dict.fromkeys(each.seed for each in cells)),
+        "hash": folder.name.removeprefix("grid-"),
+    }
+    failures = [Failure(method=method, seed=seed, reason=reason) for (method, seed), reason in reasons.items()]
+    runs = [_run(each) for each in cells if each.key not in reasons]
+    resampling = Resampling(seed=0, samples=config.evaluation.bootstrap_samples)
+    return grid_payload(runs, failures, about=about, resampling=resampling)
+
+
+def _run(each: GridCell) -> GridRun:
+    from fedllm_bench.scoring import read_scores  # loads torch, which a finished grid can do without
+
+    results = files.read_json(each.folder / RESULTS)
+    names = [name for name in each.cell.config.evaluation.metrics if name in results["metrics"]]
+    sides = {side: read_scores(each.folder, side, names) for side in ("before", "after")}
+    scores = {name: ScoreSet(before=sides["before"][name], after=sides["after"][name]) for name in names}
+    return GridRun(method=each.method, seed=each.seed, results=results, scores=scores)
+
+
+def _draw(payload: Mapping[str, Any], folder: Path) -> None:
+    from fedllm_bench.report.grid_figures import forest_plots  # loads matplotlib
+
+    forest_plots(payload, folder / "figures")
