@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench import files, models
-from fedllm_bench.config import RunConfig
+from fedllm_bench.config import Method, RunConfig
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.errors import UserError
 from fedllm_bench.report.schema import SCHEMA_VERSION
 
 RESULTS = "results.json"
+BASELINE = "local"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,23 @@ class Cell:
     @cached_property
     def folder(self) -> Path:
         return self.root / self.split.name / self.config.method.name / f"s{self.config.seed}-{self.hash}"
+
+    @property
+    def baseline(self) -> Cell:
+        """The real users of the split, each training alone: a cell of its own, which all methods of a seed share."""
+        config = self.config
+        if config.method.name == BASELINE:
+            return self
+        data = replace(config.data, shuffle_users=False)
+        federation = replace(config.federation, weighting="uniform")  # nothing is averaged
+        method = Method(name=BASELINE, constants={})
+        return self.like(replace(config, method=method, data=data, federation=federation))
+
+    def like(self, config: RunConfig) -> Cell:
+        """Another cell on the same split and base model; neither is read again."""
+        other = replace(self, config=config)
+        vars(other)["base_hash"] = self.base_hash  # where cached_property keeps it; a base of 7B is 13 GB to hash
+        return other
 
     def finished(self) -> dict[str, Any] | None:
         """The results of a run that ended before; None where there are none, or only those of an older schema."""

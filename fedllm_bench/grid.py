@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 from fedllm_bench import files, presets
-from fedllm_bench.cell import Cell
-from fedllm_bench.config import Method, RunConfig
+from fedllm_bench.cell import BASELINE, Cell
+from fedllm_bench.config import RunConfig
 from fedllm_bench.errors import UserError, unknown
 
-BASELINE = "local"
+CONTROL = "+shuffled"  # after a method: on the same rows, dealt to the clients at random
 ALL = (
     *(BASELINE, "fedavg", "fedprox", "scaffold", "fedavgm"),
     *("fedadagrad", "fedyogi", "fedadam", "central"),
@@ -45,12 +45,13 @@ class Request:
     def settings_of(self, method: str) -> list[str]:
         """The words of --set that hold for `method`, without the name before them."""
         split = [(_prefix(word), word) for word in self.overrides]
-        return [word.removeprefix(f"{name}:") for name, word in split if name in ("", method)]
+        own = [word.removeprefix(f"{name}:") for name, word in split if name in ("", method, _plain(method))]
+        return [*own, "data.shuffle_users=true"] if method.endswith(CONTROL) else own
 
     def config(self, method: str, seed: int) -> RunConfig:
         return presets.load(
             self.dataset,
-            method,
+            _plain(method),
             self.profile,
             self.settings_of(method),
             seed=seed,
@@ -61,19 +62,26 @@ class Request:
         """The command line of `fedllm-bench` that runs the same cell."""
         given = {"profile": self.profile, "seed": seed, **self.options, "out": self.out}
         options = [f"--{key}={value}" for key, value in given.items() if value is not None]
-        return ("bench", self.dataset, method, *options, *(f"--set={word}" for word in self.settings_of(method)))
+        return (
+            "bench",
+            self.dataset,
+            _plain(method),
+            *options,
+            *(f"--set={word}" for word in self.settings_of(method)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridCell:
-    """A cell, and the words of the command line that run it."""
+    """A cell, and the words of the command line that run it. `label` names its row where that is no method."""
 
     cell: Cell
     words: tuple[str, ...]
+    label: str | None = None
 
     @property
     def method(self) -> str:
-        return self.cell.config.method.name
+        return self.label or self.cell.config.method.name
 
     @property
     def seed(self) -> int:
@@ -90,11 +98,7 @@ class GridCell:
     @cached_property
     def baseline(self) -> Cell:
         """The clients who trained alone, which the cell reads, or runs where they are not finished."""
-        if self.method == BASELINE:
-            return self.cell
-        config = self.cell.config
-        federation = replace(config.federation, weighting="uniform")  # as stages.score_local has it
-        return like(self.cell, replace(config, method=Method(name=BASELINE, constants={}), federation=federation))
+        return self.cell.baseline
 
     def is_finished(self) -> bool:
         return self.cell.finished() is not None
@@ -107,29 +111,28 @@ class GridCell:
         return any(self.folder.glob("scores/*.before.jsonl"))
 
 
-def like(cell: Cell, config: RunConfig) -> Cell:
-    """Another cell on the same split and base model; neither is read again."""
-    other = replace(cell, config=config)
-    vars(other)["base_hash"] = cell.base_hash  # where cached_property keeps it; a base of 7B is 13 GB to hash
-    return other
-
-
 # --- what was asked for
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
     """Names with commas between, "all" for all eight methods and both baselines; in the order of :data:`ALL`.
 
+    "fedavg+shuffled" is FedAvg on users whose rows were shuffled.
     Raises a :class:`UserError` for an unknown or repeated name, and where there is none.
     """
     known = presets.method_names()
     names: list[str] = []
     for word in _words(text, "--methods", "give all, or names such as local,fedavg,fedprox"):
-        if word not in (*known, "all"):
+        if _plain(word) not in known and word != "all":
             raise unknown("method", word, [*known, "all"])
         names += ALL if word == "all" else [word]
     _check_distinct(names, "--methods", text)
     return tuple(sorted(names, key=lambda name: (ALL.index(name) if name in ALL else len(ALL), name)))
+
+
+def _plain(name: str) -> str:
+    """A method's name without what makes it a control."""
+    return name.removesuffix(CONTROL)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -185,7 +188,7 @@ def open_cells(request: Request, open_first: Callable[[RunConfig], Cell]) -> lis
     _check_alike(configs)
     first = open_first(configs[0])
     return [
-        GridCell(cell=like(first, config), words=request.words(*pair))
+        GridCell(cell=first.like(config), words=request.words(*pair), label=pair[0])
         for pair, config in zip(pairs, configs, strict=True)
     ]
 
@@ -211,7 +214,7 @@ def _check_alike(configs: Sequence[RunConfig]) -> None:
     first = configs[0]
     for config in configs:
         pairs: dict[str, tuple[object, object]] = {
-            "data": (config.data, first.data),
+            "data": (replace(config.data, shuffle_users=False), replace(first.data, shuffle_users=False)),
             "model": (config.model, first.model),
         }
         pairs["evaluation.metrics"] = (config.evaluation.metrics, first.evaluation.metrics)

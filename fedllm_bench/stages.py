@@ -18,7 +18,6 @@ from filelock import FileLock, Timeout
 from fedllm_bench import files, provenance
 from fedllm_bench.cell import Cell
 from fedllm_bench.clock import Clock
-from fedllm_bench.config import Method
 from fedllm_bench.errors import UserError
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
@@ -33,7 +32,6 @@ from fedllm_bench.training.rounds import Run, run_rounds
 from fedllm_bench.trees import Tree
 
 log = logging.getLogger(__name__)
-BASELINE = "local"
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
@@ -117,7 +115,8 @@ def score_base(bench: Bench) -> Scores:
         }
     )
     cache = files.make_folder(files.cache_root() / "base_scores" / key[:20])
-    shared = saved_scores(cache, "before", bench.metrics, lambda: evaluate(bench, [(None, bench.items)], "base"))
+    with FileLock(cache / ".lock"):  # two runs that start together: one scores, the other reads
+        shared = saved_scores(cache, "before", bench.metrics, lambda: evaluate(bench, [(None, bench.items)], "base"))
     return saved_scores(bench.cell.folder, "before", bench.metrics, lambda: shared)
 
 
@@ -181,11 +180,7 @@ def score_after(bench: Bench, server: Server) -> Scores:
 
 def score_local(bench: Bench) -> Scores:
     """The scores of clients who trained alone: a run of its own, which all methods of a seed share."""
-    config = bench.config
-    # nothing is averaged, so the weighting must not make another run of it
-    federation = replace(config.federation, weighting="uniform")
-    config = replace(config, method=Method(name=BASELINE, constants={}), federation=federation)
-    cell = replace(bench.cell, config=config)
+    cell = bench.cell.baseline
     if cell.finished() is None:
         log.info("the baseline `local` (in %s)", cell.folder)
         run_cell(cell)

@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm_bench.grid import BASELINE, GridCell
+from fedllm_bench.cell import BASELINE
+from fedllm_bench.grid import GridCell
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 0.2

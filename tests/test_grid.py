@@ -373,3 +373,18 @@ def test_two_grids_on_one_folder_do_not_mix(tiny_split: Split, less, tmp_path: P
         capsys.readouterr()
         assert code_of(argv) == 2
         assert "another process is running this grid" in capsys.readouterr().err
+
+
+def test_a_control_is_a_row_of_its_own_on_shuffled_users_and_shares_the_baseline(tiny_split, tmp_path):
+    methods = parse_methods("fedavg+shuffled,fedavg,local")
+    assert methods == ("local", "fedavg", "fedavg+shuffled")
+    request = Request(dataset="aya", methods=methods, seeds=(0,), profile="mini", out=tmp_path)
+    local, plain, control = open_cells(request, lambda config: Cell(config, tiny_split, tmp_path, 1))
+    assert control.method == "fedavg+shuffled"
+    assert control.words[:3] == ("bench", "aya", "fedavg")
+    assert "--set=data.shuffle_users=true" in control.words
+    assert control.cell.config.data.shuffle_users
+    assert control.folder != plain.folder
+    assert control.baseline.folder == plain.baseline.folder == local.folder
+    with pytest.raises(UserError, match=r"no method 'fedsgd\+shuffled'"):
+        parse_methods("fedsgd+shuffled")

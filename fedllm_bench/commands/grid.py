@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   fedllm-bench grid aya --methods local,fedavg,scaffold --seeds 0,1,2
   fedllm-bench grid aya --set federation.rounds=60 --set fedprox:method.mu=0.1
                                                                  (METHOD: before a setting of one method)
+  fedllm-bench grid aya --methods local,fedavg,fedavg+shuffled   (a control: rows dealt to clients at random)
 
 Each cell is a run of `fedllm-bench bench`, in the same folder: those that are finished are not run again, and a
 grid that was interrupted goes on when the same command is given again. The table, grid.json (docs/grid.md) and

@@ -50,7 +50,7 @@ def _about_run(bench: Bench) -> dict[str, Any]:
     config = bench.config
     commit = files.read_json(bench.cell.folder / "environment.json")["commit"]
     return {
-        "dataset": bench.cell.split.name,
+        "dataset": bench.cell.split.name + (", users shuffled" if config.data.shuffle_users else ""),
         "method": config.method.name,
         "personal": bench.method.personal,
         "profile": config.profile,
