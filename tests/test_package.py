@@ -36,7 +36,7 @@ def listed(section: str, key: str) -> list[str]:
 
 def folder_of(package: str) -> Path:
     name = package.removeprefix("fedllm_bench.").replace(".", "/")
-    return ROOT / name if name in MOVED else ROOT / package.replace(".", "/")
+    return ROOT / name if name.partition("/")[0] in MOVED else ROOT / package.replace(".", "/")
 
 
 def sources() -> list[Path]:

@@ -161,9 +161,7 @@ def test_a_round_without_any_answer_stops_and_keeps_the_checkpoint(tiny_clients,
     config = tiny_run_config("fedavg")
     run, _ = scripted_run(fails_in_round(1, *range(6)), config, tiny_clients, tmp_path)
     first = tiny_clients.ids[schedule(config, 6)[1][0]]
-    with pytest.raises(
-        UserError, match=rf"round 2: 3 of 3 clients have no.*\(client {first}: loss nan"
-    ) as caught:
+    with pytest.raises(UserError, match=rf"round 2: 3 of 3 clients have no.*\(client {first}: loss nan") as caught:
         run_rounds(run, START)
     assert "\n" not in str(caught.value)
     server = load_server(tmp_path / "checkpoint")

@@ -1,11 +1,11 @@
-"""How fast K clients train in one pass, beside what else one would write: three variants of the same local training.
+"""How fast K clients train in one pass: three variants of the same local training, side by side.
 
   stacked   `train_block`, all clients through the base together
   loop      plain PEFT, one client after another: a tight loop over batches made beforehand, torch's fused AdamW
   trl       a TRL trainer for each client, its construction included, rows tokenised beforehand
 
 They must end at the same adapters before anything is timed. They then take turns, so that a busy machine slows all
-alike, and the ratios of one turn are compared; times of different runs are not.
+alike, and the times of one turn are compared. With one thread, processor time holds on a busy machine too.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from fedllm_bench.training.batches import collate
 from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.training.trl_client import adapter_parameters, put
 from fedllm_bench.trees import Tree, norm, tmap
 
 EPILOG = """examples:
@@ -97,11 +98,7 @@ def save_random_llama(shape: Shape, folder: Path) -> None:
         intermediate_size=3 * shape.hidden,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        max_position_embeddings=max(512, shape.tokens),
         initializer_range=0.1,
-        eos_token_id=1,
-        bos_token_id=None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -152,14 +149,11 @@ def prepared(work: Work) -> list[list[tuple[Any, Any]]]:
 
 
 def loop(work: Work, batches: Sequence[Sequence[tuple[Any, Any]]]) -> list[Tree]:
-    from fedllm_bench.training.trl import adapter_parameters
-
     model, local, ends = work.peft_model.eval(), work.local, []
     parameters = adapter_parameters(model)
     values = list(parameters.values())
     for own in batches:
-        with torch.no_grad():
-            tmap(lambda p, t: p.copy_(t), parameters, work.start)
+        put(parameters, work.start)
         betas = (local.beta1, local.beta2)
         optimiser = torch.optim.AdamW(values, local.lr, betas, local.eps, local.weight_decay, fused=True)
         for ids, targets in own:
@@ -173,27 +167,18 @@ def loop(work: Work, batches: Sequence[Sequence[tuple[Any, Any]]]) -> list[Tree]
 
 
 def by_trl(work: Work) -> list[Tree]:
-    from transformers import PrinterCallback
-    from trl import SFTTrainer
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-
     from fedllm_bench.training import trl
 
-    parameters, ends = trl.adapter_parameters(work.peft_model), []
+    parameters, ends = adapter_parameters(work.peft_model), []
     for task in work.tasks:
-        with torch.no_grad():
-            tmap(lambda p, t: p.copy_(t), parameters, work.start)
-        rows = trl.planned_rows(task)
+        put(parameters, work.start)
         with trl.undisturbed(), tempfile.TemporaryDirectory() as folder:
-            trainer = SFTTrainer(
-                model=work.peft_model,
-                args=trl.arguments(work.local, rows, output_dir=folder, use_cpu=True),
-                train_dataset=trl.as_dataset(rows),
-                processing_class=work.model.tokenizer,
-                data_collator=DataCollatorForLanguageModeling(pad_token_id=0),
-            )
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
+            from trl import SFTTrainer  # draws from Python's generator when it is loaded
+
+            steps = trl.planned_rows(task)
+            args = trl.arguments(work.local, steps, output_dir=folder, use_cpu=True)
+            trl.make_trainer(SFTTrainer, work.peft_model, work.model.tokenizer, steps, args=args).train()
+            trl.unpatch(work.peft_model)
         ends.append({name: parameters[name].detach().clone() for name in work.start})
     return ends
 
@@ -220,58 +205,63 @@ def disagreements(variants: dict[str, Variant], start: Tree) -> dict[str, float]
     return found
 
 
-def take_turns(variants: dict[str, Variant], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each variant in each of `repeats` turns; all of a turn are timed one after another."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+def take_turns(variants: dict[str, Variant], repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Wall-clock and processor seconds of each variant in each turn; all of a turn run one after another."""
+    found: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in variants}
     for _ in range(repeats):
         for name, train in variants.items():
-            started = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             train()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
+            found[name]["wall"].append(time.perf_counter() - wall)
+            found[name]["cpu"].append(time.process_time() - cpu)
+    return found
+
+
+def summary(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> dict[str, Any]:
+    """The ratios of `theirs` to `ours`, turn by turn: median, least and largest; and `cpu`, that of processor time."""
+    wall, cpu = ([b / a for a, b in zip(ours[kind], theirs[kind], strict=True)] for kind in ("wall", "cpu"))
+    median = statistics.median
+    return {"median": median(wall), "least": min(wall), "largest": max(wall), "cpu": median(cpu)}
 
 
 def measure(shape: Shape, repeats: int) -> dict[str, Any]:
-    """JSON data: seconds of each turn, their medians, and for each ratio to `stacked` median, least and largest."""
+    """JSON data: seconds of each turn, and how much slower than `stacked` the others are."""
     with tempfile.TemporaryDirectory() as folder:
         work = make_work(shape, Path(folder))
         variants = make_variants(work)
         distances = disagreements(variants, work.start)
         seconds = take_turns(variants, repeats)
-    ratios = {}
-    for name in distances:
-        turns = [other / ours for other, ours in zip(seconds[name], seconds["stacked"], strict=True)]
-        ratios[name] = {"median": statistics.median(turns), "least": min(turns), "largest": max(turns)}
     return {
         "shape": {**vars(shape), "rows": BATCH, "vocabulary": VOCABULARY, "layers": LAYERS, "rank": RANK},
         "relative_l2": distances,
         "seconds": seconds,
-        "median_seconds": {name: statistics.median(turns) for name, turns in seconds.items()},
-        "ratios": ratios,
+        "ratios": {name: summary(seconds["stacked"], seconds[name]) for name in variants},
         "allocator": {name: os.environ.get(name) for name in ALLOCATOR},
+        "load_average": os.getloadavg()[0],
         "environment": provenance.environment(threads=torch.get_num_threads(), gpus=[]),
     }
 
 
 def as_table(found: dict[str, Any]) -> str:
     shape, machine = found["shape"], found["environment"]
-    steps = shape["clients"] * shape["steps"]
-    lines = [f"{shape['clients']} clients x {shape['steps']} steps x {BATCH} rows x {shape['tokens']} tokens, "]
-    lines[0] += f"hidden {shape['hidden']}, {LAYERS} layers, vocabulary {VOCABULARY}, LoRA rank {RANK} on all linear"
-    lines.append(f"{'':8} {'seconds':>8} {'ms/step':>8} {'slower':>8}   least - largest of {_turns(found)} turns")
-    for name, median in found["median_seconds"].items():
-        line = f"{name:8} {median:8.3f} {1000 * median / steps:8.2f}"
-        if ratio := found["ratios"].get(name):
-            line += f" {ratio['median']:7.2f}x   {ratio['least']:.2f} - {ratio['largest']:.2f}"
+    lines = [
+        f"{shape['clients']} clients x {shape['steps']} steps x {BATCH} rows x {shape['tokens']} tokens, hidden "
+        f"{shape['hidden']}, {LAYERS} layers, vocabulary {VOCABULARY}, LoRA of rank {RANK} on all linear layers",
+        f"{'':8}{'seconds':>9}{'ms a step':>11}{'slower':>9}{'least':>8}{'largest':>9}{'processor':>11}",
+    ]
+    for name, ratio in found["ratios"].items():
+        median = statistics.median(found["seconds"][name]["wall"])
+        line = f"{name:8}{median:9.3f}{1000 * median / shape['clients'] / shape['steps']:11.2f}"
+        line += f"{ratio['median']:8.2f}x{ratio['least']:7.2f}x{ratio['largest']:8.2f}x{ratio['cpu']:10.2f}x"
         lines.append(line)
     versions = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "transformers", "peft", "trl"))
-    lines.append(f"{machine['cpu']['name']}, {machine['cpu']['count']} cores, {machine['threads']} threads; {versions}")
     lines.append("same adapters: relative L2 " + ", ".join(f"{k} {v:.1e}" for k, v in found["relative_l2"].items()))
+    lines.append(f"{machine['cpu']['name']}, {machine['cpu']['count']} cores, {machine['threads']} threads; {versions}")
+    if found["load_average"] > machine["threads"] + 0.5:
+        lines.append(
+            f"other processes ran too (load {found['load_average']:.1f}): trust --threads 1 and processor time"
+        )
     return "\n".join(lines) + "\n"
-
-
-def _turns(found: dict[str, Any]) -> int:
-    return len(found["seconds"]["stacked"])
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -71,16 +71,20 @@ def train_block(
         if not moving:
             break
         active = [progress[k].task for k in moving]
-        losses, grad = _step_gradients(model, layout, y_KP[moving], active, number)
+        pick = slice(None) if len(moving) == len(tasks) else moving  # a slice is a view; an index copies
+        y = y_KP[pick]
+        losses, grad = _step_gradients(model, layout, y, active, number)
         finite = _note_losses([progress[k] for k in moving], losses, grad, number)
-        grad_sum_KP[moving] += grad
-        corrected = _corrected(method, layout, message, active, grad, y_KP[moving])
-        part = optimizer.OptimizerState(state.m[moving], state.v[moving], number)
-        moved, part = take_step(y_KP[moving], optimizer.clip(corrected, local.clip), part, local)
+        grad_sum_KP[pick] += grad
+        corrected = _corrected(method, layout, message, active, grad, y)
+        part = optimizer.OptimizerState(state.m[pick], state.v[pick], number)
+        moved, part = take_step(y, optimizer.clip(corrected, local.clip), part, local)
         moved = _after_step(method, layout, message, active, moved, local.lr)
-        keep = torch.tensor([k for k, good in zip(moving, finite, strict=True) if good], dtype=torch.long)
-        rows = torch.tensor([i for i, good in enumerate(finite) if good], dtype=torch.long)
-        y_KP[keep], state.m[keep], state.v[keep] = moved[rows], part.m[rows], part.v[rows]
+        if not all(finite):
+            pick = [k for k, good in zip(moving, finite, strict=True) if good]
+            good = torch.tensor(finite)
+            moved, part = moved[good], optimizer.OptimizerState(part.m[good], part.v[good], part.step)
+        y_KP[pick], state.m[pick], state.v[pick] = moved, part.m, part.v
     return [_result(method, message, layout, p, y_KP[k], grad_sum_KP[k], local) for k, p in enumerate(progress)]
 
 
@@ -95,7 +99,7 @@ class _Progress:
 
 def _note_losses(progress: Sequence[_Progress], losses: Sequence[float], grad_KP: Tensor, number: int) -> list[bool]:
     """Whether each client's loss and gradient are finite; the first that is not becomes its failure."""
-    finite_grads = torch.isfinite(grad_KP).all(dim=1).tolist()
+    finite_grads = torch.isfinite(grad_KP.sum(dim=1)).tolist()  # a sum is finite only where all it sums is
     for one, loss, finite_grad in zip(progress, losses, finite_grads, strict=True):
         if math.isfinite(loss) and finite_grad:
             one.losses.append(loss)
@@ -115,7 +119,7 @@ def _step_gradients(
         device=y_KP.device,
     )
     streams = [_mask_stream(task, number, y_KP.device) for task in tasks]
-    total, grad = torch.zeros(len(tasks), device=y_KP.device), torch.zeros_like(y_KP)
+    total, grads = torch.zeros(len(tasks), device=y_KP.device), list[Tensor]()
     attach(model.layers, layout.unpack(leaf))
     try:
         for rows in micros:
@@ -124,12 +128,12 @@ def _step_gradients(
             batch = collate([row for own in rows for row in own], y_KP.device)
             losses = client_losses(model, batch, len(tasks), counted)
             (micro_grad,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=len(micros) > 1)
-            grad += micro_grad
+            grads = [grads[0].add_(micro_grad)] if grads else [micro_grad]
             total += losses.detach()
     finally:
         model.switch.masks = None
         detach(model.layers)
-    return total.tolist(), grad
+    return total.tolist(), grads[0]
 
 
 def _micro_batches(tasks: Sequence[ClientTask], number: int) -> list[list[list[TokenRow]]]:

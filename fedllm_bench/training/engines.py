@@ -27,7 +27,7 @@ def in_process(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks
 
 def trl_engine(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks:
     """One client after another, each by a TRL trainer of its own: the slow reference (`training/trl.py`)."""
-    from fedllm_bench.training.trl import reference  # loads trl, which takes seconds
+    from fedllm_bench.training.trl import reference  # loads transformers, which takes seconds
 
     return reference(model, method, config)
 

@@ -86,14 +86,14 @@ class LoraLinear(nn.Module):
         self.b_KOr: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.base(x)
         if self.a_KrI is None or self.b_KOr is None:
+            out: Tensor = self.base(x)
             return out
-        num_clients = self.a_KrI.shape[0]
-        x_KNI = self.switch.drop(x.reshape(num_clients, -1, x.shape[-1]))
-        low_KNr = x_KNI @ self.a_KrI.mT.to(x.dtype)
-        out_KNO = out.view(num_clients, -1, out.shape[-1])
-        return out_KNO.baddbmm(low_KNr, self.b_KOr.mT.to(x.dtype), alpha=self.scale).view(out.shape)
+        x_KNI = x.reshape(self.a_KrI.shape[0], -1, x.shape[-1])
+        out_KNO: Tensor = self.base(x_KNI)
+        low_KNr = self.switch.drop(x_KNI) @ self.a_KrI.mT.to(x.dtype)
+        out_KNO.baddbmm_(low_KNr, self.b_KOr.mT.to(x.dtype), alpha=self.scale)  # in place: no second large tensor
+        return out_KNO.view(*x.shape[:-1], -1)
 
     def shapes(self, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Shapes of one client's A (r, I) and B (O, r)."""

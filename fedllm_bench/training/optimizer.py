@@ -29,7 +29,7 @@ def adamw(y: Tensor, grad: Tensor, state: OptimizerState, local: Local) -> tuple
     step = state.step + 1
     m = torch.lerp(state.m, grad, 1 - local.beta1)
     v = (local.beta2 * state.v).addcmul_(grad, grad, value=1 - local.beta2)
-    denominator = (v.sqrt() / (1 - local.beta2**step) ** 0.5).add_(local.eps)
+    denominator = v.sqrt().div_((1 - local.beta2**step) ** 0.5).add_(local.eps)
     decayed = y * (1 - local.lr * local.weight_decay)
     return decayed.addcdiv_(m, denominator, value=-local.lr / (1 - local.beta1**step)), OptimizerState(m, v, step)
 
