@@ -18,9 +18,9 @@ def test_the_variants_agree_and_the_table_shows_what_was_measured(tmp_path, caps
     assert speed.main([*TINY, f"--json={tmp_path / 'speed.json'}"]) == 0
     found: dict[str, Any] = json.loads((tmp_path / "speed.json").read_text())
     assert found["shape"].items() >= {"hidden": 16, "clients": 2, "steps": 2, "tokens": 6, "rows": 4}.items()
-    assert found["relative_l2"].keys() == {"loop", "trl"}
+    assert found["relative_l2"].keys() == {"loop", "trl", "trl-lean"}
     assert all(0 < distance < 1e-3 for distance in found["relative_l2"].values())
-    assert set(found["seconds"]) == set(found["ratios"]) == {"stacked", "loop", "trl"}
+    assert set(found["seconds"]) == set(found["ratios"]) == {"stacked", "loop", "trl", "trl-lean"}
     for name, seconds in found["seconds"].items():
         assert len(seconds["wall"]) == len(seconds["cpu"]) == 2
         ratios = [a / b for a, b in zip(seconds["wall"], found["seconds"]["stacked"]["wall"], strict=True)]
@@ -31,7 +31,7 @@ def test_the_variants_agree_and_the_table_shows_what_was_measured(tmp_path, caps
     assert found["environment"]["packages"]["torch"] == torch.__version__
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("2 clients x 2 steps x 4 rows x 6 tokens, hidden 16")
-    assert [line.split()[0] for line in lines[2:5]] == ["stacked", "loop", "trl"]
+    assert [line.split()[0] for line in lines[2:6]] == ["stacked", "loop", "trl", "trl-lean"]
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -2,10 +2,11 @@
 
   stacked   `train_block`, all clients through the base together
   loop      plain PEFT, one client after another: a tight loop over batches made beforehand, torch's fused AdamW
-  trl       a TRL trainer for each client, its construction included, rows tokenised beforehand
+  trl       a TRL trainer for each client as TRL makes it: its own preparation of rows, gradient checkpointing
+  trl-lean  the same without both
 
-They must end at the same adapters before anything is timed. They then take turns, so that a busy machine slows all
-alike, and the times of one turn are compared. With one thread, processor time holds on a busy machine too.
+They must end at the same adapters before anything is timed. They then take turns, and the times of a turn are
+compared, since a busy machine slows all alike. With one thread, processor time holds there too.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ EPILOG = """examples:
   python benchmarks/perf/speed.py --hidden 256 --tokens 128 --repeats 7 --json speed.json
 """
 VOCABULARY, LAYERS, HEADS, RANK, BATCH = 900, 4, 4, 8, 4
+SPREAD: dict[str, Callable[[list[float]], float]] = {"median": statistics.median, "least": min, "largest": max}
 TOLERANCE = 1e-3  # relative L2, float32
 Variant = Callable[[], list[Tree]]  # trains all clients from the same start; their adapters
 
@@ -166,7 +168,7 @@ def loop(work: Work, batches: Sequence[Sequence[tuple[Any, Any]]]) -> list[Tree]
     return ends
 
 
-def by_trl(work: Work) -> list[Tree]:
+def by_trl(work: Work, *, lean: bool) -> list[Tree]:
     from fedllm_bench.training import trl
 
     parameters, ends = adapter_parameters(work.peft_model), []
@@ -177,6 +179,8 @@ def by_trl(work: Work) -> list[Tree]:
 
             steps = trl.planned_rows(task)
             args = trl.arguments(work.local, steps, output_dir=folder, use_cpu=True)
+            if not lean:
+                args.gradient_checkpointing, args.dataset_kwargs = True, None
             trl.make_trainer(SFTTrainer, work.peft_model, work.model.tokenizer, steps, args=args).train()
             trl.unpatch(work.peft_model)
         ends.append({name: parameters[name].detach().clone() for name in work.start})
@@ -185,7 +189,8 @@ def by_trl(work: Work) -> list[Tree]:
 
 def make_variants(work: Work) -> dict[str, Variant]:
     batches = prepared(work)
-    return {"stacked": lambda: stacked(work), "loop": lambda: loop(work, batches), "trl": lambda: by_trl(work)}
+    ways: dict[str, Variant] = {"stacked": lambda: stacked(work), "loop": lambda: loop(work, batches)}
+    return ways | {"trl": lambda: by_trl(work, lean=False), "trl-lean": lambda: by_trl(work, lean=True)}
 
 
 def disagreements(variants: dict[str, Variant], start: Tree) -> dict[str, float]:
@@ -220,8 +225,7 @@ def take_turns(variants: dict[str, Variant], repeats: int) -> dict[str, dict[str
 def summary(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> dict[str, Any]:
     """The ratios of `theirs` to `ours`, turn by turn: median, least and largest; and `cpu`, that of processor time."""
     wall, cpu = ([b / a for a, b in zip(ours[kind], theirs[kind], strict=True)] for kind in ("wall", "cpu"))
-    median = statistics.median
-    return {"median": median(wall), "least": min(wall), "largest": max(wall), "cpu": median(cpu)}
+    return {kind: f(wall) for kind, f in SPREAD.items()} | {"cpu": statistics.median(cpu)}
 
 
 def measure(shape: Shape, repeats: int) -> dict[str, Any]:
@@ -258,9 +262,7 @@ def as_table(found: dict[str, Any]) -> str:
     lines.append("same adapters: relative L2 " + ", ".join(f"{k} {v:.1e}" for k, v in found["relative_l2"].items()))
     lines.append(f"{machine['cpu']['name']}, {machine['cpu']['count']} cores, {machine['threads']} threads; {versions}")
     if found["load_average"] > machine["threads"] + 0.5:
-        lines.append(
-            f"other processes ran too (load {found['load_average']:.1f}): trust --threads 1 and processor time"
-        )
+        lines.append(f"other processes ran (load {found['load_average']:.1f}): trust --threads 1 and processor time")
     return "\n".join(lines) + "\n"
 
 
@@ -273,7 +275,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=10, help="local steps of each client (10)")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of a row, without padding (32)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each variant (5)")
-    parser.add_argument("--threads", type=int, help="cores for torch (its own choice)")
+    parser.add_argument("--threads", type=int, help="cores for torch (all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     return parser
 
@@ -282,10 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet_libraries()
     warnings.simplefilter("ignore", FutureWarning)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    shape = Shape(hidden=args.hidden, clients=args.clients, steps=args.steps, tokens=args.tokens)
-    found = measure(shape, args.repeats)
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    found = measure(Shape(**{name: getattr(args, name) for name in Shape.__annotations__}), args.repeats)
     sys.stdout.write(as_table(found))
     if args.json:
         files.write_json(args.json, found)

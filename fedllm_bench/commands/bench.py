@@ -130,10 +130,19 @@ def _run(cell: Cell) -> dict[str, object]:
     _say(
         f"Data {cell.split.name}: {len(manifest.clients)} clients, {rows} training rows, split {cell.split.hash[:10]}."
     )
+    if cell.config.variant == "released":
+        _say(_about_released(sum(client.heldout for client in manifest.clients)))
     _say(f"Run folder {cell.folder}")
     from fedllm_bench.stages import run_cell
 
     return run_cell(cell)
+
+
+def _about_released(num_heldout: int) -> str:
+    text = "Variant released: the published rules and constants, and the published schedule, the same for every seed."
+    if not num_heldout:
+        return text
+    return f"{text}\nPublished runs trained on all rows; this split holds out {num_heldout} (data build --heldout 0)."
 
 
 def _show(cell: Cell, payload: dict[str, object]) -> None:

@@ -113,7 +113,7 @@ def _step_gradients(
 ) -> tuple[list[float], Tensor]:
     """Losses of K clients and their gradients (K, P): means over the counted tokens of a step's micro-batches."""
     leaf = y_KP.detach().requires_grad_()
-    micros = _micro_batches(tasks, number)
+    micros = micro_batches(tasks, number)
     counted = torch.tensor(
         [sum(row.num_counted for rows in micros for row in rows[k]) for k in range(len(tasks))],
         device=y_KP.device,
@@ -136,7 +136,7 @@ def _step_gradients(
     return total.tolist(), grads[0]
 
 
-def _micro_batches(tasks: Sequence[ClientTask], number: int) -> list[list[list[TokenRow]]]:
+def micro_batches(tasks: Sequence[ClientTask], number: int) -> list[list[list[TokenRow]]]:
     """Rows of a step, [micro-batch][client][row]; every client has as many micro-batches of as many rows.
 
     A client's rows are sorted by length first, which changes no mean over a step but leaves less padding.

@@ -131,7 +131,7 @@ def unpatch(peft_model: Any) -> None:
 def planned_rows(task: ClientTask) -> list[list[list[TokenRow]]]:
     """The rows of a task exactly as `train_block` takes them: [step][micro-batch][row]."""
     steps = range(len(task.steps))
-    return [[clients[0] for clients in block._micro_batches([task], number)] for number in steps]
+    return [[clients[0] for clients in block.micro_batches([task], number)] for number in steps]
 
 
 def as_dataset(steps: Steps) -> Any:
