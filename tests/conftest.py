@@ -27,6 +27,7 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.mini.dataset import build_mini_aya
 from fedllm_bench.data.mini.users import Population
 from fedllm_bench.data.tokens import tokenise_split
+from fedllm_bench.metrics.items import HeldoutItem, heldout_items
 from fedllm_bench.training.model import LoraModel, load_model
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other, and 15 times longer than the work takes
@@ -154,6 +155,12 @@ def tiny_split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 def tiny_clients(tiny_split: Split, tiny_model: LoraModel) -> Clients:
     tokens = tokenise_split(tiny_split, tiny_model.tokenizer, template_text("mini"), 256, files.cache_root())
     return Clients(tiny_split, tokens)
+
+
+@pytest.fixture(scope="session")
+def items(tiny_clients: Clients) -> list[HeldoutItem]:
+    """All held-out rows of the tiny split."""
+    return heldout_items(tiny_clients)
 
 
 @pytest.fixture(scope="session")

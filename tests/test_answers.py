@@ -5,35 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
+from items import SETTINGS, item_of
 from tiny import random_tree
 
-from fedllm_bench.data.chat import template_text
-from fedllm_bench.data.clients import Clients
-from fedllm_bench.data.rows import SftRow
-from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.metrics import generate, mini
 from fedllm_bench.metrics.generate import answers
-from fedllm_bench.metrics.items import HeldoutItem, heldout_items
 from fedllm_bench.metrics.mini import MiniExact
-from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel
-
-SETTINGS = EvalSettings(template=template_text("mini"), batch_tokens=512, max_new_tokens=6)
-
-
-@pytest.fixture(scope="module")
-def items(tiny_clients: Clients) -> list[HeldoutItem]:
-    return heldout_items(tiny_clients)
-
-
-def item_of(prompt: str, *choices: str, task: str = "facts", tokens: TokenRow | None = None) -> HeldoutItem:
-    turns = ({"role": "user", "content": prompt}, {"role": "assistant", "content": choices[0]})
-    row = SftRow(client_id="c", split="heldout", row_id=prompt, language="eng", source="", messages=turns)
-    return HeldoutItem(row, tokens, "heldout", task, "self", choices if len(choices) > 1 else ())
 
 
 def test_exact_match_compares_the_stripped_text_letter_by_letter(monkeypatch):

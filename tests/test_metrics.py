@@ -11,40 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from items import SETTINGS, item_of
 from tiny import random_tree
 
 from fedllm_bench import files, presets
-from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import SftRow
-from fedllm_bench.data.tokens import TokenRow, tokenise_split
+from fedllm_bench.data.tokens import tokenise_split
 from fedllm_bench.metrics import likelihood
 from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.batching import by_length
-from fedllm_bench.metrics.items import HeldoutItem, heldout_items, load_probes, of_clients
+from fedllm_bench.metrics.items import heldout_items, load_probes, of_clients
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice, summed_nll
 from fedllm_bench.metrics.mini import MiniExact
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.results import ScoreSet, metrics_of
 from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel
-
-SETTINGS = EvalSettings(template=template_text("mini"), batch_tokens=512, max_new_tokens=6)
-
-
-@pytest.fixture(scope="module")
-def items(tiny_clients: Clients) -> list[HeldoutItem]:
-    return heldout_items(tiny_clients)
-
-
-def item_of(prompt: str, *choices: str, task: str = "facts", tokens: TokenRow | None = None) -> HeldoutItem:
-    turns = ({"role": "user", "content": prompt}, {"role": "assistant", "content": choices[0]})
-    row = SftRow(client_id="c", split="heldout", row_id=prompt, language="eng", source="", messages=turns)
-    return HeldoutItem(row, tokens, "heldout", task, "self", choices if len(choices) > 1 else ())
-
 
 # --- the registry
 

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 EXAMPLES = """examples:
   fedllm-bench bench aya fedprox
   fedllm-bench bench aya fedavg --seed 1 --set local.lr=1e-3 --set federation.rounds=10
-  fedllm-bench bench aya local --set evaluation.local_clients=0       (all clients, not a sample of 12)
+  fedllm-bench bench aya local                                        (every client alone)
+  fedllm-bench bench aya scaffold --variant released                  (the published rule and schedule)
   fedllm-bench bench aya fedprox --profile mini --split my-split      (own split, embedded base model)
   fedllm-bench bench aya fedprox --explain                            (every setting and where it comes from)
 
@@ -41,25 +42,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("dataset", help="a preset of data set, as aya")
     parser.add_argument("method", help="a federated method or baseline, as fedprox")
-    parser.add_argument("--profile", help="mini (embedded world, CPU) or paper (published setting); default: by GPU")
     parser.add_argument("--seed", type=int, default=0, help="of schedule, adapter and dropout (default 0)")
-    parser.add_argument("--engine", default="inprocess", help="where clients are trained (default inprocess)")
+    add_settings(parser, metavar="KEY=VALUE", help="a setting; may be repeated")
+    parser.add_argument("--threads", type=positive, metavar="N", help="cores of this process (default: all it may use)")
+    parser.add_argument("--explain", action="store_true", help="show the resolved settings and stop")
+    parser.set_defaults(run=run)
+
+
+def add_settings(parser: argparse.ArgumentParser, *, metavar: str, help: str) -> None:
+    """The options of `bench` and `grid`; `metavar` and `help` are those of --set."""
+    parser.add_argument("--profile", help="mini (embedded world, CPU) or paper (published setting); default: by GPU")
+    parser.add_argument("--engine", default="inprocess", help="inprocess, or trl (the slow reference)")
     parser.add_argument("--variant", default="paper", help="paper (as the papers write it, default) or released")
     parser.add_argument("--split", metavar="DIR", help="a client split made by `fedllm-bench data build`")
     parser.add_argument("--model", help="base model: a folder, an id of the hub, or mini")
     parser.add_argument("--metrics", help="metrics with commas between, as heldout,mini_exact")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a setting; may be repeated",
-    )
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar=metavar, help=help)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="cores of this process (default: all it may use)")
-    parser.add_argument("--explain", action="store_true", help="show the resolved settings and stop")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -62,21 +62,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--jobs", type=bench.positive, metavar="N", help="cells at once (default: one per core, at most 4; 1 on a GPU)"
     )
-    parser.add_argument("--profile", help="mini (embedded world, CPU) or paper (published setting); default: by GPU")
-    parser.add_argument("--engine", default="inprocess", help="where clients are trained (default inprocess)")
-    parser.add_argument("--variant", default="paper", help="paper (as the papers write it, default) or released")
-    parser.add_argument("--split", metavar="DIR", help="a client split made by `fedllm-bench data build`")
-    parser.add_argument("--model", help="base model: a folder, an id of the hub, or mini")
-    parser.add_argument("--metrics", help="metrics with commas between, as heldout,mini_exact")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="[METHOD:]KEY=VALUE",
-        help="a setting, of all methods or of one; may be repeated",
+    bench.add_settings(
+        parser, metavar="[METHOD:]KEY=VALUE", help="a setting, of all methods or of one; may be repeated"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
     parser.set_defaults(run=run)
 
 

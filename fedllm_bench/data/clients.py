@@ -12,7 +12,7 @@ import numpy as np
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.tokens import TokenPart
 
-USERS = 2  # purpose of the random stream; those of training are in training/batches.py
+USERS = 3  # purpose of the random stream; 0 to 2 are those of training
 
 
 @dataclass(frozen=True)

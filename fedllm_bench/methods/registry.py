@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,8 +27,7 @@ def make_method(config: RunConfig) -> FedAvg:
     try:
         method: FedAvg = TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        problems = [f"method.{'.'.join(map(str, e['loc']))}: got {e['input']!r}, {e['msg']}" for e in error.errors()]
-        raise UserError("; ".join(problems)) from error
+        raise UserError("; ".join(map(_problem, error.errors()))) from error
     _check_weighting(method, name)
     return method
 
@@ -40,6 +40,11 @@ def method_class(config: RunConfig) -> type[FedAvg]:
     if name in VARIANTS["paper"]:
         raise UserError(f"variant={config.variant}: {name} was not published; there are {', '.join(known)}")
     raise UserError(f"the method {name} has a preset but no code yet; there are {', '.join(known)}")
+
+
+def _problem(item: Any) -> str:
+    rule = str(item["msg"]).replace("Input should", "it should")
+    return f"method.{'.'.join(map(str, item['loc']))}: got {item['input']!r}, {rule}"
 
 
 def _check_weighting(method: FedAvg, name: str) -> None:

@@ -21,6 +21,7 @@ from fedllm_bench.methods.base import ClientState, Decay, FedAvg, Message, Serve
 from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.local import Local
+from fedllm_bench.methods.scaffold import ControlVariates
 from fedllm_bench.trees import Tree, tmap, zeros_like
 
 
@@ -35,15 +36,8 @@ class ReleasedFedProx(FedProx):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReleasedScaffold(ReleasedFedAvg):
-    def init(self, params: Tree) -> Server:
-        return Server(params, {"c": zeros_like(params)})
-
-    def client_init(self, params: Tree) -> ClientState:
-        return {"c": zeros_like(params)}
-
-    def broadcast(self, server: Server) -> Message:
-        return {"params": server.params, "c": server.slots["c"]}
+class ReleasedScaffold(ControlVariates):
+    weightings: ClassVar[tuple[Weighting, ...]] = ("examples",)
 
     def after_step(self, y: Tree, message: Message, client: ClientState, lr: float) -> Tree:
         return tmap(lambda y, c, c_k: y - lr * (c - c_k), y, message["c"], client["c"])

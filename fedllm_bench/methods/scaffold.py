@@ -19,10 +19,8 @@ from fedllm_bench.trees import Tree, tmap, zeros_like
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scaffold(FedAvg):
-    weightings: ClassVar[tuple[Weighting, ...]] = ("uniform",)
-    weighting: Weighting = "uniform"
-    eta: Rate
+class ControlVariates(FedAvg):
+    """c at the server, sent along with the parameters, and c_i of each client."""
 
     def init(self, params: Tree) -> Server:
         return Server(params, {"c": zeros_like(params)})
@@ -32,6 +30,13 @@ class Scaffold(FedAvg):
 
     def broadcast(self, server: Server) -> Message:
         return {"params": server.params, "c": server.slots["c"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaffold(ControlVariates):
+    weightings: ClassVar[tuple[Weighting, ...]] = ("uniform",)
+    weighting: Weighting = "uniform"
+    eta: Rate
 
     def correct(self, grads: Tree, y: Tree, message: Message, client: ClientState) -> Tree:
         return tmap(lambda g, c_i, c: g - c_i + c, grads, client["c"], message["c"])

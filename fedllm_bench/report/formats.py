@@ -60,3 +60,14 @@ def from_to(counts: Iterable[int]) -> str:
     if not found:
         return ""
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """Broken at spaces, continued two columns in; a word wider than `width` stays whole."""
+    lines = [""]
+    for word in line.split(" "):
+        if lines[-1].strip() and len(lines[-1]) + 1 + len(word) > width:
+            lines.append(f"  {word}")
+        else:
+            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return lines

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedllm_bench.report.formats import MISSING, change, counted, duration, from_to, number, size
+from fedllm_bench.report.formats import MISSING, change, counted, duration, from_to, number, size, wrapped
 from fedllm_bench.report.grid import BASE, REFERENCES
 from fedllm_bench.report.grid_stats import CLEAR, NOT_DISTINGUISHABLE
 
@@ -44,8 +44,8 @@ def terminal_table(payload: Payload, width: int = TABLE_WIDTH) -> str:
     if narrow:
         table = _table(payload, views, wide=False)
     notes = [*_legend(payload, views), *(["too narrow here for ±, which table.txt has"] if narrow else [])]
-    legend = [line for item in notes for line in _wrapped(item, width)]
-    return "\n".join([*_wrapped(title(payload), width), "", *table, "", *legend]) + "\n"
+    legend = [line for item in notes for line in wrapped(item, width)]
+    return "\n".join([*wrapped(title(payload), width), "", *table, "", *legend]) + "\n"
 
 
 def title(payload: Payload) -> str:
@@ -201,17 +201,6 @@ def _unscored(payload: Payload, views: Sequence[str]) -> list[str]:
             if row["n_unscored"]
         ]
         lines += [f"* items not scored, in no mean: {view}: {', '.join(counts)}"] if counts else []
-    return lines
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    """Broken at spaces, continued two columns in."""
-    lines = [""]
-    for word in line.split(" "):
-        if lines[-1].strip() and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(f"  {word}")
-        else:
-            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
     return lines
 
 

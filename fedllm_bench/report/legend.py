@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedllm_bench.report.formats import counted, duration, from_to, size
+from fedllm_bench.report.formats import counted, duration, from_to, size, wrapped
 from fedllm_bench.report.names import listed, short_name
 
 Payload = Mapping[str, Any]
@@ -27,7 +27,7 @@ def legend(payload: Payload, width: int) -> list[str]:
         *_unscored(metrics),
         *_cost(cost),
     ]
-    return [line for item in items for line in _wrapped(item, width)]
+    return [line for item in items for line in wrapped(item, width)]
 
 
 def after_name(payload: Payload) -> str:
@@ -134,14 +134,3 @@ def _cost(cost: Mapping[str, Any]) -> list[str]:
         f"wall time: {stages} (total {duration(sum(cost['seconds'].values()))})",
         f"peak memory: {size(cost['peak_memory_bytes'])}{on_gpu}",
     ]
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    """Broken at spaces, continued two columns in; a word wider than `width` stays whole."""
-    lines = [""]
-    for word in line.split(" "):
-        if lines[-1].strip() and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(f"  {word}")
-        else:
-            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
-    return lines

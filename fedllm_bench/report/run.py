@@ -80,12 +80,13 @@ def _about_data(bench: Bench) -> dict[str, Any]:
 def _cost(rounds: list[dict[str, Any]], seconds: Mapping[str, float]) -> dict[str, Any]:
     # ru_maxrss counts kibibytes on Linux and bytes on macOS
     unit = 1 if sys.platform == "darwin" else 1024
+    trained = sum(record["seconds"] for record in rounds)  # in all sessions; a killed one left no other time
     return {
         "bytes_up": sum(record["bytes_up"] for record in rounds),
         "bytes_down": sum(record["bytes_down"] for record in rounds),
         "num_answers": sum(len(record["client_ids"]) for record in rounds),
         "failures": failures_of(rounds),
-        "seconds": dict(seconds),
+        "seconds": {**seconds, "train": round(max(seconds.get("train", 0.0), trained), 4)},
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
