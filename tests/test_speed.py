@@ -28,7 +28,7 @@ def test_the_variants_agree_and_the_table_shows_what_was_measured(tmp_path, caps
         assert found["ratios"][name]["least"] == pytest.approx(min(ratios))
         assert found["ratios"][name]["largest"] == pytest.approx(max(ratios))
     assert found["environment"]["threads"] == 1
-    assert found["environment"]["packages"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(found["environment"]["packages"]["torch"])  # which may leave "+cpu" out
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("2 clients x 2 steps x 4 rows x 6 tokens, hidden 16")
     assert [line.split()[0] for line in lines[2:6]] == ["stacked", "loop", "trl", "trl-lean"]
