@@ -13,6 +13,8 @@ VARIANT ?=
 METHODS ?=
 SEEDS ?=
 JOBS ?=
+FROM ?=
+ZIP ?=
 SPLIT ?=
 MODEL ?=
 METRICS ?=
@@ -20,7 +22,7 @@ SET ?=
 OUT ?=
 
 # a misspelt variable would be ignored in silence, and another run be shown than was asked for
-OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,METHOD SEED)
+OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,METHOD SEED))
 KNOWN := PYTHON VENV DATASET $(OF_GOAL) PROFILE ENGINE VARIANT SPLIT MODEL METRICS SET OUT
 UNKNOWN := $(filter-out $(KNOWN),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error no variable $(UNKNOWN); there are: $(KNOWN) (see make help)))
@@ -33,7 +35,7 @@ OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENG
 	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
 
-.PHONY: help setup bench grid speed test test-slow test-gpu check format mini-model clean
+.PHONY: help setup bench grid download speed test test-slow test-gpu check format mini-model clean
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models'
@@ -52,6 +54,10 @@ help:
 	@echo '                     make grid DATASET=aya METHODS=fedavg,fedprox,local SEEDS=0,1,2'
 	@echo '                   METHODS  names with commas (all)      SEEDS    with commas (0,1,2)'
 	@echo '                   JOBS     runs at once (by cores)      and the variables of bench but METHOD and SEED'
+	@echo '  make download    fetch a prebuilt client split, as'
+	@echo '                     make download DATASET=aya FROM=official OUT=splits/aya'
+	@echo '                   FROM     official | hub:ORG/NAME@REV | https://... | folder'
+	@echo '                   ZIP      the published zip on disk'
 	@echo '  make speed       the training loop against a tight PEFT loop and against TRL, side by side'
 	@echo '  make test        unit tests, under 3 minutes'
 	@echo '  make test-slow   end to end: killed runs, set-up in a fresh clone, the commands of the README'
@@ -77,6 +83,9 @@ bench: $(STAMP)
 
 grid: $(STAMP)
 	@$(CLI) grid '$(DATASET)' $(if $(METHODS),--methods '$(METHODS)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(OPTIONS)
+
+download: $(STAMP)
+	@$(CLI) data get '$(DATASET)' $(if $(FROM),--from '$(FROM)') $(if $(ZIP),--zip '$(ZIP)') $(if $(OUT),--out '$(OUT)')
 
 speed: $(STAMP)
 	@$(BIN)/python benchmarks/perf/speed.py

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -12,10 +12,12 @@ from fedllm_bench.errors import unknown
 if TYPE_CHECKING:  # the registry is read by --help, which must not load pyarrow
     from fedllm_bench.data.manifest import Split
 
-    from .common import Declaration, Recipe
+    from .recipe import Declaration, Recipe
 
 # Dataset -> module; a module is imported only when its dataset is asked for.
-PIPELINES: dict[str, str] = {"aya": "fedllm_bench.data_prep.aya"}
+PIPELINES: dict[str, str] = {
+    name: f"fedllm_bench.data_prep.{name}" for name in ("aya", "chatbot_it", "chatbot_pa", "wildchat", "wildchat_multi")
+}
 
 
 class Pipeline(Protocol):
@@ -28,11 +30,12 @@ class Pipeline(Protocol):
         self,
         raw: Path,
         out: Path,
-        recipe: Recipe,
+        recipe: Recipe | None = None,
         name: str | None = None,
         *,
         declaration: Declaration | None = None,
         extra_files: Mapping[str, bytes] | None = None,
+        evaluation_prompts: Iterable[str] = (),
     ) -> Split: ...
 
 

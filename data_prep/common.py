@@ -7,46 +7,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
-from fedllm_bench.data.manifest import (
-    FunnelStep,
-    Part,
-    Split,
-    SplitInfo,
-    Upstream,
-    UpstreamFile,
-    check_target,
-    write_split,
-)
-from fedllm_bench.data.rows import SftRow
-from fedllm_bench.errors import UserError
+from fedllm_bench.data.manifest import Split, SplitInfo, Upstream, UpstreamFile, check_target, write_split
 from fedllm_bench.files import sha256_file
 from fedllm_bench.progress import track
 
+from .evaluation import EvaluationPrompts
+from .funnel import Left, Tally, funnel, left_by_choice, left_by_filters, refuse_empty
+from .parts import MIN_UNSEEN_ROWS, Groups, make_parts
 from .readers import raw_files, relative_name
-from .recipe import Filter, Recipe, Sample, filters
-from .sampling import cap, hold_out, row_id, unique, without_leaks
+from .recipe import Declaration, Filter, Recipe, Sample, filters
 
-__all__ = ["BuildInfo", "Declaration", "Recipe", "Sample", "build_split"]
-
-MIN_UNSEEN_ROWS = 5  # fewer say nothing about a user
-NO_LIMIT = "(no limit)"
-LEAKAGE = "held-out rows with (client, prompt) or (prompt, completion) of a training row"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Declaration:
-    """What a pipeline says of its upstream."""
-
-    dataset: str
-    upstream: str
-    licence: str
-    version: str  # of the pipeline: another one may give another split from the same rows and recipe
-    recipe: Recipe
+__all__ = ["BuildInfo", "Builder", "Declaration", "Recipe", "Sample", "build_split"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,47 +32,60 @@ class BuildInfo:
     name: str
     revision: str | None = None
     extra_files: Mapping[str, bytes] | None = None
+    evaluation: EvaluationPrompts = field(default_factory=lambda: EvaluationPrompts(()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """Rows by file, rows stopped by each filter, and how far the best row of each user came.
+@dataclass(frozen=True)
+class Builder:
+    """The `build` of a pipeline: raw rows in upstream columns (a file or a folder of files) -> a split folder.
 
-    `standing`: the number of rows that passed every filter, or minus the number of filters still ahead.
+    Another `declaration` states where the rows come from when that is not the upstream (the mini world, for one).
+    Rows in which one of the `evaluation_prompts` stands are removed.
     """
 
-    rows_by_file: Counter[str]
-    stopped: tuple[int, ...]
-    standing: dict[str, int]
+    declaration: Declaration
+    samples: Callable[[Path], Iterator[Sample]]
 
+    def __call__(
+        self,
+        raw: Path,
+        out: Path,
+        recipe: Recipe | None = None,
+        name: str | None = None,
+        *,
+        declaration: Declaration | None = None,
+        extra_files: Mapping[str, bytes] | None = None,
+        evaluation_prompts: Iterable[str] = (),
+    ) -> Split:
+        declared = declaration or self._local()
+        name = name or f"{declared.dataset}-custom"
+        evaluation = EvaluationPrompts.of(evaluation_prompts)
+        info = BuildInfo(declaration=declared, raw=raw, name=name, extra_files=extra_files, evaluation=evaluation)
+        return build_split(lambda: self.samples(raw), recipe or declared.recipe, out, info)
 
-class Left(NamedTuple):
-    """What is left after a step."""
-
-    step: str
-    rows: int
-    clients: int
-    reason: str
-
-
-Groups = dict[str, Sequence[Sample]]  # client -> its samples
+    def _local(self) -> Declaration:
+        """A local file in the upstream's columns need not hold the upstream's rows."""
+        declared = self.declaration
+        licence = f"{declared.licence} for rows of {declared.upstream}; other raw rows keep their own licence"
+        return replace(declared, licence=licence)
 
 
 def build_split(read: Callable[[], Iterable[Sample]], recipe: Recipe, out: Path, info: BuildInfo) -> Split:
     """Write the split that `recipe` makes of the samples, which `read` gives twice, in any order."""
     check_target(out)  # not after minutes of reading
     recipe = recipe.normal()
-    steps = filters(recipe)
+    steps = filters(recipe, info.declaration)
     tally = count_rows(read(), steps)
     usable = {client: rows for client, rows in tally.standing.items() if rows > 0}
     kept, pool = choose_clients(usable, recipe)
-    left = [*_left_by_filters(tally, steps), *_left_by_choice(usable, kept, recipe)]
-    _refuse_empty(left, usable)
+    left = [*left_by_filters(tally, steps), *left_by_choice(usable, kept, recipe)]
+    refuse_empty(left, usable)
     groups = collect(read(), steps, {*kept, *pool}, tally.rows_by_file.total())
-    parts, left_by_rows = make_parts(groups, kept, pool, recipe)
-    left += left_by_rows
-    _refuse_empty(left, usable)
-    return write_split(out, _split_info(info, recipe, tally, left), parts, extra_files=info.extra_files)
+    parts = make_parts(groups, kept, pool, recipe, info.evaluation)
+    left += parts.left
+    refuse_empty(left, usable)
+    split_info = _split_info(info, recipe, tally, left, parts.notes)
+    return write_split(out, split_info, parts.rows, extra_files=info.extra_files)
 
 
 def count_rows(samples: Iterable[Sample], steps: Sequence[Filter]) -> Tally:
@@ -143,127 +130,19 @@ def collect(samples: Iterable[Sample], steps: Sequence[Filter], wanted: set[str]
     return dict(groups)
 
 
-def make_parts(
-    groups: Groups, kept: Sequence[str], pool: Sequence[str], recipe: Recipe
-) -> tuple[dict[Part, list[SftRow]], list[Left]]:
-    """The rows of the three parts, and what each step left of the clients' rows."""
-    distinct = {client: unique(rows) if recipe.deduplicate else rows for client, rows in groups.items()}
-    capped = {client: cap(rows, recipe.max_samples, recipe.seed) for client, rows in distinct.items()}
-    sides = {client: hold_out(capped[client], recipe) for client in kept}
-    sides = {client: side for client, side in sides.items() if side[0]}
-    train = [sample for side in sides.values() for sample in side[0]]
-    heldout = without_leaks(train, (sample for side in sides.values() for sample in side[1]))
-    unseen = _choose_unseen(train, {client: capped[client] for client in pool}, recipe.unseen_clients)
-    left = [
-        _left(
-            "duplicates",
-            {c: distinct[c] for c in kept},
-            "same prompt and completion as another row of the client",
-        ),
-        _left(
-            "max_samples",
-            {c: capped[c] for c in kept},
-            f"more than {recipe.max_samples or NO_LIMIT} rows of one client",
-        ),
-        _left("no_training", {c: capped[c] for c in sides}, "clients whose rows are all held out upstream"),
-        Left("leakage", len(train) + len(heldout), len(sides), LEAKAGE),
-    ]
-    rows: dict[Part, list[SftRow]] = {
-        "train": [_row(sample, "train") for sample in train],
-        "heldout": [_row(sample, "heldout") for sample in heldout],
-        "unseen": [_row(sample, "heldout") for sample in unseen],
-    }
-    return rows, left
-
-
-def _choose_unseen(train: Iterable[Sample], candidates: Groups, most: int) -> list[Sample]:
-    """All rows, without leaks, of the first `most` candidates who have enough of them left."""
-    if not most:
-        return []
-    clean: dict[str, list[Sample]] = {client: [] for client in candidates}
-    for sample in without_leaks(train, (sample for rows in candidates.values() for sample in rows)):
-        clean[sample.client].append(sample)
-    enough = [rows for rows in clean.values() if len(rows) >= MIN_UNSEEN_ROWS]
-    return [sample for rows in enough[:most] for sample in rows]
-
-
-def _row(sample: Sample, split: str) -> SftRow:
-    return SftRow(
-        client_id=sample.client,
-        split=split,
-        row_id=row_id(sample),
-        language=sample.language,
-        source=sample.source,
-        messages=(
-            {"role": "user", "content": sample.prompt},
-            {"role": "assistant", "content": sample.completion},
-        ),
-    )
-
-
-def _left(step: str, groups: Groups, reason: str) -> Left:
-    return Left(step, sum(map(len, groups.values())), len(groups), reason)
-
-
-def _left_by_filters(tally: Tally, steps: Sequence[Filter]) -> Iterator[Left]:
-    rows = tally.rows_by_file.total()
-    yield Left("raw", rows, len(tally.standing), "rows read")
-    for index, step in enumerate(steps):
-        rows -= tally.stopped[index]
-        clients = sum(standing > index - len(steps) for standing in tally.standing.values())
-        yield Left(step.step, rows, clients, step.reason)
-
-
-def _left_by_choice(usable: Mapping[str, int], kept: Sequence[str], recipe: Recipe) -> Iterator[Left]:
-    above = [rows for rows in usable.values() if rows >= recipe.min_samples]
-    few = f"users with fewer than {recipe.min_samples} rows"
-    yield Left("min_samples", sum(above), len(above), f"{few}; the unseen part is chosen from users not kept")
-    most = f"users who are not among the {recipe.max_clients or NO_LIMIT} with most rows"
-    yield Left("max_clients", sum(usable[client] for client in kept), len(kept), most)
-
-
-def _refuse_empty(left: Sequence[Left], usable: Mapping[str, int]) -> None:
-    if left[-1].clients:
-        return
-    removed = [
-        f"{now.step} {before.rows - now.rows} ({now.reason})"
-        for before, now in pairwise(left)
-        if now.rows < before.rows
-    ]
-    largest = f"; the largest user has {max(usable.values())} usable rows" if usable else ""
-    raise UserError(
-        f"nothing is left of {left[0].rows} raw rows; removed by {', '.join(removed) or 'nothing'}{largest}"
-    )
-
-
-def _split_info(info: BuildInfo, recipe: Recipe, tally: Tally, left: Sequence[Left]) -> SplitInfo:
+def _split_info(info: BuildInfo, recipe: Recipe, tally: Tally, left: Sequence[Left], notes: Sequence[str]) -> SplitInfo:
     declared = info.declaration
-    start = FunnelStep(
-        step=left[0].step,
-        rows_removed=0,
-        rows_left=left[0].rows,
-        clients_left=left[0].clients,
-        reason=left[0].reason,
-    )
+    decontaminate = {"decontaminate": info.evaluation.record} if info.evaluation.prompts else {}
     return SplitInfo(
         name=info.name,
         dataset=declared.dataset,
-        task="sft",
+        task=declared.task,
         version=declared.version,
         upstream=Upstream(id=declared.upstream, revision=info.revision, files=_upstream_files(info.raw, tally)),
         licence=declared.licence,
-        recipe={**asdict(recipe), "languages": list(recipe.languages)},
-        funnel=(start, *(_funnel_step(before, now) for before, now in pairwise(left))),
-    )
-
-
-def _funnel_step(before: Left, now: Left) -> FunnelStep:
-    return FunnelStep(
-        step=now.step,
-        rows_removed=before.rows - now.rows,
-        rows_left=now.rows,
-        clients_left=now.clients,
-        reason=now.reason,
+        recipe=recipe.record() | decontaminate,
+        funnel=funnel(left),
+        notes=tuple(notes),
     )
 
 

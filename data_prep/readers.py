@@ -22,6 +22,7 @@ from fedllm_bench.errors import UserError
 
 MAX_LINE_BYTES = 64 * 2**20  # a file without line ends must not fill the memory
 ROWS_PER_BATCH = 1024
+TURN_FIELDS = ("role", "content")
 # The words by which Hugging Face `datasets` finds the split in a file name.
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -41,7 +42,7 @@ class RawRecord(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Column -> type; a null is the empty string where a string is due, and refused elsewhere."""
+    """Column -> type; a null is "" where a string is due, absent in another optional column, and else refused."""
 
     required: Mapping[str, type]
     optional: Mapping[str, type]
@@ -85,7 +86,7 @@ def _read_file(file: Path, name: str, columns: Columns) -> Iterator[RawRecord]:
         for number, row in READERS[_ending(file)](file, columns):
             values = {key: _checked(file, number, key, row[key], kind) for key, kind in columns.required.items()}
             for key, kind in columns.optional.items():
-                if key in row:
+                if key in row and (row[key] is not None or kind is str):
                     values[key] = _checked(file, number, key, row[key], kind)
             split = _split_of_value(file, number, values.pop("split", "")) or default
             yield RawRecord(values, split, name, number)
@@ -171,12 +172,24 @@ def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
             parquet = pq.ParquetFile(source)
             names = parquet.schema_arrow.names
             _check_columns(str(file), names, columns)
-            wanted = [name for name in names if name in {*columns.required, *columns.optional}]
+            wanted = _leaves(parquet, {*columns.required, *columns.optional})
             batches = parquet.iter_batches(batch_size=ROWS_PER_BATCH, columns=wanted)
             rows = (row for batch in batches for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
         except pa.ArrowException as error:
             raise UserError(f"{file} is not readable parquet: {_first_line(error)}") from error
+
+
+def _leaves(parquet: pq.ParquetFile, names: set[str]) -> list[str]:
+    """The parts of the wanted columns to read: of conversations only the turns' roles and contents.
+
+    Upstream turns carry headers, states and times, which would be most of the work and may not even convert.
+    """
+    paths = [parquet.schema.column(i).path for i in range(len(parquet.schema))]
+    turns = {path for path in paths if path.rpartition(".")[2] in TURN_FIELDS}
+    with_turns = {path.partition(".")[0] for path in turns}
+    tops = ((path, path.partition(".")[0]) for path in paths)
+    return [path for path, top in tops if path in names or (top in names and (top not in with_turns or path in turns))]
 
 
 READERS: dict[str, Callable[[Path, Columns], Iterator[Row]]] = {

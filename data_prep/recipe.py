@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.data.rows import Task
+from fedllm_bench.errors import UserError, unknown
+
+from .languages import normal_language
+from .partition import check_partition
 
 MAX_ID_CHARACTERS = 256
+
+
+Message = tuple[str, str]  # role, content
 
 
 class Sample(NamedTuple):
     """One usable or unusable upstream row, in the words of a client split."""
 
     client: str
-    prompt: str
-    completion: str
+    turns: tuple[Message, ...]  # the prompt: all turns before the answer
+    answers: tuple[str, ...]  # the completion; or the chosen and the rejected one
     language: str
     source: str
     upstream_split: str  # "train", "validation" or "test"
     file: str  # where it was read; no part of the row
+    flags: frozenset[str] = frozenset()  # the declaration's checks that failed, and its flags that are up
+
+    @property
+    def prompt(self) -> str:
+        return "\n".join(content for _, content in self.turns)
+
+
+class Flag(NamedTuple):
+    """Something that a pipeline says of a row, and the reason for which such rows go."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What a pipeline says of its upstream."""
+
+    dataset: str
+    upstream: str
+    licence: str
+    version: str  # of the pipeline: another one may give another split from the same rows and recipe
+    recipe: Recipe
+    task: Task = "sft"
+    checks: tuple[Flag, ...] = ()  # rows that are none; always removed
+    flags: tuple[Flag, ...] = ()  # removed where the recipe's `drop_flagged` names them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +62,8 @@ class Recipe:
 
     `max_clients` keeps those with most rows, ties by id. `heldout` is a fraction of each client's rows, or
     "upstream": the rows of the upstream test and validation splits. `unseen_clients` users who were not kept
-    become the unseen part, those with most rows first. Without languages, all are kept.
+    become the unseen part, those with most rows first. Without languages, all are kept. `near_duplicates`
+    are counted or dropped. `partition` says who the clients are: users, or parts made of the same rows.
     """
 
     min_samples: int = 1
@@ -44,6 +78,9 @@ class Recipe:
     max_completion_characters: int | None = None
     deduplicate: bool = True
     seed: int = 0
+    drop_flagged: tuple[str, ...] = ()
+    near_duplicates: Literal["report", "drop", "off"] = "report"
+    partition: str = "user"
 
     def __post_init__(self) -> None:
         at_least = {"min_samples": 1, "max_samples": 1, "max_clients": 1, "unseen_clients": 0}
@@ -54,12 +91,31 @@ class Recipe:
                 raise UserError(f"{name}={value} in the recipe; it must be at least {least}")
         if self.heldout != "upstream" and not (isinstance(self.heldout, int | float) and 0 <= self.heldout < 1):
             raise UserError(f"heldout={self.heldout!r} in the recipe; it must be in [0, 1) or 'upstream'")
+        if self.near_duplicates not in ("report", "drop", "off"):
+            raise UserError(f"near_duplicates={self.near_duplicates!r} in the recipe; it is report, drop or off")
+        check_partition(self.partition)
 
     def normal(self) -> Recipe:
-        """The recipe in the one form that is written; heldout=0 trains on everything and has no unseen."""
+        """The recipe in the one form that is written; heldout=0 trains on everything and has no unseen.
+
+        Nor have artificial partitions: their clients are no users, so nobody is a stranger to them.
+        """
         heldout = self.heldout if self.heldout == "upstream" else float(self.heldout)
-        unseen = 0 if heldout == 0 else self.unseen_clients
-        return replace(self, languages=tuple(sorted(set(self.languages))), heldout=heldout, unseen_clients=unseen)
+        unseen = 0 if heldout == 0 or self.partition != "user" else self.unseen_clients
+        languages = tuple(sorted({normal_language(word) for word in self.languages}))
+        flags = tuple(sorted(set(self.drop_flagged)))
+        return replace(self, languages=languages, heldout=heldout, unseen_clients=unseen, drop_flagged=flags)
+
+    def record(self) -> dict[str, Any]:
+        """The recipe as the manifest has it. Options of later versions stand there only where they change rows,
+
+        so that a split that was built before them keeps its hash.
+        """
+        later: dict[str, Any] = {"drop_flagged": (), "near_duplicates": self.near_duplicates, "partition": "user"}
+        if self.near_duplicates == "drop":
+            later.pop("near_duplicates")
+        values = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 class Filter(NamedTuple):
@@ -70,11 +126,15 @@ class Filter(NamedTuple):
     passes: Callable[[Sample], bool]
 
 
-def filters(recipe: Recipe) -> tuple[Filter, ...]:
+def filters(recipe: Recipe, declared: Declaration) -> tuple[Filter, ...]:
     """The row filters in order. The first one guards the user id: only what passes it has a user at all."""
     languages = frozenset(recipe.languages)
+    known = {flag.name: flag for flag in declared.flags}
+    if unknown_flags := sorted(set(recipe.drop_flagged) - known.keys()):
+        raise unknown(f"flag of the dataset {declared.dataset}", unknown_flags[0], known or ["none"])
     return (
         Filter("user_id", f"user id blank, longer than {MAX_ID_CHARACTERS} characters or broken text", _has_user),
+        *map(_unflagged, declared.checks),
         Filter("empty", "prompt or completion empty or broken text", _has_text),
         Filter(
             "languages",
@@ -82,7 +142,12 @@ def filters(recipe: Recipe) -> tuple[Filter, ...]:
             lambda sample: not languages or sample.language in languages,
         ),
         Filter("length", _bounds_in_words(recipe), lambda sample: _has_length(sample, recipe)),
+        *(_unflagged(known[name]) for name in recipe.drop_flagged),
     )
+
+
+def _unflagged(flag: Flag) -> Filter:
+    return Filter(flag.name, flag.reason, lambda sample: flag.name not in sample.flags)
 
 
 def _has_user(sample: Sample) -> bool:
@@ -90,8 +155,9 @@ def _has_user(sample: Sample) -> bool:
 
 
 def _has_text(sample: Sample) -> bool:
-    texts = (sample.prompt, sample.completion)
-    return all(text.strip() for text in texts) and all(map(_is_unicode, (*texts, sample.language, sample.source)))
+    texts = (*(content for _, content in sample.turns), *sample.answers)
+    words = (sample.language, sample.source)
+    return bool(texts) and all(text.strip() for text in texts) and all(map(_is_unicode, (*texts, *words)))
 
 
 def _is_unicode(text: str) -> bool:
@@ -105,7 +171,8 @@ def _is_unicode(text: str) -> bool:
 
 def _has_length(sample: Sample, recipe: Recipe) -> bool:
     prompt_ok = _within(sample.prompt, recipe.min_prompt_characters, recipe.max_prompt_characters)
-    return prompt_ok and _within(sample.completion, recipe.min_completion_characters, recipe.max_completion_characters)
+    least, most = recipe.min_completion_characters, recipe.max_completion_characters
+    return prompt_ok and all(_within(answer, least, most) for answer in sample.answers)
 
 
 def _within(text: str, least: int, most: int | None) -> bool:

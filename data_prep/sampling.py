@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from fedllm_bench.files import sha256_json
 
-from .recipe import Recipe, Sample
+from .recipe import Message, Recipe, Sample
 
 
 def row_id(sample: Sample) -> str:
     """16 hex digits of what makes a row itself; where it was read does not count."""
+    single = len(sample.turns) == 1
     content = [
         sample.client,
-        sample.prompt,
-        sample.completion,
+        sample.turns[0][1] if single else [list(turn) for turn in sample.turns],
+        sample.answers[0] if len(sample.answers) == 1 else list(sample.answers),
         sample.upstream_split,
         sample.language,
         sample.source,
@@ -28,10 +30,10 @@ def is_upstream_heldout(sample: Sample) -> bool:
 
 
 def unique(samples: Iterable[Sample]) -> list[Sample]:
-    """One sample for each (client, prompt, completion): an upstream training row if there is one."""
-    best: dict[tuple[str, str, str], Sample] = {}
+    """One sample for each (client, prompt, answers): an upstream training row if there is one."""
+    best: dict[tuple[str, tuple[Message, ...], tuple[str, ...]], Sample] = {}
     for sample in samples:
-        key = (sample.client, sample.prompt, sample.completion)
+        key = (sample.client, sample.turns, sample.answers)
         best[key] = min(best[key], sample, key=_preference) if key in best else sample
     return list(best.values())
 
@@ -49,6 +51,8 @@ def cap(samples: Sequence[Sample], most: int | None, seed: int) -> Sequence[Samp
 
 def hold_out(samples: Sequence[Sample], recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     """The training and the held-out samples of one client, as the recipe's `heldout` says."""
+    if not samples:
+        return [], []
     if recipe.heldout == "upstream":
         is_heldout = [is_upstream_heldout(sample) for sample in samples]
     else:
@@ -79,9 +83,40 @@ def heldout_prompts(rows_by_prompt: Counter[str], client: str, fraction: float, 
 
 
 def without_leaks(train: Iterable[Sample], heldout: Iterable[Sample]) -> list[Sample]:
-    """The held-out samples that share neither (client, prompt) nor (prompt, completion) with training."""
-    asked, answered = set(), set()
+    """The held-out samples that share neither (client, prompt) nor (prompt, response) with training.
+
+    The chosen and the rejected answer are both responses. A conversation that goes on where another one ends has
+    the other's last exchange inside: that is a leak too, in either direction.
+    """
+    ends: set[bytes] = set()
+    inside: set[bytes] = set()
     for sample in train:
-        asked.add((sample.client, sample.prompt))
-        answered.add((sample.prompt, sample.completion))
-    return [s for s in heldout if (s.client, s.prompt) not in asked and (s.prompt, s.completion) not in answered]
+        own_ends, own_inside = _exchanges(sample)
+        ends |= own_ends
+        inside |= own_inside
+    return [sample for sample in heldout if not _leaks(sample, ends, inside)]
+
+
+def _leaks(sample: Sample, ends: set[bytes], inside: set[bytes]) -> bool:
+    own_ends, own_inside = _exchanges(sample)
+    return not (own_ends.isdisjoint(ends) and own_ends.isdisjoint(inside) and own_inside.isdisjoint(ends))
+
+
+def _exchanges(sample: Sample) -> tuple[set[bytes], set[bytes]]:
+    """Keys of (client, prompt) and (prompt, response): at the end of a sample, and inside it.
+
+    16 bytes each, as prompts that hold all turns so far would be quadratic in the length of a conversation.
+    The first exchange does not count as inside: thousands of different conversations open with a greeting.
+    """
+    context = hashlib.blake2b(digest_size=16)
+    inside: set[bytes] = set()
+    for place, (role, content) in enumerate(sample.turns):
+        if role == "assistant" and place > 1:
+            inside |= _keys(sample.client, context.digest(), (content,))
+        context.update((("\n" if place else "") + content).encode())
+    return _keys(sample.client, context.digest(), sample.answers), inside
+
+
+def _keys(client: str, prompt: bytes, responses: Iterable[str]) -> set[bytes]:
+    keyed = [("asked", client), *(("answered", response) for response in responses)]
+    return {hashlib.blake2b(prompt + f"{kind}:{text}".encode(), digest_size=16).digest() for kind, text in keyed}

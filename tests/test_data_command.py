@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from fedllm_bench.data_prep import PIPELINES, load_pipeline
-from fedllm_bench.data_prep.aya import AYA, normal_language
+from fedllm_bench.data_prep.aya import AYA
+from fedllm_bench.data_prep.languages import normal_language
 
 from fedllm_bench.commands import data
 from fedllm_bench.data.manifest import open_split
@@ -70,6 +71,22 @@ def test_what_is_not_given_is_the_default_of_the_dataset(raw, tmp_path):
     assert run("build", "aya", "--raw", raw, "--out", tmp_path / "s", "--min-samples", 6, "--languages", "all") == 0
     manifest = open_split(tmp_path / "s").manifest
     assert (len(manifest.clients), manifest.name, manifest.recipe["heldout"]) == (8, "aya-custom", 0.1)
+
+
+def test_the_options_of_all_datasets_reach_the_recipe(raw, tmp_path, capsys):
+    options = ["--min-samples", 6, "--languages", "all", "--partition", "iid:4", "--near-duplicates", "drop"]
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"turns": ["u1 q0", "U2, q1!"]}) + "\n")
+    options += ["--decontaminate", tmp_path / "prompts.jsonl", "--drop-flagged", "none"]
+    assert run("build", "aya", "--raw", raw, "--out", tmp_path / "s", *options) == 0
+    recipe = open_split(tmp_path / "s").manifest.recipe
+    assert (recipe["partition"], recipe["near_duplicates"], recipe["decontaminate"]["prompts"]) == ("iid:4", "drop", 2)
+    assert "decontaminate" in capsys.readouterr().out
+    with pytest.raises(UserError, match="partition='iid:none'"):
+        run("build", "aya", "--raw", raw, "--out", tmp_path / "t", "--partition", "iid:none")
+    with pytest.raises(UserError, match="flag of the dataset aya"):
+        run("build", "aya", "--raw", raw, "--out", tmp_path / "t", "--drop-flagged", "toxicity")
+    with pytest.raises(UserError, match="no evaluation prompts at"):
+        run("build", "aya", "--raw", raw, "--out", tmp_path / "t", "--decontaminate", tmp_path / "none")
 
 
 def test_bad_input_is_one_line(raw, tmp_path):
@@ -144,6 +161,7 @@ def test_every_registered_pipeline_loads_and_others_are_refused():
         ("ar", "arb"),
         ("", "und"),
         ("yue", "yue"),
+        ("Ukrainian", "ukr"),
     ],
 )
 def test_language_codes_are_normalised(code, normal):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedllm_bench.data import manifest as m
-from fedllm_bench.data.rows import SCHEMAS, SftRow
+from fedllm_bench.data.rows import SCHEMAS, PreferenceRow, SftRow
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import sha256_file
 
@@ -81,6 +81,35 @@ def test_what_was_written_is_read_back(tmp_path):
     assert split.rows("heldout") == ROWS["heldout"]
     assert split.rows("unseen") == ROWS["unseen"]
     assert set(split.manifest.files) == {path.name for path in split.folder.iterdir()} - {m.MANIFEST}
+
+
+def test_preference_rows_are_written_and_read_back(tmp_path):
+    def pair(client: str, number: int, split: str = "train") -> PreferenceRow:
+        prompt = tuple({"role": role, "content": f"{role} {number}"} for role in ("user", "assistant", "user"))
+        names = {"client_id": client, "split": split, "row_id": f"{number:016x}", "language": "eng", "source": "s"}
+        return PreferenceRow(**names, prompt=prompt, chosen="yes", rejected="no")
+
+    rows: dict[m.Part, list[PreferenceRow]] = {
+        "train": [pair("a", 1), pair("a", 2)],
+        "heldout": [pair("a", 3, "heldout")],
+    }
+    split = m.write_split(tmp_path / "s", replace(INFO, task="preference"), rows)
+    assert m.open_split(tmp_path / "s") == split
+    assert {part: split.preference_rows(part) for part in m.PARTS} == {**rows, "unseen": []}
+    with pytest.raises(UserError, match="cannot be read as 'sft' rows"):
+        split.rows("train")
+    with pytest.raises(UserError, match="cannot be read as 'preference' rows"):
+        write(tmp_path / "t").preference_rows("train")
+
+
+def test_notes_are_no_part_of_the_hash_and_without_them_the_manifest_is_as_before(tmp_path):
+    split = write(tmp_path / "s")
+    assert "notes" not in json.loads((split.folder / m.MANIFEST).read_text())
+    noted = m.write_split(tmp_path / "n", replace(INFO, notes=("seen",)), ROWS, extra_files={"facts.json": b"[1]"})
+    assert m.open_split(noted.folder).manifest.notes == ("seen",)
+    assert noted.hash == split.hash
+    forge(noted.folder, notes="text")
+    refused(noted.folder, "notes")
 
 
 def test_a_split_without_unseen_or_heldout_rows_has_empty_parts(tmp_path):

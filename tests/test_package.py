@@ -206,7 +206,7 @@ def test_make_help_names_every_target_and_variable():
     assert set(variables) == {
         *("PYTHON", "VENV", "DATASET", "METHOD", "PROFILE", "SEED"),
         *("ENGINE", "SPLIT", "MODEL", "METRICS", "SET", "OUT"),
-        *("VARIANT", "METHODS", "SEEDS", "JOBS"),
+        *("VARIANT", "METHODS", "SEEDS", "JOBS", "FROM", "ZIP"),
     }
     assert not [name for name in variables if not re.search(rf"\b{name}\b", shown)]
 
@@ -245,6 +245,6 @@ def test_every_variable_of_make_is_an_option_of_the_command(target, more, words)
     assert f"fedllm-bench {words} {options}" in re.sub(r"\s+", " ", command)
 
 
-@pytest.mark.parametrize(("target", "variable"), [("bench", "METHODS"), ("grid", "METHOD"), ("bench", "SEEDZ")])
+@pytest.mark.parametrize(("target", "variable"), [("bench", "METHODS"), ("grid", "METHOD"), ("bench", "SEEDZ"), ("grid", "FROM")])
 def test_a_variable_that_a_target_does_not_know_is_refused(target, variable):
     assert f"no variable {variable}" in make("--dry-run", target, f"{variable}=1")

@@ -127,6 +127,13 @@ def test_optional_columns_and_nulls(tmp_path):
     assert "source" not in values[1]
 
 
+def test_a_null_in_an_optional_column_that_is_no_text_is_absent(tmp_path):
+    rows = [{**ROWS[0], "toxic": value} for value in (None, True)]
+    for name, content in {"x.jsonl": as_jsonl(rows), "x.parquet": as_parquet(rows)}.items():
+        records = read_rows(put(tmp_path / name, content), COLUMNS, {"toxic": bool})
+        assert [record.values.get("toxic") for record in records] == [None, True]
+
+
 @pytest.mark.parametrize("ending", WRITERS)
 def test_a_missing_column_is_named_with_those_there_are(tmp_path, ending):
     path = put(tmp_path / f"x{ending}", WRITERS[ending]([{"inputs": "a", "usr": "b"}]))

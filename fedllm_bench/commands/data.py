@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedllm_bench.commands import data_get
+
 if TYPE_CHECKING:  # --help must not wait for pyarrow
     from fedllm_bench.data.manifest import Split
 
@@ -17,6 +19,9 @@ examples:
   fedllm-bench data build aya --raw aya_dataset/ --out splits/aya
   fedllm-bench data build aya --raw rows.jsonl.gz --min-samples 10 --languages ukr,spa,eng --out splits/small
   fedllm-bench data build aya --raw rows.parquet --max-clients 38 --heldout upstream --out splits/38
+  fedllm-bench data build wildchat_multi --raw WildChat-1M/ --near-duplicates drop --out splits/multi
+  fedllm-bench data build chatbot_it --raw arena.parquet --decontaminate mt_bench/ --out splits/chatbot_it
+  fedllm-bench data build aya --raw aya_dataset/ --partition dirichlet:0.5 --out splits/artificial
 
 Raw rows are parquet, csv or JSON lines (.jsonl, .json, .ndjson), each also gzip (.gz), in upstream columns.
 What is not given is the recipe's default for the dataset; the manifest names every value that was used.
@@ -31,9 +36,12 @@ example:
 """
 DATA_EXAMPLES = """\
 examples:
+  fedllm-bench data list
+  fedllm-bench data get aya --from official --out splits/aya
   fedllm-bench data build aya --raw rows.jsonl.gz --out splits/aya
   fedllm-bench data show splits/aya
   fedllm-bench data verify splits/aya
+  fedllm-bench data publish splits/aya --to /mnt/mirror/aya
 """
 
 
@@ -48,6 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     data = _parser(subparsers, "data", "build, show and verify client splits", DATA_EXAMPLES)
     commands = data.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands)
+    data_get.add_parsers(commands)
     show = _parser(commands, "show", "name, counts, funnel and client sizes of a split", SHOW_EXAMPLES)
     show.add_argument("folder", metavar="DIR", type=Path, help="a split folder")
     show.set_defaults(run=run_show)
@@ -83,6 +92,19 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--unseen", dest="unseen_clients", type=int, metavar="N", help="users below the cut, for testing"
     )
     build.add_argument("--seed", type=int, metavar="N", help="of the held-out choice and of --max-samples")
+    build.add_argument("--partition", metavar="HOW", help="clients are: user, language, dirichlet:ALPHA or iid:N")
+    build.add_argument(
+        "--near-duplicates", choices=("report", "drop", "off"), help="count or remove rows much like others (MinHash)"
+    )
+    build.add_argument(
+        "--drop-flagged", type=_flags, metavar="FLAGS", help="of moderation, toxicity, redacted; with commas, or 'none'"
+    )
+    build.add_argument(
+        "--decontaminate",
+        type=Path,
+        metavar="FILE_OR_FOLDER",
+        help="remove rows with prompts of these: .jsonl with turns or prompt, .csv with goal",
+    )
     build.add_argument("--name", help="name of the split (default: DATASET-custom)")
     build.set_defaults(run=run_build)
 
@@ -92,6 +114,11 @@ def _languages(text: str) -> tuple[str, ...]:
     if not codes:
         raise argparse.ArgumentTypeError("give codes such as ukr,spa,eng, or 'all'")
     return () if codes == ("all",) else codes
+
+
+def _flags(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    return () if names == ("none",) else names
 
 
 def _heldout(text: str) -> float | str:
@@ -111,6 +138,9 @@ RECIPE_OPTIONS = (
     "heldout",
     "unseen_clients",
     "seed",
+    "partition",
+    "near_duplicates",
+    "drop_flagged",
 )
 
 
@@ -118,8 +148,15 @@ def run_build(args: argparse.Namespace) -> int:
     pipeline = importlib.import_module("fedllm_bench.data_prep").load_pipeline(args.dataset)
     given: dict[str, Any] = {key: vars(args)[key] for key in RECIPE_OPTIONS if vars(args)[key] is not None}
     recipe = replace(pipeline.DECLARATION.recipe, **given)
-    _say_split(pipeline.build(args.raw, args.out, recipe, args.name))
+    _say_split(pipeline.build(args.raw, args.out, recipe, args.name, evaluation_prompts=_prompts(args.decontaminate)))
     return 0
+
+
+def _prompts(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    prompts: list[str] = importlib.import_module("fedllm_bench.data_prep.evaluation").read_prompts(path)
+    return prompts
 
 
 def run_show(args: argparse.Namespace) -> int:
@@ -140,7 +177,7 @@ def _open(folder: Path) -> Split:
 
 
 def _say_split(split: Split) -> None:
-    from fedllm_bench.data.card import client_sizes_line
+    from fedllm_bench.data.card import client_sizes_line, warnings_of
 
     manifest = split.manifest
     sizes = [client.train + client.heldout for client in manifest.clients]
@@ -152,7 +189,9 @@ def _say_split(split: Split) -> None:
     say(f"  licence  {manifest.licence}")
     say(f"  clients  {client_sizes_line(sizes)}")
     say(f"  rows     {train} train, {heldout} held out, {unseen} of {len(manifest.unseen)} unseen users")
-    say(f"  {'step':<12}{'removed':>10}{'rows left':>11}{'clients':>9}  reason")
+    say(f"  {'step':<16}{'removed':>10}{'rows left':>11}{'clients':>9}  reason")
     for step in manifest.funnel:
         counts = f"{step.rows_removed:>10}{step.rows_left:>11}{step.clients_left:>9}"
-        say(f"  {step.step:<12}{counts}  {step.reason}")
+        say(f"  {step.step:<16}{counts}  {step.reason}")
+    for line in (*manifest.notes, *warnings_of(manifest, {"heldout": heldout}, sizes)):
+        say(f"  note     {line}")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from fedllm_bench.data import table1
 from fedllm_bench.data.manifest_fields import FunnelStep, SplitInfo
 
+BAR = 40  # characters of the longest bar of a histogram
 
-def data_card(info: SplitInfo, rows_by_part: Mapping[str, int], client_sizes: Sequence[int]) -> str:
+
+def data_card(
+    info: SplitInfo, rows_by_part: Mapping[str, int], client_sizes: Sequence[int], languages: Mapping[str, int]
+) -> str:
     """Markdown with YAML front matter, which leaves out parts without rows: `datasets` refuses them."""
     recipe = json.dumps(info.recipe, indent=2, ensure_ascii=False, sort_keys=True)
     return "\n".join(
@@ -19,23 +26,67 @@ def data_card(info: SplitInfo, rows_by_part: Mapping[str, int], client_sizes: Se
             f"# {info.name}",
             "",
             f"A client split of `{info.dataset}` (task {info.task}, version {info.version}) by FedLLM-Bench.",
-            "Each client is one user of the upstream data.",
+            who_clients_are(info),
             "",
             f"- Upstream: {info.upstream.id}, revision {info.upstream.revision or 'not stated'}",
             f"- Licence: {info.licence}",
             f"- Rows: {', '.join(f'{part} {rows}' for part, rows in rows_by_part.items())}",
             f"- Clients: {client_sizes_line(client_sizes)}",
             "",
-            "## Funnel",
-            "",
-            *funnel_table(info.funnel),
-            "",
+            *_section("Warnings", [f"- {line}" for line in warnings_of(info, rows_by_part, client_sizes)]),
+            *_section("Compared with the published split", _comparison(info, client_sizes)),
+            *_section("Funnel", funnel_table(info.funnel)),
+            *_section("Notes", [f"- {note}" for note in info.notes]),
+            *_section("Rows per client", ["```", *histogram(client_sizes), "```"]),
+            *_section("Languages", language_table(languages)),
             "## Recipe",
             "",
             f"```json\n{recipe}\n```",
             "",
         ]
     )
+
+
+def who_clients_are(info: SplitInfo) -> str:
+    partition = info.recipe.get("partition", "user")
+    if partition == "user":
+        return "Each client is one user of the upstream data."
+    return f"Clients are artificial (partition {partition}): no client is a user of the upstream data."
+
+
+def warnings_of(info: SplitInfo, rows_by_part: Mapping[str, int], client_sizes: Sequence[int]) -> list[str]:
+    return table1.warnings(_published_as(info), client_sizes, rows_by_part.get("heldout"))
+
+
+def _comparison(info: SplitInfo, client_sizes: Sequence[int]) -> list[str]:
+    return table1.comparison(_published_as(info), client_sizes)
+
+
+def _published_as(info: SplitInfo) -> str:
+    """The data set of Table 1 that a split is a version of; the mini world and artificial clients are none."""
+    is_one = not info.name.startswith("mini-") and info.recipe.get("partition", "user") == "user"
+    return info.dataset if is_one else ""
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"## {title}", "", *lines, ""] if lines else []
+
+
+def histogram(sizes: Sequence[int]) -> list[str]:
+    """Clients by rows in classes that double: 1, 2 to 3, 4 to 7, ...; one line each."""
+    counts = Counter(size.bit_length() - 1 for size in sizes if size)
+    classes = range(min(counts), max(counts) + 1) if counts else range(0)
+    most = max(counts.values(), default=1)
+    return [
+        f"{2**c:>7} to {2 ** (c + 1) - 1:<7} {counts[c]:>6} {'#' * math.ceil(BAR * counts[c] / most)}".rstrip()
+        for c in classes
+    ]
+
+
+def language_table(languages: Mapping[str, int]) -> list[str]:
+    """Rows of all parts by language, most first."""
+    ordered = sorted(languages, key=lambda language: (-languages[language], language))
+    return ["| language | rows |", "|---|---:|", *(f"| {name} | {languages[name]} |" for name in ordered)]
 
 
 def funnel_table(funnel: Sequence[FunnelStep]) -> list[str]:

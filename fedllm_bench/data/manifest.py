@@ -27,7 +27,7 @@ from fedllm_bench.data.manifest_fields import (
     Upstream,
     UpstreamFile,
 )
-from fedllm_bench.data.rows import SCHEMAS, SftRow, Task
+from fedllm_bench.data.rows import SCHEMAS, PreferenceRow, Row, SftRow, Task
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import canonical_json, new_folder, sha256_file, sha256_json, write_bytes, write_text
 
@@ -73,19 +73,25 @@ class Split:
 
     def rows(self, part: Part) -> list[SftRow]:
         """The rows of one part, in order of (client, row id); [] for a part that the split does not have."""
+        return [SftRow.from_record(record) for record in self._records(part, "sft")]
+
+    def preference_rows(self, part: Part) -> list[PreferenceRow]:
+        """As :meth:`rows`, for a split of task preference."""
+        return [PreferenceRow.from_record(record) for record in self._records(part, "preference")]
+
+    def _records(self, part: Part, task: Task) -> Iterator[dict[str, Any]]:
         if part not in PARTS:
             raise UserError(f"no part {part!r} in a split; there are {', '.join(PARTS)}")
-        if self.task != "sft":
-            raise UserError(f"{self.folder}: rows of task {self.task!r} cannot be read as 'sft' rows")
-        if f"{part}.parquet" not in self.manifest.files:
-            return []
-        return [SftRow.from_record(record) for record in _records(self.folder / f"{part}.parquet")]
+        if self.task != task:
+            raise UserError(f"{self.folder}: rows of task {self.task!r} cannot be read as {task!r} rows")
+        if f"{part}.parquet" in self.manifest.files:
+            yield from _records(self.folder / f"{part}.parquet")
 
 
 def write_split(
     folder: Path,
     info: SplitInfo,
-    rows: Mapping[Part, Sequence[SftRow]],
+    rows: Mapping[Part, Sequence[Row]],
     *,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> Split:
@@ -105,7 +111,7 @@ def write_split(
 
 
 def _write_files(
-    folder: Path, info: SplitInfo, rows: Mapping[Part, Sequence[SftRow]], extra: Mapping[str, bytes]
+    folder: Path, info: SplitInfo, rows: Mapping[Part, Sequence[Row]], extra: Mapping[str, bytes]
 ) -> Manifest:
     clients, unseen = _client_counts(rows)
     parts = [part for part in PARTS if part != "unseen" or rows[part]]
@@ -115,7 +121,8 @@ def _write_files(
     for name, content in extra.items():
         write_bytes(folder / name, content)
     sizes: dict[str, int] = {part: len(rows[part]) for part in parts}
-    write_text(folder / CARD, data_card(info, sizes, [client.train + client.heldout for client in clients]))
+    languages = Counter(row.language for part in parts for row in rows[part])
+    write_text(folder / CARD, data_card(info, sizes, [client.train + client.heldout for client in clients], languages))
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     row_hashes = {part: _row_hash(vars(row) for row in rows[part]) for part in parts}
     whole = _whole_hash(info, clients, unseen, row_hashes, files)
@@ -123,7 +130,7 @@ def _write_files(
 
 
 def _client_counts(
-    rows: Mapping[Part, Sequence[SftRow]],
+    rows: Mapping[Part, Sequence[Row]],
 ) -> tuple[tuple[ClientCount, ...], tuple[UnseenCount, ...]]:
     train, heldout, unseen = (Counter(row.client_id for row in rows[part]) for part in PARTS)
     if heldout.keys() - train.keys() or unseen.keys() & train.keys():
@@ -162,7 +169,10 @@ def _whole_hash(
 def _render(manifest: Manifest) -> str:
     """The text of manifest.json; its own checksum covers what the hash leaves out (licence, upstream)."""
     value = json.loads(canonical_json(asdict(manifest)))  # tuples become lists
-    ordered = {key: value[key] for key in asdict(manifest)} | {"manifest_sha256": sha256_json(value)}
+    if not manifest.notes:
+        del value["notes"]
+    ordered = {key: value[key] for key in asdict(manifest) if key in value}
+    ordered["manifest_sha256"] = sha256_json(value)
     return json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -50,7 +50,11 @@ class UnseenCount:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
-    """What the maker of a split states about it; the rest of the manifest is counted from its rows."""
+    """What the maker of a split states about it; the rest of the manifest is counted from its rows.
+
+    `notes` are what the maker saw and did not act on; they are no part of the hash. Manifests without any have no
+    such field, so that those of the first release stay readable.
+    """
 
     format: int = FORMAT
     name: str
@@ -61,6 +65,7 @@ class SplitInfo:
     licence: str
     recipe: dict[str, Any]
     funnel: tuple[FunnelStep, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,3 +58,24 @@ class SftRow:
     @property
     def completion(self) -> str:
         return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceRow:
+    """One vote of one client; `prompt` ends with the user's turn that both answers follow."""
+
+    client_id: str
+    split: str
+    row_id: str
+    language: str
+    source: str
+    prompt: tuple[Turn, ...]
+    chosen: str
+    rejected: str
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> PreferenceRow:
+        return cls(**{**record, "prompt": tuple(record["prompt"])})
+
+
+Row = SftRow | PreferenceRow

@@ -1,0 +1,82 @@
+"""The funnel: what each step of a build left, from the raw rows to the split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from fedllm_bench.data.manifest import FunnelStep
+from fedllm_bench.errors import UserError
+
+from .recipe import Filter, Recipe
+
+NO_LIMIT = "(no limit)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Rows by file, rows stopped by each filter, and how far the best row of each user came.
+
+    `standing`: the number of rows that passed every filter, or minus the number of filters still ahead.
+    """
+
+    rows_by_file: Counter[str]
+    stopped: tuple[int, ...]
+    standing: dict[str, int]
+
+
+class Left(NamedTuple):
+    """What is left after a step."""
+
+    step: str
+    rows: int
+    clients: int
+    reason: str
+
+
+def left_by_filters(tally: Tally, steps: Sequence[Filter]) -> Iterator[Left]:
+    rows = tally.rows_by_file.total()
+    yield Left("raw", rows, len(tally.standing), "rows read")
+    for index, step in enumerate(steps):
+        rows -= tally.stopped[index]
+        clients = sum(standing > index - len(steps) for standing in tally.standing.values())
+        yield Left(step.step, rows, clients, step.reason)
+
+
+def left_by_choice(usable: Mapping[str, int], kept: Sequence[str], recipe: Recipe) -> Iterator[Left]:
+    above = [rows for rows in usable.values() if rows >= recipe.min_samples]
+    few = f"users with fewer than {recipe.min_samples} rows"
+    yield Left("min_samples", sum(above), len(above), f"{few}; the unseen part is chosen from users not kept")
+    most = f"users who are not among the {recipe.max_clients or NO_LIMIT} with most rows"
+    yield Left("max_clients", sum(usable[client] for client in kept), len(kept), most)
+
+
+def refuse_empty(left: Sequence[Left], usable: Mapping[str, int]) -> None:
+    if left[-1].clients:
+        return
+    removed = [
+        f"{now.step} {before.rows - now.rows} ({now.reason})"
+        for before, now in pairwise(left)
+        if now.rows < before.rows
+    ]
+    largest = f"; the largest user has {max(usable.values())} usable rows" if usable else ""
+    raise UserError(
+        f"nothing is left of {left[0].rows} raw rows; removed by {', '.join(removed) or 'nothing'}{largest}"
+    )
+
+
+def funnel(left: Sequence[Left]) -> tuple[FunnelStep, ...]:
+    return tuple(_funnel_step(before, now) for before, now in pairwise((left[0], *left)))
+
+
+def _funnel_step(before: Left, now: Left) -> FunnelStep:
+    return FunnelStep(
+        step=now.step,
+        rows_removed=before.rows - now.rows,
+        rows_left=now.rows,
+        clients_left=now.clients,
+        reason=now.reason,
+    )

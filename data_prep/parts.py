@@ -1,0 +1,107 @@
+"""The rows of the three parts of a split, from the samples of the chosen users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from fedllm_bench.data.manifest import Part
+from fedllm_bench.data.rows import PreferenceRow, Row, SftRow, Turn
+
+from .evaluation import EvaluationPrompts
+from .funnel import NO_LIMIT, Left
+from .near import REASON, count, near_duplicates, without
+from .partition import regroup
+from .recipe import Recipe, Sample
+from .sampling import cap, hold_out, row_id, unique, without_leaks
+
+MIN_UNSEEN_ROWS = 5  # fewer say nothing about a user
+LEAKAGE = "held-out rows with (client, prompt) or (prompt, completion) of a training row"
+Groups = Mapping[str, Sequence[Sample]]  # client -> its samples
+
+
+class Parts(NamedTuple):
+    rows: dict[Part, list[Row]]
+    left: list[Left]  # what each step left of the clients' rows
+    notes: list[str]
+
+
+class Cleaned(NamedTuple):
+    groups: dict[str, Sequence[Sample]]
+    left: list[Left]
+    notes: list[str]
+
+
+def make_parts(
+    groups: Groups, kept: Sequence[str], pool: Sequence[str], recipe: Recipe, evaluation: EvaluationPrompts
+) -> Parts:
+    """Clean the samples of clients and candidates, then share them out into train, heldout and unseen."""
+    cleaned = clean(groups, kept, recipe, evaluation)
+    clients = regroup({client: cleaned.groups[client] for client in kept}, recipe)
+    sides = {client: hold_out(samples, recipe) for client, samples in sorted(clients.items())}
+    sides = {client: side for client, side in sides.items() if side[0]}
+    train = [sample for side in sides.values() for sample in side[0]]
+    heldout = without_leaks(train, (sample for side in sides.values() for sample in side[1]))
+    candidates = {client: cleaned.groups[client] for client in pool}
+    unseen = _choose_unseen(train, candidates, recipe.unseen_clients)
+    left = list(cleaned.left)
+    if recipe.partition != "user":
+        left.append(_left("partition", clients, f"the same rows by {recipe.partition} instead of by user"))
+    trained = {client: clients[client] for client in sides}
+    left.append(_left("no_training", trained, "clients whose rows are all held out upstream"))
+    left.append(Left("leakage", len(train) + len(heldout), len(sides), LEAKAGE))
+    rows: dict[Part, list[Row]] = {
+        "train": [to_row(sample, "train") for sample in train],
+        "heldout": [to_row(sample, "heldout") for sample in heldout],
+        "unseen": [to_row(sample, "heldout") for sample in unseen],
+    }
+    return Parts(rows, left, cleaned.notes)
+
+
+def clean(groups: Groups, kept: Sequence[str], recipe: Recipe, evaluation: EvaluationPrompts) -> Cleaned:
+    """Without duplicates, evaluation prompts and rows beyond `max_samples`; the candidates too, uncounted."""
+    left, notes = [], []
+    now = {client: unique(rows) if recipe.deduplicate else rows for client, rows in groups.items()}
+    left.append(_left("duplicates", _of(now, kept), "same prompt and completion as another row of the client"))
+    if recipe.near_duplicates != "off":
+        found = near_duplicates(now)
+        if recipe.near_duplicates == "drop":
+            now = {client: without(rows, found) for client, rows in now.items()}
+            left.append(_left("near_duplicates", _of(now, kept), REASON))
+        else:
+            notes.append(f"near_duplicates: {count(_of(now, kept), found)} rows, kept: {REASON}")
+    if evaluation.prompts:
+        now = {client: evaluation.without(rows) for client, rows in now.items()}
+        left.append(_left("decontaminate", _of(now, kept), evaluation.reason))
+    now = {client: cap(rows, recipe.max_samples, recipe.seed) for client, rows in now.items()}
+    left.append(_left("max_samples", _of(now, kept), f"more than {recipe.max_samples or NO_LIMIT} rows of one client"))
+    return Cleaned(dict(now), left, notes)
+
+
+def _of(groups: Groups, kept: Sequence[str]) -> dict[str, Sequence[Sample]]:
+    return {client: groups[client] for client in kept}
+
+
+def _choose_unseen(train: Iterable[Sample], candidates: Groups, most: int) -> list[Sample]:
+    """All rows, without leaks, of the first `most` candidates who have enough of them left."""
+    if not most:
+        return []
+    clean: dict[str, list[Sample]] = {client: [] for client in candidates}
+    for sample in without_leaks(train, (sample for rows in candidates.values() for sample in rows)):
+        clean[sample.client].append(sample)
+    enough = [rows for rows in clean.values() if len(rows) >= MIN_UNSEEN_ROWS]
+    return [sample for rows in enough[:most] for sample in rows]
+
+
+def to_row(sample: Sample, split: str) -> Row:
+    """A sample with one answer as a conversation, one with two as a preference."""
+    common = {"client_id": sample.client, "split": split, "row_id": row_id(sample)}
+    common |= {"language": sample.language, "source": sample.source}
+    turns: tuple[Turn, ...] = tuple({"role": role, "content": content} for role, content in sample.turns)
+    if len(sample.answers) == 1:
+        return SftRow(**common, messages=(*turns, {"role": "assistant", "content": sample.answers[0]}))
+    return PreferenceRow(**common, prompt=turns, chosen=sample.answers[0], rejected=sample.answers[1])
+
+
+def _left(step: str, groups: Groups, reason: str) -> Left:
+    return Left(step, sum(map(len, groups.values())), sum(map(bool, groups.values())), reason)

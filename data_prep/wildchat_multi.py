@@ -1,0 +1,36 @@
+"""WildChat, multi-turn: each client is one hashed IP address with whole conversations of two or more questions.
+
+Every assistant turn is trained on; the chat templates see to it that nothing else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from .common import Builder
+from .conversations import MALFORMED, alternates, turns_of
+from .readers import read_rows
+from .recipe import Flag, Sample
+from .wildchat import COLUMNS, OPTIONAL, sample_of
+from .wildchat import DECLARATION as SINGLE
+
+MIN_USER_TURNS = 2
+DECLARATION = replace(
+    SINGLE,
+    dataset="wildchat_multi",
+    checks=(MALFORMED, Flag("turns", f"fewer than {MIN_USER_TURNS} user turns")),
+    # 50 clients with 15,406 conversations are published, no threshold: those with most rows, if they have ten.
+    recipe=replace(SINGLE.recipe, min_samples=10, max_clients=50),
+)
+
+
+def samples(raw: Path) -> Iterator[Sample]:
+    for record in read_rows(raw, COLUMNS, OPTIONAL):
+        turns = turns_of(record, "conversation")
+        failed = {"conversation": not alternates(turns), "turns": len(turns) < 2 * MIN_USER_TURNS}
+        yield sample_of(record, turns, {name for name, is_up in failed.items() if is_up})
+
+
+build = Builder(DECLARATION, samples)
