@@ -245,6 +245,8 @@ def test_every_variable_of_make_is_an_option_of_the_command(target, more, words)
     assert f"fedllm-bench {words} {options}" in re.sub(r"\s+", " ", command)
 
 
-@pytest.mark.parametrize(("target", "variable"), [("bench", "METHODS"), ("grid", "METHOD"), ("bench", "SEEDZ"), ("grid", "FROM")])
+@pytest.mark.parametrize(
+    ("target", "variable"), [("bench", "METHODS"), ("grid", "METHOD"), ("bench", "SEEDZ"), ("grid", "FROM")]
+)
 def test_a_variable_that_a_target_does_not_know_is_refused(target, variable):
     assert f"no variable {variable}" in make("--dry-run", target, f"{variable}=1")
