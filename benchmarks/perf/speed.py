@@ -19,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ from fedllm_bench.training.trl_client import adapter_parameters, put
 from fedllm_bench.trees import Tree, norm, tmap
 
 EPILOG = """examples:
-  python benchmarks/perf/speed.py
   python benchmarks/perf/speed.py --hidden 256 --tokens 128 --repeats 7 --json speed.json
 """
 VOCABULARY, LAYERS, HEADS, RANK, BATCH = 900, 4, 4, 8, 4
@@ -178,11 +177,12 @@ def by_trl(work: Work, *, lean: bool) -> list[Tree]:
             from trl import SFTTrainer  # draws from Python's generator when it is loaded
 
             steps = trl.planned_rows(task)
-            args = trl.arguments(work.local, steps, output_dir=folder, use_cpu=True)
-            if not lean:
-                args.gradient_checkpointing, args.dataset_kwargs = True, None
+            local = replace(work.local, gradient_checkpointing=not lean)
+            args = trl.arguments(local, steps, output_dir=folder, use_cpu=True)
+            args.dataset_kwargs = args.dataset_kwargs if lean else None
             trl.make_trainer(SFTTrainer, work.peft_model, work.model.tokenizer, steps, args=args).train()
             trl.unpatch(work.peft_model)
+            work.peft_model.get_base_model().gradient_checkpointing_disable()
         ends.append({name: parameters[name].detach().clone() for name in work.start})
     return ends
 
