@@ -59,7 +59,7 @@ help:
 	@echo '                   FROM     official | hub:ORG/NAME@REV | https://... | folder'
 	@echo '                   ZIP      the published zip on disk'
 	@echo '  make speed       the training loop against a tight PEFT loop and against TRL, side by side'
-	@echo '  make test        unit tests, under 3 minutes'
+	@echo '  make test        unit tests, about four minutes on two cores'
 	@echo '  make test-slow   end to end: killed runs, set-up in a fresh clone, the commands of the README'
 	@echo '  make test-gpu    tests that need a CUDA GPU'
 	@echo '  make check       formatter, linter and type checker'

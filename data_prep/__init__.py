@@ -12,6 +12,7 @@ from fedllm_bench.errors import unknown
 if TYPE_CHECKING:  # the registry is read by --help, which must not load pyarrow
     from fedllm_bench.data.manifest import Split
 
+    from .readers import Raw
     from .recipe import Declaration, Recipe
 
 # Dataset -> module; a module is imported only when its dataset is asked for.
@@ -28,7 +29,7 @@ class Pipeline(Protocol):
 
     def build(
         self,
-        raw: Path,
+        raw: Raw,
         out: Path,
         recipe: Recipe | None = None,
         name: str | None = None,

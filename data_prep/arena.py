@@ -6,12 +6,11 @@ Upstream: Zheng et al., 2023 (arXiv:2306.05685), lmsys/chatbot_arena_conversatio
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from .conversations import MALFORMED, MODERATION, TOXICITY, alternates, is_flagged, turns_of
 from .languages import language_of_name
-from .readers import RawRecord, read_rows
+from .readers import Raw, RawRecord, read_rows
 from .recipe import Flag, Message, Sample
 
 UPSTREAM = "lmsys/chatbot_arena_conversations"
@@ -29,7 +28,7 @@ class Vote(NamedTuple):
     flags: frozenset[str]
 
 
-def votes(raw: Path) -> Iterator[Vote]:
+def votes(raw: Raw) -> Iterator[Vote]:
     """Every raw row; without a winner, the conversations stand as they came and the row is flagged."""
     for record in read_rows(raw, COLUMNS, OPTIONAL):
         values = record.values

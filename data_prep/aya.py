@@ -6,11 +6,10 @@ Upstream: Singh et al., 2024 (arXiv:2402.06619), CohereForAI/aya_dataset.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from .common import Builder
 from .languages import normal_language
-from .readers import read_rows
+from .readers import Raw, read_rows
 from .recipe import Declaration, Recipe, Sample
 
 COLUMNS = {
@@ -41,7 +40,7 @@ AYA = Declaration(
 DECLARATION = AYA
 
 
-def samples(raw: Path) -> Iterator[Sample]:
+def samples(raw: Raw) -> Iterator[Sample]:
     """The raw rows as samples; an optional column `source` says where a row came from."""
     for record in read_rows(raw, COLUMNS, {"source": str}):
         values = record.values

@@ -6,10 +6,10 @@ One conversation a vote, with as many turns as it had; every assistant turn is t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from .arena import CHECKS, FLAGS, LICENCE, UPSTREAM, sample_of, votes
 from .common import Builder
+from .readers import Raw
 from .recipe import Declaration, Recipe, Sample
 
 DECLARATION = Declaration(
@@ -32,7 +32,7 @@ DECLARATION = Declaration(
 )
 
 
-def samples(raw: Path) -> Iterator[Sample]:
+def samples(raw: Raw) -> Iterator[Sample]:
     for vote in votes(raw):
         yield sample_of(vote, tuple(content for _, content in vote.chosen[-1:]), vote.flags)
 

@@ -7,10 +7,10 @@ different histories, and an answer is judged in one of them. Both must ask the s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from .arena import CHECKS, FLAGS, LICENCE, UPSTREAM, Vote, sample_of, votes
 from .common import Builder
+from .readers import Raw
 from .recipe import Declaration, Flag, Recipe, Sample
 
 ASKED = Flag("prompt", "the two conversations do not ask the same")
@@ -35,7 +35,7 @@ DECLARATION = Declaration(
 )
 
 
-def samples(raw: Path) -> Iterator[Sample]:
+def samples(raw: Raw) -> Iterator[Sample]:
     for vote in votes(raw):
         answers = tuple(turns[-1][1] for turns in (vote.chosen, vote.rejected) if turns)
         yield sample_of(vote, answers, vote.flags | _marks(vote, answers))

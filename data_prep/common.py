@@ -16,8 +16,9 @@ from fedllm_bench.progress import track
 
 from .evaluation import EvaluationPrompts
 from .funnel import Left, Tally, funnel, left_by_choice, left_by_filters, refuse_empty
+from .hub import HubSource
 from .parts import MIN_UNSEEN_ROWS, Groups, make_parts
-from .readers import raw_files, relative_name
+from .readers import Raw, raw_files, relative_name
 from .recipe import Declaration, Filter, Recipe, Sample, filters
 
 __all__ = ["BuildInfo", "Builder", "Declaration", "Recipe", "Sample", "build_split"]
@@ -28,7 +29,7 @@ class BuildInfo:
     """What stands in the manifest beside the rows, and the extra files that go along."""
 
     declaration: Declaration
-    raw: Path
+    raw: Raw
     name: str
     revision: str | None = None
     extra_files: Mapping[str, bytes] | None = None
@@ -37,18 +38,18 @@ class BuildInfo:
 
 @dataclass(frozen=True)
 class Builder:
-    """The `build` of a pipeline: raw rows in upstream columns (a file or a folder of files) -> a split folder.
+    """The `build` of a pipeline: raw rows in upstream columns (files or a dataset of the hub) -> a split folder.
 
     Another `declaration` states where the rows come from when that is not the upstream (the mini world, for one).
     Rows in which one of the `evaluation_prompts` stands are removed.
     """
 
     declaration: Declaration
-    samples: Callable[[Path], Iterator[Sample]]
+    samples: Callable[[Raw], Iterator[Sample]]
 
     def __call__(
         self,
-        raw: Path,
+        raw: Raw,
         out: Path,
         recipe: Recipe | None = None,
         name: str | None = None,
@@ -57,17 +58,20 @@ class Builder:
         extra_files: Mapping[str, bytes] | None = None,
         evaluation_prompts: Iterable[str] = (),
     ) -> Split:
-        declared = declaration or self._local()
+        declared = declaration or self._stated(raw)
         name = name or f"{declared.dataset}-custom"
         evaluation = EvaluationPrompts.of(evaluation_prompts)
         info = BuildInfo(declaration=declared, raw=raw, name=name, extra_files=extra_files, evaluation=evaluation)
         return build_split(lambda: self.samples(raw), recipe or declared.recipe, out, info)
 
-    def _local(self) -> Declaration:
-        """A local file in the upstream's columns need not hold the upstream's rows."""
+    def _stated(self, raw: Raw) -> Declaration:
+        """A file in the upstream's columns, or another dataset, need not hold the upstream's rows."""
         declared = self.declaration
+        name = raw.name if isinstance(raw, HubSource) else declared.upstream
+        if isinstance(raw, HubSource) and name == declared.upstream:
+            return declared
         licence = f"{declared.licence} for rows of {declared.upstream}; other raw rows keep their own licence"
-        return replace(declared, licence=licence)
+        return replace(declared, upstream=name, licence=licence)
 
 
 def build_split(read: Callable[[], Iterable[Sample]], recipe: Recipe, out: Path, info: BuildInfo) -> Split:
@@ -138,7 +142,7 @@ def _split_info(info: BuildInfo, recipe: Recipe, tally: Tally, left: Sequence[Le
         dataset=declared.dataset,
         task=declared.task,
         version=declared.version,
-        upstream=Upstream(id=declared.upstream, revision=info.revision, files=_upstream_files(info.raw, tally)),
+        upstream=Upstream(id=declared.upstream, revision=_revision(info), files=_upstream_files(info.raw, tally)),
         licence=declared.licence,
         recipe=recipe.record() | decontaminate,
         funnel=funnel(left),
@@ -146,7 +150,14 @@ def _split_info(info: BuildInfo, recipe: Recipe, tally: Tally, left: Sequence[Le
     )
 
 
-def _upstream_files(raw: Path, tally: Tally) -> tuple[UpstreamFile, ...]:
+def _revision(info: BuildInfo) -> str | None:
+    return info.raw.revision if isinstance(info.raw, HubSource) else info.revision
+
+
+def _upstream_files(raw: Raw, tally: Tally) -> tuple[UpstreamFile, ...]:
+    """None for the hub, where the revision names every byte."""
+    if isinstance(raw, HubSource):
+        return ()
     named = ((relative_name(file, raw), file) for file in raw_files(raw))
     return tuple(
         UpstreamFile(name=name, sha256=sha256_file(file), rows=tally.rows_by_file[name]) for name, file in named

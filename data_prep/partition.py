@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -18,39 +18,73 @@ from fedllm_bench.files import sha256_json
 if TYPE_CHECKING:
     from .recipe import Recipe, Sample
 
-FORMS = "user, language, dirichlet:ALPHA (such as dirichlet:0.5) or iid:N (such as iid:20)"
+Over = Literal["language", "source", "topic"]
+FORMS = (
+    "user, language, iid:N (such as iid:20) or dirichlet:ALPHA[:OVER] (such as dirichlet:0.5 or dirichlet:0.5:topic; "
+    f"OVER is {', '.join(get_args(Over))})"
+)
 
 
-def check_partition(text: str) -> tuple[str, float]:
-    """The kind of a partition and its number (0 where it has none); a :class:`UserError` for any other text."""
-    kind, _, number = text.partition(":")
+class Partition(NamedTuple):
+    """A partition's kind, its number (0 where it has none), and what a Dirichlet one shares out."""
+
+    kind: str
+    number: float = 0.0
+    over: str = "language"
+
+
+def check_partition(text: str) -> Partition:
+    """The partition that a recipe states; a :class:`UserError` for any other text."""
+    kind, *rest = text.split(":")
     if text in ("user", "language"):
-        return kind, 0.0
+        return Partition(kind)
+    most = {"iid": 1, "dirichlet": 2}.get(kind, 0)
+    number = _positive(rest[0], whole=kind == "iid") if 1 <= len(rest) <= most else 0.0
+    over = rest[1] if len(rest) > 1 else "language"
+    if not number or over not in get_args(Over):
+        raise UserError(f"partition={text[:100]!r} in the recipe; it is {FORMS}")
+    return Partition(kind, number, over)
+
+
+def _positive(text: str, *, whole: bool) -> float:
+    """0 for what is no positive finite number."""
     try:
-        value = float(number) if kind == "dirichlet" else float(int(number)) if kind == "iid" else 0.0
-    except ValueError:
-        value = 0.0
-    if not (math.isfinite(value) and value > 0):
-        raise UserError(f"partition={text!r} in the recipe; it is {FORMS}")
-    return kind, value
+        value = float(int(text)) if whole else float(text)
+    except (ValueError, OverflowError):
+        return 0.0
+    return value if math.isfinite(value) and value > 0 else 0.0
+
+
+def normal_partition(text: str) -> str:
+    """Language is what a Dirichlet partition is over unless it says otherwise: one split, one hash."""
+    return text.removesuffix(":language") if text.startswith("dirichlet:") else text
 
 
 def regroup(groups: Mapping[str, Sequence[Sample]], recipe: Recipe) -> dict[str, Sequence[Sample]]:
     """The same samples under the recipe's artificial clients; users stay as they are."""
-    kind, value = check_partition(recipe.partition)
-    if kind == "user":
+    partition = check_partition(recipe.partition)
+    if partition.kind == "user":
         return dict(groups)
     rows = _shuffled([sample for samples in groups.values() for sample in samples], recipe.seed)
-    if kind == "iid":
-        clients = [f"iid-{place % int(value):03d}" for place in range(len(rows))]
-    elif kind == "language":
+    if partition.kind == "iid":
+        clients = [f"iid-{place % int(partition.number):03d}" for place in range(len(rows))]
+    elif partition.kind == "language":
         clients = [f"language-{sample.language}" for sample in rows]
     else:
-        clients = _by_dirichlet([sample.language for sample in rows], sum(map(bool, groups.values())), value, recipe)
+        labels = _labels(rows, partition.over, recipe.seed)
+        clients = _by_dirichlet(labels, sum(map(bool, groups.values())), partition.number, recipe)
     found: dict[str, list[Sample]] = defaultdict(list)
     for client, sample in zip(clients, rows, strict=True):
         found[client].append(sample._replace(client=client))
     return dict(found)
+
+
+def _labels(rows: Sequence[Sample], over: str, seed: int) -> list[str]:
+    if over == "topic":
+        from .topics import topics  # here, as topics -> near -> recipe -> this module
+
+        return topics([sample.prompt for sample in rows], seed)
+    return [sample.source if over == "source" else sample.language for sample in rows]
 
 
 def _shuffled(rows: Sequence[Sample], seed: int) -> list[Sample]:
@@ -59,14 +93,14 @@ def _shuffled(rows: Sequence[Sample], seed: int) -> list[Sample]:
     return sorted(rows, key=lambda sample: sha256_json([seed, "partition", row_id(sample)]))
 
 
-def _by_dirichlet(languages: Sequence[str], num_clients: int, alpha: float, recipe: Recipe) -> list[str]:
-    """As many clients as there were users; each language is shared out by an own draw from Dirichlet(alpha)."""
+def _by_dirichlet(labels: Sequence[str], num_clients: int, alpha: float, recipe: Recipe) -> list[str]:
+    """As many clients as there were users; each label is shared out by an own draw from Dirichlet(alpha)."""
     places: dict[str, list[int]] = defaultdict(list)
-    for place, language in enumerate(languages):
-        places[language].append(place)
-    clients = [""] * len(languages)
-    for language, own in places.items():
-        rng = np.random.default_rng([recipe.seed, int(sha256_json(["dirichlet", language])[:8], 16)])
+    for place, label in enumerate(labels):
+        places[label].append(place)
+    clients = [""] * len(labels)
+    for label, own in places.items():
+        rng = np.random.default_rng([recipe.seed, int(sha256_json(["dirichlet", label])[:8], 16)])
         shares = rng.dirichlet([alpha] * num_clients).cumsum()
         for rank, place in enumerate(own):
             owner = min(int(np.searchsorted(shares, (rank + 0.5) / len(own))), num_clients - 1)

@@ -1,8 +1,9 @@
-"""Raw rows from local files: parquet, csv and JSON lines, each also gzip, one row in memory at a time."""
+"""Raw rows from the hub or local files (parquet, csv, JSON lines, each also gzip), one row in memory at a time."""
 
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import json
@@ -20,6 +21,8 @@ import pyarrow.parquet as pq
 
 from fedllm_bench.errors import UserError
 
+from .hub import HubSource
+
 MAX_LINE_BYTES = 64 * 2**20  # a file without line ends must not fill the memory
 ROWS_PER_BATCH = 1024
 TURN_FIELDS = ("role", "content")
@@ -29,6 +32,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("validation", "valid", "dev", "val"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+Raw = Path | HubSource  # a file, a folder of files, or a dataset of the hub
 Row = tuple[int, dict[str, Any]]  # number in the file (for JSON lines: the line), then column -> value
 
 
@@ -37,7 +41,7 @@ class RawRecord(NamedTuple):
 
     values: dict[str, Any]
     split: str  # "train", "validation" or "test"
-    file: str  # relative to the path that was read
+    file: str  # relative to the path that was read; for the hub, the name of the split
     number: int
 
 
@@ -68,28 +72,29 @@ def relative_name(file: Path, path: Path) -> str:
     return file.name if file == path else file.relative_to(path).as_posix()
 
 
-def read_rows(
-    path: Path, columns: Mapping[str, type], optional: Mapping[str, type] | None = None
-) -> Iterator[RawRecord]:
-    """The rows of a file or folder with the given columns, checked; `optional` ones may be missing.
+def read_rows(raw: Raw, columns: Mapping[str, type], optional: Mapping[str, type] | None = None) -> Iterator[RawRecord]:
+    """The rows of a file, folder or hub dataset with the given columns, checked; `optional` ones may be missing.
 
     A column `split` says the upstream split of its row; without it the file name does, as on Hugging Face.
     """
     wanted = Columns(columns, {**(optional or {}), "split": str})
-    for file in raw_files(path):
-        yield from _read_file(file, relative_name(file, path), wanted)
+    if isinstance(raw, HubSource):
+        yield from _read_hub(raw, wanted)
+        return
+    for file in raw_files(raw):
+        yield from _read_file(file, relative_name(file, raw), wanted)
+
+
+def _read_hub(source: HubSource, columns: Columns) -> Iterator[RawRecord]:
+    for split, number, row in source.rows():
+        _check_columns(f"{source}, {split}, row {number}", list(row), columns)
+        yield _record(f"{source}, {split}", split, number, row, columns)
 
 
 def _read_file(file: Path, name: str, columns: Columns) -> Iterator[RawRecord]:
-    default = split_of_name(file.name)
     try:
         for number, row in READERS[_ending(file)](file, columns):
-            values = {key: _checked(file, number, key, row[key], kind) for key, kind in columns.required.items()}
-            for key, kind in columns.optional.items():
-                if key in row and (row[key] is not None or kind is str):
-                    values[key] = _checked(file, number, key, row[key], kind)
-            split = _split_of_value(file, number, values.pop("split", "")) or default
-            yield RawRecord(values, split, name, number)
+            yield _record(str(file), name, number, row, columns)
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 ({error.reason}); save it as UTF-8") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -98,24 +103,35 @@ def _read_file(file: Path, name: str, columns: Columns) -> Iterator[RawRecord]:
         raise UserError(f"cannot read {file}: {_first_line(error)}") from error
 
 
+def _record(where: str, name: str, number: int, row: Mapping[str, Any], columns: Columns) -> RawRecord:
+    """A checked row of the file or hub split `name`; `where` is what an error says."""
+    values = {key: _checked(where, number, key, row[key], kind) for key, kind in columns.required.items()}
+    for key, kind in columns.optional.items():
+        if key in row and (row[key] is not None or kind is str):
+            values[key] = _checked(where, number, key, row[key], kind)
+    split = _split_of_value(where, number, values.pop("split", "")) or split_of_name(name.rpartition("/")[2])
+    return RawRecord(values, split, name, number)
+
+
+@functools.cache
 def split_of_name(name: str) -> str:
     """The upstream split that a file name states as a word: train, validation or test; train by default."""
     words = re.split(r"[-._ 0-9]+", name.lower())
     return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "train")
 
 
-def _split_of_value(file: Path, number: int, value: str) -> str:
+def _split_of_value(where: str, number: int, value: str) -> str:
     word = value.strip().lower()
     if word and word not in SPLIT_WORDS:
-        raise UserError(f"{file}, row {number}: split {value[:40]!r} is unknown; there are {', '.join(SPLIT_WORDS)}")
+        raise UserError(f"{where}, row {number}: split {value[:40]!r} is unknown; there are {', '.join(SPLIT_WORDS)}")
     return SPLIT_WORDS.get(word, "")
 
 
-def _checked(file: Path, number: int, column: str, value: Any, kind: type) -> Any:
+def _checked(where: str, number: int, column: str, value: Any, kind: type) -> Any:
     if value is None and kind is str:
         return ""
     if not isinstance(value, kind):
-        raise UserError(f"{file}, row {number}: column {column!r} is {type(value).__name__}, not {kind.__name__}")
+        raise UserError(f"{where}, row {number}: column {column!r} is {type(value).__name__}, not {kind.__name__}")
     return value
 
 

@@ -10,7 +10,7 @@ from fedllm_bench.data.rows import Task
 from fedllm_bench.errors import UserError, unknown
 
 from .languages import normal_language
-from .partition import check_partition
+from .partition import check_partition, normal_partition
 
 MAX_ID_CHARACTERS = 256
 
@@ -104,7 +104,9 @@ class Recipe:
         unseen = 0 if heldout == 0 or self.partition != "user" else self.unseen_clients
         languages = tuple(sorted({normal_language(word) for word in self.languages}))
         flags = tuple(sorted(set(self.drop_flagged)))
-        return replace(self, languages=languages, heldout=heldout, unseen_clients=unseen, drop_flagged=flags)
+        partition = normal_partition(self.partition)
+        changed: dict[str, Any] = {"heldout": heldout, "unseen_clients": unseen, "partition": partition}
+        return replace(self, languages=languages, drop_flagged=flags, **changed)
 
     def record(self) -> dict[str, Any]:
         """The recipe as the manifest has it. Options of later versions stand there only where they change rows,

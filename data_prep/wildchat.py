@@ -6,12 +6,11 @@ Upstream: Zhao et al., 2024 (arXiv:2405.01470), allenai/WildChat-1M; versions be
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from .common import Builder
 from .conversations import MODERATION, REDACTED, ROLES, TOXICITY, is_flagged, turns_of
 from .languages import language_of_name
-from .readers import RawRecord, read_rows
+from .readers import Raw, RawRecord, read_rows
 from .recipe import Declaration, Flag, Message, Recipe, Sample
 
 COLUMNS = {"conversation": list, "language": str, "hashed_ip": str}
@@ -37,7 +36,7 @@ DECLARATION = Declaration(
 )
 
 
-def samples(raw: Path) -> Iterator[Sample]:
+def samples(raw: Raw) -> Iterator[Sample]:
     for record in read_rows(raw, COLUMNS, OPTIONAL):
         turns = turns_of(record, "conversation")[:2]
         begins = tuple(role for role, _ in turns) == ROLES

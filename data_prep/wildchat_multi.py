@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from .common import Builder
 from .conversations import MALFORMED, alternates, turns_of
-from .readers import read_rows
+from .readers import Raw, read_rows
 from .recipe import Flag, Sample
 from .wildchat import COLUMNS, OPTIONAL, sample_of
 from .wildchat import DECLARATION as SINGLE
@@ -26,7 +25,7 @@ DECLARATION = replace(
 )
 
 
-def samples(raw: Path) -> Iterator[Sample]:
+def samples(raw: Raw) -> Iterator[Sample]:
     for record in read_rows(raw, COLUMNS, OPTIONAL):
         turns = turns_of(record, "conversation")
         failed = {"conversation": not alternates(turns), "turns": len(turns) < 2 * MIN_USER_TURNS}

@@ -83,7 +83,9 @@ def resolve_split(config: RunConfig) -> Split:
         return split
     from fedllm_bench.data.mini.dataset import BUILDERS, mini_split
 
+    known = sorted(name for name in BUILDERS if name != config.dataset)
     if config.dataset not in BUILDERS:
-        known = ", ".join(sorted(BUILDERS))
-        raise UserError(f"no mini variant of {config.dataset} yet; there is one of {known}; or give SPLIT=DIR")
+        raise UserError(f"no mini variant of {config.dataset}; there is one of {', '.join(known)}; or give SPLIT=DIR")
+    if config.data.task == "preference":
+        raise UserError(f"{config.dataset}: no training on preference pairs yet; choose one of {', '.join(known)}")
     return mini_split(config.dataset, config.data.world_seed, files.cache_root())

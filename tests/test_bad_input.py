@@ -26,7 +26,7 @@ def _quick() -> Iterator[None]:
 
 COMMANDS = {
     "dataset": (["bench", "ayaa", "fedavg"], "no dataset 'ayaa'", "did you mean 'aya'"),
-    "dataset without a mini variant": (["bench", "wildchat", "fedavg"], "no mini variant of wildchat", "SPLIT=DIR"),
+    "preference pairs": (["bench", "chatbot_pa", "fedavg"], "chatbot_pa: no training on preference pairs yet", "aya"),
     "method": (["bench", "aya", "fedproxx"], "no method 'fedproxx'", "did you mean 'fedprox'"),
     "profile": (["bench", "aya", "fedavg", "--profile", "minni"], "did you mean 'mini'", "paper"),
     "engine": (["bench", "aya", "fedavg", "--engine", "gpu"], "--engine", "'inprocess'"),
@@ -69,7 +69,7 @@ def test_a_wrong_command_is_one_line(argv, expected, tiny_split: Split, tmp_path
     if argv[:1] == ["bench"] and len(argv) > 2:
         more = ["--out", str(tmp_path / "runs")]
         more += [] if "--profile" in argv else ["--profile", "mini"]
-        more += [] if "--split" in argv or argv[1] == "wildchat" else ["--split", str(tiny_split.folder)]
+        more += [] if "--split" in argv or argv[1] == "chatbot_pa" else ["--split", str(tiny_split.folder)]
         # the mini profile asks for more clients per round than the tiny split has
         more += [] if "clients_per_round" in argv[-1] else ["--set", "federation.clients_per_round=3"]
     assert_refused([*argv, *more], tmp_path, capsys, *expected)
@@ -85,7 +85,7 @@ def test_several_wrong_settings_are_all_named_in_the_one_line(tiny_split: Split,
 
 def test_a_split_with_one_byte_changed_is_refused_whichever_file_it_is(tiny_split: Split, tmp_path: Path, capsys):
     names = sorted(path.name for path in tiny_split.folder.iterdir())
-    assert len(names) == 6  # three parts, probes, card, manifest
+    assert len(names) == 7  # three parts, probes, two cards, manifest
     for name in names:
         broken = tmp_path / name
         shutil.copytree(tiny_split.folder, broken)

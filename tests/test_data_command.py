@@ -123,7 +123,7 @@ def test_a_wrong_option_exits_with_2(raw, tmp_path, wrong, capsys):
     assert wrong[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], ["build"], ["show"], ["verify"]])
+@pytest.mark.parametrize("words", [[], ["build"], ["show"], ["stats"], ["verify"]])
 def test_help_has_examples(words, capsys):
     with pytest.raises(SystemExit) as caught:
         run(*words, "--help")

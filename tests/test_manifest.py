@@ -163,7 +163,7 @@ def test_another_parquet_writer_gives_the_same_hash(tmp_path):
 def test_one_changed_byte_in_any_file_is_refused(tmp_path):
     split = write(tmp_path / "s")
     files = sorted(split.folder.iterdir())
-    assert len(files) == 6
+    assert len(files) == 7
     for path in files:
         content = path.read_bytes()
         places = range(0, len(content), 1 if path.name == m.MANIFEST else max(1, len(content) // 7))

@@ -6,17 +6,21 @@ import json
 import os
 from collections import Counter
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from fedllm_bench.data_prep import load_pipeline
 from fedllm_bench.data_prep.evaluation import EvaluationPrompts, normal, read_prompts
+from fedllm_bench.data_prep.topics import topics
 from leaks import assert_no_leaks, rows_of
 from raw_rows import aya, chat, random_rows, vote, write_raw
+from test_manifest import forge
 from test_pipelines import make, removed
 
 from fedllm_bench.data.card import histogram
-from fedllm_bench.data.manifest import open_split
+from fedllm_bench.data.card_html import html_card
+from fedllm_bench.data.manifest import FunnelStep, SplitInfo, Upstream, open_split
 from fedllm_bench.errors import UserError
 
 LONG = "the quick brown fox jumps over the lazy dog and then it sleeps for a very long time in the warm sun of {}"
@@ -26,7 +30,9 @@ def texts(split) -> Counter:
     return Counter((row.prompt, row.completion) for part in ("train", "heldout") for row in split.rows(part))
 
 
-@pytest.mark.parametrize("partition", ["language", "iid:7", "dirichlet:0.5"])
+@pytest.mark.parametrize(
+    "partition", ["language", "iid:7", "dirichlet:0.5", "dirichlet:0.5:source", "dirichlet:1:topic"]
+)
 def test_artificial_clients_hold_the_rows_of_the_users(tmp_path, partition):
     rows = [row | {"inputs": f"{row['inputs']} {i}"} for i, row in enumerate(random_rows("aya", 3))]
     options = {"min_samples": 9, "languages": (), "heldout": 0.2, "unseen_clients": 3}
@@ -59,10 +65,45 @@ def test_a_smaller_dirichlet_parameter_is_more_uneven(tmp_path):
     assert max(sizes["0.1"]) > 2 * max(sizes["100"])
 
 
-@pytest.mark.parametrize("wrong", ["users", "iid", "iid:0", "iid:2.5", "dirichlet:", "dirichlet:-1", "dirichlet:nan"])
+WRONG_PARTITIONS = ["users", "user:1", "iid", "iid:0", "iid:2.5", "iid:3:topic", "iid:" + "9" * 400]
+WRONG_PARTITIONS += ["dirichlet", "dirichlet:", "dirichlet:-1", "dirichlet:nan", "dirichlet:inf", "dirichlet:topic"]
+WRONG_PARTITIONS += ["dirichlet:1:", "dirichlet:1:user", "dirichlet:1:topic:8"]
+
+
+@pytest.mark.parametrize("wrong", WRONG_PARTITIONS)
 def test_a_partition_that_is_none_is_refused(tmp_path, wrong):
     with pytest.raises(UserError, match="partition="):
         make(tmp_path, "aya", [], partition=wrong)
+
+
+def test_a_dirichlet_partition_may_be_over_topics_or_sources(tmp_path):
+    subjects = ("cats purr and sleep on the sofa", "stars shine far away at night", "soup needs salt and a pot")
+    rows = [aya(f"u{i % 6}", f"{subjects[i % 3]}, case {i}", f"a{i}", source=f"s{i % 3}") for i in range(120)]
+    options = {"heldout": 0, "deduplicate": False}
+    splits = {
+        form: make(tmp_path, "aya", rows, form.replace(":", "-"), partition=form, **options)
+        for form in ("dirichlet:0.1", "dirichlet:0.1:language", "dirichlet:0.1:source", "dirichlet:0.1:topic")
+    }
+    hashes = {form: split.hash for form, split in splits.items()}
+    assert hashes["dirichlet:0.1:language"] == hashes["dirichlet:0.1"]
+    assert len(set(hashes.values())) == 3
+    by_topic = splits["dirichlet:0.1:topic"]
+    assert by_topic.manifest.recipe["partition"] == "dirichlet:0.1:topic"
+    shuffled = make(tmp_path, "aya", rows[::-1], "back", partition="dirichlet:0.1:topic", **options)
+    assert shuffled.hash == by_topic.hash
+
+
+def test_topics_are_clusters_of_what_is_asked():
+    subjects = ("cats purr and sleep", "stars shine far away", "soup needs salt")
+    prompts = [f"{subjects[i % 3]} {'now' if i % 2 else 'today'}" for i in range(30)]
+    found = topics(prompts, seed=0, most=3)
+    assert len(set(found)) == 3
+    assert all(len({topic for topic, prompt in zip(found, prompts, strict=True) if s in prompt}) == 1 for s in subjects)
+    assert topics(prompts, seed=0, most=3) == found
+    assert set(topics(["?", "!", ""], seed=0)) == {"topic-00"}
+    assert topics(["same", "same"], seed=0) == ["topic-00"] * 2
+    assert topics([], seed=0) == []
+    assert len(set(topics(["猫は寝る", "星が光る"], seed=0))) == 2
 
 
 def test_near_duplicates_are_noted_and_dropped_on_demand(tmp_path):
@@ -137,6 +178,81 @@ def test_the_card_compares_with_the_published_split_and_warns(tmp_path):
     artificial = (make(tmp_path, "chatbot_pa", rows, "iid", partition="iid:3").folder / "README.md").read_text()
     assert "artificial (partition iid:3)" in artificial
     assert "published" not in artificial.split("## Funnel")[0]
+
+
+class Page(HTMLParser):
+    """The elements of a page, checked to be closed in order."""
+
+    VOID = ("meta", "!doctype")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: Counter[str] = Counter()
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.seen[tag] += 1
+        assert not [name for name, _ in attrs if name in ("src", "href") or name.startswith("on")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen[tag] += 1
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_html_card_says_what_the_markdown_card_says(tmp_path):
+    rows = [vote("big", f"q{i}", f"a{i}", f"b{i}") for i in range(1100)]
+    rows += [vote(f"user {j}", f"r{j} {i}", f"a{i}", f"b{i}") for j in range(40) for i in range(6)]
+    split = make(tmp_path, "chatbot_pa", rows)
+    page = Page((split.folder / "card.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert not {"script", "img", "link", "iframe", "a"} & page.seen.keys()
+    assert page.seen["rect"] == 9  # classes from 4 to 7 up to 1024 to 2047, the empty ones too
+    said = " ".join(page.text)
+    for words in (
+        "holds 82%",
+        "747",
+        "published",
+        "min_samples",
+        "eng",
+        "4 to 7",
+        "CC-BY-NC-4.0",
+        "41; rows per client",
+    ):
+        assert words in said
+    assert "card.html" in split.manifest.files
+
+
+def test_the_html_card_escapes_every_text(tmp_path):
+    evil = '<script>alert(1)</script>&"'
+    upstream = Upstream(id=evil, revision=evil, files=())
+    step = FunnelStep(step=evil, rows_removed=1, rows_left=2, clients_left=1, reason=evil)
+    info = SplitInfo(
+        name=evil, dataset=evil, task="sft", version=evil, upstream=upstream, licence=evil,
+        recipe={evil: evil, "partition": evil}, funnel=(step,), notes=(evil,),
+    )  # fmt: skip
+    text = html_card(info, {evil: 3, "heldout": 0}, [2, 1], {evil: 3})
+    page = Page(text)
+    assert "script" not in page.seen
+    assert "".join(page.text).count("<script>") >= 12
+    assert page.open == []
+
+
+def test_a_split_from_before_the_html_card_stays_readable(tmp_path):
+    split = make(tmp_path, "aya", random_rows("aya", 8), min_samples=5, languages=())
+    files = {name: sha for name, sha in split.manifest.files.items() if name != "card.html"}
+    (split.folder / "card.html").unlink()
+    forge(split.folder, files=files)
+    assert open_split(split.folder).hash == split.hash
 
 
 def test_the_histogram_counts_every_client_once():

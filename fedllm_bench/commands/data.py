@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedllm_bench.commands import data_get
+from fedllm_bench.commands import data_get, data_stats
 
 if TYPE_CHECKING:  # --help must not wait for pyarrow
     from fedllm_bench.data.manifest import Split
@@ -17,13 +17,15 @@ if TYPE_CHECKING:  # --help must not wait for pyarrow
 BUILD_EXAMPLES = """\
 examples:
   fedllm-bench data build aya --raw aya_dataset/ --out splits/aya
+  fedllm-bench data build wildchat --raw hub:allenai/WildChat-1M@COMMIT --out splits/wildchat
   fedllm-bench data build aya --raw rows.jsonl.gz --min-samples 10 --languages ukr,spa,eng --out splits/small
   fedllm-bench data build aya --raw rows.parquet --max-clients 38 --heldout upstream --out splits/38
   fedllm-bench data build wildchat_multi --raw WildChat-1M/ --near-duplicates drop --out splits/multi
   fedllm-bench data build chatbot_it --raw arena.parquet --decontaminate mt_bench/ --out splits/chatbot_it
-  fedllm-bench data build aya --raw aya_dataset/ --partition dirichlet:0.5 --out splits/artificial
+  fedllm-bench data build aya --raw aya_dataset/ --partition dirichlet:0.5:topic --out splits/artificial
 
-Raw rows are parquet, csv or JSON lines (.jsonl, .json, .ndjson), each also gzip (.gz), in upstream columns.
+Raw rows are parquet, csv or JSON lines (.jsonl, .json, .ndjson), each also gzip (.gz), in upstream columns; or a
+dataset of the Hugging Face hub at a commit, streamed (gated ones: accept the licence there, then `hf auth login`).
 What is not given is the recipe's default for the dataset; the manifest names every value that was used.
 """
 SHOW_EXAMPLES = """\
@@ -40,6 +42,7 @@ examples:
   fedllm-bench data get aya --from official --out splits/aya
   fedllm-bench data build aya --raw rows.jsonl.gz --out splits/aya
   fedllm-bench data show splits/aya
+  fedllm-bench data stats splits/aya
   fedllm-bench data verify splits/aya
   fedllm-bench data publish splits/aya --to /mnt/mirror/aya
 """
@@ -57,6 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     commands = data.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands)
     data_get.add_parsers(commands)
+    data_stats.add_parser(commands)
     show = _parser(commands, "show", "name, counts, funnel and client sizes of a split", SHOW_EXAMPLES)
     show.add_argument("folder", metavar="DIR", type=Path, help="a split folder")
     show.set_defaults(run=run_show)
@@ -81,7 +85,7 @@ def _parser(
 def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     build = _parser(commands, "build", "build a client split from raw upstream rows", BUILD_EXAMPLES)
     build.add_argument("dataset", metavar="DATASET", help="the pipeline, such as aya")
-    build.add_argument("--raw", type=Path, required=True, metavar="FILE_OR_FOLDER", help="raw rows in upstream columns")
+    build.add_argument("--raw", required=True, metavar="FILE|FOLDER|hub:ORG/NAME@COMMIT", help="raw upstream rows")
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the split folder to write")
     build.add_argument("--min-samples", type=int, metavar="N", help="fewest usable rows of a client")
     build.add_argument("--max-samples", type=int, metavar="N", help="most rows that a client keeps")
@@ -92,7 +96,9 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--unseen", dest="unseen_clients", type=int, metavar="N", help="users below the cut, for testing"
     )
     build.add_argument("--seed", type=int, metavar="N", help="of the held-out choice and of --max-samples")
-    build.add_argument("--partition", metavar="HOW", help="clients are: user, language, dirichlet:ALPHA or iid:N")
+    build.add_argument(
+        "--partition", metavar="HOW", help="user, language, iid:N, dirichlet:ALPHA[:language|source|topic]"
+    )
     build.add_argument(
         "--near-duplicates", choices=("report", "drop", "off"), help="count or remove rows much like others (MinHash)"
     )
@@ -148,7 +154,8 @@ def run_build(args: argparse.Namespace) -> int:
     pipeline = importlib.import_module("fedllm_bench.data_prep").load_pipeline(args.dataset)
     given: dict[str, Any] = {key: vars(args)[key] for key in RECIPE_OPTIONS if vars(args)[key] is not None}
     recipe = replace(pipeline.DECLARATION.recipe, **given)
-    _say_split(pipeline.build(args.raw, args.out, recipe, args.name, evaluation_prompts=_prompts(args.decontaminate)))
+    raw = importlib.import_module("fedllm_bench.data_prep.hub").raw_source(args.raw)
+    _say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation_prompts=_prompts(args.decontaminate)))
     return 0
 
 

@@ -55,14 +55,14 @@ def who_clients_are(info: SplitInfo) -> str:
 
 
 def warnings_of(info: SplitInfo, rows_by_part: Mapping[str, int], client_sizes: Sequence[int]) -> list[str]:
-    return table1.warnings(_published_as(info), client_sizes, rows_by_part.get("heldout"))
+    return table1.warnings(published_as(info), client_sizes, rows_by_part.get("heldout"))
 
 
 def _comparison(info: SplitInfo, client_sizes: Sequence[int]) -> list[str]:
-    return table1.comparison(_published_as(info), client_sizes)
+    return table1.comparison(published_as(info), client_sizes)
 
 
-def _published_as(info: SplitInfo) -> str:
+def published_as(info: SplitInfo) -> str:
     """The data set of Table 1 that a split is a version of; the mini world and artificial clients are none."""
     is_one = not info.name.startswith("mini-") and info.recipe.get("partition", "user") == "user"
     return info.dataset if is_one else ""
@@ -72,14 +72,20 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
     return [f"## {title}", "", *lines, ""] if lines else []
 
 
-def histogram(sizes: Sequence[int]) -> list[str]:
-    """Clients by rows in classes that double: 1, 2 to 3, 4 to 7, ...; one line each."""
+def class_counts(sizes: Sequence[int]) -> dict[int, int]:
+    """Clients by rows in classes that double: class c has 2**c to 2**(c + 1) - 1 rows; empty ones between stay."""
     counts = Counter(size.bit_length() - 1 for size in sizes if size)
     classes = range(min(counts), max(counts) + 1) if counts else range(0)
+    return {c: counts[c] for c in classes}
+
+
+def histogram(sizes: Sequence[int]) -> list[str]:
+    """Clients by rows in classes that double: 1, 2 to 3, 4 to 7, ...; one line each."""
+    counts = class_counts(sizes)
     most = max(counts.values(), default=1)
     return [
-        f"{2**c:>7} to {2 ** (c + 1) - 1:<7} {counts[c]:>6} {'#' * math.ceil(BAR * counts[c] / most)}".rstrip()
-        for c in classes
+        f"{2**c:>7} to {2 ** (c + 1) - 1:<7} {count:>6} {'#' * math.ceil(BAR * count / most)}".rstrip()
+        for c, count in counts.items()
     ]
 
 

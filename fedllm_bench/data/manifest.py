@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from fedllm_bench.data.card import data_card
+from fedllm_bench.data.card_html import html_card
 from fedllm_bench.data.manifest_fields import (
     FORMAT,
     ClientCount,
@@ -46,9 +47,10 @@ __all__ = [
     "write_split",
 ]
 
-MANIFEST, CARD = "manifest.json", "README.md"
+MANIFEST, CARD, HTML_CARD = "manifest.json", "README.md", "card.html"
 Part = Literal["train", "heldout", "unseen"]
 PARTS: tuple[Part, ...] = ("train", "heldout", "unseen")
+OWN_FILES = {CARD, HTML_CARD, *(f"{part}.parquet" for part in PARTS)}
 REBUILD = "fetch or build the split again"
 # Names stand in paths of run folders and mirrors: nothing that could leave a folder.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -122,7 +124,8 @@ def _write_files(
         write_bytes(folder / name, content)
     sizes: dict[str, int] = {part: len(rows[part]) for part in parts}
     languages = Counter(row.language for part in parts for row in rows[part])
-    write_text(folder / CARD, data_card(info, sizes, [client.train + client.heldout for client in clients], languages))
+    for name, card in ((CARD, data_card), (HTML_CARD, html_card)):
+        write_text(folder / name, card(info, sizes, [client.train + client.heldout for client in clients], languages))
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     row_hashes = {part: _row_hash(vars(row) for row in rows[part]) for part in parts}
     whole = _whole_hash(info, clients, unseen, row_hashes, files)
@@ -153,15 +156,14 @@ def _whole_hash(
     row_hashes: Mapping[Part, str],
     files: Mapping[str, str],
 ) -> str:
-    """Rows enter by content, not by parquet bytes; the card and the raw files' names stay outside."""
-    own = {CARD, *(f"{part}.parquet" for part in PARTS)}
+    """Rows enter by content, not by parquet bytes; the cards and the raw files' names stay outside."""
     content = {
         **{key: getattr(info, key) for key in ("name", "dataset", "task", "recipe")},
         "funnel": [asdict(step) for step in info.funnel],
         "clients": [asdict(client) for client in clients],
         "unseen": [asdict(client) for client in unseen],
         "rows": dict(row_hashes),
-        "extra_files": {name: sha for name, sha in files.items() if name not in own},
+        "extra_files": {name: sha for name, sha in files.items() if name not in OWN_FILES},
     }
     return sha256_json(content)
 
@@ -181,9 +183,8 @@ def _check_names(name: str, extra: Iterable[str]) -> None:
         raise UserError(
             f"the split name {name!r} is not made of letters, digits, '.', '_' and '-'; give --name another"
         )
-    reserved = {MANIFEST, CARD, *(f"{part}.parquet" for part in PARTS)}
     for file in extra:
-        if file in reserved or not SAFE_NAME.fullmatch(file):
+        if file in {MANIFEST, *OWN_FILES} or not SAFE_NAME.fullmatch(file):
             raise ValueError(f"an extra file cannot be called {file!r}")
 
 

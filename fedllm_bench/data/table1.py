@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fedllm_bench.data.published import PUBLISHED
 
+# Mean and deviation of instruction and response length in tokens.
+LENGTHS = {
+    "aya": ((116, 199), (225, 411)),
+    "chatbot_it": ((68, 119), (211, 176)),
+    "wildchat": ((331, 435), (506, 470)),
+    "chatbot_pa": ((69, 124), (218, 178)),
+}
 
-def comparison(dataset: str, sizes: Sequence[int]) -> list[str]:
-    """The lines of a Markdown table of a split beside the published one; [] for a data set that has none."""
+
+def compared(dataset: str, sizes: Sequence[int]) -> list[tuple[str, str, str]]:
+    """What, as published, here; [] for a data set that has no published one."""
     if dataset not in PUBLISHED:
         return []
     published = PUBLISHED[dataset]
     mean, std = ("not published" if value is None else f"{value:g}" for value in (published.mean, published.std))
     return [
-        "| | published | here |",
-        "|---|---:|---:|",
-        f"| clients | {published.clients} | {len(sizes)} |",
-        f"| samples | {published.samples} | {sum(sizes)} |",
-        f"| samples per client, mean | {mean} | {statistics.fmean(sizes):.1f} |",
-        f"| samples per client, population std | {std} | {statistics.pstdev(sizes):.1f} |",
+        ("clients", str(published.clients), str(len(sizes))),
+        ("samples", str(published.samples), str(sum(sizes))),
+        ("samples per client, mean", mean, f"{statistics.fmean(sizes):.1f}"),
+        ("samples per client, population std", std, f"{statistics.pstdev(sizes):.1f}"),
     ]
+
+
+def compared_lengths(dataset: str, lengths: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, str]]:
+    """As :func:`compared`, for lengths in tokens (`prompt_tokens`, `completion_tokens`), where they were counted."""
+    kinds = (("instruction", "prompt_tokens"), ("response", "completion_tokens"))
+    named = [] if dataset not in LENGTHS else zip(kinds, LENGTHS[dataset], strict=True)
+    return [
+        (f"{what} length, tokens", f"{mean} +- {std}", f"{lengths[key]['mean']:.0f} +- {lengths[key]['std']:.0f}")
+        for (what, key), (mean, std) in named
+        if key in lengths
+    ]
+
+
+def comparison(dataset: str, sizes: Sequence[int]) -> list[str]:
+    """:func:`compared` as the lines of a Markdown table."""
+    lines = [f"| {what} | {published} | {here} |" for what, published, here in compared(dataset, sizes)]
+    return ["| | published | here |", "|---|---:|---:|", *lines] if lines else []
 
 
 def warnings(dataset: str, sizes: Sequence[int], heldout: int | None = None) -> list[str]:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedllm_bench import files
 from fedllm_bench.data.manifest import Split, open_split
+from fedllm_bench.data.mini.chats import wildchat_multi_rows, wildchat_rows
 from fedllm_bench.data.mini.lexicon import lexicon
+from fedllm_bench.data.mini.raw import RawRow, probe
 from fedllm_bench.data.mini.users import Answered, Population, make_rows
+from fedllm_bench.data.mini.votes import arena_rows
 from fedllm_bench.metrics.items import PROBES
 
 VERSION = 2  # raise it when equal seeds give other rows
 MIN_SAMPLES = 16  # users below the cut have fewer than 12 rows, those above at least 20
+# Three in four conversations have several turns: at most 9 of those below the cut, at least 15 of those above.
+MIN_SAMPLES_MULTI = 12
 
 
 def aya_row(row: Answered) -> dict[str, str]:
@@ -33,46 +38,58 @@ def aya_row(row: Answered) -> dict[str, str]:
     }
 
 
-def write_raw(folder: Path, rows: Sequence[Answered]) -> None:
-    """Raw files train.jsonl and test.jsonl, as the upstream publishes its two splits."""
+def write_raw(folder: Path, rows: Sequence[RawRow]) -> None:
+    """Raw files train.jsonl and test.jsonl, by whose names the pipelines know the upstream's two splits."""
     for split in ("train", "test"):
-        files.write_jsonl(folder / f"{split}.jsonl", [aya_row(row) for row in rows if row.split == split])
+        files.write_jsonl(folder / f"{split}.jsonl", [row.columns for row in rows if row.split == split])
 
 
-def probes(rows: Sequence[Answered]) -> bytes:
+def aya_rows(population: Population) -> list[RawRow]:
+    """All raw rows, with probes of the held-out ones."""
+    return [RawRow(row.split, aya_row(row), _aya_probe(row)) for row in make_rows(population)]
+
+
+def _aya_probe(row: Answered) -> dict[str, Any] | None:
+    item = row.item
+    turns = (item.prompt, item.completion)
+    return probe(row.user_id, turns, item.task, row.holder, item.choices) if row.split == "test" else None
+
+
+def probes(rows: Sequence[RawRow], without: str) -> bytes:
     """What the world knows of each held-out question, as JSON lines; rows are named by their text."""
-    records = [
-        {
-            "client": row.user_id,
-            "prompt": row.item.prompt,
-            "completion": row.item.completion,
-            "task": row.item.task,
-            "holder": row.holder,
-            "choices": list(row.item.choices),
-        }
-        for row in rows
-        if row.split == "test"
-    ]
-    return "".join(files.canonical_json(record) + "\n" for record in records).encode()
+    known = [row.probe for row in rows if row.probe is not None and row.probe["task"] != without]
+    return "".join(files.canonical_json(record) + "\n" for record in known).encode()
 
 
-def build_mini_aya(population: Population, out: Path) -> Split:
-    """Generate the raw rows of `population` and build their split in `out`."""
-    pipeline: Any = importlib.import_module("fedllm_bench.data_prep").load_pipeline("aya")
-    rows = make_rows(population)
-    recipe = replace(pipeline.DECLARATION.recipe, min_samples=MIN_SAMPLES, heldout="upstream")
-    declaration = replace(
-        pipeline.DECLARATION,
-        upstream=f"the mini world {files.canonical_json(asdict(population))}",
-        licence="Apache-2.0 (generated)",
-        version=f"mini-{VERSION}",
-    )
-    with tempfile.TemporaryDirectory() as raw:
-        write_raw(Path(raw), rows)
-        split: Split = pipeline.build(
-            Path(raw), out, recipe, "mini-aya", declaration=declaration, extra_files={PROBES: probes(rows)}
+@dataclass(frozen=True)
+class Variant:
+    """How the mini world becomes one of the data sets. No question of the task `unprobed` has a probe."""
+
+    dataset: str
+    rows: Callable[[Population], list[RawRow]]
+    min_samples: int = MIN_SAMPLES
+    unprobed: str = ""
+
+    def __call__(self, population: Population, out: Path) -> Split:
+        """Generate the raw rows of `population` and build their split in `out`."""
+        rows = self.rows(population)
+        with tempfile.TemporaryDirectory() as raw:
+            write_raw(Path(raw), rows)
+            return self.build(Path(raw), population, out, probes(rows, self.unprobed))
+
+    def build(self, raw: Path, population: Population, out: Path, known: bytes) -> Split:
+        """The split of raw rows that were written before."""
+        pipeline: Any = importlib.import_module("fedllm_bench.data_prep").load_pipeline(self.dataset)
+        recipe = replace(pipeline.DECLARATION.recipe, min_samples=self.min_samples, heldout="upstream")
+        declaration = replace(
+            pipeline.DECLARATION,
+            upstream=f"the mini world {files.canonical_json(asdict(population))}",
+            licence="Apache-2.0 (generated)",
+            version=f"mini-{VERSION}",
         )
-    return split
+        name = f"mini-{self.dataset}"
+        split: Split = pipeline.build(raw, out, recipe, name, declaration=declaration, extra_files={PROBES: known})
+        return split
 
 
 def mini_split(dataset: str, world_seed: int, cache: Path) -> Split:
@@ -86,4 +103,12 @@ def mini_split(dataset: str, world_seed: int, cache: Path) -> Split:
     return builder(population, folder)
 
 
-BUILDERS = {"aya": build_mini_aya}
+build_mini_aya = Variant("aya", aya_rows)
+BUILDERS = {
+    "aya": build_mini_aya,
+    # To a harmful request there is no right answer, and two candidates, not four: in no share of right ones.
+    "chatbot_it": Variant("chatbot_it", arena_rows, unprobed="harmful"),
+    "chatbot_pa": Variant("chatbot_pa", arena_rows),
+    "wildchat": Variant("wildchat", wildchat_rows),
+    "wildchat_multi": Variant("wildchat_multi", wildchat_multi_rows, MIN_SAMPLES_MULTI),
+}

@@ -131,10 +131,21 @@ def _known_facts(region: int, size: int, population: Population, rng: np.random.
     return tuple(chosen + [far[i] for i in rng.permutation(len(far))[: count - num_near]])
 
 
-def make_rows(population: Population) -> list[Answered]:
+def talkers(population: Population, *, states_style: bool) -> list[User]:
+    """The users as they talk to a model: only questions with one right answer, and those who ask for no style."""
+    asked = np.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])  # by task
+    users = []
+    for user in make_users(population):
+        shares = np.array(user.task_shares) * asked
+        styles = user.style_shares if states_style else (1.0, 0.0, 0.0)
+        users.append(replace(user, task_shares=tuple(float(x) for x in shares / shares.sum()), style_shares=styles))
+    return users
+
+
+def make_rows(population: Population, users: Sequence[User] | None = None) -> list[Answered]:
     """All rows of the mini data set: training rows of every user, then held-out ones of users above the cut."""
     world = make_world(population.seed, population.num_names, evaluation=True)
-    users = make_users(population)
+    users = make_users(population) if users is None else users
     train = [row for i, user in enumerate(users) for row in _train_rows(i, user, world, population.seed)]
     if population.shuffled:
         train = _deal(train, np.random.default_rng([population.seed, 14]))

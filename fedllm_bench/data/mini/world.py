@@ -14,7 +14,7 @@ import numpy as np
 
 from fedllm_bench.data.mini.lexicon import lexicon
 
-TaskName = Literal["facts", "personal", "arithmetic", "translation", "formatting", "style"]
+TaskName = Literal["facts", "personal", "arithmetic", "translation", "formatting", "style", "harmful"]
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 NUM_LANGUAGES, NUM_RELATIONS, NUM_VALUES, NUM_WORDINGS, NUM_STYLES = 8, 6, 12, 3, 3
 MAX_TERM = 30  # sums of two numbers from 1 to 30

@@ -1,0 +1,175 @@
+"""What is in a split, in numbers: sizes, languages, lengths and repeats, by part and over clients."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedllm_bench.data import table1
+from fedllm_bench.data.card import published_as
+from fedllm_bench.data.manifest import PARTS, Part, Split
+from fedllm_bench.data.rows import Row, SftRow
+from fedllm_bench.errors import UserError
+
+TEXTS_AT_ONCE = 1000
+CountTokens = Callable[[Sequence[str]], list[int]]
+
+
+class Facts(NamedTuple):
+    """A row without its texts: a split of any size is held as this."""
+
+    client: str
+    language: str
+    asked: bytes  # a key of the prompt
+    whole: bytes  # a key of the prompt and all answers
+    lengths: dict[str, int]  # such as prompt_characters -> 120
+
+
+def split_stats(split: Split, count_tokens: CountTokens | None = None) -> dict[str, Any]:
+    """The numbers of a split as JSON; `clients` are over training and held-out rows, without unseen users."""
+    facts = {part: part_facts(split, part, count_tokens) for part in PARTS}
+    clients = [*facts["train"], *facts["heldout"]]
+    sizes = list(Counter(fact.client for fact in clients).values())
+    over_clients = part_stats(clients)
+    dataset = published_as(split.manifest)
+    compared = table1.compared(dataset, sizes) + table1.compared_lengths(dataset, over_clients["lengths"])
+    return {
+        "name": split.name,
+        "dataset": split.manifest.dataset,
+        "hash": split.hash,
+        "parts": {part: part_stats(rows) for part, rows in facts.items()},
+        "clients": over_clients,
+        "duplicates": duplicates(clients),
+        "table1": [{"what": what, "published": published, "here": here} for what, published, here in compared],
+    }
+
+
+def part_facts(split: Split, part: Part, count_tokens: CountTokens | None) -> list[Facts]:
+    rows: Sequence[Row] = split.rows(part) if split.task == "sft" else split.preference_rows(part)
+    starts = range(0, len(rows), TEXTS_AT_ONCE)
+    return [fact for start in starts for fact in _facts(rows[start : start + TEXTS_AT_ONCE], count_tokens)]
+
+
+def _facts(rows: Sequence[Row], count_tokens: CountTokens | None) -> Iterable[Facts]:
+    texts = [_texts(row) for row in rows]
+    flat = [text for named in texts for text in named.values()]
+    tokens = iter(count_tokens(flat) if count_tokens else [])
+    for row, named in zip(rows, texts, strict=True):
+        lengths = {f"{name}_characters": len(text) for name, text in named.items()}
+        if count_tokens:
+            lengths |= {f"{name}_tokens": next(tokens) for name in named}
+        prompt, *answers = named.values()
+        yield Facts(row.client_id, row.language, _key(prompt), _key(prompt, *answers), lengths)
+
+
+def _texts(row: Row) -> dict[str, str]:
+    if isinstance(row, SftRow):
+        return {"prompt": row.prompt, "completion": row.completion}
+    prompt = "\n".join(turn["content"] for turn in row.prompt)
+    return {"prompt": prompt, "completion": row.chosen, "rejected": row.rejected}
+
+
+def _key(*texts: str) -> bytes:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()
+
+
+def part_stats(facts: Sequence[Facts]) -> dict[str, Any]:
+    """Rows, clients, rows per client, rows by language (most first), and lengths."""
+    sizes = Counter(fact.client for fact in facts)
+    languages = Counter(fact.language for fact in facts)
+    names = facts[0].lengths if facts else ()
+    return {
+        "rows": len(facts),
+        "clients": len(sizes),
+        "rows_per_client": spread(list(sizes.values())) | concentration(list(sizes.values())),
+        "languages": dict(sorted(languages.items(), key=lambda item: (-item[1], item[0]))),
+        "lengths": {name: spread([fact.lengths[name] for fact in facts]) for name in names},
+    }
+
+
+def spread(values: Sequence[int]) -> dict[str, float]:
+    """`std` is the population's, as in the published table; {} of nothing."""
+    if not values:
+        return {}
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.pstdev(values),
+        "median": float(statistics.median(values)),
+        "least": min(values),
+        "largest": max(values),
+    }
+
+
+def concentration(sizes: Sequence[int]) -> dict[str, float]:
+    """Gini: 0 where all clients have as many rows, towards 1 where one has them all; and the largest one's share."""
+    total, count = sum(sizes), len(sizes)
+    if not total:
+        return {}
+    weighted = sum((2 * rank - count - 1) * size for rank, size in enumerate(sorted(sizes), start=1))
+    return {"gini": weighted / (count * total), "largest_share": max(sizes) / total}
+
+
+def duplicates(facts: Sequence[Facts]) -> dict[str, int]:
+    """Rows that another client has too, and rows whose prompt another client has too."""
+    return {
+        "rows_of_several_clients": _shared([(fact.whole, fact.client) for fact in facts]),
+        "prompts_of_several_clients": _shared([(fact.asked, fact.client) for fact in facts]),
+    }
+
+
+def _shared(keyed: Sequence[tuple[bytes, str]]) -> int:
+    owners = Counter(key for key, _ in set(keyed))
+    return sum(owners[key] > 1 for key, _ in keyed)
+
+
+def token_counter(folder: Path) -> CountTokens:
+    """Counts the tokens of texts, without special ones, by a folder's tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"no tokenizer in {folder}: it has no {path.name}; give 'mini' or a model's folder")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for a broken file
+        raise UserError(f"{path} is no readable tokenizer: {(str(error).splitlines() or ['broken'])[0]}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda texts: [len(found.ids) for found in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def lines_of(found: Mapping[str, Any]) -> list[str]:
+    """The numbers as lines for a terminal."""
+    lines = [f"{found['name']} (dataset {found['dataset']}, hash {found['hash'][:16]})"]
+    for name, part in (*found["parts"].items(), ("clients (train and heldout)", found["clients"])):
+        lines += _part_lines(name, part) if part["rows"] else [f"{name}: no rows"]
+    shared = found["duplicates"]
+    lines.append(
+        f"across clients: {shared['rows_of_several_clients']} rows stand with several clients, "
+        f"{shared['prompts_of_several_clients']} rows have a prompt of several clients"
+    )
+    if found["table1"]:
+        lines.append(f"{'compared with Table 1':<36}{'published':>16}{'here':>16}")
+        lines += [f"  {line['what']:<34}{line['published']:>16}{line['here']:>16}" for line in found["table1"]]
+    return lines
+
+
+def _part_lines(name: str, part: Mapping[str, Any]) -> list[str]:
+    per = part["rows_per_client"]
+    lines = [
+        f"{name}: {part['rows']} rows of {part['clients']} clients",
+        f"  {'rows per client':<24}{_in_words(per)}, Gini {per['gini']:.2f}, largest share {per['largest_share']:.1%}",
+        f"  {'languages':<24}{', '.join(f'{language} {rows}' for language, rows in part['languages'].items())}",
+    ]
+    return lines + [f"  {what.replace('_', ' '):<24}{_in_words(values)}" for what, values in part["lengths"].items()]
+
+
+def _in_words(values: Mapping[str, float]) -> str:
+    return (
+        f"{values['mean']:.1f} +- {values['std']:.1f}, median {values['median']:g}, "
+        f"from {values['least']} to {values['largest']}"
+    )
