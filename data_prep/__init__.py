@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from fedllm_bench.errors import unknown
 
 if TYPE_CHECKING:  # the registry is read by --help, which must not load pyarrow
-    from fedllm_bench.data.manifest import Split
-
-    from .readers import Raw
-    from .recipe import Declaration, Recipe
+    from .common import Builder
+    from .recipe import Declaration
 
 # Dataset -> module; a module is imported only when its dataset is asked for.
 PIPELINES: dict[str, str] = {
@@ -27,17 +23,8 @@ class Pipeline(Protocol):
     @property
     def DECLARATION(self) -> Declaration: ...
 
-    def build(
-        self,
-        raw: Raw,
-        out: Path,
-        recipe: Recipe | None = None,
-        name: str | None = None,
-        *,
-        declaration: Declaration | None = None,
-        extra_files: Mapping[str, bytes] | None = None,
-        evaluation_prompts: Iterable[str] = (),
-    ) -> Split: ...
+    @property
+    def build(self) -> Builder: ...
 
 
 def load_pipeline(name: str) -> Pipeline:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from fedllm_bench.data.json_stream import is_unicode
 from fedllm_bench.data.rows import Task
 from fedllm_bench.errors import UserError, unknown
 
@@ -153,22 +154,13 @@ def _unflagged(flag: Flag) -> Filter:
 
 
 def _has_user(sample: Sample) -> bool:
-    return len(sample.client) <= MAX_ID_CHARACTERS and bool(sample.client.strip()) and _is_unicode(sample.client)
+    return len(sample.client) <= MAX_ID_CHARACTERS and bool(sample.client.strip()) and is_unicode(sample.client)
 
 
 def _has_text(sample: Sample) -> bool:
     texts = (*(content for _, content in sample.turns), *sample.answers)
     words = (sample.language, sample.source)
-    return bool(texts) and all(text.strip() for text in texts) and all(map(_is_unicode, (*texts, *words)))
-
-
-def _is_unicode(text: str) -> bool:
-    """False for half a surrogate pair, which JSON can spell and no file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return bool(texts) and all(text.strip() for text in texts) and all(map(is_unicode, (*texts, *words)))
 
 
 def _has_length(sample: Sample, recipe: Recipe) -> bool:

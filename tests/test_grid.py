@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +92,18 @@ BAD_SEEDS = {
     "0,": ("missing",),
     "": ("whole numbers",),
 }
+BAD = {parse_methods: BAD_METHODS, parse_seeds: BAD_SEEDS}
 
 
-@pytest.mark.parametrize("text", BAD_METHODS)
-def test_bad_methods_are_one_clear_line(text: str):
+@pytest.mark.parametrize(
+    ("parse", "text", "parts"),
+    [(parse, text, cases[text]) for parse, cases in BAD.items() for text in cases],
+)
+def test_bad_names_and_seeds_are_one_clear_line(parse: Callable[[str], Any], text: str, parts: tuple[str, ...]):
     with pytest.raises(UserError) as caught:
-        parse_methods(text)
+        parse(text)
     assert "\n" not in str(caught.value)
-    assert all(part in str(caught.value) for part in BAD_METHODS[text])
-
-
-@pytest.mark.parametrize("text", BAD_SEEDS)
-def test_bad_seeds_are_one_clear_line(text: str):
-    with pytest.raises(UserError) as caught:
-        parse_seeds(text)
-    assert "\n" not in str(caught.value)
-    assert all(part in str(caught.value) for part in BAD_SEEDS[text])
+    assert all(part in str(caught.value) for part in parts)
 
 
 # --- its cells

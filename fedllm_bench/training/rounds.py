@@ -151,54 +151,43 @@ def batched(tasks: Iterable[ClientTask], size: int) -> Iterator[list[ClientTask]
 
 
 def _tasks(run: Run, server: Server, chosen: Iterable[int]) -> Iterator[ClientTask]:
-    config, clients = run.config, run.clients
+    local, clients = run.config.local, run.clients
     for client in chosen:
         rows = clients.train_rows[clients.ids[client]]
-        steps = plan_steps(
-            config.seed,
-            server.round,
-            client,
-            num_rows=len(rows),
-            steps=config.local.num_steps(len(rows), _turns(run)) if rows else 0,
-            micro_batch=config.local.micro_batch,
-            accumulation=config.local.accumulation,
-        )
-        yield ClientTask(
-            client=client,
-            client_id=clients.ids[client],
-            seed=config.seed,
-            round_num=server.round,
-            rows=clients.tokens["train"],
-            row_numbers=rows,
-            steps=steps,
-            state=run.states.get(client, run.method.client_init(server.params), server.round),
-        )
+        steps = local.num_steps(len(rows), _turns(run)) if rows else 0
+        yield _task(run, server, client, clients.ids[client], rows, steps=steps, accumulation=local.accumulation)
 
 
 def pooled_task(run: Run, server: Server, chosen: Sequence[int]) -> ClientTask:
     """The rows of all clients as those of one, with as many rows in a step as all `chosen` clients take."""
-    config, clients = run.config, run.clients
-    rows = [row for client in clients.ids for row in clients.train_rows[client]]
-    index = len(clients)
-    of_chosen = [config.local.num_steps(len(clients.train_rows[clients.ids[k]]), _turns(run)) for k in chosen]
-    steps = plan_steps(
-        config.seed,
+    local, clients = run.config.local, run.clients
+    rows = tuple(row for client in clients.ids for row in clients.train_rows[client])
+    of_chosen = [local.num_steps(len(clients.train_rows[clients.ids[k]]), _turns(run)) for k in chosen]
+    steps, accumulation = round(sum(of_chosen) / len(of_chosen)), local.accumulation * len(chosen)
+    return _task(run, server, len(clients), run.config.method.name, rows, steps=steps, accumulation=accumulation)
+
+
+def _task(
+    run: Run, server: Server, client: int, client_id: str, rows: tuple[int, ...], *, steps: int, accumulation: int
+) -> ClientTask:
+    plan = plan_steps(
+        run.config.seed,
         server.round,
-        index,
+        client,
         num_rows=len(rows),
-        steps=round(sum(of_chosen) / len(of_chosen)),
-        micro_batch=config.local.micro_batch,
-        accumulation=config.local.accumulation * len(chosen),
+        steps=steps,
+        micro_batch=run.config.local.micro_batch,
+        accumulation=accumulation,
     )
     return ClientTask(
-        client=index,
-        client_id=run.config.method.name,
-        seed=config.seed,
+        client=client,
+        client_id=client_id,
+        seed=run.config.seed,
         round_num=server.round,
-        rows=clients.tokens["train"],
-        row_numbers=tuple(rows),
-        steps=steps,
-        state=run.states.get(index, run.method.client_init(server.params), server.round),
+        rows=run.clients.tokens["train"],
+        row_numbers=rows,
+        steps=plan,
+        state=run.states.get(client, run.method.client_init(server.params), server.round),
     )
 
 
