@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedllm_bench.data.lengths import TokenCounter
 from fedllm_bench.data.manifest import Split, SplitInfo, Upstream, UpstreamFile, check_target, write_split
 from fedllm_bench.files import sha256_file
 from fedllm_bench.progress import track
@@ -33,7 +34,8 @@ class BuildInfo:
     name: str
     revision: str | None = None
     extra_files: Mapping[str, bytes] | None = None
-    evaluation: EvaluationPrompts = field(default_factory=lambda: EvaluationPrompts(()))
+    evaluation: EvaluationPrompts | None = None
+    counter: TokenCounter | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Builder:
     """The `build` of a pipeline: raw rows in upstream columns (files or a dataset of the hub) -> a split folder.
 
     Another `declaration` states where the rows come from when that is not the upstream (the mini world, for one).
-    Rows in which one of the `evaluation_prompts` stands are removed.
+    Rows in which a prompt of `evaluation` stands are removed. None is for rows that were generated: the manifest
+    then says nothing of evaluation sets. `counter` counts the tokens for the data card.
     """
 
     declaration: Declaration
@@ -56,12 +59,19 @@ class Builder:
         *,
         declaration: Declaration | None = None,
         extra_files: Mapping[str, bytes] | None = None,
-        evaluation_prompts: Iterable[str] = (),
+        evaluation: EvaluationPrompts | None = None,
+        counter: TokenCounter | None = None,
     ) -> Split:
         declared = declaration or self._stated(raw)
         name = name or f"{declared.dataset}-custom"
-        evaluation = EvaluationPrompts.of(evaluation_prompts)
-        info = BuildInfo(declaration=declared, raw=raw, name=name, extra_files=extra_files, evaluation=evaluation)
+        info = BuildInfo(
+            declaration=declared,
+            raw=raw,
+            name=name,
+            extra_files=extra_files,
+            evaluation=evaluation,
+            counter=counter,
+        )
         return build_split(lambda: self.samples(raw), recipe or declared.recipe, out, info)
 
     def _stated(self, raw: Raw) -> Declaration:
@@ -89,7 +99,7 @@ def build_split(read: Callable[[], Iterable[Sample]], recipe: Recipe, out: Path,
     left += parts.left
     refuse_empty(left, usable)
     split_info = _split_info(info, recipe, tally, left, parts.notes)
-    return write_split(out, split_info, parts.rows, extra_files=info.extra_files)
+    return write_split(out, split_info, parts.rows, extra_files=info.extra_files, counter=info.counter)
 
 
 def count_rows(samples: Iterable[Sample], steps: Sequence[Filter]) -> Tally:
@@ -136,7 +146,7 @@ def collect(samples: Iterable[Sample], steps: Sequence[Filter], wanted: set[str]
 
 def _split_info(info: BuildInfo, recipe: Recipe, tally: Tally, left: Sequence[Left], notes: Sequence[str]) -> SplitInfo:
     declared = info.declaration
-    decontaminate = {"decontaminate": info.evaluation.record} if info.evaluation.prompts else {}
+    decontaminate = {"decontaminate": info.evaluation.record} if info.evaluation else {}
     return SplitInfo(
         name=info.name,
         dataset=declared.dataset,

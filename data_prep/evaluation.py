@@ -1,10 +1,12 @@
-"""Prompts of evaluation sets, and the rows in which they stand: those must not be trained on."""
+"""Prompts of evaluation sets, and the rows in which they stand: those must not be trained on.
+
+Some items of the published Aya evaluation seem to come from Aya's own training rows.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,29 +14,41 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from fedllm_bench.assets import fetch
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import sha256_json
 
 from .recipe import Sample
+from .words import WORD
 
 KEY_WORDS = 3  # a prompt of fewer words ("Write a poem") must be a whole turn, else half of all rows would go
-ENDINGS = (".jsonl", ".csv")
+ENDINGS = (".jsonl", ".json", ".csv")
+# The sets that the suite evaluates on: name -> assets.
+SETS: dict[str, tuple[str, ...]] = {
+    "mt_bench": ("mt_bench/question.jsonl",),
+    "vicuna_bench": ("vicuna_bench/question.jsonl",),
+    "advbench": ("advbench/harmful_behaviors.csv",),
+    "ref_gpt4": ("ref_gpt4/aya.json", "ref_gpt4/chatbot.json", "ref_gpt4/wildchat.json"),
+}
+KINDS = "records with 'turns', 'prompt', 'instruction' or 'goal' as json, jsonl or csv"
+NOT_REMOVED = "decontaminate: off; rows may hold prompts of evaluation sets"
 
 
 def normal(text: str) -> tuple[str, ...]:
     """The words of a text, without case, punctuation and spacing."""
-    return tuple(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+    return tuple(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 @dataclass(frozen=True)
 class EvaluationPrompts:
-    """`prompts` are sorted, unique and in words."""
+    """`prompts` are sorted, unique and in words; without any, nothing is removed and the split says so."""
 
-    prompts: tuple[tuple[str, ...], ...]
+    prompts: tuple[tuple[str, ...], ...] = ()
+    sets: tuple[str, ...] = ()  # of the suite
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> EvaluationPrompts:
-        return cls(tuple(sorted({words for text in texts if (words := normal(text))})))
+    def of(cls, texts: Iterable[str], sets: Iterable[str] = ()) -> EvaluationPrompts:
+        return cls(tuple(sorted({words for text in texts if (words := normal(text))})), tuple(sets))
 
     @cached_property
     def by_start(self) -> Mapping[tuple[str, ...], list[tuple[str, ...]]]:
@@ -44,13 +58,21 @@ class EvaluationPrompts:
         return dict(found)
 
     @property
-    def record(self) -> dict[str, object]:
+    def sha256(self) -> str:
+        return sha256_json([list(prompt) for prompt in self.prompts])
+
+    @property
+    def record(self) -> object:
         """How the manifest names them."""
-        return {"prompts": len(self.prompts), "sha256": sha256_json([list(prompt) for prompt in self.prompts])}
+        if not self.prompts:
+            return "off"
+        sets = {"sets": list(self.sets)} if self.sets else {}
+        return {"prompts": len(self.prompts), "sha256": self.sha256, **sets}
 
     @property
     def reason(self) -> str:
-        return f"holds one of {len(self.prompts)} evaluation prompts (sha256 {str(self.record['sha256'])[:16]})"
+        named = f" of {', '.join(self.sets)}" if self.sets else ""
+        return f"holds one of {len(self.prompts)} evaluation prompts{named} (sha256 {self.sha256[:16]})"
 
     def without(self, samples: Sequence[Sample]) -> list[Sample]:
         return [sample for sample in samples if not self.stand_in(sample)]
@@ -68,14 +90,30 @@ class EvaluationPrompts:
         return any(words[i : i + len(prompt)] == prompt for i, prompt in hits)
 
 
+def evaluation_prompts(how: str) -> EvaluationPrompts:
+    """What `--decontaminate` means: "on" (the suite's own sets, fetched as assets), "off", or a file or folder.
+
+    Raises a :class:`UserError` for a set that cannot be fetched, and for a file without prompts.
+    """
+    if how == "off":
+        return EvaluationPrompts()
+    if how != "on":
+        return EvaluationPrompts.of(read_prompts(Path(how)))
+    try:
+        files = [fetch(name) for names in SETS.values() for name in names]
+    except UserError as error:
+        raise UserError(f"{error}, give --decontaminate a file or folder of prompts, or --decontaminate off") from error
+    return EvaluationPrompts.of((prompt for file in files for prompt in read_prompts(file)), SETS)
+
+
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file or a folder: JSON lines with `turns` or `prompt`, csv with `goal`."""
+    """The prompts of a file or a folder: records with `turns`, `prompt`, `instruction` or `goal` (json, jsonl, csv)."""
     if not path.exists():
         raise UserError(f"no evaluation prompts at {path}: no such file or folder")
     files = sorted(file for file in path.rglob("*") if file.suffix in ENDINGS) if path.is_dir() else [path]
     prompts = [prompt for file in files for prompt in _prompts_of(file)]
     if not prompts:
-        raise UserError(f"no evaluation prompts in {path}: JSON lines with 'turns' or 'prompt', or csv with 'goal'")
+        raise UserError(f"no evaluation prompts in {path}: {KINDS}")
     return prompts
 
 
@@ -84,6 +122,8 @@ def _prompts_of(file: Path) -> Iterator[str]:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".csv":
             records: list[object] = list(csv.DictReader(text.splitlines(keepends=True)))
+        elif file.suffix == ".json":
+            records = _items(json.loads(text))
         else:
             records = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (OSError, ValueError, RecursionError, csv.Error) as error:
@@ -92,10 +132,17 @@ def _prompts_of(file: Path) -> Iterator[str]:
         yield from _prompts_in(record)
 
 
+def _items(value: object) -> list[object]:
+    """The items of a list, or of all lists of an object: one for each language, for instance."""
+    if isinstance(value, dict):
+        return [item for items in value.values() if isinstance(items, list) for item in items]
+    return value if isinstance(value, list) else []
+
+
 def _prompts_in(record: object) -> list[str]:
     """A record without prompts has none: folders of evaluation assets hold answers and votes as well."""
     if not isinstance(record, dict):
         return []
     turns = record.get("turns")
-    found = turns if isinstance(turns, list) else [record.get("prompt"), record.get("goal")]
+    found = turns if isinstance(turns, list) else [record.get(key) for key in ("prompt", "instruction", "goal")]
     return [text for text in found if isinstance(text, str)]

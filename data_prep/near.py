@@ -5,7 +5,6 @@ Broder, 1997. The published sets removed none, so they are counted unless the re
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -14,32 +13,33 @@ from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
 
 from .recipe import Sample
 from .sampling import row_id
+from .words import WORD
 
 SIMILARITY = 0.8  # of the sets of word sequences (Jaccard)
 PERMUTATIONS, BANDS, ROWS_PER_BAND = 64, 12, 5  # a pair at 0.8 is looked at with 99%, one at 0.4 with 12%
 WORDS = 4
-# A script without spaces gives no words: each of its characters is one.
-WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]+")
 REASON = f"about {SIMILARITY:.0%} or more of its sequences of {WORDS} words stand in another row"
 
 
-def near_duplicates(groups: Mapping[str, Sequence[Sample]]) -> set[str]:
-    """Row ids of samples that are close to one that stays, whoever wrote it; lower row ids stay.
+def near_duplicates(groups: Mapping[str, Sequence[Sample]], kept: Iterable[str]) -> set[str]:
+    """Row ids of samples that are close to one that stays, whoever wrote it.
 
+    Of a pair the one of a client in `kept` stays, not a stranger's; of two such the one with the lower row id.
     Preferences are compared within a client alone: two users who vote on the same pair are two votes.
     """
+    clients = frozenset(kept)
     samples = list(chain.from_iterable(groups.values()))
     if any(len(sample.answers) > 1 for sample in samples):
-        return set().union(*map(_close, groups.values())) if groups else set()
-    return _close(samples)
+        return set().union(*(_close(own, clients) for own in groups.values())) if groups else set()
+    return _close(samples, clients)
 
 
-def _close(samples: Iterable[Sample]) -> set[str]:
+def _close(samples: Iterable[Sample], clients: frozenset[str]) -> set[str]:
     index = MinHashLSH(num_perm=PERMUTATIONS, params=(BANDS, ROWS_PER_BAND))
     kept: dict[str, MinHash] = {}
     found = set()
     named = {row_id(sample): sample for sample in samples}
-    for name in sorted(named):
+    for name in sorted(named, key=lambda name: (named[name].client not in clients, name)):
         sketch = _sketch(named[name])
         if any(kept[other].jaccard(sketch) >= SIMILARITY for other in index.query(sketch)):
             found.add(name)

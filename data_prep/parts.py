@@ -8,7 +8,7 @@ from typing import NamedTuple
 from fedllm_bench.data.manifest import Part
 from fedllm_bench.data.rows import PreferenceRow, Row, SftRow, Turn
 
-from .evaluation import EvaluationPrompts
+from .evaluation import NOT_REMOVED, EvaluationPrompts
 from .funnel import NO_LIMIT, Left
 from .near import REASON, count, near_duplicates, without
 from .partition import regroup
@@ -33,7 +33,7 @@ class Cleaned(NamedTuple):
 
 
 def make_parts(
-    groups: Groups, kept: Sequence[str], pool: Sequence[str], recipe: Recipe, evaluation: EvaluationPrompts
+    groups: Groups, kept: Sequence[str], pool: Sequence[str], recipe: Recipe, evaluation: EvaluationPrompts | None
 ) -> Parts:
     """Clean the samples of clients and candidates, then share them out into train, heldout and unseen."""
     cleaned = clean(groups, kept, recipe, evaluation)
@@ -58,21 +58,23 @@ def make_parts(
     return Parts(rows, left, cleaned.notes)
 
 
-def clean(groups: Groups, kept: Sequence[str], recipe: Recipe, evaluation: EvaluationPrompts) -> Cleaned:
+def clean(groups: Groups, kept: Sequence[str], recipe: Recipe, evaluation: EvaluationPrompts | None) -> Cleaned:
     """Without duplicates, evaluation prompts and rows beyond `max_samples`; the candidates too, uncounted."""
     left, notes = [], []
     now = {client: unique(rows) if recipe.deduplicate else rows for client, rows in groups.items()}
     left.append(_left("duplicates", _of(now, kept), "same prompt and completion as another row of the client"))
     if recipe.near_duplicates != "off":
-        found = near_duplicates(now)
+        found = near_duplicates(now, kept)
         if recipe.near_duplicates == "drop":
             now = {client: without(rows, found) for client, rows in now.items()}
             left.append(_left("near_duplicates", _of(now, kept), REASON))
         else:
             notes.append(f"near_duplicates: {count(_of(now, kept), found)} rows, kept: {REASON}")
-    if evaluation.prompts:
+    if evaluation and evaluation.prompts:
         now = {client: evaluation.without(rows) for client, rows in now.items()}
         left.append(_left("decontaminate", _of(now, kept), evaluation.reason))
+    elif evaluation:
+        notes.append(NOT_REMOVED)
     now = {client: cap(rows, recipe.max_samples, recipe.seed) for client, rows in now.items()}
     left.append(_left("max_samples", _of(now, kept), f"more than {recipe.max_samples or NO_LIMIT} rows of one client"))
     return Cleaned(dict(now), left, notes)

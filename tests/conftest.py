@@ -88,6 +88,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def evaluation_sets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prompt stands in for the evaluation sets, which `data build` would fetch."""
+    file = tmp_path_factory.mktemp("sets") / "question.jsonl"
+    file.write_text('{"prompt": "a question of an evaluation set"}\n')
+    monkeypatch.setattr("fedllm_bench.data_prep.evaluation.fetch", lambda name: file)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 120,000 weights with the tokenizer of the embedded base, as `from_pretrained` reads it."""

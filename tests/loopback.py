@@ -38,7 +38,7 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, content: bytes) -> None:
             wanted = self.headers.get("Range")
-            resumed = site.ranges and wanted and self.headers.get("If-Range") == site.etag
+            resumed = site.ranges and wanted and self.headers.get("If-Range", site.etag) == site.etag
             start = int(wanted.removeprefix("bytes=").rstrip("-")) if resumed and wanted else 0
             body = content[start:]
             head = {"Content-Length": str(len(body)), "ETag": site.etag}

@@ -143,6 +143,7 @@ RAW: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.usefixtures("evaluation_sets")
 @pytest.mark.parametrize(("name", "content", "expected"), RAW.values(), ids=RAW)
 def test_bad_raw_rows_are_one_line_that_says_where(name, content, expected, tmp_path: Path, capsys):
     (tmp_path / name).write_bytes(content())
@@ -151,6 +152,7 @@ def test_bad_raw_rows_are_one_line_that_says_where(name, content, expected, tmp_
     assert not (tmp_path / "split").exists()
 
 
+@pytest.mark.usefixtures("evaluation_sets")
 def test_an_empty_result_says_what_each_filter_removed(tmp_path: Path, capsys):
     (tmp_path / "rows.jsonl").write_text(lines([*ROWS, raw_row(0, 0) | {"inputs": " "}]))
     argv = ["data", "build", "aya", "--raw", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "split")]

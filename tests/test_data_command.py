@@ -18,6 +18,8 @@ from fedllm_bench.commands import data
 from fedllm_bench.data.manifest import open_split
 from fedllm_bench.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("evaluation_sets")
+
 
 def run(*words: object) -> int:
     parser = argparse.ArgumentParser(prog="fedllm-bench")

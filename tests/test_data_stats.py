@@ -9,8 +9,8 @@ from raw_rows import aya, random_rows, vote
 from test_data_command import run
 from test_pipelines import make
 
-from fedllm_bench.commands.data_stats import tokenizer_folder
-from fedllm_bench.data.split_stats import concentration, duplicates, part_facts, split_stats, spread, token_counter
+from fedllm_bench.data.lengths import spread, token_counter
+from fedllm_bench.data.split_stats import concentration, duplicates, part_facts, split_stats
 from fedllm_bench.errors import UserError
 
 
@@ -43,7 +43,7 @@ def test_gini_is_zero_for_equal_clients_and_near_one_for_one_of_many():
 @pytest.mark.parametrize("dataset", ["aya", "chatbot_pa", "wildchat_multi"])
 def test_parts_add_up_and_tokens_are_counted(tmp_path, dataset):
     split = make(tmp_path, dataset, random_rows(dataset, 5), min_samples=9, languages=(), unseen_clients=3)
-    found = split_stats(split, token_counter(tokenizer_folder("mini")))
+    found = split_stats(split, token_counter("mini"))
     parts = found["parts"]
     assert found["clients"]["rows"] == parts["train"]["rows"] + parts["heldout"]["rows"] > 30
     assert parts["unseen"]["clients"] == len(split.manifest.unseen) > 0

@@ -16,6 +16,8 @@ from test_data_command import run
 from fedllm_bench.data.manifest import open_split
 from fedllm_bench.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("evaluation_sets")
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

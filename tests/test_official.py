@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import random
 import zipfile
 
 import pytest
 from loopback import Site, serve
 from official_zip import official_zip, one_file, packed, sets
 
-from fedllm_bench.data import archive, download, official
+from fedllm_bench.data import archive, download, drive, official
 from fedllm_bench.data.manifest import open_split
 from fedllm_bench.data.published import AYA_SIZES, PUBLISHED, ROOT, ZIP_NAME
 from fedllm_bench.errors import UserError
@@ -23,6 +25,7 @@ def good() -> bytes:
 @pytest.fixture(autouse=True)
 def _own(monkeypatch, tmp_path):
     monkeypatch.setattr(download, "WAITS_SECONDS", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(drive, "RETRIES", 0)  # gdown waits up to 15 s in four tries
     monkeypatch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FEDLLM_BENCH_MIRROR", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -83,8 +86,41 @@ def test_unusable_samples_are_left_out_and_counted(tmp_path):
 def test_unreachable_names_every_way_out(tmp_path):
     with pytest.raises(UserError) as caught:
         official.get_official("aya", tmp_path / "out")
-    assert all(w in str(caught.value) for w in ("drive.user", "--zip", "--from", "FEDLLM_BENCH_MIRROR", "build"))
+    assert all(w in str(caught.value) for w in ("drive.google", "--zip", "--from", "FEDLLM_BENCH_MIRROR", "build"))
     assert "\n" not in str(caught.value)
+
+
+def test_gdown_goes_on_after_a_cut_in_the_next_call_and_in_the_same(tmp_path, good, monkeypatch):
+    large = with_filler(good, 3_000_000)  # gdown keeps whole chunks of 512 KiB
+    uncut = len(large)
+    with serve(Site({"/uc": large}, cuts=[1_100_000, uncut, 700_000])) as site:
+        monkeypatch.setattr(official, "ADDRESS", f"{site.address}/uc")
+        with pytest.raises(UserError, match="--zip"):
+            official.get_official("aya", tmp_path / "out")
+        monkeypatch.setattr(drive, "RETRIES", 1)
+        split, _ = official.get_official("aya", tmp_path / "out")
+    assert [wanted for _, wanted in site.asked] == ["", "", "bytes=1048576-", "bytes=1572864-"]
+    assert len(split.manifest.clients) == 38
+    assert sorted(path.name for path in (tmp_path / "cache" / "official").iterdir()) == [
+        *(ZIP_NAME, f"{ZIP_NAME}.lock", "zip_sha256.json")
+    ]
+
+
+def with_filler(content: bytes, num_bytes: int) -> bytes:
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("__MACOSX/filler", random.Random(0).randbytes(num_bytes))
+    return buffer.getvalue()
+
+
+def test_a_broken_zip_from_drive_is_not_kept(tmp_path, good, monkeypatch):
+    broken = bytearray(good)
+    broken[200:300] = bytes(100)
+    with serve(Site({"/uc": bytes(broken)})) as site:
+        monkeypatch.setattr(official, "ADDRESS", f"{site.address}/uc")
+        with pytest.raises(UserError, match="cannot be unpacked"):
+            official.get_official("aya", tmp_path / "out")
+    assert [p.suffix for p in (tmp_path / "cache" / "official").iterdir()] == [".lock"]
 
 
 def test_a_web_page_does_not_get_into_the_cache(tmp_path, monkeypatch):
@@ -108,9 +144,17 @@ def forged(name: str) -> bytes:
     if name == "encrypted":
         content[central + 8] |= 1
     else:
-        claimed = 0xF0000000 if name == "claimed" else 3  # 4 GB, the most without zip64
-        content[central + 24 : central + 28] = claimed.to_bytes(4, "little")
+        content[central + 24 : central + 28] = (3).to_bytes(4, "little")
     return bytes(content)
+
+
+def claiming(num_bytes: int) -> bytes:
+    """A zip whose directory says that its only entry unpacks to so many bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(ROOT + PUBLISHED["aya"].path, b'{"u": []}')
+        archive.infolist()[0].file_size = num_bytes  # the directory is written when the archive is closed
+    return buffer.getvalue()
 
 
 S = b'{"instruction": "q", "response": "a"}'
@@ -120,7 +164,7 @@ HOSTILE = {
     "backslash": (lambda: entry("..\\x"), "leave its folder"),
     "symlink": (lambda: entry("x", b"/etc/passwd", 0o120777), "link"),
     "bomb": (lambda: one_file(b'{"u": [{"instruction": "' + b" " * 2**24), "zip bomb"),
-    "claimed": (lambda: forged("claimed"), "claims"),
+    "claimed": (lambda: claiming(5 * 2**30), "claims 5368709120"),
     "small claim": (lambda: forged("small"), "cannot be unpacked"),
     "encrypted": (lambda: forged("encrypted"), "encrypted"),
     "many": (lambda: packed({f"{i}": b"" for i in range(1001)}), "at most 1000"),

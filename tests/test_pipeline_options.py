@@ -11,15 +11,23 @@ from pathlib import Path
 
 import pytest
 from fedllm_bench.data_prep import load_pipeline
-from fedllm_bench.data_prep.evaluation import EvaluationPrompts, normal, read_prompts
+from fedllm_bench.data_prep.evaluation import (
+    NOT_REMOVED,
+    EvaluationPrompts,
+    evaluation_prompts,
+    normal,
+    read_prompts,
+)
+from fedllm_bench.data_prep.recipe import Sample
 from fedllm_bench.data_prep.topics import topics
 from leaks import assert_no_leaks, rows_of
 from raw_rows import aya, chat, random_rows, vote, write_raw
 from test_manifest import forge
 from test_pipelines import make, removed
 
-from fedllm_bench.data.card import histogram
+from fedllm_bench.data.card import Contents, histogram
 from fedllm_bench.data.card_html import html_card
+from fedllm_bench.data.lengths import spread
 from fedllm_bench.data.manifest import FunnelStep, SplitInfo, Upstream, open_split
 from fedllm_bench.errors import UserError
 
@@ -142,15 +150,44 @@ def test_no_evaluation_prompt_stays_in_any_row(tmp_path):
     rows += [chat("u", "do a BAD thing", "a"), chat("u", "why", "a"), chat("u", "Why not?", "a")]
     pipeline = load_pipeline("wildchat")
     raw = write_raw(tmp_path / "x.jsonl", rows)
-    split = pipeline.build(raw, tmp_path / "s", evaluation_prompts=prompts, recipe=small(pipeline))
+    evaluation = evaluation_prompts(str(folder))
+    split = pipeline.build(raw, tmp_path / "s", evaluation=evaluation, recipe=small(pipeline))
     assert removed(split) == {"decontaminate": 4}
     assert "Why not?" in {row.prompt for row in split.rows("train")}
-    evaluation = EvaluationPrompts.of(prompts)
-    assert split.manifest.recipe["decontaminate"] == evaluation.record == {"prompts": 4} | evaluation.record
+    assert evaluation == EvaluationPrompts.of(prompts)
+    assert split.manifest.recipe["decontaminate"] == evaluation.record == {"prompts": 4, "sha256": evaluation.sha256}
     for row in split.rows("train"):
         words = " ".join(normal(row.prompt))
         assert not any(" ".join(prompt) in words for prompt in evaluation.prompts if len(prompt) > 2)
     assert "decontaminate" not in pipeline.build(raw, tmp_path / "t", small(pipeline)).manifest.recipe
+    off = pipeline.build(raw, tmp_path / "o", small(pipeline), evaluation=evaluation_prompts("off"))
+    assert off.manifest.recipe["decontaminate"] == "off"
+    assert removed(off) == {}
+    assert off.manifest.notes[-1] == NOT_REMOVED
+
+
+def test_a_prompt_without_spaces_is_found_inside_a_text():
+    evaluation = EvaluationPrompts.of(["写一个主旨大意的题", "写诗"])
+    sample = Sample("u", (("user", "请写一个主旨大意的题。谢谢"),), ("好",), "zho", "s", "train", "f")
+    assert evaluation.stand_in(sample)
+    assert not evaluation.stand_in(sample._replace(turns=(("user", "请写诗"),)))  # two words must be a whole turn
+    assert evaluation.stand_in(sample._replace(turns=(("user", "写诗！"),)))
+
+
+@pytest.mark.skipif(not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="FEDLLM_BENCH_MIRROR is not set")
+def test_the_suites_own_evaluation_sets_are_read_whole():
+    evaluation = evaluation_prompts("on")
+    assert evaluation.sets == ("mt_bench", "vicuna_bench", "advbench", "ref_gpt4")
+    assert len(evaluation.prompts) == 1017  # of 160 + 80 + 520 + 260, some stand twice
+
+
+def test_an_unreachable_evaluation_set_names_the_ways_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("FEDLLM_BENCH_MIRROR", str(tmp_path / "none"))
+    with pytest.raises(UserError) as caught:
+        evaluation_prompts("on")
+    assert all(way in str(caught.value) for way in ("FEDLLM_BENCH_MIRROR", "--decontaminate off", "file or folder"))
+    assert "\n" not in str(caught.value)
 
 
 def small(pipeline):
@@ -172,6 +209,8 @@ def test_the_card_compares_with_the_published_split_and_warns(tmp_path):
     rows += [vote("little", f"r{i}", f"a{i}", f"b{i}") for i in range(6)]
     card = (make(tmp_path, "chatbot_pa", rows).folder / "README.md").read_text()
     for words in ("## Warnings", "holds 83%", "2 clients; the published split has 747", "| clients | 747 | 2 |"):
+        assert words in card
+    for words in ("instruction length, tokens | 69 +- 124 |", "Tokens are those of the embedded mini tokenizer; the"):
         assert words in card
     for words in ("| samples | 9508 | 36 |", "16 to 31", "| eng | 36 |", "population std | 21 | 12.0 |"):
         assert words in card
@@ -240,7 +279,9 @@ def test_the_html_card_escapes_every_text(tmp_path):
         name=evil, dataset=evil, task="sft", version=evil, upstream=upstream, licence=evil,
         recipe={evil: evil, "partition": evil}, funnel=(step,), notes=(evil,),
     )  # fmt: skip
-    text = html_card(info, {evil: 3, "heldout": 0}, [2, 1], {evil: 3})
+    lengths = {evil: spread([1, 2])}
+    sizes = {"rows_by_part": {evil: 3, "heldout": 0}, "client_sizes": [2, 1]}
+    text = html_card(Contents(info=info, **sizes, languages={evil: 3}, lengths=lengths, tokenizer=evil))
     page = Page(text)
     assert "script" not in page.seen
     assert "".join(page.text).count("<script>") >= 12

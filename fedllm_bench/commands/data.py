@@ -21,7 +21,7 @@ examples:
   fedllm-bench data build aya --raw rows.jsonl.gz --min-samples 10 --languages ukr,spa,eng --out splits/small
   fedllm-bench data build aya --raw rows.parquet --max-clients 38 --heldout upstream --out splits/38
   fedllm-bench data build wildchat_multi --raw WildChat-1M/ --near-duplicates drop --out splits/multi
-  fedllm-bench data build chatbot_it --raw arena.parquet --decontaminate mt_bench/ --out splits/chatbot_it
+  fedllm-bench data build chatbot_it --raw arena.parquet --decontaminate off --out splits/chatbot_it
   fedllm-bench data build aya --raw aya_dataset/ --partition dirichlet:0.5:topic --out splits/artificial
 
 Raw rows are parquet, csv or JSON lines (.jsonl, .json, .ndjson), each also gzip (.gz), in upstream columns; or a
@@ -107,9 +107,12 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     build.add_argument(
         "--decontaminate",
-        type=Path,
-        metavar="FILE_OR_FOLDER",
-        help="remove rows with prompts of these: .jsonl with turns or prompt, .csv with goal",
+        default="on",
+        metavar="on|off|FILE|FOLDER",
+        help="remove rows that hold a prompt of the suite's evaluation sets (default: on), or of your own",
+    )
+    build.add_argument(
+        "--tokenizer", default="mini", metavar="mini|FOLDER", help="counts the lengths in the data card (default: mini)"
     )
     build.add_argument("--name", help="name of the split (default: DATASET-custom)")
     build.set_defaults(run=run_build)
@@ -155,15 +158,11 @@ def run_build(args: argparse.Namespace) -> int:
     given: dict[str, Any] = {key: vars(args)[key] for key in RECIPE_OPTIONS if vars(args)[key] is not None}
     recipe = replace(pipeline.DECLARATION.recipe, **given)
     raw = importlib.import_module("fedllm_bench.data_prep.hub").raw_source(args.raw)
-    _say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation_prompts=_prompts(args.decontaminate)))
+    evaluation = importlib.import_module("fedllm_bench.data_prep.evaluation").evaluation_prompts(args.decontaminate)
+    counter = importlib.import_module("fedllm_bench.data.lengths").token_counter(args.tokenizer)
+    counter.count([])  # a tokenizer that is none is refused now, not after minutes of reading
+    _say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation=evaluation, counter=counter))
     return 0
-
-
-def _prompts(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    prompts: list[str] = importlib.import_module("fedllm_bench.data_prep.evaluation").read_prompts(path)
-    return prompts
 
 
 def run_show(args: argparse.Namespace) -> int:

@@ -29,14 +29,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run_stats(args: argparse.Namespace) -> int:
     from fedllm_bench.commands.data import say
+    from fedllm_bench.data.lengths import token_counter
     from fedllm_bench.data.manifest import open_split
-    from fedllm_bench.data.split_stats import lines_of, split_stats, token_counter
+    from fedllm_bench.data.split_stats import lines_of, split_stats
     from fedllm_bench.errors import UserError
     from fedllm_bench.files import write_json
 
-    folder = None if args.tokenizer is None else tokenizer_folder(args.tokenizer)
-    count_tokens = None if folder is None else token_counter(folder)
-    found = split_stats(open_split(args.folder), count_tokens) | {"tokenizer": args.tokenizer}
+    counter = None if args.tokenizer is None else token_counter(args.tokenizer)
+    found = split_stats(open_split(args.folder), counter) | {"tokenizer": args.tokenizer}
     for line in lines_of(found):
         say(line)
     if args.json:
@@ -45,9 +45,3 @@ def run_stats(args: argparse.Namespace) -> int:
         except OSError as error:
             raise UserError(f"cannot write {args.json}: {error.strerror or error}; give --json elsewhere") from error
     return 0
-
-
-def tokenizer_folder(name: str) -> Path:
-    if name != "mini":
-        return Path(name).expanduser()
-    return Path(__file__).parents[1] / "data" / "mini" / "base"

@@ -44,8 +44,10 @@ def check_zip(path: Path) -> None:
         head = file.read(512).lstrip().lower()
     if head.startswith((b"<!doctype", b"<html")):
         raise UserError("a web page came instead of the zip (sign-in, or too many downloads today)")
-    with open_zip(path):
-        pass
+    with open_zip(path) as archive:
+        for name in files_of(archive):  # to the last byte: what is cached must be whole
+            for _ in read_entry(archive, name):
+                pass
 
 
 def files_of(archive: zipfile.ZipFile) -> list[str]:

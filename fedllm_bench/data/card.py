@@ -8,17 +8,47 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fedllm_bench.data import table1
+from fedllm_bench.data.lengths import Spreads
 from fedllm_bench.data.manifest_fields import FunnelStep, SplitInfo
 
 BAR = 40  # characters of the longest bar of a histogram
 
 
-def data_card(
-    info: SplitInfo, rows_by_part: Mapping[str, int], client_sizes: Sequence[int], languages: Mapping[str, int]
-) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a card says of a split: `client_sizes` and `lengths` are of training and held-out rows."""
+
+    info: SplitInfo
+    rows_by_part: Mapping[str, int]
+    client_sizes: Sequence[int]
+    languages: Mapping[str, int]
+    lengths: Spreads = field(default_factory=dict)
+    tokenizer: str = ""  # whose tokens were counted
+
+    @property
+    def warnings(self) -> list[str]:
+        return warnings_of(self.info, self.rows_by_part, self.client_sizes)
+
+    @property
+    def compared(self) -> list[tuple[str, str, str]]:
+        """With the published split: what, as published, here."""
+        dataset = published_as(self.info)
+        return table1.compared(dataset, self.client_sizes) + table1.compared_lengths(dataset, self.lengths)
+
+    @property
+    def about_tokens(self) -> str:
+        if not self.lengths:
+            return ""
+        named = "; the paper does not name the one of its lengths" if self.compared else ""
+        return f"Tokens are those of {self.tokenizer}{named}."
+
+
+def data_card(contents: Contents) -> str:
     """Markdown with YAML front matter, which leaves out parts without rows: `datasets` refuses them."""
+    info, rows_by_part = contents.info, contents.rows_by_part
     recipe = json.dumps(info.recipe, indent=2, ensure_ascii=False, sort_keys=True)
     return "\n".join(
         [
@@ -31,14 +61,15 @@ def data_card(
             f"- Upstream: {info.upstream.id}, revision {info.upstream.revision or 'not stated'}",
             f"- Licence: {info.licence}",
             f"- Rows: {', '.join(f'{part} {rows}' for part, rows in rows_by_part.items())}",
-            f"- Clients: {client_sizes_line(client_sizes)}",
+            f"- Clients: {client_sizes_line(contents.client_sizes)}",
             "",
-            *_section("Warnings", [f"- {line}" for line in warnings_of(info, rows_by_part, client_sizes)]),
-            *_section("Compared with the published split", _comparison(info, client_sizes)),
+            *_section("Warnings", [f"- {line}" for line in contents.warnings]),
+            *_section("Compared with the published split", comparison_table(contents.compared)),
             *_section("Funnel", funnel_table(info.funnel)),
             *_section("Notes", [f"- {note}" for note in info.notes]),
-            *_section("Rows per client", ["```", *histogram(client_sizes), "```"]),
-            *_section("Languages", language_table(languages)),
+            *_section("Rows per client", ["```", *histogram(contents.client_sizes), "```"]),
+            *_section("Lengths", length_table(contents)),
+            *_section("Languages", language_table(contents.languages)),
             "## Recipe",
             "",
             f"```json\n{recipe}\n```",
@@ -56,10 +87,6 @@ def who_clients_are(info: SplitInfo) -> str:
 
 def warnings_of(info: SplitInfo, rows_by_part: Mapping[str, int], client_sizes: Sequence[int]) -> list[str]:
     return table1.warnings(published_as(info), client_sizes, rows_by_part.get("heldout"))
-
-
-def _comparison(info: SplitInfo, client_sizes: Sequence[int]) -> list[str]:
-    return table1.comparison(published_as(info), client_sizes)
 
 
 def published_as(info: SplitInfo) -> str:
@@ -87,6 +114,28 @@ def histogram(sizes: Sequence[int]) -> list[str]:
         f"{2**c:>7} to {2 ** (c + 1) - 1:<7} {count:>6} {'#' * math.ceil(BAR * count / most)}".rstrip()
         for c, count in counts.items()
     ]
+
+
+def comparison_table(compared: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The lines of a Markdown table; [] where there is nothing to compare."""
+    lines = [f"| {what} | {published} | {here} |" for what, published, here in compared]
+    return ["| | published | here |", "|---|---:|---:|", *lines] if lines else []
+
+
+def length_rows(lengths: Spreads) -> list[tuple[str, str, str, str, str]]:
+    """What, mean, population std, median and largest of each kind of length."""
+    return [
+        (kind.replace("_", ", "), f"{s['mean']:.1f}", f"{s['std']:.1f}", f"{s['median']:g}", f"{s['largest']:g}")
+        for kind, s in lengths.items()
+        if s
+    ]
+
+
+def length_table(contents: Contents) -> list[str]:
+    """The lines of a Markdown table of lengths over rows; [] of nothing."""
+    lines = [f"| {' | '.join(row)} |" for row in length_rows(contents.lengths)]
+    head = ["| | mean | population std | median | largest |", "|---|---:|---:|---:|---:|"]
+    return [*head, *lines, "", contents.about_tokens] if lines else []
 
 
 def language_table(languages: Mapping[str, int]) -> list[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
-from fedllm_bench.data import table1
-from fedllm_bench.data.card import class_counts, client_sizes_line, published_as, warnings_of, who_clients_are
+from fedllm_bench.data.card import Contents, class_counts, client_sizes_line, length_rows, who_clients_are
 from fedllm_bench.data.manifest_fields import SplitInfo
 
 WIDTH, ROW, LABEL, COUNT = 640, 24, 130, 60  # pixels of the histogram, one of its bars, and the text at both ends
@@ -26,23 +25,23 @@ dt { font-weight: 600 } dd { margin: 0 0 .4rem }
 """
 
 
-def html_card(
-    info: SplitInfo, rows_by_part: Mapping[str, int], client_sizes: Sequence[int], languages: Mapping[str, int]
-) -> str:
+def html_card(contents: Contents) -> str:
     """What :func:`fedllm_bench.data.card.data_card` says, for a browser."""
-    warned = "".join(f'<p class="warning">{escape(w)}</p>' for w in warnings_of(info, rows_by_part, client_sizes))
+    info, languages = contents.info, contents.languages
     ordered = sorted(languages, key=lambda language: (-languages[language], language))
+    spreads = _table(["", "mean", "population std", "median", "largest"], length_rows(contents.lengths))
     sections = [
-        ("Warnings", warned),
-        ("Compared with the published split", _compared(info, client_sizes)),
+        ("Warnings", "".join(f'<p class="warning">{escape(line)}</p>' for line in contents.warnings)),
+        ("Compared with the published split", _table(["", "published", "here"], contents.compared)),
         ("Funnel", _funnel(info)),
         ("Notes", _list(info.notes)),
-        ("Clients by rows", histogram_svg(client_sizes)),
+        ("Clients by rows", histogram_svg(contents.client_sizes)),
+        ("Lengths", spreads and f"{spreads}<p>{escape(contents.about_tokens)}</p>"),
         ("Languages", _table(["language", "rows"], [(name, languages[name]) for name in ordered])),
         ("Recipe", f"<pre>{escape(json.dumps(info.recipe, indent=2, ensure_ascii=False, sort_keys=True))}</pre>"),
     ]
     body = "".join(f"<section><h2>{title}</h2>{content}</section>\n" for title, content in sections if content)
-    return _page(info.name, _head(info, rows_by_part, client_sizes) + body)
+    return _page(info.name, _head(contents) + body)
 
 
 def _page(title: str, body: str) -> str:
@@ -55,20 +54,17 @@ def _page(title: str, body: str) -> str:
     )
 
 
-def _head(info: SplitInfo, rows_by_part: Mapping[str, int], client_sizes: Sequence[int]) -> str:
+def _head(contents: Contents) -> str:
+    info = contents.info
     made = f"A client split of {info.dataset} (task {info.task}, version {info.version}) by FedLLM-Bench."
     facts = {
         "Upstream": f"{info.upstream.id}, revision {info.upstream.revision or 'not stated'}",
         "Licence": info.licence,
-        "Rows": ", ".join(f"{part} {rows}" for part, rows in rows_by_part.items()),
-        "Clients": client_sizes_line(client_sizes),
+        "Rows": ", ".join(f"{part} {rows}" for part, rows in contents.rows_by_part.items()),
+        "Clients": client_sizes_line(contents.client_sizes),
     }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return f"<p>{escape(made)} {escape(who_clients_are(info))}</p>\n<dl>{listed}</dl>\n"
-
-
-def _compared(info: SplitInfo, client_sizes: Sequence[int]) -> str:
-    return _table(["", "published", "here"], table1.compared(published_as(info), client_sizes))
 
 
 def _funnel(info: SplitInfo) -> str:

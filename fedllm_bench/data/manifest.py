@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 from collections import Counter
@@ -16,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from fedllm_bench.data.card import data_card
-from fedllm_bench.data.card_html import html_card
+from fedllm_bench.data.cards import CARD, HTML_CARD, write_cards
+from fedllm_bench.data.lengths import TokenCounter, token_counter
 from fedllm_bench.data.manifest_fields import (
     FORMAT,
     ClientCount,
@@ -29,6 +28,7 @@ from fedllm_bench.data.manifest_fields import (
     UpstreamFile,
 )
 from fedllm_bench.data.rows import SCHEMAS, PreferenceRow, Row, SftRow, Task
+from fedllm_bench.data.split_hash import row_hash, whole_hash
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import canonical_json, new_folder, sha256_file, sha256_json, write_bytes, write_text
 
@@ -47,7 +47,7 @@ __all__ = [
     "write_split",
 ]
 
-MANIFEST, CARD, HTML_CARD = "manifest.json", "README.md", "card.html"
+MANIFEST = "manifest.json"
 Part = Literal["train", "heldout", "unseen"]
 PARTS: tuple[Part, ...] = ("train", "heldout", "unseen")
 OWN_FILES = {CARD, HTML_CARD, *(f"{part}.parquet" for part in PARTS)}
@@ -96,15 +96,19 @@ def write_split(
     rows: Mapping[Part, Sequence[Row]],
     *,
     extra_files: Mapping[str, bytes] | None = None,
+    counter: TokenCounter | None = None,
 ) -> Split:
-    """Write a split folder whole or not at all; it replaces an older split there, and nothing else."""
+    """Write a split folder whole or not at all; it replaces an older split there, and nothing else.
+
+    Lengths in the cards are in tokens of `counter`, by default of the embedded tokenizer.
+    """
     target, extra = folder.resolve(), dict(extra_files or {})
     _check_names(info.name, extra)
     check_target(target)
     ordered = {part: sorted(rows.get(part, ()), key=lambda r: (r.client_id, r.row_id)) for part in PARTS}
     try:
         with new_folder(target) as part_folder:
-            manifest = _write_files(part_folder, info, ordered, extra)
+            manifest = _write_files(part_folder, info, ordered, extra, counter or token_counter())
             write_text(part_folder / MANIFEST, _render(manifest))
     except OSError as error:
         reason = error.strerror or str(error)
@@ -113,7 +117,11 @@ def write_split(
 
 
 def _write_files(
-    folder: Path, info: SplitInfo, rows: Mapping[Part, Sequence[Row]], extra: Mapping[str, bytes]
+    folder: Path,
+    info: SplitInfo,
+    rows: Mapping[Part, Sequence[Row]],
+    extra: Mapping[str, bytes],
+    counter: TokenCounter,
 ) -> Manifest:
     clients, unseen = _client_counts(rows)
     parts = [part for part in PARTS if part != "unseen" or rows[part]]
@@ -122,13 +130,11 @@ def _write_files(
         pq.write_table(table, folder / f"{part}.parquet", compression="zstd")
     for name, content in extra.items():
         write_bytes(folder / name, content)
-    sizes: dict[str, int] = {part: len(rows[part]) for part in parts}
-    languages = Counter(row.language for part in parts for row in rows[part])
-    for name, card in ((CARD, data_card), (HTML_CARD, html_card)):
-        write_text(folder / name, card(info, sizes, [client.train + client.heldout for client in clients], languages))
+    sizes = [client.train + client.heldout for client in clients]
+    write_cards(folder, info, {part: rows[part] for part in parts}, sizes, counter)
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-    row_hashes = {part: _row_hash(vars(row) for row in rows[part]) for part in parts}
-    whole = _whole_hash(info, clients, unseen, row_hashes, files)
+    row_hashes = {part: row_hash(vars(row) for row in rows[part]) for part in parts}
+    whole = whole_hash(info, clients, unseen, row_hashes, _extra(files))
     return Manifest(**vars(info), clients=clients, unseen=unseen, files=files, hash=whole)
 
 
@@ -142,30 +148,8 @@ def _client_counts(
     return clients, tuple(UnseenCount(id=c, heldout=unseen[c]) for c in sorted(unseen))
 
 
-def _row_hash(records: Iterable[Mapping[str, Any]]) -> str:
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(canonical_json(record).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _whole_hash(
-    info: SplitInfo,
-    clients: Sequence[ClientCount],
-    unseen: Sequence[UnseenCount],
-    row_hashes: Mapping[Part, str],
-    files: Mapping[str, str],
-) -> str:
-    """Rows enter by content, not by parquet bytes; the cards and the raw files' names stay outside."""
-    content = {
-        **{key: getattr(info, key) for key in ("name", "dataset", "task", "recipe")},
-        "funnel": [asdict(step) for step in info.funnel],
-        "clients": [asdict(client) for client in clients],
-        "unseen": [asdict(client) for client in unseen],
-        "rows": dict(row_hashes),
-        "extra_files": {name: sha for name, sha in files.items() if name not in OWN_FILES},
-    }
-    return sha256_json(content)
+def _extra(files: Mapping[str, str]) -> dict[str, str]:
+    return {name: sha for name, sha in files.items() if name not in OWN_FILES}
 
 
 def _render(manifest: Manifest) -> str:
@@ -221,7 +205,7 @@ def open_split(folder: Path) -> Split:
         **({"unseen": unseen} if unseen else {}),
     }
     hashes = {part: _check_part(folder, manifest.task, part, counts) for part, counts in expected.items()}
-    whole = _whole_hash(manifest, manifest.clients, manifest.unseen, hashes, manifest.files)
+    whole = whole_hash(manifest, manifest.clients, manifest.unseen, hashes, _extra(manifest.files))
     if whole != manifest.hash:
         raise UserError(f"{folder / MANIFEST}: its hash is {manifest.hash[:16]}, the content's {whole[:16]}; {REBUILD}")
     return Split(folder, manifest)
@@ -275,7 +259,7 @@ def _check_part(folder: Path, task: Task, part: Part, expected: Mapping[str, int
         if not schema.equals(SCHEMAS[task]):
             raise UserError(f"{path} has columns {schema.names}, not those of task {task!r} in type; {REBUILD}")
         counts: Counter[tuple[str, str]] = Counter()
-        whole = _row_hash(_counted(_records(path), counts))
+        whole = row_hash(_counted(_records(path), counts))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not readable parquet ({str(error).splitlines()[0]}); {REBUILD}") from error
     if counts != {(client, split): rows for client, rows in expected.items()}:

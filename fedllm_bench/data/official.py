@@ -13,6 +13,7 @@ from typing import Any
 
 from fedllm_bench.data.archive import check_zip, files_of, open_zip, read_entry
 from fedllm_bench.data.download import Unreachable, download, join
+from fedllm_bench.data.drive import from_drive
 from fedllm_bench.data.json_stream import is_unicode, users
 from fedllm_bench.data.manifest import FunnelStep, Split, SplitInfo, Upstream, UpstreamFile, check_target, write_split
 from fedllm_bench.data.published import ADDRESS, LICENCE, ROOT, ZIP_NAME, Published, differences, published
@@ -77,11 +78,15 @@ def fetch_zip() -> Path:
         return target
     mirror = os.environ.get("FEDLLM_BENCH_MIRROR")
     tried = []
-    for address in [*([join(mirror, ZIP_NAME)] if mirror else []), ADDRESS]:
+    if mirror:
         try:
-            return download(address, target, check_zip)
+            return download(join(mirror, ZIP_NAME), target, check_zip)
         except Unreachable as error:
             tried.append(str(error))
+    try:
+        return from_drive(ADDRESS, target, check_zip)
+    except Unreachable as error:
+        tried.append(str(error))
     raise UserError(
         f"the published zip cannot be fetched: {'; '.join(tried)}. Give --zip FILE with a copy of it, --from a mirror "
         f"of the split, FEDLLM_BENCH_MIRROR with a folder or URL that has {ZIP_NAME}, or build from upstream rows"

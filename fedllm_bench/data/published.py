@@ -15,7 +15,7 @@ from fedllm_bench.errors import unknown
 ROOT = "FedLLM-Bench-Data/"
 ZIP_NAME = "FedLLM-Bench-Data.zip"
 DRIVE_ID = "1hKv5A0ROmTQQkcsTcYogCUIeF7Ux1pmy"
-ADDRESS = f"https://drive.usercontent.google.com/download?id={DRIVE_ID}&export=download&confirm=t"
+ADDRESS = f"https://drive.google.com/uc?id={DRIVE_ID}"
 LICENCE = "CC-BY-NC-4.0 (the published sets); the rows keep their upstream's licence: "
 AYA_SIZES = (
     *(421, 1576, 5016, 418, 1555, 365, 783, 935, 1223, 795, 516, 476, 447, 614, 361, 1363, 298, 1418, 809),

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedllm_bench.data import table1
 from fedllm_bench.data.card import published_as
+from fedllm_bench.data.lengths import TokenCounter, length_spreads, row_lengths, spread, texts_of
 from fedllm_bench.data.manifest import PARTS, Part, Split
-from fedllm_bench.data.rows import Row, SftRow
-from fedllm_bench.errors import UserError
-
-TEXTS_AT_ONCE = 1000
-CountTokens = Callable[[Sequence[str]], list[int]]
+from fedllm_bench.data.rows import Row
 
 
 class Facts(NamedTuple):
@@ -29,9 +24,9 @@ class Facts(NamedTuple):
     lengths: dict[str, int]  # such as prompt_characters -> 120
 
 
-def split_stats(split: Split, count_tokens: CountTokens | None = None) -> dict[str, Any]:
+def split_stats(split: Split, counter: TokenCounter | None = None) -> dict[str, Any]:
     """The numbers of a split as JSON; `clients` are over training and held-out rows, without unseen users."""
-    facts = {part: part_facts(split, part, count_tokens) for part in PARTS}
+    facts = {part: part_facts(split, part, counter) for part in PARTS}
     clients = [*facts["train"], *facts["heldout"]]
     sizes = list(Counter(fact.client for fact in clients).values())
     over_clients = part_stats(clients)
@@ -48,29 +43,14 @@ def split_stats(split: Split, count_tokens: CountTokens | None = None) -> dict[s
     }
 
 
-def part_facts(split: Split, part: Part, count_tokens: CountTokens | None) -> list[Facts]:
+def part_facts(split: Split, part: Part, counter: TokenCounter | None) -> list[Facts]:
     rows: Sequence[Row] = split.rows(part) if split.task == "sft" else split.preference_rows(part)
-    starts = range(0, len(rows), TEXTS_AT_ONCE)
-    return [fact for start in starts for fact in _facts(rows[start : start + TEXTS_AT_ONCE], count_tokens)]
+    return [_facts(row, lengths) for row, lengths in zip(rows, row_lengths(rows, counter), strict=True)]
 
 
-def _facts(rows: Sequence[Row], count_tokens: CountTokens | None) -> Iterable[Facts]:
-    texts = [_texts(row) for row in rows]
-    flat = [text for named in texts for text in named.values()]
-    tokens = iter(count_tokens(flat) if count_tokens else [])
-    for row, named in zip(rows, texts, strict=True):
-        lengths = {f"{name}_characters": len(text) for name, text in named.items()}
-        if count_tokens:
-            lengths |= {f"{name}_tokens": next(tokens) for name in named}
-        prompt, *answers = named.values()
-        yield Facts(row.client_id, row.language, _key(prompt), _key(prompt, *answers), lengths)
-
-
-def _texts(row: Row) -> dict[str, str]:
-    if isinstance(row, SftRow):
-        return {"prompt": row.prompt, "completion": row.completion}
-    prompt = "\n".join(turn["content"] for turn in row.prompt)
-    return {"prompt": prompt, "completion": row.chosen, "rejected": row.rejected}
+def _facts(row: Row, lengths: dict[str, int]) -> Facts:
+    prompt, *answers = texts_of(row).values()
+    return Facts(row.client_id, row.language, _key(prompt), _key(prompt, *answers), lengths)
 
 
 def _key(*texts: str) -> bytes:
@@ -81,26 +61,12 @@ def part_stats(facts: Sequence[Facts]) -> dict[str, Any]:
     """Rows, clients, rows per client, rows by language (most first), and lengths."""
     sizes = Counter(fact.client for fact in facts)
     languages = Counter(fact.language for fact in facts)
-    names = facts[0].lengths if facts else ()
     return {
         "rows": len(facts),
         "clients": len(sizes),
         "rows_per_client": spread(list(sizes.values())) | concentration(list(sizes.values())),
         "languages": dict(sorted(languages.items(), key=lambda item: (-item[1], item[0]))),
-        "lengths": {name: spread([fact.lengths[name] for fact in facts]) for name in names},
-    }
-
-
-def spread(values: Sequence[int]) -> dict[str, float]:
-    """`std` is the population's, as in the published table; {} of nothing."""
-    if not values:
-        return {}
-    return {
-        "mean": statistics.fmean(values),
-        "std": statistics.pstdev(values),
-        "median": float(statistics.median(values)),
-        "least": min(values),
-        "largest": max(values),
+        "lengths": length_spreads(fact.lengths for fact in facts),
     }
 
 
@@ -124,22 +90,6 @@ def duplicates(facts: Sequence[Facts]) -> dict[str, int]:
 def _shared(keyed: Sequence[tuple[bytes, str]]) -> int:
     owners = Counter(key for key, _ in set(keyed))
     return sum(owners[key] > 1 for key, _ in keyed)
-
-
-def token_counter(folder: Path) -> CountTokens:
-    """Counts the tokens of texts, without special ones, by a folder's tokenizer.json."""
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(f"no tokenizer in {folder}: it has no {path.name}; give 'mini' or a model's folder")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for a broken file
-        raise UserError(f"{path} is no readable tokenizer: {(str(error).splitlines() or ['broken'])[0]}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return lambda texts: [len(found.ids) for found in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
 def lines_of(found: Mapping[str, Any]) -> list[str]:

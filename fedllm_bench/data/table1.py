@@ -41,12 +41,6 @@ def compared_lengths(dataset: str, lengths: Mapping[str, Mapping[str, float]]) -
     ]
 
 
-def comparison(dataset: str, sizes: Sequence[int]) -> list[str]:
-    """:func:`compared` as the lines of a Markdown table."""
-    lines = [f"| {what} | {published} | {here} |" for what, published, here in compared(dataset, sizes)]
-    return ["| | published | here |", "|---|---:|---:|", *lines] if lines else []
-
-
 def warnings(dataset: str, sizes: Sequence[int], heldout: int | None = None) -> list[str]:
     """What a reader of results on this split should know first."""
     found = []
