@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from fedllm_bench.data.manifest import Part
@@ -13,7 +14,7 @@ from .funnel import NO_LIMIT, Left
 from .near import REASON, count, near_duplicates, without
 from .partition import regroup
 from .recipe import Recipe, Sample
-from .sampling import cap, hold_out, row_id, unique, without_leaks
+from .sampling import cap, hold_out, row_id, shared_prompts, unique, without_leaks
 
 MIN_UNSEEN_ROWS = 5  # fewer say nothing about a user
 LEAKAGE = "held-out rows with (client, prompt) or (prompt, completion) of a training row"
@@ -38,17 +39,19 @@ def make_parts(
     """Clean the samples of clients and candidates, then share them out into train, heldout and unseen."""
     cleaned = clean(groups, kept, recipe, evaluation)
     clients = regroup({client: cleaned.groups[client] for client in kept}, recipe)
-    sides = {client: hold_out(samples, recipe) for client, samples in sorted(clients.items())}
+    shared = shared_prompts(chain.from_iterable(clients.values()), recipe)
+    sides = {client: hold_out(samples, recipe, shared) for client, samples in sorted(clients.items())}
     sides = {client: side for client, side in sides.items() if side[0]}
     train = [sample for side in sides.values() for sample in side[0]]
     heldout = without_leaks(train, (sample for side in sides.values() for sample in side[1]))
-    candidates = {client: cleaned.groups[client] for client in pool}
+    trained_on = {sample.prompt for sample in train} if recipe.prompt_disjoint else set()
+    candidates = {client: [s for s in cleaned.groups[client] if s.prompt not in trained_on] for client in pool}
     unseen = _choose_unseen(train, candidates, recipe.unseen_clients)
     left = list(cleaned.left)
     if recipe.partition != "user":
         left.append(_left("partition", clients, f"the same rows by {recipe.partition} instead of by user"))
     trained = {client: clients[client] for client in sides}
-    left.append(_left("no_training", trained, "clients whose rows are all held out upstream"))
+    left.append(_left("no_training", trained, "clients whose rows are all held out"))
     left.append(Left("leakage", len(train) + len(heldout), len(sides), LEAKAGE))
     rows: dict[Part, list[Row]] = {
         "train": [to_row(sample, "train") for sample in train],

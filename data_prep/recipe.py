@@ -65,6 +65,7 @@ class Recipe:
     "upstream": the rows of the upstream test and validation splits. `unseen_clients` users who were not kept
     become the unseen part, those with most rows first. Without languages, all are kept. `near_duplicates`
     are counted or dropped. `partition` says who the clients are: users, or parts made of the same rows.
+    `prompt_disjoint` holds out whole prompts, the same for all clients.
     """
 
     min_samples: int = 1
@@ -82,6 +83,7 @@ class Recipe:
     drop_flagged: tuple[str, ...] = ()
     near_duplicates: Literal["report", "drop", "off"] = "report"
     partition: str = "user"
+    prompt_disjoint: bool = False
 
     def __post_init__(self) -> None:
         at_least = {"min_samples": 1, "max_samples": 1, "max_clients": 1, "unseen_clients": 0}
@@ -94,6 +96,8 @@ class Recipe:
             raise UserError(f"heldout={self.heldout!r} in the recipe; it must be in [0, 1) or 'upstream'")
         if self.near_duplicates not in ("report", "drop", "off"):
             raise UserError(f"near_duplicates={self.near_duplicates!r} in the recipe; it is report, drop or off")
+        if self.prompt_disjoint and self.heldout == "upstream":
+            raise UserError("prompt_disjoint chooses what is held out; heldout='upstream' has chosen already: give one")
         check_partition(self.partition)
 
     def normal(self) -> Recipe:
@@ -115,6 +119,7 @@ class Recipe:
         so that a split that was built before them keeps its hash.
         """
         later: dict[str, Any] = {"drop_flagged": (), "near_duplicates": self.near_duplicates, "partition": "user"}
+        later["prompt_disjoint"] = False
         if self.near_duplicates == "drop":
             later.pop("near_duplicates")
         values = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}

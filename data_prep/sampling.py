@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from fedllm_bench.files import sha256_json
 
@@ -49,17 +49,30 @@ def cap(samples: Sequence[Sample], most: int | None, seed: int) -> Sequence[Samp
     return sorted(samples, key=lambda sample: sha256_json([seed, "cap", row_id(sample)]))[:most]
 
 
-def hold_out(samples: Sequence[Sample], recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
-    """The training and the held-out samples of one client, as the recipe's `heldout` says."""
+def hold_out(
+    samples: Sequence[Sample], recipe: Recipe, shared: Collection[str] | None = None
+) -> tuple[list[Sample], list[Sample]]:
+    """The training and the held-out samples of one client, as the recipe's `heldout` says.
+
+    Prompts that are `shared` are held out for all clients alike; without any, each client has its own.
+    """
     if not samples:
         return [], []
     if recipe.heldout == "upstream":
         is_heldout = [is_upstream_heldout(sample) for sample in samples]
     else:
-        prompts = heldout_prompts(Counter(s.prompt for s in samples), samples[0].client, recipe.heldout, recipe.seed)
+        own = Counter(sample.prompt for sample in samples)
+        prompts = shared or heldout_prompts(own, samples[0].client, recipe.heldout, recipe.seed)
         is_heldout = [sample.prompt in prompts for sample in samples]
     train = [sample for sample, out in zip(samples, is_heldout, strict=True) if not out]
     return train, [sample for sample, out in zip(samples, is_heldout, strict=True) if out]
+
+
+def shared_prompts(samples: Iterable[Sample], recipe: Recipe) -> set[str]:
+    """The prompts that a prompt-disjoint recipe holds out: about `heldout` of all rows."""
+    if not recipe.prompt_disjoint or recipe.heldout == "upstream":
+        return set()
+    return heldout_prompts(Counter(sample.prompt for sample in samples), "", recipe.heldout, recipe.seed)
 
 
 def heldout_prompts(rows_by_prompt: Counter[str], client: str, fraction: float, seed: int) -> set[str]:

@@ -52,7 +52,8 @@ class Bench:
     @cached_property
     def visited(self) -> frozenset[int]:
         """The clients whom the schedule chooses at least once."""
-        return frozenset(client for chosen in schedule(self.config, len(self.clients)) for client in chosen)
+        plan = schedule(self.config, len(self.clients), self.clients.file_order)
+        return frozenset(client for chosen in plan for client in chosen)
 
     @cached_property
     def local_sample(self) -> list[int]:

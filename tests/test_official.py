@@ -11,10 +11,13 @@ import pytest
 from loopback import Site, serve
 from official_zip import official_zip, one_file, packed, sets
 
+from fedllm_bench import presets
 from fedllm_bench.data import archive, download, drive, official
+from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import open_split
-from fedllm_bench.data.published import AYA_SIZES, PUBLISHED, ROOT, ZIP_NAME
+from fedllm_bench.data.published import AYA_SIZES, ORDER_FILE, PUBLISHED, ROOT, ZIP_NAME
 from fedllm_bench.errors import UserError
+from fedllm_bench.training.batches import schedule
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +50,30 @@ def test_a_cut_download_resumes_converts_and_is_used_again_without_network(tmp_p
     again, notes = official.get_official("aya", tmp_path / "b")  # the network is closed, the server gone
     assert (again.hash, open_split(tmp_path / "a").hash) == (first.hash, first.hash)
     assert "the same as recorded" in notes[0]
-    order = json.loads((tmp_path / "a" / official.ORDER_FILE).read_text())
+    order = json.loads((tmp_path / "a" / ORDER_FILE).read_text())
     sizes = {client.id: client.train for client in first.manifest.clients}
     assert tuple(sizes[user] for user in order) == AYA_SIZES
     assert {row.language for row in first.rows("train")} == {"arb"}
+
+
+def test_the_released_schedule_counts_clients_in_the_order_of_the_file(tmp_path, good):
+    split, _ = get(tmp_path, good)
+    clients = Clients(split, {})
+    config = presets.load("aya", "fedavg", "paper", variant="released")
+    first = schedule(config, 38, clients.file_order)[0]
+    train = {client.id: client.train for client in split.manifest.clients}
+    assert sorted(train[clients.ids[k]] for k in first) == sorted(AYA_SIZES[place] for place in (2, 16, 24, 26))
+    assert first == sorted(first)
+    assert first != schedule(config, 38)[0]  # the ids are not in the order of the file
+
+
+def test_an_order_that_names_a_client_twice_is_refused(tmp_path, good):
+    split, _ = get(tmp_path, good)
+    path = split.folder / ORDER_FILE
+    users = json.loads(path.read_text())
+    path.write_text(json.dumps([users[0], *users]))
+    with pytest.raises(UserError, match="every client once"):
+        _ = Clients(split, {}).file_order
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -20,7 +20,7 @@ from fedllm_bench.data_prep.evaluation import (
 )
 from fedllm_bench.data_prep.recipe import Sample
 from fedllm_bench.data_prep.topics import topics
-from leaks import assert_no_leaks, rows_of
+from leaks import assert_no_leaks, prompt_of, rows_of
 from raw_rows import aya, chat, random_rows, vote, write_raw
 from test_manifest import forge
 from test_pipelines import make, removed
@@ -164,6 +164,36 @@ def test_no_evaluation_prompt_stays_in_any_row(tmp_path):
     assert off.manifest.recipe["decontaminate"] == "off"
     assert removed(off) == {}
     assert off.manifest.notes[-1] == NOT_REMOVED
+
+
+def test_prompt_disjoint_holds_out_the_same_prompts_for_all_clients(tmp_path):
+    """Everybody votes on the same pairs, as in crowds: per client nothing could be held out."""
+    rows = [vote(f"j{j}", f"q{i}", f"a{i}", f"b{i}") for j in range(12) for i in range(20)]
+    options = {"heldout": 0.1, "min_samples": 1, "max_clients": 8, "unseen_clients": 2}
+    leaky = make(tmp_path, "chatbot_pa", rows, **options)
+    split = make(tmp_path, "chatbot_pa", rows, "disjoint", prompt_disjoint=True, **options)
+    assert leaky.preference_rows("heldout") == []
+    assert len(split.preference_rows("heldout")) == 8 * 2
+    assert len(split.preference_rows("train")) == 8 * 18
+    prompts = {part: {prompt_of(row) for row in split.preference_rows(part)} for part in ("train", "heldout", "unseen")}
+    assert len(prompts["heldout"]) == 2
+    assert not prompts["train"] & (prompts["heldout"] | prompts["unseen"])
+    assert split.manifest.recipe["prompt_disjoint"] is True
+    assert "prompt_disjoint" not in leaky.manifest.recipe
+    with pytest.raises(UserError, match="give one"):
+        make(tmp_path, "chatbot_pa", rows, "x", heldout="upstream", prompt_disjoint=True)
+
+
+def test_a_near_duplicate_of_a_stranger_does_not_cost_a_client_its_row(tmp_path):
+    many = [chat("client", f"own {i} " + LONG.format(i) + f" {i} and {i * 7}", "fine") for i in range(6)]
+    same = "one two three four five six seven eight nine ten eleven twelve {}"
+    strangers = [chat(f"s{j}", f"{j}{i} of other things {j * 5} {i}", "yes") for j in range(9) for i in range(4)]
+    both = [chat("client", same.format("a"), "x")] + [chat(f"s{j}", same.format("a"), "x") for j in range(9)]
+    options = {"min_samples": 6, "unseen_clients": 9, "heldout": 0.2, "near_duplicates": "drop"}
+    split = make(tmp_path, "wildchat", many + strangers + both, **options)
+    kept = {row.prompt for part in ("train", "heldout") for row in split.rows(part)}
+    assert same.format("a") in kept
+    assert split.rows("unseen") == []  # each has four rows left, too few to say anything
 
 
 def test_a_prompt_without_spaces_is_found_inside_a_text():

@@ -93,6 +93,12 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build.add_argument("--languages", type=_languages, metavar="CODES", help="ISO 639-3 with commas, or 'all'")
     build.add_argument("--heldout", type=_heldout, metavar="F", help="held-out fraction of each client, or 'upstream'")
     build.add_argument(
+        "--prompt-disjoint",
+        action="store_true",
+        default=None,
+        help="hold out whole prompts, the same for all clients (where many users answer the same prompts)",
+    )
+    build.add_argument(
         "--unseen", dest="unseen_clients", type=int, metavar="N", help="users below the cut, for testing"
     )
     build.add_argument("--seed", type=int, metavar="N", help="of the held-out choice and of --max-samples")
@@ -145,6 +151,7 @@ RECIPE_OPTIONS = (
     "max_clients",
     "languages",
     "heldout",
+    "prompt_disjoint",
     "unseen_clients",
     "seed",
     "partition",

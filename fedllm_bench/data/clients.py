@@ -10,7 +10,10 @@ from itertools import islice
 import numpy as np
 
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.data.published import ORDER_FILE
 from fedllm_bench.data.tokens import TokenPart
+from fedllm_bench.errors import UserError
+from fedllm_bench.files import read_json
 
 USERS = 3  # purpose of the random stream; 0 to 2 are those of training
 
@@ -33,6 +36,18 @@ class Clients:
     @cached_property
     def ids(self) -> tuple[str, ...]:
         return tuple(client.id for client in self.split.manifest.clients)
+
+    @cached_property
+    def file_order(self) -> tuple[int, ...]:
+        """The index of each client in the order of the published file; () for a split that was not made of it."""
+        if ORDER_FILE not in self.split.manifest.files:
+            return ()
+        place = {client: index for index, client in enumerate(self.ids)}
+        listed = read_json(self.split.folder / ORDER_FILE)
+        order = tuple(place[client] for client in listed if client in place)  # one whose rows were all unusable is none
+        if sorted(order) != list(range(len(self))):
+            raise UserError(f"{self.split.folder / ORDER_FILE} does not name every client once; get the split again")
+        return order
 
     @cached_property
     def train_rows(self) -> dict[str, tuple[int, ...]]:

@@ -16,13 +16,12 @@ from fedllm_bench.data.download import Unreachable, download, join
 from fedllm_bench.data.drive import from_drive
 from fedllm_bench.data.json_stream import is_unicode, users
 from fedllm_bench.data.manifest import FunnelStep, Split, SplitInfo, Upstream, UpstreamFile, check_target, write_split
-from fedllm_bench.data.published import ADDRESS, LICENCE, ROOT, ZIP_NAME, Published, differences, published
+from fedllm_bench.data.published import ADDRESS, LICENCE, ORDER_FILE, ROOT, ZIP_NAME, Published, differences, published
 from fedllm_bench.data.rows import PreferenceRow, SftRow, Turn
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import cache_root, read_json, sha256_file, sha256_json, write_json
 
 VERSION = "official-1"
-ORDER_FILE = "client_order.json"  # the published schedules count clients in the order of the file
 ROLES = {"human": "user", "gpt": "assistant"}
 LANGUAGES = {
     "standard arabic": "arb", "english": "eng", "spanish": "spa", "french": "fra",

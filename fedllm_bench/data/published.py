@@ -15,6 +15,7 @@ from fedllm_bench.errors import unknown
 ROOT = "FedLLM-Bench-Data/"
 ZIP_NAME = "FedLLM-Bench-Data.zip"
 DRIVE_ID = "1hKv5A0ROmTQQkcsTcYogCUIeF7Ux1pmy"
+ORDER_FILE = "client_order.json"  # of a converted split: the published schedules count clients in the order of the file
 ADDRESS = f"https://drive.google.com/uc?id={DRIVE_ID}"
 LICENCE = "CC-BY-NC-4.0 (the published sets); the rows keep their upstream's licence: "
 AYA_SIZES = (

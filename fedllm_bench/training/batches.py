@@ -39,13 +39,18 @@ def released_clients(round_num: int, num_clients: int, per_round: int) -> list[i
     return sorted(random.Random(round_num).sample(range(num_clients), per_round))
 
 
-def schedule(config: RunConfig, num_clients: int) -> list[list[int]]:
-    """The clients of every round: a function of the seed, or the published one under variant "released"."""
+def schedule(config: RunConfig, num_clients: int, file_order: Sequence[int] = ()) -> list[list[int]]:
+    """The clients of every round: a function of the seed, or the published one under variant "released".
+
+    The published one counts clients in the order of the published file: `file_order` has the index of each of
+    them, () where it is the order of ids.
+    """
     federation = config.federation
     federation.check(num_clients)
     rounds, per_round = range(federation.rounds), federation.clients_per_round
     if config.variant == "released":
-        return [released_clients(round_num, num_clients, per_round) for round_num in rounds]
+        order = file_order or range(num_clients)
+        return [sorted(order[k] for k in released_clients(r, num_clients, per_round)) for r in rounds]
     return [choose_clients(config.seed, round_num, num_clients, per_round) for round_num in rounds]
 
 

@@ -76,7 +76,7 @@ def run_rounds(run: Run, params: Tree) -> Server:
     Writes rounds.jsonl and checkpoint/ after every round, so that a kill loses at most one round.
     Raises a :class:`UserError` when no client of a round has an answer.
     """
-    plan = schedule(run.config, len(run.clients))
+    plan = schedule(run.config, len(run.clients), run.clients.file_order)
     server = load_server(run.folder / "checkpoint") or run.method.init(params)
     records = read_jsonl(run.folder / "rounds.jsonl")[: server.round] if server.round else []
     rounds = range(server.round, len(plan))
