@@ -20,7 +20,7 @@ th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); tex
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .warning { border-left: .3rem solid var(--warn); padding-left: .7rem }
 svg { max-width: 100%; height: auto } svg rect { fill: var(--bar) } svg text { fill: currentColor; font-size: 13px }
-pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere } dd, li, td { overflow-wrap: anywhere }
+pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere } dd, li { overflow-wrap: anywhere }
 dt { font-weight: 600 } dd { margin: 0 0 .4rem }
 """
 
@@ -63,7 +63,7 @@ def _head(contents: Contents) -> str:
         "Rows": ", ".join(f"{part} {rows}" for part, rows in contents.rows_by_part.items()),
         "Clients": client_sizes_line(contents.client_sizes),
     }
-    listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(_shown(value))}</dd>" for name, value in facts.items())
     return f"<p>{escape(made)} {escape(who_clients_are(info))}</p>\n<dl>{listed}</dl>\n"
 
 
@@ -95,7 +95,8 @@ def _is_number(cell: object) -> bool:
 
 
 def _shown(cell: object) -> str:
-    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+    text = str(cell)
+    return f"{int(text):,}" if text.isascii() and text.isdigit() else text.replace(" +- ", " ± ")
 
 
 def histogram_svg(sizes: Sequence[int]) -> str:
