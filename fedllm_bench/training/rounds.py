@@ -21,6 +21,7 @@ from fedllm_bench.training.batches import plan_steps, schedule
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.checkpoint import ClientStates, load_server, save_server
 from fedllm_bench.training.engines import MapBlocks
+from fedllm_bench.training.faults import DROPPED_OUT, dropouts, steps_done
 from fedllm_bench.trees import Tree, norm, num_bytes, tmap
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,10 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
     local = replace(config.local, lr=config.local.lr_at(round_num, config.federation.rounds))
     chosen = [client for client in chosen if run.only is None or client in run.only]
     mean, results = Mean({}, {}), []
-    tasks = [pooled_task(run, server, chosen)] if run.method.pooled else _tasks(run, server, chosen)
-    order = [len(run.clients)] if run.method.pooled else chosen
+    away = frozenset[int]() if run.method.pooled else dropouts(config, round_num, chosen)
+    here = [client for client in chosen if client not in away]
+    tasks = [pooled_task(run, server, chosen)] if run.method.pooled else _tasks(run, server, here)
+    order = [len(run.clients)] if run.method.pooled else here
     blocks = batched(tasks, clients_per_pass(config, run.clients.tokens["train"]))
     for result in in_order(run.map_blocks(message, blocks, local), order):
         results.append(_summary(result))
@@ -107,7 +110,8 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
             mean = mean.add(result, weight)
     _check_answers(results, round_num, config.federation.failure_limit)
     answers = [result for result in results if result["failure"] is None]
-    after = run.method.update(server, mean.value(), len(answers) / len(run.clients))
+    results = sorted([*results, *(_absent(run, client) for client in away)], key=lambda result: result["clients"])
+    after = _updated(run, server, mean, len(answers))
     alone = run.method.personal or run.method.pooled  # nothing is sent
     record = {
         "round": round_num + 1,
@@ -119,6 +123,29 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
         "seconds": round(time.perf_counter() - started, 4),
     }
     return after, record
+
+
+def _updated(run: Run, server: Server, mean: Mean, num_answers: int) -> Server:
+    """The server after a round; a round in which all clients dropped out changes nothing but its number."""
+    if not num_answers:
+        return replace(server, round=server.round + 1)
+    return run.method.update(server, mean.value(), num_answers / len(run.clients))
+
+
+def _absent(run: Run, client: int) -> dict[str, Any]:
+    """The summary of a client that dropped out."""
+    client_id = run.clients.ids[client]
+    rows = len(run.clients.train_rows[client_id])
+    nothing = ClientResult(
+        client=client,
+        client_id=client_id,
+        upload={},
+        state={},
+        num_examples=rows,
+        losses=(),
+        failure=DROPPED_OUT,
+    )
+    return _summary(nothing)
 
 
 def in_order(answers: Iterable[Sequence[ClientResult]], order: Sequence[int]) -> Iterator[ClientResult]:
@@ -186,7 +213,7 @@ def _task(
         round_num=server.round,
         rows=run.clients.tokens["train"],
         row_numbers=rows,
-        steps=plan,
+        steps=plan if run.method.pooled else steps_done(run.config.faults, run.config.seed, server.round, client, plan),
         state=run.states.get(client, run.method.client_init(server.params), server.round),
     )
 
