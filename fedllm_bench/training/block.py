@@ -119,7 +119,7 @@ def _step_gradients(
         device=y_KP.device,
     )
     streams = [_mask_stream(task, number, y_KP.device) for task in tasks]
-    total, grads = torch.zeros(len(tasks), device=y_KP.device), list[Tensor]()
+    total, grads = y_KP.new_zeros(len(tasks)), list[Tensor]()
     attach(model.layers, layout.unpack(leaf))
     try:
         for rows in micros:
@@ -130,6 +130,7 @@ def _step_gradients(
             (micro_grad,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=len(micros) > 1)
             grads = [grads[0].add_(micro_grad)] if grads else [micro_grad]
             total += losses.detach()
+            del losses  # else its graph lives on beside that of the next micro-batch
     finally:
         model.switch.masks = None
         detach(model.layers)
