@@ -133,7 +133,7 @@ def alone(num_clients: int, rounds: int, steps: int) -> dict[str, Any]:
     words = ["--clients", str(num_clients), "--rounds", str(rounds), "--steps", str(steps), "--alone"]
     done = subprocess.run([sys.executable, str(Path(__file__)), *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{num_clients} clients: {done.stderr.strip().splitlines()[-1:]}")
+        raise RuntimeError(f"{num_clients} clients: {done.stderr[-1000:]}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
