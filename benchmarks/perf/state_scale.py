@@ -2,8 +2,8 @@
 
 Every registered client has a control variate on disk, as after a long training, and as many clients are chosen in a
 round whatever their number. The embedded base is trained at the size of profile mini. Memory is the peak of a process
-of its own for each number of clients, the median of three. Times are of rounds that take turns in one process, so that whatever else the
-machine does meets both alike.
+of its own for each number of clients, the median of three. Times are of rounds that take turns in one process, so that
+whatever else the machine does meets both alike.
 """
 
 from __future__ import annotations
