@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_bench.errors import UserError
 from fedllm_bench.preflight import choose_profile, model_available, paper_problems
+from fedllm_bench.report.events import check_installed, write_events
 
 if TYPE_CHECKING:
     from fedllm_bench.cell import Cell
@@ -46,6 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_settings(parser, metavar="KEY=VALUE", help="a setting; may be repeated")
     parser.add_argument("--threads", type=positive, metavar="N", help="cores of this process (default: all it may use)")
     parser.add_argument("--explain", action="store_true", help="show the resolved settings and stop")
+    parser.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard at the end (an extra)")
     parser.add_argument("--dry-run", action="store_true", help="show the memory that training will need and stop")
     parser.set_defaults(run=run)
 
@@ -74,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
         return _explain(config, presets.explain(*names, **options))
     if args.dry_run:
         return _dry_run(config)
+    if args.tensorboard:
+        check_installed()
     cell = open_cell(config, args.out, cuda, args.threads)
     _say(sentence)
     payload = cell.finished()
@@ -84,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         _say(f"Finished before; nothing to do (remove {cell.folder} to run it again).")
     _show(cell, payload)
+    if args.tensorboard:
+        _say(f"Curves    {write_events(cell.folder)}  (tensorboard --logdir)")
     return 0
 
 
