@@ -15,6 +15,8 @@ SEEDS ?=
 JOBS ?=
 FROM ?=
 ZIP ?=
+RUN ?=
+CLIENT ?=
 SPLIT ?=
 MODEL ?=
 METRICS ?=
@@ -22,7 +24,7 @@ SET ?=
 OUT ?=
 
 # a misspelt variable would be ignored in silence, and another run be shown than was asked for
-OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,METHOD SEED))
+OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,METHOD SEED)))
 KNOWN := PYTHON VENV DATASET $(OF_GOAL) PROFILE ENGINE VARIANT SPLIT MODEL METRICS SET OUT
 UNKNOWN := $(filter-out $(KNOWN),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error no variable $(UNKNOWN); there are: $(KNOWN) (see make help)))
@@ -35,7 +37,7 @@ OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENG
 	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
 
-.PHONY: help setup bench grid download speed test test-slow test-gpu check format mini-model clean
+.PHONY: help setup bench grid download merge speed test test-slow test-gpu check format mini-model clean
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models'
@@ -58,6 +60,9 @@ help:
 	@echo '                     make download DATASET=aya FROM=official OUT=splits/aya'
 	@echo '                   FROM     official | hub:ORG/NAME@REV | https://... | folder'
 	@echo '                   ZIP      the published zip on disk'
+	@echo '  make merge       a run as a plain model of transformers, as'
+	@echo '                     make merge RUN=runs/mini-aya/fedavg/s0-0123456789 OUT=my-model'
+	@echo '                   RUN      a run folder                 CLIENT   whose adapter, under the method local'
 	@echo '  make speed       the training loop against a tight PEFT loop and against TRL, side by side'
 	@echo '  make test        unit tests, about four minutes on two cores'
 	@echo '  make test-slow   end to end: killed runs, set-up in a fresh clone, the commands of the README'
@@ -86,6 +91,9 @@ grid: $(STAMP)
 
 download: $(STAMP)
 	@$(CLI) data get '$(DATASET)' $(if $(FROM),--from '$(FROM)') $(if $(ZIP),--zip '$(ZIP)') $(if $(OUT),--out '$(OUT)')
+
+merge: $(STAMP)
+	@$(CLI) merge '$(RUN)' $(if $(CLIENT),--client '$(CLIENT)') $(if $(OUT),--out '$(OUT)')
 
 speed: $(STAMP)
 	@$(BIN)/python benchmarks/perf/speed.py

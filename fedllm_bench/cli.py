@@ -7,15 +7,16 @@ import difflib
 import errno
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from fedllm_bench import __version__
-from fedllm_bench.commands import bench, data, grid
+from fedllm_bench import __version__, interrupts
+from fedllm_bench.commands import bench, data, grid, merge
 from fedllm_bench.errors import UserError
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT = 2
 EPILOG = """start with:
   fedllm-bench bench aya fedprox
   fedllm-bench grid aya --seeds 0,1,2
@@ -90,13 +91,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fedllm-bench {__version__}")
     parser.add_argument("--verbose", action="store_true", help="log more, and show tracebacks of bad input")
     subparsers = parser.add_subparsers(title="sub-commands", required=True, metavar="COMMAND")
-    for command in (bench, grid, data):
+    for command in (bench, grid, data, merge):
         command.add_parser(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a sub-command. Exit codes: 0 done, 2 bad input (one clear line), 130 interrupted."""
+    """Run a sub-command. Exit codes: 0 done, 2 bad input (one clear line), 130 or 143 interrupted (SIGINT, SIGTERM)."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(
         format="%(message)s", level=logging.DEBUG if args.verbose else logging.WARNING, stream=sys.stderr
@@ -104,10 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("fedllm_bench").setLevel(logging.DEBUG if args.verbose else logging.INFO)
     quiet_libraries()
     try:
-        code: int = args.run(args)
+        with interrupts.at_once():
+            code: int = args.run(args)
         return code
-    except KeyboardInterrupt:
-        return _fail("interrupted; what is done is kept, and the same command goes on from there", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        command = shlex.join(["fedllm-bench", *(sys.argv[1:] if argv is None else argv)])
+        text = f"interrupted; what is done is kept, and the same command goes on from there: {command}"
+        return _fail(text, interrupts.exit_code(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at exit
         return 0

@@ -37,6 +37,7 @@ CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
 
@@ -142,6 +143,15 @@ class Local(_Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Faults(_Strict):
+    """Injected faults (training/faults.py), none by default; `straggler_steps` is the share of steps they do."""
+
+    dropout: Fraction = 0.0  # of the chosen clients, who do not answer
+    stragglers: Share = 0.0  # of the clients who answer
+    straggler_steps: Share = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation(_Strict):
     """`local_clients`: how many named clients the baseline `local` trains; 0 means all of them."""
 
@@ -171,6 +181,7 @@ class RunConfig(_Strict):
     federation: Federation
     local: Local
     evaluation: Evaluation
+    faults: Faults = Faults()
 
     def __post_init__(self) -> None:
         loss = {"sft": "sft", "preference": "dpo"}[self.data.task]
@@ -194,6 +205,7 @@ SECTIONS: dict[str, type] = {
     "federation": Federation,
     "local": Local,
     "evaluation": Evaluation,
+    "faults": Faults,
 }
 
 

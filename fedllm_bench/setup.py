@@ -20,7 +20,7 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.metrics.items import HeldoutItem, heldout_items, load_probes
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.settings import EvalSettings
-from fedllm_bench.training.batches import schedule
+from fedllm_bench.training.faults import participants
 from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel, load_model
 from fedllm_bench.trees import Tree
@@ -51,9 +51,8 @@ class Bench:
 
     @cached_property
     def visited(self) -> frozenset[int]:
-        """The clients whom the schedule chooses at least once."""
-        plan = schedule(self.config, len(self.clients), self.clients.file_order)
-        return frozenset(client for chosen in plan for client in chosen)
+        """The clients whom the schedule chooses at least once, and who do not drop out each time."""
+        return participants(self.config, len(self.clients), self.clients.file_order)
 
     @cached_property
     def local_sample(self) -> list[int]:

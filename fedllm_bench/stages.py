@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from fedllm_bench import files, provenance
+from fedllm_bench import files, interrupts, provenance
 from fedllm_bench.cell import Cell
 from fedllm_bench.clock import Clock
 from fedllm_bench.errors import UserError
@@ -125,15 +125,17 @@ def train(bench: Bench) -> Server:
     config, cell = bench.config, bench.cell
     map_blocks = engines.ENGINES[config.engine](bench.model, bench.method, config)
     only = frozenset(bench.local_sample) if bench.method.personal else None
-    run = Run(
-        config=config,
-        method=bench.method,
-        clients=bench.clients,
-        map_blocks=map_blocks,
-        folder=cell.folder,
-        only=only,
-    )
-    server = run_rounds(run, bench.initial)
+    with interrupts.deferred() as stop:
+        run = Run(
+            config=config,
+            method=bench.method,
+            clients=bench.clients,
+            map_blocks=map_blocks,
+            folder=cell.folder,
+            only=only,
+            stop=stop,
+        )
+        server = run_rounds(run, bench.initial)
     for name, adapter in final_adapters(bench, server).items():
         if not (cell.folder / name).is_dir():
             save_adapter(

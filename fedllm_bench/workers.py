@@ -23,7 +23,7 @@ from fedllm_bench.grid import GridCell
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 0.2
-SECONDS_TO_STOP = 20.0  # a step of a large model may take that long; a killed run loses no more than one round
+SECONDS_TO_STOP = 60.0  # the clients in training end first; a killed run loses no more than one round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def start_worker(task: GridCell, *, threads: int, logs: Path, environment: Mappi
 
 
 def stop(workers: Sequence[Worker]) -> None:
-    """SIGINT to each, once. Who is still there after 20 s, or at a second Ctrl-C, is killed."""
+    """SIGINT to each, once. Who is still there after a minute, or at a second Ctrl-C, is killed."""
     deadline = time.monotonic() + SECONDS_TO_STOP
     if workers:
         log.info("stopping %d running; the rounds they have done are kept", len(workers))

@@ -9,7 +9,16 @@ import torch
 
 from fedllm_bench import files
 from fedllm_bench.methods.base import Server
-from fedllm_bench.training.checkpoint import ClientStates, load_server, load_trees, save_server, save_trees
+from fedllm_bench.training.checkpoint import (
+    ClientStates,
+    Partial,
+    load_partial,
+    load_server,
+    load_trees,
+    save_partial,
+    save_server,
+    save_trees,
+)
 from fedllm_bench.trees import Tree
 
 Z_FIRST = {
@@ -115,12 +124,12 @@ def test_states_are_kept_until_a_checkpoint_stands_and_then_forgotten(tmp_path):
     states.forget_before([3], 1)  # the checkpoint of round 1: round 2 is not safe yet
     assert value_of(states.get(3, of(0.0), 1)) == 1.0
     states.forget_before([3], 2)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [
-        "c000003.r000002.safetensors",
-        "c000030.r000001.safetensors",
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.glob("*/*"))] == [
+        "c000003/r000002.safetensors",
+        "c000030/r000001.safetensors",
     ]
     states.forget_before([3, 30, 31], 3)  # the newest of a client is never removed
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*/*"))) == 2
 
 
 def test_clients_and_rounds_of_many_digits_are_not_confused(tmp_path):
@@ -140,5 +149,31 @@ def test_clients_without_a_state_leave_no_files(tmp_path):
 def test_a_half_written_state_is_not_read(tmp_path: Path):
     states = ClientStates(tmp_path)
     states.put(3, of(1.0), 1)
-    files.write_bytes(tmp_path / "c000003.r000002.safetensors.part", b"half")
+    files.write_bytes(tmp_path / "c000003" / "r000002.safetensors.part", b"half")
     assert value_of(states.get(3, of(0.0), 5)) == 1.0
+
+
+def test_a_state_is_looked_for_among_the_clients_own_files_alone(tmp_path, monkeypatch):
+    """With all states in one folder, a round of ten thousand clients spent its time listing it."""
+    states = ClientStates(tmp_path)
+    for client in range(20):
+        states.put(client, of(float(client)), 1)
+    listed = []
+    real = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [listed.append(p) or p for p in real(self, pattern)])
+    assert value_of(states.get(7, of(0.0), 1)) == 7.0
+    states.forget_before([7], 2)
+    assert len(listed) == 2
+
+
+def test_what_an_interrupted_round_left_is_of_that_round_alone_and_exact(tmp_path):
+    third = torch.tensor(1.0) / 3
+    partial = Partial({"delta": {"w": third}}, {"delta": 0.1 + 0.2}, ({"clients": 4, "losses": 2 / 3},), 1.25)
+    assert load_partial(tmp_path, 3) == Partial()
+    save_partial(tmp_path, 3, partial)
+    found = load_partial(tmp_path, 3)
+    assert torch.equal(found.total["delta"]["w"], third)
+    assert (found.weights, found.results, found.seconds) == (partial.weights, partial.results, 1.25)
+    assert load_partial(tmp_path, 4) == Partial()
+    save_server(tmp_path, Server({"w": third}, round=4))
+    assert load_partial(tmp_path, 3) == Partial()

@@ -207,6 +207,7 @@ def test_make_help_names_every_target_and_variable():
         *("PYTHON", "VENV", "DATASET", "METHOD", "PROFILE", "SEED"),
         *("ENGINE", "SPLIT", "MODEL", "METRICS", "SET", "OUT"),
         *("VARIANT", "METHODS", "SEEDS", "JOBS", "FROM", "ZIP"),
+        *("RUN", "CLIENT"),
     }
     assert not [name for name in variables if not re.search(rf"\b{name}\b", shown)]
 
@@ -245,8 +246,14 @@ def test_every_variable_of_make_is_an_option_of_the_command(target, more, words)
     assert f"fedllm-bench {words} {options}" in re.sub(r"\s+", " ", command)
 
 
+def test_make_merge_names_the_run_and_the_client():
+    shown = make("--dry-run", "merge", "RUN=runs/a b", "CLIENT=x", "OUT=there")
+    assert "fedllm-bench merge 'runs/a b' --client 'x' --out 'there'" in re.sub(r"\s+", " ", shown)
+
+
 @pytest.mark.parametrize(
-    ("target", "variable"), [("bench", "METHODS"), ("grid", "METHOD"), ("bench", "SEEDZ"), ("grid", "FROM")]
+    ("target", "variable"),
+    [("bench", "METHODS"), ("grid", "METHOD"), ("bench", "SEEDZ"), ("grid", "FROM"), ("merge", "SEED")],
 )
 def test_a_variable_that_a_target_does_not_know_is_refused(target, variable):
     assert f"no variable {variable}" in make("--dry-run", target, f"{variable}=1")

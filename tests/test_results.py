@@ -94,7 +94,7 @@ def payload(metrics) -> dict:
             },
             cost={
                 "bytes_up": 5, "bytes_down": 5, "seconds": {"train": 1.5}, "peak_memory_bytes": 9,
-                "peak_gpu_bytes": None, "num_answers": 8,
+                "peak_gpu_bytes": None, "num_answers": 8, "num_dropouts": 0,
                 "failures": [{"round": 2, "client": CLIENTS[0], "reason": "loss nan"}],
             },
             metrics=metrics,

@@ -105,18 +105,20 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(
     assert not list(folder.rglob("*.part"))
 
 
-def test_sigint_ends_with_130_and_one_line_and_the_run_goes_on(
-    tiny_split: Split, undisturbed: tuple[dict, float], tmp_path: Path
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_with_one_line_and_it_goes_on(
+    signum: int, code: int, tiny_split: Split, undisturbed: tuple[dict, float], tmp_path: Path
 ):
     process = start(tiny_split, tmp_path / "runs", tmp_path / "cache")
     wait_for(process, lambda: progress(tmp_path / "runs")[1] > 2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signum)
     _, err = finish(process)
-    assert process.returncode == 130
+    assert process.returncode == code
+    assert "stopping after the clients" in err
     assert "Traceback" not in err
     (line,) = (line for line in err.splitlines() if "interrupted" in line)
     assert line == err.splitlines()[-1]
-    assert "the same command goes on" in line
+    assert "the same command goes on from there: fedllm-bench bench aya fedavg --profile mini" in line
     process = start(tiny_split, tmp_path / "runs", tmp_path / "cache")
     finish(process)
     assert process.returncode == 0

@@ -37,14 +37,15 @@ def entry(unit, higher, before, after, difference, local=None, to_local=None, sp
 
 
 PAYLOAD = {
-    "schema_version": 2,
+    "schema_version": 3,
     "run": {
         "dataset": "mini-aya", "method": "fedprox", "personal": False, "profile": "mini", "track": "mini", "seed": 3,
     },
     "data": {"num_clients": 38, "local_clients": ["user-004", "user-017"], "never_visited": []},
     "cost": {
         "bytes_up": 5_200_000, "bytes_down": 10_400_000, "seconds": {"data": 1.25, "train": 65.0},
-        "peak_memory_bytes": 1_300_000_000, "peak_gpu_bytes": None, "num_answers": 240, "failures": [],
+        "peak_memory_bytes": 1_300_000_000, "peak_gpu_bytes": None,
+        "num_answers": 240, "num_dropouts": 0, "failures": [],
     },
     "clients": {"heldout": [], "mini_exact": []},
     "metrics": {
@@ -270,3 +271,12 @@ def test_markdown_without_a_baseline_has_no_columns_for_it():
 )
 def test_numbers_are_written_for_people(got, text):
     assert got == text
+
+
+def test_dropouts_are_counted_beside_the_answers_that_came():
+    cost = {**PAYLOAD["cost"], "num_answers": 200, "num_dropouts": 40}
+    data = {**PAYLOAD["data"], "never_visited": ["user-009"]}
+    text = " ".join(terminal_table({**PAYLOAD, "cost": cost, "data": data}, 110).split())
+    assert "dropped out by plan (faults.dropout): 40 of 240 times that a client was chosen" in text
+    assert "never chosen by the schedule, or dropped out each time: 1 of 38" in text
+    assert "dropped out" not in terminal_table(PAYLOAD, 110)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_bench.errors import UserError
 from fedllm_bench.preflight import choose_profile, model_available, paper_problems
+from fedllm_bench.report.events import check_installed, write_events
 
 if TYPE_CHECKING:
     from fedllm_bench.cell import Cell
@@ -46,6 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_settings(parser, metavar="KEY=VALUE", help="a setting; may be repeated")
     parser.add_argument("--threads", type=positive, metavar="N", help="cores of this process (default: all it may use)")
     parser.add_argument("--explain", action="store_true", help="show the resolved settings and stop")
+    parser.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard at the end (an extra)")
+    parser.add_argument("--dry-run", action="store_true", help="show the memory that training will need and stop")
     parser.set_defaults(run=run)
 
 
@@ -71,15 +74,42 @@ def run(args: argparse.Namespace) -> int:
     config = presets.load(*names, **options)
     if args.explain:
         return _explain(config, presets.explain(*names, **options))
+    if args.dry_run:
+        return _dry_run(config)
+    if args.tensorboard:
+        check_installed()
     cell = open_cell(config, args.out, cuda, args.threads)
     _say(sentence)
     payload = cell.finished()
     if payload is None:
+        if cuda:
+            _check_memory(config)
         payload = _run(cell)
     else:
         _say(f"Finished before; nothing to do (remove {cell.folder} to run it again).")
     _show(cell, payload)
+    if args.tensorboard:
+        _say(f"Curves    {write_events(cell.folder)}  (tensorboard --logdir)")
     return 0
+
+
+def _dry_run(config: RunConfig) -> int:
+    from fedllm_bench.training.fitting import in_words, model_settings
+    from fedllm_bench.training.memory import estimate
+
+    needed = estimate(config, model_settings(config))
+    _say(f"Memory on the device in training: about {in_words(needed)}")
+    _say(f"Numbers in an adapter: {needed.trainable:,}")
+    return 0
+
+
+def _check_memory(config: RunConfig) -> None:
+    import torch
+
+    from fedllm_bench.training.fitting import check_fits, model_settings
+
+    free, _ = torch.cuda.mem_get_info()
+    check_fits(config, model_settings(config), free)
 
 
 def positive(text: str) -> int:

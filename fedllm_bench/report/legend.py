@@ -24,6 +24,7 @@ def legend(payload: Payload, width: int) -> list[str]:
         *_about_adapters(payload),
         *_never_visited(payload),
         *_left_out(cost),
+        *_dropped_out(cost),
         *_unscored(metrics),
         *_cost(cost),
     ]
@@ -99,7 +100,8 @@ def _never_visited(payload: Payload) -> list[str]:
     else:
         role = "are scored with the global adapter" + ("; alone (local) they stay at the base model" if alone else "")
     who = f"{len(never)} of {counted(data['num_clients'], 'client')}{listed(never)}"
-    return [f"never chosen by the schedule: {who}; they {role}"]
+    missed = ", or dropped out each time" if payload["cost"]["num_dropouts"] else ""
+    return [f"never chosen by the schedule{missed}: {who}; they {role}"]
 
 
 def _left_out(cost: Mapping[str, Any]) -> list[str]:
@@ -112,6 +114,11 @@ def _left_out(cost: Mapping[str, Any]) -> list[str]:
         f"left out: {counted(len(failures), 'answer')} of {cost['num_answers']} {verb} not finite "
         f"({which}round {first['round']}, client {short_name(first['client'])}: {first['reason']})"
     ]
+
+
+def _dropped_out(cost: Mapping[str, Any]) -> list[str]:
+    away, chosen = cost["num_dropouts"], cost["num_dropouts"] + cost["num_answers"]
+    return [f"dropped out by plan (faults.dropout): {away} of {chosen} times that a client was chosen"] if away else []
 
 
 def _unscored(metrics: Mapping[str, Entry]) -> list[str]:

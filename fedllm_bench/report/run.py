@@ -19,6 +19,7 @@ from fedllm_bench.report.formats import counted
 from fedllm_bench.report.results import ScoreSet, client_rows, metrics_of, results_payload, write_results
 from fedllm_bench.scoring import Scores
 from fedllm_bench.setup import Bench
+from fedllm_bench.training.faults import DROPPED_OUT
 
 
 def write_report(
@@ -84,7 +85,8 @@ def _cost(rounds: list[dict[str, Any]], seconds: Mapping[str, float]) -> dict[st
     return {
         "bytes_up": sum(record["bytes_up"] for record in rounds),
         "bytes_down": sum(record["bytes_down"] for record in rounds),
-        "num_answers": sum(len(record["client_ids"]) for record in rounds),
+        "num_answers": sum(len(record["client_ids"]) for record in rounds) - num_dropouts(rounds),
+        "num_dropouts": num_dropouts(rounds),
         "failures": failures_of(rounds),
         "seconds": {**seconds, "train": round(max(seconds.get("train", 0.0), trained), 4)},
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
@@ -98,8 +100,13 @@ def failures_of(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {"round": record["round"], "client": client, "reason": reason}
         for record in rounds
         for client, reason in zip(record["client_ids"], record["failures"], strict=True)
-        if reason is not None
+        if reason not in (None, DROPPED_OUT)
     ]
+
+
+def num_dropouts(rounds: Sequence[Mapping[str, Any]]) -> int:
+    """How often a chosen client dropped out, over all rounds."""
+    return sum(record["failures"].count(DROPPED_OUT) for record in rounds)
 
 
 def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -> list[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}
 
 
@@ -100,6 +100,7 @@ RESULTS = {
         "bytes_up": int,
         "bytes_down": int,
         "num_answers": int,
+        "num_dropouts": int,
         "failures": ListOf(FAILURE),
         "seconds": MapOf(float),
         "peak_memory_bytes": int,

@@ -20,6 +20,7 @@ from fedllm_bench.training.batches import StepPlan, collate
 from fedllm_bench.training.lora import Masks, attach, detach
 from fedllm_bench.training.loss import client_losses
 from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.recompute import recomputing
 from fedllm_bench.trees import Layout, Tree, moved_to
 
 
@@ -73,7 +74,8 @@ def train_block(
         active = [progress[k].task for k in moving]
         pick = slice(None) if len(moving) == len(tasks) else moving  # a slice is a view; an index copies
         y = y_KP[pick]
-        losses, grad = _step_gradients(model, layout, y, active, number)
+        with recomputing(model, local.gradient_checkpointing):
+            losses, grad = _step_gradients(model, layout, y, active, number)
         finite = _note_losses([progress[k] for k in moving], losses, grad, number)
         grad_sum_KP[pick] += grad
         corrected = _corrected(method, layout, message, active, grad, y)
@@ -119,7 +121,7 @@ def _step_gradients(
         device=y_KP.device,
     )
     streams = [_mask_stream(task, number, y_KP.device) for task in tasks]
-    total, grads = torch.zeros(len(tasks), device=y_KP.device), list[Tensor]()
+    total, grads = y_KP.new_zeros(len(tasks)), list[Tensor]()
     attach(model.layers, layout.unpack(leaf))
     try:
         for rows in micros:
@@ -130,6 +132,7 @@ def _step_gradients(
             (micro_grad,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=len(micros) > 1)
             grads = [grads[0].add_(micro_grad)] if grads else [micro_grad]
             total += losses.detach()
+            del losses  # else its graph lives on beside that of the next micro-batch
     finally:
         model.switch.masks = None
         detach(model.layers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from fedllm_bench.methods.base import ClientState, Server
 from fedllm_bench.trees import Tree
 
 FILE = "server.safetensors"
+PARTIAL_FILE = "round.safetensors"
 SEPARATOR = "|"  # PEFT's tensor names hold dots and slashes, never this
 
 
@@ -59,8 +60,10 @@ def load_trees(path: Path) -> tuple[dict[str, Tree], dict[str, Any]]:
 
 
 def save_server(folder: Path, server: Server) -> None:
+    """The checkpoint of a whole round; what an interrupted session left of it is not needed any more."""
     trees = {"params": server.params, **{f"slot.{name}": tree for name, tree in server.slots.items()}}
     save_trees(make_folder(folder) / FILE, trees, {"round": server.round})
+    (folder / PARTIAL_FILE).unlink(missing_ok=True)
 
 
 def load_server(folder: Path) -> Server | None:
@@ -73,8 +76,38 @@ def load_server(folder: Path) -> Server | None:
 
 
 @dataclass(frozen=True)
+class Partial:
+    """The clients of a round that was interrupted: the weighted sum of their uploads, and their summaries in order."""
+
+    total: Mapping[str, Tree] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    results: tuple[dict[str, Any], ...] = ()
+    seconds: float = 0.0
+
+
+def save_partial(folder: Path, round_num: int, partial: Partial) -> None:
+    """Their states must be on disk already (:meth:`ClientStates.put`)."""
+    notes = {"round": round_num, **vars(partial)}
+    del notes["total"]
+    save_trees(make_folder(folder) / PARTIAL_FILE, partial.total, notes)
+
+
+def load_partial(folder: Path, round_num: int) -> Partial:
+    """What an interrupted session left of this round; empty where there is nothing, or only of an earlier round."""
+    if not (folder / PARTIAL_FILE).is_file():
+        return Partial()
+    total, notes = load_trees(folder / PARTIAL_FILE)
+    if notes["round"] != round_num:
+        return Partial()
+    return Partial(total, notes["weights"], tuple(notes["results"]), notes["seconds"])
+
+
+@dataclass(frozen=True)
 class ClientStates:
-    """States of clients on disk, so that memory does not grow with their number."""
+    """States of clients on disk, so that memory does not grow with their number.
+
+    Each client has a folder, so that to look for its state takes as long with ten thousand clients as with ten.
+    """
 
     folder: Path
 
@@ -85,7 +118,7 @@ class ClientStates:
 
     def put(self, client: int, state: ClientState, rounds_done: int) -> None:
         if state:
-            save_trees(make_folder(self.folder) / f"c{client:06d}.r{rounds_done:06d}.safetensors", state, {})
+            save_trees(make_folder(self._of(client)) / f"r{rounds_done:06d}.safetensors", state, {})
 
     def forget_before(self, clients: Iterable[int], rounds_done: int) -> None:
         """Remove what a newer state replaces; call it once the checkpoint of that round stands."""
@@ -95,8 +128,11 @@ class ClientStates:
                     path.unlink()
 
     def _files(self, client: int) -> list[Path]:
-        return sorted(self.folder.glob(f"c{client:06d}.r*.safetensors"))
+        return sorted(self._of(client).glob("r*.safetensors"))
+
+    def _of(self, client: int) -> Path:
+        return self.folder / f"c{client:06d}"
 
 
 def _round_of(path: Path) -> int:
-    return int(path.name.split(".r")[1].removesuffix(".safetensors"))
+    return int(path.stem.removeprefix("r"))

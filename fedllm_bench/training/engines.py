@@ -8,6 +8,7 @@ from fedllm_bench.config import Local, RunConfig
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
 from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.out_of_memory import Limit, WithinMemory
 
 Block = Sequence[ClientTask]
 MapBlocks = Callable[[Message, Iterable[Block], Local], Iterable[list[ClientResult]]]
@@ -15,12 +16,18 @@ Engine = Callable[[LoraModel, FedAvg, RunConfig], MapBlocks]
 
 
 def in_process(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks:
-    """One block after another in this process; one client after another where the model cannot be stacked."""
+    """One block after another in this process; one client after another where the model cannot be stacked.
+
+    Where memory does not suffice, passes are made smaller for the rest of the run (`training/out_of_memory.py`).
+    """
+    limit = Limit() if model.stackable else Limit(clients=1)
 
     def map_blocks(message: Message, blocks: Iterable[Block], local: Local) -> Iterable[list[ClientResult]]:
+        nonlocal limit
+        train = WithinMemory(lambda part: train_block(model, method, message, part, local), limit)
         for block in blocks:
-            passes = [block] if model.stackable else [[task] for task in block]
-            yield [result for part in passes for result in train_block(model, method, message, part, local)]
+            yield train(block)
+            limit = train.limit
 
     return map_blocks
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import read_jsonl, write_jsonl
+from fedllm_bench.interrupts import Stop
 from fedllm_bench.methods.base import FedAvg, Server, Upload
 from fedllm_bench.progress import track
 from fedllm_bench.training.batches import plan_steps, schedule
 from fedllm_bench.training.block import ClientResult, ClientTask
-from fedllm_bench.training.checkpoint import ClientStates, load_server, save_server
+from fedllm_bench.training.checkpoint import ClientStates, Partial, load_partial, load_server, save_partial, save_server
 from fedllm_bench.training.engines import MapBlocks
+from fedllm_bench.training.faults import DROPPED_OUT, dropouts, steps_done
 from fedllm_bench.trees import Tree, norm, num_bytes, tmap
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,10 @@ PASS_TOKENS = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What the rounds need; `only` restricts training to named clients, for the baseline `local`."""
+    """What the rounds need; `only` restricts training to named clients, for the baseline `local`.
+
+    When `stop` is asked for, the blocks of clients in training end first, and what they answered is kept.
+    """
 
     config: RunConfig
     method: FedAvg
@@ -39,6 +44,7 @@ class Run:
     map_blocks: MapBlocks
     folder: Path
     only: frozenset[int] | None = None
+    stop: Stop = field(default_factory=Stop)
 
     @property
     def states(self) -> ClientStates:
@@ -49,8 +55,8 @@ class Run:
 class Mean:
     """A running weighted sum of uploads: one upload in memory, however many clients."""
 
-    total: Upload
-    weights: dict[str, float]
+    total: Mapping[str, Tree]
+    weights: Mapping[str, float]
 
     def add(self, result: ClientResult, weight: float) -> Mean:
         total, weights = dict(self.total), dict(self.weights)
@@ -74,7 +80,7 @@ def run_rounds(run: Run, params: Tree) -> Server:
     """All rounds from `params`, or from the checkpoint that an earlier call left in the run's folder.
 
     Writes rounds.jsonl and checkpoint/ after every round, so that a kill loses at most one round.
-    Raises a :class:`UserError` when no client of a round has an answer.
+    Raises a :class:`UserError` when no client of a round has an answer, and Interrupted once `run.stop` is asked.
     """
     plan = schedule(run.config, len(run.clients), run.clients.file_order)
     server = load_server(run.folder / "checkpoint") or run.method.init(params)
@@ -86,6 +92,7 @@ def run_rounds(run: Run, params: Tree) -> Server:
         write_jsonl(run.folder / "rounds.jsonl", records)
         save_server(run.folder / "checkpoint", server)
         run.states.forget_before(plan[round_num], server.round)
+        run.stop.check()
     return server
 
 
@@ -95,19 +102,29 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
     round_num, config = server.round, run.config
     local = replace(config.local, lr=config.local.lr_at(round_num, config.federation.rounds))
     chosen = [client for client in chosen if run.only is None or client in run.only]
-    mean, results = Mean({}, {}), []
-    tasks = [pooled_task(run, server, chosen)] if run.method.pooled else _tasks(run, server, chosen)
-    order = [len(run.clients)] if run.method.pooled else chosen
-    blocks = batched(tasks, clients_per_pass(config, run.clients.tokens["train"]))
-    for result in in_order(run.map_blocks(message, blocks, local), order):
+    found = load_partial(run.folder / "checkpoint", round_num)
+    mean, results = Mean(found.total, found.weights), list(found.results)
+    away = frozenset[int]() if run.method.pooled else dropouts(config, round_num, chosen)
+    here = [client for client in chosen if client not in away][len(results) :]
+    tasks = [pooled_task(run, server, chosen)] if run.method.pooled else _tasks(run, server, here)
+    order = [len(run.clients)] if run.method.pooled else here
+    blocks = until(run.stop, batched(tasks, clients_per_pass(config, run.clients.tokens["train"])))
+    due = len(results) + len(order)
+    for result in in_order(run.map_blocks(message, blocks, local), order, run.stop):
         results.append(_summary(result))
         if result.failure is None:
             run.states.put(result.client, result.state, round_num + 1)
             weight = result.num_examples if run.method.weighting == "examples" else 1.0
             mean = mean.add(result, weight)
+    seconds = round(found.seconds + time.perf_counter() - started, 4)
+    if len(results) < due:
+        partial = Partial(mean.total, mean.weights, tuple(results), seconds)
+        save_partial(run.folder / "checkpoint", round_num, partial)
+        run.stop.check()
     _check_answers(results, round_num, config.federation.failure_limit)
     answers = [result for result in results if result["failure"] is None]
-    after = run.method.update(server, mean.value(), len(answers) / len(run.clients))
+    results = sorted([*results, *(_absent(run, client) for client in away)], key=lambda result: result["clients"])
+    after = _updated(run, server, mean, len(answers))
     alone = run.method.personal or run.method.pooled  # nothing is sent
     record = {
         "round": round_num + 1,
@@ -116,15 +133,49 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
         "bytes_down": 0 if alone else num_bytes(message) * len(results),
         "bytes_up": 0 if alone else sum(result["bytes_up"] for result in answers),
         "update_norm": norm(tmap(lambda a, b: a - b, after.params, server.params)),
-        "seconds": round(time.perf_counter() - started, 4),
+        "seconds": seconds,
     }
     return after, record
 
 
-def in_order(answers: Iterable[Sequence[ClientResult]], order: Sequence[int]) -> Iterator[ClientResult]:
+def _updated(run: Run, server: Server, mean: Mean, num_answers: int) -> Server:
+    """The server after a round; a round in which all clients dropped out changes nothing but its number."""
+    if not num_answers:
+        return replace(server, round=server.round + 1)
+    return run.method.update(server, mean.value(), num_answers / len(run.clients))
+
+
+def _absent(run: Run, client: int) -> dict[str, Any]:
+    """The summary of a client that dropped out."""
+    client_id = run.clients.ids[client]
+    rows = len(run.clients.train_rows[client_id])
+    nothing = ClientResult(
+        client=client,
+        client_id=client_id,
+        upload={},
+        state={},
+        num_examples=rows,
+        losses=(),
+        failure=DROPPED_OUT,
+    )
+    return _summary(nothing)
+
+
+def until(stop: Stop, blocks: Iterable[list[ClientTask]]) -> Iterator[list[ClientTask]]:
+    """The blocks until `stop` is asked for: an engine ends what it has begun."""
+    for block in blocks:
+        yield block
+        if stop.asked:
+            return
+
+
+def in_order(
+    answers: Iterable[Sequence[ClientResult]], order: Sequence[int], stop: Stop | None = None
+) -> Iterator[ClientResult]:
     """The results in the order of clients, however blocks arrive: floating-point sums are reproducible.
 
-    Only results that are ahead of their turn are held in memory.
+    Only results that are ahead of their turn are held in memory. Fewer than those of `order` are fine once `stop`
+    is asked for.
     """
     waiting: dict[int, ClientResult] = {}
     turn = 0
@@ -133,7 +184,7 @@ def in_order(answers: Iterable[Sequence[ClientResult]], order: Sequence[int]) ->
         while turn < len(order) and order[turn] in waiting:
             yield waiting.pop(order[turn])
             turn += 1
-    if turn < len(order) or waiting:
+    if waiting or (turn < len(order) and not (stop and stop.asked)):
         raise RuntimeError(f"the engine answered for other clients than {list(order)}")
 
 
@@ -186,7 +237,7 @@ def _task(
         round_num=server.round,
         rows=run.clients.tokens["train"],
         row_numbers=rows,
-        steps=plan,
+        steps=plan if run.method.pooled else steps_done(run.config.faults, run.config.seed, server.round, client, plan),
         state=run.states.get(client, run.method.client_init(server.params), server.round),
     )
 

@@ -1,0 +1,126 @@
+"""A run's adapter merged into its base: a plain model of transformers, which needs neither PEFT nor this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedllm_bench import files, models
+from fedllm_bench.config import RunConfig, check
+from fedllm_bench.data.chat import template_text
+from fedllm_bench.errors import UserError, unknown
+
+ABOUT = "merged_from.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run folder after training, and one of its adapters; `client` where each client has its own."""
+
+    folder: Path
+    config: RunConfig
+    adapter: Path
+    client: str | None
+
+
+def open_trained(folder: Path, client: str | None = None) -> Trained:
+    """The adapter of a run; of `client` under the method `local`.
+
+    Raises a :class:`UserError` for what is no run folder, for a run that has not trained to its end, and where a
+    client is named that has no adapter, or none is named and each has one.
+    """
+    if not (folder / "config.json").is_file() or not (folder / "environment.json").is_file():
+        raise UserError(f"RUN={folder} is no run folder; give one that `fedllm-bench bench` printed as `Run folder`")
+    config = check(files.read_json(folder / "config.json"))
+    own = folder / "adapters"
+    if not own.is_dir() and not (folder / "adapter").is_dir():
+        raise UserError(
+            f"RUN={folder}: the run has not trained to its end; give the command again that started it, "
+            f"then merge: fedllm-bench bench {config.dataset} {config.method.name} ..."
+        )
+    if not own.is_dir():
+        if client is not None:
+            raise UserError(
+                f"--client {client}: under {config.method.name} all clients share one adapter; leave it out"
+            )
+        return Trained(folder, config, folder / "adapter", None)
+    return Trained(folder, config, own / _folder_of(folder, own, client), client)
+
+
+def _folder_of(folder: Path, own: Path, client: str | None) -> str:
+    """The folder of a client's adapter, by its id or by the folder's own name."""
+    known = sorted(path.name for path in own.iterdir() if path.is_dir())
+    if client is None:
+        some = ", ".join(known[:3])
+        raise UserError(f"RUN={folder}: each client has an adapter of its own; choose one: --client ID (as {some})")
+    if client in known:
+        return client
+    numbers = {
+        name: number
+        for record in files.read_jsonl(folder / "rounds.jsonl")
+        for name, number in zip(record["client_ids"], record["clients"], strict=True)
+    }
+    name = f"c{numbers[client]:06d}" if client in numbers else ""  # an id that cannot name a folder
+    if name not in known:
+        raise unknown("client with an adapter", client, known)
+    return name
+
+
+def merge(trained: Trained, out: Path) -> Path:
+    """Write base plus adapter, the tokenizer and the run's chat template into the new folder `out`.
+
+    Weights have the type that the run trained on (`model.dtype`), as safetensors. Raises a :class:`UserError` where
+    `out` exists, and where the base is not the one of the run any more.
+    """
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    if out.exists():
+        raise UserError(f"OUT={out} exists; give a new folder")
+    source = _base_folder(trained)
+    merged = PeftModel.from_pretrained(_load(source, trained.config), trained.adapter).merge_and_unload()
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template = template_text(trained.config.data.template)  # that of training, not the base's
+    with files.new_folder(out) as part:
+        merged.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        files.write_json(part / ABOUT, _about(trained))
+    return out
+
+
+def _base_folder(trained: Trained) -> Path:
+    """Where the run's base lies; a :class:`UserError` where its files have changed since."""
+    model = trained.config.model
+    folder = models.locate(model.name, model.revision)
+    then = _data(trained)["base_hash"]
+    if models.fingerprint(folder) != then:
+        raise UserError(
+            f"MODEL={model.name}: its files are not those that {trained.folder} was trained on; restore them"
+        )
+    return folder
+
+
+def _load(folder: Path, config: RunConfig) -> object:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base: object = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.model.dtype))
+    return base
+
+
+def _data(trained: Trained) -> dict[str, str]:
+    data: dict[str, str] = files.read_json(trained.folder / "environment.json")["data"]
+    return data
+
+
+def _about(trained: Trained) -> dict[str, object]:
+    config = trained.config
+    return {
+        "dataset": config.name,
+        "method": config.method.name,
+        "seed": config.seed,
+        "client": trained.client,
+        "run": trained.folder.resolve().name,
+        "base": config.model.name,
+        **_data(trained),
+    }

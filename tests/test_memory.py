@@ -1,0 +1,146 @@
+"""The estimate of memory: exact where it can be, near what is measured, and an answer to what would fit."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from architectures import make_folder
+from saved import saved_bytes
+from test_rounds_resume import initial
+from tiny import client_task, random_part, settings
+
+from fedllm_bench import cli, presets
+from fedllm_bench.config import RunConfig
+from fedllm_bench.data.tokens import TokenPart
+from fedllm_bench.errors import UserError
+from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.fitting import check_fits, in_words, model_settings
+from fedllm_bench.training.memory import Estimate, NoEstimate, estimate
+from fedllm_bench.training.model import load_model
+
+ROWS, LENGTH = 4, 64
+
+
+@pytest.fixture
+def llama_7b():
+    from transformers import LlamaConfig
+
+    return LlamaConfig(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
+
+
+@pytest.fixture
+def small():
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=100, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4
+    )
+
+
+@pytest.fixture
+def paper() -> RunConfig:
+    return presets.load("aya", "fedavg", "paper")
+
+
+def with_local(config: RunConfig, **changes) -> RunConfig:
+    return replace(config, local=replace(config.local, **changes))
+
+
+def test_the_published_numbers_of_llama_2_7b(paper, llama_7b):
+    found = estimate(paper, llama_7b)
+    assert found.trainable == 8_388_608
+    assert found.base == 2 * (6_746_804_224 - 8_388_608)  # bfloat16
+    assert found.adapters + found.optimizer == 12 * 4 * 8_388_608
+    inputs = 4 * 1024 * 32 * 4096 * 2  # of each layer, in bfloat16
+    assert inputs < found.activations < 2 * inputs
+
+
+def test_checkpointing_changes_the_activations_alone(paper, small):
+    plain, less = (estimate(with_local(paper, gradient_checkpointing=on), small) for on in (False, True))
+    assert plain.activations > 2 * less.activations  # of four layers
+    assert replace(plain, activations=0) == replace(less, activations=0)
+
+
+def test_a_model_that_peft_adapts_has_no_estimate_and_is_not_refused(paper, tmp_path, caplog):
+    from transformers import AutoConfig
+
+    gpt2 = AutoConfig.from_pretrained(make_folder(tmp_path / "gpt2", "gpt2"))
+    with pytest.raises(NoEstimate, match="no estimate of memory for gpt2"):
+        estimate(paper, gpt2)
+    with caplog.at_level(logging.INFO):
+        check_fits(paper, gpt2, 1)
+    assert "no estimate of memory" in caplog.text
+
+
+def full_rows(num_rows: int) -> TokenPart:
+    part = random_part(1, num_rows)
+    ids = torch.arange(num_rows * LENGTH).numpy() % 2000 + 4
+    starts = torch.arange(num_rows + 1).numpy() * LENGTH
+    return replace(part, ids=ids.astype("int32"), counted=ids > 0, starts=starts, rows=starts[:-1])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_activations_are_what_training_keeps(kind, checkpointing, tmp_path, tiny_run_config):
+    folder = make_folder(tmp_path / kind, kind)
+    config = tiny_run_config("fedavg", "lora.targets=auto", "lora.dropout=0.1", model=str(folder))
+    sizes = {"micro_batch": ROWS, "sequence_length": LENGTH, "gradient_checkpointing": checkpointing}
+    config = with_local(config, **sizes)
+    found = estimate(config, model_settings(config), clients=1)
+    model = load_model(config.model, config.lora)
+    assert found.base == sum(p.numel() * p.element_size() for p in model.base.parameters())
+    start = initial(model)
+    assert found.trainable == sum(tensor.numel() for tensor in start.values())
+    task = client_task(0, full_rows(ROWS), range(ROWS), settings(**sizes), steps=1)
+    with saved_bytes(model.base) as saved:
+        train_block(model, FedAvg(), {"params": start}, [task], settings(**sizes))
+    if checkpointing:  # the hooks do not see what is kept inside the layer that is computed again
+        assert saved.peak < 1.2 * (found.activations + found.logits)
+    else:
+        assert found.activations < saved.peak < 1.1 * (found.activations + found.logits)
+
+
+def test_more_clients_in_a_pass_need_as_much_more(paper, small):
+    one, three = (estimate(paper, small, clients=k) for k in (1, 3))
+    assert three.base == one.base
+    assert three.adapters == 3 * one.adapters
+    assert three.activations == pytest.approx(3 * one.activations, rel=0.05)
+
+
+def test_what_fits_is_said_and_what_never_fits_is_refused(paper, small, caplog):
+    config = with_local(paper, gradient_checkpointing=False)
+    needed = estimate(config, small)
+    with caplog.at_level(logging.WARNING):
+        check_fits(config, small, needed.total)
+        assert not caplog.messages
+        check_fits(config, small, needed.total - 1)
+        (line,) = caplog.messages
+    assert line.endswith("would fit: --set local.gradient_checkpointing=true")
+    assert in_words(needed) in line
+    with pytest.raises(UserError, match=r"even one row of one client with gradient checkpointing needs [\d.]+ MB"):
+        check_fits(config, small, 10**6)
+
+
+def test_smaller_micro_batches_keep_the_rows_of_a_step(paper, small, caplog):
+    needed = estimate(with_local(paper, micro_batch=2, accumulation=8), small)
+    with caplog.at_level(logging.WARNING):
+        check_fits(paper, small, needed.total)
+    assert caplog.messages[0].endswith("would fit: --set local.micro_batch=2 --set local.accumulation=8")
+
+
+def test_a_dry_run_shows_it_and_loads_nothing(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
+    words = ["--profile", "mini", "--model", str(tiny_folder), "--out", str(tmp_path / "runs"), "--dry-run"]
+    assert cli.main(["bench", "aya", "fedavg", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Memory on the device in training: about ")
+    assert lines[1].startswith("Numbers in an adapter: ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_total_is_the_sum_of_its_parts():
+    assert Estimate(base=1, adapters=2, optimizer=4, activations=8, logits=16, trainable=999).total == 31
