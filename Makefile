@@ -54,6 +54,7 @@ help:
 	@echo '                   OUT      folder of all runs (runs)'
 	@echo '  make grid        several methods and seeds, and one table with paired intervals, as'
 	@echo '                     make grid DATASET=aya METHODS=fedavg,fedprox,local SEEDS=0,1,2'
+	@echo '                   DATASET  one, several with commas, or all'
 	@echo '                   METHODS  names with commas (all)      SEEDS    with commas (0,1,2)'
 	@echo '                   JOBS     runs at once (by cores)      and the variables of bench but METHOD and SEED'
 	@echo '  make download    fetch a prebuilt client split, as'

@@ -41,7 +41,7 @@ class Cell:
     def hash(self) -> str:
         """Names what the results depend on: settings and contents, not where the contents lie."""
         base = replace(self.config.model, name=self.base_hash)
-        settings = replace(self.config, split=self.split.hash, model=base).to_dict()
+        settings = replace(_viewed(self.config), split=self.split.hash, model=base).to_dict()
         return files.sha256_json(settings)[:10]
 
     @cached_property
@@ -57,7 +57,7 @@ class Cell:
         data = replace(config.data, shuffle_users=False)
         federation = replace(config.federation, weighting="uniform")  # nothing is averaged
         method = Method(name=BASELINE, constants={})
-        return self.like(replace(config, method=method, data=data, federation=federation))
+        return self.like(_viewed(replace(config, method=method, data=data, federation=federation)))
 
     def like(self, config: RunConfig) -> Cell:
         """Another cell on the same split and base model; neither is read again."""
@@ -70,6 +70,14 @@ class Cell:
         path = self.folder / RESULTS
         results = files.read_json(path) if path.is_file() else None
         return results if results and results["schema_version"] == SCHEMA_VERSION else None
+
+
+def _viewed(config: RunConfig) -> RunConfig:
+    """`config` without the looks at a global adapter where there is none: all methods share one baseline."""
+    if config.method.name != BASELINE:
+        return config
+    off = replace(config.evaluation, every=0, personal_steps=0, personal_clients=0, personal_lr=0.0)
+    return replace(config, evaluation=off)
 
 
 def resolve_split(config: RunConfig) -> Split:

@@ -153,13 +153,22 @@ class Faults(_Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(_Strict):
-    """`local_clients`: how many named clients the baseline `local` trains; 0 means all of them."""
+    """`local_clients`: how many named clients the baseline `local` trains; 0 means all of them.
+
+    The rest is off at 0 and changes no adapter (docs/clients.md). `every`: rounds from one held-out loss of each
+    client to the next. `personal_steps`: local steps from the global adapter, for `personal_clients` clients
+    (0 means all) at the rate `personal_lr` (0 means that of the last round).
+    """
 
     metrics: Names
     local_clients: CountOrZero
     batch_tokens: Count
     bootstrap_samples: Count
     max_new_tokens: Count
+    every: CountOrZero = 0
+    personal_steps: CountOrZero = 0
+    personal_clients: CountOrZero = 0
+    personal_lr: NotNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,6 +114,20 @@ class GridCell:
 # --- what was asked for
 
 
+def parse_datasets(text: str) -> tuple[str, ...]:
+    """Names with commas between, or "all" for every preset; one name alone is given back as it is.
+
+    Raises a :class:`UserError` for an unknown or repeated name, and where one is missing.
+    """
+    if "," not in text and text != "all":
+        return (text,)
+    names: list[str] = []
+    for word in _words(text, "the data sets", "give all, or names such as aya,wildchat"):
+        names += presets.dataset_names() if word == "all" else [presets.dataset_name(word)]
+    _check_distinct(names, "the data sets", text)
+    return tuple(names)
+
+
 def parse_methods(text: str) -> tuple[str, ...]:
     """Names with commas between, "all" for all eight methods and both baselines; in the order of :data:`ALL`.
 

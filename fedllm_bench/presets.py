@@ -71,6 +71,11 @@ def profile_names(root: Traversable | None = None) -> list[str]:
     return _names("profile", root or files(PACKAGE))
 
 
+def dataset_name(name: str, root: Traversable | None = None) -> str:
+    """The own name of a data set that may be given by another one; a :class:`UserError` where there is none."""
+    return _canonical("dataset", name, root or files(PACKAGE))
+
+
 def dataset_aliases(root: Traversable | None = None) -> dict[str, str]:
     """Other names of datasets -> their own names."""
     root = root or files(PACKAGE)

@@ -18,7 +18,7 @@ from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.metrics.items import HeldoutItem, heldout_items, load_probes
-from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.metrics.registry import LOSS, METRICS
 from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.lora import initial_adapter
@@ -66,7 +66,15 @@ def check_cell(cell: Cell) -> None:
     """Raise a :class:`UserError` for what can be known to fail before anything is loaded or written."""
     cell.config.federation.check(len(cell.split.manifest.clients))
     make_method(cell.config)
-    usable_metrics(cell)
+    _check_views(cell.config, usable_metrics(cell))
+
+
+def _check_views(config: RunConfig, metrics: Sequence[str]) -> None:
+    """Refuse a look at each client's loss where the run does not score that metric."""
+    for key in ("every", "personal_steps"):
+        value = getattr(config.evaluation, key)
+        if value and LOSS not in metrics:
+            raise UserError(f"evaluation.{key}={value} needs the metric {LOSS}; add it to METRICS, or give 0")
 
 
 def load_bench(cell: Cell) -> Bench:

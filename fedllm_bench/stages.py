@@ -17,12 +17,14 @@ from filelock import FileLock, Timeout
 
 from fedllm_bench import files, interrupts, provenance
 from fedllm_bench.cell import Cell
+from fedllm_bench.client_rounds import watcher
 from fedllm_bench.clock import Clock
 from fedllm_bench.errors import UserError
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.report.run import write_report
+from fedllm_bench.personalise import is_wanted, personalise
+from fedllm_bench.report.run import Sides, write_report
 from fedllm_bench.scoring import Scores, evaluate, read_scores, saved_scores
 from fedllm_bench.setup import Bench, check_cell, load_bench
 from fedllm_bench.training import engines
@@ -80,10 +82,14 @@ def _run_stages(bench: Bench) -> dict[str, Any]:
         server = train(bench)
     with clock.stage("score"):
         after = saved_scores(folder, "after", bench.metrics, lambda: score_after(bench, server))
+    personal = None
+    if is_wanted(bench):
+        with clock.stage("personalise"):
+            personal = personalise(bench, server)
     with clock.stage("local baseline"):
         local = None if bench.method.personal else score_local(bench)
     with clock.stage("report"):
-        return write_report(bench, before, after, local, clock.seconds)
+        return write_report(bench, Sides(before, after, local, personal), clock.seconds)
 
 
 def _describe(bench: Bench) -> None:
@@ -134,6 +140,7 @@ def train(bench: Bench) -> Server:
             folder=cell.folder,
             only=only,
             stop=stop,
+            watch=watcher(bench),
         )
         server = run_rounds(run, bench.initial)
     for name, adapter in final_adapters(bench, server).items():

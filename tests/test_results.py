@@ -25,8 +25,14 @@ from fedllm_bench.report.schema import (
     DIFFERENCE,
     DISTRIBUTION,
     FAILURE,
+    GAIN,
     METRIC,
+    MOMENTS,
+    OVER_ROUNDS,
+    PER_CLIENT,
+    PERSONALISATION,
     RESULTS,
+    ROUND,
     SPREAD,
     check_results,
 )
@@ -248,7 +254,8 @@ def test_wrong_values_are_refused_by_their_name(payload, tmp_path, path, value, 
 def test_every_key_is_documented():
     text = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
     parts = [RESULTS, METRIC, DIFFERENCE, DISTRIBUTION, SPREAD, CLIENT, FAILURE]
+    parts += [MOMENTS, PER_CLIENT, ROUND, OVER_ROUNDS, GAIN, PERSONALISATION]
     parts += [RESULTS[key] for key in ("run", "data", "cost", "intervals")]
     keys = {key for part in parts for key in part}
-    assert len(keys) > 60
+    assert len(keys) > 70
     assert {key for key in keys if f"`{key}`" not in text} == set()

@@ -28,11 +28,23 @@ def distribution(better, worse, n=38) -> dict:
     }  # fmt: skip
 
 
+def moments(mean, n=38) -> dict:
+    return {"mean": mean, "sd": 0.25, "worst_tenth": 2 * mean, "n": n}
+
+
+def per_client(local=None) -> dict:
+    return {
+        "before": moments(1.11), "after": moments(0.61), "difference": moments(-0.5),
+        "local": local, "difference_to_local": local and moments(-0.72, n=12),
+    }  # fmt: skip
+
+
 def entry(unit, higher, before, after, difference, local=None, to_local=None, spread=None) -> dict:
     return {
         "version": "1", "unit": unit, "higher_is_better": higher, "description": "",
         "estimator": "mean over clients", "before": before, "after": after, "difference": difference,
         "local": local, "difference_to_local": to_local, "distribution": spread or distribution(36, 2),
+        "per_client": per_client(local and moments(1.4, n=12)),
     }  # fmt: skip
 
 
@@ -41,7 +53,10 @@ PAYLOAD = {
     "run": {
         "dataset": "mini-aya", "method": "fedprox", "personal": False, "profile": "mini", "track": "mini", "seed": 3,
     },
-    "data": {"num_clients": 38, "local_clients": ["user-004", "user-017"], "never_visited": []},
+    "data": {
+        "num_clients": 38, "num_unseen_clients": 4, "local_clients": ["user-004", "user-017"], "never_visited": [],
+    },
+    "over_rounds": None, "personalisation": None,
     "cost": {
         "bytes_up": 5_200_000, "bytes_down": 10_400_000, "seconds": {"data": 1.25, "train": 65.0},
         "peak_memory_bytes": 1_300_000_000, "peak_gpu_bytes": None,
@@ -117,6 +132,7 @@ def test_without_baseline_there_is_no_empty_column():
     payload = copy.deepcopy(PAYLOAD)
     for each in payload["metrics"].values():
         each["local"] = each["difference_to_local"] = None
+        each["per_client"] = per_client()
     assert "local" not in terminal_table(payload)
 
 
@@ -132,6 +148,7 @@ def personal(**data) -> dict:
     payload = changed(run={"method": "local", "personal": True}, data=data)
     for each in payload["metrics"].values():
         each["local"] = each["difference_to_local"] = None
+        each["per_client"] = per_client()
     return payload
 
 

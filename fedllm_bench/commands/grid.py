@@ -1,4 +1,7 @@
-"""`fedllm-bench grid`: methods and seeds on one data set, from presets to one table of paired differences."""
+"""`fedllm-bench grid`: methods and seeds on a data set, from presets to one table of paired differences.
+
+Several data sets are so many grids, one after another, and a page over them: `commands/grids.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.commands import bench
 from fedllm_bench.errors import UserError
@@ -19,7 +22,8 @@ from fedllm_bench.preflight import choose_profile
 from fedllm_bench.report.formats import counted, duration, number
 
 if TYPE_CHECKING:
-    from fedllm_bench.grid import GridCell
+    from fedllm_bench.grid import GridCell, Request
+    from fedllm_bench.report.grid_files import Reasons
     from fedllm_bench.workers import Ended
 
 log = logging.getLogger(__name__)
@@ -33,6 +37,7 @@ EXAMPLES = """examples:
   fedllm-bench grid aya --set federation.rounds=60 --set fedprox:method.mu=0.1
                                                                  (METHOD: before a setting of one method)
   fedllm-bench grid aya --methods local,fedavg,fedavg+shuffled   (a control: rows dealt to clients at random)
+  fedllm-bench grid aya,wildchat --seeds 0,1,2                   (one table each, and one over both; or: grid all)
 
 Each cell is a run of `fedllm-bench bench`, in the same folder: those that are finished are not run again, and a
 grid that was interrupted goes on when the same command is given again. The table, grid.json (docs/grid.md) and
@@ -56,7 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("dataset", help="a preset of data set, as aya")
+    parser.add_argument("dataset", help="a preset of data set, as aya; several with commas between, or all")
     parser.add_argument("--methods", default="all", help="names with commas between, or all (default all)")
     parser.add_argument("--seeds", default="0,1,2", help="whole numbers with commas between (default 0,1,2)")
     parser.add_argument(
@@ -72,38 +77,40 @@ def run(args: argparse.Namespace) -> int:
     from filelock import FileLock, Timeout
 
     from fedllm_bench import files
-    from fedllm_bench.grid import grid_folder, queue
+    from fedllm_bench.commands import grids
+    from fedllm_bench.grid import grid_folder, open_cells, parse_datasets, queue
 
     cuda = bench.has_cuda()
     profile, sentence = choose_profile(args.profile, cuda)
-    cells = _open(args, profile, cuda)
+    if (names := parse_datasets(args.dataset)) != (args.dataset,):
+        return grids.run(args, names, profile, sentence, cuda)
+    cells = open_cells(request_of(args, profile), lambda config: bench.open_cell(config, args.out, cuda))
     waiting, folder = queue(cells), grid_folder(cells)
     if waiting:
         _check(waiting)
     files.make_folder(folder)
-    _say(sentence)
+    say(sentence)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            ended = _run(cells, waiting, folder, args.jobs or default_jobs(cuda))
-            if len(ended) < len(cells) or not all(each.reason for each in ended):
-                _show(cells, ended, folder)
+            ended = run_waiting(cells, waiting, folder, args.jobs or default_jobs(cuda))
+            show(cells, {each.task.key: each.reason for each in ended if each.reason}, folder)
     except Timeout as error:
         raise UserError(f"{folder}: another process is running this grid; wait for it, or stop it") from error
     return exit_code([each.code for each in ended if each.reason])
 
 
-def _open(args: argparse.Namespace, profile: str, cuda: bool) -> list[GridCell]:
-    from fedllm_bench.grid import Request, open_cells, parse_methods, parse_seeds
+def request_of(args: argparse.Namespace, profile: str) -> Request:
+    """What the options ask for; a :class:`UserError` for methods or seeds that are none."""
+    from fedllm_bench.grid import Request, parse_methods, parse_seeds
 
     same = {key: getattr(args, key) for key in ("dataset", "engine", "variant", "split", "model", "metrics", "out")}
-    request = Request(
+    return Request(
         methods=parse_methods(args.methods),
         seeds=parse_seeds(args.seeds),
         profile=profile,
         overrides=tuple(args.overrides),
         **same,
     )
-    return open_cells(request, lambda config: bench.open_cell(config, args.out, cuda))
 
 
 def _check(cells: Sequence[GridCell]) -> None:
@@ -129,20 +136,21 @@ def exit_code(failed: Sequence[int]) -> int:
 # --- running
 
 
-def _run(cells: Sequence[GridCell], waiting: Sequence[GridCell], folder: Path, jobs: int) -> list[Ended]:
+def run_waiting(cells: Sequence[GridCell], waiting: Sequence[GridCell], folder: Path, jobs: int) -> list[Ended]:
+    """Run the cells of `waiting`, `jobs` at once; those of `cells` that are not among them are not run."""
     from fedllm_bench import files
     from fedllm_bench.cli import ALLOCATOR
     from fedllm_bench.workers import run_cells, start_worker
 
     grid, done = f"Grid of {counted(len(cells), 'cell')} on {cells[0].cell.split.name}", len(cells) - len(waiting)
     if not waiting:
-        _say(f"{grid}, all finished before; nothing to do.")
+        say(f"{grid}, all finished before; nothing to do.")
         return []
     jobs = min(jobs, len(waiting))
     threads = max(1, bench.num_threads() // jobs)
     logs = files.make_folder(folder / "logs")
-    _say(f"{grid}, {done} finished before; {jobs} at once, cores for each: {threads}.")
-    _say(f"Grid folder {folder}")
+    say(f"{grid}, {done} finished before; {jobs} at once, cores for each: {threads}.")
+    say(f"Grid folder {folder}")
     start = partial(start_worker, threads=threads, logs=logs, environment={**ALLOCATOR, **os.environ})
     progress = Progress(len(cells), len(waiting), jobs)
     try:
@@ -171,7 +179,7 @@ class Progress:
         self.bar.set_postfix_str(self._left().removeprefix(", "))  # tqdm writes a comma itself
         if self.bar.disable and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            _say(f"{self._done()}  {duration(time.monotonic() - self.started)}{self._left()}")
+            say(f"{self._done()}  {duration(time.monotonic() - self.started)}{self._left()}")
 
     def _done(self) -> str:
         return f"{self.total - self.waiting + len(self.ended)} of {self.total}"
@@ -195,18 +203,22 @@ def about(ended: Ended) -> str:
     return f"{start}  {name} {number(metrics[name]['after']['mean'])}"
 
 
-def _show(cells: Sequence[GridCell], ended: Sequence[Ended], folder: Path) -> None:
+def show(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[str, Any] | None:
+    """Print the table and where it lies, and give its numbers; None, and nothing, where every cell failed."""
     from fedllm_bench.report.grid_files import GRID, report
     from fedllm_bench.report.grid_table import TABLE_WIDTH, terminal_table
 
-    payload = report(cells, {each.task.key: each.reason for each in ended if each.reason}, folder)
-    _say("")
-    _say(terminal_table(payload, shutil.get_terminal_size((TABLE_WIDTH, 24)).columns))
-    _say(f"Numbers   {folder / GRID}")
-    _say(f"Tables    {folder / 'table.md'}, {folder / 'table.txt'}")
-    _say(f"Figures   {folder / 'figures'}")
+    if len(reasons) == len(cells):
+        return None
+    payload = report(cells, reasons, folder)
+    say("")
+    say(terminal_table(payload, shutil.get_terminal_size((TABLE_WIDTH, 24)).columns))
+    say(f"Numbers   {folder / GRID}")
+    say(f"Tables    {folder / 'table.md'}, {folder / 'table.txt'}")
+    say(f"Figures   {folder / 'figures'}")
+    return payload
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()

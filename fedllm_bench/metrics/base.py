@@ -56,3 +56,12 @@ class Score:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Self:
         return cls(**record)
+
+
+def is_unseen(score: Score) -> bool:
+    """Whether the item is of a user without any training row."""
+    return score.group.get("part") == "unseen"
+
+
+def is_seen(score: Score) -> bool:
+    return not is_unseen(score)

@@ -26,4 +26,5 @@ class Metric(Protocol):
     def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]: ...
 
 
+LOSS = HeldoutLoss.info.name  # the metric of each client over rounds and after personalisation
 METRICS: dict[str, Metric] = {metric.info.name: metric for metric in (HeldoutLoss(), MiniExact(), MiniChoice())}

@@ -27,9 +27,9 @@ def distribution(
     Values are on the scale that `estimator` shows, each of one client alone.
     """
     a, b = paired_clusters(after, before)
-    means_a, means_b = _means(a), _means(b)  # of the same clients: a pair is scored on both sides or on none
+    means_a, means_b = means_of(a), means_of(b)  # of the same clients: a pair is scored on both sides or on none
     with np.errstate(over="ignore", invalid="ignore"):  # a perplexity beyond the largest float
-        spread_after = spread(estimator.back(_means(per_cluster(after))))
+        spread_after = spread(estimator.back(means_of(per_cluster(after))))
         spread_difference = spread(estimator.back(means_a) - estimator.back(means_b))
     gains = (means_a - means_b) * (1 if higher_is_better else -1)
     equal = EQUAL * np.maximum(np.abs(means_a), np.abs(means_b))
@@ -53,6 +53,7 @@ def spread(values: Array) -> dict[str, float | int | None]:
     return {**dict(zip(QUANTILES, numbers, strict=True)), "n": len(values)}
 
 
-def _means(clusters: Mapping[str, ClusterMean]) -> Array:
+def means_of(clusters: Mapping[str, ClusterMean]) -> Array:
+    """The scored clients' means, in the order of ids, shape (N,)."""
     means = [clusters[client].mean for client in sorted(clusters)]
     return np.array([mean for mean in means if mean is not None], dtype=np.float64)

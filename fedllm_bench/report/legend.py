@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedllm_bench.report.client_table import about_views
 from fedllm_bench.report.formats import counted, duration, from_to, size, wrapped
 from fedllm_bench.report.names import listed, short_name
 
@@ -21,6 +22,7 @@ def legend(payload: Payload, width: int) -> list[str]:
         "↓ lower is better, ↑ higher is better",
         _how(metrics),
         *_better(payload),
+        *about_views(payload),
         *_about_adapters(payload),
         *_never_visited(payload),
         *_left_out(cost),

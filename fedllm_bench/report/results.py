@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.files import write_json
-from fedllm_bench.metrics.base import MetricInfo, Score
+from fedllm_bench.metrics.base import MetricInfo, Score, is_seen, is_unseen
 from fedllm_bench.metrics.stats import (
     BOOTSTRAP_FROM,
     LEVEL,
@@ -29,6 +29,7 @@ from fedllm_bench.metrics.stats import (
     worst_tenth,
 )
 from fedllm_bench.report.distribution import distribution
+from fedllm_bench.report.per_client import per_client
 from fedllm_bench.report.schema import SCHEMA_VERSION, check_results
 
 Keep = Callable[[Score], bool]
@@ -69,14 +70,6 @@ class ClientRow:
     n_rows: int
 
 
-def is_unseen(score: Score) -> bool:
-    return score.group.get("part") == "unseen"
-
-
-def is_seen(score: Score) -> bool:
-    return not is_unseen(score)
-
-
 def metric_entry(
     info: MetricInfo,
     scores: ScoreSet,
@@ -106,6 +99,13 @@ def metric_entry(
         "difference_to_local": None if scores.local is None else difference(scores.local),
         "distribution": distribution(
             scores.before, scores.after, estimator=estimator, higher_is_better=info.higher_is_better
+        ),
+        "per_client": per_client(
+            scores.before,
+            scores.after,
+            scores.local,
+            estimator=estimator,
+            higher_is_better=info.higher_is_better,
         ),
     }
 
@@ -208,6 +208,8 @@ def results_payload(
     metrics: Mapping[str, Any],
     clients: Mapping[str, Sequence[ClientRow]],
     resampling: Resampling | None = None,
+    over_rounds: Mapping[str, Any] | None = None,
+    personalisation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole of results.json; the keys of each part are those of `schema.RESULTS`."""
     used = resampling or Resampling()
@@ -224,6 +226,8 @@ def results_payload(
         },
         "metrics": dict(metrics),
         "clients": {name: [asdict(row) for row in rows] for name, rows in clients.items()},
+        "over_rounds": over_rounds,
+        "personalisation": personalisation,
     }
 
 

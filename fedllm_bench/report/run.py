@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +13,52 @@ import torch
 
 from fedllm_bench import files
 from fedllm_bench.cell import RESULTS
-from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.client_rounds import FILE, read_lines
+from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.registry import LOSS, METRICS
 from fedllm_bench.metrics.stats import Resampling
-from fedllm_bench.report import client_figures, figures
+from fedllm_bench.personalise import local_of
+from fedllm_bench.report import client_figures, figures, view_figures
 from fedllm_bench.report.formats import counted
-from fedllm_bench.report.results import ScoreSet, client_rows, metrics_of, results_payload, write_results
+from fedllm_bench.report.per_client import gains, over_rounds, scores_of
+from fedllm_bench.report.results import ScoreSet, client_rows, metric_entry, metrics_of, results_payload, write_results
 from fedllm_bench.scoring import Scores
 from fedllm_bench.setup import Bench
 from fedllm_bench.training.faults import DROPPED_OUT
 
 
-def write_report(
-    bench: Bench, before: Scores, after: Scores, local: Scores | None, seconds: Mapping[str, float]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Sides:
+    """The raw scores of a run. `local`: of the baseline; `personal`: held-out loss after personalisation."""
+
+    before: Scores
+    after: Scores
+    local: Scores | None
+    personal: list[Score] | None = None
+
+
+def write_report(bench: Bench, sides: Sides, seconds: Mapping[str, float]) -> dict[str, Any]:
     """Summaries with intervals, figures, and results.json as the last file: a run that has it is finished."""
     folder, config = bench.cell.folder, bench.config
     rounds = files.read_jsonl(folder / "rounds.jsonl")
     sets = {
-        name: ScoreSet(before=before[name], after=after[name], local=local[name] if local else None)
+        name: ScoreSet(
+            before=sides.before[name], after=sides.after[name], local=sides.local[name] if sides.local else None
+        )
         for name in bench.metrics
     }
+    lines = read_lines(folder / FILE)
     infos = {name: METRICS[name].info for name in bench.metrics}
     resampling = Resampling(seed=config.seed, samples=config.evaluation.bootstrap_samples)
     payload = results_payload(
         run=_about_run(bench),
         data=_about_data(bench),
-        cost=_cost(rounds, seconds),
+        cost=_cost(rounds, lines, seconds),
         metrics=metrics_of(sets, infos, resampling=resampling),
         clients={name: client_rows(scores) for name, scores in sets.items()},
         resampling=resampling,
+        over_rounds=_over_rounds(bench, sides, lines),
+        personalisation=_personalisation(bench, sides, resampling),
     )
     _draw(bench, payload, rounds)
     write_results(folder / RESULTS, payload)
@@ -78,17 +96,54 @@ def _about_data(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _cost(rounds: list[dict[str, Any]], seconds: Mapping[str, float]) -> dict[str, Any]:
+def _over_rounds(bench: Bench, sides: Sides, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    every = bench.config.evaluation.every
+    if not every or bench.method.personal:
+        return None
+    return over_rounds(
+        lines,
+        sides.before[LOSS],
+        sides.after[LOSS],
+        info=METRICS[LOSS].info,
+        num_rounds=bench.config.federation.rounds,
+        every=every,
+    )
+
+
+def _personalisation(bench: Bench, sides: Sides, resampling: Resampling) -> dict[str, Any] | None:
+    if sides.personal is None:
+        return None
+    local, ids = local_of(bench.config), bench.clients.ids
+    entry = metric_entry(
+        METRICS[LOSS].info,
+        ScoreSet(before=scores_of(sides.after[LOSS], sides.personal), after=sides.personal),
+        resampling=resampling,
+    )
+    return {
+        "steps": bench.config.evaluation.personal_steps,
+        "optimizer": local.optimizer,
+        "lr": local.lr,
+        "heldout": entry,
+        "clients": gains(sides.after[LOSS], sides.personal, {k: len(bench.clients.train_rows[k]) for k in ids}),
+    }
+
+
+def _cost(
+    rounds: list[dict[str, Any]], lines: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]
+) -> dict[str, Any]:
     # ru_maxrss counts kibibytes on Linux and bytes on macOS
     unit = 1 if sys.platform == "darwin" else 1024
     trained = sum(record["seconds"] for record in rounds)  # in all sessions; a killed one left no other time
+    looked = sum(line["seconds"] for line in lines)  # within the stage `train`, and not training
+    train = round(max(seconds.get("train", 0.0) - looked, trained), 4)
+    shown = {**seconds, "train": train} | ({"score rounds": round(looked, 4)} if lines else {})
     return {
         "bytes_up": sum(record["bytes_up"] for record in rounds),
         "bytes_down": sum(record["bytes_down"] for record in rounds),
         "num_answers": sum(len(record["client_ids"]) for record in rounds) - num_dropouts(rounds),
         "num_dropouts": num_dropouts(rounds),
         "failures": failures_of(rounds),
-        "seconds": {**seconds, "train": round(max(seconds.get("train", 0.0), trained), 4)},
+        "seconds": shown,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
@@ -116,6 +171,8 @@ def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -
     if "heldout" in metrics:
         points, on = _heldout_points(metrics["heldout"], len(rounds))
         paths += figures.loss_over_rounds(rounds, points, out, label=label, heldout_on=on)
+    paths += view_figures.heldout_bands(payload, out, label=label)
+    paths += view_figures.personal_gain(payload, out, label=label)
     for metric in payload["clients"]:
         paths += client_figures.clients(payload, metric, out, label=label)
     for metric in ("mini_exact", "mini_choice"):

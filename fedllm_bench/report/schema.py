@@ -54,6 +54,14 @@ DISTRIBUTION = {
     "num_worse": int,
     "share_better": OrNull(float),
 }
+MOMENTS = {"mean": OrNull(float), "sd": OrNull(float), "worst_tenth": OrNull(float), "n": int}
+PER_CLIENT = {
+    "before": MOMENTS,
+    "after": MOMENTS,
+    "local": OrNull(MOMENTS),
+    "difference": MOMENTS,
+    "difference_to_local": OrNull(MOMENTS),
+}
 METRIC = {
     "version": str,
     "unit": str,
@@ -66,6 +74,7 @@ METRIC = {
     "local": OrNull(SUMMARY),
     "difference_to_local": OrNull(DIFFERENCE),
     "distribution": DISTRIBUTION,
+    "per_client": PER_CLIENT,
 }
 CLIENT = {
     "client": str,
@@ -73,6 +82,21 @@ CLIENT = {
     "after": OrNull(float),
     "local": OrNull(float),
     "n_rows": int,
+}
+ROUND = {"round": int, "heldout": {**SPREAD, **MOMENTS}, "unseen": {**SPREAD, **MOMENTS}}
+OVER_ROUNDS = {"every": int, "unit": str, "rounds": ListOf(ROUND)}
+GAIN = {
+    "client": str,
+    "num_train_rows": int,
+    "before": OrNull(float),
+    "after": OrNull(float),
+}
+PERSONALISATION = {
+    "steps": int,
+    "optimizer": str,
+    "lr": float,
+    "heldout": METRIC,
+    "clients": ListOf(GAIN),
 }
 FAILURE = {"round": int, "client": str, "reason": str}
 RESULTS = {
@@ -109,6 +133,8 @@ RESULTS = {
     "intervals": {"level": float, "samples": int, "seed": int, "bootstrap_from": int},
     "metrics": MapOf(METRIC),
     "clients": MapOf(ListOf(CLIENT)),
+    "over_rounds": OrNull(OVER_ROUNDS),
+    "personalisation": OrNull(PERSONALISATION),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fedllm_bench.report.client_table import client_rows
 from fedllm_bench.report.formats import MISSING, change, number, signed
 from fedllm_bench.report.legend import SIDES, Entry, Payload, after_name, legend
 from fedllm_bench.report.schema import QUANTILES
@@ -29,6 +30,8 @@ def terminal_table(payload: Payload, width: int = 100) -> str:
         ]
     if payload["run"]["personal"]:
         table += _over_clients(payload)
+    if rows := client_rows(payload):
+        table += ["", *_aligned(rows)]
     return "\n".join([_title(payload), "", *table, "", *legend(payload, width)])
 
 

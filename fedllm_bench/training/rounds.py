@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fedllm_bench.config import RunConfig
 from fedllm_bench.data.clients import Clients
@@ -26,15 +26,21 @@ from fedllm_bench.training.faults import DROPPED_OUT, dropouts, steps_done
 from fedllm_bench.trees import Tree, norm, num_bytes, tmap
 
 log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 # Beyond this a pass is slower and larger: rows of 150 tokens took 417 ms a client and step in passes of eight
 # clients, 293 ms one by one (two CPU cores, embedded base).
 PASS_TOKENS = 2048
+
+
+def _unwatched(server: Server) -> None:
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What the rounds need; `only` restricts training to named clients, for the baseline `local`.
 
+    `watch` is called with the server of each checkpoint, and again with the one that a run goes on from.
     When `stop` is asked for, the blocks of clients in training end first, and what they answered is kept.
     """
 
@@ -45,6 +51,7 @@ class Run:
     folder: Path
     only: frozenset[int] | None = None
     stop: Stop = field(default_factory=Stop)
+    watch: Callable[[Server], None] = _unwatched
 
     @property
     def states(self) -> ClientStates:
@@ -85,6 +92,7 @@ def run_rounds(run: Run, params: Tree) -> Server:
     plan = schedule(run.config, len(run.clients), run.clients.file_order)
     server = load_server(run.folder / "checkpoint") or run.method.init(params)
     records = read_jsonl(run.folder / "rounds.jsonl")[: server.round] if server.round else []
+    run.watch(server)  # a kill may have come between a checkpoint and the look at it
     rounds = range(server.round, len(plan))
     for round_num in track(rounds, f"train {run.config.method.name}", len(plan), server.round):
         server, record = _one_round(run, server, plan[round_num])
@@ -92,6 +100,7 @@ def run_rounds(run: Run, params: Tree) -> Server:
         write_jsonl(run.folder / "rounds.jsonl", records)
         save_server(run.folder / "checkpoint", server)
         run.states.forget_before(plan[round_num], server.round)
+        run.watch(server)
         run.stop.check()
     return server
 
@@ -194,7 +203,7 @@ def clients_per_pass(config: RunConfig, rows: TokenPart) -> int:
     return max(1, min(config.local.block_size, int(PASS_TOKENS / (config.local.micro_batch * mean_length))))
 
 
-def batched(tasks: Iterable[ClientTask], size: int) -> Iterator[list[ClientTask]]:
+def batched(tasks: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Blocks of `size` clients in their order, the last one smaller."""
     left = iter(tasks)
     while block := list(islice(left, size)):
@@ -240,6 +249,15 @@ def _task(
         steps=plan if run.method.pooled else steps_done(run.config.faults, run.config.seed, server.round, client, plan),
         state=run.states.get(client, run.method.client_init(server.params), server.round),
     )
+
+
+def tasks_of_steps(run: Run, server: Server, chosen: Iterable[int], steps: int) -> Iterator[ClientTask]:
+    """Tasks of `steps` local steps for each client, whatever the rule of the rounds says."""
+    accumulation = run.config.local.accumulation
+    for client in chosen:
+        client_id = run.clients.ids[client]
+        rows = run.clients.train_rows[client_id]
+        yield _task(run, server, client, client_id, rows, steps=steps, accumulation=accumulation)
 
 
 def _turns(run: Run) -> float:

@@ -1,0 +1,60 @@
+"""The held-out loss of every client and unseen user, every E rounds: a line of clients.jsonl for each such round.
+
+The base (round 0) and the last round have none: their scores are in scores/, and nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench import files
+from fedllm_bench.methods.base import Server
+from fedllm_bench.metrics.base import Score, is_seen, is_unseen
+from fedllm_bench.metrics.registry import LOSS, METRICS
+from fedllm_bench.metrics.stats import per_cluster
+from fedllm_bench.setup import Bench
+
+log = logging.getLogger(__name__)
+FILE = "clients.jsonl"
+
+
+def watcher(bench: Bench) -> Callable[[Server], None]:
+    """What the rounds call with each checkpoint: it scores the rounds that are due and not on file."""
+    every, last = bench.config.evaluation.every, bench.config.federation.rounds
+    if every and bench.method.personal:
+        log.info("evaluation.every=%d is passed over: %s has no global adapter", every, bench.config.method.name)
+    path = bench.cell.folder / FILE
+
+    def watch(server: Server) -> None:
+        if not every or bench.method.personal or server.round % every or server.round in (0, last):
+            return
+        lines = read_lines(path)
+        if all(line["round"] != server.round for line in lines):
+            files.write_jsonl(path, [*lines, _line(bench, server)])
+
+    return watch
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return files.read_jsonl(path) if path.is_file() else []
+
+
+def _line(bench: Bench, server: Server) -> dict[str, Any]:
+    """{"round", "heldout": client -> loss in nats per token, "unseen": the same of unseen users, "seconds"}."""
+    started = time.perf_counter()
+    with bench.model.using(server.params):
+        scores = METRICS[LOSS].score(bench.model, bench.items, bench.settings)
+    return {
+        "round": server.round,
+        "heldout": _by_client(score for score in scores if is_seen(score)),
+        "unseen": _by_client(score for score in scores if is_unseen(score)),
+        "seconds": round(time.perf_counter() - started, 4),
+    }
+
+
+def _by_client(scores: Iterable[Score]) -> dict[str, float | None]:
+    return {client: cluster.mean for client, cluster in per_cluster(scores).items()}

@@ -1,0 +1,118 @@
+"""Personalisation: a few local steps of each client from the global adapter, and its held-out loss after them.
+
+Wang et al., 2019 (arXiv:1910.10252), and the fine-tuning of Yu et al., 2020 (arXiv:2002.04758): what a client gains
+by adapting the model that all have trained to its own rows before it uses it. The steps are those of FedAvg (plain
+local training with a new optimiser) whatever the method of the rounds was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fedllm_bench import files
+from fedllm_bench.config import Local, RunConfig
+from fedllm_bench.data.clients import sample_by_size
+from fedllm_bench.methods.base import FedAvg, Server
+from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.items import HeldoutItem
+from fedllm_bench.metrics.registry import LOSS, METRICS
+from fedllm_bench.progress import track
+from fedllm_bench.setup import Bench
+from fedllm_bench.training import engines
+from fedllm_bench.training.block import ClientResult, ClientTask
+from fedllm_bench.training.rounds import Run, batched, clients_per_pass, tasks_of_steps
+from fedllm_bench.trees import Tree, tmap
+
+log = logging.getLogger(__name__)
+FILE = f"{LOSS}.personal.jsonl"
+# The purpose of the random streams, in the place of the round: rounds have smaller numbers, so no batch or dropout
+# mask of a round comes again, and the steps of a client do not depend on how many rounds there were.
+ROUND = 2**31 - 1
+
+
+def is_wanted(bench: Bench) -> bool:
+    steps = bench.config.evaluation.personal_steps
+    if steps and bench.method.personal:
+        log.info("evaluation.personal_steps=%d is passed over: under %s each client has an adapter of its own",
+                 steps, bench.config.method.name)  # fmt: skip
+    return bool(steps) and not bench.method.personal
+
+
+def local_of(config: RunConfig) -> Local:
+    """The settings of the rounds at one rate: that asked for, else that of the last round."""
+    last = config.local.lr_at(config.federation.rounds - 1, config.federation.rounds)
+    return replace(config.local, lr=config.evaluation.personal_lr or last)
+
+
+def personalise(bench: Bench, server: Server) -> list[Score]:
+    """Held-out scores of the chosen clients, each under its own adapter, in the order of clients.
+
+    Written block by block of clients, so that a killed run loses one block; a client whose steps have no finite
+    answer has unscored items that say so.
+    """
+    path = bench.cell.folder / "scores" / FILE
+    items = _items_of(bench)
+    ids = bench.clients.ids
+    blocks = list(batched(_chosen(bench, items), _block_size(bench)))
+    scores = _read(path)
+    waiting = [block for block in blocks if not all(ids[client] in scores for client in block)]
+    answers = _answers(bench, server, waiting)
+    for results in track(answers, "personalise", len(blocks), len(blocks) - len(waiting)):
+        scores |= {each.client_id: _scores(bench, server.params, each, items[each.client_id]) for each in results}
+        files.write_jsonl(path, [score.to_dict() for client in sorted(scores) for score in scores[client]])
+    return [score for client in sorted(scores) for score in scores[client]]
+
+
+def _items_of(bench: Bench) -> dict[str, list[HeldoutItem]]:
+    found: dict[str, list[HeldoutItem]] = {}
+    for item in bench.items:
+        if item.part == "heldout":
+            found.setdefault(item.row.client_id, []).append(item)
+    return found
+
+
+def _chosen(bench: Bench, items: dict[str, list[HeldoutItem]]) -> list[int]:
+    """A sample by size of the clients that have rows to train on and rows to be scored on, or all of them."""
+    sizes = [len(bench.clients.train_rows[client]) for client in bench.clients.ids]
+    allowed = [k for k, client in enumerate(bench.clients.ids) if sizes[k] and client in items]
+    return sample_by_size(sizes, allowed, bench.config.evaluation.personal_clients) if allowed else []
+
+
+def _block_size(bench: Bench) -> int:
+    return clients_per_pass(bench.config, bench.clients.tokens["train"])
+
+
+def _read(path: Path) -> dict[str, list[Score]]:
+    scores: dict[str, list[Score]] = {}
+    for record in files.read_jsonl(path) if path.is_file() else []:
+        score = Score.from_dict(record)
+        scores.setdefault(score.cluster, []).append(score)
+    return scores
+
+
+def _answers(bench: Bench, server: Server, blocks: Sequence[Sequence[int]]) -> Iterator[Sequence[ClientResult]]:
+    config, method = bench.config, FedAvg()
+    map_blocks = engines.ENGINES[config.engine](bench.model, method, config)
+    # a folder without states: those of the run's method, as SCAFFOLD's, are not for these steps
+    folder = bench.cell.folder / "personal"
+    run = Run(config=config, method=method, clients=bench.clients, map_blocks=map_blocks, folder=folder)
+    start, steps = Server(server.params, round=ROUND), config.evaluation.personal_steps
+
+    def tasks() -> Iterator[list[ClientTask]]:
+        for block in blocks:
+            yield list(tasks_of_steps(run, start, block, steps))
+
+    yield from map_blocks(method.broadcast(start), tasks(), local_of(config))
+
+
+def _scores(bench: Bench, params: Tree, result: ClientResult, items: Sequence[HeldoutItem]) -> list[Score]:
+    if result.failure is not None:
+        return [
+            Score(item.row.row_id, None, result.failure, cluster=result.client_id, group=item.group) for item in items
+        ]
+    adapter = tmap(lambda x, d: x + d, params, result.upload["delta"])
+    with bench.model.using(adapter):
+        return METRICS[LOSS].score(bench.model, items, bench.settings)

@@ -1,0 +1,127 @@
+"""How a loss lies over clients: mean, standard deviation and worst tenth, at the end, over rounds and personalised.
+
+docs/clients.md has the formulas. A client counts as one, whatever its number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedllm_bench.metrics.base import MetricInfo, Score, is_unseen
+from fedllm_bench.metrics.stats import Estimator, paired_clusters, per_cluster, worst_tenth
+from fedllm_bench.report.distribution import means_of, spread
+
+Array = NDArray[np.float64]
+
+
+def moments(values: Array, *, higher_is_better: bool) -> dict[str, float | int | None]:
+    """Mean, population standard deviation and the mean of the worst ceil(n / 10) values; null without values."""
+    if not len(values):
+        return {"mean": None, "sd": None, "worst_tenth": None, "n": 0}
+    tail = worst_tenth(higher_is_better=higher_is_better).of(values, values)
+    with np.errstate(over="ignore", invalid="ignore"):  # a perplexity beyond the largest float
+        found = {"mean": values.mean(), "sd": values.std(), "worst_tenth": tail}
+    numbers = {name: float(value) if np.isfinite(value) else None for name, value in found.items()}
+    return {**numbers, "n": len(values)}
+
+
+def per_client(
+    before: Sequence[Score],
+    after: Sequence[Score],
+    local: Sequence[Score] | None,
+    *,
+    estimator: Estimator,
+    higher_is_better: bool,
+) -> dict[str, Any]:
+    """The moments of each side, and of the paired differences of `after` to the two others.
+
+    The worst tenth of a difference are the clients who gained least, or lost most.
+    """
+
+    def of(values: Array) -> dict[str, Any]:
+        return moments(values, higher_is_better=higher_is_better)
+
+    def side(scores: Sequence[Score]) -> dict[str, Any]:
+        return of(_shown(estimator, means_of(per_cluster(scores))))
+
+    def difference(scores: Sequence[Score]) -> dict[str, Any]:
+        ours, theirs = (_shown(estimator, means_of(clusters)) for clusters in paired_clusters(after, scores))
+        with np.errstate(invalid="ignore"):
+            return of(ours - theirs)
+
+    return {
+        "before": side(before),
+        "after": side(after),
+        "local": None if local is None else side(local),
+        "difference": difference(before),
+        "difference_to_local": None if local is None else difference(local),
+    }
+
+
+def _shown(estimator: Estimator, means: Array) -> Array:
+    with np.errstate(over="ignore"):
+        return estimator.back(means)
+
+
+# --- over rounds
+
+
+def over_rounds(
+    lines: Iterable[Mapping[str, Any]],
+    before: Sequence[Score],
+    after: Sequence[Score],
+    *,
+    info: MetricInfo,
+    num_rounds: int,
+    every: int,
+) -> dict[str, Any]:
+    """Quantiles and moments over clients of each round that was scored; round 0 is the base, the last one `after`.
+
+    `lines` are those of clients.jsonl.
+    """
+
+    def row(number: int, losses: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
+        return {"round": number} | {part: _over(losses[part], info) for part in ("heldout", "unseen")}
+
+    between = [row(line["round"], line) for line in lines if line["round"] < num_rounds]
+    rows = [row(0, _by_part(before)), *between, row(num_rounds, _by_part(after))]
+    return {"every": every, "unit": info.unit, "rounds": rows}
+
+
+def _over(losses: Mapping[str, float | None], info: MetricInfo) -> dict[str, Any]:
+    values = np.array([loss for loss in losses.values() if loss is not None], dtype=np.float64)
+    return {**spread(values), **moments(values, higher_is_better=info.higher_is_better)}
+
+
+def _by_part(scores: Sequence[Score]) -> dict[str, dict[str, float | None]]:
+    parts: dict[str, list[Score]] = {"heldout": [], "unseen": []}
+    for score in scores:
+        parts["unseen" if is_unseen(score) else "heldout"].append(score)
+    return {part: {client: c.mean for client, c in per_cluster(of).items()} for part, of in parts.items()}
+
+
+# --- personalisation
+
+
+def scores_of(scores: Iterable[Score], others: Iterable[Score]) -> list[Score]:
+    """Those of `scores` whose client is in `others`."""
+    clients = {score.cluster for score in others}
+    return [score for score in scores if score.cluster in clients]
+
+
+def gains(before: Sequence[Score], after: Sequence[Score], num_train_rows: Mapping[str, int]) -> list[dict[str, Any]]:
+    """One row for each client of `after`: its loss under the global adapter, and under its own."""
+    own, common = per_cluster(after), per_cluster(scores_of(before, after))
+    return [
+        {
+            "client": client,
+            "num_train_rows": num_train_rows[client],
+            "before": common[client].mean,
+            "after": own[client].mean,
+        }
+        for client in own
+    ]

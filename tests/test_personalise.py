@@ -1,0 +1,166 @@
+"""Personalisation: plain local steps from the global adapter, the same after any kill and whoever else is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedllm_bench import files, personalise, presets
+from fedllm_bench.cell import Cell
+from fedllm_bench.data.manifest import Split
+from fedllm_bench.methods.base import FedAvg, Server
+from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.items import of_clients
+from fedllm_bench.metrics.likelihood import HeldoutLoss
+from fedllm_bench.metrics.stats import per_cluster
+from fedllm_bench.setup import Bench, load_bench
+from fedllm_bench.training import engines
+from fedllm_bench.training.batches import plan_steps
+from fedllm_bench.training.block import ClientResult, ClientTask, train_block
+from fedllm_bench.training.checkpoint import ClientStates
+from fedllm_bench.trees import Tree, tmap
+
+SMALL = ("local.micro_batch=4", "local.accumulation=2", "lora.rank=4", "lora.alpha=8", "lora.dropout=0.1",
+         "federation.rounds=4", "federation.clients_per_round=3", "local.block_size=1",
+         "evaluation.personal_steps=3")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bench_of(tiny_split: Split, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    def load(method: str, *settings: str) -> Bench:
+        options = {"split": str(tiny_split.folder), "model": str(tiny_folder), "metrics": "heldout"}
+        config = presets.load("aya", method, "mini", [*SMALL, *settings], **options)  # type: ignore[arg-type]
+        cell = Cell(config, tiny_split, tmp_path_factory.mktemp("runs"), 1)
+        files.make_folder(cell.folder / "scores")
+        return load_bench(cell)
+
+    return load
+
+
+def trained(bench: Bench) -> Server:
+    """A global adapter that is not the first one."""
+    stream = torch.Generator().manual_seed(1)
+    moved = tmap(lambda t: t + 0.02 * torch.randn(t.shape, generator=stream), bench.initial)
+    return Server(moved, round=4)
+
+
+def by_client(scores: list[Score]) -> dict[str, float | None]:
+    return {client: cluster.mean for client, cluster in per_cluster(scores).items()}
+
+
+def score(bench: Bench, adapter: Tree, client: str) -> list[Score]:
+    items = [item for item in of_clients(bench.items, [client]) if item.part == "heldout"]
+    with bench.model.using(adapter):
+        return HeldoutLoss().score(bench.model, items, bench.settings)
+
+
+def test_it_is_plain_local_steps_from_the_global_adapter_at_the_last_rate(bench_of):
+    bench = bench_of("fedavg")
+    server, config = trained(bench), bench.config
+    found = personalise.personalise(bench, server)
+    assert {s.cluster for s in found} == set(bench.clients.ids)
+    local = replace(config.local, lr=config.local.lr_at(3, 4))
+    assert config.local.lr_end < local.lr < config.local.lr
+    for number, client in enumerate(bench.clients.ids):
+        rows = bench.clients.train_rows[client]
+        plan = plan_steps(config.seed, 2**31 - 1, number, num_rows=len(rows), steps=3, micro_batch=4, accumulation=2)
+        task = ClientTask(client=number, client_id=client, seed=config.seed, round_num=2**31 - 1,
+                          rows=bench.clients.tokens["train"], row_numbers=rows, steps=plan, state={})  # fmt: skip
+        (result,) = train_block(bench.model, FedAvg(), {"params": server.params}, [task], local)
+        own = tmap(lambda x, d: x + d, server.params, result.upload["delta"])
+        assert [s for s in found if s.cluster == client] == score(bench, own, client)
+        assert by_client(score(bench, own, client)) != by_client(score(bench, server.params, client))
+
+
+def test_at_a_rate_of_nearly_zero_nothing_changes_and_a_given_rate_is_used(bench_of):
+    bench = bench_of("fedavg", "evaluation.personal_lr=1e-12")
+    server = trained(bench)
+    found = by_client(personalise.personalise(bench, server))
+    for client, loss in found.items():
+        assert loss == pytest.approx(by_client(score(bench, server.params, client))[client], rel=1e-5)
+    assert personalise.local_of(bench.config).lr == 1e-12
+
+
+def test_the_steps_know_nothing_of_the_method_of_the_rounds_nor_of_their_number(bench_of):
+    plain = bench_of("fedavg")
+    server = trained(plain)
+    expected = personalise.personalise(plain, server)
+    other = bench_of("scaffold", "federation.rounds=7", f"evaluation.personal_lr={plain.config.local.lr_at(3, 4)}")
+    states = ClientStates(other.cell.folder / "checkpoint" / "clients")
+    for client in range(6):
+        states.put(client, {"c": tmap(torch.ones_like, other.initial)}, 1)
+    assert personalise.personalise(other, replace(server, round=7)) == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_client_of_a_sample_has_the_loss_that_it_has_among_all(count, bench_of):
+    bench = bench_of("fedavg")
+    server = trained(bench)
+    everyone = by_client(personalise.personalise(bench, server))
+    few = bench_of("fedavg", f"evaluation.personal_clients={count}")
+    found = by_client(personalise.personalise(few, server))
+    assert len(found) == count < len(everyone) == 6
+    assert found.items() <= everyone.items()
+
+
+@pytest.mark.parametrize("block_size", [1, 2])
+def test_a_killed_stage_goes_on_to_the_same_bits_and_trains_nobody_twice(block_size, bench_of, monkeypatch):
+    settings = f"local.block_size={block_size}"
+    whole, broken = bench_of("fedavg", settings), bench_of("fedavg", settings)
+    server = trained(whole)
+    expected = personalise.personalise(whole, server)
+    asked: list[list[int]] = []
+    real = engines.ENGINES["inprocess"]
+
+    def dying_after(blocks: int) -> Any:
+        def engine(model, method, config):
+            def map_blocks(message, tasks, local):
+                for number, answered in enumerate(real(model, method, config)(message, tasks, local)):
+                    if number == blocks:
+                        raise KeyboardInterrupt
+                    asked.append([result.client for result in answered])
+                    yield answered
+
+            return map_blocks
+
+        return engine
+
+    monkeypatch.setitem(engines.ENGINES, "inprocess", dying_after(2))
+    with pytest.raises(KeyboardInterrupt):
+        personalise.personalise(broken, server)
+    monkeypatch.setitem(engines.ENGINES, "inprocess", dying_after(99))
+    assert personalise.personalise(broken, server) == expected
+    assert sorted(client for block in asked for client in block) == list(range(6))
+    path = Path("scores") / personalise.FILE
+    assert (broken.cell.folder / path).read_bytes() == (whole.cell.folder / path).read_bytes()
+    asked.clear()
+    assert personalise.personalise(broken, server) == expected
+    assert not asked
+
+
+def test_a_client_without_a_finite_answer_is_unscored_and_says_why(bench_of, monkeypatch):
+    bench = bench_of("fedavg")
+    server = trained(bench)
+
+    def engine(model, method, config):
+        def map_blocks(message, blocks, local):
+            for block in blocks:
+                yield [ClientResult(client=task.client, client_id=task.client_id, state={}, num_examples=1, losses=(),
+                                    upload={} if task.client == 2 else {"delta": tmap(torch.zeros_like, server.params)},
+                                    failure="loss nan" if task.client == 2 else None) for task in block]  # fmt: skip
+
+        return map_blocks
+
+    monkeypatch.setitem(engines.ENGINES, "inprocess", engine)
+    found = personalise.personalise(bench, server)
+    lost = [s for s in found if s.cluster == bench.clients.ids[2]]
+    assert lost
+    assert all(not s.is_scored and s.reason == "loss nan" for s in lost)
+    losses = by_client(found)
+    assert [losses[client] is None for client in bench.clients.ids] == [k == 2 for k in range(6)]
+    kept = bench.clients.ids[0]
+    assert losses[kept] == by_client(score(bench, server.params, kept))[kept]
