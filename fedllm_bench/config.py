@@ -1,7 +1,7 @@
 """What a run is made of: frozen parts, checked once and as a whole.
 
 Values come from JSON-like data (TOML presets, ``--set``, a run folder) through :func:`check`, which names
-every problem in one line. Presets give every value; the only defaults here mean "not given".
+every problem in one line. Presets give every value; the only defaults here mean "not given", or off.
 """
 
 from __future__ import annotations
@@ -153,6 +153,28 @@ class Evaluation(_Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Privacy(_Strict):
+    """Differential privacy of clients (docs/privacy.md); off unless `clip` is given.
+
+    Either `noise_multiplier` is given, or `epsilon`, from which it is found.
+    """
+
+    clip: Positive | None = None  # largest norm of one client's upload, over all its tensors
+    noise_multiplier: NotNegative | None = None  # standard deviation of the noise on the sum, over `clip`
+    epsilon: Positive | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Communication(_Strict):
+    """What clients send (docs/communication.md)."""
+
+    upload_dtype: Literal["float32", "float16"] = "float32"
+    lora_aggregation: Literal["mean", "frozen_a"] = "mean"
+    aggregation_error: bool = False  # measured each round; holds all uploads of a round in memory
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(_Strict):
     """One run. Equal configs have equal hashes, and a run folder belongs to exactly one hash."""
 
@@ -171,6 +193,8 @@ class RunConfig(_Strict):
     federation: Federation
     local: Local
     evaluation: Evaluation
+    privacy: Privacy = Privacy()
+    communication: Communication = Communication()
 
     def __post_init__(self) -> None:
         loss = {"sft": "sft", "preference": "dpo"}[self.data.task]
@@ -194,6 +218,8 @@ SECTIONS: dict[str, type] = {
     "federation": Federation,
     "local": Local,
     "evaluation": Evaluation,
+    "privacy": Privacy,
+    "communication": Communication,
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedllm_bench.config import RunConfig
 from fedllm_bench.data.tokens import TokenRow
 
-SCHEDULE, ROWS = 0, 1  # purposes of random streams: numpy takes [3, 4] and [3, 4, 0] for the same seed
+SCHEDULE, ROWS, POISSON = 0, 1, 3  # purposes of random streams: numpy takes [3, 4] and [3, 4, 0] for the same seed
 StepPlan = tuple[tuple[int, ...], ...]  # the row numbers of each micro-batch of a step
 
 
@@ -31,6 +31,15 @@ def choose_clients(seed: int, round_num: int, num_clients: int, per_round: int) 
     return sorted(int(k) for k in rng.choice(num_clients, per_round, replace=False))
 
 
+def poisson_clients(seed: int, round_num: int, num_clients: int, expected: int) -> list[int]:
+    """The clients of a round, each chosen by itself with probability `expected` / `num_clients`; maybe nobody.
+
+    McMahan et al., 2018 (arXiv:1710.06963), Algorithm 1. Where the guarantee counts, `seed` must be secret.
+    """
+    rng = np.random.default_rng([POISSON, seed, round_num])
+    return np.flatnonzero(rng.random(num_clients) < expected / num_clients).tolist()
+
+
 def released_clients(round_num: int, num_clients: int, per_round: int) -> list[int]:
     """The clients of a round in the code released with FedLLM-Bench (federated_learning/fed_global.py).
 
@@ -40,13 +49,17 @@ def released_clients(round_num: int, num_clients: int, per_round: int) -> list[i
 
 
 def schedule(config: RunConfig, num_clients: int) -> list[list[int]]:
-    """The clients of every round: a function of the seed, or the published one under variant "released"."""
+    """The clients of every round: a function of the seed, or the published one under variant "released".
+
+    With privacy on, `clients_per_round` is the expected number.
+    """
     federation = config.federation
     federation.check(num_clients)
     rounds, per_round = range(federation.rounds), federation.clients_per_round
     if config.variant == "released":
         return [released_clients(round_num, num_clients, per_round) for round_num in rounds]
-    return [choose_clients(config.seed, round_num, num_clients, per_round) for round_num in rounds]
+    choose = choose_clients if config.privacy.clip is None else poisson_clients
+    return [choose(config.seed, round_num, num_clients, per_round) for round_num in rounds]
 
 
 def plan_steps(

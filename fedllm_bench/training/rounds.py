@@ -21,6 +21,7 @@ from fedllm_bench.training.batches import plan_steps, schedule
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.checkpoint import ClientStates, load_server, save_server
 from fedllm_bench.training.engines import MapBlocks
+from fedllm_bench.training.notes import UploadNotes
 from fedllm_bench.trees import Tree, norm, num_bytes, tmap
 
 log = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ class Mean:
             weights[key] = weights.get(key, 0.0) + w
         return Mean(total, weights)
 
-    def value(self) -> Upload:
-        """The mean; zero where no client had an example to count by."""
+    def value(self, expected_clients: float | None = None) -> Upload:
+        """The mean, or the sum over `expected_clients`; zero where no client had an example to count by."""
         return {
-            key: {name: tensor / (self.weights[key] or 1.0) for name, tensor in tree.items()}
+            key: {name: tensor / (expected_clients or self.weights[key] or 1.0) for name, tensor in tree.items()}
             for key, tree in self.total.items()
         }
 
@@ -95,7 +96,7 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
     round_num, config = server.round, run.config
     local = replace(config.local, lr=config.local.lr_at(round_num, config.federation.rounds))
     chosen = [client for client in chosen if run.only is None or client in run.only]
-    mean, results = Mean({}, {}), []
+    mean, results, notes = Mean({}, {}), [], UploadNotes(config, run.method, len(run.clients))
     tasks = [pooled_task(run, server, chosen)] if run.method.pooled else _tasks(run, server, chosen)
     order = [len(run.clients)] if run.method.pooled else chosen
     blocks = batched(tasks, clients_per_pass(config, run.clients.tokens["train"]))
@@ -104,10 +105,14 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
         if result.failure is None:
             run.states.put(result.client, result.state, round_num + 1)
             weight = result.num_examples if run.method.weighting == "examples" else 1.0
-            mean = mean.add(result, weight)
-    _check_answers(results, round_num, config.federation.failure_limit)
+            received = run.method.receive(server, result.upload)
+            notes.add(result.upload, received, weight)
+            mean = mean.add(replace(result, upload=received), weight)
+    expected = run.method.expected_clients()
+    _check_answers(results, round_num, config.federation.failure_limit, expected)
     answers = [result for result in results if result["failure"] is None]
-    after = run.method.update(server, mean.value(), len(answers) / len(run.clients))
+    fraction = (len(answers) if expected is None else expected) / len(run.clients)
+    after = run.method.update(server, mean.value(expected), fraction)
     alone = run.method.personal or run.method.pooled  # nothing is sent
     record = {
         "round": round_num + 1,
@@ -116,6 +121,7 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
         "bytes_down": 0 if alone else num_bytes(message) * len(results),
         "bytes_up": 0 if alone else sum(result["bytes_up"] for result in answers),
         "update_norm": norm(tmap(lambda a, b: a - b, after.params, server.params)),
+        **notes.record(server),
         "seconds": round(time.perf_counter() - started, 4),
     }
     return after, record
@@ -214,12 +220,18 @@ def _summary(result: ClientResult) -> dict[str, Any]:
     }
 
 
-def _check_answers(results: Sequence[dict[str, Any]], round_num: int, limit: float) -> None:
-    """Name every client without a finite answer; stop where no one has one, or more than `limit` allows."""
+def _check_answers(
+    results: Sequence[dict[str, Any]], round_num: int, limit: float, expected: float | None = None
+) -> None:
+    """Name every client without a finite answer; stop where no one has one, or more than `limit` allows.
+
+    Where the mean is over `expected` clients, a failed one is a zero in it, and the limit is of those.
+    """
     failed = [result for result in results if result["failure"] is not None]
     for result in failed:
         log.warning("round %d, client %s: %s; left out", round_num + 1, result["client_ids"], result["failure"])
-    if failed and (len(failed) == len(results) or len(failed) > limit * len(results)):
+    nobody = len(failed) == len(results) and expected is None
+    if failed and (nobody or len(failed) > limit * max(len(results), expected or 0)):
         first = failed[0]
         raise UserError(
             f"round {round_num + 1}: {len(failed)} of {len(results)} clients have no finite answer, more than "
