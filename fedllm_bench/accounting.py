@@ -15,6 +15,7 @@ from fedllm_bench.errors import UserError
 
 GRID = 1e-3  # of privacy losses; 1e-4 took seven times as long for at most 1.4% less epsilon
 LEAST_NOISE = 0.2  # one round of all clients spends 30 then; with less, accounting takes seconds
+NO_NOISE = 1e-3  # one round of all clients spends 500,000 then
 TOLERANCE = 1e-4  # of the noise multiplier that is found
 
 
@@ -24,10 +25,11 @@ def accountant_name() -> str:
 
 @cache
 def spent_epsilon(noise_multiplier: float, delta: float, sampling_rate: float, rounds: int) -> float | None:
-    """The epsilon at `delta` after `rounds` rounds; None without noise, where there is no guarantee."""
-    if not noise_multiplier:
+    """The epsilon at `delta` after `rounds` rounds; None with noise below NO_NOISE, where there is no guarantee."""
+    if noise_multiplier < NO_NOISE:
         return None
-    accountant = _fresh()
+    # losses grow as noise^-2: a fixed grid would take 20 GB at 1e-3
+    accountant = _fresh(GRID * max(1.0, (LEAST_NOISE / noise_multiplier) ** 2))
     accountant.compose(_rounds(noise_multiplier, sampling_rate, rounds))
     return float(accountant.get_epsilon(delta))
 
@@ -56,11 +58,11 @@ def find_noise(epsilon: float, delta: float, sampling_rate: float, rounds: int) 
     return float(found)
 
 
-def _fresh() -> Any:
+def _fresh(grid: float = GRID) -> Any:
     from dp_accounting import NeighboringRelation
     from dp_accounting.pld import PLDAccountant
 
-    return PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=GRID)
+    return PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=grid)
 
 
 def _rounds(noise_multiplier: float, sampling_rate: float, rounds: int) -> Any:

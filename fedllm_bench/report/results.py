@@ -209,7 +209,7 @@ def results_payload(
     clients: Mapping[str, Sequence[ClientRow]],
     resampling: Resampling | None = None,
 ) -> dict[str, Any]:
-    """The whole of results.json; the keys of each part are those of `schema.RESULTS`."""
+    """The whole of results.json, `privacy` and `communication` empty; keys are those of `schema.RESULTS`."""
     used = resampling or Resampling()
     return {
         "schema_version": SCHEMA_VERSION,
@@ -224,6 +224,8 @@ def results_payload(
         },
         "metrics": dict(metrics),
         "clients": {name: [asdict(row) for row in rows] for name, rows in clients.items()},
+        "privacy": None,
+        "communication": None,
     }
 
 

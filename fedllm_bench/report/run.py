@@ -16,6 +16,7 @@ from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report import client_figures, figures
 from fedllm_bench.report.formats import counted
+from fedllm_bench.report.privacy import communication_block, privacy_block
 from fedllm_bench.report.results import ScoreSet, client_rows, metrics_of, results_payload, write_results
 from fedllm_bench.scoring import Scores
 from fedllm_bench.setup import Bench
@@ -41,6 +42,8 @@ def write_report(
         clients={name: client_rows(scores) for name, scores in sets.items()},
         resampling=resampling,
     )
+    payload["privacy"] = privacy_block(bench.method, config, len(bench.clients), rounds)
+    payload["communication"] = communication_block(config, rounds)
     _draw(bench, payload, rounds)
     write_results(folder / RESULTS, payload)
     return payload

@@ -75,6 +75,24 @@ CLIENT = {
     "n_rows": int,
 }
 FAILURE = {"round": int, "client": str, "reason": str}
+PRIVACY = {
+    "unit": OneOf(("client",)),
+    "epsilon": OrNull(float),
+    "delta": float,
+    "clip": float,
+    "noise_multiplier": float,
+    "sampling_rate": float,
+    "rounds": int,
+    "accountant": str,
+    "clipped": OrNull(float),
+    "statement": str,
+}
+COMMUNICATION = {
+    "upload_dtype": str,
+    "lora_aggregation": str,
+    "aggregation_error": OrNull(float),
+    "aggregation_error_norm": OrNull(float),
+}
 RESULTS = {
     "schema_version": OneOf((SCHEMA_VERSION,)),
     "run": {
@@ -108,6 +126,8 @@ RESULTS = {
     "intervals": {"level": float, "samples": int, "seed": int, "bootstrap_from": int},
     "metrics": MapOf(METRIC),
     "clients": MapOf(ListOf(CLIENT)),
+    "privacy": OrNull(PRIVACY),
+    "communication": OrNull(COMMUNICATION),
 }
 
 
