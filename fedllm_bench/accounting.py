@@ -44,8 +44,8 @@ def find_noise(epsilon: float, delta: float, sampling_rate: float, rounds: int) 
 
     if (most := spent_epsilon(LEAST_NOISE, delta, sampling_rate, rounds) or 0.0) <= epsilon:
         raise UserError(
-            f"privacy.epsilon={epsilon}: a noise multiplier of {LEAST_NOISE} spends only {most:.1f}, and neither protects "
-            "anybody; give a smaller epsilon, or --set privacy.epsilon=none --set privacy.noise_multiplier=Z"
+            f"privacy.epsilon={epsilon}: a noise multiplier of {LEAST_NOISE} spends only {most:.1f}, and neither "
+            "protects anybody; give a smaller epsilon, or --set privacy.epsilon=none --set privacy.noise_multiplier=Z"
         )
     found = calibrate_dp_mechanism(
         _fresh,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench import files, models
-from fedllm_bench.config import Communication, Method, Privacy, RunConfig
+from fedllm_bench.config import Method, RunConfig
+from fedllm_bench.config_uploads import Communication, Privacy
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.errors import UserError
 from fedllm_bench.report.schema import SCHEMA_VERSION

@@ -11,12 +11,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from fedllm_bench.config_uploads import Communication, NotNegative, Positive, Privacy
+from fedllm_bench.config_uploads import Strict as _Strict
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import sha256_json
 
@@ -34,17 +36,9 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
-
-
-class _Strict:
-    """No unknown keys, no conversion between types (but int to float), neither NaN nor infinity."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,28 +147,6 @@ class Evaluation(_Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Privacy(_Strict):
-    """Differential privacy of clients (docs/privacy.md); off unless `clip` is given.
-
-    Either `noise_multiplier` is given, or `epsilon`, from which it is found.
-    """
-
-    clip: Positive | None = None  # largest norm of one client's upload, over all its tensors
-    noise_multiplier: NotNegative | None = None  # standard deviation of the noise on the sum, over `clip`
-    epsilon: Positive | None = None
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Communication(_Strict):
-    """What clients send (docs/communication.md)."""
-
-    upload_dtype: Literal["float32", "float16"] = "float32"
-    lora_aggregation: Literal["mean", "frozen_a"] = "mean"
-    aggregation_error: bool = False  # measured each round; holds all uploads of a round in memory
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunConfig(_Strict):
     """One run. Equal configs have equal hashes, and a run folder belongs to exactly one hash."""
 
@@ -193,8 +165,8 @@ class RunConfig(_Strict):
     federation: Federation
     local: Local
     evaluation: Evaluation
-    privacy: Privacy = Privacy()
-    communication: Communication = Communication()
+    privacy: Privacy = field(default_factory=Privacy)
+    communication: Communication = field(default_factory=Communication)
 
     def __post_init__(self) -> None:
         loss = {"sft": "sft", "preference": "dpo"}[self.data.task]

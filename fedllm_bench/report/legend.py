@@ -133,7 +133,7 @@ def _uploads(payload: Payload) -> list[str]:
         lines.append(f"clipped: {privacy['clipped']:.0%} of uploads, at norm {privacy['clip']:g}")
     names = {"float16": "uploads in float16", "frozen_a": "A frozen, B alone trained and sent"}
     changed = [names[value] for value in sent.values() if value in names]
-    lines += [f"uploads: {'; '.join(changed)}"] if changed else []
+    lines += ["; ".join(changed)] if changed else []
     if sent.get("aggregation_error") is not None:
         lines.append(
             f"aggregation error of averaging A and B apart: {sent['aggregation_error']:.2%} of the mean of B A"
