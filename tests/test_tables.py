@@ -47,6 +47,8 @@ PAYLOAD = {
         "peak_memory_bytes": 1_300_000_000, "peak_gpu_bytes": None, "num_answers": 240, "failures": [],
     },
     "clients": {"heldout": [], "mini_exact": []},
+    "privacy": None,
+    "communication": None,
     "metrics": {
         "heldout": entry(
             "nats per token", False, summary(1.11), summary(0.61), summary(-0.5, -0.55, -0.45),

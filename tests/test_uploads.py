@@ -106,22 +106,19 @@ def test_a_number_too_large_for_float16_is_a_failure_with_a_name(engine, double_
     blocks = [[replace(task, steps=task.steps[:1])]]
     for method, fails in [(make_method(config), True), (FedAvg(), False)]:
         (((result,),)) = list(ENGINES[engine](double_model, method, config)({"params": start}, blocks, local))
-        assert (result.failure is not None) == fails
-    (((result,),)) = list(ENGINES[engine](double_model, make_method(config), config)({"params": start}, blocks, local))
-    assert result.failure is not None
-    assert result.failure.startswith("its upload is not finite in float16 (delta, base_model.model.")
-    assert (result.upload, result.state) == ({}, task.state)
+        if not fails:
+            assert result.failure is None
+            continue
+        assert str(result.failure).startswith("its upload is not finite in float16 (delta, base_model.model.")
+        assert (result.upload, result.state) == ({}, task.state)
 
 
 # --- a frozen A
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", SENDING)
+@pytest.mark.parametrize(("name", "engine"), [*((name, "inprocess") for name in SENDING), ("scaffold", "trl")])
 def test_a_is_bit_equal_after_a_run_and_b_is_trained(name, engine, tiny_model, tiny_clients, tiny_run_config, tmp_path):
     """Under weight decay too, which moves a tensor without gradient."""
-    if engine == "trl" and name not in {"fedavg", "scaffold"}:
-        pytest.skip("the hooks are the same; a TRL run takes seconds")
     more = ("local.weight_decay=0.1", "federation.rounds=2", "local.steps=2")
     config = tiny_run_config(name, FROZEN, *more)
     start = {n: t + 0.1 * is_a(n) for n, t in initial(tiny_model).items()}

@@ -53,7 +53,8 @@ def statement(epsilon: float | None, delta: float, private: Private) -> str:
             f"no guarantee: uploads were clipped to norm {private.clip:g}, but a noise multiplier of "
             f"{private.noise_multiplier:g} hides nobody"
         )
-    factor = f"{math.exp(min(epsilon, 700.0)):.3g}"
+    odds = math.exp(min(epsilon, 700.0))
+    factor = f"{odds:,.0f}" if 100 < odds < 1e6 else f"{odds:.3g}"
     return (
         f"each client, with all its rows, has ({epsilon:.2f}, {delta:g}) differential privacy: whether it takes part "
         f"changes the odds of any adapter of the server by a factor of {factor} at most, but for a probability of "
