@@ -142,6 +142,23 @@ def test_b_is_trained_as_if_a_were_no_parameter(double_model):
         assert torch.allclose(t, -0.5 * 1e-3 / norm(grad_b) * grad_b[n], rtol=1e-6, atol=1e-15)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weight_decay_does_not_move_a_during_local_training(engine, double_model, tiny_run_config):
+    seen: list[Tree] = []
+
+    class Noting(FedAvg):
+        def finish(self, message, client, y, mean_grad, steps, lr):
+            seen.append(y)
+            return super().finish(message, client, y, mean_grad, steps, lr)
+
+    start, local = start_of(double_model), settings(weight_decay=0.5)
+    tasks, method = tasks_of(FedAvg(), start, local), FrozenA(inner=Noting())
+    config = tiny_run_config("fedavg", "local.weight_decay=0.5")
+    list(ENGINES[engine](double_model, method, config)({"params": start}, [tasks[:1]], local))
+    (y,) = seen
+    assert all(torch.equal(y[n].to(start[n].dtype), start[n]) == is_a(n) for n in start)
+
+
 def test_noise_is_added_to_b_alone(tiny_run_config):
     method = make_method(tiny_run_config("fedavg", *ALL))
     params = {"x.lora_A.weight": torch.ones(2, 3), "x.lora_B.weight": torch.zeros(3, 2)}
