@@ -46,7 +46,7 @@ help:
 	@echo '                     make bench DATASET=aya METHOD=fedprox'
 	@echo '                     make bench METHOD=fedavg SEED=1 SET="local.lr=1e-4 federation.rounds=20"'
 	@echo '                   DATASET  data set (aya)               METHOD   local fedavg fedprox scaffold fedavgm'
-	@echo '                                                                  fedadagrad fedyogi fedadam central feddyn'
+	@echo '                                                                  fedadagrad fedyogi fedadam central feddyn dp_fedavg'
 	@echo '                   PROFILE  mini | paper (by GPU)        SEED     whole number (0)'
 	@echo '                   SPLIT    folder of a client split     MODEL    folder, hub id or mini'
 	@echo '                   METRICS  names with commas            SET      settings, separated by spaces'

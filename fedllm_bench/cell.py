@@ -12,6 +12,7 @@ from typing import Any
 
 from fedllm_bench import files, models
 from fedllm_bench.config import Method, RunConfig
+from fedllm_bench.config_uploads import Communication, Privacy
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.errors import UserError
 from fedllm_bench.report.schema import SCHEMA_VERSION
@@ -57,6 +58,7 @@ class Cell:
         data = replace(config.data, shuffle_users=False)
         federation = replace(config.federation, weighting="uniform")  # nothing is averaged
         method = Method(name=BASELINE, constants={})
+        config = replace(config, privacy=Privacy(), communication=Communication())  # nothing is sent
         return self.like(_viewed(replace(config, method=method, data=data, federation=federation)))
 
     def like(self, config: RunConfig) -> Cell:

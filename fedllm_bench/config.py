@@ -1,7 +1,7 @@
 """What a run is made of: frozen parts, checked once and as a whole.
 
 Values come from JSON-like data (TOML presets, ``--set``, a run folder) through :func:`check`, which names
-every problem in one line. Presets give every value; the only defaults here mean "not given".
+every problem in one line. Presets give every value; the only defaults here mean "not given", or off.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from fedllm_bench.config_uploads import Communication, NotNegative, Positive, Privacy
+from fedllm_bench.config_uploads import Strict as _Strict
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import sha256_json
 
@@ -34,18 +36,10 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
-
-
-class _Strict:
-    """No unknown keys, no conversion between types (but int to float), neither NaN nor infinity."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +185,8 @@ class RunConfig(_Strict):
     local: Local
     evaluation: Evaluation
     faults: Faults = Faults()
+    privacy: Privacy = field(default_factory=Privacy)
+    communication: Communication = field(default_factory=Communication)
 
     def __post_init__(self) -> None:
         loss = {"sft": "sft", "preference": "dpo"}[self.data.task]
@@ -215,6 +211,8 @@ SECTIONS: dict[str, type] = {
     "local": Local,
     "evaluation": Evaluation,
     "faults": Faults,
+    "privacy": Privacy,
+    "communication": Communication,
 }
 
 

@@ -23,7 +23,8 @@ from fedllm_bench.progress import track
 from fedllm_bench.setup import Bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult, ClientTask
-from fedllm_bench.training.rounds import Run, batched, clients_per_pass, tasks_of_steps
+from fedllm_bench.training.rounds import Run
+from fedllm_bench.training.tasks import batched, clients_per_pass, tasks_of_steps
 from fedllm_bench.trees import Tree, tmap
 
 log = logging.getLogger(__name__)

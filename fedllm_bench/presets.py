@@ -236,6 +236,8 @@ def _assignment(text: str) -> tuple[str, Any]:
     kind = option_types().get(key)
     arguments = get_args(kind)
     parsed = _toml_value(value)
+    if value == "none" and type(None) in arguments and str not in arguments:
+        return key, None  # not given: takes back what a preset gives
     if arguments[1:] == (...,):
         return key, _comma_separated(parsed) if isinstance(parsed, str) else parsed
     if kind is str or str in arguments:  # a revision of digits stays text

@@ -43,7 +43,7 @@ class Bench:
 
     @cached_property
     def method(self) -> FedAvg:
-        return make_method(self.config)
+        return make_method(self.config, len(self.clients))
 
     @cached_property
     def initial(self) -> Tree:
@@ -65,7 +65,7 @@ class Bench:
 def check_cell(cell: Cell) -> None:
     """Raise a :class:`UserError` for what can be known to fail before anything is loaded or written."""
     cell.config.federation.check(len(cell.split.manifest.clients))
-    make_method(cell.config)
+    make_method(cell.config, len(cell.split.manifest.clients))
     _check_views(cell.config, usable_metrics(cell))
 
 

@@ -24,6 +24,7 @@ from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.personalise import is_wanted, personalise
+from fedllm_bench.report.privacy import warnings_of
 from fedllm_bench.report.run import Sides, write_report
 from fedllm_bench.scoring import Scores, evaluate, read_scores, saved_scores
 from fedllm_bench.setup import Bench, check_cell, load_bench
@@ -129,6 +130,8 @@ def score_base(bench: Bench) -> Scores:
 def train(bench: Bench) -> Server:
     """The rounds; leaves rounds.jsonl, checkpoint/ and the trained adapter."""
     config, cell = bench.config, bench.cell
+    for line in warnings_of(bench.method, config, len(bench.clients)):
+        log.warning(line)
     map_blocks = engines.ENGINES[config.engine](bench.model, bench.method, config)
     only = frozenset(bench.local_sample) if bench.method.personal else None
     with interrupts.deferred() as stop:

@@ -46,7 +46,7 @@ def test_a_config_survives_json_with_all_its_types(aya: RunConfig) -> None:
 
 def test_every_part_is_frozen(aya: RunConfig) -> None:
     parts = [aya, *(getattr(aya, name) for name in PARTS)]
-    assert len(parts) == 9
+    assert len(parts) == 11
     for part in parts:
         field = dataclasses.fields(part)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -66,6 +66,13 @@ WRONG = {
     "federation.weighting": ("samples",),
     "evaluation.local_clients": (-1,),
     "model.name": ("", 7),
+    "privacy.clip": (0.0, -1.0, True),
+    "privacy.noise_multiplier": (-0.1,),
+    "privacy.epsilon": (0.0, "8"),
+    "privacy.delta": (0.0, 1.0, None),
+    "communication.upload_dtype": ("bfloat16",),
+    "communication.lora_aggregation": ("frozen",),
+    "communication.aggregation_error": (1,),
     "data.clients": (0, "38"),
     "seed": (-1, "0", False),
     "engine": ("ray",),

@@ -38,16 +38,16 @@ def test_the_names_are_those_of_the_benchmark() -> None:
     assert dataset_names() == ["aya", "chatbot_it", "chatbot_pa", "wildchat", "wildchat_multi"]
     assert set(method_names()) == {
         *("local", "fedavg", "fedprox", "scaffold", "fedavgm"),
-        *("fedadagrad", "fedyogi", "fedadam", "central", "feddyn"),
+        *("fedadagrad", "fedyogi", "fedadam", "central", "feddyn", "dp_fedavg"),
     }
     assert profile_names() == ["mini", "paper"]
     assert dataset_aliases() == ALIASES
 
 
 def test_every_cell_of_the_grid_resolves_to_its_own_config() -> None:
-    assert len(CELLS) == (5 + 2) * 10 * 2
+    assert len(CELLS) == (5 + 2) * 11 * 2
     configs = {cell: load(*cell) for cell in CELLS}
-    assert len({config.hash for config in configs.values()}) == 5 * 10 * 2
+    assert len({config.hash for config in configs.values()}) == 5 * 11 * 2
     for (dataset, method, profile), config in configs.items():
         name = ALIASES.get(dataset, dataset)
         assert (config.dataset, config.method.name, config.profile) == (name, method, profile)

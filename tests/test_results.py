@@ -22,6 +22,7 @@ from fedllm_bench.report.results import (
 )
 from fedllm_bench.report.schema import (
     CLIENT,
+    COMMUNICATION,
     DIFFERENCE,
     DISTRIBUTION,
     FAILURE,
@@ -31,6 +32,7 @@ from fedllm_bench.report.schema import (
     OVER_ROUNDS,
     PER_CLIENT,
     PERSONALISATION,
+    PRIVACY,
     RESULTS,
     ROUND,
     SPREAD,
@@ -253,7 +255,7 @@ def test_wrong_values_are_refused_by_their_name(payload, tmp_path, path, value, 
 
 def test_every_key_is_documented():
     text = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
-    parts = [RESULTS, METRIC, DIFFERENCE, DISTRIBUTION, SPREAD, CLIENT, FAILURE]
+    parts = [RESULTS, METRIC, DIFFERENCE, DISTRIBUTION, SPREAD, CLIENT, FAILURE, PRIVACY, COMMUNICATION]
     parts += [MOMENTS, PER_CLIENT, ROUND, OVER_ROUNDS, GAIN, PERSONALISATION]
     parts += [RESULTS[key] for key in ("run", "data", "cost", "intervals")]
     keys = {key for part in parts for key in part}

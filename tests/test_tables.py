@@ -63,6 +63,8 @@ PAYLOAD = {
         "num_answers": 240, "num_dropouts": 0, "failures": [],
     },
     "clients": {"heldout": [], "mini_exact": []},
+    "privacy": None,
+    "communication": None,
     "metrics": {
         "heldout": entry(
             "nats per token", False, summary(1.11), summary(0.61), summary(-0.5, -0.55, -0.45),

@@ -12,6 +12,7 @@ from fedllm_bench.methods.feddyn import FedDyn
 from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.local import Local
+from fedllm_bench.methods.privacy import DpFedAvg
 from fedllm_bench.methods.released import RELEASED
 from fedllm_bench.methods.scaffold import Scaffold
 
@@ -26,5 +27,6 @@ METHODS: dict[str, type[FedAvg]] = {
     "fedadam": FedAdam,
     "central": Central,
     "feddyn": FedDyn,
+    "dp_fedavg": DpFedAvg,
 }
 VARIANTS: dict[str, dict[str, type[FedAvg]]] = {"paper": METHODS, "released": RELEASED}

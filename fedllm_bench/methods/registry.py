@@ -12,10 +12,14 @@ from fedllm_bench.config import RunConfig
 from fedllm_bench.errors import UserError
 from fedllm_bench.methods import VARIANTS
 from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.wrapping import wrap
 
 
-def make_method(config: RunConfig) -> FedAvg:
-    """The method of a config; a :class:`UserError` for one without code, or for what it is not defined for."""
+def make_method(config: RunConfig, num_clients: int | None = None) -> FedAvg:
+    """The method of a config; a :class:`UserError` for one without code, or for what it is not defined for.
+
+    `num_clients` of the split is needed only where privacy.epsilon is to find the noise.
+    """
     kind, constants = method_class(config), dict(config.method.constants)
     name = config.method.name
     taken = {field.name for field in fields(kind)}
@@ -29,7 +33,7 @@ def make_method(config: RunConfig) -> FedAvg:
     except ValidationError as error:
         raise UserError("; ".join(map(_problem, error.errors()))) from error
     _check_weighting(method, name)
-    return method
+    return wrap(method, config, num_clients)
 
 
 def method_class(config: RunConfig) -> type[FedAvg]:

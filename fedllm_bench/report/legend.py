@@ -28,6 +28,7 @@ def legend(payload: Payload, width: int) -> list[str]:
         *_left_out(cost),
         *_dropped_out(cost),
         *_unscored(metrics),
+        *_uploads(payload),
         *_cost(cost),
     ]
     return [line for item in items for line in wrapped(item, width)]
@@ -130,6 +131,22 @@ def _unscored(metrics: Mapping[str, Entry]) -> list[str]:
         starred = {label: entry[side] for side, label in SIDES.items() if entry[side] and entry[side]["n_unscored"]}
         counts = [f"{label} {s['n_unscored']} of {s['n_unscored'] + s['n_scored']}" for label, s in starred.items()]
         lines += [f"* items not scored, in no mean: {name}: {', '.join(counts)}"] if counts else []
+    return lines
+
+
+def _uploads(payload: Payload) -> list[str]:
+    """The guarantee of privacy, and what differs from float32 adapters averaged as they are."""
+    privacy, sent = payload["privacy"], payload["communication"] or {}
+    lines = [f"privacy: {privacy['statement']}"] if privacy else []
+    if privacy and privacy["clipped"] is not None:
+        lines.append(f"clipped: {privacy['clipped']:.0%} of uploads, at norm {privacy['clip']:g}")
+    names = {"float16": "uploads in float16", "frozen_a": "A frozen, B alone trained and sent"}
+    changed = [names[value] for value in sent.values() if value in names]
+    lines += ["; ".join(changed)] if changed else []
+    if sent.get("aggregation_error") is not None:
+        lines.append(
+            f"aggregation error of averaging A and B apart: {sent['aggregation_error']:.2%} of the mean of B A"
+        )
     return lines
 
 

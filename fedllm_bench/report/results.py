@@ -211,7 +211,7 @@ def results_payload(
     over_rounds: Mapping[str, Any] | None = None,
     personalisation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole of results.json; the keys of each part are those of `schema.RESULTS`."""
+    """The whole of results.json, `privacy` and `communication` empty; keys are those of `schema.RESULTS`."""
     used = resampling or Resampling()
     return {
         "schema_version": SCHEMA_VERSION,
@@ -228,6 +228,8 @@ def results_payload(
         "clients": {name: [asdict(row) for row in rows] for name, rows in clients.items()},
         "over_rounds": over_rounds,
         "personalisation": personalisation,
+        "privacy": None,
+        "communication": None,
     }
 
 

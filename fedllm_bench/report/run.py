@@ -21,6 +21,7 @@ from fedllm_bench.personalise import local_of
 from fedllm_bench.report import client_figures, figures, view_figures
 from fedllm_bench.report.formats import counted
 from fedllm_bench.report.per_client import gains, over_rounds, scores_of
+from fedllm_bench.report.privacy import communication_block, privacy_block
 from fedllm_bench.report.results import ScoreSet, client_rows, metric_entry, metrics_of, results_payload, write_results
 from fedllm_bench.scoring import Scores
 from fedllm_bench.setup import Bench
@@ -60,6 +61,8 @@ def write_report(bench: Bench, sides: Sides, seconds: Mapping[str, float]) -> di
         over_rounds=_over_rounds(bench, sides, lines),
         personalisation=_personalisation(bench, sides, resampling),
     )
+    payload["privacy"] = privacy_block(bench.method, config, len(bench.clients), rounds)
+    payload["communication"] = communication_block(config, rounds)
     _draw(bench, payload, rounds)
     write_results(folder / RESULTS, payload)
     return payload

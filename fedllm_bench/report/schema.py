@@ -99,6 +99,24 @@ PERSONALISATION = {
     "clients": ListOf(GAIN),
 }
 FAILURE = {"round": int, "client": str, "reason": str}
+PRIVACY = {
+    "unit": OneOf(("client",)),
+    "epsilon": OrNull(float),
+    "delta": float,
+    "clip": float,
+    "noise_multiplier": float,
+    "sampling_rate": float,
+    "rounds": int,
+    "accountant": str,
+    "clipped": OrNull(float),
+    "statement": str,
+}
+COMMUNICATION = {
+    "upload_dtype": str,
+    "lora_aggregation": str,
+    "aggregation_error": OrNull(float),
+    "aggregation_error_norm": OrNull(float),
+}
 RESULTS = {
     "schema_version": OneOf((SCHEMA_VERSION,)),
     "run": {
@@ -135,6 +153,8 @@ RESULTS = {
     "clients": MapOf(ListOf(CLIENT)),
     "over_rounds": OrNull(OVER_ROUNDS),
     "personalisation": OrNull(PERSONALISATION),
+    "privacy": OrNull(PRIVACY),
+    "communication": OrNull(COMMUNICATION),
 }
 
 

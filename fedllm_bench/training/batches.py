@@ -13,7 +13,7 @@ from torch import Tensor
 from fedllm_bench.config import RunConfig
 from fedllm_bench.data.tokens import TokenRow
 
-SCHEDULE, ROWS = 0, 1  # purposes of random streams: numpy takes [3, 4] and [3, 4, 0] for the same seed
+SCHEDULE, ROWS, POISSON = 0, 1, 3  # purposes of random streams: numpy takes [3, 4] and [3, 4, 0] for the same seed
 StepPlan = tuple[tuple[int, ...], ...]  # the row numbers of each micro-batch of a step
 
 
@@ -31,6 +31,15 @@ def choose_clients(seed: int, round_num: int, num_clients: int, per_round: int) 
     return sorted(int(k) for k in rng.choice(num_clients, per_round, replace=False))
 
 
+def poisson_clients(seed: int, round_num: int, num_clients: int, expected: int) -> list[int]:
+    """The clients of a round, each chosen by itself with probability `expected` / `num_clients`; maybe nobody.
+
+    McMahan et al., 2018 (arXiv:1710.06963), Algorithm 1. Where the guarantee counts, `seed` must be secret.
+    """
+    rng = np.random.default_rng([POISSON, seed, round_num])
+    return np.flatnonzero(rng.random(num_clients) < expected / num_clients).tolist()
+
+
 def released_clients(round_num: int, num_clients: int, per_round: int) -> list[int]:
     """The clients of a round in the code released with FedLLM-Bench (federated_learning/fed_global.py).
 
@@ -42,8 +51,8 @@ def released_clients(round_num: int, num_clients: int, per_round: int) -> list[i
 def schedule(config: RunConfig, num_clients: int, file_order: Sequence[int] = ()) -> list[list[int]]:
     """The clients of every round: a function of the seed, or the published one under variant "released".
 
-    The published one counts clients in the order of the published file: `file_order` has the index of each of
-    them, () where it is the order of ids.
+    With privacy on, `clients_per_round` is the expected number. The published schedule counts clients in the order
+    of the published file: `file_order` has the index of each of them, () where it is the order of ids.
     """
     federation = config.federation
     federation.check(num_clients)
@@ -51,7 +60,8 @@ def schedule(config: RunConfig, num_clients: int, file_order: Sequence[int] = ()
     if config.variant == "released":
         order = file_order or range(num_clients)
         return [sorted(order[k] for k in released_clients(r, num_clients, per_round)) for r in rounds]
-    return [choose_clients(config.seed, round_num, num_clients, per_round) for round_num in rounds]
+    choose = choose_clients if config.privacy.clip is None else poisson_clients
+    return [choose(config.seed, round_num, num_clients, per_round) for round_num in rounds]
 
 
 def plan_steps(

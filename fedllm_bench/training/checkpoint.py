@@ -82,6 +82,7 @@ class Partial:
     total: Mapping[str, Tree] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     results: tuple[dict[str, Any], ...] = ()
+    norms: tuple[float, ...] = ()  # of the uploads, where privacy is on
     seconds: float = 0.0
 
 
@@ -99,7 +100,7 @@ def load_partial(folder: Path, round_num: int) -> Partial:
     total, notes = load_trees(folder / PARTIAL_FILE)
     if notes["round"] != round_num:
         return Partial()
-    return Partial(total, notes["weights"], tuple(notes["results"]), notes["seconds"])
+    return Partial(total, notes["weights"], tuple(notes["results"]), tuple(notes["norms"]), notes["seconds"])
 
 
 @dataclass(frozen=True)

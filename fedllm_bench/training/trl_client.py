@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedllm_bench.config import Local
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
-from fedllm_bench.training.block import ClientResult, ClientTask
+from fedllm_bench.training.block import ClientResult, ClientTask, upload_failure
 from fedllm_bench.trees import Tree, moved_to, tmap, zeros_like
 
 CPU = torch.device("cpu")
@@ -67,6 +67,9 @@ class TrainedClient:
             steps, y = len(task.steps), self.values()
             mean_grad = tmap(lambda g: g / max(steps, 1), self.grad_sum or zeros_like(y))
             state, upload = self.method.finish(self.message, self.state, y, mean_grad, steps, self.local.lr)
+            failure = upload_failure(upload)
+        if failure is not None:
+            state, upload = self.state, {}
         return ClientResult(
             client=task.client,
             client_id=task.client_id,

@@ -1,0 +1,72 @@
+"""Smaller uploads around any method: float16 numbers, and adapters whose A is frozen (FFA-LoRA).
+
+FFA-LoRA: Sun et al., 2024 (arXiv:2403.12313), section 4. A stays as it was drawn, B alone is trained and sent. Then
+mean(B_k A) = mean(B_k) A: the mean of adapters is the adapter of the mean update, which with a trained A it is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fedllm_bench.methods.base import ClientState, Message, Server, Upload
+from fedllm_bench.methods.wrapped import Wrapped
+from fedllm_bench.trees import Tree
+
+
+def is_a(name: str) -> bool:
+    """Whether a PEFT tensor name is of a layer's A."""
+    return ".lora_A." in name
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenA(Wrapped):
+    """No A is trained or sent up. A still lies in the server's state and in what it sends down, and never changes."""
+
+    def correct(self, grads: Tree, y: Tree, message: Message, client: ClientState) -> Tree:
+        return _without_a(self.inner.correct(grads, y, message, client))
+
+    def after_step(self, y: Tree, message: Message, client: ClientState, lr: float) -> Tree:
+        """A as it was sent: with a gradient of zero, weight decay would still move it."""
+        moved = self.inner.after_step(y, message, client, lr)
+        return {name: message["params"][name] if is_a(name) else tensor for name, tensor in moved.items()}
+
+    def finish(
+        self, message: Message, client: ClientState, y: Tree, mean_grad: Tree, steps: int, lr: float
+    ) -> tuple[ClientState, Upload]:
+        state, upload = self.inner.finish(message, client, y, _without_a(mean_grad), steps, lr)
+        return state, {key: {n: t for n, t in tree.items() if not is_a(n)} for key, tree in upload.items()}
+
+    def update(self, server: Server, mean: Upload, fraction: float) -> Server:
+        """The inner method sees an A that nobody changed."""
+        return self.inner.update(server, {key: _filled(tree, server.params) for key, tree in mean.items()}, fraction)
+
+
+def _without_a(tree: Tree) -> Tree:
+    return {name: torch.zeros_like(tensor) if is_a(name) else tensor for name, tensor in tree.items()}
+
+
+def _filled(tree: Tree, like: Tree) -> Tree:
+    return {name: tree[name] if name in tree else torch.zeros_like(tensor) for name, tensor in like.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfUploads(Wrapped):
+    """Uploads travel as float16; states and means stay as they are. Numbers beyond 65504 make the client fail."""
+
+    dtype: ClassVar[torch.dtype] = torch.float16
+
+    def finish(
+        self, message: Message, client: ClientState, y: Tree, mean_grad: Tree, steps: int, lr: float
+    ) -> tuple[ClientState, Upload]:
+        state, upload = self.inner.finish(message, client, y, mean_grad, steps, lr)
+        return state, {key: {n: t.to(self.dtype) for n, t in tree.items()} for key, tree in upload.items()}
+
+    def receive(self, server: Server, upload: Upload) -> Upload:
+        wide = {
+            key: {name: tensor.to(server.params[name].dtype) for name, tensor in tree.items()}
+            for key, tree in upload.items()
+        }
+        return self.inner.receive(server, wide)
