@@ -21,7 +21,7 @@ from fedllm_bench.report.run import failures_of, num_dropouts
 from fedllm_bench.training import faults
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.checkpoint import load_server
-from fedllm_bench.training.engines import in_process
+from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.faults import DROPPED_OUT, drops_out, participants, steps_done
 from fedllm_bench.training.rounds import Run, run_rounds
 
@@ -151,6 +151,22 @@ def test_every_method_survives_faults_and_resumes_bit_by_bit(name, dropping, tin
         run_rounds(replace(broken, map_blocks=killed_at(engine, 2, 0)), initial(dropping))
     run_rounds(broken, initial(dropping))
     assert same_bits(left_behind(broken), whole)
+
+
+def test_all_engines_meet_the_same_faults(tiny_model, tiny_clients, tiny_run_config, tmp_path):
+    plans = {}
+    for name, engine in ENGINES.items():
+        config = tiny_run_config("fedavg", *FAULTY, "federation.rounds=3", engine=name)
+        folder = tmp_path / name
+        folder.mkdir()
+        blocks = engine(tiny_model, make_method(config), config)
+        run = Run(config=config, method=make_method(config), clients=tiny_clients, map_blocks=blocks, folder=folder)
+        run_rounds(run, initial(tiny_model))
+        records = read_jsonl(folder / "rounds.jsonl")
+        plans[name] = [(record["clients"], record["failures"], record["steps"]) for record in records]
+    assert len(plans) >= 2
+    assert len({str(plan) for plan in plans.values()}) == 1
+    assert {count for _, _, steps in plans["trl"] for count in steps} == {0, 2, 3}
 
 
 def test_all_methods_of_a_seed_meet_the_same_faults(dropping, tiny_clients, tiny_run_config, tmp_path):
