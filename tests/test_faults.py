@@ -173,6 +173,8 @@ def test_all_methods_of_a_seed_meet_the_same_faults(dropping, tiny_clients, tiny
     plans = {}
     for name in METHODS:
         config = tiny_run_config(name, *FAULTY, "local.steps=2")
+        if config.privacy.clip is not None:  # chosen one by one (Poisson), not so many a round
+            continue
         folder = tmp_path / name
         folder.mkdir()
         run, _ = scripted_run(lambda task: replace(by_client(task), upload={}), config, tiny_clients, folder)
@@ -180,7 +182,7 @@ def test_all_methods_of_a_seed_meet_the_same_faults(dropping, tiny_clients, tiny
         run_rounds(run, START)
         records = read_jsonl(folder / "rounds.jsonl")
         plans[name] = [(record["clients"], record["failures"]) for record in records]
-    assert len(plans) == len(METHODS)
+    assert len(plans) == len(METHODS) - 1
     assert len({str(plan) for plan in plans.values()}) == 1
 
 
