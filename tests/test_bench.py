@@ -15,6 +15,7 @@ from bench_runs import TINY, quick, quiet_environment, run, words
 import fedllm_bench
 from fedllm_bench import cli, files, models, presets, provenance
 from fedllm_bench.cell import Cell
+from fedllm_bench.commands import bench
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.methods import METHODS
 from fedllm_bench.metrics.registry import METRICS
@@ -281,3 +282,10 @@ def test_the_baseline_is_run_once_for_all_methods_of_a_seed(
 )
 def test_an_adapters_folder_is_named_by_its_client_where_that_is_safe(client_id: str, folder: str):
     assert folder_name(client_id, 7) == folder
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("1", 1), ("64", 3), ("", 3), ("0", 3), ("2,2", 3), ("x", 3)])
+def test_omp_num_threads_bounds_the_cores(asked, expected, monkeypatch):
+    monkeypatch.setattr(bench.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert bench.num_threads() == expected

@@ -49,7 +49,8 @@ FEWEST, MOST = 12, 236
 class Population:
     """What a mini data set is made of; everything else follows from the seed.
 
-    `shuffled` deals the training rows to random users; with `everyone_knows` the rows of each user hold all facts.
+    `shuffled` deals the training rows to random users; with `everyone_knows` the rows of each user hold all facts, in
+    all languages.
     Both are controls: heterogeneity, and with it the point of federation, must vanish.
     """
 
@@ -181,13 +182,13 @@ def _train_rows(index: int, user: User, world: World, seed: int) -> list[Answere
 
 
 def _every_fact(index: int, user: User, world: World, seed: int) -> list[Answered]:
-    """A row for each fact that the user knows: what nobody wrote down, nobody can learn."""
+    """A row for each fact in each language: with facts in its own languages alone, a client could still learn from
+    others how to tell them in the languages it is asked in."""
     rng = np.random.default_rng([seed, 15, index])
-    rows = []
-    for fact in user.facts:
-        pair = int(rng.choice(user.languages, p=user.language_shares)), int(rng.choice(user.wordings))
-        rows.append(Answered(user.user_id, "train", _item("facts", user, world, fact, pair, rng)))
-    return rows
+    asked = [(fact, language) for fact in user.facts for language in range(NUM_LANGUAGES)]
+    pairs = [(language, int(rng.integers(NUM_WORDINGS))) for _, language in asked]
+    items = [_item("facts", user, world, fact, pair, rng) for (fact, _), pair in zip(asked, pairs, strict=True)]
+    return [Answered(user.user_id, "train", item) for item in items]
 
 
 def _heldout_rows(
