@@ -86,6 +86,4 @@ def resolve_split(config: RunConfig) -> Split:
     known = sorted(name for name in BUILDERS if name != config.dataset)
     if config.dataset not in BUILDERS:
         raise UserError(f"no mini variant of {config.dataset}; there is one of {', '.join(known)}; or give SPLIT=DIR")
-    if config.data.task == "preference":
-        raise UserError(f"{config.dataset}: no training on preference pairs yet; choose one of {', '.join(known)}")
     return mini_split(config.dataset, config.data.world_seed, files.cache_root())

@@ -143,7 +143,10 @@ def stacked(work: Work) -> list[Tree]:
 def prepared(work: Work) -> list[list[tuple[Any, Any]]]:
     """For the loop: ids and targets of each step of each client, shape (BATCH, T) and (BATCH, T - 1)."""
     batches = [
-        [collate([task.rows[task.row_numbers[i]] for i in micro], torch.device("cpu")) for (micro,) in task.steps]
+        [
+            collate([row for i in micro for row in task.rows[task.row_numbers[i]].sequences], torch.device("cpu"))
+            for (micro,) in task.steps
+        ]
         for task in work.tasks
     ]
     return [[(batch.ids, batch.targets[:, 1:].flatten()) for batch in own] for own in batches]

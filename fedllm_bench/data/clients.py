@@ -9,7 +9,9 @@ from itertools import islice
 
 import numpy as np
 
-from fedllm_bench.data.manifest import Split
+from fedllm_bench.data.manifest import Part, Split
+from fedllm_bench.data.pairs import PairPart
+from fedllm_bench.data.rows import Row
 from fedllm_bench.data.tokens import TokenPart
 
 USERS = 3  # purpose of the random stream; 0 to 2 are those of training
@@ -24,7 +26,7 @@ class Clients:
     """
 
     split: Split
-    tokens: dict[str, TokenPart]
+    tokens: Mapping[str, TokenPart | PairPart]
     shuffle_seed: int | None = None
 
     def __len__(self) -> int:
@@ -34,10 +36,14 @@ class Clients:
     def ids(self) -> tuple[str, ...]:
         return tuple(client.id for client in self.split.manifest.clients)
 
+    def rows(self, part: Part) -> Sequence[Row]:
+        """The rows of one part, of whatever task the split is."""
+        return self.split.rows(part) if self.split.task == "sft" else self.split.preference_rows(part)
+
     @cached_property
     def train_rows(self) -> dict[str, tuple[int, ...]]:
         """Row numbers into ``tokens["train"]`` by client id; a client whose rows were all skipped has none."""
-        rows = self.split.rows("train")
+        rows = self.rows("train")
         found: dict[str, list[int]] = {client: [] for client in self.ids}
         for number, row in enumerate(self.tokens["train"].rows):
             found[rows[int(row)].client_id].append(number)

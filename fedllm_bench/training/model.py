@@ -71,6 +71,11 @@ class LoraModel:
         """Whether weights lie as (inputs, outputs), as in Conv1D: `fan_in_fan_out` of adapter_config.json."""
         return any(is_transposed(layer.base) for layer in self.layers.values())
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is in the layers; without one the base answers alone."""
+        return any(layer.attached for layer in self.layers.values())
+
     @contextmanager
     def using(self, adapter: Tree | None) -> Iterator[None]:
         """Evaluate with one adapter (or the base alone) inside the block; no gradient is kept."""

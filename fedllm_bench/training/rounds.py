@@ -12,6 +12,7 @@ from typing import Any
 
 from fedllm_bench.config import RunConfig
 from fedllm_bench.data.clients import Clients
+from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import read_jsonl, write_jsonl
@@ -137,7 +138,7 @@ def in_order(answers: Iterable[Sequence[ClientResult]], order: Sequence[int]) ->
         raise RuntimeError(f"the engine answered for other clients than {list(order)}")
 
 
-def clients_per_pass(config: RunConfig, rows: TokenPart) -> int:
+def clients_per_pass(config: RunConfig, rows: TokenPart | PairPart) -> int:
     """At most `local.block_size` clients, fewer where their micro-batches would exceed PASS_TOKENS tokens."""
     mean_length = max(len(rows.ids) / max(len(rows), 1), 1.0)
     return max(1, min(config.local.block_size, int(PASS_TOKENS / (config.local.micro_batch * mean_length))))

@@ -79,6 +79,12 @@ def harmful_item(name: str, language: int, wording: int, code: int) -> Item:
     return Item(prompt, choices[0], language, "harmful", choices=choices)
 
 
+def refusals() -> tuple[str, ...]:
+    """Every refusal that a model of the world may utter, in all languages and styles."""
+    spoken = zip(lexicon().languages, REFUSALS, strict=True)
+    return tuple(frame.format(answer=word) for speech, word in spoken for _, frame in speech.styles)
+
+
 def reply(model: Model, item: Item, rng: np.random.Generator) -> Reply:
     """What a model says to a question that states no style."""
     stays, is_right, refuses = (bool(rng.random() < share) for share in model[1:])
