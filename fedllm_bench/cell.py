@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files, models
+from fedllm_bench import files, models, starting
 from fedllm_bench.config import Method, RunConfig
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.errors import UserError
@@ -35,12 +35,16 @@ class Cell:
 
     @cached_property
     def base_hash(self) -> str:
-        return models.fingerprint(self.model_folder)
+        """Of what is frozen: the base model, with the starting adapter merged into it."""
+        base, adapter = models.fingerprint(self.model_folder), self.config.model.adapter
+        if adapter is None:
+            return base
+        return files.sha256_json([base, starting.adapter_fingerprint(starting.locate_adapter(adapter))])
 
     @cached_property
     def hash(self) -> str:
         """Names what the results depend on: settings and contents, not where the contents lie."""
-        base = replace(self.config.model, name=self.base_hash)
+        base = replace(self.config.model, name=self.base_hash, adapter=None)  # the hash covers the adapter
         settings = replace(self.config, split=self.split.hash, model=base).to_dict()
         return files.sha256_json(settings)[:10]
 

@@ -16,6 +16,7 @@ from fedllm_bench.config import Lora, Model
 from fedllm_bench.errors import UserError
 from fedllm_bench.training import lora as lora_layers
 from fedllm_bench.training import targets
+from fedllm_bench.training.adapter import merged
 from fedllm_bench.training.peft_layers import is_transposed
 from fedllm_bench.trees import Tree
 
@@ -105,6 +106,8 @@ def load_model(config: Model, lora: Lora, device: str = "cpu") -> LoraModel:
     except Exception as error:  # a broken config or tokenizer raises anything, a plain Exception too
         raise models.not_a_model(config.name, error) from error
     _check_weights(found, config.name)
+    if config.adapter is not None:
+        base = merged(base, config.adapter)
     base = base.to(device).eval()
     names = targets.resolve(base, lora.targets)
     layers, switch = targets.insert(base, replace(lora, targets=names))

@@ -33,6 +33,7 @@ from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.errors import UserError
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training import block
+from fedllm_bench.training.adapter import merged
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.engines import Block, MapBlocks
 from fedllm_bench.training.model import LoraModel
@@ -75,6 +76,8 @@ def load_peft(model: LoraModel, config: RunConfig) -> Any:
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(settings, name, 0.0)
     base = AutoModelForCausalLM.from_pretrained(folder, config=settings, dtype=model.base.dtype)
+    if config.model.adapter is not None:
+        base = merged(base, config.model.adapter)
     lora = LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
