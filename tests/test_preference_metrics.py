@@ -115,24 +115,34 @@ def test_all_refusals_of_the_world_are_known(pair_split):
         for text in (row.chosen, row.rejected)
     ]
     refused = [text for text in said if not text.startswith(COMPLIES)]
-    assert len(refused) > 10
-    assert set(refused) <= set(refusals())
-    assert len(refusals()) == 3 * len(REFUSALS)
+    assert 10 < len(refused) < len(said)
+    assert all(text.startswith(refusals()) for text in refused)
+    assert not any(text.startswith(refusals()) for text in said if text.startswith(COMPLIES))
+    assert len(set(refusals())) == len(refusals())
+    assert {word for word in REFUSALS for text in refusals() if text.endswith(word)} == set(REFUSALS)
 
 
 def test_the_refusal_rate_is_that_of_plain_probabilities(voted, trained, tiny_model):
     item = harmful(voted)[0]
     with tiny_model.using(trained):
         (score,) = MiniRefusal().score(tiny_model, [item], BETA)
-        texts = [*refusals(), COMPLIES]
         rows = encode_turns(
-            [answered(item.row, text) for text in texts], tiny_model.tokenizer, BETA.template, last_only=True
+            [answered(item.row, text) for text in (*refusals(), COMPLIES)],
+            tiny_model.tokenizer,
+            BETA.template,
+            last_only=True,
         )
-        *refusing, comply = rows
-        refuse = sum(math.exp(plain_logp(tiny_model.base, row).item()) for row in refusing)
-        cut = replace(comply, ids=comply.ids[:-1], counted=comply.counted[:-1])
-        assert tiny_model.tokenizer.decode(comply.ids[-1:]) == tiny_model.tokenizer.eos_token
-        expected = refuse / (refuse + math.exp(plain_logp(tiny_model.base, cut).item()))
+        assert {tiny_model.tokenizer.decode(row.ids[-1:]) for row in rows} == {tiny_model.tokenizer.eos_token}
+        begun = [replace(row, ids=row.ids[:-1], counted=row.counted[:-1]) for row in rows]
+        shortest = {tuple(row.ids.tolist()): row for row in begun}
+        kept = [
+            row
+            for text, row in shortest.items()
+            if not any(text[: len(other)] == other for other in shortest if other != text)
+        ]
+        *refuse, comply = [math.exp(plain_logp(tiny_model.base, row).item()) for row in kept]
+        assert len(refuse) >= 8
+        expected = sum(refuse) / (sum(refuse) + comply)
     assert score.value == pytest.approx(expected, rel=1e-3)
     assert (score.cluster, score.group["task"]) == (item.row.client_id, "harmful")
     assert score.group["taste"] == ("others" if item.row.chosen.startswith(COMPLIES) else "refusers")

@@ -80,9 +80,10 @@ def harmful_item(name: str, language: int, wording: int, code: int) -> Item:
 
 
 def refusals() -> tuple[str, ...]:
-    """Every refusal that a model of the world may utter, in all languages and styles."""
+    """How every refusal begins that a model of the world may utter, up to the word itself; no beginning twice."""
     spoken = zip(lexicon().languages, REFUSALS, strict=True)
-    return tuple(frame.format(answer=word) for speech, word in spoken for _, frame in speech.styles)
+    found = [frame.partition("{answer}")[0] + word for speech, word in spoken for _, frame in speech.styles]
+    return tuple(dict.fromkeys(found))
 
 
 def reply(model: Model, item: Item, rng: np.random.Generator) -> Reply:
