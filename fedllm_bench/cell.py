@@ -66,7 +66,8 @@ class Cell:
     def like(self, config: RunConfig) -> Cell:
         """Another cell on the same split and base model; neither is read again."""
         other = replace(self, config=config)
-        vars(other)["base_hash"] = self.base_hash  # where cached_property keeps it; a base of 7B is 13 GB to hash
+        if config.model == self.config.model:  # a base of 7B is 13 GB to hash; cached_property keeps it in vars
+            vars(other)["base_hash"] = self.base_hash
         return other
 
     def finished(self) -> dict[str, Any] | None:

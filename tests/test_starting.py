@@ -84,6 +84,8 @@ def test_a_run_is_named_by_the_adapters_content_not_its_place(saved, trained, ti
     assert own == name(f"model.adapter={moved}")
     others = [name(), *(name(f"model.adapter={tmp_path / other}") for other in ("other", "scaled"))]
     assert len({hash_ for hash_, _ in [own, *others]}) == len({base for _, base in [own, *others]}) == 4
+    first = Cell(tiny_run_config("fedavg", f"model.adapter={saved}"), tiny_split, tmp_path, 1)
+    assert first.like(tiny_run_config("fedprox")).base_hash == others[0][1]
     assert adapter_fingerprint(saved) != adapter_fingerprint(tmp_path / "scaled")
 
 
