@@ -22,14 +22,14 @@ from fedllm_bench.metrics.likelihood import summed_nll
 from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.training.model import LoraModel
 
-# Margins below this are ties: sums of log-probabilities in other batches differ by rounding (about 1e-5 in float32).
+# Log-ratios closer than this are a tie: sums over other batches are rounded otherwise (about 1e-5 in float32).
 TIE_NATS = 1e-3
 
 
 def margins(model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[float | None]:
     """Reward of the chosen answer minus that of the rejected one, in nats; None where an answer has no token.
 
-    The base alone is the reference, so its margins are exactly 0.
+    Ties are exactly 0. The base alone is the reference, so all its margins are.
     """
     if not model.has_adapter:
         return [None if item.tokens is None else 0.0 for item in items]
@@ -37,7 +37,8 @@ def margins(model: LoraModel, items: Sequence[PairItem], settings: EvalSettings)
     nll = summed_nll(model, [row for pair in pairs for row in pair.sequences], settings.batch_tokens)
     references = np.array([pair.reference for pair in pairs], np.float64).reshape(-1, 2)
     ratios = -np.array(nll).reshape(-1, 2) - references
-    found = iter((settings.dpo_beta * (ratios[:, 0] - ratios[:, 1])).tolist())
+    gaps = ratios[:, 0] - ratios[:, 1]
+    found = iter((settings.dpo_beta * np.where(np.abs(gaps) <= TIE_NATS, 0.0, gaps)).tolist())
     return [None if item.tokens is None else next(found) for item in items]
 
 
@@ -75,16 +76,11 @@ class PreferenceAccuracy:
     task: ClassVar[Task] = "preference"
 
     def score(self, model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[Score]:
-        tie = TIE_NATS * settings.dpo_beta
         found = margins(model, items, settings)
         return [
-            _score(item, margin if margin is None or not np.isfinite(margin) else _won(margin, tie))
+            _score(item, margin if margin is None else (float(np.sign(margin)) + 1) / 2)
             for item, margin in zip(items, found, strict=True)
         ]
-
-
-def _won(margin: float, tie: float) -> float:
-    return 0.5 if abs(margin) <= tie else float(margin > 0)
 
 
 def _score(item: PairItem, value: float | None) -> Score:
