@@ -67,7 +67,7 @@ def _check_all_used(model: Any, wanted: set[str], name: str) -> None:
     """PEFT passes over tensors that the base has no place for, and leaves those it misses empty."""
     from peft import get_peft_model_state_dict
 
-    used = set(get_peft_model_state_dict(model))
+    used = set(get_peft_model_state_dict(model, save_embedding_layers=False))  # "auto" would ask the hub
     wrong = sorted(used ^ wanted)
     if wrong:
         raise UserError(
