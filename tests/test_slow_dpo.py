@@ -22,4 +22,5 @@ def test_a_default_cell_prefers_held_out_what_was_chosen(tmp_path):
         assert entry["before"]["mean"] == base
         assert entry["difference"]["n"] == 38
         assert excludes_zero(entry["difference"], 1), (name, entry["difference"])
-    assert results["metrics"]["mini_refusal"]["difference"]["mean"] != 0
+    # of the decisive harmful pairs that are trained on, 123 chose the refusal and 66 the compliance
+    assert excludes_zero(results["metrics"]["mini_refusal"]["difference"], 1)
