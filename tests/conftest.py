@@ -45,8 +45,6 @@ SMALL_RUN = (
     "lora.rank=4",
     "lora.alpha=8",
 )
-# a small noise that is given: finding it would need the number of clients, and take seconds
-OWN = {"dp_fedavg": ("privacy.clip=1.0", "privacy.epsilon=none", "privacy.noise_multiplier=1e-3")}
 LoadTiny = Callable[..., LoraModel]
 RunConfigOf = Callable[..., RunConfig]
 
@@ -191,8 +189,6 @@ def tiny_run_config(tiny_folder: Path) -> RunConfigOf:
 
     def load(method: str = "fedavg", *overrides: str, **options: Any) -> RunConfig:
         options = {"model": str(tiny_folder), **options}
-        return presets.load(
-            options.pop("dataset", "aya"), method, "mini", [*SMALL_RUN, *OWN.get(method, ()), *overrides], **options
-        )
+        return presets.load(options.pop("dataset", "aya"), method, "mini", [*SMALL_RUN, *overrides], **options)
 
     return load

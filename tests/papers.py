@@ -6,7 +6,6 @@ They use vectors and loops only, nothing of the suite.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -107,19 +106,6 @@ def fedopt(name: str, f: Quadratic, x: Tensor, beta1: float, beta2: float, eta: 
     return path
 
 
-def dp_fedavg(
-    f: Quadratic, x: Tensor, clip: float = math.inf, noise: Sequence[Tensor] | None = None, expected: float = 0.0
-) -> list[Tensor]:
-    """McMahan et al., 2018, Algorithm 1, all w_k = 1; without `expected`, the estimator is the plain mean."""
-    path = []
-    for number, chosen in enumerate(CHOSEN):
-        updates = [descend(f, k, x) - x for k in chosen]
-        total = sum((u * min(1.0, clip / float(u.norm())) for u in updates), ZERO)
-        x = x + (total + (noise[number] if noise else 0.0)) / (expected or len(chosen))
-        path.append(x)
-    return path
-
-
 def _second_moment(name: str, v: Tensor, square: Tensor, beta2: float) -> Tensor:
     return {
         "adagrad": v + square,
@@ -202,7 +188,6 @@ PAPERS: dict[str, dict[str, tuple[dict[str, float], Transcription]]] = {
         "fedadam": ({**ADAPTIVE, "beta2": 0.7}, lambda f, x: fedopt("adam", f, x, beta2=0.7, **ADAPTIVE)),
         "central": ({}, fedavg),  # its rule is FedAvg's; that its rows are pooled is tested with the rounds
         "feddyn": ({"alpha": 0.4}, lambda f, x: feddyn(f, x, alpha=0.4)),
-        "dp_fedavg": ({}, lambda f, x: dp_fedavg(f, x)),  # before it is made private, which `privacy` does
     },
     "released": {
         "local": ({}, lambda f, x: [x] * len(CHOSEN)),
