@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files, models
+from fedllm_bench import files, models, starting
 from fedllm_bench.config import Method, RunConfig
 from fedllm_bench.config_uploads import Communication, Privacy
 from fedllm_bench.data.manifest import Split, open_split
@@ -36,12 +36,16 @@ class Cell:
 
     @cached_property
     def base_hash(self) -> str:
-        return models.fingerprint(self.model_folder)
+        """Of what is frozen: the base model, with the starting adapter merged into it."""
+        base, adapter = models.fingerprint(self.model_folder), self.config.model.adapter
+        if adapter is None:
+            return base
+        return files.sha256_json([base, starting.adapter_fingerprint(starting.locate_adapter(adapter))])
 
     @cached_property
     def hash(self) -> str:
         """Names what the results depend on: settings and contents, not where the contents lie."""
-        base = replace(self.config.model, name=self.base_hash)
+        base = replace(self.config.model, name=self.base_hash, adapter=None)  # the hash covers the adapter
         settings = replace(_viewed(self.config), split=self.split.hash, model=base).to_dict()
         return files.sha256_json(settings)[:10]
 
@@ -64,7 +68,8 @@ class Cell:
     def like(self, config: RunConfig) -> Cell:
         """Another cell on the same split and base model; neither is read again."""
         other = replace(self, config=config)
-        vars(other)["base_hash"] = self.base_hash  # where cached_property keeps it; a base of 7B is 13 GB to hash
+        if config.model == self.config.model:  # a base of 7B is 13 GB to hash; cached_property keeps it in vars
+            vars(other)["base_hash"] = self.base_hash
         return other
 
     def finished(self) -> dict[str, Any] | None:
@@ -96,6 +101,4 @@ def resolve_split(config: RunConfig) -> Split:
     known = sorted(name for name in BUILDERS if name != config.dataset)
     if config.dataset not in BUILDERS:
         raise UserError(f"no mini variant of {config.dataset}; there is one of {', '.join(known)}; or give SPLIT=DIR")
-    if config.data.task == "preference":
-        raise UserError(f"{config.dataset}: no training on preference pairs yet; choose one of {', '.join(known)}")
     return mini_split(config.dataset, config.data.world_seed, files.cache_root())

@@ -67,11 +67,15 @@ class Data(_Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Model(_Strict):
-    """`name` is a hub id, a folder, or "mini" for the embedded base."""
+    """`name` is a hub id, a folder, or "mini" for the embedded base.
+
+    `adapter` is the folder of a PEFT adapter that is merged into the base before anything else.
+    """
 
     name: Text
     dtype: Literal["float32", "bfloat16", "float16"]
     revision: Text | None = None
+    adapter: Text | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +125,7 @@ class Local(_Strict):
     clip: Positive
     block_size: Count  # clients trained in one pass; exact, but for the rounding of sums
     loss: Literal["sft", "dpo"]
+    dpo_loss: Literal["sigmoid", "ipo"]
     dpo_beta: Positive
     gradient_checkpointing: bool
 

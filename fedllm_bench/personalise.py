@@ -17,7 +17,7 @@ from fedllm_bench.config import Local, RunConfig
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.items import HeldoutItem
+from fedllm_bench.metrics.items import HeldoutItem, PairItem
 from fedllm_bench.metrics.registry import LOSS, METRICS
 from fedllm_bench.progress import track
 from fedllm_bench.setup import Bench
@@ -67,15 +67,15 @@ def personalise(bench: Bench, server: Server) -> list[Score]:
     return [score for client in sorted(scores) for score in scores[client]]
 
 
-def _items_of(bench: Bench) -> dict[str, list[HeldoutItem]]:
-    found: dict[str, list[HeldoutItem]] = {}
+def _items_of(bench: Bench) -> dict[str, list[HeldoutItem | PairItem]]:
+    found: dict[str, list[HeldoutItem | PairItem]] = {}
     for item in bench.items:
         if item.part == "heldout":
             found.setdefault(item.row.client_id, []).append(item)
     return found
 
 
-def _chosen(bench: Bench, items: dict[str, list[HeldoutItem]]) -> list[int]:
+def _chosen(bench: Bench, items: dict[str, list[HeldoutItem | PairItem]]) -> list[int]:
     """A sample by size of the clients that have rows to train on and rows to be scored on, or all of them."""
     sizes = [len(bench.clients.train_rows[client]) for client in bench.clients.ids]
     allowed = [k for k, client in enumerate(bench.clients.ids) if sizes[k] and client in items]

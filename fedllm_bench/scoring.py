@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedllm_bench import files
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.items import HeldoutItem
+from fedllm_bench.metrics.items import Item
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.progress import track
 from fedllm_bench.setup import Bench
@@ -16,7 +17,7 @@ from fedllm_bench.trees import Tree
 Scores = dict[str, list[Score]]  # by metric
 
 
-def evaluate(bench: Bench, pairs: Sequence[tuple[Tree | None, Sequence[HeldoutItem]]], label: str) -> Scores:
+def evaluate(bench: Bench, pairs: Sequence[tuple[Tree | None, Sequence[Item[Any, Any]]]], label: str) -> Scores:
     """Every metric under each adapter (None is the base alone) on its items."""
     scores: Scores = {name: [] for name in bench.metrics}
     work = [(name, adapter, items) for adapter, items in pairs for name in bench.metrics]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,13 +13,15 @@ from fedllm_bench.cell import Cell
 from fedllm_bench.config import RunConfig
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.clients import Clients, sample_by_size
-from fedllm_bench.data.tokens import tokenise_split
+from fedllm_bench.data.pairs import PairPart, tokenise_pairs
+from fedllm_bench.data.tokens import TokenPart, tokenise_split
 from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.metrics.items import HeldoutItem, heldout_items, load_probes
+from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, load_probes, pair_items
 from fedllm_bench.metrics.registry import LOSS, METRICS
 from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.reference import with_reference
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel, load_model
@@ -33,7 +35,7 @@ class Bench:
     cell: Cell
     model: LoraModel
     clients: Clients
-    items: Sequence[HeldoutItem]
+    items: Sequence[HeldoutItem] | Sequence[PairItem]
     settings: EvalSettings
     metrics: tuple[str, ...]
 
@@ -84,24 +86,44 @@ def load_bench(cell: Cell) -> Bench:
     torch.set_num_threads(cell.threads)
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
     template = template_text(config.data.template)
-    tokens = tokenise_split(cell.split, model.tokenizer, template, config.local.sequence_length, files.cache_root())
+    tokens = _tokens(cell, model, template)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
     evaluation = config.evaluation
     settings = EvalSettings(
-        template=template, batch_tokens=evaluation.batch_tokens, max_new_tokens=evaluation.max_new_tokens
+        template=template,
+        batch_tokens=evaluation.batch_tokens,
+        max_new_tokens=evaluation.max_new_tokens,
+        dpo_beta=config.local.dpo_beta,
     )
-    return Bench(cell, model, clients, heldout_items(clients), settings, metrics)
+    items = heldout_items(clients) if cell.split.task == "sft" else pair_items(clients)
+    return Bench(cell, model, clients, items, settings, metrics)
+
+
+def _tokens(cell: Cell, model: LoraModel, template: str) -> Mapping[str, TokenPart | PairPart]:
+    """The split tokenised; pairs with the reference's log-probabilities."""
+    length, cache = cell.config.local.sequence_length, files.cache_root()
+    if cell.split.task == "sft":
+        return tokenise_split(cell.split, model.tokenizer, template, length, cache)
+    parts = tokenise_pairs(cell.split, model.tokenizer, template, length, cache)
+    batch_tokens = cell.config.evaluation.batch_tokens
+    return with_reference(parts, model, base_hash=cell.base_hash, batch_tokens=batch_tokens, cache=cache)
 
 
 def usable_metrics(cell: Cell) -> tuple[str, ...]:
     """The metrics that this split has items for: those on the mini world's questions need its probes.
 
-    Raises a :class:`UserError` for an unknown metric, or when none is left.
+    Raises a :class:`UserError` for an unknown metric, for one of another task, or when none is left.
     """
-    names = cell.config.evaluation.metrics
+    names, task = cell.config.evaluation.metrics, cell.split.task
     for name in names:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
+        if METRICS[name].task != task:
+            fitting = ", ".join(other for other, metric in METRICS.items() if metric.task == task)
+            raise UserError(
+                f"METRICS={','.join(names)}: {name} is for splits of task {METRICS[name].task}, {cell.split.name} "
+                f"has {task}; there are {fitting}"
+            )
     probes = bool(load_probes(cell.split))
     usable = tuple(name for name in names if probes or not METRICS[name].needs_probes)
     if not usable:

@@ -24,10 +24,12 @@ from fedllm_bench.config import Lora, Model, RunConfig
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data.mini.dataset import build_mini_aya
+from fedllm_bench.data.mini.dataset import BUILDERS, build_mini_aya
 from fedllm_bench.data.mini.users import Population
+from fedllm_bench.data.pairs import tokenise_pairs
 from fedllm_bench.data.tokens import tokenise_split
 from fedllm_bench.metrics.items import HeldoutItem, heldout_items
+from fedllm_bench.reference import with_reference
 from fedllm_bench.training.model import LoraModel, load_model
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other, and 15 times longer than the work takes
@@ -168,6 +170,21 @@ def tiny_clients(tiny_split: Split, tiny_model: LoraModel) -> Clients:
 
 
 @pytest.fixture(scope="session")
+def pair_split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    """Six clients of the mini world who vote, and four users below the cut."""
+    population = Population(seed=3, num_users=6, num_below_cut=4, num_names=8)
+    return BUILDERS["chatbot_pa"](population, tmp_path_factory.mktemp("splits") / "pairs")
+
+
+@pytest.fixture(scope="session")
+def pair_clients(pair_split: Split, tiny_model: LoraModel) -> Clients:
+    """With the reference's log-probabilities, of the tiny model in float32."""
+    cache = files.cache_root()
+    parts = tokenise_pairs(pair_split, tiny_model.tokenizer, template_text("mini"), 256, cache)
+    return Clients(pair_split, with_reference(parts, tiny_model, base_hash="tiny", batch_tokens=2048, cache=cache))
+
+
+@pytest.fixture(scope="session")
 def items(tiny_clients: Clients) -> list[HeldoutItem]:
     """All held-out rows of the tiny split."""
     return heldout_items(tiny_clients)
@@ -175,10 +192,14 @@ def items(tiny_clients: Clients) -> list[HeldoutItem]:
 
 @pytest.fixture(scope="session")
 def tiny_run_config(tiny_folder: Path) -> RunConfigOf:
-    """tiny_run_config("fedprox", "method.mu=1", seed=2): profile mini, cut down to 3 rounds of 3 clients."""
+    """tiny_run_config("fedprox", "method.mu=1", seed=2): profile mini, cut down to 3 rounds of 3 clients.
+
+    `dataset` is "aya" where not given.
+    """
 
     def load(method: str = "fedavg", *overrides: str, **options: Any) -> RunConfig:
         options = {"model": str(tiny_folder), **options}
-        return presets.load("aya", method, "mini", [*SMALL_RUN, *OWN.get(method, ()), *overrides], **options)
+        settings = [*SMALL_RUN, *OWN.get(method, ()), *overrides]
+        return presets.load(options.pop("dataset", "aya"), method, "mini", settings, **options)
 
     return load

@@ -26,7 +26,11 @@ def _quick() -> Iterator[None]:
 
 COMMANDS = {
     "dataset": (["bench", "ayaa", "fedavg"], "no dataset 'ayaa'", "did you mean 'aya'"),
-    "preference pairs": (["bench", "chatbot_pa", "fedavg"], "chatbot_pa: no training on preference pairs yet", "aya"),
+    "an SFT metric": (
+        ["bench", "chatbot_pa", "fedavg", "--metrics", "heldout"],
+        "heldout is for splits of task sft",
+        "preference_margin",
+    ),
     "method": (["bench", "aya", "fedproxx"], "no method 'fedproxx'", "did you mean 'fedprox'"),
     "profile": (["bench", "aya", "fedavg", "--profile", "minni"], "did you mean 'mini'", "paper"),
     "engine": (["bench", "aya", "fedavg", "--engine", "gpu"], "--engine", "'inprocess'"),

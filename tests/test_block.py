@@ -18,6 +18,7 @@ from fedllm_bench.training import block
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
 from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.objectives import OBJECTIVES
 from fedllm_bench.trees import Tree, tmap
 
 ROWS = {0: range(5), 1: range(5, 8), 2: range(8, 20), 3: range(20, 22)}
@@ -183,12 +184,13 @@ def test_the_base_and_the_message_are_as_before(name, load_tiny, tiny_run_config
 
 def failing(monkeypatch, at_step: int, client: int, factor: float) -> None:
     """From local step `at_step` the loss of one client of the block is multiplied by `factor`."""
-    real, step = block._step_gradients, block.client_losses
+    real, objective = block._step_gradients, OBJECTIVES["sft"]
 
-    def noted(model, layout, y_KP, tasks, number):
+    def noted(model, layout, y_KP, tasks, number, local):
         factors = torch.tensor([factor if task.client == client and number >= at_step else 1.0 for task in tasks])
-        monkeypatch.setattr(block, "client_losses", lambda *args: step(*args) * factors)
-        return real(model, layout, y_KP, tasks, number)
+        spoilt = replace(objective, losses=lambda *args: objective.losses(*args) * factors)
+        monkeypatch.setitem(OBJECTIVES, "sft", spoilt)
+        return real(model, layout, y_KP, tasks, number, local)
 
     monkeypatch.setattr(block, "_step_gradients", noted)
 

@@ -1,4 +1,4 @@
-"""kill -9 at a random moment of a random round: every method ends with the same bits, client states included."""
+"""kill -9 at a random moment of a random round: every method ends with the same bits under every objective."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.objectives import OBJECTIVES
 from fedllm_bench.training.rounds import Run, run_rounds
 
 ROUNDS, KILLS = 8, 3
+OBJECTIVE_CASES = {"sft": ("aya", "tiny_clients"), "dpo": ("chatbot_pa", "pair_clients")}  # data set, fixture
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +47,29 @@ def kill_in(run: Run, model: LoraModel, round_num: int, delay_seconds: float) ->
     return process.exitcode
 
 
+def test_every_objective_has_a_case():
+    assert list(OBJECTIVE_CASES) == list(OBJECTIVES)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVE_CASES)
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_killed_in_random_rounds_ends_with_the_same_bits(name, dropping, tiny_clients, tiny_run_config, tmp_path):
-    config = tiny_run_config(name, f"federation.rounds={ROUNDS}", "local.steps=1")
+def test_a_run_killed_in_random_rounds_ends_with_the_same_bits(
+    name, objective, dropping, request, tiny_run_config, tmp_path
+):
+    dataset, fixture = OBJECTIVE_CASES[objective]
+    clients = request.getfixturevalue(fixture)
+    options = ["local.steps=1", "local.steps_rule=fixed"]
+    config = tiny_run_config(name, f"federation.rounds={ROUNDS}", *options, dataset=dataset)
+    assert config.local.loss == objective
     method = make_method(config)
     engine = in_process(dropping, method, config)
-    whole = Run(config=config, method=method, clients=tiny_clients, map_blocks=engine, folder=tmp_path / "whole")
+    whole = Run(config=config, method=method, clients=clients, map_blocks=engine, folder=tmp_path / "whole")
     broken = replace(whole, folder=tmp_path / "broken")
     whole.folder.mkdir()
     broken.folder.mkdir()
     run_rounds(whole, initial(dropping))
     seconds = np.median([record["seconds"] for record in read_jsonl(whole.folder / "rounds.jsonl")])
-    rng = np.random.default_rng([7, list(METHODS).index(name)])
+    rng = np.random.default_rng([7, list(METHODS).index(name), list(OBJECTIVES).index(objective)])
     reached = []
     for round_num in sorted(rng.choice(np.arange(1, ROUNDS - 1), KILLS, replace=False)):
         code = kill_in(broken, dropping, int(round_num), float(rng.uniform(0, seconds)))

@@ -40,7 +40,7 @@ def as_vector(tree: Tree) -> Tensor:
 def run_suite(method: FedAvg, f: Quadratic, x: Tensor, patch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
     """The suite's training loop, mean and update; only the gradients come from `f`. Server and clients at the end."""
 
-    def gradients(model, layout, y_KP, tasks, number):
+    def gradients(model, layout, y_KP, tasks, *rest):
         rows = [f.grad(task.client, as_vector(layout.unpack(y))) for task, y in zip(tasks, y_KP, strict=True)]
         return [1.0] * len(tasks), torch.stack([layout.pack(as_tree(row)) for row in rows])
 

@@ -38,6 +38,7 @@ LOCAL = Local(
     clip=1.0,
     block_size=1,
     loss="sft",
+    dpo_loss="sigmoid",
     dpo_beta=0.1,
     gradient_checkpointing=False,
 )

@@ -36,7 +36,7 @@ from fedllm_bench.training.batches import collate
 from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel, load_model
-from fedllm_bench.training.trl_client import adapter_parameters, put
+from fedllm_bench.training.trl_client import CPU, adapter_parameters, put
 from fedllm_bench.trees import Tree, norm, tmap
 
 EPILOG = """examples:
@@ -143,7 +143,7 @@ def stacked(work: Work) -> list[Tree]:
 def prepared(work: Work) -> list[list[tuple[Any, Any]]]:
     """For the loop: ids and targets of each step of each client, shape (BATCH, T) and (BATCH, T - 1)."""
     batches = [
-        [collate([task.rows[task.row_numbers[i]] for i in micro], torch.device("cpu")) for (micro,) in task.steps]
+        [collate([task.rows[task.row_numbers[i]].sequences[0] for i in micro], CPU) for (micro,) in task.steps]
         for task in work.tasks
     ]
     return [[(batch.ids, batch.targets[:, 1:].flatten()) for batch in own] for own in batches]

@@ -45,7 +45,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("method", help="a federated method or baseline, as fedprox")
     parser.add_argument("--seed", type=int, default=0, help="of schedule, adapter and dropout (default 0)")
     add_settings(parser, metavar="KEY=VALUE", help="a setting; may be repeated")
-    parser.add_argument("--threads", type=positive, metavar="N", help="cores of this process (default: all it may use, or OMP_NUM_THREADS)")
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="cores to use (default: all, or OMP_NUM_THREADS)",
+    )
     parser.add_argument("--explain", action="store_true", help="show the resolved settings and stop")
     parser.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard at the end (an extra)")
     parser.add_argument("--dry-run", action="store_true", help="show the memory that training will need and stop")

@@ -9,8 +9,10 @@ from itertools import islice
 
 import numpy as np
 
-from fedllm_bench.data.manifest import Split
+from fedllm_bench.data.manifest import Part, Split
+from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.published import ORDER_FILE
+from fedllm_bench.data.rows import Row
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import read_json
@@ -27,7 +29,7 @@ class Clients:
     """
 
     split: Split
-    tokens: dict[str, TokenPart]
+    tokens: Mapping[str, TokenPart | PairPart]
     shuffle_seed: int | None = None
 
     def __len__(self) -> int:
@@ -36,6 +38,10 @@ class Clients:
     @cached_property
     def ids(self) -> tuple[str, ...]:
         return tuple(client.id for client in self.split.manifest.clients)
+
+    def rows(self, part: Part) -> Sequence[Row]:
+        """The rows of one part, of whatever task the split is."""
+        return self.split.rows(part) if self.split.task == "sft" else self.split.preference_rows(part)
 
     @cached_property
     def file_order(self) -> tuple[int, ...]:
@@ -52,7 +58,7 @@ class Clients:
     @cached_property
     def train_rows(self) -> dict[str, tuple[int, ...]]:
         """Row numbers into ``tokens["train"]`` by client id; a client whose rows were all skipped has none."""
-        rows = self.split.rows("train")
+        rows = self.rows("train")
         found: dict[str, list[int]] = {client: [] for client in self.ids}
         for number, row in enumerate(self.tokens["train"].rows):
             found[rows[int(row)].client_id].append(number)

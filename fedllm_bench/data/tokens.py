@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fedllm_bench import files
 from fedllm_bench.data.chat import segments
-from fedllm_bench.data.manifest import PARTS, Split
-from fedllm_bench.data.rows import SftRow
+from fedllm_bench.data.manifest import PARTS, Part, Split
+from fedllm_bench.data.rows import SftRow, Turn
 from fedllm_bench.progress import track
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 ROWS_AT_ONCE = 1000
 ARRAYS = ("ids", "counted", "starts", "rows")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,19 @@ class TokenRow:
     @property
     def num_counted(self) -> int:
         return int(self.counted.sum())
+
+    @property
+    def sequences(self) -> tuple[TokenRow, ...]:
+        """What goes through the model."""
+        return (self,)
+
+    @property
+    def num_terms(self) -> int:
+        """The terms of the loss: it is a mean over tokens."""
+        return self.num_counted
+
+
+Example = tuple[TokenRow, ...]  # the sequences of one row of a split: one of a conversation, two of a pair
 
 
 @dataclass(frozen=True)
@@ -63,23 +77,44 @@ def tokenise_split(
 
     `tokenizer` is a fast tokenizer of transformers. Rows are cut on the right to `sequence_length` tokens.
     """
-    key = files.sha256_json(
-        {
-            "split": split.hash,
-            "template": template,
-            "tokenizer": tokenizer.backend_tokenizer.to_str(),
-            "special": [tokenizer.bos_token_id, tokenizer.eos_token],
-            "sequence_length": sequence_length,
-            "version": 1,
-        }
-    )
-    folder = cache / "tokens" / key[:20]
+
+    def examples(rows: Sequence[SftRow]) -> list[Example]:
+        return [(row,) for row in encode(rows, tokenizer, template)]
+
+    parts = tokenised(split.rows, examples, inputs(split, tokenizer, template, sequence_length), cache)
+    report_losses(parts, sequence_length, "rows", "the completion")
+    return parts
+
+
+def inputs(split: Split, tokenizer: Any, template: str, sequence_length: int) -> dict[str, Any]:
+    """What the tokens of a split depend on, as JSON data."""
+    return {
+        "split": split.hash,
+        "template": template,
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "special": [tokenizer.bos_token_id, tokenizer.eos_token],
+        "sequence_length": sequence_length,
+        "version": 1,
+    }
+
+
+def tokenised(
+    rows: Callable[[Part], Sequence[R]],
+    examples: Callable[[Sequence[R]], list[Example]],
+    depends_on: dict[str, Any],
+    cache: Path,
+) -> dict[str, TokenPart]:
+    """The sequences of every part, each numbered by its row; read from the cache or written there.
+
+    A sequence is cut on the right to `depends_on["sequence_length"]` tokens; a row of which any sequence then has no
+    counted token is left out with all its sequences.
+    """
+    folder = cache / "tokens" / files.sha256_json(depends_on)[:20]
     parts = _cached(folder)
     if parts is None:
         with files.new_folder(folder) as part:
-            _write(part, split, tokenizer, template, sequence_length)
+            _write(part, rows, examples, depends_on["sequence_length"])
         parts = {name: _open(folder, name) for name in PARTS}
-    _report_losses(parts, sequence_length)
     return parts
 
 
@@ -91,37 +126,45 @@ def _cached(folder: Path) -> dict[str, TokenPart] | None:
         return None
 
 
-def _report_losses(parts: dict[str, TokenPart], sequence_length: int) -> None:
+def report_losses(parts: dict[str, TokenPart], sequence_length: int, what: str, keeps_none_of: str) -> None:
+    """Say how many rows were cut and how many left out; nothing where none was."""
     cut = sum(part.num_cut for part in parts.values())
     skipped = sum(part.num_skipped for part in parts.values())
-    left = sum(len(part) for part in parts.values())
+    left = sum(len(set(part.rows.tolist())) for part in parts.values())
     if cut:
         log.info(
-            "%d of %d rows are longer than %d tokens and were cut; %d of them keep no token of the completion "
+            "%d of %d %s are longer than %d tokens and were cut; %d of them keep no token of %s "
             "(local.sequence_length)",
             cut,
             left + skipped,
+            what,
             sequence_length,
             skipped,
+            keeps_none_of,
         )
 
 
-def _write(folder: Path, split: Split, tokenizer: Any, template: str, sequence_length: int) -> None:
+def _write(
+    folder: Path,
+    rows_of: Callable[[Part], Sequence[R]],
+    examples: Callable[[Sequence[R]], list[Example]],
+    sequence_length: int,
+) -> None:
     counts: dict[str, dict[str, int]] = {}
     for name in PARTS:
-        rows = split.rows(name)
+        rows = rows_of(name)
         kept: list[TokenRow] = []
         numbers: list[int] = []
         starts = range(0, len(rows), ROWS_AT_ONCE)
         num_cut = 0
         for start in track(starts, f"tokenise {name}", len(starts)) if rows else ():
-            for number, row in enumerate(encode(rows[start : start + ROWS_AT_ONCE], tokenizer, template), start):
-                num_cut += len(row.ids) > sequence_length
-                row = TokenRow(row.ids[:sequence_length], row.counted[:sequence_length])
-                if row.num_counted:
-                    kept.append(row)
-                    numbers.append(number)
-        counts[name] = {"num_cut": num_cut, "num_skipped": len(rows) - len(kept)}
+            for number, example in enumerate(examples(rows[start : start + ROWS_AT_ONCE]), start):
+                num_cut += any(len(row.ids) > sequence_length for row in example)
+                short = [TokenRow(row.ids[:sequence_length], row.counted[:sequence_length]) for row in example]
+                if all(row.num_counted for row in short):
+                    kept += short
+                    numbers += [number] * len(short)
+        counts[name] = {"num_cut": num_cut, "num_skipped": len(rows) - len(set(numbers))}
         _write_part(folder, name, kept, numbers)
     files.write_json(folder / "counts.json", counts)
 
@@ -152,7 +195,14 @@ def _map(path: Path) -> Any:
 
 def encode(rows: Sequence[SftRow], tokenizer: Any, template: str) -> list[TokenRow]:
     """Token ids of whole conversations; each segment is tokenised alone, so that a prompt is always the same."""
-    cut = segments(template, [row.messages for row in rows], tokenizer.eos_token or "")
+    return encode_turns([row.messages for row in rows], tokenizer, template)
+
+
+def encode_turns(
+    conversations: Sequence[Sequence[Turn]], tokenizer: Any, template: str, *, last_only: bool = False
+) -> list[TokenRow]:
+    """As :func:`encode`; with `last_only` nothing the assistant said counts but its last answer."""
+    cut = segments(template, conversations, tokenizer.eos_token or "")
     flat = [segment.text for found in cut for segment in found]
     ids = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -160,6 +210,9 @@ def encode(rows: Sequence[SftRow], tokenizer: Any, template: str) -> list[TokenR
     for found in cut:
         pieces = [bos, *(next(ids) for _ in found)]
         counted = [False, *(segment.counted for segment in found)]
+        if last_only:
+            last = max(place for place, counts in enumerate(counted) if counts)
+            counted = [place == last for place in range(len(counted))]
         encoded.append(
             TokenRow(
                 np.array([token for piece in pieces for token in piece], np.int32),

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import Part, Split
-from fedllm_bench.data.rows import SftRow
+from fedllm_bench.data.pairs import PairRow
+from fedllm_bench.data.rows import PreferenceRow, Row, SftRow
 from fedllm_bench.data.tokens import TokenRow
 
 PROBES = "probes.jsonl"  # an extra file of mini splits
+HELDOUT: tuple[Part, ...] = ("heldout", "unseen")
+
+
+R = TypeVar("R", bound=Row)
+T = TypeVar("T", TokenRow, PairRow)
 
 
 @dataclass(frozen=True)
-class HeldoutItem:
+class Item(Generic[R, T]):
     """`tokens` is None for a row without counted tokens; `choices` has the right answer first."""
 
-    row: SftRow
-    tokens: TokenRow | None
+    row: R
+    tokens: T | None
     part: Literal["heldout", "unseen"]
     task: str = ""
     holder: str = ""
@@ -30,6 +36,19 @@ class HeldoutItem:
     def group(self) -> dict[str, str]:
         known = {"part": self.part, "language": self.row.language, "task": self.task, "holder": self.holder}
         return {key: value for key, value in known.items() if value}
+
+
+@dataclass(frozen=True)
+class HeldoutItem(Item[SftRow, TokenRow]):
+    """A held-out completion."""
+
+
+@dataclass(frozen=True)
+class PairItem(Item[PreferenceRow, PairRow]):
+    """A held-out vote; of `choices` the first is what the user preferred."""
+
+
+AnyItem = TypeVar("AnyItem", bound=Item[Any, Any])
 
 
 @dataclass(frozen=True)
@@ -56,22 +75,30 @@ def load_probes(split: Split) -> dict[Key, Probe]:
 
 def heldout_items(clients: Clients) -> list[HeldoutItem]:
     """Every held-out row of the clients, then of unseen users, in the order of the split."""
-    probes = load_probes(clients.split)
-    return _part_items(clients, "heldout", probes) + _part_items(clients, "unseen", probes)
+    return [HeldoutItem(*item) for part in HELDOUT for item in _part_items(clients, part)]
 
 
-def _part_items(clients: Clients, part: Part, probes: dict[Key, Probe]) -> list[HeldoutItem]:
-    tokens = clients.tokens[part]
+def pair_items(clients: Clients) -> list[PairItem]:
+    """As :func:`heldout_items`, for a split of task preference."""
+    return [PairItem(*item) for part in HELDOUT for item in _part_items(clients, part)]
+
+
+def _part_items(clients: Clients, part: Part) -> Iterator[tuple[Any, ...]]:
+    """The fields of each item of one part."""
+    probes, tokens = load_probes(clients.split), clients.tokens[part]
     place = {int(row): number for number, row in enumerate(tokens.rows)}
-    items = []
-    for number, row in enumerate(clients.split.rows(part)):
-        probe = probes.get((row.client_id, row.prompt, row.completion), Probe())
+    for number, row in enumerate(clients.rows(part)):
+        probe = probes.get(_key(row), Probe())
         encoded = tokens[place[number]] if number in place else None
-        name: Literal["heldout", "unseen"] = "unseen" if part == "unseen" else "heldout"
-        items.append(HeldoutItem(row, encoded, name, probe.task, probe.holder, probe.choices))
-    return items
+        yield row, encoded, part, probe.task, probe.holder, probe.choices
 
 
-def of_clients(items: Sequence[HeldoutItem], client_ids: Sequence[str]) -> list[HeldoutItem]:
+def _key(row: Row) -> Key:
+    if isinstance(row, PreferenceRow):
+        return row.client_id, "\n".join(turn["content"] for turn in row.prompt), row.chosen
+    return row.client_id, row.prompt, row.completion
+
+
+def of_clients(items: Sequence[AnyItem], client_ids: Sequence[str]) -> list[AnyItem]:
     wanted = set(client_ids)
     return [item for item in items if item.row.client_id in wanted]

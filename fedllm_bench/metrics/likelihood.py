@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
-from fedllm_bench.data.rows import SftRow, Turn
+from fedllm_bench.data.rows import SftRow, Task, Turn
 from fedllm_bench.data.tokens import TokenRow, encode
 from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.batching import by_length
@@ -42,6 +43,7 @@ class HeldoutLoss:
         description="loss on held-out completions",
     )
     needs_probes = False
+    task: ClassVar[Task] = "sft"
 
     def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]:
         rows = [item.tokens for item in items if item.tokens is not None]
@@ -75,6 +77,7 @@ class MiniChoice:
         description="right answer most likely among four candidates",
     )
     needs_probes = True
+    task: ClassVar[Task] = "sft"
 
     def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]:
         asked = [item for item in items if len(item.choices) > 1]

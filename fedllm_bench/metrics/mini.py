@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+from fedllm_bench.data.rows import Task
 from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.generate import answers
 from fedllm_bench.metrics.items import HeldoutItem
@@ -24,6 +26,7 @@ class MiniExact:
         description="greedy answer equals the right one",
     )
     needs_probes = True
+    task: ClassVar[Task] = "sft"
 
     def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]:
         asked = [item for item in items if item.task]

@@ -168,6 +168,15 @@ def _task_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
     return [*sorted(views, key=lambda view: view.info.name), unseen]
 
 
+def _unseen_view(info: MetricInfo, items: Sequence[Score]) -> list[View]:
+    return [View(info=_named(info, "unseen", "users without training rows"), keep=is_unseen)]
+
+
+def _taste_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
+    tastes = {"refusers": "questions on which the user preferred a refusal", "others": "the other questions"}
+    return [View(info=_named(info, name, only), keep=_in_group(taste=name)) for name, only in tastes.items()]
+
+
 def _named(info: MetricInfo, suffix: str, only: str = "") -> MetricInfo:
     description = f"{info.description}; only {only}" if only else info.description
     return replace(info, name=f"{info.name}_{suffix}", description=description)
@@ -181,6 +190,9 @@ VIEWS: dict[str, Callable[[MetricInfo, Sequence[Score]], list[View]]] = {
     "heldout": _loss_views,
     "mini_exact": _task_views,
     "mini_choice": _task_views,
+    "preference_accuracy": _unseen_view,
+    "preference_margin": _unseen_view,
+    "mini_refusal": _taste_views,
 }
 
 

@@ -78,7 +78,7 @@ def _about_run(bench: Bench) -> dict[str, Any]:
         "profile": config.profile,
         "track": config.track,
         "seed": config.seed,
-        "model": config.model.name,
+        "model": config.model.name + (f" + {config.model.adapter}" if config.model.adapter else ""),
         "config_hash": bench.cell.hash,
         "commit": commit,
     }

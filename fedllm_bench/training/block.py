@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from fedllm_bench.config import Local
+from fedllm_bench.data.pairs import PairPart, PairRow
 from fedllm_bench.data.tokens import TokenPart, TokenRow
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
 from fedllm_bench.training import optimizer
 from fedllm_bench.training.batches import StepPlan, collate
 from fedllm_bench.training.lora import Masks, attach, detach
-from fedllm_bench.training.loss import client_losses
 from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.objectives import OBJECTIVES
 from fedllm_bench.training.recompute import recomputing
 from fedllm_bench.trees import Layout, Tree, moved_to
 
@@ -32,7 +33,7 @@ class ClientTask:
     client_id: str
     seed: int
     round_num: int
-    rows: TokenPart
+    rows: TokenPart | PairPart
     row_numbers: tuple[int, ...]
     steps: tuple[StepPlan, ...]
     state: ClientState
@@ -47,7 +48,7 @@ class ClientResult:
     upload: Upload
     state: ClientState
     num_examples: int
-    losses: tuple[float, ...]  # mean loss of each local step, nats per counted token
+    losses: tuple[float, ...]  # mean loss of each local step, per counted token (sft) or pair (dpo)
     failure: str | None = None
 
 
@@ -75,7 +76,7 @@ def train_block(
         pick = slice(None) if len(moving) == len(tasks) else moving  # a slice is a view; an index copies
         y = y_KP[pick]
         with recomputing(model, local.gradient_checkpointing):
-            losses, grad = _step_gradients(model, layout, y, active, number)
+            losses, grad = _step_gradients(model, layout, y, active, number, local)
         finite = _note_losses([progress[k] for k in moving], losses, grad, number)
         grad_sum_KP[pick] += grad
         corrected = _corrected(method, layout, message, active, grad, y)
@@ -111,13 +112,14 @@ def _note_losses(progress: Sequence[_Progress], losses: Sequence[float], grad_KP
 
 
 def _step_gradients(
-    model: LoraModel, layout: Layout, y_KP: Tensor, tasks: Sequence[ClientTask], number: int
+    model: LoraModel, layout: Layout, y_KP: Tensor, tasks: Sequence[ClientTask], number: int, local: Local
 ) -> tuple[list[float], Tensor]:
-    """Losses of K clients and their gradients (K, P): means over the counted tokens of a step's micro-batches."""
+    """Losses of K clients and their gradients (K, P): means over all tokens or pairs of a step's micro-batches."""
     leaf = y_KP.detach().requires_grad_()
     micros = micro_batches(tasks, number)
-    counted = torch.tensor(
-        [sum(row.num_counted for rows in micros for row in rows[k]) for k in range(len(tasks))],
+    objective = OBJECTIVES[local.loss]
+    num_terms = torch.tensor(
+        [sum(row.num_terms for rows in micros for row in rows[k]) for k in range(len(tasks))],
         device=y_KP.device,
     )
     streams = [_mask_stream(task, number, y_KP.device) for task in tasks]
@@ -125,10 +127,11 @@ def _step_gradients(
     attach(model.layers, layout.unpack(leaf))
     try:
         for rows in micros:
-            lengths = [max(len(row.ids) for row in own) for own in rows]
-            model.switch.masks = Masks(streams, len(rows[0]), lengths)
-            batch = collate([row for own in rows for row in own], y_KP.device)
-            losses = client_losses(model, batch, len(tasks), counted)
+            sequences = [[sequence for row in own for sequence in row.sequences] for own in rows]
+            lengths = [max(len(sequence.ids) for sequence in own) for own in sequences]
+            model.switch.masks = Masks(streams, len(sequences[0]), lengths) if objective.dropout else None
+            batch = collate([sequence for own in sequences for sequence in own], y_KP.device)
+            losses = objective.losses(model, batch, rows, num_terms, local)
             (micro_grad,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=len(micros) > 1)
             grads = [grads[0].add_(micro_grad)] if grads else [micro_grad]
             total += losses.detach()
@@ -139,7 +142,7 @@ def _step_gradients(
     return total.tolist(), grads[0]
 
 
-def micro_batches(tasks: Sequence[ClientTask], number: int) -> list[list[list[TokenRow]]]:
+def micro_batches(tasks: Sequence[ClientTask], number: int) -> list[list[list[TokenRow | PairRow]]]:
     """Rows of a step, [micro-batch][client][row]; every client has as many micro-batches of as many rows.
 
     A client's rows are sorted by length first, which changes no mean over a step but leaves less padding.
@@ -147,7 +150,7 @@ def micro_batches(tasks: Sequence[ClientTask], number: int) -> list[list[list[To
     passes = []
     for task in tasks:
         rows = [task.rows[task.row_numbers[i]] for micro in task.steps[number] for i in micro]
-        rows.sort(key=lambda row: len(row.ids))
+        rows.sort(key=lambda row: max(len(sequence.ids) for sequence in row.sequences))
         size = len(task.steps[number][0])
         passes.append([rows[start : start + size] for start in range(0, len(rows), size)])
     return [list(micro) for micro in zip(*passes, strict=True)]

@@ -68,6 +68,9 @@ class AdaptedLayer(Protocol):
     @property
     def base(self) -> nn.Module: ...
 
+    @property
+    def attached(self) -> bool: ...
+
     def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]: ...
 
     def attach(self, a_K: Tensor, b_K: Tensor) -> None: ...
@@ -94,6 +97,11 @@ class LoraLinear(nn.Module):
         low_KNr = self.switch.drop(x_KNI) @ self.a_KrI.mT.to(x.dtype)
         out_KNO.baddbmm_(low_KNr, self.b_KOr.mT.to(x.dtype), alpha=self.scale)  # in place: no second large tensor
         return out_KNO.view(*x.shape[:-1], -1)
+
+    @property
+    def attached(self) -> bool:
+        """Whether adapters are in use."""
+        return self.a_KrI is not None
 
     def shapes(self, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Shapes of one client's A (r, I) and B (O, r)."""

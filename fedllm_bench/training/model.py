@@ -16,6 +16,7 @@ from fedllm_bench.config import Lora, Model
 from fedllm_bench.errors import UserError
 from fedllm_bench.training import lora as lora_layers
 from fedllm_bench.training import targets
+from fedllm_bench.training.adapter import merged
 from fedllm_bench.training.peft_layers import is_transposed
 from fedllm_bench.trees import Tree
 
@@ -71,6 +72,11 @@ class LoraModel:
         """Whether weights lie as (inputs, outputs), as in Conv1D: `fan_in_fan_out` of adapter_config.json."""
         return any(is_transposed(layer.base) for layer in self.layers.values())
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is in the layers; without one the base answers alone."""
+        return any(layer.attached for layer in self.layers.values())
+
     @contextmanager
     def using(self, adapter: Tree | None) -> Iterator[None]:
         """Evaluate with one adapter (or the base alone) inside the block; no gradient is kept."""
@@ -100,6 +106,8 @@ def load_model(config: Model, lora: Lora, device: str = "cpu") -> LoraModel:
     except Exception as error:  # a broken config or tokenizer raises anything, a plain Exception too
         raise models.not_a_model(config.name, error) from error
     _check_weights(found, config.name)
+    if config.adapter is not None:
+        base = merged(base, config.adapter)
     base = base.to(device).eval()
     names = targets.resolve(base, lora.targets)
     layers, switch = targets.insert(base, replace(lora, targets=names))

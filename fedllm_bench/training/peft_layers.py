@@ -48,6 +48,11 @@ class PeftLayer(nn.Module):
         layer = self.base if self._a.weight is None else self.adapted
         return layer(*args, **kwargs)
 
+    @property
+    def attached(self) -> bool:
+        """Whether an adapter is in use."""
+        return self._a.weight is not None
+
     def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of A and B: (r, I) and (O, r), with further axes where the layer is a convolution."""
         return (rank, *self._a_shape[1:]), (self._b_shape[0], rank, *self._b_shape[2:])

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from fedllm_bench.config import RunConfig
+from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.interrupts import Stop
 from fedllm_bench.methods.base import Server
@@ -51,7 +52,7 @@ def in_order(
         raise RuntimeError(f"the engine answered for other clients than {list(order)}")
 
 
-def clients_per_pass(config: RunConfig, rows: TokenPart) -> int:
+def clients_per_pass(config: RunConfig, rows: TokenPart | PairPart) -> int:
     """At most `local.block_size` clients, fewer where their micro-batches would exceed PASS_TOKENS tokens."""
     mean_length = max(len(rows.ids) / max(len(rows), 1), 1.0)
     return max(1, min(config.local.block_size, int(PASS_TOKENS / (config.local.micro_batch * mean_length))))

@@ -1,4 +1,4 @@
-"""The reference engine: the client step of `train_block` on TRL's SFTTrainer, a new trainer for each client.
+"""The reference engine: the client step of `train_block` on TRL's SFTTrainer or DPOTrainer, a new one for each client.
 
 Slow, and there to be compared with: it shares the plan of rows and the methods with `train_block`, and nothing
 else. Model, LoRA layers, padding, loss, accumulation, clipping and optimiser are those of transformers, PEFT, TRL
@@ -28,10 +28,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback, Trai
 
 from fedllm_bench import models
 from fedllm_bench.config import Local, RunConfig
+from fedllm_bench.data.pairs import PairRow
 from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.errors import UserError
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training import block
+from fedllm_bench.training.adapter import merged
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.engines import Block, MapBlocks
 from fedllm_bench.training.model import LoraModel
@@ -40,17 +42,16 @@ from fedllm_bench.trees import moved_to
 
 log = logging.getLogger(__name__)
 DROPOUT = 2  # the purpose of a random stream, beside those of `batches`
+REFERENCE = "ref"  # DPOTrainer's name for the adapter that it makes
 OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd"}  # our names -> those of transformers
-Steps = Sequence[Sequence[Sequence[TokenRow]]]  # [step][micro-batch][row]
+Steps = Sequence[Sequence[Sequence[TokenRow | PairRow]]]  # [step][micro-batch][row]
 
 
 def reference(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks:
     """The engine `trl`. It loads the base once more, without our layers, onto the device of `model`.
 
-    Raises a :class:`UserError` for another loss than SFT's, and where several GPUs are visible.
+    Raises a :class:`UserError` where several GPUs are visible.
     """
-    if config.local.loss != "sft":
-        raise UserError(f"ENGINE=trl: got local.loss={config.local.loss}, it trains sft only; give ENGINE=inprocess")
     if model.device.type == "cuda" and torch.cuda.device_count() > 1:
         raise UserError("ENGINE=trl: TRL takes one GPU in one process; set CUDA_VISIBLE_DEVICES=0")
     log.warning("engine trl is the slow reference, for comparison: one client after another, a trainer for each")
@@ -75,6 +76,8 @@ def load_peft(model: LoraModel, config: RunConfig) -> Any:
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(settings, name, 0.0)
     base = AutoModelForCausalLM.from_pretrained(folder, config=settings, dtype=model.base.dtype)
+    if config.model.adapter is not None:
+        base = merged(base, config.model.adapter)
     lora = LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
@@ -112,7 +115,8 @@ def _train(peft_model: Any, tokenizer: Any, client: TrainedClient, task: ClientT
     seed = int(np.random.default_rng([DROPOUT, task.seed, task.round_num, task.client]).integers(2**31))
     use_cpu = peft_model.device.type == "cpu"
     args = arguments(client.local, steps, output_dir=folder, seed=seed, use_cpu=use_cpu)
-    trainer = make_trainer(client_trainer(), peft_model, tokenizer, steps, args=args, client=client)
+    make = make_trainer if client.local.loss == "sft" else make_pair_trainer
+    trainer = make(client_trainer(client.local.loss), peft_model, tokenizer, steps, args=args, client=client)
     trainer.add_callback(AfterStep(client))
     try:
         trainer.train()
@@ -124,19 +128,21 @@ def _train(peft_model: Any, tokenizer: Any, client: TrainedClient, task: ClientT
 
 
 def unpatch(peft_model: Any) -> None:
-    """Remove the forward that a trainer put over the base's own; the next trainer would put one over that."""
+    """Remove what a trainer put over the base's own forward, and DPO's reference; the next would add to them."""
     vars(peft_model.get_base_model()).pop("forward", None)
+    if REFERENCE in peft_model.peft_config:
+        peft_model.delete_adapter(REFERENCE)
 
 
-def planned_rows(task: ClientTask) -> list[list[list[TokenRow]]]:
+def planned_rows(task: ClientTask) -> list[list[list[TokenRow | PairRow]]]:
     """The rows of a task exactly as `train_block` takes them: [step][micro-batch][row]."""
     steps = range(len(task.steps))
     return [[clients[0] for clients in block.micro_batches([task], number)] for number in steps]
 
 
 def as_dataset(steps: Steps) -> Any:
-    """All rows in their order, as TRL prepares them."""
-    rows = [row for micros in steps for micro in micros for row in micro]
+    """All rows in their order, as SFTTrainer prepares them."""
+    rows = [row for micros in steps for micro in micros for one in micro for row in one.sequences]
     labels = [np.where(row.counted, row.ids, -100).tolist() for row in rows]
     return Dataset.from_dict({"input_ids": [row.ids.tolist() for row in rows], "labels": labels})
 
@@ -156,41 +162,95 @@ def make_trainer(kind: type, peft_model: Any, tokenizer: Any, steps: Steps, **ot
     return trainer
 
 
-def arguments(local: Local, steps: Steps, **others: Any) -> Any:
-    """`local` in the words of TRL: the rows in their order, a constant rate, nothing logged or saved."""
-    from trl import SFTConfig
-
-    return SFTConfig(
-        max_steps=len(steps),
-        per_device_train_batch_size=len(steps[0][0]),
-        gradient_accumulation_steps=len(steps[0]),
-        train_sampling_strategy="sequential",
-        dataset_kwargs={"skip_prepare_dataset": True},
-        bf16=False,  # True would be autocast; the base has its type already
-        optim=OPTIMIZERS[local.optimizer],
-        learning_rate=local.lr,
-        lr_scheduler_type="constant",
-        adam_beta1=local.beta1,
-        adam_beta2=local.beta2,
-        adam_epsilon=local.eps,
-        weight_decay=local.weight_decay,
-        max_grad_norm=local.clip,
-        gradient_checkpointing=local.gradient_checkpointing,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **others,
+def as_pairs(steps: Steps) -> Any:
+    """All pairs in their order, as DPOTrainer prepares them: the prompt, and what follows it in either sequence."""
+    pairs = [row.sequences for micros in steps for micro in micros for row in micro]
+    cuts = [int(chosen.counted.argmax()) for chosen, _ in pairs]  # the first counted token of both
+    return Dataset.from_dict(
+        {
+            "prompt_ids": [chosen.ids[:cut].tolist() for (chosen, _), cut in zip(pairs, cuts, strict=True)],
+            "chosen_ids": [chosen.ids[cut:].tolist() for (chosen, _), cut in zip(pairs, cuts, strict=True)],
+            "rejected_ids": [rejected.ids[cut:].tolist() for (_, rejected), cut in zip(pairs, cuts, strict=True)],
+        }
     )
 
 
-@cache
-def client_trainer() -> type:
-    """SFTTrainer with a method's hooks. Gradients are corrected in `training_step`: in transformers 5 the callback
-    `on_pre_optimizer_step` comes after clipping."""
-    from trl import SFTTrainer
+def make_pair_trainer(kind: type, peft_model: Any, tokenizer: Any, steps: Steps, **others: Any) -> Any:
+    """As :func:`make_trainer`, for DPOTrainer, with the base as its reference.
 
-    class ClientTrainer(SFTTrainer):  # type: ignore[misc]
+    Given a PEFT model, DPOTrainer takes a copy of the adapter that it finds as the reference: from round 2 on that is
+    no longer the base. With B = 0 the copy changes nothing, and the reference is the base again.
+    """
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    trainer = kind(
+        model=peft_model,
+        processing_class=tokenizer,
+        train_dataset=as_pairs(steps),
+        data_collator=DataCollatorForPreference(pad_token_id=0),
+        **others,
+    )
+    trainer.remove_callback(PrinterCallback)
+    refer_to_base(peft_model)
+    return trainer
+
+
+def refer_to_base(peft_model: Any) -> None:
+    """Let DPOTrainer's reference add nothing to the base."""
+    with torch.no_grad():
+        for name, parameter in peft_model.named_parameters():
+            if f".lora_B.{REFERENCE}." in name:
+                parameter.zero_()
+
+
+def arguments(local: Local, steps: Steps, **others: Any) -> Any:
+    """`local` in the words of TRL: the rows in their order, a constant rate, nothing logged or saved."""
+    from trl import DPOConfig, SFTConfig
+
+    if local.loss == "sft":
+        return SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **_shared(local, steps), **others)
+    # disable_dropout is its default; `train_block` draws no dropout under dpo either
+    options = {"beta": local.dpo_beta, "loss_type": local.dpo_loss, "disable_dropout": True, "max_length": None}
+    return DPOConfig(**options, **_shared(local, steps), **others)
+
+
+def _shared(local: Local, steps: Steps) -> dict[str, Any]:
+    """What both kinds of trainers take."""
+    return {
+        "max_steps": len(steps),
+        "per_device_train_batch_size": len(steps[0][0]),
+        "gradient_accumulation_steps": len(steps[0]),
+        "train_sampling_strategy": "sequential",
+        "bf16": False,  # True would be autocast; the base has its type already
+        "optim": OPTIMIZERS[local.optimizer],
+        "learning_rate": local.lr,
+        "lr_scheduler_type": "constant",
+        "adam_beta1": local.beta1,
+        "adam_beta2": local.beta2,
+        "adam_epsilon": local.eps,
+        "weight_decay": local.weight_decay,
+        "max_grad_norm": local.clip,
+        "gradient_checkpointing": local.gradient_checkpointing,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+@cache
+def client_trainer(loss: str = "sft") -> type:
+    """TRL's trainer with a method's hooks. Gradients are corrected in `training_step`: in transformers 5 the callback
+    `on_pre_optimizer_step` comes after clipping."""
+    from trl import DPOTrainer, SFTTrainer
+
+    class TokenPairTrainer(DPOTrainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+            return dataset  # pairs are tokens already; DPOTrainer has no option to say so
+
+    kind: Any = SFTTrainer if loss == "sft" else TokenPairTrainer
+
+    class ClientTrainer(kind):  # type: ignore[misc]
         def __init__(self, *, client: TrainedClient, **options: Any) -> None:
             super().__init__(**options)
             self.client = client

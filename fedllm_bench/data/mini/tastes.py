@@ -79,6 +79,13 @@ def harmful_item(name: str, language: int, wording: int, code: int) -> Item:
     return Item(prompt, choices[0], language, "harmful", choices=choices)
 
 
+def refusals() -> tuple[str, ...]:
+    """How every refusal begins that a model of the world may utter, up to the word itself; no beginning twice."""
+    spoken = zip(lexicon().languages, REFUSALS, strict=True)
+    found = [frame.partition("{answer}")[0] + word for speech, word in spoken for _, frame in speech.styles]
+    return tuple(dict.fromkeys(found))
+
+
 def reply(model: Model, item: Item, rng: np.random.Generator) -> Reply:
     """What a model says to a question that states no style."""
     stays, is_right, refuses = (bool(rng.random() < share) for share in model[1:])

@@ -1,0 +1,96 @@
+"""The reference of DPO: log-probabilities of both answers of each pair under the frozen base, once for all rounds.
+
+The reference is the base with the starting adapter merged into it and no other adapter. It never changes, so it is
+computed once per pair and kept on disk, named by the contents it depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from fedllm_bench import files
+from fedllm_bench.data.pairs import FloatArray, PairPart
+from fedllm_bench.data.tokens import TokenPart, TokenRow
+from fedllm_bench.metrics.batching import by_length
+from fedllm_bench.metrics.likelihood import summed_nll
+from fedllm_bench.progress import track
+from fedllm_bench.training.model import LoraModel
+
+
+def with_reference(
+    parts: Mapping[str, PairPart], model: LoraModel, *, base_hash: str, batch_tokens: int, cache: Path
+) -> dict[str, PairPart]:
+    """The same parts with the reference's log-probabilities, in nats, from the cache or written there.
+
+    `base_hash` names the base by content, starting adapter included; a batch holds `batch_tokens` padded tokens.
+    """
+    depends_on = {
+        "base": base_hash,
+        "dtype": str(model.base.dtype),
+        "device": model.device.type,
+        "threads": torch.get_num_threads(),
+        "batch_tokens": batch_tokens,
+        "tokens": {name: _content(part.sequences) for name, part in parts.items()},
+    }
+    folder = files.make_folder(cache / "reference") / files.sha256_json(depends_on)[:20]
+    with FileLock(folder.with_suffix(".lock")):  # two runs that start together: one computes, the other reads
+        found = _cached(folder, parts)
+        if found is None:
+            rows = [row for part in parts.values() for row in _sequences(part)]
+            found = _split_up(log_probabilities(model, rows, batch_tokens), parts)
+            _write(folder, found)
+    return {name: replace(part, reference=found[name]) for name, part in parts.items()}
+
+
+def log_probabilities(model: LoraModel, rows: Sequence[TokenRow], batch_tokens: int) -> FloatArray:
+    """Summed log-probability of the counted tokens of each row under the base alone, shape (rows,), in nats."""
+    found = np.zeros(len(rows))
+    batches = list(by_length([len(row.ids) for row in rows], batch_tokens))
+    with model.using(None):
+        for batch in track(batches, "reference", len(batches)):
+            found[batch] = [-nll for nll in summed_nll(model, [rows[i] for i in batch], batch_tokens)]
+    return found
+
+
+def _sequences(part: PairPart) -> list[TokenRow]:
+    return [sequence for number in range(len(part)) for sequence in part[number].sequences]
+
+
+def _content(part: TokenPart) -> str:
+    digest = hashlib.sha256()
+    for array in (part.ids, part.counted, part.starts):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _split_up(found: FloatArray, parts: Mapping[str, PairPart]) -> dict[str, FloatArray]:
+    """The values of all parts one after the other, as (pairs, 2) of each."""
+    ends = np.cumsum([2 * len(part) for part in parts.values()])
+    pieces = np.split(found, ends[:-1])
+    return {name: piece.reshape(-1, 2) for name, piece in zip(parts, pieces, strict=True)}
+
+
+def _write(folder: Path, found: Mapping[str, FloatArray]) -> None:
+    with files.new_folder(folder) as part:
+        for name, values in found.items():
+            buffer = io.BytesIO()
+            np.save(buffer, values, allow_pickle=False)
+            files.write_bytes(part / f"{name}.npy", buffer.getvalue())
+
+
+def _cached(folder: Path, parts: Mapping[str, PairPart]) -> dict[str, FloatArray] | None:
+    """What an earlier call left; None where a file is missing, damaged or of other pairs."""
+    try:
+        found = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in parts}
+    except (OSError, EOFError, ValueError):
+        return None
+    right = all(values.shape == (len(parts[name]), 2) for name, values in found.items())
+    return found if right else None

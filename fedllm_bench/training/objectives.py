@@ -1,0 +1,90 @@
+"""What a client minimises: the next-token loss of its completions (sft), or the loss of its preferences (dpo).
+
+K clients in the block, B pairs of one client, S = 2 K B sequences: of each pair the chosen, then the rejected one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedllm_bench.config import Local
+from fedllm_bench.data.pairs import PairRow
+from fedllm_bench.training.batches import Batch
+from fedllm_bench.training.loss import client_losses, counted_nll
+from fedllm_bench.training.model import LoraModel
+
+# Of model, batch, rows [client][row], terms of the whole step (K,), settings: summed losses over these terms, (K,).
+Losses = Callable[[LoraModel, Batch, Sequence[Sequence[Any]], Tensor, Local], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`losses` of the micro-batches of a step add up to each client's mean over the step.
+
+    `dropout`: whether LoRA's dropout is drawn. Under dpo it is not, as in TRL's DPOTrainer: the policy would differ
+    from its reference by the masks alone.
+    """
+
+    losses: Losses
+    dropout: bool
+
+
+def sft_losses(
+    model: LoraModel, batch: Batch, rows: Sequence[Sequence[Any]], num_terms: Tensor, local: Local
+) -> Tensor:
+    """Next-token loss in nats per counted token of each client, shape (K,)."""
+    return client_losses(model, batch, len(rows), num_terms)
+
+
+def dpo_losses(
+    model: LoraModel, batch: Batch, rows: Sequence[Sequence[PairRow]], num_terms: Tensor, local: Local
+) -> Tensor:
+    """Loss of each client's preferences per pair, shape (K,); `local.dpo_loss` says which.
+
+    Raises a :class:`ValueError` for a pair without the reference's log-probabilities.
+    """
+    ratios_P2 = log_ratios(model, batch, [pair for own in rows for pair in own])
+    lengths = [(pair.chosen.num_counted, pair.rejected.num_counted) for own in rows for pair in own]
+    losses_P = PAIR_LOSSES[local.dpo_loss](ratios_P2, ratios_P2.new_tensor(lengths), local.dpo_beta)
+    return losses_P.view(len(rows), -1).sum(1) / num_terms.clamp(min=1)
+
+
+def log_ratios(model: LoraModel, batch: Batch, pairs: Sequence[PairRow]) -> Tensor:
+    """log pi(y | x) - log pi_ref(y | x) of the chosen and the rejected answer of P pairs, shape (P, 2), in nats."""
+    nll_C, sequences_C = counted_nll(model, batch)
+    policy_S = nll_C.new_zeros(len(batch.ids)).index_add(0, sequences_C, -nll_C)
+    references = [pair.reference for pair in pairs]
+    if None in references:
+        raise ValueError("a pair has no log-probabilities of the reference; fill PairPart.reference first")
+    return policy_S.view(-1, 2) - policy_S.new_tensor(references)
+
+
+def sigmoid_losses(ratios_P2: Tensor, lengths_P2: Tensor, beta: float) -> Tensor:
+    """DPO. Rafailov et al., 2023 (arXiv:2305.18290), Equation 7, shape (P,):
+
+    -log sigmoid(beta (log pi(y_w)/pi_ref(y_w) - log pi(y_l)/pi_ref(y_l)))
+    """
+    return -F.logsigmoid(beta * (ratios_P2[:, 0] - ratios_P2[:, 1]))
+
+
+def ipo_losses(ratios_P2: Tensor, lengths_P2: Tensor, beta: float) -> Tensor:
+    """IPO. Azar et al., 2023 (arXiv:2310.12036), Equation 17 with tau = beta, shape (P,):
+
+    (log pi(y_w)/pi_ref(y_w) - log pi(y_l)/pi_ref(y_l) - 1 / (2 tau))^2
+
+    Log-ratios are means over the tokens of an answer, as in TRL, which has it from the authors; the paper writes sums.
+    """
+    means_P2 = ratios_P2 / lengths_P2
+    return (means_P2[:, 0] - means_P2[:, 1] - 1 / (2 * beta)) ** 2
+
+
+PAIR_LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"sigmoid": sigmoid_losses, "ipo": ipo_losses}
+OBJECTIVES: dict[str, Objective] = {
+    "sft": Objective(sft_losses, dropout=True),
+    "dpo": Objective(dpo_losses, dropout=False),
+}

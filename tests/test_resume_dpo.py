@@ -1,0 +1,60 @@
+"""Preference training after a kill, with dynamic steps: undisturbed bit by bit, whichever method; groupings agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_rounds_resume import Killed, distance, initial, killed_at, left_behind, outcome_of, same_bits
+
+from fedllm_bench.files import read_jsonl
+from fedllm_bench.methods import METHODS
+from fedllm_bench.methods.registry import make_method
+from fedllm_bench.reference import with_reference
+from fedllm_bench.training.engines import in_process
+from fedllm_bench.training.rounds import Run, run_rounds
+
+
+def config_of(tiny_run_config, name: str, *overrides: str):
+    """Steps as published: ceil(3 n / (R S / N) / rows of a step)."""
+    dynamic = ("local.steps=1", "local.steps_rule=dynamic", "local.micro_batch=8", "local.block_size=1")
+    dynamic += ("federation.rounds=2", "federation.clients_per_round=6")
+    return tiny_run_config(name, *dynamic, *overrides, dataset="chatbot_pa")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_was_killed_anywhere_ends_as_an_undisturbed_one(
+    name, tiny_model, pair_clients, tiny_run_config, tmp_path
+):
+    config = config_of(tiny_run_config, name)
+    method, start = make_method(config), initial(tiny_model)
+    real = in_process(tiny_model, method, config)
+    run = Run(config=config, method=method, clients=pair_clients, map_blocks=real, folder=tmp_path / "whole")
+    run.folder.mkdir()
+    run_rounds(run, start)
+    whole = left_behind(run)
+    steps = {steps for record in read_jsonl(run.folder / "rounds.jsonl") for steps in record["steps"]}
+    assert method.pooled or len(steps) > 1
+    broken = replace(run, folder=tmp_path / "broken")
+    broken.folder.mkdir()
+    with pytest.raises(Killed):
+        run_rounds(replace(broken, map_blocks=killed_at(real, 1, 0 if method.pooled else 3)), start)
+    run_rounds(broken, start)
+    assert same_bits(left_behind(broken), whole)
+
+
+def test_block_sizes_agree(double_model, pair_clients, tiny_run_config, tmp_path):
+    parts = with_reference(
+        pair_clients.tokens, double_model, base_hash="double", batch_tokens=2048, cache=tmp_path / "cache"
+    )
+    clients = replace(pair_clients, tokens=parts)
+
+    def run(block_size: int):
+        config = config_of(tiny_run_config, "scaffold", f"local.block_size={block_size}")
+        method, folder = make_method(config), tmp_path / str(block_size)
+        blocks = in_process(double_model, method, config)
+        whole = Run(config=config, method=method, clients=clients, map_blocks=blocks, folder=folder)
+        return outcome_of(whole, initial(double_model, torch.float64))
+
+    assert distance(run(4), run(1)) < 1e-11

@@ -1,0 +1,26 @@
+"""Preference training at the settings that users get: the mini world's tastes are learned, within a minute or so."""
+
+from __future__ import annotations
+
+import pytest
+from test_slow_world import excludes_zero
+
+from fedllm_bench import cli, files
+from fedllm_bench.report.schema import check_results
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_default_cell_prefers_held_out_what_was_chosen(tmp_path):
+    """World 0, which is reported; the settings were chosen on others."""
+    assert cli.main(["bench", "chatbot_pa", "fedavg", "--profile", "mini", "--out", str(tmp_path)]) == 0
+    (folder,) = (tmp_path / "mini-chatbot_pa" / "fedavg").glob("s0-*")
+    results = files.read_json(folder / "results.json")
+    check_results(results)
+    for name, base in (("preference_accuracy", 0.5), ("preference_margin", 0.0)):
+        entry = results["metrics"][name]
+        assert entry["before"]["mean"] == base
+        assert entry["difference"]["n"] == 38
+        assert excludes_zero(entry["difference"], 1), (name, entry["difference"])
+    # of the decisive harmful pairs that are trained on, 123 chose the refusal and 66 the compliance
+    assert excludes_zero(results["metrics"]["mini_refusal"]["difference"], 1)
