@@ -109,7 +109,7 @@ def _answers(bench: Bench, server: Server, blocks: Sequence[Sequence[int]]) -> I
     yield from map_blocks(method.broadcast(start), tasks(), local_of(config))
 
 
-def _scores(bench: Bench, params: Tree, result: ClientResult, items: Sequence[HeldoutItem]) -> list[Score]:
+def _scores(bench: Bench, params: Tree, result: ClientResult, items: Sequence[HeldoutItem | PairItem]) -> list[Score]:
     if result.failure is not None:
         return [
             Score(item.row.row_id, None, result.failure, cluster=result.client_id, group=item.group) for item in items
