@@ -99,6 +99,11 @@ merge: $(STAMP)
 speed: $(STAMP)
 	@$(BIN)/python benchmarks/perf/speed.py
 
+# as the command does for itself: without it glibc gives large blocks back to the kernel and faults them in again
+test test-slow: export MALLOC_MMAP_THRESHOLD_ := 4294967296
+test test-slow: export MALLOC_TRIM_THRESHOLD_ := 17179869184
+test test-slow: export MALLOC_TOP_PAD_ := 268435456
+
 test: $(STAMP)
 	@$(BIN)/python -m pytest
 

@@ -51,7 +51,8 @@ def make_parts(
     if recipe.partition != "user":
         left.append(_left("partition", clients, f"the same rows by {recipe.partition} instead of by user"))
     trained = {client: clients[client] for client in sides}
-    left.append(_left("no_training", trained, "clients whose rows are all held out"))
+    by_whom = "" if recipe.prompt_disjoint else " upstream"
+    left.append(_left("no_training", trained, f"clients whose rows are all held out{by_whom}"))
     left.append(Left("leakage", len(train) + len(heldout), len(sides), LEAKAGE))
     rows: dict[Part, list[Row]] = {
         "train": [to_row(sample, "train") for sample in train],
