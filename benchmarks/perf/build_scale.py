@@ -88,6 +88,7 @@ def plain(raw: Path, cache: Path) -> tuple[int, int]:
 def commands(raw: Path, work: Path) -> dict[str, list[str]]:
     build = ["-m", "fedllm_bench", "data", "build", "aya", "--raw", str(raw), "--out", str(work / "split")]
     build += ["--min-samples", str(MIN_SAMPLES), "--languages", ",".join(LANGUAGES)]
+    build += ["--decontaminate", "off"]  # its sets may have to be fetched, and the plain way has no such step
     return {"build": build, "plain": [__file__, "--plain", str(raw), str(work / "cache")]}
 
 
