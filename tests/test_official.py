@@ -200,7 +200,7 @@ HOSTILE = {
     "no field": (lambda: one_file(b'{"u": [{"instruction": "q"}]}'), "no 'response'"),
     "number": (lambda: one_file(b'{"u": [{"instruction": "q", "response": 1}]}'), "is int, not text"),
     "deep": (lambda: one_file(b'{"u": [{"a": ' + b"[" * 100_000), "nested too deeply"),
-    "long id": (lambda: one_file(b'{"' + bytes(97 + i % 26 for i in range(10**6)) + b'": []}'), "user id"),
+    "long id": (lambda: one_file(b'{"' + random.Random(0).randbytes(5 * 10**6).hex().encode() + b'": []}'), "user id"),
     "id of 257": (lambda: one_file(b'{"' + b"a" * 257 + b'": []}'), "longer than 256"),
     "surrogate id": (lambda: one_file(b'{"\\ud800": [' + S + b"]}"), "broken text"),
     "twice": (lambda: one_file(b'{"u": [' + S + b'], "u": [' + S + b"]}"), "twice"),
