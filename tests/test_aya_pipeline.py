@@ -259,6 +259,12 @@ def test_user_ids_that_look_like_paths_stay_inside_the_folder(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl", "split-x"}
 
 
+def test_a_user_id_of_10_mb_is_no_user(tmp_path):
+    split = make(tmp_path, user("a", 10) + user("x" * 10_000_000, 1))
+    assert people(split) == ["a"]
+    assert {step.step: step.rows_removed for step in split.manifest.funnel}["user_id"] == 1
+
+
 def test_a_declaration_and_extra_files_of_another_world_stand_in_the_manifest(tmp_path):
     raw = write_raw(tmp_path / "x.jsonl", user("a", 10))
     world = replace(AYA, dataset="mini-aya", upstream="a generated world", licence="Apache-2.0")
