@@ -37,7 +37,7 @@ OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENG
 	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
 
-.PHONY: help setup bench grid download merge speed test test-slow test-gpu check format mini-model clean
+.PHONY: help setup bench grid download merge speed test test-slow test-lowest test-gpu check format mini-model clean
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models'
@@ -67,6 +67,7 @@ help:
 	@echo '  make speed       the training loop against a tight PEFT loop and against TRL, side by side'
 	@echo '  make test        unit tests, about four minutes on two cores'
 	@echo '  make test-slow   end to end: killed runs, set-up in a fresh clone, the commands of the README'
+	@echo '  make test-lowest what equals a reference, with the lowest supported versions'
 	@echo '  make test-gpu    tests that need a CUDA GPU'
 	@echo '  make check       formatter, linter and type checker'
 	@echo '  make format      let the formatter and linter mend what they can'
@@ -112,6 +113,15 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu
+
+# with the lowest versions that are supported, what must equal a reference: TRL, PEFT, one client at a time
+EQUALITY := tests/test_trl.py tests/test_trl_dpo.py tests/test_block.py tests/test_dpo.py tests/test_hub_rows.py
+$(VENV)-lowest/.installed: setup.cfg pyproject.toml constraints-lowest.txt
+	@sh .ci/setup.sh '$(VENV)-lowest' '$(PYTHON)' constraints-lowest.txt
+	@touch $@
+
+test-lowest: $(VENV)-lowest/.installed
+	@$(VENV)-lowest/bin/python -m pytest $(EQUALITY)
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check .

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Create the environment in $1 with the interpreter $2, or with the newest one found that is 3.11 or newer.
+# Create the environment in $1 with the interpreter $2, or with the newest one found that is 3.11 or newer, and the
+# versions of $3 (constraints.txt).
 set -eu
 venv=$1
 python=${2:-}
+constraints=${3:-constraints.txt}
 
 recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
@@ -23,4 +25,4 @@ fi
 quiet=--quiet
 if [ -t 1 ]; then quiet=; fi  # on a terminal pip's own progress bars tell that the minutes are well spent
 # shellcheck disable=SC2086
-"$venv/bin/python" -m pip install $quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+"$venv/bin/python" -m pip install $quiet --disable-pip-version-check --constraint "$constraints" --editable '.[dev]'

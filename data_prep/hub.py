@@ -33,7 +33,9 @@ class HubSource:
         Raises a :class:`UserError` for a dataset that is gated, missing, unreachable or unreadable.
         """
         import datasets
-        from httpx2 import HTTPError
+
+        # of httpx2, or of httpx before version 2 of the hub's client
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
         try:
             splits = datasets.load_dataset(self.name, revision=self.revision, streaming=True)

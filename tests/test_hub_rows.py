@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import datasets
 import pytest
 from fedllm_bench.data_prep import PIPELINES, load_pipeline
 from fedllm_bench.data_prep.hub import HubSource, raw_source
-from httpx2 import ConnectError
+from huggingface_hub.errors import HTTPError
 from leaks import assert_no_leaks
 from raw_rows import aya, random_rows, write_raw
 from test_data_command import run
@@ -18,6 +19,7 @@ from fedllm_bench.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("evaluation_sets")
 
+ConnectError = importlib.import_module(HTTPError.__module__.partition(".")[0]).ConnectError
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

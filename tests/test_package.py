@@ -15,6 +15,7 @@ import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 MOVED = ("data_prep", "benchmarks", "leaderboard")  # installed as fedllm_bench.<name>
@@ -105,6 +106,16 @@ def test_constraints_pin_every_dependency_within_its_bounds():
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
     assert versions["torch"] == "2.13.0"
+
+
+def test_the_lowest_constraints_pin_the_lower_bounds_of_what_is_probed():
+    """torch stands apart: its lowest version, 2.11, has no CPU build where this is tested."""
+    lines = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    bounds = {canonicalize_name(r.name): r.specifier for r in map(Requirement, listed("options", "install_requires"))}
+    for name in ("transformers", "trl", "peft", "datasets"):
+        (bound,) = bounds[name]
+        assert (bound.operator, Version(bound.version)) == (">=", Version(pinned[name])), name
 
 
 def test_constraints_pin_what_the_dependencies_need_too():

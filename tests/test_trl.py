@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import random
 from dataclasses import dataclass, replace
@@ -51,6 +52,16 @@ class ExactLoss:
         return log_p.gather(-1, targets[:, None])[:, 0], none, None, none, none.bool()
 
 
+def has_kernel() -> bool:
+    """TRL before this kernel takes the loss of SFT in float32, whatever the model's type."""
+    return hasattr(importlib.import_module("trl.trainer.utils"), "_ChunkedLogProbFunction")
+
+
+def skip_without_sft_in_double() -> None:
+    if not has_kernel():
+        pytest.skip("this version of TRL takes the loss of SFT in float32")
+
+
 @pytest.fixture
 def _double(monkeypatch):
     """float64 throughout, also where TRL and Llama's norms round to float32."""
@@ -62,7 +73,8 @@ def _double(monkeypatch):
         return peft_model
 
     monkeypatch.setattr(trl, "load_peft", load)
-    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", ExactLoss)
+    if has_kernel():
+        monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", ExactLoss)
 
 
 def setting(model: LoraModel, method: FedAvg, local=LOCAL, steps=STEPS) -> tuple[Message, list[ClientTask]]:
@@ -116,6 +128,7 @@ def test_trl_trains_as_train_block_does(name, optimizer, tiny_model, tiny_run_co
 @pytest.mark.parametrize("name", SHARP)
 @pytest.mark.usefixtures("_double")
 def test_in_float64_they_differ_by_rounding_alone(name, double_model, tiny_run_config):
+    skip_without_sft_in_double()
     method = SHARP[name]
     message, tasks = setting(double_model, method)
     ours = train_block(double_model, method, message, tasks, LOCAL)

@@ -16,7 +16,7 @@ from datasets import Dataset
 from pairs import random_pairs
 from test_dpo import dpo
 from test_rounds_resume import initial
-from test_trl import SHARP, ExactLoss, check_equal, difference
+from test_trl import SHARP, ExactLoss, check_equal, difference, has_kernel, skip_without_sft_in_double
 from tiny import client_task, random_tree, settings, widen_norms
 
 from fedllm_bench import files
@@ -50,7 +50,8 @@ def _double(monkeypatch):
         return peft_model
 
     monkeypatch.setattr(trl, "load_peft", load)
-    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", ExactLoss)
+    if has_kernel():
+        monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", ExactLoss)
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,7 @@ def test_no_reference_adapter_stays_on_the_model(part, tiny_model, tiny_run_conf
 @pytest.mark.usefixtures("_double")
 def test_sft_of_several_turns_is_that_of_trl_with_assistant_only_loss(double_model, tiny_run_config):
     """The labels too are TRL's own: from messages, through the template vicuna_v1.1 and its generation marks."""
+    skip_without_sft_in_double()
     from trl import SFTConfig
 
     texts = [("who", "a b"), ("who", "me", "and you", "not me at all"), ("1", "2", "3", "4", "5", "6 7")]

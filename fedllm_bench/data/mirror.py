@@ -87,9 +87,12 @@ def _check_mirror(target: Path) -> None:
 def _publish_hub(split: Split, name: str) -> str:
     if not HUB_NAME.fullmatch(name):
         raise UserError(f"--to hub:{name} is not hub:ORG/NAME")
-    from httpx2 import HTTPError
+    # of httpx2, or of httpx before version 2 of the hub's client
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        HTTPError,  # type: ignore[attr-defined]
+    )
 
     try:
         with tempfile.TemporaryDirectory() as folder:
