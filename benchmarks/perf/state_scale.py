@@ -45,6 +45,10 @@ class Registered(Clients):
     def ids(self) -> tuple[str, ...]:
         return tuple(f"client-{number:06d}" for number in range(self.num_clients))
 
+    @property
+    def file_order(self) -> tuple[int, ...]:
+        return ()  # there is no split behind these clients
+
     @cached_property
     def train_rows(self) -> dict[str, tuple[int, ...]]:
         first = (4 * number % ROWS for number in range(self.num_clients))

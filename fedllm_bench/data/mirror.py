@@ -87,13 +87,10 @@ def _check_mirror(target: Path) -> None:
 def _publish_hub(split: Split, name: str) -> str:
     if not HUB_NAME.fullmatch(name):
         raise UserError(f"--to hub:{name} is not hub:ORG/NAME")
-    # of httpx2, or of httpx before version 2 of the hub's client
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        HFValidationError,
-        HTTPError,  # type: ignore[attr-defined]
-    )
+    from huggingface_hub import HfApi, errors
 
+    # HTTPError is that of httpx2, or of httpx before version 2 of the hub's client
+    failures = (errors.HTTPError, errors.HFValidationError, OSError)  # type: ignore[attr-defined]
     try:
         with tempfile.TemporaryDirectory() as folder:
             _fill(split, Path(folder))
@@ -101,7 +98,7 @@ def _publish_hub(split: Split, name: str) -> str:
             api.create_repo(name, repo_type="dataset", exist_ok=True)
             message = f"{split.name} {split.hash[:16]}"
             done = api.upload_folder(repo_id=name, repo_type="dataset", folder_path=folder, commit_message=message)
-    except (HTTPError, HFValidationError, OSError) as error:  # also: no token, offline
+    except failures as error:  # also: no token, offline
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"cannot upload to hub:{name} ({reason}); log in with `hf auth login` and a token that may write, unset "
