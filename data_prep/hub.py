@@ -5,6 +5,7 @@ A build reads its rows twice, so they travel twice; whoever builds often downloa
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from fedllm_bench.errors import UserError
 
+log = logging.getLogger(__name__)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -37,6 +39,7 @@ class HubSource:
         # of httpx2, or of httpx before version 2 of the hub's client
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
+        log.info("reading %s", self)
         try:
             splits = datasets.load_dataset(self.name, revision=self.revision, streaming=True)
             for split in sorted(splits):

@@ -138,6 +138,7 @@ def quiet_libraries() -> None:
     """No progress bars and notices of libraries between our own lines."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # before tokenizers is loaded
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each try to reach it is two lines
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 

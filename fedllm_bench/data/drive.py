@@ -54,4 +54,6 @@ def _bounded(done_bytes: int, total_bytes: int | None) -> None:
 
 
 def _words(error: object) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    """What was wrong, without the layers of libraries around it."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line.rpartition("(Caused by ")[2].removesuffix(")")[:300]
