@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -140,6 +141,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each try to reach it is two lines
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # PEFT 0.21 asks transformers 5.23 by the old name
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
 def _fail(message: str, code: int) -> int:
