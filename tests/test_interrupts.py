@@ -83,6 +83,23 @@ def asked_in(stop: Stop, real: MapBlocks, round_num: int, block: int) -> MapBloc
     return map_blocks
 
 
+def test_a_round_that_needs_its_uploads_together_begins_anew(dropping, tiny_clients, tiny_run_config, tmp_path):
+    settings = ("local.block_size=2", "local.steps=1", "federation.clients_per_round=5")
+    config = tiny_run_config("fedavg", *settings, "communication.aggregation_error=true")
+    method, start = make_method(config), initial(dropping)
+    real = in_process(dropping, method, config)
+    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
+    run.folder.mkdir()
+    run_rounds(run, start)
+    broken, stop = replace(run, folder=tmp_path / "broken"), Stop()
+    broken.folder.mkdir()
+    with pytest.raises(Interrupted):
+        run_rounds(replace(broken, stop=stop, map_blocks=asked_in(stop, real, 1, 0)), start)
+    assert load_partial(broken.folder / "checkpoint", 1).results == ()
+    run_rounds(broken, start)
+    assert same_bits(left_behind(broken), left_behind(run))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_an_interrupted_run_ends_as_an_undisturbed_one(name, dropping, tiny_clients, tiny_run_config, tmp_path):
     settings = ("local.block_size=2", "local.steps=1", "federation.clients_per_round=5", "faults.dropout=0.1")
