@@ -36,11 +36,7 @@ class Cell:
 
     @cached_property
     def base_hash(self) -> str:
-        """Of what is frozen: the base model, with the starting adapter merged into it."""
-        base, adapter = models.fingerprint(self.model_folder), self.config.model.adapter
-        if adapter is None:
-            return base
-        return files.sha256_json([base, starting.adapter_fingerprint(starting.locate_adapter(adapter))])
+        return starting.base_fingerprint(self.model_folder, self.config.model.adapter)
 
     @cached_property
     def hash(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fedllm_bench import files, models
+from fedllm_bench import files, models, starting
 from fedllm_bench.config import RunConfig, check
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.errors import UserError, unknown
@@ -69,43 +70,45 @@ def _folder_of(folder: Path, own: Path, client: str | None) -> str:
 def merge(trained: Trained, out: Path) -> Path:
     """Write base plus adapter, the tokenizer and the run's chat template into the new folder `out`.
 
-    Weights have the type that the run trained on (`model.dtype`), as safetensors. Raises a :class:`UserError` where
-    `out` exists, and where the base is not the one of the run any more.
+    A starting adapter is part of the base. Weights have the type that the run trained on (`model.dtype`), as
+    safetensors. Raises a :class:`UserError` where `out` exists, and where the base is not the one of the run any more.
     """
-    from peft import PeftModel
     from transformers import AutoTokenizer
+
+    from fedllm_bench.training.adapter import merged
 
     if out.exists():
         raise UserError(f"OUT={out} exists; give a new folder")
     source = _base_folder(trained)
-    merged = PeftModel.from_pretrained(_load(source, trained.config), trained.adapter).merge_and_unload()
+    model = _load(source, trained.config)
+    for name in (trained.config.model.adapter, str(trained.adapter)):
+        model = merged(model, name) if name else model
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.chat_template = template_text(trained.config.data.template)  # that of training, not the base's
     with files.new_folder(out) as part:
-        merged.save_pretrained(part)
+        model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         files.write_json(part / ABOUT, _about(trained))
     return out
 
 
 def _base_folder(trained: Trained) -> Path:
-    """Where the run's base lies; a :class:`UserError` where its files have changed since."""
+    """Where the run's base lies; a :class:`UserError` where its files or the starting adapter's changed since."""
     model = trained.config.model
     folder = models.locate(model.name, model.revision)
     then = _data(trained)["base_hash"]
-    if models.fingerprint(folder) != then:
+    if starting.base_fingerprint(folder, model.adapter) != then:
         raise UserError(
             f"MODEL={model.name}: its files are not those that {trained.folder} was trained on; restore them"
         )
     return folder
 
 
-def _load(folder: Path, config: RunConfig) -> object:
+def _load(folder: Path, config: RunConfig) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    base: object = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.model.dtype))
-    return base
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.model.dtype))
 
 
 def _data(trained: Trained) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fedllm_bench import models
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import sha256_file, sha256_json
 
@@ -47,3 +48,9 @@ def adapter_fingerprint(folder: Path) -> str:
     """sha256 over tensors and settings, but for the place of the base that the adapter was made on."""
     settings = {key: value for key, value in adapter_settings(folder).items() if key not in PLACES}
     return sha256_json([settings, sha256_file(folder / TENSORS)])
+
+
+def base_fingerprint(folder: Path, adapter: str | None) -> str:
+    """Of what is frozen: the base model in `folder`, with the starting adapter merged into it."""
+    base = models.fingerprint(folder)
+    return base if adapter is None else sha256_json([base, adapter_fingerprint(locate_adapter(adapter))])

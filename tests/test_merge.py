@@ -70,6 +70,20 @@ def test_the_merged_model_has_the_logits_of_base_and_adapter(shared, tiny_folder
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_run_from_a_starting_adapter_is_merged_with_both(shared, tiny_folder, tiny_split, tmp_path):
+    start = shared / "adapter"
+    with quick():
+        words = ("--model", str(tiny_folder), "--set", f"model.adapter={start}", *MORE)
+        run("fedavg", tiny_split.folder, tmp_path / "runs", *words)
+    second = next((tmp_path / "runs" / "mini-aya" / "fedavg").iterdir())
+    cli_merge(shared, tmp_path / "first")
+    cli_merge(second, tmp_path / "both")
+    ours = logits(tmp_path / "both")
+    assert torch.allclose(ours, logits(tmp_path / "first", second / "adapter"), atol=1e-4)
+    assert not torch.allclose(ours, logits(tmp_path / "first"), atol=1e-2)
+    assert not torch.allclose(ours, logits(tiny_folder, second / "adapter"), atol=1e-2)
+
+
 def test_under_local_one_client_is_chosen_by_id(alone, tiny_folder, tmp_path):
     known = sorted(path.name for path in (alone / "adapters").iterdir())
     assert len(known) == 2
