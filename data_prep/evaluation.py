@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fedllm_bench.assets import fetch
-from fedllm_bench.errors import UserError
+from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.files import sha256_json
 
 from .recipe import Sample
@@ -127,7 +127,7 @@ def _prompts_of(file: Path) -> Iterator[str]:
         else:
             records = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise UserError(f"cannot read evaluation prompts in {file}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot read evaluation prompts in {file}: {first_line(error)}") from error
     for record in records:
         yield from _prompts_in(record)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -55,7 +55,7 @@ class HubSource:
                 f"{self} is gated: accept its licence at https://huggingface.co/datasets/{self.name}, run "
                 "`hf auth login` with a token that may read it, and build again"
             )
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         return UserError(
             f"cannot read {self} ({reason}); check the name and the connection (HF_HUB_OFFLINE unset), give --raw "
             "local files, or fetch a prebuilt split: fedllm-bench data get DATASET --from MIRROR"

@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.errors import UserError, first_line
 
 from .hub import HubSource
 
@@ -100,7 +100,7 @@ def _read_file(file: Path, name: str, columns: Columns) -> Iterator[RawRecord]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{file} is a broken or cut-off gzip file ({error}); fetch it again") from error
     except OSError as error:
-        raise UserError(f"cannot read {file}: {_first_line(error)}") from error
+        raise UserError(f"cannot read {file}: {first_line(error)}") from error
 
 
 def _record(where: str, name: str, number: int, row: Mapping[str, Any], columns: Columns) -> RawRecord:
@@ -160,7 +160,7 @@ def _json_object(where: str, line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is not UTF-8 ({error.reason}); save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is broken JSON: {_first_line(error)}") from error
+        raise UserError(f"{where} is broken JSON: {first_line(error)}") from error
     if not isinstance(row, dict):
         raise UserError(f"{where} is a JSON {type(row).__name__}, not an object; one object a line is expected")
     return row
@@ -193,7 +193,7 @@ def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
             rows = (row for batch in batches for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
         except pa.ArrowException as error:
-            raise UserError(f"{file} is not readable parquet: {_first_line(error)}") from error
+            raise UserError(f"{file} is not readable parquet: {first_line(error)}") from error
 
 
 def _leaves(parquet: pq.ParquetFile, names: set[str]) -> list[str]:
@@ -244,7 +244,3 @@ def _seekable(file: Path) -> AbstractContextManager[IO[bytes]]:
         raise
     unpacked.seek(0)
     return unpacked
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

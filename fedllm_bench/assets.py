@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.data.download import Check, Unreachable, download, join, sha256_is
-from fedllm_bench.errors import UserError, unknown
+from fedllm_bench.errors import UserError, first_line, unknown
 from fedllm_bench.files import cache_root, canonical_json
 
 MAX_BYTES = 64 * 2**20
@@ -177,7 +177,7 @@ def _check_rows(asset: Asset, path: Path) -> None:
         rows = READERS[Path(asset.name).suffix](path.read_text(encoding="utf-8-sig"))
         got = rows_sha256(rows)
     except (ValueError, RecursionError, csv.Error) as error:
-        raise UserError(f"not readable as {asset.name} ({str(error).splitlines()[0]})") from error
+        raise UserError(f"not readable as {asset.name} ({first_line(error)})") from error
     if len(rows) != asset.rows or got != asset.rows_sha256:
         raise UserError(f"{len(rows)} rows with hash {got[:16]}, not {asset.rows} with {str(asset.rows_sha256)[:16]}")
 

@@ -17,3 +17,8 @@ def unknown(kind: str, name: str, known: Iterable[str], advice: str = "") -> Use
     hint = f"; did you mean {near[0]!r}?" if near else "."
     tail = f" ({advice})" if advice else ""
     return UserError(f"no {kind} {name!r}{hint} There are: {', '.join(names)}{tail}")
+
+
+def first_line(error: object) -> str:
+    """What an error of a library says, as one line; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

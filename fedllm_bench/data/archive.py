@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.errors import UserError, first_line
 
 MAX_ENTRIES = 1000
 MAX_ENTRY_BYTES = 2 * 2**30  # ten times the largest published file, by its number of tokens
@@ -25,7 +25,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a readable zip ({_words(error)}); fetch it again") from error
+        raise UserError(f"{path} is not a readable zip ({first_line(error)}); fetch it again") from error
     with archive:
         entries = archive.infolist()
         if len(entries) > MAX_ENTRIES:
@@ -67,7 +67,7 @@ def read_entry(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
                     raise UserError(f"{where} unpacks to more than {done - 1} bytes from {packed}: a zip bomb, refused")
                 yield chunk
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{where} cannot be unpacked ({_words(error)}); fetch the zip again") from error
+        raise UserError(f"{where} cannot be unpacked ({first_line(error)}); fetch the zip again") from error
 
 
 def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
@@ -85,7 +85,3 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
         raise UserError(f"{path}: entry {shown} is packed by an unusual method; pack it as an ordinary zip")
     if entry.file_size > MAX_ENTRY_BYTES:
         raise UserError(f"{path}: entry {shown} claims {entry.file_size} bytes; at most {MAX_ENTRY_BYTES} are allowed")
-
-
-def _words(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from filelock import FileLock
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.files import make_folder, sha256_file, write_json
 from fedllm_bench.progress import track
 
@@ -179,15 +179,11 @@ def _open(request: urllib.request.Request, part: Path) -> Any:
     except urllib.error.URLError as error:
         if isinstance(error.reason, CUT):
             raise Transient(f"connection cut ({error.reason})") from error
-        raise Unreachable(f"cannot reach {request.full_url} ({_words(error.reason)})") from error
+        raise Unreachable(f"cannot reach {request.full_url} ({first_line(error.reason)})") from error
     except CUT as error:
-        raise Transient(f"connection cut ({_words(error)})") from error
+        raise Transient(f"connection cut ({first_line(error)})") from error
     except (OSError, ValueError) as error:
-        raise Unreachable(f"cannot reach {request.full_url} ({_words(error)})") from error
-
-
-def _words(error: object) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise Unreachable(f"cannot reach {request.full_url} ({first_line(error)})") from error
 
 
 def _retry_after(error: urllib.error.HTTPError) -> float:
@@ -239,7 +235,7 @@ def _chunks(response: Any, file: IO[bytes]) -> Iterator[bytes]:
             yield chunk
     except (*CUT, ssl.SSLError) as error:
         file.flush()  # what came is kept for the next try
-        raise Transient(f"connection cut ({_words(error)})") from error
+        raise Transient(f"connection cut ({first_line(error)})") from error
 
 
 def _size(part: Path) -> int:

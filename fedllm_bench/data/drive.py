@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from fedllm_bench.data.download import GIB, TIMEOUT_SECONDS, Check, Unreachable
-from fedllm_bench.errors import UserError
+from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.files import make_folder
 
 RETRIES = 4
@@ -55,5 +55,5 @@ def _bounded(done_bytes: int, total_bytes: int | None) -> None:
 
 def _words(error: object) -> str:
     """What was wrong, without the layers of libraries around it."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return line.rpartition("(Caused by ")[2].removesuffix(")")[:300]

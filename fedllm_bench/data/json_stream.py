@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.errors import UserError, first_line
 
 MAX_ID_CHARACTERS = 256  # as data_prep.recipe
 MAX_SAMPLE_CHARACTERS = 16 * 2**20
@@ -68,7 +68,7 @@ class _Reader:
             try:
                 value, end = self._scan(self._window, self._at)
             except (ValueError, RecursionError) as error:
-                reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+                reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
                 if isinstance(error, RecursionError) or self._ended:
                     raise UserError(f"{self.where}: broken JSON in {what} ({reason})") from error
                 if len(self._window) - self._at > most:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_bench.config import EMBEDDED_MODEL
 from fedllm_bench.data.rows import Row, SftRow
-from fedllm_bench.errors import UserError
+from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.models import locate
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _load(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for a broken file
-        raise UserError(f"{path} is no readable tokenizer: {(str(error).splitlines() or ['broken'])[0]}") from error
+        raise UserError(f"{path} is no readable tokenizer: {first_line(error)}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

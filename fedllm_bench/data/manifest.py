@@ -29,7 +29,7 @@ from fedllm_bench.data.manifest_fields import (
 )
 from fedllm_bench.data.rows import SCHEMAS, PreferenceRow, Row, SftRow, Task
 from fedllm_bench.data.split_hash import row_hash, whole_hash
-from fedllm_bench.errors import UserError
+from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.files import canonical_json, new_folder, sha256_file, sha256_json, write_bytes, write_text
 
 __all__ = [
@@ -216,7 +216,7 @@ def _parse(path: Path) -> Manifest:
         text = path.read_bytes().decode()
         value = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not readable JSON ({str(error).splitlines()[0]}); {REBUILD}") from error
+        raise UserError(f"{path} is not readable JSON ({first_line(error)}); {REBUILD}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a JSON {type(value).__name__}, not an object; {REBUILD}")
     if value.get("format") != FORMAT:
@@ -261,7 +261,7 @@ def _check_part(folder: Path, task: Task, part: Part, expected: Mapping[str, int
         counts: Counter[tuple[str, str]] = Counter()
         whole = row_hash(_counted(_records(path), counts))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable parquet ({str(error).splitlines()[0]}); {REBUILD}") from error
+        raise UserError(f"{path} is not readable parquet ({first_line(error)}); {REBUILD}") from error
     if counts != {(client, split): rows for client, rows in expected.items()}:
         raise UserError(f"{path} has {counts.total()} rows, not as {MANIFEST} counts them by client; {REBUILD}")
     return whole

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from fedllm_bench.data.download import GIB, Unreachable, download, is_url, join, sha256_is
 from fedllm_bench.data.manifest import SAFE_NAME, Split, check_target, open_split
-from fedllm_bench.errors import UserError
+from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.files import cache_root, new_folder, sha256_file, sha256_json, write_json
 
 INDEX, FORMAT = "index.json", 1
@@ -99,7 +99,7 @@ def _publish_hub(split: Split, name: str) -> str:
             message = f"{split.name} {split.hash[:16]}"
             done = api.upload_folder(repo_id=name, repo_type="dataset", folder_path=folder, commit_message=message)
     except failures as error:  # also: no token, offline
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f"cannot upload to hub:{name} ({reason}); log in with `hf auth login` and a token that may write, unset "
             f"HF_HUB_OFFLINE, or publish to a folder"

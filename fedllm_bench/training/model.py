@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedllm_bench import models
 from fedllm_bench.config import Lora, Model
-from fedllm_bench.errors import UserError
+from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.training import lora as lora_layers
 from fedllm_bench.training import targets
 from fedllm_bench.training.adapter import merged
@@ -152,7 +152,7 @@ def _tried(model: LoraModel, name: str) -> LoraModel:
             states = model.hidden(ids).flatten(0, 1)
         except FORWARD_ERRORS as error:  # as where a model reads the weight of a layer instead of calling it
             raise UserError(
-                f"MODEL={name} cannot run with LoRA on {', '.join(model.targets)} ({_first_line(error)}); "
+                f"MODEL={name} cannot run with LoRA on {', '.join(model.targets)} ({first_line(error)[:200]}); "
                 f"{targets.ADVICE}"
             ) from error
         as_whole = replace(model, split_head=False)
@@ -170,10 +170,6 @@ def _gives(model: LoraModel, states: Tensor, expected: Tensor) -> bool:
     except FORWARD_ERRORS:  # an output layer that wants more than states
         return False
     return torch.allclose(expected.float(), ours.float(), rtol=1e-3, atol=1e-3)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextmanager
