@@ -77,7 +77,8 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: texts may hold U+2028
+    return [json.loads(line) for line in lines if line]
 
 
 @contextmanager

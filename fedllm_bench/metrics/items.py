@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+from fedllm_bench import files
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import Part, Split
 from fedllm_bench.data.pairs import PairRow
@@ -67,7 +67,7 @@ def load_probes(split: Split) -> dict[Key, Probe]:
     """The probes of a mini split; {} for any other split."""
     if PROBES not in split.manifest.files:
         return {}
-    records = [json.loads(line) for line in (split.folder / PROBES).read_text(encoding="utf-8").splitlines()]
+    records = files.read_jsonl(split.folder / PROBES)
     return {
         (r["client"], r["prompt"], r["completion"]): Probe(r["task"], r["holder"], tuple(r["choices"])) for r in records
     }
