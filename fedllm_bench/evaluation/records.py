@@ -1,0 +1,160 @@
+"""What evaluation keeps: prompts, answers and judges' replies, as JSON lines in a run's folder.
+
+Scores are never kept alone: they are computed again from these records, here and by a leaderboard, so a record holds
+what was said and not what was made of it. A folder may come from someone else; reading checks every line.
+
+    FOLDER/answers/<benchmark>/prompts.jsonl             the Prompts that were asked
+    FOLDER/answers/<benchmark>/<side>.jsonl              an Answer a line
+    FOLDER/judgements/<judge>/<benchmark>/<side>.jsonl   a Judgement a line
+
+A side is who answers: `base`, `global` (the trained adapter), or `client-<name>` (one with an adapter of its own).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedllm_bench import files
+from fedllm_bench.errors import UserError
+
+STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+Finish = Literal["stop", "length", "filtered", "failed"]
+Order = Literal["", "ab", "ba"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Prompt:
+    """One item of a benchmark: `turns` are the user's; the model's own answers stand between them.
+
+    `references`: right answers, one for each turn, or none. `temperature` 0 is greedy.
+    """
+
+    item_id: str
+    turns: tuple[str, ...]
+    category: str = ""
+    language: str = ""
+    references: tuple[str, ...] = ()
+    temperature: float = 0.0
+    max_new_tokens: int = 1024
+
+    @property
+    def hash(self) -> str:
+        """Of all that an answer depends on, beside the model."""
+        asked = {"turns": self.turns, "temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+        return files.sha256_json(asked)[:16]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Answer:
+    """A model's answer to each turn of a prompt, with its number of new tokens and why it ended.
+
+    `finish` "failed": there is no answer to that turn (its text is empty), and `reason` says why; later turns too.
+    """
+
+    item_id: str
+    prompt_hash: str
+    turns: tuple[str, ...]
+    tokens: tuple[int, ...]
+    finish: tuple[Finish, ...]
+    reason: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        return "failed" not in self.finish
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Reply:
+    """What a judge said, word for word, and what that took. `price` is in US dollars; None where unknown."""
+
+    text: str
+    model: str = ""
+    fingerprint: str = ""
+    finish: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    price: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Judgement:
+    """One question to a judge. `turn` counts from 1; `repeat` from 0; `order` is "" in single grading.
+
+    `request_hash` names the whole request (judge, messages, options, repeat). Without a reply `reason` says why.
+    """
+
+    item_id: str
+    turn: int
+    request_hash: str
+    repeat: int = 0
+    order: Order = ""
+    reply: Reply | None = None
+    reason: str = ""
+
+
+R = TypeVar("R", Prompt, Answer, Judgement)
+
+
+def prompts_file(folder: Path, benchmark: str) -> Path:
+    return answers_file(folder, benchmark, "prompts")
+
+
+def answers_file(folder: Path, benchmark: str, side: str) -> Path:
+    return folder / "answers" / checked_name(benchmark) / f"{checked_name(side)}.jsonl"
+
+
+def judgements_file(folder: Path, judge: str, benchmark: str, side: str) -> Path:
+    return folder / "judgements" / checked_name(judge) / checked_name(benchmark) / f"{checked_name(side)}.jsonl"
+
+
+def checked_name(name: str) -> str:
+    """`name`, which can name a file on every system. Raises a :class:`UserError` for any other."""
+    if not SAFE_NAME.fullmatch(name) or name.endswith("."):
+        raise UserError(f"{name!r} cannot name a file; give up to 100 letters, digits, '.', '_' or '-'")
+    return name
+
+
+def write_records(path: Path, records: Iterable[R]) -> None:
+    files.make_folder(path.parent)
+    files.write_jsonl(path, [asdict(record) for record in records])
+
+
+def read_records(path: Path, kind: type[R]) -> list[R]:
+    """The records of a file, in order; [] where there is no file.
+
+    Raises a :class:`UserError` that names the line for what is no such record.
+    """
+    return list(_read(path, kind)) if path.is_file() else []
+
+
+def _read(path: Path, kind: type[R]) -> Iterator[R]:
+    adapter: TypeAdapter[R] = TypeAdapter(kind)
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        for number, line in enumerate(_decoded(lines, path), start=1):
+            try:
+                yield adapter.validate_json(line)
+            except ValidationError as error:
+                raise UserError(f"{path}, line {number}: {_what(error)}; the file was not written by this suite, or "
+                                "was changed; remove it and run again") from error  # fmt: skip
+
+
+def _decoded(lines: Iterable[str], path: Path) -> Iterator[str]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason}); remove it and run again") from error
+
+
+def _what(error: ValidationError) -> str:
+    first: Any = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
