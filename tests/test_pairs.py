@@ -66,10 +66,8 @@ def test_only_the_last_answer_counts_and_both_follow_the_prompt_of_generation(te
 
 def test_pairs_are_cut_on_the_right_and_left_out_where_either_answer_has_no_token(tokenizer, tmp_path, caplog):
     texts = [("one", "two", "no"), ("one", "two", "no " * 30), ("one " * 30, "two", "no"), ("1", "2", "3")]
-    found = [
-        max(len(s.ids) for s in pair.sequences)
-        for pair in encode_pairs(Votes({"t": texts}).preference_rows("t"), tokenizer, MINI)
-    ]
+    encoded = encode_pairs(Votes({"t": texts}).preference_rows("t"), tokenizer, MINI)
+    found = [max(len(s.ids) for s in pair.sequences) for pair in encoded]
     limit = 20
     assert found[0] < limit < min(found[1:3])
     with caplog.at_level("INFO"):
@@ -78,6 +76,10 @@ def test_pairs_are_cut_on_the_right_and_left_out_where_either_answer_has_no_toke
     assert part.rows.tolist() == [0, 1, 3]
     assert len(part[1].rejected.ids) == limit
     assert part[1].rejected.num_counted > part[1].chosen.num_counted > 0
+    # both answers of the pair that is left out are lost, also the one that fits
+    left_out = sum(answer.num_counted for answer in encoded[2].sequences)
+    assert part.num_lost == int(encoded[1].rejected.counted[limit:].sum()) + left_out
+    assert part.num_counted == sum(answer.num_counted for i in range(3) for answer in part[i].sequences)
     assert part.reference is None
     assert part[2].reference is None
     assert "2 of 4 pairs are longer than 20 tokens and were cut; 1 of them keep no token of an answer" in caplog.text

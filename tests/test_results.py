@@ -23,6 +23,7 @@ from fedllm_bench.report.results import (
 from fedllm_bench.report.schema import (
     CLIENT,
     COMMUNICATION,
+    CUT,
     DIFFERENCE,
     DISTRIBUTION,
     FAILURE,
@@ -40,6 +41,7 @@ from fedllm_bench.report.schema import (
 )
 
 FEW = Resampling(samples=200)
+CUTS = {"num_rows": 9, "num_cut": 2, "num_skipped": 1, "num_counted_tokens": 90, "num_lost_tokens": 10}
 LOSS = MetricInfo(
     name="heldout", version="1", unit="nats per token", higher_is_better=False, description="held-out loss"
 )
@@ -99,6 +101,7 @@ def payload(metrics) -> dict:
             data={
                 "num_clients": 24, "num_unseen_clients": 2, "num_train_rows": 100, "num_heldout_rows": 78,
                 "local_clients": SAMPLE, "never_visited": [CLIENTS[-1]],
+                "sequence_length": 256, "cut": {part: dict(CUTS) for part in ("train", "heldout", "unseen")},
             },
             cost={
                 "bytes_up": 5, "bytes_down": 5, "seconds": {"train": 1.5}, "peak_memory_bytes": 9,
@@ -255,7 +258,7 @@ def test_wrong_values_are_refused_by_their_name(payload, tmp_path, path, value, 
 
 def test_every_key_is_documented():
     text = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
-    parts = [RESULTS, METRIC, DIFFERENCE, DISTRIBUTION, SPREAD, CLIENT, FAILURE, PRIVACY, COMMUNICATION]
+    parts = [RESULTS, METRIC, DIFFERENCE, DISTRIBUTION, SPREAD, CLIENT, FAILURE, CUT, PRIVACY, COMMUNICATION]
     parts += [MOMENTS, PER_CLIENT, ROUND, OVER_ROUNDS, GAIN, PERSONALISATION]
     parts += [RESULTS[key] for key in ("run", "data", "cost", "intervals")]
     keys = {key for part in parts for key in part}

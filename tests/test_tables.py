@@ -49,12 +49,14 @@ def entry(unit, higher, before, after, difference, local=None, to_local=None, sp
 
 
 PAYLOAD = {
-    "schema_version": 3,
+    "schema_version": 4,
     "run": {
         "dataset": "mini-aya", "method": "fedprox", "personal": False, "profile": "mini", "track": "mini", "seed": 3,
     },
     "data": {
         "num_clients": 38, "num_unseen_clients": 4, "local_clients": ["user-004", "user-017"], "never_visited": [],
+        "sequence_length": 256, "cut": {part: {"num_rows": 9, "num_cut": 0, "num_skipped": 0, "num_counted_tokens": 90,
+                                               "num_lost_tokens": 0} for part in ("train", "heldout", "unseen")},
     },
     "over_rounds": None, "personalisation": None,
     "cost": {

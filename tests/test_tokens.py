@@ -51,7 +51,7 @@ def poisoned(monkeypatch) -> None:
 
 
 def same(a: dict[str, TokenPart], b: dict[str, TokenPart]) -> bool:
-    names = (*tokens.ARRAYS, "num_cut", "num_skipped")
+    names = (*tokens.ARRAYS, "num_cut", "num_skipped", "num_lost")
     return all(np.array_equal(getattr(a[part], name), getattr(b[part], name)) for part in PARTS for name in names)
 
 
@@ -66,7 +66,7 @@ def test_parts_hold_the_rows_of_the_split_in_order(tiny_split: Split, tokenizer,
     for part in PARTS:
         direct = encode(tiny_split.rows(part), tokenizer, MINI)
         assert len(found[part]) == len(direct)
-        assert (found[part].num_cut, found[part].num_skipped) == (0, 0)
+        assert (found[part].num_cut, found[part].num_skipped, found[part].num_lost) == (0, 0, 0)
         assert found[part].rows.tolist() == list(range(len(direct)))
         for number, expected in enumerate(direct):
             assert found[part][number].ids.tolist() == expected.ids.tolist()
@@ -84,15 +84,18 @@ def test_many_rows_are_numbered_through_all_portions(tiny_split: Split, tokenize
 
 def test_rows_are_cut_on_the_right_and_those_without_a_counted_token_skipped(tokenizer, tmp_path):
     pairs = [("one", "two"), ("one", "two " * 30), ("one " * 30, "two")]
-    lengths = [len(found.ids) for found in encode([row(*pair) for pair in pairs], tokenizer, MINI)]
+    found = encode([row(*pair) for pair in pairs], tokenizer, MINI)
+    lengths = [len(each.ids) for each in found]
     limit = 20
     assert lengths[0] < limit < min(lengths[1:])
     part = tokenise_split(Rows({"train": pairs}), tokenizer, MINI, limit, tmp_path)["train"]
     assert (part.num_cut, part.num_skipped) == (2, 1)
     assert part.rows.tolist() == [0, 1]
-    direct = encode([row(*pairs[1])], tokenizer, MINI)[0]
+    direct = found[1]
     assert part[1].ids.tolist() == direct.ids[:limit].tolist()
     assert part[1].num_counted == int(direct.counted[:limit].sum()) > 0
+    assert part.num_counted == found[0].num_counted + part[1].num_counted
+    assert part.num_lost == int(direct.counted[limit:].sum()) + found[2].num_counted > 2
 
 
 def test_a_row_of_exactly_the_sequence_length_is_not_cut(tokenizer, tmp_path):

@@ -88,6 +88,16 @@ class PairPart:
         """Pairs of which an answer has no token within it."""
         return self.sequences.num_skipped
 
+    @property
+    def num_counted(self) -> int:
+        """Counted tokens of all answers."""
+        return self.sequences.num_counted
+
+    @property
+    def num_lost(self) -> int:
+        """Counted tokens of the pairs of the split that are not here."""
+        return self.sequences.num_lost
+
 
 def tokenise_pairs(
     split: Split, tokenizer: Any, template: str, sequence_length: int, cache: Path

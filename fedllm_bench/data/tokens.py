@@ -61,9 +61,15 @@ class TokenPart:
     rows: npt.NDArray[np.int64]  # row number in the split
     num_cut: int  # rows that were longer than the sequence length
     num_skipped: int  # rows with no counted token within it
+    num_lost: int = 0  # counted tokens of the rows of the split that are not here
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def num_counted(self) -> int:
+        """Counted tokens of all sequences."""
+        return int(self.counted.sum())
 
     def __getitem__(self, index: int) -> TokenRow:
         span = slice(int(self.starts[index]), int(self.starts[index + 1]))
@@ -94,7 +100,7 @@ def inputs(split: Split, tokenizer: Any, template: str, sequence_length: int) ->
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
         "special": [tokenizer.bos_token_id, tokenizer.eos_token],
         "sequence_length": sequence_length,
-        "version": 1,
+        "version": 2,
     }
 
 
@@ -156,15 +162,20 @@ def _write(
         kept: list[TokenRow] = []
         numbers: list[int] = []
         starts = range(0, len(rows), ROWS_AT_ONCE)
-        num_cut = 0
+        num_cut = num_counted = 0
         for start in track(starts, f"tokenise {name}", len(starts)) if rows else ():
             for number, example in enumerate(examples(rows[start : start + ROWS_AT_ONCE]), start):
                 num_cut += any(len(row.ids) > sequence_length for row in example)
+                num_counted += sum(row.num_counted for row in example)
                 short = [TokenRow(row.ids[:sequence_length], row.counted[:sequence_length]) for row in example]
                 if all(row.num_counted for row in short):
                     kept += short
                     numbers += [number] * len(short)
-        counts[name] = {"num_cut": num_cut, "num_skipped": len(rows) - len(set(numbers))}
+        counts[name] = {
+            "num_cut": num_cut,
+            "num_skipped": len(rows) - len(set(numbers)),
+            "num_lost": num_counted - sum(row.num_counted for row in kept),
+        }
         _write_part(folder, name, kept, numbers)
     files.write_json(folder / "counts.json", counts)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedllm_bench.report.client_table import about_views
+from fedllm_bench.report.cuts import about_cuts
 from fedllm_bench.report.formats import counted, duration, from_to, size, wrapped
 from fedllm_bench.report.names import listed, short_name
 
@@ -25,6 +26,7 @@ def legend(payload: Payload, width: int) -> list[str]:
         *about_views(payload),
         *_about_adapters(payload),
         *_never_visited(payload),
+        *about_cuts(payload),
         *_left_out(cost),
         *_dropped_out(cost),
         *_unscored(metrics),

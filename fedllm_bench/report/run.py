@@ -19,6 +19,7 @@ from fedllm_bench.metrics.registry import LOSS, METRICS
 from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.personalise import local_of
 from fedllm_bench.report import client_figures, figures, view_figures
+from fedllm_bench.report.cuts import cuts_block
 from fedllm_bench.report.formats import counted
 from fedllm_bench.report.per_client import gains, over_rounds, scores_of
 from fedllm_bench.report.privacy import communication_block, privacy_block
@@ -96,6 +97,8 @@ def _about_data(bench: Bench) -> dict[str, Any]:
         "num_heldout_rows": sum(client.heldout for client in manifest.clients),
         "local_clients": [ids[client] for client in bench.local_sample],
         "never_visited": [ids[client] for client in never],
+        "sequence_length": bench.config.local.sequence_length,
+        "cut": cuts_block(bench.clients.tokens),
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}
 
 
@@ -98,6 +98,13 @@ PERSONALISATION = {
     "heldout": METRIC,
     "clients": ListOf(GAIN),
 }
+CUT = {
+    "num_rows": int,
+    "num_cut": int,
+    "num_skipped": int,
+    "num_counted_tokens": int,
+    "num_lost_tokens": int,
+}
 FAILURE = {"round": int, "client": str, "reason": str}
 PRIVACY = {
     "unit": OneOf(("client",)),
@@ -137,6 +144,8 @@ RESULTS = {
         "num_heldout_rows": int,
         "local_clients": ListOf(str),
         "never_visited": ListOf(str),
+        "sequence_length": int,
+        "cut": {"train": CUT, "heldout": CUT, "unseen": CUT},
     },
     "cost": {
         "bytes_up": int,
