@@ -17,7 +17,7 @@ from fedllm_bench.config import Local, RunConfig
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.items import HeldoutItem, PairItem
+from fedllm_bench.metrics.items import HeldoutItem, PairItem, unscored
 from fedllm_bench.metrics.registry import LOSS, METRICS
 from fedllm_bench.progress import track
 from fedllm_bench.setup import Bench
@@ -111,9 +111,7 @@ def _answers(bench: Bench, server: Server, blocks: Sequence[Sequence[int]]) -> I
 
 def _scores(bench: Bench, params: Tree, result: ClientResult, items: Sequence[HeldoutItem | PairItem]) -> list[Score]:
     if result.failure is not None:
-        return [
-            Score(item.row.row_id, None, result.failure, cluster=result.client_id, group=item.group) for item in items
-        ]
+        return [unscored(item, result.failure) for item in items]
     adapter = tmap(lambda x, d: x + d, params, result.upload["delta"])
     with bench.model.using(adapter):
         return METRICS[LOSS].score(bench.model, items, bench.settings)

@@ -12,6 +12,7 @@ from fedllm_bench.data.manifest import Part, Split
 from fedllm_bench.data.pairs import PairRow
 from fedllm_bench.data.rows import PreferenceRow, Row, SftRow
 from fedllm_bench.data.tokens import TokenRow
+from fedllm_bench.metrics.base import Score
 
 PROBES = "probes.jsonl"  # an extra file of mini splits
 HELDOUT: tuple[Part, ...] = ("heldout", "unseen")
@@ -49,6 +50,11 @@ class PairItem(Item[PreferenceRow, PairRow]):
 
 
 AnyItem = TypeVar("AnyItem", bound=Item[Any, Any])
+
+
+def unscored(item: Item[Any, Any], reason: str) -> Score:
+    """The score of an item that could not be computed."""
+    return Score(item.row.row_id, None, reason, cluster=item.row.client_id, group=item.group)
 
 
 @dataclass(frozen=True)

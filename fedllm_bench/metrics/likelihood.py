@@ -13,7 +13,7 @@ from fedllm_bench.data.rows import SftRow, Task, Turn
 from fedllm_bench.data.tokens import TokenRow, encode
 from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.batching import by_length
-from fedllm_bench.metrics.items import HeldoutItem
+from fedllm_bench.metrics.items import HeldoutItem, unscored
 from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.training.batches import collate
 from fedllm_bench.training.loss import counted_nll
@@ -52,13 +52,7 @@ class HeldoutLoss:
 
 
 def _loss_score(item: HeldoutItem, total: float | None) -> Score:
-    blank = Score(
-        item.row.row_id,
-        None,
-        "no token of the completion within the sequence length",
-        cluster=item.row.client_id,
-        group=item.group,
-    )
+    blank = unscored(item, "no token of the completion within the sequence length")
     if total is None or item.tokens is None:
         return blank
     count = item.tokens.num_counted

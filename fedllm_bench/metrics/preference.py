@@ -17,7 +17,7 @@ from fedllm_bench.data.pairs import answered
 from fedllm_bench.data.rows import Task
 from fedllm_bench.data.tokens import TokenRow, encode_turns
 from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.metrics.items import PairItem
+from fedllm_bench.metrics.items import PairItem, unscored
 from fedllm_bench.metrics.likelihood import summed_nll
 from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.training.model import LoraModel
@@ -84,13 +84,7 @@ class PreferenceAccuracy:
 
 
 def _score(item: PairItem, value: float | None) -> Score:
-    blank = Score(
-        item.row.row_id,
-        None,
-        "an answer has no token within the sequence length",
-        cluster=item.row.client_id,
-        group=item.group,
-    )
+    blank = unscored(item, "an answer has no token within the sequence length")
     return blank if value is None else replace(blank, value=value, reason="")
 
 
