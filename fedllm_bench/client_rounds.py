@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fedllm_bench import files
 from fedllm_bench.methods.base import Server
-from fedllm_bench.metrics.base import Score, is_seen, is_unseen
 from fedllm_bench.metrics.registry import LOSS, METRICS
-from fedllm_bench.metrics.stats import per_cluster
+from fedllm_bench.metrics.stats import means_by_part
 from fedllm_bench.setup import Bench
 
 log = logging.getLogger(__name__)
@@ -50,11 +49,6 @@ def _line(bench: Bench, server: Server) -> dict[str, Any]:
         scores = METRICS[LOSS].score(bench.model, bench.items, bench.settings)
     return {
         "round": server.round,
-        "heldout": _by_client(score for score in scores if is_seen(score)),
-        "unseen": _by_client(score for score in scores if is_unseen(score)),
+        **means_by_part(scores),
         "seconds": round(time.perf_counter() - started, 4),
     }
-
-
-def _by_client(scores: Iterable[Score]) -> dict[str, float | None]:
-    return {client: cluster.mean for client, cluster in per_cluster(scores).items()}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.base import Score, is_unseen
 
 LEVEL = 0.95
 BOOTSTRAP_FROM = 20  # clients; below, the bootstrap is too narrow (it uses n where t uses n - 1) and t is used
@@ -122,6 +122,14 @@ def per_cluster(scores: Iterable[Score]) -> dict[str, ClusterMean]:
     for score in scores:
         grouped.setdefault(score.cluster, []).append(score)
     return {cluster: _cluster_mean(grouped[cluster]) for cluster in sorted(grouped)}
+
+
+def means_by_part(scores: Iterable[Score]) -> dict[str, dict[str, float | None]]:
+    """{"heldout": client -> mean, "unseen": the same of users without training rows}, in the order of ids."""
+    parts: dict[str, list[Score]] = {"heldout": [], "unseen": []}
+    for score in scores:
+        parts["unseen" if is_unseen(score) else "heldout"].append(score)
+    return {part: {client: c.mean for client, c in per_cluster(of).items()} for part, of in parts.items()}
 
 
 def _cluster_mean(scores: list[Score]) -> ClusterMean:

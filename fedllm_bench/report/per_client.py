@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench.metrics.base import MetricInfo, Score, is_unseen
-from fedllm_bench.metrics.stats import Estimator, paired_clusters, per_cluster, worst_tenth
+from fedllm_bench.metrics.base import MetricInfo, Score
+from fedllm_bench.metrics.stats import Estimator, means_by_part, paired_clusters, per_cluster, worst_tenth
 from fedllm_bench.report.distribution import means_of, spread
 
 Array = NDArray[np.float64]
@@ -88,20 +88,13 @@ def over_rounds(
         return {"round": number} | {part: _over(losses[part], info) for part in ("heldout", "unseen")}
 
     between = [row(line["round"], line) for line in lines if line["round"] < num_rounds]
-    rows = [row(0, _by_part(before)), *between, row(num_rounds, _by_part(after))]
+    rows = [row(0, means_by_part(before)), *between, row(num_rounds, means_by_part(after))]
     return {"every": every, "unit": info.unit, "rounds": rows}
 
 
 def _over(losses: Mapping[str, float | None], info: MetricInfo) -> dict[str, Any]:
     values = np.array([loss for loss in losses.values() if loss is not None], dtype=np.float64)
     return {**spread(values), **moments(values, higher_is_better=info.higher_is_better)}
-
-
-def _by_part(scores: Sequence[Score]) -> dict[str, dict[str, float | None]]:
-    parts: dict[str, list[Score]] = {"heldout": [], "unseen": []}
-    for score in scores:
-        parts["unseen" if is_unseen(score) else "heldout"].append(score)
-    return {part: {client: c.mean for client, c in per_cluster(of).items()} for part, of in parts.items()}
 
 
 # --- personalisation
