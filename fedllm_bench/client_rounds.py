@@ -26,10 +26,11 @@ def watcher(bench: Bench) -> Callable[[Server], None]:
     every, last = bench.config.evaluation.every, bench.config.federation.rounds
     if every and bench.method.personal:
         log.info("evaluation.every=%d is passed over: %s has no global adapter", every, bench.config.method.name)
+        every = 0
     path = bench.cell.folder / FILE
 
     def watch(server: Server) -> None:
-        if not every or bench.method.personal or server.round % every or server.round in (0, last):
+        if not every or server.round % every or server.round in (0, last):
             return
         lines = read_lines(path)
         if all(line["round"] != server.round for line in lines):
