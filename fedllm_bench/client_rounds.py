@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fedllm_bench import files
@@ -32,15 +31,11 @@ def watcher(bench: Bench) -> Callable[[Server], None]:
     def watch(server: Server) -> None:
         if not every or server.round % every or server.round in (0, last):
             return
-        lines = read_lines(path)
+        lines = files.read_jsonl_so_far(path)
         if all(line["round"] != server.round for line in lines):
             files.write_jsonl(path, [*lines, _line(bench, server)])
 
     return watch
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return files.read_jsonl(path) if path.is_file() else []
 
 
 def _line(bench: Bench, server: Server) -> dict[str, Any]:

@@ -81,6 +81,11 @@ def read_jsonl(path: Path) -> list[Any]:
     return [json.loads(line) for line in lines if line]
 
 
+def read_jsonl_so_far(path: Path) -> list[Any]:
+    """As :func:`read_jsonl`; [] for a file that has not been begun."""
+    return read_jsonl(path) if path.is_file() else []
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A temporary neighbour of `target` to fill; it takes the target's place when the block ends well.

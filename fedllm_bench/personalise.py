@@ -88,7 +88,7 @@ def _block_size(bench: Bench) -> int:
 
 def _read(path: Path) -> dict[str, list[Score]]:
     scores: dict[str, list[Score]] = {}
-    for record in files.read_jsonl(path) if path.is_file() else []:
+    for record in files.read_jsonl_so_far(path):
         score = Score.from_dict(record)
         scores.setdefault(score.cluster, []).append(score)
     return scores

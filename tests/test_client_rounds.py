@@ -57,8 +57,7 @@ def run_of(bench: Bench) -> Run:
 
 
 def lines_of(bench: Bench) -> list[dict[str, Any]]:
-    path = bench.cell.folder / FILE
-    found = files.read_jsonl(path) if path.is_file() else []
+    found = files.read_jsonl_so_far(bench.cell.folder / FILE)
     return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
 
 

@@ -13,7 +13,7 @@ import torch
 
 from fedllm_bench import files
 from fedllm_bench.cell import RESULTS
-from fedllm_bench.client_rounds import FILE, read_lines
+from fedllm_bench.client_rounds import FILE
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import LOSS, METRICS
 from fedllm_bench.metrics.stats import Resampling
@@ -49,7 +49,7 @@ def write_report(bench: Bench, sides: Sides, seconds: Mapping[str, float]) -> di
         )
         for name in bench.metrics
     }
-    lines = read_lines(folder / FILE)
+    lines = files.read_jsonl_so_far(folder / FILE)
     infos = {name: METRICS[name].info for name in bench.metrics}
     resampling = Resampling(seed=config.seed, samples=config.evaluation.bootstrap_samples)
     payload = results_payload(
