@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
+from fedllm_bench.report.distribution import EQUAL
 from fedllm_bench.report.formats import counted, from_to, number, signed
 from fedllm_bench.report.style import COLOURS, canvas, save, title
 
 WORST, UNSEEN = "#D55E00", "#009E73"  # Okabe and Ito, as the colours of `style`
-GAINED, LOST, EQUAL = "#0072B2", "#D55E00", "#999999"
+GAINED, LOST, STAYED = "#0072B2", "#D55E00", "#999999"
 FEW_CLIENTS = 100  # more than these are drawn with smaller marks
 
 
@@ -86,16 +87,14 @@ def personal_gain(payload: Mapping[str, Any], out_dir: Path, *, label: str = "")
 
 def _draw_gains(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> Any:
     """The changes, shape (N,); a mark's shape says the same as its colour."""
-    from fedllm_bench.report.distribution import EQUAL as SAME
-
     sizes = np.array([row["num_train_rows"] for row in rows], dtype=np.float64)
     before, after = (np.array([row[side] for row in rows], dtype=np.float64) for side in ("before", "after"))
-    changes, same = after - before, SAME * np.maximum(np.abs(before), np.abs(after))
+    changes, same = after - before, EQUAL * np.maximum(np.abs(before), np.abs(after))
     area, alpha = (26, 0.8) if len(rows) <= FEW_CLIENTS else (9, 0.55)
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "gained": (changes < -same, {"marker": "o", "color": GAINED}),
         "lost": (changes > same, {"marker": "^", "color": LOST}),
-        "equal": (np.abs(changes) <= same, {"marker": "s", "color": EQUAL}),
+        "equal": (np.abs(changes) <= same, {"marker": "s", "color": STAYED}),
     }
     axes.axhline(0, color="#222222", linewidth=0.9)
     for name, (there, style) in kinds.items():
