@@ -222,8 +222,10 @@ def results_payload(
     resampling: Resampling | None = None,
     over_rounds: Mapping[str, Any] | None = None,
     personalisation: Mapping[str, Any] | None = None,
+    privacy: Mapping[str, Any] | None = None,
+    communication: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole of results.json, `privacy` and `communication` empty; keys are those of `schema.RESULTS`."""
+    """The whole of results.json; keys are those of `schema.RESULTS`."""
     used = resampling or Resampling()
     return {
         "schema_version": SCHEMA_VERSION,
@@ -240,8 +242,8 @@ def results_payload(
         "clients": {name: [asdict(row) for row in rows] for name, rows in clients.items()},
         "over_rounds": over_rounds,
         "personalisation": personalisation,
-        "privacy": None,
-        "communication": None,
+        "privacy": privacy,
+        "communication": communication,
     }
 
 

@@ -61,9 +61,9 @@ def write_report(bench: Bench, sides: Sides, seconds: Mapping[str, float]) -> di
         resampling=resampling,
         over_rounds=_over_rounds(bench, sides, lines),
         personalisation=_personalisation(bench, sides, resampling),
+        privacy=privacy_block(bench.method, config, len(bench.clients), rounds),
+        communication=communication_block(config, rounds),
     )
-    payload["privacy"] = privacy_block(bench.method, config, len(bench.clients), rounds)
-    payload["communication"] = communication_block(config, rounds)
     _draw(bench, payload, rounds)
     write_results(folder / RESULTS, payload)
     return payload
