@@ -1,5 +1,7 @@
 """The held-out loss of every client and unseen user, every E rounds: a line of clients.jsonl for each such round.
 
+The loss is that of the split's task: of completions, or of preference pairs.
+
 The base (round 0) and the last round have none: their scores are in scores/, and nothing is computed twice.
 """
 
@@ -12,7 +14,7 @@ from typing import Any
 
 from fedllm_bench import files
 from fedllm_bench.methods.base import Server
-from fedllm_bench.metrics.registry import LOSS, METRICS
+from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.stats import means_by_part
 from fedllm_bench.setup import Bench
 
@@ -39,10 +41,10 @@ def watcher(bench: Bench) -> Callable[[Server], None]:
 
 
 def _line(bench: Bench, server: Server) -> dict[str, Any]:
-    """{"round", "heldout": client -> loss in nats per token, "unseen": the same of unseen users, "seconds"}."""
+    """{"round", "heldout": client -> loss in the metric's unit, "unseen": the same of unseen users, "seconds"}."""
     started = time.perf_counter()
     with bench.model.using(server.params):
-        scores = METRICS[LOSS].score(bench.model, bench.items, bench.settings)
+        scores = METRICS[bench.loss].score(bench.model, bench.items, bench.settings)
     return {
         "round": server.round,
         **means_by_part(scores),

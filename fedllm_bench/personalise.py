@@ -18,7 +18,7 @@ from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, unscored
-from fedllm_bench.metrics.registry import LOSS, METRICS
+from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.progress import track
 from fedllm_bench.setup import Bench
 from fedllm_bench.training import engines
@@ -28,7 +28,6 @@ from fedllm_bench.training.tasks import batched, clients_per_pass, tasks_of_step
 from fedllm_bench.trees import Tree, tmap
 
 log = logging.getLogger(__name__)
-FILE = f"{LOSS}.personal.jsonl"
 # The purpose of the random streams, in the place of the round: rounds have smaller numbers, so no batch or dropout
 # mask of a round comes again, and the steps of a client do not depend on how many rounds there were.
 ROUND = 2**31 - 1
@@ -54,7 +53,7 @@ def personalise(bench: Bench, server: Server) -> list[Score]:
     Written block by block of clients, so that a killed run loses one block; a client whose steps have no finite
     answer has unscored items that say so.
     """
-    path = bench.cell.folder / "scores" / FILE
+    path = file_of(bench)
     items = _items_of(bench)
     ids = bench.clients.ids
     blocks = list(batched(_chosen(bench, items), _block_size(bench)))
@@ -65,6 +64,10 @@ def personalise(bench: Bench, server: Server) -> list[Score]:
         scores |= {each.client_id: _scores(bench, server.params, each, items[each.client_id]) for each in results}
         files.write_jsonl(path, [score.to_dict() for client in sorted(scores) for score in scores[client]])
     return [score for client in sorted(scores) for score in scores[client]]
+
+
+def file_of(bench: Bench) -> Path:
+    return bench.cell.folder / "scores" / f"{bench.loss}.personal.jsonl"
 
 
 def _items_of(bench: Bench) -> dict[str, list[HeldoutItem | PairItem]]:
@@ -114,4 +117,4 @@ def _scores(bench: Bench, params: Tree, result: ClientResult, items: Sequence[He
         return [unscored(item, result.failure) for item in items]
     adapter = tmap(lambda x, d: x + d, params, result.upload["delta"])
     with bench.model.using(adapter):
-        return METRICS[LOSS].score(bench.model, items, bench.settings)
+        return METRICS[bench.loss].score(bench.model, items, bench.settings)

@@ -9,7 +9,7 @@ from typing import Any
 from fedllm_bench import files
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import Item
-from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.metrics.registry import score_group, together
 from fedllm_bench.progress import track
 from fedllm_bench.setup import Bench
 from fedllm_bench.trees import Tree
@@ -20,10 +20,11 @@ Scores = dict[str, list[Score]]  # by metric
 def evaluate(bench: Bench, pairs: Sequence[tuple[Tree | None, Sequence[Item[Any, Any]]]], label: str) -> Scores:
     """Every metric under each adapter (None is the base alone) on its items."""
     scores: Scores = {name: [] for name in bench.metrics}
-    work = [(name, adapter, items) for adapter, items in pairs for name in bench.metrics]
-    for name, adapter, items in track(work, f"score {label}", len(work)):
+    work = [(group, adapter, items) for adapter, items in pairs for group in together(bench.metrics)]
+    for group, adapter, items in track(work, f"score {label}", len(work)):
         with bench.model.using(adapter):
-            scores[name] += METRICS[name].score(bench.model, items, bench.settings)
+            for name, found in score_group(group, bench.model, items, bench.settings).items():
+                scores[name] += found
     return scores
 
 

@@ -18,8 +18,9 @@ from fedllm_bench.data.tokens import TokenPart, tokenise_split
 from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
+from fedllm_bench.metrics.base import LOSSES
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, load_probes, pair_items
-from fedllm_bench.metrics.registry import LOSS, METRICS
+from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.reference import with_reference
 from fedllm_bench.training.faults import participants
@@ -42,6 +43,11 @@ class Bench:
     @property
     def config(self) -> RunConfig:
         return self.cell.config
+
+    @property
+    def loss(self) -> str:
+        """The metric that is the loss of this split's task."""
+        return LOSSES[self.cell.split.task]
 
     @cached_property
     def method(self) -> FedAvg:
@@ -73,10 +79,11 @@ def check_cell(cell: Cell) -> None:
 
 def _check_views(config: RunConfig, metrics: Sequence[str]) -> None:
     """Refuse a look at each client's loss where the run does not score that metric."""
+    loss = LOSSES[config.data.task]
     for key in ("every", "personal_steps"):
         value = getattr(config.evaluation, key)
-        if value and LOSS not in metrics:
-            raise UserError(f"evaluation.{key}={value} needs the metric {LOSS}; add it to METRICS, or give 0")
+        if value and loss not in metrics:
+            raise UserError(f"evaluation.{key}={value} needs the metric {loss}; add it to METRICS, or give 0")
 
 
 def load_bench(cell: Cell) -> Bench:

@@ -40,6 +40,7 @@ def results_of(folder: Path) -> dict[str, Any]:
 def test_a_run_has_metrics_of_preferences_against_the_base_and_training_alone(finished):
     metrics = results_of(finished)["metrics"]
     names = ["preference_accuracy", "preference_accuracy_unseen", "preference_margin", "preference_margin_unseen"]
+    names += ["preference_loss", "preference_loss_worst_tenth", "preference_loss_unseen"]
     assert list(metrics) == [*names, "mini_refusal", "mini_refusal_refusers", "mini_refusal_others"]
     accuracy, margin = metrics["preference_accuracy"], metrics["preference_margin"]
     assert (accuracy["before"]["mean"], margin["before"]["mean"]) == (0.5, 0.0)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from bench_runs import TINY, assert_refused, folder_of, outcome, quick, run, words
+from benches import Killed, bench_loader, lines_of, run_of
 
-from fedllm_bench import client_rounds, files, presets
-from fedllm_bench.cell import Cell
+from fedllm_bench import client_rounds, files
 from fedllm_bench.client_rounds import FILE, watcher
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.methods import METHODS
@@ -23,9 +23,8 @@ from fedllm_bench.metrics.likelihood import HeldoutLoss
 from fedllm_bench.metrics.stats import per_cluster
 from fedllm_bench.report.per_client import moments
 from fedllm_bench.scoring import read_scores
-from fedllm_bench.setup import Bench, load_bench
-from fedllm_bench.training import engines, rounds
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training import rounds
+from fedllm_bench.training.rounds import run_rounds
 
 SIX_ROUNDS = (*TINY, "federation.rounds=6", "local.steps=1")
 
@@ -39,30 +38,7 @@ def _quick() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def bench_of(tiny_split: Split, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """bench_of("scaffold", "evaluation.every=2"): a loaded cell of six rounds in an empty folder."""
-
-    def load(method: str, *settings: str) -> Bench:
-        options = {"split": str(tiny_split.folder), "model": str(tiny_folder), "metrics": "heldout"}
-        config = presets.load("aya", method, "mini", [*SIX_ROUNDS, *settings], **options)  # type: ignore[arg-type]
-        cell = Cell(config, tiny_split, tmp_path_factory.mktemp("runs"), 1)
-        files.make_folder(cell.folder)
-        return load_bench(cell)
-
-    return load
-
-
-def run_of(bench: Bench) -> Run:
-    engine = engines.ENGINES["inprocess"](bench.model, bench.method, bench.config)
-    return Run(config=bench.config, method=bench.method, clients=bench.clients, map_blocks=engine,
-               folder=bench.cell.folder, watch=watcher(bench))  # fmt: skip
-
-
-def lines_of(bench: Bench) -> list[dict[str, Any]]:
-    found = files.read_jsonl_so_far(bench.cell.folder / FILE)
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
-
-
-class Killed(Exception):
-    pass
+    return bench_loader(tiny_split, tiny_folder, tmp_path_factory, SIX_ROUNDS)
 
 
 def test_a_line_is_the_held_out_loss_of_each_client_under_the_adapter_of_its_round(bench_of):

@@ -34,13 +34,13 @@ from fedllm_bench.training.model import LoraModel
 # --- the registry
 
 
-def test_the_registry_has_six_metrics_under_their_own_names():
+def test_the_registry_has_seven_metrics_under_their_own_names():
     assert {name: metric.info.name for name, metric in METRICS.items()} == {name: name for name in METRICS}
-    pairs = ["preference_accuracy", "preference_margin", "mini_refusal"]
+    pairs = ["preference_loss", "preference_accuracy", "preference_margin", "mini_refusal"]
     assert list(METRICS) == ["heldout", "mini_exact", "mini_choice", *pairs]
     assert [name for name, metric in METRICS.items() if metric.task == "preference"] == pairs
     assert all(isinstance(metric.info, MetricInfo) and metric.info.version for metric in METRICS.values())
-    assert [metric.info.higher_is_better for metric in METRICS.values()] == [False, *[True] * 5]
+    assert [metric.info.higher_is_better for metric in METRICS.values()] == [False, True, True, False, *[True] * 3]
 
 
 @pytest.mark.parametrize("profile", ["mini", "paper"])

@@ -13,7 +13,7 @@ from test_tables import PAYLOAD, distribution, entry, moments, per_client, summa
 from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.stats import MEAN_OVER_CLIENTS, PERPLEXITY
 from fedllm_bench.report import per_client as views
-from fedllm_bench.report.client_table import HEADER, about_views, client_rows
+from fedllm_bench.report.client_table import HEADERS, about_views, client_rows
 from fedllm_bench.report.tables import terminal_table
 
 LOSS = MetricInfo(name="heldout", version="1", unit="nats per token", higher_is_better=False, description="loss")
@@ -95,7 +95,14 @@ def personalised() -> dict[str, Any]:
     loss = entry("nats per token", False, summary(0.61), summary(0.58), summary(-0.03, -0.05, -0.01),
                  spread=distribution(30, 6))  # fmt: skip
     loss["per_client"] = {**per_client(), "after": moments(0.58), "difference": moments(-0.03)}
-    payload["personalisation"] = {"steps": 5, "optimizer": "adamw", "lr": 0.00019, "heldout": loss, "clients": []}
+    payload["personalisation"] = {
+        "metric": "heldout",
+        "steps": 5,
+        "optimizer": "adamw",
+        "lr": 0.00019,
+        "heldout": loss,
+        "clients": [],
+    }
     unseen = entry("nats per token", False, summary(2.0), summary(1.5), summary(-0.5))
     unseen["per_client"] = {**per_client(), "after": moments(1.5, n=4), "difference": moments(0, n=0)}
     payload["metrics"]["heldout_unseen"] = unseen
@@ -104,7 +111,7 @@ def personalised() -> dict[str, Any]:
 
 def test_the_terminal_shows_each_side_of_the_clients_and_of_unseen_users():
     rows = client_rows(personalised())
-    assert rows[0] == HEADER
+    assert rows[0] == HEADERS["heldout"]
     assert [row[0] for row in rows[1:]] == [
         "clients: base", "clients: after", "clients: local", "clients: after - base", "clients: after - local",
         "clients: personalised", "clients: personalised - after", "unseen users: base", "unseen users: after",

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from benches import Killed, bench_loader, dying_after, trained
 
-from fedllm_bench import files, personalise, presets
-from fedllm_bench.cell import Cell
+from fedllm_bench import personalise
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.methods.base import FedAvg, Server
+from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.likelihood import HeldoutLoss
 from fedllm_bench.metrics.stats import per_cluster
-from fedllm_bench.setup import Bench, load_bench
+from fedllm_bench.setup import Bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.batches import plan_steps
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
@@ -31,21 +31,7 @@ SMALL = ("local.micro_batch=4", "local.accumulation=2", "lora.rank=4", "lora.alp
 
 @pytest.fixture(scope="module")
 def bench_of(tiny_split: Split, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    def load(method: str, *settings: str) -> Bench:
-        options = {"split": str(tiny_split.folder), "model": str(tiny_folder), "metrics": "heldout"}
-        config = presets.load("aya", method, "mini", [*SMALL, *settings], **options)  # type: ignore[arg-type]
-        cell = Cell(config, tiny_split, tmp_path_factory.mktemp("runs"), 1)
-        files.make_folder(cell.folder / "scores")
-        return load_bench(cell)
-
-    return load
-
-
-def trained(bench: Bench) -> Server:
-    """A global adapter that is not the first one."""
-    stream = torch.Generator().manual_seed(1)
-    moved = tmap(lambda t: t + 0.02 * torch.randn(t.shape, generator=stream), bench.initial)
-    return Server(moved, round=4)
+    return bench_loader(tiny_split, tiny_folder, tmp_path_factory, SMALL)
 
 
 def by_client(scores: list[Score]) -> dict[str, float | None]:
@@ -115,28 +101,13 @@ def test_a_killed_stage_goes_on_to_the_same_bits_and_trains_nobody_twice(block_s
     expected = personalise.personalise(whole, server)
     asked: list[list[int]] = []
     real = engines.ENGINES["inprocess"]
-
-    def dying_after(blocks: int) -> Any:
-        def engine(model, method, config):
-            def map_blocks(message, tasks, local):
-                for number, answered in enumerate(real(model, method, config)(message, tasks, local)):
-                    if number == blocks:
-                        raise KeyboardInterrupt
-                    asked.append([result.client for result in answered])
-                    yield answered
-
-            return map_blocks
-
-        return engine
-
-    monkeypatch.setitem(engines.ENGINES, "inprocess", dying_after(2))
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setitem(engines.ENGINES, "inprocess", dying_after(2, real, asked))
+    with pytest.raises(Killed):
         personalise.personalise(broken, server)
-    monkeypatch.setitem(engines.ENGINES, "inprocess", dying_after(99))
+    monkeypatch.setitem(engines.ENGINES, "inprocess", dying_after(99, real, asked))
     assert personalise.personalise(broken, server) == expected
     assert sorted(client for block in asked for client in block) == list(range(6))
-    path = Path("scores") / personalise.FILE
-    assert (broken.cell.folder / path).read_bytes() == (whole.cell.folder / path).read_bytes()
+    assert personalise.file_of(broken).read_bytes() == personalise.file_of(whole).read_bytes()
     asked.clear()
     assert personalise.personalise(broken, server) == expected
     assert not asked

@@ -18,9 +18,16 @@ from fedllm_bench.data.mini.tastes import COMPLIES, REFUSALS, refusals
 from fedllm_bench.data.pairs import PairPart, answered, encode_pairs
 from fedllm_bench.data.tokens import TokenPart, encode_turns
 from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.metrics import preference
 from fedllm_bench.metrics.items import load_probes, pair_items
-from fedllm_bench.metrics.preference import MiniRefusal, PreferenceAccuracy, PreferenceMargin, margins
-from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.metrics.preference import (
+    MiniRefusal,
+    PreferenceAccuracy,
+    PreferenceLoss,
+    PreferenceMargin,
+    margins,
+)
+from fedllm_bench.metrics.registry import METRICS, score_group, together
 from fedllm_bench.report.results import ScoreSet, views_of
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.lora import initial_adapter
@@ -71,6 +78,8 @@ def test_a_margin_is_beta_times_the_difference_of_the_log_ratios(voted, trained,
     with tiny_model.using(trained):
         values = [score.value for score in PreferenceMargin().score(tiny_model, chosen, BETA)]
         right = [score.value for score in PreferenceAccuracy().score(tiny_model, chosen, BETA)]
+        losses = [score.value for score in PreferenceLoss().score(tiny_model, chosen, BETA)]
+    assert losses == pytest.approx((-np.log(1 / (1 + np.exp(-expected)))).tolist(), abs=1e-4)
     assert values == pytest.approx(expected.tolist(), abs=1e-4)
     assert right == [float(value > 0) for value in expected]
     assert set(right) == {0.0, 1.0}
@@ -83,13 +92,15 @@ def test_the_base_has_margin_zero_and_accuracy_one_half(adapter, voted, tiny_mod
     with tiny_model.using(tree):
         found = margins(tiny_model, voted, replace(BETA, batch_tokens=300))
         right = PreferenceAccuracy().score(tiny_model, voted, replace(BETA, batch_tokens=300))
+        losses = PreferenceLoss().score(tiny_model, voted, replace(BETA, batch_tokens=300))
+    assert {score.value for score in losses} == {math.log(2)}
     assert found == [0.0] * len(voted)
     assert {score.value for score in right} == {0.5}
 
 
 def test_a_pair_without_tokens_and_a_model_that_diverged_are_unscored(voted, trained, tiny_model):
     broken = tmap(lambda t: t * float("nan"), trained)
-    for metric in (PreferenceMargin(), PreferenceAccuracy()):
+    for metric in (PreferenceMargin(), PreferenceAccuracy(), PreferenceLoss()):
         with tiny_model.using(trained):
             (blank,) = metric.score(tiny_model, [replace(voted[0], tokens=None)], BETA)
         with tiny_model.using(broken):
@@ -97,6 +108,49 @@ def test_a_pair_without_tokens_and_a_model_that_diverged_are_unscored(voted, tra
         assert (blank.value, diverged.value) == (None, None)
         assert "no token" in blank.reason
         assert "nan" in diverged.reason
+
+
+def test_the_loss_is_that_of_the_training_objective_pair_by_pair(voted, pair_clients, trained, tiny_model):
+    """The first step of DPO on one pair reports, before it moves, what the metric says of that pair."""
+    local, part = dpo("sigmoid", dpo_beta=BETA.dpo_beta, micro_batch=1, accumulation=1), pair_clients.tokens["heldout"]
+    for number in range(3):
+        task = client_task(0, part, [number], local, steps=1)
+        (result,) = train_block(tiny_model, FedAvg(), {"params": trained}, [task], local)
+        with tiny_model.using(trained):
+            (score,) = PreferenceLoss().score(tiny_model, [voted[number]], BETA)
+        assert score.value == pytest.approx(result.losses[0], rel=1e-4)
+        assert abs(score.value - math.log(2)) > 1e-3
+
+
+@pytest.mark.parametrize(("margin", "expected"), [
+    (0.0, math.log(2)), (1.0, 0.31326168751822286), (-1.0, 1.3132616875182228), (1000.0, 0.0), (-1000.0, 1000.0),
+    (math.inf, math.inf), (-math.inf, math.inf),
+])  # fmt: skip
+def test_the_loss_of_a_margin_does_not_overflow_and_a_diverged_model_has_none(margin, expected, voted):
+    assert PreferenceLoss().value(margin) == pytest.approx(expected, rel=1e-12)
+    (score,) = PreferenceLoss().scores(voted[:1], [margin])
+    assert score.is_scored == math.isfinite(margin)
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+def test_metrics_of_margins_are_scored_together_as_each_by_itself_in_one_pass(
+    adapted, voted, trained, tiny_model, monkeypatch
+):
+    names = [name for name, metric in METRICS.items() if metric.task == "preference"]
+    groups = together(["mini_exact", *names])
+    of_margin = ("preference_loss", "preference_accuracy", "preference_margin")
+    assert groups == [("mini_exact",), of_margin, ("mini_refusal",)]
+    items = voted[::5]
+    with tiny_model.using(trained if adapted else None):
+        alone = {name: METRICS[name].score(tiny_model, items, BETA) for name in names}
+        passes = []
+        real = preference.summed_nll
+        monkeypatch.setattr(preference, "summed_nll", lambda *args: passes.append(len(args[1])) or real(*args))
+        found = score_group(groups[1], tiny_model, items, BETA)
+        assert passes == ([2 * len(items)] if adapted else [])
+        found |= score_group(groups[2], tiny_model, items, BETA)
+    assert found == alone
+    assert len(found) == 4
 
 
 # --- refusals

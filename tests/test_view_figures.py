@@ -35,7 +35,14 @@ def payload(n: int, num_unseen: int = 3) -> dict[str, Any]:
         {"client": f"c{i}", "num_train_rows": int(sizes[i]), "before": float(b), "after": float(b + d)}
         for i, (b, d) in enumerate(zip(before, rng.normal(-0.02, 0.03, n), strict=True))
     ]
-    found = {"steps": 5, "optimizer": "adamw", "lr": 1e-4, "heldout": {"unit": LOSS.unit}, "clients": clients}
+    found = {
+        "metric": "heldout",
+        "steps": 5,
+        "optimizer": "adamw",
+        "lr": 1e-4,
+        "heldout": {"unit": LOSS.unit},
+        "clients": clients,
+    }
     return {"over_rounds": over, "personalisation": found}
 
 

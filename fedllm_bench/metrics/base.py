@@ -6,6 +6,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+# Task of a split -> the metric that is its loss: that of each client over rounds and after personalisation.
+LOSSES = {"sft": "heldout", "preference": "preference_loss"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricInfo:

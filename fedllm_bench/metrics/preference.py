@@ -6,6 +6,8 @@ The reward of an answer is implicit: beta (log pi(y | x) - log pi_ref(y | x)), R
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -42,8 +44,50 @@ def margins(model: LoraModel, items: Sequence[PairItem], settings: EvalSettings)
     return [None if item.tokens is None else next(found) for item in items]
 
 
-@dataclass(frozen=True)
-class PreferenceMargin:
+class OfMargin(ABC):
+    """A metric that is a function of a pair's margin alone, so that one pass of the model serves all of them."""
+
+    info: ClassVar[MetricInfo]
+    needs_probes = False
+    task: ClassVar[Task] = "preference"
+
+    @abstractmethod
+    def value(self, margin: float) -> float:
+        """The score of a pair with this margin, in nats."""
+
+    def score(self, model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[Score]:
+        return self.scores(items, margins(model, items, settings))
+
+    def scores(self, items: Sequence[PairItem], found: Sequence[float | None]) -> list[Score]:
+        """The scores of items whose :func:`margins` are known."""
+        return [self._score(item, margin) for item, margin in zip(items, found, strict=True)]
+
+    def _score(self, item: PairItem, margin: float | None) -> Score:
+        blank = unscored(item, "an answer has no token within the sequence length")
+        return blank if margin is None else replace(blank, value=self.value(margin), reason="")
+
+
+class PreferenceLoss(OfMargin):
+    """The objective of DPO, -log sigmoid(margin); the base has log 2 = 0.693.
+
+    Also of a run that minimises another loss (IPO): its margins are of the same rewards, and losses compare.
+    """
+
+    info = MetricInfo(
+        name="preference_loss",
+        version="1",
+        unit="nats per pair",
+        higher_is_better=False,
+        description="DPO loss on held-out pairs; log 2 without any preference",
+    )
+
+    def value(self, margin: float) -> float:
+        if math.isinf(margin):
+            return math.inf  # the model diverged: no loss, not a perfect one
+        return max(-margin, 0.0) + math.log1p(math.exp(-abs(margin)))
+
+
+class PreferenceMargin(OfMargin):
     """The margin itself; the base has 0."""
 
     info = MetricInfo(
@@ -53,16 +97,12 @@ class PreferenceMargin:
         higher_is_better=True,
         description="reward margin of chosen over rejected answers",
     )
-    needs_probes = False
-    task: ClassVar[Task] = "preference"
 
-    def score(self, model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[Score]:
-        found = margins(model, items, settings)
-        return [_score(item, margin) for item, margin in zip(items, found, strict=True)]
+    def value(self, margin: float) -> float:
+        return margin
 
 
-@dataclass(frozen=True)
-class PreferenceAccuracy:
+class PreferenceAccuracy(OfMargin):
     """Whether the chosen answer has the higher reward; a tie is half, so the base has 0.5, which is chance."""
 
     info = MetricInfo(
@@ -72,20 +112,9 @@ class PreferenceAccuracy:
         higher_is_better=True,
         description="chosen answer has the higher reward; 0.5 is chance",
     )
-    needs_probes = False
-    task: ClassVar[Task] = "preference"
 
-    def score(self, model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[Score]:
-        found = margins(model, items, settings)
-        return [
-            _score(item, margin if margin is None else (float(np.sign(margin)) + 1) / 2)
-            for item, margin in zip(items, found, strict=True)
-        ]
-
-
-def _score(item: PairItem, value: float | None) -> Score:
-    blank = unscored(item, "an answer has no token within the sequence length")
-    return blank if value is None else replace(blank, value=value, reason="")
+    def value(self, margin: float) -> float:
+        return (float(np.sign(margin)) + 1) / 2
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from fedllm_bench.data.rows import Task
 from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice
 from fedllm_bench.metrics.mini import MiniExact
-from fedllm_bench.metrics.preference import MiniRefusal, PreferenceAccuracy, PreferenceMargin
+from fedllm_bench.metrics.preference import (
+    MiniRefusal,
+    OfMargin,
+    PreferenceAccuracy,
+    PreferenceLoss,
+    PreferenceMargin,
+    margins,
+)
 from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.training.model import LoraModel
 
@@ -30,13 +37,32 @@ class Metric(Protocol):
     def score(self, model: LoraModel, items: Sequence[Any], settings: EvalSettings) -> list[Score]: ...
 
 
-LOSS = HeldoutLoss.info.name  # the metric of each client over rounds and after personalisation
 ALL: tuple[Metric, ...] = (
     HeldoutLoss(),
     MiniExact(),
     MiniChoice(),
+    PreferenceLoss(),
     PreferenceAccuracy(),
     PreferenceMargin(),
     MiniRefusal(),
 )
 METRICS: dict[str, Metric] = {metric.info.name: metric for metric in ALL}
+
+
+def together(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """The metrics in groups that :func:`score_group` scores in one pass of the model; in the order of `names`."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault("margin" if isinstance(METRICS[name], OfMargin) else name, []).append(name)
+    return [tuple(group) for group in groups.values()]
+
+
+def score_group(
+    group: Sequence[str], model: LoraModel, items: Sequence[Any], settings: EvalSettings
+) -> dict[str, list[Score]]:
+    """The scores under each metric of a group, equal to those of each metric by itself."""
+    of_margin = {name: metric for name in group if isinstance(metric := METRICS[name], OfMargin)}
+    if not of_margin:
+        return {name: METRICS[name].score(model, items, settings) for name in group}
+    found = margins(model, items, settings)
+    return {name: metric.scores(items, found) for name, metric in of_margin.items()}

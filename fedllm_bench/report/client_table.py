@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedllm_bench.metrics.base import LOSSES
 from fedllm_bench.report.formats import change, counted, number, signed
+from fedllm_bench.report.names import LOSS_NAMES
 
 Payload = Mapping[str, Any]
-LOSS = "heldout"
 NAMES = {
     "before": "base",
     "after": "after",
@@ -16,19 +17,26 @@ NAMES = {
     "difference": "after - base",
     "difference_to_local": "after - local",
 }
-HEADER = ["held-out loss, by client", "n", "mean", "sd", "worst tenth"]
+HEADERS = {loss: [f"{name}, by client", "n", "mean", "sd", "worst tenth"] for loss, name in LOSS_NAMES.items()}
 
 
 def client_rows(payload: Payload) -> list[list[str]]:
     """Cells with a header: a line for each side of the clients, after personalisation, and of unseen users."""
-    metrics, rows = payload["metrics"], list[list[str]]()
-    for name, who in ((LOSS, "clients"), (f"{LOSS}_unseen", "unseen users")):
+    metrics, loss, rows = payload["metrics"], loss_of(payload), list[list[str]]()
+    if loss is None:
+        return []
+    for name, who in ((loss, "clients"), (f"{loss}_unseen", "unseen users")):
         if name in metrics:
             rows += _sides(metrics[name]["per_client"], who, NAMES)
-        if name == LOSS and payload["personalisation"]:
+        if name == loss and payload["personalisation"]:
             found = payload["personalisation"]["heldout"]["per_client"]
             rows += _sides(found, "clients", {"after": "personalised", "difference": "personalised - after"})
-    return [HEADER, *rows] if rows else []
+    return [HEADERS[loss], *rows] if rows else []
+
+
+def loss_of(payload: Payload) -> str | None:
+    """The metric of the run that is the loss of its task; None where it was not scored."""
+    return next((name for name in LOSSES.values() if name in payload["metrics"]), None)
 
 
 def _sides(found: Mapping[str, Any], who: str, names: Mapping[str, str]) -> list[list[str]]:
@@ -51,6 +59,6 @@ def about_views(payload: Payload) -> list[str]:
             f"the global adapter; {change(found['heldout']['difference'])}, better for {spread['num_better']} of "
             f"{counted(spread['difference']['n'], 'client')}"
         )
-    if LOSS in payload["metrics"] and not payload["data"]["num_unseen_clients"]:
+    if loss_of(payload) and not payload["data"]["num_unseen_clients"]:
         lines.append("unseen users: none in this split")
     return lines

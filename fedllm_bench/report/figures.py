@@ -25,8 +25,9 @@ def loss_over_rounds(
     *,
     label: str = "",
     heldout_on: str = "",
+    unit: str = "nats per token",
 ) -> list[Path]:
-    """Training loss of each round and held-out loss at some rounds, in nats per token.
+    """Training loss of each round and held-out loss at some rounds, both in `unit`.
 
     `rounds`: rows of rounds.jsonl with "round" and "losses" (mean loss of each client; null where it failed).
     `heldout`: (round, mean, low, high), low and high None without interval; round 0 is the base model.
@@ -35,7 +36,7 @@ def loss_over_rounds(
     with canvas(6.4, 3.8) as (figure, axes):
         per_round = _draw_rounds(axes, rounds)
         _draw_heldout(axes, heldout)
-        axes.set(xlabel="round", ylabel="loss (nats per token)")
+        axes.set(xlabel="round", ylabel=f"loss ({unit})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         figure.legend(loc="outside lower left", ncols=2, fontsize=8)
         of = counted(from_to(per_round), "client")

@@ -1,4 +1,4 @@
-"""Client ids as people can read them."""
+"""Client ids, and losses, as people can read them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
+LOSS_NAMES = {"heldout": "held-out loss", "preference_loss": "held-out preference loss"}
 LENGTH = 14
 LISTED = 12  # more names than these would hide what they stand beside
 

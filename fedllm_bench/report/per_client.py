@@ -89,7 +89,7 @@ def over_rounds(
 
     between = [row(line["round"], line) for line in lines if line["round"] < num_rounds]
     rows = [row(0, means_by_part(before)), *between, row(num_rounds, means_by_part(after))]
-    return {"every": every, "unit": info.unit, "rounds": rows}
+    return {"metric": info.name, "every": every, "unit": info.unit, "rounds": rows}
 
 
 def _over(losses: Mapping[str, float | None], info: MetricInfo) -> dict[str, Any]:

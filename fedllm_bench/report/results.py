@@ -168,6 +168,11 @@ def _task_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
     return [*sorted(views, key=lambda view: view.info.name), unseen]
 
 
+def _pair_loss_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
+    tail = worst_tenth(higher_is_better=info.higher_is_better)
+    return [View(info=_named(info, "worst_tenth"), keep=is_seen, estimator=tail), *_unseen_view(info, items)]
+
+
 def _unseen_view(info: MetricInfo, items: Sequence[Score]) -> list[View]:
     return [View(info=_named(info, "unseen", "users without training rows"), keep=is_unseen)]
 
@@ -190,6 +195,7 @@ VIEWS: dict[str, Callable[[MetricInfo, Sequence[Score]], list[View]]] = {
     "heldout": _loss_views,
     "mini_exact": _task_views,
     "mini_choice": _task_views,
+    "preference_loss": _pair_loss_views,
     "preference_accuracy": _unseen_view,
     "preference_margin": _unseen_view,
     "mini_refusal": _taste_views,

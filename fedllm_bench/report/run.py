@@ -15,7 +15,7 @@ from fedllm_bench import files
 from fedllm_bench.cell import RESULTS
 from fedllm_bench.client_rounds import FILE
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.registry import LOSS, METRICS
+from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.personalise import local_of
 from fedllm_bench.report import client_figures, figures, view_figures
@@ -108,9 +108,9 @@ def _over_rounds(bench: Bench, sides: Sides, lines: Sequence[Mapping[str, Any]])
         return None
     return over_rounds(
         lines,
-        sides.before[LOSS],
-        sides.after[LOSS],
-        info=METRICS[LOSS].info,
+        sides.before[bench.loss],
+        sides.after[bench.loss],
+        info=METRICS[bench.loss].info,
         num_rounds=bench.config.federation.rounds,
         every=every,
     )
@@ -120,17 +120,19 @@ def _personalisation(bench: Bench, sides: Sides, resampling: Resampling) -> dict
     if sides.personal is None:
         return None
     local, ids = local_of(bench.config), bench.clients.ids
+    after = sides.after[bench.loss]
     entry = metric_entry(
-        METRICS[LOSS].info,
-        ScoreSet(before=scores_of(sides.after[LOSS], sides.personal), after=sides.personal),
+        METRICS[bench.loss].info,
+        ScoreSet(before=scores_of(after, sides.personal), after=sides.personal),
         resampling=resampling,
     )
     return {
+        "metric": bench.loss,
         "steps": bench.config.evaluation.personal_steps,
         "optimizer": local.optimizer,
         "lr": local.lr,
         "heldout": entry,
-        "clients": gains(sides.after[LOSS], sides.personal, {k: len(bench.clients.train_rows[k]) for k in ids}),
+        "clients": gains(after, sides.personal, {k: len(bench.clients.train_rows[k]) for k in ids}),
     }
 
 
@@ -174,9 +176,11 @@ def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -
     run, metrics, out = payload["run"], payload["metrics"], bench.cell.folder / "figures"
     label = f"{run['dataset']}, {run['method']}, seed {run['seed']}"
     paths = []
-    if "heldout" in metrics:
-        points, on = _heldout_points(metrics["heldout"], len(rounds))
-        paths += figures.loss_over_rounds(rounds, points, out, label=label, heldout_on=on)
+    loss = metrics.get(bench.loss)
+    # clients who minimise IPO have training losses on another scale
+    if loss and (bench.config.local.loss, bench.config.local.dpo_loss) != ("dpo", "ipo"):
+        points, on = _heldout_points(loss, len(rounds))
+        paths += figures.loss_over_rounds(rounds, points, out, label=label, heldout_on=on, unit=loss["unit"])
     paths += view_figures.heldout_bands(payload, out, label=label)
     paths += view_figures.personal_gain(payload, out, label=label)
     for metric in payload["clients"]:

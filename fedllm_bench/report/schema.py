@@ -84,7 +84,7 @@ CLIENT = {
     "n_rows": int,
 }
 ROUND = {"round": int, "heldout": {**SPREAD, **MOMENTS}, "unseen": {**SPREAD, **MOMENTS}}
-OVER_ROUNDS = {"every": int, "unit": str, "rounds": ListOf(ROUND)}
+OVER_ROUNDS = {"metric": str, "every": int, "unit": str, "rounds": ListOf(ROUND)}
 GAIN = {
     "client": str,
     "num_train_rows": int,
@@ -92,6 +92,7 @@ GAIN = {
     "after": OrNull(float),
 }
 PERSONALISATION = {
+    "metric": str,
     "steps": int,
     "optimizer": str,
     "lr": float,

@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 
 from fedllm_bench.report.distribution import EQUAL
 from fedllm_bench.report.formats import counted, from_to, number, signed
+from fedllm_bench.report.names import LOSS_NAMES
 from fedllm_bench.report.style import COLOURS, canvas, save, title
 
 WORST, UNSEEN = "#D55E00", "#009E73"  # Okabe and Ito, as the colours of `style`
@@ -35,10 +36,11 @@ def heldout_bands(payload: Mapping[str, Any], out_dir: Path, *, label: str = "")
         axes.axhline(rows[0]["heldout"]["median"], color=COLOURS["before"], linewidth=0.9, linestyle=(0, (4, 3)),
                      label="base, median", zorder=1)  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axes.set(xlabel="round", ylabel=f"held-out loss ({found['unit']})")
+        axes.set(xlabel="round", ylabel=f"{LOSS_NAMES[found['metric']]} ({found['unit']})")
         figure.legend(loc="outside lower left", ncols=2, fontsize=8)
         clients = counted(from_to(row["heldout"]["n"] for row in rows), "client")
-        title(axes, label, f"Held-out loss over {clients}, every {counted(found['every'], 'round')}")
+        what = f"{LOSS_NAMES[found['metric']].capitalize()} over {clients}"
+        title(axes, label, f"{what}, every {counted(found['every'], 'round')}")
         return save(figure, out_dir, "heldout_over_rounds")
 
 
@@ -78,7 +80,7 @@ def personal_gain(payload: Mapping[str, Any], out_dir: Path, *, label: str = "")
         mean = float(changes.mean())
         axes.axhline(mean, color="#222222", linewidth=0.9, linestyle=(0, (4, 3)), label=f"mean {signed(mean)}")
         _size_axis(axes, [row["num_train_rows"] for row in rows])
-        axes.set(ylabel=f"change of held-out loss\n({found['heldout']['unit']}; below 0 is a gain)")
+        axes.set(ylabel=f"change of {LOSS_NAMES[found['metric']]}\n({found['heldout']['unit']}; below 0 is a gain)")
         _gain_legend(figure)
         steps = f"{counted(found['steps'], 'local step')} at a rate of {found['lr']:.2g}"
         title(axes, label, f"Personalisation of {counted(len(rows), 'client')}: {steps}")
