@@ -15,6 +15,7 @@ from pathlib import Path
 from fedllm_bench import files
 from fedllm_bench.config import Local, RunConfig
 from fedllm_bench.data.clients import sample_by_size
+from fedllm_bench.interrupts import Stop
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, unscored
@@ -22,9 +23,9 @@ from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.progress import track
 from fedllm_bench.setup import Bench
 from fedllm_bench.training import engines
-from fedllm_bench.training.block import ClientResult, ClientTask
+from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.rounds import Run
-from fedllm_bench.training.tasks import batched, clients_per_pass, tasks_of_steps
+from fedllm_bench.training.tasks import batched, clients_per_pass, tasks_of_steps, until
 from fedllm_bench.trees import Tree, tmap
 
 log = logging.getLogger(__name__)
@@ -47,22 +48,25 @@ def local_of(config: RunConfig) -> Local:
     return replace(config.local, lr=config.evaluation.personal_lr or last)
 
 
-def personalise(bench: Bench, server: Server) -> list[Score]:
+def personalise(bench: Bench, server: Server, stop: Stop | None = None) -> list[Score]:
     """Held-out scores of the chosen clients, each under its own adapter, in the order of clients.
 
     Written block by block of clients, so that a killed run loses one block; a client whose steps have no finite
-    answer has unscored items that say so.
+    answer has unscored items that say so. When `stop` is asked for, the block in training is scored and written, and
+    Interrupted is raised.
     """
+    stop = stop or Stop()
     path = file_of(bench)
     items = _items_of(bench)
     ids = bench.clients.ids
     blocks = list(batched(_chosen(bench, items), _block_size(bench)))
     scores = _read(path)
     waiting = [block for block in blocks if not all(ids[client] in scores for client in block)]
-    answers = _answers(bench, server, waiting)
+    answers = _answers(bench, server, waiting, stop)
     for results in track(answers, "personalise", len(blocks), len(blocks) - len(waiting)):
         scores |= {each.client_id: _scores(bench, server.params, each, items[each.client_id]) for each in results}
         files.write_jsonl(path, [score.to_dict() for client in sorted(scores) for score in scores[client]])
+    stop.check()
     return [score for client in sorted(scores) for score in scores[client]]
 
 
@@ -97,19 +101,17 @@ def _read(path: Path) -> dict[str, list[Score]]:
     return scores
 
 
-def _answers(bench: Bench, server: Server, blocks: Sequence[Sequence[int]]) -> Iterator[Sequence[ClientResult]]:
+def _answers(
+    bench: Bench, server: Server, blocks: Sequence[Sequence[int]], stop: Stop
+) -> Iterator[Sequence[ClientResult]]:
     config, method = bench.config, FedAvg()
     map_blocks = engines.ENGINES[config.engine](bench.model, method, config)
     # a folder without states: those of the run's method, as SCAFFOLD's, are not for these steps
     folder = bench.cell.folder / "personal"
     run = Run(config=config, method=method, clients=bench.clients, map_blocks=map_blocks, folder=folder)
     start, steps = Server(server.params, round=ROUND), config.evaluation.personal_steps
-
-    def tasks() -> Iterator[list[ClientTask]]:
-        for block in blocks:
-            yield list(tasks_of_steps(run, start, block, steps))
-
-    yield from map_blocks(method.broadcast(start), tasks(), local_of(config))
+    tasks = until(stop, (list(tasks_of_steps(run, start, block, steps)) for block in blocks))
+    yield from map_blocks(method.broadcast(start), tasks, local_of(config))
 
 
 def _scores(bench: Bench, params: Tree, result: ClientResult, items: Sequence[HeldoutItem | PairItem]) -> list[Score]:

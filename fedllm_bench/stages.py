@@ -85,8 +85,8 @@ def _run_stages(bench: Bench) -> dict[str, Any]:
         after = saved_scores(folder, "after", bench.metrics, lambda: score_after(bench, server))
     personal = None
     if is_wanted(bench):
-        with clock.stage("personalise"):
-            personal = personalise(bench, server)
+        with clock.stage("personalise"), interrupts.deferred() as stop:
+            personal = personalise(bench, server, stop)
     with clock.stage("local baseline"):
         local = None if bench.method.personal else score_local(bench)
     with clock.stage("report"):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bench_runs import folder_of, outcome, quick, run, words
 from benches import Killed, bench_loader, dying_after, trained
 
-from fedllm_bench import personalise
+from fedllm_bench import cli, files, personalise
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.interrupts import Interrupted, Stop
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import of_clients
@@ -111,6 +116,64 @@ def test_a_killed_stage_goes_on_to_the_same_bits_and_trains_nobody_twice(block_s
     asked.clear()
     assert personalise.personalise(broken, server) == expected
     assert not asked
+
+
+def signalled_in(block: int, asked: list[list[int]], signal_it: Callable[[], None]) -> Any:
+    """An engine during whose block of personalisation (not of the rounds) the signal comes; `asked` gets clients."""
+    real = engines.ENGINES["inprocess"]
+
+    def engine(model, method, config):
+        def map_blocks(message, blocks, local):
+            def noting():
+                for tasks in blocks:
+                    if tasks[0].round_num == personalise.ROUND:
+                        asked.append([task.client for task in tasks])
+                        if len(asked) == block:
+                            signal_it()
+                    yield tasks
+
+            return real(model, method, config)(message, noting(), local)
+
+        return map_blocks
+
+    return engine
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_when_it_is_to_stop_the_block_in_training_is_kept_and_no_other_begun(block, bench_of, monkeypatch):
+    whole, broken = bench_of("fedavg", "local.block_size=2"), bench_of("fedavg", "local.block_size=2")
+    server, stop, asked = trained(whole), Stop(), list[list[int]]()
+    expected = personalise.personalise(whole, server)
+    with monkeypatch.context() as patch:
+        engine = signalled_in(block, asked, lambda: setattr(stop, "signum", signal.SIGTERM))
+        patch.setitem(engines.ENGINES, "inprocess", engine)
+        with pytest.raises(Interrupted) as error:
+            personalise.personalise(broken, server, stop)
+        assert error.value.signum == signal.SIGTERM
+        assert len(asked) == block
+        kept = {record["cluster"] for record in files.read_jsonl(personalise.file_of(broken))}
+        assert kept == {broken.clients.ids[client] for clients in asked for client in clients}
+        assert personalise.personalise(broken, server) == expected
+    assert sorted(client for clients in asked for client in clients) == list(range(6))  # nobody twice
+    assert personalise.file_of(broken).read_bytes() == personalise.file_of(whole).read_bytes()
+
+
+def test_a_signal_ends_the_command_and_the_same_command_goes_on(tiny_split, tiny_folder, tmp_path, monkeypatch, capfd):
+    less = ("--model", str(tiny_folder), "--metrics", "heldout", "--set", "evaluation.personal_steps=2",
+            "--set", "local.block_size=2")  # fmt: skip
+    argv, asked = words("fedavg", tiny_split.folder, tmp_path / "broken", *less), list[list[int]]()
+    with quick():
+        whole = run("fedavg", tiny_split.folder, tmp_path / "whole", *less)
+        engine = signalled_in(2, asked, lambda: os.kill(os.getpid(), signal.SIGINT))
+        monkeypatch.setitem(engines.ENGINES, "inprocess", engine)
+        assert cli.main(argv) == 130
+        folder = folder_of("fedavg", tmp_path / "broken")
+        assert len(asked) == 2
+        assert not (folder / "results.json").exists()
+        assert "the same command goes on from there" in capfd.readouterr().err
+        assert cli.main(argv) == 0
+    assert sorted(client for clients in asked for client in clients) == list(range(6))
+    assert outcome(folder) == outcome(whole)
 
 
 def test_a_client_without_a_finite_answer_is_unscored_and_says_why(bench_of, monkeypatch):
