@@ -6,15 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from fedllm_bench.data.json_stream import is_unicode
+from fedllm_bench.data.json_stream import MAX_ID_CHARACTERS, is_unicode
 from fedllm_bench.data.rows import Task
 from fedllm_bench.errors import UserError, unknown
 
 from .languages import normal_language
 from .partition import check_partition, normal_partition
-
-MAX_ID_CHARACTERS = 256
-
 
 Message = tuple[str, str]  # role, content
 

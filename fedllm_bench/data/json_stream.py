@@ -9,7 +9,7 @@ from typing import Any
 
 from fedllm_bench.errors import UserError, first_line
 
-MAX_ID_CHARACTERS = 256  # as data_prep.recipe
+MAX_ID_CHARACTERS = 256  # a user with a longer id is no client, whatever the upstream
 MAX_SAMPLE_CHARACTERS = 16 * 2**20
 BLANK = " \t\n\r"
 
