@@ -115,10 +115,9 @@ class Recipe:
 
         so that a split that was built before them keeps its hash.
         """
-        later: dict[str, Any] = {"drop_flagged": (), "near_duplicates": self.near_duplicates, "partition": "user"}
-        later["prompt_disjoint"] = False
-        if self.near_duplicates == "drop":
-            later.pop("near_duplicates")
+        later: dict[str, Any] = {"drop_flagged": (), "partition": "user", "prompt_disjoint": False}
+        if self.near_duplicates != "drop":
+            later["near_duplicates"] = self.near_duplicates
         values = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
