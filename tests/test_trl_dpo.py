@@ -16,8 +16,9 @@ from datasets import Dataset
 from pairs import random_pairs
 from test_dpo import dpo
 from test_rounds_resume import initial
-from test_trl import SHARP, ExactLoss, check_equal, difference, has_kernel, skip_without_sft_in_double
-from tiny import client_task, random_tree, settings, widen_norms
+from test_trl import SHARP, check_equal, difference
+from tiny import client_task, random_tree, settings
+from trl_double import skip_without_sft_in_double, widen_trl
 
 from fedllm_bench import files
 from fedllm_bench.data.chat import template_text
@@ -41,17 +42,7 @@ ROWS, STEPS = (range(5), range(5, 9), range(9, 22)), (2, 0, 3)
 
 @pytest.fixture
 def _double(monkeypatch):
-    """float64 throughout, also where TRL and Llama's norms round to float32."""
-    real = trl.load_peft
-
-    def load(*args: Any) -> Any:
-        peft_model = real(*args)
-        widen_norms(peft_model)
-        return peft_model
-
-    monkeypatch.setattr(trl, "load_peft", load)
-    if has_kernel():
-        monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", ExactLoss)
+    widen_trl(monkeypatch)
 
 
 @pytest.fixture(scope="module")
