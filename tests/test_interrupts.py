@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 from test_rounds import START, by_client, scripted_run
-from test_rounds_resume import initial, left_behind, same_bits
+from test_rounds_resume import anew, left_behind, same_bits, undisturbed
 
 from fedllm_bench import cli, interrupts
 from fedllm_bench.commands import bench
 from fedllm_bench.interrupts import Interrupted, Stop
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import Message
-from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.checkpoint import load_partial, load_server
-from fedllm_bench.training.engines import MapBlocks, in_process
+from fedllm_bench.training.engines import MapBlocks
 from fedllm_bench.training.model import LoraModel
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
 
 
 @pytest.fixture(scope="module")
@@ -86,38 +85,26 @@ def asked_in(stop: Stop, real: MapBlocks, round_num: int, block: int) -> MapBloc
 def test_a_round_that_needs_its_uploads_together_begins_anew(dropping, tiny_clients, tiny_run_config, tmp_path):
     settings = ("local.block_size=2", "local.steps=1", "federation.clients_per_round=5")
     config = tiny_run_config("fedavg", *settings, "communication.aggregation_error=true")
-    method, start = make_method(config), initial(dropping)
-    real = in_process(dropping, method, config)
-    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
-    run.folder.mkdir()
-    run_rounds(run, start)
-    broken, stop = replace(run, folder=tmp_path / "broken"), Stop()
-    broken.folder.mkdir()
+    run, start, whole = undisturbed(dropping, tiny_clients, config, tmp_path)
+    broken, stop = anew(run, "broken"), Stop()
     with pytest.raises(Interrupted):
-        run_rounds(replace(broken, stop=stop, map_blocks=asked_in(stop, real, 1, 0)), start)
+        run_rounds(replace(broken, stop=stop, map_blocks=asked_in(stop, run.map_blocks, 1, 0)), start)
     assert load_partial(broken.folder / "checkpoint", 1).results == ()
     run_rounds(broken, start)
-    assert same_bits(left_behind(broken), left_behind(run))
+    assert same_bits(left_behind(broken), whole)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_interrupted_run_ends_as_an_undisturbed_one(name, dropping, tiny_clients, tiny_run_config, tmp_path):
     settings = ("local.block_size=2", "local.steps=1", "federation.clients_per_round=5", "faults.dropout=0.1")
     config = tiny_run_config(name, *settings)
-    method, start = make_method(config), initial(dropping)
-    real = in_process(dropping, method, config)
-    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
-    run.folder.mkdir()
-    run_rounds(run, start)
-    whole = left_behind(run)
-    kept = []
+    run, start, whole = undisturbed(dropping, tiny_clients, config, tmp_path)
+    pooled, kept = run.method.pooled, []
     # one client drops out of the second round, whose second block is then its last
-    for round_num, block in [(0, 0), (1, 0), (2, 0)] if method.pooled else [(0, 1), (1, 0), (1, 1)]:
-        broken = replace(run, folder=tmp_path / f"{round_num}-{block}")
-        broken.folder.mkdir()
-        stop = Stop()
+    for round_num, block in [(0, 0), (1, 0), (2, 0)] if pooled else [(0, 1), (1, 0), (1, 1)]:
+        broken, stop = anew(run, f"{round_num}-{block}"), Stop()
         with pytest.raises(Interrupted):
-            run_rounds(replace(broken, stop=stop, map_blocks=asked_in(stop, real, round_num, block)), start)
+            run_rounds(replace(broken, stop=stop, map_blocks=asked_in(stop, run.map_blocks, round_num, block)), start)
         done = load_server(broken.folder / "checkpoint")
         kept.append(len(load_partial(broken.folder / "checkpoint", round_num).results))
         assert (done.round if done else 0) == round_num + (kept[-1] == 0)  # a whole round has its checkpoint
@@ -125,7 +112,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(name, dropping, tiny_clie
         assert same_bits(left_behind(broken), whole), (round_num, block)
         assert not (broken.folder / "checkpoint" / "round.safetensors").exists()
     last = 4 if config.privacy.clip is not None else 0  # a Poisson sample has no fixed number of clients
-    assert kept == ([0, 0, 0] if method.pooled else [4, 2, last])
+    assert kept == ([0, 0, 0] if pooled else [4, 2, last])
 
 
 def test_clients_whose_answers_were_kept_are_not_trained_again(tiny_clients, tiny_run_config, tmp_path):

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_rounds_resume import Killed, distance, initial, killed_at, left_behind, outcome_of, same_bits
+from test_rounds_resume import (
+    Killed,
+    anew,
+    distance,
+    initial,
+    killed_at,
+    left_behind,
+    outcome_of,
+    same_bits,
+    undisturbed,
+)
 
 from fedllm_bench.files import read_jsonl
 from fedllm_bench.methods import METHODS
@@ -28,18 +38,12 @@ def test_a_run_that_was_killed_anywhere_ends_as_an_undisturbed_one(
     name, tiny_model, pair_clients, tiny_run_config, tmp_path
 ):
     config = config_of(tiny_run_config, name)
-    method, start = make_method(config), initial(tiny_model)
-    real = in_process(tiny_model, method, config)
-    run = Run(config=config, method=method, clients=pair_clients, map_blocks=real, folder=tmp_path / "whole")
-    run.folder.mkdir()
-    run_rounds(run, start)
-    whole = left_behind(run)
+    run, start, whole = undisturbed(tiny_model, pair_clients, config, tmp_path)
     steps = {steps for record in read_jsonl(run.folder / "rounds.jsonl") for steps in record["steps"]}
-    assert method.pooled or len(steps) > 1
-    broken = replace(run, folder=tmp_path / "broken")
-    broken.folder.mkdir()
+    assert run.method.pooled or len(steps) > 1
+    broken = anew(run, "broken")
     with pytest.raises(Killed):
-        run_rounds(replace(broken, map_blocks=killed_at(real, 1, 0 if method.pooled else 3)), start)
+        run_rounds(replace(broken, map_blocks=killed_at(run.map_blocks, 1, 0 if run.method.pooled else 3)), start)
     run_rounds(broken, start)
     assert same_bits(left_behind(broken), whole)
 

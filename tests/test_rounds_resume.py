@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from fedllm_bench.config import RunConfig
+from fedllm_bench.data.clients import Clients
 from fedllm_bench.files import read_jsonl
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg, Message, Server
@@ -61,6 +64,25 @@ def left_behind(run: Run) -> dict[str, Any]:
     return {"server": server, "records": records, "states": states}
 
 
+def undisturbed(
+    model: LoraModel, clients: Clients, config: RunConfig, folder: Path
+) -> tuple[Run, Tree, dict[str, Any]]:
+    """A whole run below `folder`, the adapter that it began with, and all that it left."""
+    method, start = make_method(config), initial(model)
+    engine = in_process(model, method, config)
+    run = Run(config=config, method=method, clients=clients, map_blocks=engine, folder=folder / "whole")
+    run.folder.mkdir()
+    run_rounds(run, start)
+    return run, start, left_behind(run)
+
+
+def anew(run: Run, name: str) -> Run:
+    """The same run in an empty folder of this name."""
+    folder = run.folder.with_name(name)
+    folder.mkdir()
+    return replace(run, folder=folder)
+
+
 def same_bits(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
@@ -75,21 +97,15 @@ def same_bits(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_that_was_killed_anywhere_ends_as_an_undisturbed_one(
-    name, dropping, tiny_clients, tiny_run_config, tmp_path, monkeypatch
+    name, dropping, tiny_clients, tiny_run_config, tmp_path
 ):
     config = tiny_run_config(name, "local.block_size=1", "local.steps=1")
-    method, start = make_method(config), initial(dropping)
-    real = in_process(dropping, method, config)
-    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
-    run.folder.mkdir()
-    run_rounds(run, start)
-    whole = left_behind(run)
+    run, start, whole = undisturbed(dropping, tiny_clients, config, tmp_path)
     assert whole["server"].round == 3
     for round_num, answers in [(0, 2), (1, 0), (2, 1), (2, 3)]:
-        broken = replace(run, folder=tmp_path / f"{round_num}-{answers}")
-        broken.folder.mkdir()
+        broken = anew(run, f"{round_num}-{answers}")
         with pytest.raises(Killed):
-            run_rounds(replace(broken, map_blocks=killed_at(real, round_num, answers)), start)
+            run_rounds(replace(broken, map_blocks=killed_at(run.map_blocks, round_num, answers)), start)
         found = load_server(broken.folder / "checkpoint")
         assert (found.round if found else 0) == round_num
         run_rounds(broken, start)
@@ -102,13 +118,8 @@ def test_a_kill_between_the_writes_of_a_round_changes_nothing(
     name, function, dropping, tiny_clients, tiny_run_config, tmp_path, monkeypatch
 ):
     config = tiny_run_config(name, "local.steps=1")
-    method, start = make_method(config), initial(dropping)
-    engine = in_process(dropping, method, config)
-    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=engine, folder=tmp_path / "whole")
-    broken = replace(run, folder=tmp_path / "broken")
-    run.folder.mkdir()
-    broken.folder.mkdir()
-    run_rounds(run, start)
+    run, start, whole = undisturbed(dropping, tiny_clients, config, tmp_path)
+    broken = anew(run, "broken")
     real = getattr(rounds, function)
 
     def once(*args: Any) -> None:
@@ -121,7 +132,7 @@ def test_a_kill_between_the_writes_of_a_round_changes_nothing(
         with pytest.raises(Killed):
             run_rounds(broken, start)
     run_rounds(broken, start)
-    assert same_bits(left_behind(broken), left_behind(run))
+    assert same_bits(left_behind(broken), whole)
 
 
 def test_a_finished_run_does_not_train_again(dropping, tiny_clients, tiny_run_config, tmp_path):
