@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from bench_runs import quick, run
-from test_tables import PAYLOAD
+from payloads import PAYLOAD
 
 from fedllm_bench import files
 from fedllm_bench.data.chat import template_text

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_tables import PAYLOAD, distribution, entry, moments, per_client, summary
+from payloads import PAYLOAD, distribution, entry, moments, per_client, summary
 
 from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.stats import MEAN_OVER_CLIENTS, PERPLEXITY
