@@ -92,6 +92,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_width() -> Iterator[None]:
+    """Tables are as wide on any terminal, and on none, as in a worker of xdist."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "110")
+        yield
+
+
 @pytest.fixture
 def evaluation_sets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """One prompt stands in for the evaluation sets, which `data build` would fetch."""
