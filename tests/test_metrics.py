@@ -17,16 +17,17 @@ from tiny import random_tree
 from fedllm_bench import files, presets
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data.rows import SftRow
+from fedllm_bench.data.rows import SCHEMAS, SftRow
 from fedllm_bench.data.tokens import tokenise_split
 from fedllm_bench.metrics import likelihood
-from fedllm_bench.metrics.base import MetricInfo, Score
+from fedllm_bench.metrics.base import LOSSES, MetricInfo, Score
 from fedllm_bench.metrics.batching import by_length
 from fedllm_bench.metrics.items import heldout_items, load_probes, of_clients
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice, summed_nll
 from fedllm_bench.metrics.mini import MiniExact
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.stats import Resampling
+from fedllm_bench.report.names import LOSS_NAMES
 from fedllm_bench.report.results import ScoreSet, metrics_of
 from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel
@@ -41,6 +42,13 @@ def test_the_registry_has_seven_metrics_under_their_own_names():
     assert [name for name, metric in METRICS.items() if metric.task == "preference"] == pairs
     assert all(isinstance(metric.info, MetricInfo) and metric.info.version for metric in METRICS.values())
     assert [metric.info.higher_is_better for metric in METRICS.values()] == [False, True, True, False, *[True] * 3]
+
+
+def test_every_task_has_a_loss_that_is_a_metric_of_it_with_a_name_for_people():
+    assert LOSSES.keys() == SCHEMAS.keys()
+    assert {task: METRICS[name].task for task, name in LOSSES.items()} == {task: task for task in SCHEMAS}
+    assert not any(METRICS[name].info.higher_is_better for name in LOSSES.values())
+    assert LOSS_NAMES.keys() == set(LOSSES.values())
 
 
 @pytest.mark.parametrize("profile", ["mini", "paper"])
