@@ -65,7 +65,7 @@ help:
 	@echo '                     make merge RUN=runs/mini-aya/fedavg/s0-0123456789 OUT=my-model'
 	@echo '                   RUN      a run folder                 CLIENT   whose adapter, under the method local'
 	@echo '  make speed       the training loop against a tight PEFT loop and against TRL, side by side'
-	@echo '  make test        unit tests, about six minutes on two cores'
+	@echo '  make test        unit tests, one worker for each core (8 minutes of processor time)'
 	@echo '  make test-slow   end to end: killed runs, set-up in a fresh clone, the commands of the README'
 	@echo '  make test-lowest what equals a reference, with the lowest supported versions'
 	@echo '  make test-gpu    tests that need a CUDA GPU'
