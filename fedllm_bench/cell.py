@@ -19,6 +19,8 @@ from fedllm_bench.report.schema import SCHEMA_VERSION
 
 RESULTS = "results.json"
 BASELINE = "local"
+# What a run leaves, by `model.trainable`: a folder of this name, or one with an s and a folder for each client.
+OUTPUTS = {"adapter": "adapter", "full": "model"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Cell:
 
     @cached_property
     def base_hash(self) -> str:
-        return starting.base_fingerprint(self.model_folder, self.config.model.adapter)
+        model = self.config.model
+        return starting.base_fingerprint(self.model_folder, model.adapter, model.quantization)
 
     @cached_property
     def hash(self) -> str:

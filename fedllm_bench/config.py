@@ -15,8 +15,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from fedllm_bench.config_model import Count, Fraction, Names, Text, check_together
+from fedllm_bench.config_model import Lora as Lora
+from fedllm_bench.config_model import Model as Model
 from fedllm_bench.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config_uploads import Strict as _Strict
 from fedllm_bench.errors import UserError
@@ -28,18 +31,8 @@ Constant = bool | int | float | str
 EMBEDDED_MODEL = "mini"  # the name of the base model that travels in the package
 
 
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(names)) < len(names):
-        raise ValueError("a name stands twice")
-    return names
-
-
-Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, Field(min_length=1)]
-Names = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,27 +56,6 @@ class Data(_Strict):
     shuffle_users: bool
     clients: Count | None = None
     upstream: Text | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model(_Strict):
-    """`name` is a hub id, a folder, or "mini" for the embedded base.
-
-    `adapter` is the folder of a PEFT adapter that is merged into the base before anything else.
-    """
-
-    name: Text
-    dtype: Literal["float32", "bfloat16", "float16"]
-    revision: Text | None = None
-    adapter: Text | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lora(_Strict):
-    rank: Count
-    alpha: Count
-    dropout: Fraction
-    targets: Names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +169,7 @@ class RunConfig(_Strict):
         loss = {"sft": "sft", "preference": "dpo"}[self.data.task]
         if self.local.loss != loss:
             raise ValueError(f"local.loss: got {self.local.loss!r}, but data.task {self.data.task!r} needs {loss!r}")
+        check_together(self.model, self.lora, self.communication, self.engine)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""

@@ -33,6 +33,11 @@ def open_trained(folder: Path, client: str | None = None) -> Trained:
     if not (folder / "config.json").is_file() or not (folder / "environment.json").is_file():
         raise UserError(f"RUN={folder} is no run folder; give one that `fedllm-bench bench` printed as `Run folder`")
     config = check(files.read_json(folder / "config.json"))
+    if config.model.trainable == "full":
+        raise UserError(
+            f"RUN={folder}: it trained every weight, so there is nothing to merge; what it leaves is a plain model "
+            f"already: {folder / 'model'} (under local: {folder / 'models'}/<client>)"
+        )
     own = folder / "adapters"
     if not own.is_dir() and not (folder / "adapter").is_dir():
         raise UserError(
@@ -70,8 +75,9 @@ def _folder_of(folder: Path, own: Path, client: str | None) -> str:
 def merge(trained: Trained, out: Path) -> Path:
     """Write base plus adapter, the tokenizer and the run's chat template into the new folder `out`.
 
-    A starting adapter is part of the base. Weights have the type that the run trained on (`model.dtype`), as
-    safetensors. Raises a :class:`UserError` where `out` exists, and where the base is not the one of the run any more.
+    A starting adapter is part of the base, and a quantised base is merged as it was before it was quantised. Weights
+    have the type that the run trained on (`model.dtype`), as safetensors. Raises a :class:`UserError` where `out`
+    exists, and where the base is not the one of the run any more.
     """
     from transformers import AutoTokenizer
 
@@ -97,7 +103,7 @@ def _base_folder(trained: Trained) -> Path:
     model = trained.config.model
     folder = models.locate(model.name, model.revision)
     then = _data(trained)["base_hash"]
-    if starting.base_fingerprint(folder, model.adapter) != then:
+    if starting.base_fingerprint(folder, model.adapter, model.quantization) != then:
         raise UserError(
             f"MODEL={model.name}: its files are not those that {trained.folder} was trained on; restore them"
         )

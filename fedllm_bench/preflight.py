@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from fedllm_bench.config import EMBEDDED_MODEL, Profile, RunConfig
-from fedllm_bench.errors import unknown
+from fedllm_bench.config import EMBEDDED_MODEL, Model, Profile, RunConfig
+from fedllm_bench.errors import UserError, unknown
 
 CHOOSE = "choose:"  # a preset's model name for a base without an official copy on the hub
 GATED = ("meta-llama/",)
@@ -43,6 +44,22 @@ def paper_problems(
     if not split_found:
         problems.append(f"split: {_split_problem(config, bench)}")
     return problems
+
+
+def quantization_problem(model: Model) -> str | None:
+    """What a quantised base lacks here; None where nothing is missing."""
+    if model.quantization == "none" or find_spec("bitsandbytes") is not None:
+        return None
+    return (
+        f"model.quantization={model.quantization} needs the package bitsandbytes; "
+        "type: pip install 'fedllm-bench[quantized]'"
+    )
+
+
+def check_quantization(model: Model) -> None:
+    """Raise a :class:`UserError` where a quantised base cannot be loaded here."""
+    if problem := quantization_problem(model):
+        raise UserError(problem)
 
 
 def _model_problem(config: RunConfig, bench: str) -> str:

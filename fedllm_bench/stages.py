@@ -10,13 +10,14 @@ import logging
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
 from fedllm_bench import files, interrupts, provenance
-from fedllm_bench.cell import Cell
+from fedllm_bench.cell import OUTPUTS, Cell
 from fedllm_bench.client_rounds import watcher
 from fedllm_bench.clock import Clock
 from fedllm_bench.errors import UserError
@@ -31,6 +32,7 @@ from fedllm_bench.setup import Bench, check_cell, load_bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.adapter import save_adapter
 from fedllm_bench.training.checkpoint import ClientStates
+from fedllm_bench.training.full import save_model
 from fedllm_bench.training.rounds import Run, run_rounds
 from fedllm_bench.trees import Tree
 
@@ -146,25 +148,29 @@ def train(bench: Bench) -> Server:
             watch=watcher(bench),
         )
         server = run_rounds(run, bench.initial)
-    for name, adapter in final_adapters(bench, server).items():
+    for name, tree in final_adapters(bench, server).items():
         if not (cell.folder / name).is_dir():
-            save_adapter(
-                cell.folder / name,
-                adapter,
-                config.lora,
-                str(cell.model_folder),
-                transposed=bench.model.transposed,
-            )
+            _save(bench, cell.folder / name, tree)
     return server
+
+
+def _save(bench: Bench, folder: Path, tree: Tree) -> None:
+    """What was trained: an adapter, or a whole model."""
+    config, base = bench.config, bench.cell.model_folder
+    if config.model.trainable == "full":
+        save_model(folder, bench.model, tree, base, bench.settings.template)
+    else:
+        save_adapter(folder, tree, config.lora, str(base), transposed=bench.model.transposed)
 
 
 def final_adapters(bench: Bench, server: Server) -> dict[str, Tree]:
     """Folder name -> adapter: one for all clients, or under `local` one of each trained client."""
+    kind = OUTPUTS[bench.config.model.trainable]
     if not bench.method.personal:
-        return {"adapter": server.params}
+        return {kind: server.params}
     ids = bench.clients.ids
     trained = [client for client in bench.local_sample if client in bench.visited]
-    return {f"adapters/{folder_name(ids[k], k)}": own_adapter(bench, server, k) for k in trained}
+    return {f"{kind}s/{folder_name(ids[k], k)}": own_adapter(bench, server, k) for k in trained}
 
 
 def folder_name(client_id: str, client: int) -> str:

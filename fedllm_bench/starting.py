@@ -50,7 +50,9 @@ def adapter_fingerprint(folder: Path) -> str:
     return sha256_json([settings, sha256_file(folder / TENSORS)])
 
 
-def base_fingerprint(folder: Path, adapter: str | None) -> str:
-    """Of what is frozen: the base model in `folder`, with the starting adapter merged into it."""
+def base_fingerprint(folder: Path, adapter: str | None, quantization: str = "none") -> str:
+    """Of what is frozen: the base model in `folder`, with the starting adapter merged into it, quantised."""
     base = models.fingerprint(folder)
-    return base if adapter is None else sha256_json([base, adapter_fingerprint(locate_adapter(adapter))])
+    if adapter is not None:
+        base = sha256_json([base, adapter_fingerprint(locate_adapter(adapter))])
+    return base if quantization == "none" else sha256_json([base, quantization])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.errors import UserError
-from fedllm_bench.preflight import choose_profile, model_available, paper_problems
+from fedllm_bench.preflight import check_quantization, choose_profile, model_available, paper_problems
 from fedllm_bench.report.events import check_installed, write_events
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = No
 
     if config.profile == "paper":
         _check_paper(config, cuda)
+    check_quantization(config.model)
     return Cell(config, resolve_split(config), out, threads or num_threads())
 
 
@@ -193,8 +194,9 @@ def _show(cell: Cell, payload: dict[str, object]) -> None:
     _say("")
     _say(f"Results   {cell.folder / 'results.json'}")
     _say(f"Figures   {cell.folder / 'figures'}")
-    kept = "adapters" if (cell.folder / "adapters").is_dir() else "adapter"
-    _say(f"Adapter   {cell.folder / kept}  (PEFT format)")
+    kind, form = {"adapter": ("adapter", "PEFT"), "full": ("model", "transformers")}[cell.config.model.trainable]
+    kept = f"{kind}s" if (cell.folder / f"{kind}s").is_dir() else kind
+    _say(f"{kind.capitalize():9} {cell.folder / kept}  ({form} format)")
 
 
 def _explain(config: RunConfig, sources: dict[str, str]) -> int:

@@ -14,6 +14,7 @@ import torch
 from fedllm_bench import files
 from fedllm_bench.cell import RESULTS
 from fedllm_bench.client_rounds import FILE
+from fedllm_bench.config import RunConfig
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.stats import Resampling
@@ -79,10 +80,18 @@ def _about_run(bench: Bench) -> dict[str, Any]:
         "profile": config.profile,
         "track": config.track,
         "seed": config.seed,
-        "model": config.model.name + (f" + {config.model.adapter}" if config.model.adapter else ""),
+        "model": _model_name(config),
         "config_hash": bench.cell.hash,
         "commit": commit,
     }
+
+
+def _model_name(config: RunConfig) -> str:
+    """ "mini (4bit)", "mini + DIR", "mini (all weights)"."""
+    model = config.model
+    name = model.name + (f" + {model.adapter}" if model.adapter else "")
+    name += f" ({model.quantization})" if model.quantization != "none" else ""
+    return name + (" (all weights)" if model.trainable == "full" else "")
 
 
 def _about_data(bench: Bench) -> dict[str, Any]:

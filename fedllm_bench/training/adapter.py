@@ -31,6 +31,7 @@ def save_adapter(folder: Path, tree: Tree, lora: Lora, base: str, *, transposed:
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
         inference_mode=True,
+        use_dora=lora.dora,
     )
     with files.new_folder(folder) as part:
         config.save_pretrained(str(part))

@@ -61,9 +61,15 @@ class Switch:
 
 
 class AdaptedLayer(Protocol):
-    """A layer of the base that adapters can be put into; `stackable` where it takes several clients at once."""
+    """A part of the base that a client's tensors can be put into; `stackable` where it takes several clients at once.
+
+    `parts` are the names of these tensors behind the layer's own.
+    """
 
     stackable: bool
+
+    @property
+    def parts(self) -> tuple[str, ...]: ...
 
     @property
     def base(self) -> nn.Module: ...
@@ -71,11 +77,16 @@ class AdaptedLayer(Protocol):
     @property
     def attached(self) -> bool: ...
 
-    def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]: ...
+    def shapes(self, rank: int) -> tuple[tuple[int, ...], ...]: ...
 
-    def attach(self, a_K: Tensor, b_K: Tensor) -> None: ...
+    def initial(self, rank: int, stream: torch.Generator) -> tuple[Tensor, ...]: ...
+
+    def attach(self, *tensors_K: Tensor) -> None: ...
 
     def detach(self) -> None: ...
+
+
+A_AND_B = ("lora_A.weight", "lora_B.weight")
 
 
 class LoraLinear(nn.Module):
@@ -84,7 +95,9 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear, scale: float, switch: Switch) -> None:
         super().__init__()
         self.base, self.scale, self.switch = base, scale, switch
-        self.stackable = True
+        self.stackable, self.parts = True, A_AND_B
+        # layers of bitsandbytes are subclasses, and may answer with a view that autograd lets nobody write into
+        self._own_output = type(base) is nn.Linear
         self.a_KrI: Tensor | None = None
         self.b_KOr: Tensor | None = None
 
@@ -95,7 +108,11 @@ class LoraLinear(nn.Module):
         x_KNI = x.reshape(self.a_KrI.shape[0], -1, x.shape[-1])
         out_KNO: Tensor = self.base(x_KNI)
         low_KNr = self.switch.drop(x_KNI) @ self.a_KrI.mT.to(x.dtype)
-        out_KNO.baddbmm_(low_KNr, self.b_KOr.mT.to(x.dtype), alpha=self.scale)  # in place: no second large tensor
+        b_KrO = self.b_KOr.mT.to(x.dtype)
+        if self._own_output:
+            out_KNO.baddbmm_(low_KNr, b_KrO, alpha=self.scale)  # in place: no second large tensor
+        else:
+            out_KNO = torch.baddbmm(out_KNO, low_KNr, b_KrO, alpha=self.scale)
         return out_KNO.view(*x.shape[:-1], -1)
 
     @property
@@ -107,25 +124,36 @@ class LoraLinear(nn.Module):
         """Shapes of one client's A (r, I) and B (O, r)."""
         return (rank, self.base.in_features), (self.base.out_features, rank)
 
-    def attach(self, a_KrI: Tensor, b_KOr: Tensor) -> None:
-        """Use the adapters of K clients."""
-        self.a_KrI, self.b_KOr = a_KrI, b_KOr
+    def initial(self, rank: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+        return drawn(self.shapes(rank), stream)
+
+    def attach(self, *tensors_K: Tensor) -> None:
+        """Use the adapters of K clients: A (K, r, I) and B (K, O, r)."""
+        self.a_KrI, self.b_KOr = tensors_K
 
     def detach(self) -> None:
         """Back to the base layer alone."""
         self.a_KrI = self.b_KOr = None
 
 
+def drawn(shapes: tuple[tuple[int, ...], tuple[int, ...]], stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A as PEFT draws it (Kaiming uniform with a = sqrt 5), B zero."""
+    a = torch.empty(shapes[0])
+    nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=stream)
+    return a, torch.zeros(shapes[1])
+
+
+def tensor_names(name: str, layer: AdaptedLayer) -> tuple[str, ...]:
+    """Names in a tree of a layer's tensors; where all weights of the model are trained (name ""), their own."""
+    return tuple(f"{PREFIX}{name}.{part}" if name else part for part in layer.parts)
+
+
 def initial_adapter(layers: Mapping[str, AdaptedLayer], rank: int, seed: int) -> Tree:
-    """A drawn as PEFT draws it (Kaiming uniform with a = sqrt 5), B zero, so that training starts at the base."""
+    """The first tensors of every layer, drawn from `seed`: training starts at the base."""
     stream = torch.Generator().manual_seed(seed)
     tree: Tree = {}
     for name, layer in layers.items():
-        a_shape, b_shape = layer.shapes(rank)
-        a = torch.empty(a_shape)
-        nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=stream)
-        tree[f"{PREFIX}{name}.lora_A.weight"] = a
-        tree[f"{PREFIX}{name}.lora_B.weight"] = torch.zeros(b_shape)
+        tree |= zip(tensor_names(name, layer), layer.initial(rank, stream), strict=True)
     return tree
 
 
@@ -138,11 +166,10 @@ def attach(layers: Mapping[str, AdaptedLayer], stacked: Tree) -> None:
     single = [name for name, layer in layers.items() if not layer.stackable]
     if num_clients > 1 and single:
         kind = type(layers[single[0]].base).__name__
-        raise UserError(
-            f"got {num_clients} clients in one pass, but {single[0]} ({kind}) takes one; --set local.block_size=1"
-        )
+        who = f"{single[0]} ({kind})" if single[0] else "model.trainable=full"
+        raise UserError(f"got {num_clients} clients in one pass, but {who} takes one; --set local.block_size=1")
     for name, layer in layers.items():
-        layer.attach(stacked[f"{PREFIX}{name}.lora_A.weight"], stacked[f"{PREFIX}{name}.lora_B.weight"])
+        layer.attach(*(stacked[tensor] for tensor in tensor_names(name, layer)))
 
 
 def detach(layers: Mapping[str, AdaptedLayer]) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from fedllm_bench.training.batches import Batch
 from fedllm_bench.training.model import LoraModel
@@ -45,6 +46,9 @@ def head_nll(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
 def chunked_nll(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
     """:func:`head_nll` with at most LOGITS_AT_ONCE logits alive, forward and backward."""
     size = max(1, LOGITS_AT_ONCE // model.vocabulary)
+    if torch.is_grad_enabled() and model.trains_head:  # whose gradient is of all tokens: computed again in backward
+        chunks = zip(hidden_CH.split(size), targets_C.split(size), strict=True)
+        return torch.cat([checkpoint(head_nll, model, h, t, use_reentrant=False) for h, t in chunks])
     if torch.is_grad_enabled() and hidden_CH.requires_grad:
         out: Tensor = _ChunkedNll.apply(model, size, hidden_CH, targets_C)  # type: ignore[no-untyped-call]
         return out

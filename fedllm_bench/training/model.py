@@ -15,9 +15,10 @@ from fedllm_bench import models
 from fedllm_bench.config import Lora, Model
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.training import lora as lora_layers
-from fedllm_bench.training import targets
+from fedllm_bench.training import quantized, targets
 from fedllm_bench.training.adapter import merged
-from fedllm_bench.training.peft_layers import is_transposed
+from fedllm_bench.training.full import FullWeights
+from fedllm_bench.training.peft_layers import DoraLayer, is_transposed
 from fedllm_bench.trees import Tree
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,11 @@ class LoraModel:
         return any(is_transposed(layer.base) for layer in self.layers.values())
 
     @property
+    def trains_head(self) -> bool:
+        """Whether the output head is among what is trained now: every weight is."""
+        return any(isinstance(layer, FullWeights) and layer.attached for layer in self.layers.values())
+
+    @property
     def has_adapter(self) -> bool:
         """Whether an adapter is in the layers; without one the base answers alone."""
         return any(layer.attached for layer in self.layers.values())
@@ -97,26 +103,42 @@ def load_model(config: Model, lora: Lora, device: str = "cpu") -> LoraModel:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    options = quantized.loading_options(config, device)
     folder = models.locate(config.name, config.revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         base, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, config.dtype), output_loading_info=True, ignore_mismatched_sizes=True
+            folder,
+            dtype=getattr(torch, config.dtype),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
     except Exception as error:  # a broken config or tokenizer raises anything, a plain Exception too
         raise models.not_a_model(config.name, error) from error
     _check_weights(found, config.name)
     if config.adapter is not None:
         base = merged(base, config.adapter)
-    base = base.to(device).eval()
-    names = targets.resolve(base, lora.targets)
-    layers, switch = targets.insert(base, replace(lora, targets=names))
-    model = LoraModel(base, tokenizer, layers, switch, names)
+    base = (base if options else base.to(device)).eval()  # bitsandbytes has put it there
+    model = _with_layers(base, tokenizer, config, lora)
     _check_tokenizer(model, config.name)
     model = _tried(model, config.name)
     if not model.stackable:
-        log.info("%s: %s", base.config.model_type, _why_one_by_one(layers))
+        log.info("%s: %s", base.config.model_type, _why_one_by_one(model.layers, config.quantization))
     return model
+
+
+def _with_layers(base: Any, tokenizer: Any, config: Model, lora: Lora) -> LoraModel:
+    """The base with what is trained of it: LoRA layers, or all weights."""
+    if config.trainable == "full":
+        return LoraModel(base, tokenizer, {"": FullWeights(base)}, lora_layers.Switch(), ())
+    names = targets.resolve(base, lora.targets)
+    layers, switch = targets.insert(base, replace(lora, targets=names))
+    if config.quantization == "4bit":
+        quantized.keep_layout(base)
+    for layer in layers.values():
+        layer.stackable = layer.stackable and config.quantization != "8bit"
+    return LoraModel(base, tokenizer, layers, switch, names)
 
 
 def _check_weights(found: dict[str, Any], name: str) -> None:
@@ -175,6 +197,7 @@ def _gives(model: LoraModel, states: Tensor, expected: Tensor) -> bool:
 @contextmanager
 def _noting_partial(layers: Mapping[str, Any], ids: Tensor) -> Iterator[None]:
     """A linear layer that does not see every token, as in an expert, cannot tell whose tokens it sees."""
+    layers = {name: layer for name, layer in layers.items() if layer.stackable}
     seen: dict[str, list[bool]] = {name: [] for name in layers}
 
     def note(name: str, x: Tensor) -> None:
@@ -190,10 +213,16 @@ def _noting_partial(layers: Mapping[str, Any], ids: Tensor) -> Iterator[None]:
         for hook in hooks:
             hook.remove()
     for name, layer in layers.items():
-        layer.stackable = layer.stackable and bool(seen[name]) and all(seen[name])
+        layer.stackable = bool(seen[name]) and all(seen[name])
 
 
-def _why_one_by_one(layers: Mapping[str, lora_layers.AdaptedLayer]) -> str:
+def _why_one_by_one(layers: Mapping[str, lora_layers.AdaptedLayer], quantization: str) -> str:
+    if "" in layers:
+        return "every weight is trained: clients are trained one by one"
+    if quantization == "8bit":
+        return "8-bit products depend on all rows of a pass: clients are trained one by one"
+    if any(isinstance(layer, DoraLayer) for layer in layers.values()):
+        return "DoRA: clients are trained one by one through PEFT's own layers"
     single = {name: layer.base for name, layer in layers.items() if not layer.stackable}
     name, layer = next(iter(single.items()))
     short = name.rpartition(".")[2]

@@ -25,11 +25,11 @@ def insert(base: Any, lora: Lora) -> tuple[dict[str, AdaptedLayer], Switch]:
     base.requires_grad_(False)
     switch = Switch(dropout=lora.dropout)
     found = matching(base, lora.targets)
-    others = [name for name, module in found.items() if not isinstance(module, nn.Linear)]
+    others = [name for name, module in found.items() if lora.dora or not isinstance(module, nn.Linear)]
     through_peft = wrapped(base, others, lora, switch) if others else {}
     layers: dict[str, AdaptedLayer] = {}
     for name, module in found.items():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and name not in through_peft:
             layers[name] = LoraLinear(module, lora.alpha / lora.rank, switch)
         else:
             layers[name] = through_peft[name]

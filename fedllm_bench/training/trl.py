@@ -85,6 +85,7 @@ def load_peft(model: LoraModel, config: RunConfig) -> Any:
         target_modules=list(model.targets),
         fan_in_fan_out=model.transposed,
         task_type="CAUSAL_LM",
+        use_dora=config.lora.dora,
     )
     with undisturbed():
         return get_peft_model(base.to(model.device), lora)

@@ -84,7 +84,12 @@ class TrainedClient:
 def adapter_parameters(peft_model: Any) -> dict[str, nn.Parameter]:
     """The trainable tensors of a PEFT model under the names of its files, which are those of our trees."""
     named = peft_model.named_parameters()
-    return {name.replace(".default.weight", ".weight"): p for name, p in named if p.requires_grad}
+    return {_name_in_file(name): p for name, p in named if p.requires_grad}
+
+
+def _name_in_file(name: str) -> str:
+    name = name.replace(".default.weight", ".weight")
+    return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")  # of DoRA
 
 
 def put(parameters: dict[str, nn.Parameter], tree: Tree) -> None:

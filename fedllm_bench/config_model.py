@@ -1,0 +1,95 @@
+"""Sections of a config on the model: the frozen base, and what of it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from fedllm_bench.config_uploads import Communication, Strict
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a name stands twice")
+    return names
+
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
+Quantization = Literal["none", "8bit", "4bit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Strict):
+    """`name` is a hub id, a folder, or "mini" for the embedded base.
+
+    `adapter` is the folder of a PEFT adapter that is merged into the base before anything else. `quantization` is of
+    the frozen base; `trainable` says whether an adapter is trained or every weight (docs/memory.md).
+    """
+
+    name: Text
+    dtype: Literal["float32", "bfloat16", "float16"]
+    revision: Text | None = None
+    adapter: Text | None = None
+    quantization: Quantization = "none"
+    trainable: Literal["adapter", "full"] = "adapter"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Strict):
+    rank: Count
+    alpha: Count
+    dropout: Fraction
+    targets: Names
+    dora: bool = False  # weight-decomposed adapters; clients are then trained one by one
+
+
+def check_together(model: Model, lora: Lora, communication: Communication, engine: str) -> None:
+    """Raise a :class:`ValueError` of one line for settings of the model that contradict each other."""
+    if model.quantization != "none" and model.adapter is not None:
+        raise ValueError(
+            f"model.adapter: it cannot be merged into a base of model.quantization={model.quantization}; write a whole "
+            "model first: fedllm-bench merge RUN --out DIR, then MODEL=DIR without model.adapter"
+        )
+    if model.quantization != "none" and engine == "trl":
+        raise ValueError(
+            f"engine=trl: on a base of model.quantization={model.quantization} TRL trains adapters in bfloat16, so it "
+            "is no reference; give engine=inprocess"
+        )
+    if model.trainable == "full":
+        _check_full(model, lora, communication, engine)
+    if lora.dora and model.quantization == "8bit":
+        raise ValueError(
+            "model.quantization=8bit: PEFT has no lora.dora=true for these layers that can be used here; "
+            "give model.quantization=4bit or none"
+        )
+    if lora.dora and communication.aggregation_error:
+        raise ValueError(
+            "communication.aggregation_error: it is of B A, and lora.dora=true scales each row of the weights too; "
+            "leave one of them out"
+        )
+    if lora.dora and communication.lora_aggregation != "mean":
+        raise ValueError(
+            f"communication.lora_aggregation={communication.lora_aggregation}: a frozen A makes means of LoRA exact, "
+            "not those of lora.dora=true; leave one of them out"
+        )
+
+
+def _check_full(model: Model, lora: Lora, communication: Communication, engine: str) -> None:
+    """Refuse what is of adapters only."""
+    other = {
+        f"model.quantization={model.quantization}": model.quantization != "none",
+        "lora.dora=true": lora.dora,
+        f"communication.lora_aggregation={communication.lora_aggregation}": communication.lora_aggregation != "mean",
+        "communication.aggregation_error=true": communication.aggregation_error,
+        f"engine={engine}": engine != "inprocess",
+    }
+    given = [name for name, is_given in other.items() if is_given]
+    if given:
+        raise ValueError(
+            f"model.trainable=full trains every weight, and {given[0]} is for adapters; leave one of them out"
+        )
