@@ -1,0 +1,206 @@
+"""Quantised bases: PEFT's own layers on them are the reference, adapters stay float32, and a resume is bit-equal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bench_runs import assert_refused, quick, run, words
+from test_rounds_resume import Killed, killed_at, left_behind, same_bits
+from tiny import ALL_LINEAR, adapter_parameters, client_task, plain_loss, random_part, random_tree, settings
+
+from fedllm_bench import preflight, starting
+from fedllm_bench.config import Lora, Model
+from fedllm_bench.errors import UserError
+from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.registry import make_method
+from fedllm_bench.training import quantized
+from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.engines import in_process
+from fedllm_bench.training.lora import initial_adapter
+from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.trees import Tree, norm, tmap
+
+KINDS = ("4bit", "8bit")
+PART = random_part(seed=11, num_rows=12)
+LOCAL = settings(optimizer="sgd", lr=0.1, clip=1e9, accumulation=1)
+# 4-bit weights are unpacked exactly, so only sums are rounded in another order. Under LLM.int8() a rounding of sums can
+# move an input by one of 127 steps.
+TOLERANCE = {"4bit": 1e-5, "8bit": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_folder: Path) -> Any:
+    @cache
+    def load(kind: str) -> LoraModel:
+        return load_model(named(tiny_folder, kind), Lora(rank=4, alpha=8, dropout=0.0, targets=ALL_LINEAR))
+
+    return load
+
+
+def named(folder: Path, kind: str) -> Model:
+    return Model(name=str(folder), dtype="float32", quantization=kind)  # type: ignore[arg-type]
+
+
+def start_of(model: LoraModel) -> Tree:
+    return random_tree(initial_adapter(model.layers, rank=4, seed=0), seed=6, scale=0.1, dtype=torch.float32)
+
+
+def tasks(count: int = 3, steps: int = 2) -> list[ClientTask]:
+    return [client_task(k, PART, range(4 * k, 4 * k + 4), LOCAL, steps=steps) for k in range(count)]
+
+
+def distance(ours: Tree, theirs: Tree) -> float:
+    """Relative L2."""
+    return norm(tmap(torch.sub, ours, {name: theirs[name] for name in ours})) / norm(theirs)
+
+
+def by_peft(folder: Path, kind: str, start: Tree, task: ClientTask) -> tuple[list[float], Tree]:
+    """Losses and the change of the adapter by PEFT's own layers for bitsandbytes, and torch's SGD."""
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from transformers import AutoModelForCausalLM
+
+    options = quantized.loading_options(named(folder, kind), "cpu")
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=list(ALL_LINEAR), task_type="CAUSAL_LM")
+    model = get_peft_model(base, config).eval()
+    assert not set_peft_model_state_dict(model, start).unexpected_keys
+    parameters = adapter_parameters(model)
+    assert type(model.base_model.model.model.layers[0].mlp.up_proj).__module__ == "peft.tuners.lora.bnb"
+    optimiser, losses = torch.optim.SGD(parameters.values(), LOCAL.lr), []
+    for step in task.steps:
+        optimiser.zero_grad()
+        rows = [task.rows[task.row_numbers[i]] for micro in step for i in micro]
+        loss = plain_loss(model, sorted(rows, key=lambda row: len(row.ids)))
+        loss.backward()
+        losses.append(loss.item())
+        optimiser.step()
+    return losses, {name: (p - start[name]).detach() for name, p in parameters.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_is_that_of_pefts_own_layers(kind, loaded, tiny_folder):
+    model, (task,) = loaded(kind), tasks(1)
+    start = start_of(model)
+    (ours,) = train_block(model, FedAvg(), {"params": start}, [task], LOCAL)
+    losses, delta = by_peft(tiny_folder, kind, start, task)
+    assert ours.losses == pytest.approx(losses, rel=TOLERANCE[kind])
+    assert norm(delta) > 1e-2
+    assert distance(ours.upload["delta"], delta) < TOLERANCE[kind]
+    assert {tensor.dtype for tensor in ours.upload["delta"].values()} == {torch.float32}
+
+
+def test_stacked_clients_on_four_bits_are_the_clients_one_by_one(loaded):
+    model = loaded("4bit")
+    assert model.stackable
+    start = start_of(model)
+    together = train_block(model, FedAvg(), {"params": start}, tasks(), LOCAL)
+    for task, ours in zip(tasks(), together, strict=True):
+        (alone,) = train_block(model, FedAvg(), {"params": start}, [task], LOCAL)
+        assert ours.losses == pytest.approx(alone.losses, rel=1e-5)
+        assert distance(ours.upload["delta"], alone.upload["delta"]) < 1e-5
+
+
+def test_clients_on_eight_bits_are_not_stacked_because_one_row_changes_another(loaded, tiny_run_config):
+    """A large value in any row takes its column out of the rounding, in all rows."""
+    model = loaded("8bit")
+    assert not model.stackable
+    layer = next(iter(model.layers.values())).base
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(2, layer.in_features, generator=stream)
+    x[1, 3] = 10.0  # beyond the threshold of 6
+    with torch.no_grad():
+        assert not torch.equal(layer(x)[0], layer(x[:1])[0])
+    engine = in_process(model, FedAvg(), tiny_run_config())
+    (alone,) = train_block(model, FedAvg(), {"params": start_of(model)}, tasks()[1:2], LOCAL)
+    (block,) = engine({"params": start_of(model)}, [tasks()], LOCAL)
+    assert same_bits(block[1].upload, alone.upload)
+
+
+@pytest.mark.parametrize(("kind", "dtype", "share"), [("4bit", torch.uint8, 0.5), ("8bit", torch.int8, 1.0)])
+def test_the_base_is_packed_and_its_head_is_not(kind, dtype, share, loaded, tiny_model):
+    model = loaded(kind)
+    assert model.layers.keys() == tiny_model.layers.keys()
+    for name, layer in model.layers.items():
+        weight = layer.base.weight
+        assert weight.dtype == dtype
+        assert weight.numel() == share * tiny_model.layers[name].base.weight.numel()
+    assert model.base.get_output_embeddings().weight.dtype == torch.float32
+    assert model.base.dtype == torch.float32
+
+
+def test_four_bit_weights_keep_their_layout_on_a_cpu_with_bfloat16(tiny_folder, loaded, monkeypatch):
+    """There bitsandbytes packs them anew in evaluation, and gradients through that layout are lost."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    monkeypatch.setattr("bitsandbytes.nn.modules._convert_weight_packed_for_cpu", None)
+    model = load_model(named(tiny_folder, "4bit"), Lora(rank=4, alpha=8, dropout=0.0, targets=ALL_LINEAR))
+    ours, usual = (train_block(m, FedAvg(), {"params": start_of(m)}, tasks(1), LOCAL) for m in (model, loaded("4bit")))
+    assert same_bits(ours[0].upload, usual[0].upload)
+
+
+def test_each_quantisation_is_another_base(tiny_folder):
+    prints = {starting.base_fingerprint(tiny_folder, None, kind) for kind in ("none", *KINDS)}
+    assert len(prints) == 3
+    assert starting.base_fingerprint(tiny_folder, None) in prints
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_was_killed_ends_as_an_undisturbed_one(kind, loaded, tiny_clients, tiny_run_config, tmp_path):
+    config = tiny_run_config("scaffold", "local.block_size=2", "local.steps=1", f"model.quantization={kind}")
+    model, method = loaded(kind), make_method(config)
+    real, start = in_process(model, method, config), initial_adapter(model.layers, rank=4, seed=0)
+    whole = Run(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
+    broken = replace(whole, folder=tmp_path / "broken", map_blocks=killed_at(real, 1, 1))
+    for each in (whole, broken):
+        each.folder.mkdir()
+    run_rounds(whole, start)
+    with pytest.raises(Killed):
+        run_rounds(broken, start)
+    run_rounds(replace(broken, map_blocks=real), start)
+    assert same_bits(left_behind(broken), left_behind(whole))
+
+
+def test_without_the_package_one_line_says_what_to_install(tiny_split, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    line = words("fedavg", tiny_split.folder, tmp_path, "--set", "model.quantization=4bit")
+    assert_refused(line, tmp_path, capsys, "model.quantization=4bit", "pip install 'fedllm-bench[quantized]'")
+    with pytest.raises(UserError, match="bitsandbytes"):
+        quantized.loading_options(named(tmp_path, "8bit"), "cpu")
+
+
+def test_a_starting_adapter_must_be_merged_first(tiny_run_config):
+    with pytest.raises(UserError, match=r"model.adapter: .*fedllm-bench merge RUN --out DIR, then MODEL=DIR"):
+        tiny_run_config("fedavg", "model.quantization=4bit", "model.adapter=runs/adapter")
+
+
+def test_a_quantised_run_is_scored_and_merges_into_the_base_as_it_was(tiny_split, tiny_folder, tmp_path):
+    from test_merge import IDS, cli_merge, logits
+
+    more = ("--metrics", "heldout,mini_exact", "--set", "lora.rank=4", "--set", "model.quantization=4bit")
+    with quick():
+        folder = run("fedavg", tiny_split.folder, tmp_path / "runs", "--model", str(tiny_folder), *more)
+    cli_merge(folder, tmp_path / "merged")
+    ours = logits(tmp_path / "merged")
+    assert ours.shape[:2] == IDS.shape
+    assert torch.allclose(ours, logits(tiny_folder, folder / "adapter"), atol=1e-4)
+    assert not torch.allclose(ours, logits(tiny_folder), atol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_preferences_train_on_a_quantised_base(kind, tmp_path):
+    from fedllm_bench import cli, files
+
+    few = ("federation.rounds=2", "local.steps=2", "evaluation.local_clients=2", f"model.quantization={kind}")
+    sets = [word for setting in few for word in ("--set", setting)]
+    with quick():
+        assert cli.main(["bench", "chatbot_pa", "fedavg", "--profile", "mini", "--out", str(tmp_path), *sets]) == 0
+    (folder,) = (tmp_path / "mini-chatbot_pa" / "fedavg").iterdir()
+    found = files.read_json(folder / "results.json")
+    assert found["run"]["model"] == f"mini ({kind})"
+    assert found["metrics"]["preference_accuracy"]["after"]["n_unscored"] == 0
