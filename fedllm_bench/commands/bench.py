@@ -104,7 +104,8 @@ def _dry_run(config: RunConfig) -> int:
 
     needed = estimate(config, model_settings(config))
     _say(f"Memory on the device in training: about {in_words(needed)}")
-    _say(f"Numbers in an adapter: {needed.trainable:,}")
+    what = "in an adapter" if config.model.trainable == "adapter" else "that are trained, all weights"
+    _say(f"Numbers {what}: {needed.trainable:,}")
     return 0
 
 

@@ -42,7 +42,7 @@ def check_fits(config: RunConfig, settings: Any, free: int) -> None:
         return
     if needed.total <= free:
         return
-    problem = f"memory: about {in_words(needed)} are needed, and {size(free)} are free"
+    smaller, problem = config, f"memory: about {in_words(needed)} are needed, and {size(free)} are free"
     for smaller, words in _ladder(config):
         needed = estimate(smaller, settings)
         if needed.total <= free:
@@ -50,8 +50,18 @@ def check_fits(config: RunConfig, settings: Any, free: int) -> None:
             return
     raise UserError(
         f"{problem}; even one row of one client with gradient checkpointing needs {size(needed.total)}; "
-        "--set model.dtype=bfloat16, a smaller MODEL, local.sequence_length or lora.rank, or a larger device"
+        f"what changes results: {_packed(smaller, settings)}--set model.dtype=bfloat16, a smaller MODEL, "
+        "local.sequence_length or lora.rank; or take a larger device"
     )
+
+
+def _packed(config: RunConfig, settings: Any) -> str:
+    """What a 4-bit base would need at most savings; "" where it is quantised, or cannot be."""
+    model = config.model
+    if model.quantization != "none" or model.trainable == "full" or model.adapter is not None:
+        return ""
+    needed = estimate(replace(config, model=replace(model, quantization="4bit")), settings)
+    return f"--set model.quantization=4bit (needs {size(needed.total)}), "
 
 
 def _ladder(config: RunConfig) -> Iterator[tuple[RunConfig, tuple[str, ...]]]:

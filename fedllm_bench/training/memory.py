@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from fedllm_bench.config import RunConfig
+from fedllm_bench.config import Local, RunConfig
 from fedllm_bench.errors import UserError
-from fedllm_bench.training import targets
-from fedllm_bench.training.lora import PREFIX, Masks, attach
+from fedllm_bench.training import quantized, targets
+from fedllm_bench.training.full import FullWeights
+from fedllm_bench.training.lora import Masks, Switch, attach, tensor_names
 from fedllm_bench.training.loss import LOGITS_AT_ONCE
 from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.objectives import OBJECTIVES
 from fedllm_bench.training.recompute import decoder_layers, recomputing
 
 FLOAT32 = 4  # bytes; adapters and optimiser states have this type whatever the base has
@@ -53,58 +55,97 @@ class Estimate:
 
 
 def estimate(config: RunConfig, settings: Any, *, clients: int | None = None) -> Estimate:
-    """For passes of `clients` clients (default: `local.block_size`), with rows of the full sequence length.
+    """For passes of `clients` clients (default: `local.block_size`; 1 where they are trained one by one), with rows of
+    the full sequence length.
 
     `settings` is the model's config of transformers. Raises a :class:`UserError` for wrong LoRA targets, and
     :class:`NoEstimate` where they are not all linear layers.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    local, clients = config.local, clients or config.local.block_size
+    local, rank = config.local, config.lora.rank
+    base = empty_base(config, settings)
+    weights = quantized.packed_bytes(base, config.model.quantization)
+    model = with_layers(base, config)
     with FakeTensorMode():
-        model = fake_model(config, settings)
-        base = sum(tensor.numel() * tensor.element_size() for tensor in model.base.parameters())
-        trainable = sum(
-            torch.Size(s).numel() for layer in model.layers.values() for s in layer.shapes(config.lora.rank)
-        )
-        ids = torch.zeros(clients * local.micro_batch, local.sequence_length, dtype=torch.long)
-        activations = kept_bytes(model, ids, clients, config.lora.rank, checkpointing=local.gradient_checkpointing)
+        model = filled(model)
+        clients = (clients or local.block_size) if model.stackable else 1
+        trainable = sum(torch.Size(s).numel() for layer in model.layers.values() for s in layer.shapes(rank))
+        ids = torch.zeros(clients * sequences_at_once(local), local.sequence_length, dtype=torch.long)
+        activations = kept_bytes(model, ids, clients, config)
     of_client = clients * trainable * FLOAT32
+    cast = trainable * _width(model) if "" in model.layers and _width(model) < FLOAT32 else 0  # of all weights, for use
     logits = min(LOGITS_AT_ONCE, ids.numel() * model.vocabulary) * (LOGITS_COPIES * FLOAT32 + _width(model))
-    return Estimate(base, ADAPTERS * of_client, OPTIMIZER * of_client, activations, logits, trainable)
+    return Estimate(weights, ADAPTERS * of_client + cast, OPTIMIZER * of_client, activations, logits, trainable)
 
 
-def fake_model(config: RunConfig, settings: Any) -> LoraModel:
-    """The base with LoRA layers in the current fake mode; without tokenizer. Raises :class:`NoEstimate`."""
+def sequences_at_once(local: Local) -> int:
+    """Sequences of one client in a pass: a pair of preferences is two, the chosen and the rejected answer."""
+    return local.micro_batch * (2 if local.loss == "dpo" else 1)
+
+
+def empty_base(config: RunConfig, settings: Any) -> Any:
+    """The base without contents, on the meta device."""
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.model.dtype)).eval()
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.model.dtype)).eval()
+
+
+def with_layers(base: Any, config: RunConfig) -> LoraModel:
+    """`base` with what is trained of it; without tokenizer.
+
+    Raises a :class:`UserError` for wrong LoRA targets, and :class:`NoEstimate` where they are not all linear layers.
+    """
+    if config.model.trainable == "full":
+        return LoraModel(base, None, {"": FullWeights(base)}, Switch(), ())
     names = targets.resolve(base, config.lora.targets)
     if any(not isinstance(module, nn.Linear) for module in targets.matching(base, names).values()):
-        # PEFT, which adapts them, moves its parameters about, and fake ones cannot be moved
-        raise NoEstimate(f"no estimate of memory for {settings.model_type}: its LoRA targets are not all nn.Linear")
+        kind = base.config.model_type
+        raise NoEstimate(f"no estimate of memory for {kind}: its LoRA targets are not all nn.Linear")
     layers, switch = targets.insert(base, replace(config.lora, targets=names))
+    for layer in layers.values():
+        layer.stackable = layer.stackable and config.model.quantization != "8bit"
     return LoraModel(base, None, layers, switch, names)
 
 
-def kept_bytes(model: LoraModel, ids: Tensor, clients: int, rank: int, *, checkpointing: bool) -> int:
+def filled(model: LoraModel) -> LoraModel:
+    """The model with tensors of the current fake mode in the place of those on the meta device.
+
+    PEFT moves its parameters about when it adapts a layer, which fake ones do not allow; so they come afterwards.
+    """
+    made: dict[int, Tensor] = {}  # tied weights stay one
+    for module in model.base.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = made.setdefault(id(tensor), _like(tensor))
+    return replace(model, layers={"": FullWeights(model.base)}) if "" in model.layers else model
+
+
+def _like(tensor: Tensor) -> Tensor:
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+
+
+def kept_bytes(model: LoraModel, ids: Tensor, clients: int, config: RunConfig) -> int:
     """Bytes that autograd keeps of a pass of `ids` through the decoder; with checkpointing also those of one layer,
     which is computed again while the inputs of all are kept."""
-    shapes = {name: layer.shapes(rank) for name, layer in model.layers.items()}
     adapters = {
-        f"{PREFIX}{name}.lora_{letter}.weight": torch.zeros(clients, *shape, requires_grad=True)
-        for name, pair in shapes.items()
-        for letter, shape in zip("AB", pair, strict=True)
+        tensor: torch.zeros(clients, *shape, requires_grad=True)
+        for name, layer in model.layers.items()
+        for tensor, shape in zip(tensor_names(name, layer), layer.shapes(config.lora.rank), strict=True)
     }
     attach(model.layers, adapters)
-    model.switch.masks = _AllKept((), 1, ())
-    with kept(model.base) as whole:
+    model.switch.masks = _AllKept((), 1, ()) if OBJECTIVES[config.local.loss].dropout else None
+    quantization = config.model.quantization
+    with quantized.inputs_held(model.base, quantization) as held, kept(model.base) as whole:
         model.hidden(ids)
-    if not checkpointing:
-        return sum(whole.values())
-    with recomputing(model, True), kept(model.base) as inputs:
+    if not config.local.gradient_checkpointing:
+        return sum({**whole, **held}.values())
+    with quantized.inputs_held(model.base, quantization) as held, recomputing(model, True), kept(model.base) as inputs:
         model.hidden(ids)
-    return sum(inputs.values()) + sum(whole.values()) // len(decoder_layers(model.base))
+    return sum({**inputs, **held}.values()) + sum(whole.values()) // len(decoder_layers(model.base))
 
 
 class _AllKept(Masks):

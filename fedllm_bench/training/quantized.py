@@ -9,9 +9,13 @@ all rows: what a client gets depends on who shares its pass, so clients are trai
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from fedllm_bench.config import Model
 from fedllm_bench.preflight import check_quantization
@@ -55,3 +59,55 @@ def keep_layout(base: Any) -> None:
     for module in base.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def packed(base: nn.Module) -> dict[str, nn.Linear]:
+    """The layers that are quantised, by name: all linear ones but the output head and what is tied to it."""
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    kept = set(get_keys_to_not_convert(base))
+    return {n: m for n, m in base.named_modules() if isinstance(m, nn.Linear) and n not in kept}
+
+
+def packed_bytes(base: nn.Module, quantization: str) -> int:
+    """Bytes of all weights of `base`, which is not quantised, once it is."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in base.parameters())
+    if quantization == "none":
+        return total
+    of_weight = {"4bit": _four_bits, "8bit": _eight_bits}[quantization]
+    layers = packed(base).values()
+    return total + sum(of_weight(layer) - layer.weight.numel() * layer.weight.element_size() for layer in layers)
+
+
+def _four_bits(layer: nn.Linear) -> int:
+    """Two weights a byte; a byte of scale for 64 weights; a float32 for 256 of those; the offset of the scales."""
+    blocks = math.ceil(layer.weight.numel() / 64)
+    return math.ceil(layer.weight.numel() / 2) + blocks + 4 * math.ceil(blocks / 256) + 4
+
+
+def _eight_bits(layer: nn.Linear) -> int:
+    """A weight a byte, and a float32 for each output."""
+    return layer.weight.numel() + 4 * layer.out_features
+
+
+@contextmanager
+def inputs_held(base: nn.Module, quantization: str) -> Iterator[dict[int, int]]:
+    """Bytes of each storage that 8-bit layers hold from the forward to the backward pass inside the block.
+
+    bitsandbytes keeps the input of such a layer itself, beside what autograd saves: under gradient checkpointing too.
+    """
+    sizes: dict[int, int] = {}
+    alive: list[Tensor] = []  # else another tensor could get the place of one that is gone
+
+    def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        storage = args[0].untyped_storage()
+        sizes[storage._cdata] = storage.nbytes()
+        alive.append(args[0])
+
+    layers = packed(base).values() if quantization == "8bit" else ()
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        yield sizes
+    finally:
+        for hook in hooks:
+            hook.remove()

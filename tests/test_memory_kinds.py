@@ -1,0 +1,173 @@
+"""The estimate of memory for preferences, quantised bases, DoRA and full fine-tuning, against what is measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from saved import saved_bytes
+from test_memory import LENGTH, ROWS, full_rows, llama_7b, paper, with_local
+from tiny import client_task, settings
+from torch import Tensor, nn
+
+from fedllm_bench import cli
+from fedllm_bench.config import RunConfig
+from fedllm_bench.data.pairs import PairPart
+from fedllm_bench.errors import UserError
+from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.fitting import check_fits, model_settings
+from fedllm_bench.training.lora import initial_adapter
+from fedllm_bench.training.memory import Estimate, estimate
+from fedllm_bench.training.model import LoraModel, load_model
+
+__all__ = ["llama_7b", "paper"]  # fixtures
+FULL = "model.trainable=full"
+
+
+def with_model(config: RunConfig, **changes: Any) -> RunConfig:
+    return replace(config, model=replace(config.model, **changes))
+
+
+@pytest.fixture
+def measured(tiny_run_config: Any) -> Any:
+    """measured("lora.dora=true"): config, estimate, model, and the most bytes that autograd kept in one step."""
+
+    def measure(*overrides: str, checkpointing: bool = False) -> tuple[RunConfig, Estimate, LoraModel, int]:
+        dpo = overrides == ("dpo",)
+        words = ["lora.targets=auto", *(() if dpo else overrides)]
+        config = tiny_run_config("fedavg", *words, dataset="chatbot_pa" if dpo else "aya")
+        sizes = {"micro_batch": ROWS, "sequence_length": LENGTH, "gradient_checkpointing": checkpointing}
+        config = with_local(config, **sizes)
+        found = estimate(config, model_settings(config), clients=1)
+        model = load_model(config.model, config.lora)
+        local = settings(**sizes, loss=config.local.loss)
+        rows: Any = full_rows(2 * ROWS)
+        if dpo:
+            rows = PairPart(rows, reference=torch.zeros(ROWS, 2).numpy())
+        task = client_task(0, rows, range(ROWS), local, steps=1)
+        start = initial_adapter(model.layers, config.lora.rank, 0)
+        assert found.trainable == sum(tensor.numel() for tensor in start.values())
+        with saved_bytes(model.base) as saved:
+            train_block(model, FedAvg(), {"params": start}, [task], local)
+        return config, found, model, saved.peak
+
+    return measure
+
+
+@pytest.mark.parametrize("kind", ["dpo", "lora.dora=true", "model.quantization=4bit"])
+def test_activations_are_what_training_keeps(kind, measured):
+    _, found, _, peak = measured(kind)
+    assert found.activations < peak < 1.1 * (found.activations + found.logits)
+
+
+@pytest.mark.parametrize("kind", ["dpo", "lora.dora=true", "model.quantization=4bit"])
+def test_with_checkpointing_they_are_an_upper_bound(kind, measured):
+    _, found, _, peak = measured(kind, checkpointing=True)
+    assert peak < 1.2 * (found.activations + found.logits)
+    assert found.activations < measured(kind)[1].activations
+
+
+def test_a_pair_is_two_sequences(measured):
+    of_rows, of_pairs = measured()[1], measured("dpo")[1]
+    assert of_pairs.activations == pytest.approx(2 * of_rows.activations, rel=0.01)  # but for tables of positions
+    assert of_pairs.logits == 2 * of_rows.logits
+    assert (of_pairs.base, of_pairs.adapters) == (of_rows.base, of_rows.adapters)
+
+
+def test_full_fine_tuning_keeps_the_activations_and_its_own_weights(measured):
+    """The master weights are one storage, which autograd keeps as the weights of every product."""
+    _, found, model, peak = measured(FULL)
+    weights = 4 * found.trainable
+    assert found.base == sum(p.numel() * p.element_size() for p in model.base.parameters())
+    assert found.trainable == sum(p.numel() for p in model.base.parameters())
+    assert found.activations < peak - weights < 1.1 * (found.activations + found.logits)
+
+
+def stored_bytes(base: nn.Module) -> int:
+    """Of all weights and of what bitsandbytes needs to unpack them, but for the tables that all layers share."""
+    tensors: list[Tensor] = list(base.parameters())
+    for module in base.modules():
+        weight = module._parameters.get("weight")
+        if type(weight).__name__ == "Params4bit":
+            state: Any = weight.quant_state  # type: ignore[union-attr]
+            tensors += [state.absmax, state.offset, state.state2.absmax]
+        elif type(module).__name__ == "Linear8bitLt":
+            module_state: Any = module.state
+            tensors.append(module_state.SCB)
+    sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("kind", ["none", "4bit", "8bit"])
+def test_the_bytes_of_a_quantised_base_are_those_of_the_loaded_one(kind, tiny_run_config):
+    """The embedded base too, whose layers are large enough for scales of scales."""
+    for name in (None, "mini"):
+        options = {"model": name} if name else {}
+        config = tiny_run_config("fedavg", f"model.quantization={kind}", **options)
+        model = load_model(config.model, config.lora)
+        model.base(input_ids=torch.arange(4, 8)[None])
+        found = estimate(with_local(config, micro_batch=1, sequence_length=8), model_settings(config), clients=1)
+        assert found.base == stored_bytes(model.base)
+
+
+def test_eight_bit_layers_keep_their_inputs_beside_autograd(measured, tiny_folder):
+    """Also those that are not adapted, and under gradient checkpointing; no hook of autograd sees them."""
+    config, found, model, _ = measured("model.quantization=8bit")
+    layer = model.base.get_submodule("model.layers.0.mlp.down_proj")
+    x = torch.randn(3, layer.in_features, requires_grad=True)
+    held = layer(x).grad_fn.tensors[2]
+    assert held.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+    plain = estimate(with_model(config, quantization="none"), model_settings(config), clients=1)
+    inputs = 4 * ROWS * LENGTH * 2 * (32 + 32 + 64)  # float32; of o_proj, gate and up (one tensor), down; two layers
+    assert plain.activations < found.activations <= plain.activations + inputs
+    local = {"gradient_checkpointing": True}
+    less = [estimate(with_local(c, **local), model_settings(c), clients=1) for c in (config, with_none(config))]
+    assert less[0].activations - less[1].activations > 0.9 * inputs
+
+
+def with_none(config: RunConfig) -> RunConfig:
+    return with_model(config, quantization="none")
+
+
+def test_clients_that_are_trained_one_by_one_do_not_add_up(tiny_run_config):
+    for word in ("lora.dora=true", "model.quantization=8bit", FULL):
+        config = tiny_run_config("fedavg", word, "local.micro_batch=1", "local.sequence_length=16")
+        one, four = (estimate(config, model_settings(config), clients=k) for k in (1, 4))
+        assert one == four
+
+
+def test_llama_2_7b_in_four_bits(paper, llama_7b):
+    """3.9 GB instead of 13.5: half a byte for each of 6,476,005,376 weights in layers and a byte for 64 of them."""
+    plain, packed = (estimate(with_model(paper, quantization=kind), llama_7b) for kind in ("none", "4bit"))
+    in_layers = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert plain.base - packed.base == pytest.approx(in_layers * (2 - 1 / 2 - 1 / 64 - 4 / 64 / 256), rel=1e-6)
+    assert 3.8e9 < packed.base < 4.0e9
+    assert packed.activations == plain.activations
+    full = estimate(with_model(paper, trainable="full"), llama_7b)
+    assert full.trainable == 6_738_415_616
+    assert full.adapters + full.optimizer == full.trainable * (12 * 4 + 2)  # and a copy of all weights in bfloat16
+
+
+def test_quantisation_is_named_as_a_change_of_results_and_only_where_nothing_exact_fits(paper, caplog):
+    from transformers import LlamaConfig
+
+    small = LlamaConfig(vocab_size=100, hidden_size=512, intermediate_size=2048, num_hidden_layers=2)
+    with pytest.raises(UserError) as caught:
+        check_fits(paper, small, 10**6)
+    exact, changes = str(caught.value).split("what changes results: ")
+    assert "quantization" not in exact
+    assert changes.startswith("--set model.quantization=4bit (needs ")
+    for other in ({"quantization": "4bit"}, {"trainable": "full"}):
+        with pytest.raises(UserError) as caught:
+            check_fits(with_model(paper, **other), small, 10**6)
+        assert "quantization=4bit" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["model.quantization=4bit", "lora.dora=true", FULL])
+def test_a_dry_run_shows_it(word, tiny_folder, tmp_path, capsys):
+    words = ["bench", "chatbot_pa", "fedavg", "--profile", "mini", "--model", str(tiny_folder), "--set", word]
+    assert cli.main([*words, "--out", str(tmp_path), "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("Memory on the device in training: about ")
