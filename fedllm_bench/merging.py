@@ -131,5 +131,6 @@ def _about(trained: Trained) -> dict[str, object]:
         "client": trained.client,
         "run": trained.folder.resolve().name,
         "base": config.model.name,
+        "quantization": config.model.quantization,
         **_data(trained),
     }

@@ -28,7 +28,13 @@ def choose_profile(requested: str | None, cuda: bool) -> tuple[str, str]:
 
 
 def paper_problems(
-    config: RunConfig, *, cuda: bool, model_found: bool, split_found: bool, method_ready: bool = True
+    config: RunConfig,
+    *,
+    cuda: bool,
+    model_found: bool,
+    split_found: bool,
+    method_ready: bool = True,
+    bfloat16: bool = True,
 ) -> list[str]:
     """One line for each thing that profile paper lacks, with what to type instead; [] when it can start."""
     bench = f"make bench DATASET={config.dataset} METHOD={config.method.name}"
@@ -39,6 +45,13 @@ def paper_problems(
         )
     if not cuda:
         problems.append(f"GPU: no CUDA GPU was found; without one, type: {bench} PROFILE=mini")
+    elif not bfloat16 and config.model.dtype == "bfloat16":
+        problems.append(
+            "GPU: it has no bfloat16 arithmetic (that begins with Ampere, compute capability 8.0); "
+            f'type: {bench} PROFILE=paper SET="model.dtype=float32"'
+        )
+    if problem := quantization_problem(config.model):
+        problems.append(f"package: {problem}")
     if not model_found:
         problems.append(f"model: {_model_problem(config, bench)}")
     if not split_found:

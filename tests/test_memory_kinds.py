@@ -166,6 +166,21 @@ def test_quantisation_is_named_as_a_change_of_results_and_only_where_nothing_exa
         assert "quantization=4bit" not in str(caught.value)
 
 
+def test_smaller_micro_batches_are_no_way_out_on_eight_bits_where_they_change_results(paper, caplog):
+    from transformers import LlamaConfig
+
+    small = LlamaConfig(vocab_size=100, hidden_size=64, intermediate_size=128, num_hidden_layers=2)
+    for kind, fits in (("4bit", True), ("8bit", False)):
+        config = with_model(paper, quantization=kind)
+        less = estimate(with_local(config, micro_batch=2, accumulation=8), small).total
+        if fits:
+            check_fits(config, small, less)
+            assert "--set local.micro_batch=2" in caplog.text
+        else:
+            with pytest.raises(UserError, match="even one row"):
+                check_fits(config, small, less)
+
+
 @pytest.mark.parametrize("word", ["model.quantization=4bit", "lora.dora=true", FULL])
 def test_a_dry_run_shows_it(word, tiny_folder, tmp_path, capsys):
     words = ["bench", "chatbot_pa", "fedavg", "--profile", "mini", "--model", str(tiny_folder), "--set", word]

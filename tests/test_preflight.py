@@ -62,6 +62,26 @@ def test_each_missing_thing_is_one_line_with_what_to_type() -> None:
     assert split.endswith("PROFILE=paper SPLIT=DIR")
 
 
+def test_a_gpu_without_bfloat16_is_named_where_the_base_has_that_type() -> None:
+    there = {"cuda": True, "model_found": True, "split_found": True, "bfloat16": False}
+    (line,) = preflight.paper_problems(presets.load("aya", "fedavg", "paper"), **there)
+    assert line.startswith("GPU: it has no bfloat16 arithmetic")
+    assert line.endswith('SET="model.dtype=float32"')
+    assert preflight.paper_problems(presets.load("aya", "fedavg", "paper", ["model.dtype=float32"]), **there) == []
+
+
+def test_a_quantised_base_without_its_package_is_named_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    monkeypatch.setattr(bench, "has_bfloat16", lambda: True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    config = presets.load("aya", "fedavg", "paper", ["model.quantization=8bit"])
+    with pytest.raises(UserError, match=r"(?s)package: .*pip install 'fedllm-bench\[quantized\]'.*model: .*split: "):
+        bench.open_cell(config, tmp_path, cuda=True)
+    assert not preflight.quantization_problem(presets.load("aya", "fedavg", "paper").model)
+
+
 def test_a_base_without_an_official_copy_must_be_chosen() -> None:
     config = presets.load("chatbot_pa", "fedavg", "paper")
     assert not preflight.model_available(config.model.name)

@@ -13,7 +13,8 @@ from bench_runs import assert_refused, quick, run, words
 from test_rounds_resume import Killed, killed_at, left_behind, same_bits
 from tiny import ALL_LINEAR, adapter_parameters, client_task, plain_loss, random_part, random_tree, settings
 
-from fedllm_bench import preflight, starting
+from fedllm_bench import cli, files, preflight, starting
+from fedllm_bench.cell import Cell
 from fedllm_bench.config import Lora, Model
 from fedllm_bench.errors import UserError
 from fedllm_bench.methods.base import FedAvg
@@ -149,6 +150,14 @@ def test_each_quantisation_is_another_base(tiny_folder):
     assert starting.base_fingerprint(tiny_folder, None) in prints
 
 
+def test_base_scores_references_and_runs_of_each_have_their_own_names(tiny_split, tiny_run_config, tmp_path):
+    """All three are named by the base's hash."""
+    configs = [tiny_run_config("fedavg", f"model.quantization={kind}") for kind in ("none", *KINDS)]
+    cells = [Cell(config, tiny_split, tmp_path, threads=1) for config in configs]
+    assert len({cell.base_hash for cell in cells}) == len({cell.hash for cell in cells}) == 3
+    assert cells[0].like(configs[1]).base_hash == cells[1].base_hash
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_killed_ends_as_an_undisturbed_one(kind, loaded, tiny_clients, tiny_run_config, tmp_path):
     config = tiny_run_config("scaffold", "local.block_size=2", "local.steps=1", f"model.quantization={kind}")
@@ -178,13 +187,15 @@ def test_a_starting_adapter_must_be_merged_first(tiny_run_config):
         tiny_run_config("fedavg", "model.quantization=4bit", "model.adapter=runs/adapter")
 
 
-def test_a_quantised_run_is_scored_and_merges_into_the_base_as_it_was(tiny_split, tiny_folder, tmp_path):
-    from test_merge import IDS, cli_merge, logits
+def test_a_quantised_run_is_scored_and_merges_into_the_base_as_it_was(tiny_split, tiny_folder, tmp_path, capsys):
+    from test_merge import IDS, logits
 
     more = ("--metrics", "heldout,mini_exact", "--set", "lora.rank=4", "--set", "model.quantization=4bit")
     with quick():
         folder = run("fedavg", tiny_split.folder, tmp_path / "runs", "--model", str(tiny_folder), *more)
-    cli_merge(folder, tmp_path / "merged")
+    assert cli.main(["merge", str(folder), "--out", str(tmp_path / "merged")]) == 0
+    assert "trained on the base in 4bit, merged into the base as it was" in capsys.readouterr().out
+    assert files.read_json(tmp_path / "merged" / "merged_from.json")["quantization"] == "4bit"
     ours = logits(tmp_path / "merged")
     assert ours.shape[:2] == IDS.shape
     assert torch.allclose(ours, logits(tiny_folder, folder / "adapter"), atol=1e-4)
@@ -194,8 +205,6 @@ def test_a_quantised_run_is_scored_and_merges_into_the_base_as_it_was(tiny_split
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_preferences_train_on_a_quantised_base(kind, tmp_path):
-    from fedllm_bench import cli, files
-
     few = ("federation.rounds=2", "local.steps=2", "evaluation.local_clients=2", f"model.quantization={kind}")
     sets = [word for setting in few for word in ("--set", setting)]
     with quick():

@@ -141,6 +141,7 @@ def _check_paper(config: RunConfig, cuda: bool) -> None:
         cuda=cuda,
         model_found=model_available(config.model.name, config.model.revision),
         split_found=config.split is not None and (Path(config.split).expanduser() / "manifest.json").is_file(),
+        bfloat16=cuda and has_bfloat16(),
     )
     if problems:
         raise UserError("PROFILE=paper cannot start:\n" + "\n".join(f"  {problem}" for problem in problems))
@@ -153,6 +154,13 @@ def has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def has_bfloat16() -> bool:
+    """Whether the CUDA GPU has arithmetic of this type, and not only an emulation of it."""
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def num_threads() -> int:

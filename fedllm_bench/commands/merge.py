@@ -36,4 +36,9 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or args.run_folder / ("merged" if args.client is None else f"merged-{trained.adapter.name}")
     merge(trained, out)
     sys.stdout.write(f"Model     {out}  (transformers, safetensors)\n")
+    if (kind := trained.config.model.quantization) != "none":
+        sys.stdout.write(
+            f"Note      trained on the base in {kind}, merged into the base as it was before: scores are near those of "
+            "the run, not equal\n"
+        )
     return 0

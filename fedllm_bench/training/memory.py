@@ -116,10 +116,10 @@ def filled(model: LoraModel) -> LoraModel:
     """
     made: dict[int, Tensor] = {}  # tied weights stay one
     for module in model.base.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    tensors[name] = made.setdefault(id(tensor), _like(tensor))
+        places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+        for place in places:
+            for name in [name for name, value in place.items() if isinstance(value, Tensor)]:
+                place[name] = made.setdefault(id(place[name]), _like(place[name]))
     return replace(model, layers={"": FullWeights(model.base)}) if "" in model.layers else model
 
 
