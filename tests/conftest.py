@@ -111,14 +111,23 @@ def evaluation_sets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 120,000 weights with the tokenizer of the embedded base, as `from_pretrained` reads it."""
+    return _save_llama(tmp_path_factory.mktemp("models") / "tiny", hidden=32)
+
+
+@pytest.fixture(scope="session")
+def packable_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with rows of 64 weights, which a 4-bit base on a CPU needs."""
+    return _save_llama(tmp_path_factory.mktemp("models") / "packable", hidden=64)
+
+
+def _save_llama(folder: Path, hidden: int) -> Path:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = AutoTokenizer.from_pretrained(models.locate("mini"))
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,

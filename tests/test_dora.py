@@ -62,8 +62,8 @@ def task_of(local: Any) -> ClientTask:
 
 
 @pytest.mark.parametrize(("dtype", "quantization"), [("float32", "none"), ("bfloat16", "none"), ("float32", "4bit")])
-def test_the_first_adapter_leaves_every_bit_of_the_base(dtype, quantization, tiny_folder):
-    model = load(tiny_folder, dtype, quantization)
+def test_the_first_adapter_leaves_every_bit_of_the_base(dtype, quantization, packable_folder):
+    model = load(packable_folder, dtype, quantization)
     tree = initial_adapter(model.layers, rank=4, seed=0)
     assert len(tree) == 3 * 2 * len(ALL_LINEAR)  # A, B and magnitudes; layers; targets
     with model.using(None):

@@ -53,13 +53,13 @@ def test_lengths_have_the_published_mean_and_deviation():
     assert drawn.std() == pytest.approx(411, rel=0.1)
 
 
-def test_a_packed_base_is_that_of_transformers(tiny_folder):
+def test_a_packed_base_is_that_of_transformers(packable_folder):
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(packable_folder, dtype=torch.float32).eval()
     paper_shape.pack(base, torch.float32)
     lora = Lora(rank=4, alpha=8, dropout=0.0, targets=("auto",))
-    loaded = load_model(Model(name=str(tiny_folder), dtype="float32", quantization="4bit"), lora)
+    loaded = load_model(Model(name=str(packable_folder), dtype="float32", quantization="4bit"), lora)
     with torch.no_grad():
         assert torch.equal(base(input_ids=IDS).logits, loaded.base(input_ids=IDS).logits)
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from bench_runs import assert_refused, quick, run, words
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Int8Params
 from test_rounds_resume import Killed, killed_at, left_behind, same_bits
 from tiny import ALL_LINEAR, adapter_parameters, client_task, plain_loss, random_part, random_tree, settings
 
@@ -28,6 +30,7 @@ from fedllm_bench.training.rounds import Run, run_rounds
 from fedllm_bench.trees import Tree, norm, tmap
 
 KINDS = ("4bit", "8bit")
+LORA = Lora(rank=4, alpha=8, dropout=0.0, targets=ALL_LINEAR)
 PART = random_part(seed=11, num_rows=12)
 LOCAL = settings(optimizer="sgd", lr=0.1, clip=1e9, accumulation=1)
 # 4-bit weights are unpacked exactly, so only sums are rounded in another order. Under LLM.int8() a rounding of sums can
@@ -36,12 +39,19 @@ TOLERANCE = {"4bit": 1e-5, "8bit": 1e-2}
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_folder: Path) -> Any:
+def loaded(packable_folder: Path) -> Any:
     @cache
     def load(kind: str) -> LoraModel:
-        return load_model(named(tiny_folder, kind), Lora(rank=4, alpha=8, dropout=0.0, targets=ALL_LINEAR))
+        return load_model(named(packable_folder, kind), LORA)
 
     return load
+
+
+@pytest.fixture(scope="module")
+def plain(loaded: Any) -> LoraModel:
+    """The same base, not quantised."""
+    model: LoraModel = loaded("none")
+    return model
 
 
 def named(folder: Path, kind: str) -> Model:
@@ -85,11 +95,11 @@ def by_peft(folder: Path, kind: str, start: Tree, task: ClientTask) -> tuple[lis
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_is_that_of_pefts_own_layers(kind, loaded, tiny_folder):
+def test_training_is_that_of_pefts_own_layers(kind, loaded, packable_folder):
     model, (task,) = loaded(kind), tasks(1)
     start = start_of(model)
     (ours,) = train_block(model, FedAvg(), {"params": start}, [task], LOCAL)
-    losses, delta = by_peft(tiny_folder, kind, start, task)
+    losses, delta = by_peft(packable_folder, kind, start, task)
     assert ours.losses == pytest.approx(losses, rel=TOLERANCE[kind])
     assert norm(delta) > 1e-2
     assert distance(ours.upload["delta"], delta) < TOLERANCE[kind]
@@ -124,30 +134,52 @@ def test_clients_on_eight_bits_are_not_stacked_because_one_row_changes_another(l
 
 
 @pytest.mark.parametrize(("kind", "dtype", "share"), [("4bit", torch.uint8, 0.5), ("8bit", torch.int8, 1.0)])
-def test_the_base_is_packed_and_its_head_is_not(kind, dtype, share, loaded, tiny_model):
+def test_the_base_is_packed_and_its_head_is_not(kind, dtype, share, loaded, plain):
     model = loaded(kind)
-    assert model.layers.keys() == tiny_model.layers.keys()
+    assert model.layers.keys() == plain.layers.keys()
     for name, layer in model.layers.items():
         weight = layer.base.weight
         assert weight.dtype == dtype
-        assert weight.numel() == share * tiny_model.layers[name].base.weight.numel()
+        assert weight.numel() == share * plain.layers[name].base.weight.numel()
     assert model.base.get_output_embeddings().weight.dtype == torch.float32
     assert model.base.dtype == torch.float32
 
 
-def test_four_bit_weights_keep_their_layout_on_a_cpu_with_bfloat16(tiny_folder, loaded, monkeypatch):
+@pytest.mark.parametrize(("kind", "low", "high"), [("4bit", 0.08, 0.11), ("8bit", 0.002, 0.01)])
+def test_the_packed_weights_are_the_bases_own_up_to_rounding(kind, low, high, loaded, plain):
+    """Of normal weights: about a tenth in four bits, and 1/127 of a row's largest over the root of 12 in eight."""
+    for name, layer in loaded(kind).layers.items():
+        weight = plain.layers[name].base.weight
+        gap = ((unpacked(layer.base) - weight).norm() / weight.norm()).item()
+        assert low < gap < high, (name, gap)
+
+
+def unpacked(layer: Any) -> torch.Tensor:
+    if isinstance(layer.weight, Int8Params):
+        layer(torch.zeros(1, layer.in_features))  # the first pass moves the scales to where they are kept
+        return layer.state.CB.float() * layer.state.SCB[:, None] / 127
+    return dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+
+
+def test_four_bit_weights_keep_their_layout_on_a_cpu_with_bfloat16(packable_folder, loaded, monkeypatch):
     """There bitsandbytes packs them anew in evaluation, and gradients through that layout are lost."""
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
     monkeypatch.setattr("bitsandbytes.nn.modules._convert_weight_packed_for_cpu", None)
-    model = load_model(named(tiny_folder, "4bit"), Lora(rank=4, alpha=8, dropout=0.0, targets=ALL_LINEAR))
+    model = load_model(named(packable_folder, "4bit"), LORA)
     ours, usual = (train_block(m, FedAvg(), {"params": start_of(m)}, tasks(1), LOCAL) for m in (model, loaded("4bit")))
     assert same_bits(ours[0].upload, usual[0].upload)
 
 
-def test_each_quantisation_is_another_base(tiny_folder):
-    prints = {starting.base_fingerprint(tiny_folder, None, kind) for kind in ("none", *KINDS)}
+def test_rows_that_bitsandbytes_unpacks_wrongly_on_a_cpu_are_refused(tiny_folder):
+    with pytest.raises(UserError, match=r"multiple of 64 inputs, and model.layers.0.self_attn.q_proj has 32; give mod"):
+        load_model(named(tiny_folder, "4bit"), LORA)
+    assert load_model(named(tiny_folder, "8bit"), LORA).layers
+
+
+def test_each_quantisation_is_another_base(packable_folder):
+    prints = {starting.base_fingerprint(packable_folder, None, kind) for kind in ("none", *KINDS)}
     assert len(prints) == 3
-    assert starting.base_fingerprint(tiny_folder, None) in prints
+    assert starting.base_fingerprint(packable_folder, None) in prints
 
 
 def test_base_scores_references_and_runs_of_each_have_their_own_names(tiny_split, tiny_run_config, tmp_path):
@@ -187,19 +219,19 @@ def test_a_starting_adapter_must_be_merged_first(tiny_run_config):
         tiny_run_config("fedavg", "model.quantization=4bit", "model.adapter=runs/adapter")
 
 
-def test_a_quantised_run_is_scored_and_merges_into_the_base_as_it_was(tiny_split, tiny_folder, tmp_path, capsys):
+def test_a_quantised_run_is_scored_and_merges_into_the_base_as_it_was(tiny_split, packable_folder, tmp_path, capsys):
     from test_merge import IDS, logits
 
     more = ("--metrics", "heldout,mini_exact", "--set", "lora.rank=4", "--set", "model.quantization=4bit")
     with quick():
-        folder = run("fedavg", tiny_split.folder, tmp_path / "runs", "--model", str(tiny_folder), *more)
+        folder = run("fedavg", tiny_split.folder, tmp_path / "runs", "--model", str(packable_folder), *more)
     assert cli.main(["merge", str(folder), "--out", str(tmp_path / "merged")]) == 0
     assert "trained on the base in 4bit, merged into the base as it was" in capsys.readouterr().out
     assert files.read_json(tmp_path / "merged" / "merged_from.json")["quantization"] == "4bit"
     ours = logits(tmp_path / "merged")
     assert ours.shape[:2] == IDS.shape
-    assert torch.allclose(ours, logits(tiny_folder, folder / "adapter"), atol=1e-4)
-    assert not torch.allclose(ours, logits(tiny_folder), atol=1e-2)
+    assert torch.allclose(ours, logits(packable_folder, folder / "adapter"), atol=1e-4)
+    assert not torch.allclose(ours, logits(packable_folder), atol=1e-2)
 
 
 @pytest.mark.slow

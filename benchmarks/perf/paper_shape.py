@@ -99,7 +99,7 @@ def pack(base: Any, dtype: torch.dtype) -> None:
         new.weight = weight.to(layer.weight.device)
         parent, _, child = name.rpartition(".")
         setattr(base.get_submodule(parent), child, new.requires_grad_(False))
-    quantized.keep_layout(base)
+    quantized.make_exact(base, "random")
 
 
 def lengths(rng: np.random.Generator, of: tuple[float, float], count: int) -> Any:

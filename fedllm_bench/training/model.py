@@ -132,10 +132,10 @@ def _with_layers(base: Any, tokenizer: Any, config: Model, lora: Lora) -> LoraMo
     """The base with what is trained of it: LoRA layers, or all weights."""
     if config.trainable == "full":
         return LoraModel(base, tokenizer, {"": FullWeights(base)}, lora_layers.Switch(), ())
+    if config.quantization == "4bit":
+        quantized.make_exact(base, config.name)
     names = targets.resolve(base, lora.targets)
     layers, switch = targets.insert(base, replace(lora, targets=names))
-    if config.quantization == "4bit":
-        quantized.keep_layout(base)
     for layer in layers.values():
         layer.stackable = layer.stackable and config.quantization != "8bit"
     return LoraModel(base, tokenizer, layers, switch, names)

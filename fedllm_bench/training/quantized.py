@@ -18,7 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from fedllm_bench.config import Model
+from fedllm_bench.errors import UserError
 from fedllm_bench.preflight import check_quantization
+
+BLOCK = 64  # weights with one scale, at four bits
 
 
 def loading_options(config: Model, device: str) -> dict[str, Any]:
@@ -48,17 +51,24 @@ def settings(config: Model) -> Any:
     )
 
 
-def keep_layout(base: Any) -> None:
-    """Leave 4-bit weights as they lie.
+def make_exact(base: Any, name: str) -> None:
+    """Keep bitsandbytes from unpacking the 4-bit weights of `base` wrongly, which it does in silence on a CPU.
 
-    On a CPU with bfloat16 arithmetic bitsandbytes packs them anew at the first pass without gradients, and has no
-    gradient for that layout: training would go on with wrong numbers.
+    With bfloat16 arithmetic it packs them anew at the first pass without gradients, and has no gradient for that
+    layout; so that is switched off. And it mixes up scales where a row is not whole blocks of 64 weights: such a base,
+    called `name`, is refused by a :class:`UserError`.
     """
     from bitsandbytes.nn import Linear4bit
 
-    for module in base.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
+    for path, module in base.named_modules():
+        if not isinstance(module, Linear4bit):
+            continue
+        module.support_avx512bf16_for_cpu = False
+        if module.weight.device.type == "cpu" and module.in_features % BLOCK:
+            raise UserError(
+                f"MODEL={name}: model.quantization=4bit on a CPU needs layers with a multiple of {BLOCK} inputs, and "
+                f"{path} has {module.in_features}; give model.quantization=8bit or none, or take a GPU"
+            )
 
 
 def packed(base: nn.Module) -> dict[str, nn.Linear]:
@@ -81,7 +91,7 @@ def packed_bytes(base: nn.Module, quantization: str) -> int:
 
 def _four_bits(layer: nn.Linear) -> int:
     """Two weights a byte; a byte of scale for 64 weights; a float32 for 256 of those; the offset of the scales."""
-    blocks = math.ceil(layer.weight.numel() / 64)
+    blocks = math.ceil(layer.weight.numel() / BLOCK)
     return math.ceil(layer.weight.numel() / 2) + blocks + 4 * math.ceil(blocks / 256) + 4
 
 
