@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fedllm_bench.benchmarks.perf import paper_shape
 
+from fedllm_bench.benchmarks.perf import paper_shape
 from fedllm_bench.config import Lora, Model
 from fedllm_bench.training.model import load_model
 

@@ -9,6 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from leaks import assert_no_leaks, prompt_of, rows_of
+from raw_rows import aya, chat, random_rows, vote, write_raw
+from test_pipelines import make, removed
+
+from fedllm_bench.data.manifest import open_split
 from fedllm_bench.data_prep import load_pipeline
 from fedllm_bench.data_prep.evaluation import (
     NOT_REMOVED,
@@ -19,11 +24,6 @@ from fedllm_bench.data_prep.evaluation import (
 )
 from fedllm_bench.data_prep.recipe import Sample
 from fedllm_bench.data_prep.topics import topics
-from leaks import assert_no_leaks, prompt_of, rows_of
-from raw_rows import aya, chat, random_rows, vote, write_raw
-from test_pipelines import make, removed
-
-from fedllm_bench.data.manifest import open_split
 from fedllm_bench.errors import UserError
 
 LONG = "the quick brown fox jumps over the lazy dog and then it sleeps for a very long time in the warm sun of {}"
