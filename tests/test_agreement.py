@@ -84,7 +84,9 @@ def test_majority(winners, expected):
 def test_models_are_brought_into_one_order(tmp_path):
     path = tmp_path / "votes.jsonl"
     line = '{"judge":"j","model_a":"%s","model_b":"%s","question_id":81,"turn":1,"winner":"%s"}\n'
-    path.write_text(line % ("x", "y", "model_a") + line % ("y", "x", "model_a") + line % ("y", "x", "tie (inconsistent)"))
+    path.write_text(
+        line % ("x", "y", "model_a") + line % ("y", "x", "model_a") + line % ("y", "x", "tie (inconsistent)")
+    )
     first, second, third = read_votes(path)
     assert first.match == second.match == third.match
     assert (first.winner, second.winner, third.winner) == ("a", "b", "tie")

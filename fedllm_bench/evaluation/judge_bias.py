@@ -113,4 +113,3 @@ def _repeated(decision: Decision, place: int, one: Said | None, other: Said | No
     missing = "no verdict" if one is None or other is None else ""
     name = f"{decision.match} {place}"
     return Score(name, None if missing else float(one == other), missing, cluster=decision.match.question)
-

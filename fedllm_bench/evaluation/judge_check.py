@@ -92,9 +92,7 @@ def gpt4_biases(
     seen = {vote.match for vote in experts}
     votes = [vote for vote in gpt4 if vote.match in seen]
     consistent = [Score(str(vote.match), float(vote.consistent), cluster=vote.match.question) for vote in votes]
-    return _dicts(
-        {"consistency": share_of(consistent, resampling), **length_bias(votes, experts, lengths, resampling)}
-    )
+    return _dicts({"consistency": share_of(consistent, resampling), **length_bias(votes, experts, lengths, resampling)})
 
 
 def _dicts(summaries: Mapping[str, Summary]) -> dict[str, Any]:

@@ -64,8 +64,7 @@ def _percent(share: Mapping[str, Any]) -> str:
 def _biases(payload: Payload) -> list[str]:
     columns = {payload["judge"]: payload["biases"], "GPT-4 (stored votes)": payload["gpt4_biases"]}
     rows = [
-        [title, *(_bias(found.get(name)) for found in columns.values()), best]
-        for name, (title, best) in BIASES.items()
+        [title, *(_bias(found.get(name)) for found in columns.values()), best] for name, (title, best) in BIASES.items()
     ]
     return aligned([["bias [95% CI]", *columns, ""], *rows])
 
