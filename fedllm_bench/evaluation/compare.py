@@ -215,7 +215,7 @@ def _methods(name: str, pairs: Sequence[tuple[ScoredRun, ScoredRun]]) -> tuple[C
     if not seeds:
         return found, seeds
     t = paired_t([x - y for x, y in seeds])
-    kind = "none" if t.p_value is None else "t"
+    kind: Interval = "none" if t.p_value is None else "t"
     return replace(found, ci_low=t.ci_low, ci_high=t.ci_high, interval=kind, p_value=t.p_value), seeds
 
 

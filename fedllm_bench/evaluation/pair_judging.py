@@ -9,7 +9,7 @@ its requests are answered, and also when the run is interrupted before.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,15 +99,18 @@ def _ask_pair(judge: Judge, requests: Sequence[Request], material: Material, pat
     hashes = {request: _request_hash(judge, request, material) for request in requests}
     todo = [request for request in requests if not _is_answered(stored.get(request.place), hashes[request])]
 
-    def ask(request: Request) -> Judgement:
-        return _ask(judge, request, material, hashes[request])
+    def ask(request: Request) -> None:
+        stored[request.place] = _ask(judge, request, material, hashes[request])
 
     if not todo:
         return
+    pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        for judgement in track(_at_once(ask, todo, workers), f"ask {judge.name}: {path.stem}", len(todo)):
-            stored[_place(judgement)] = judgement
-    finally:
+        asked = [pool.submit(ask, request) for request in todo]
+        for future in track(as_completed(asked), f"ask {judge.name}: {path.stem}", len(todo)):
+            future.result()
+    finally:  # after an error, or Ctrl-C: requests on their way are waited for and kept, the others never begin
+        pool.shutdown(cancel_futures=True)
         write_records(path, [stored[place] for place in sorted(stored)])
 
 
@@ -117,16 +120,6 @@ def _place(judgement: Judgement) -> Place:
 
 def _is_answered(judgement: Judgement | None, request_hash: str) -> bool:
     return judgement is not None and judgement.reply is not None and judgement.request_hash == request_hash
-
-
-def _at_once(ask: Callable[[Request], Judgement], todo: Sequence[Request], workers: int) -> Iterator[Judgement]:
-    """In order of arrival. An error of one ends all that have not begun."""
-    pool = ThreadPoolExecutor(max_workers=workers)
-    try:
-        for future in as_completed([pool.submit(ask, request) for request in todo]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _ask(judge: Judge, request: Request, material: Material, request_hash: str) -> Judgement:

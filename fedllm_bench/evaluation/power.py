@@ -41,7 +41,7 @@ def needed(effect: float) -> int | None:
     """The fewest paired differences with a power of 80%; None without an effect, or where they are beyond 10^7."""
     if not effect or not math.isfinite(effect):
         return None
-    normal = ((special.ndtri(1 - ALPHA / 2) + special.ndtri(POWER)) / effect) ** 2  # t needs about two more
+    normal = float((special.ndtri(1 - ALPHA / 2) + special.ndtri(POWER)) / effect) ** 2  # t needs about two more
     if normal > MANY:
         return None
     n = max(2, math.floor(normal))

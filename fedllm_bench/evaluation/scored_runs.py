@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def open_side(text: str) -> list[ScoredRun]:
     In order of seeds. Raises a :class:`UserError` where they are not one cell under several seeds.
     """
     runs = sorted((load_run(path) for path in _folders(text)), key=lambda run: run.seed)
-    for one, other in zip(runs, runs[1:], strict=False):
+    for one, other in pairwise(runs):
         if one.seed == other.seed:
             raise UserError(f"{one.path} and {other.path} have one seed, {one.seed}; name one run for each seed")
         if differs := differences(one.config, other.config, besides=("seed",)):

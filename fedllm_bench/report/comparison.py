@@ -66,9 +66,8 @@ def _label(row: Row) -> str:
     inside = [f"judge {row['judge']}"] if row["judge"] else []
     if row["estimand"] == "models" and row["seed"] is not None:
         inside.append(f"seed {row['seed']}")
-    return (
-        f"{row['metric']} {'↑' if row['higher_is_better'] else '↓'}{' (' + ', '.join(inside) + ')' if inside else ''}"
-    )
+    name = f"{row['metric']} {'↑' if row['higher_is_better'] else '↓'}"
+    return f"{name} ({', '.join(inside)})" if inside else name
 
 
 def sentence(row: Row) -> str:

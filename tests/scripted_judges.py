@@ -1,0 +1,118 @@
+"""Judges that follow a script, and the worlds they judge: a small invented one, and MT-Bench's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fedllm_bench.evaluation.pair_judging import sample
+from fedllm_bench.evaluation.pair_prompts import ORDERS, Material, mt_bench_material, pair_messages
+from fedllm_bench.evaluation.records import Reply
+from fedllm_bench.evaluation.votes import Match, Vote, by_match, expert_votes, majority
+from fedllm_bench.metrics.stats import Resampling
+
+FEW = Resampling(samples=300)
+needs_mirror = pytest.mark.skipif(not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="FEDLLM_BENCH_MIRROR is not set")
+ONE = "[The Start of Assistant {0}'s Answer]\n{1}\n[The End of Assistant {0}'s Answer]"
+TWO = "### Assistant {0}:\n{1}\n\n### Assistant {0}:\n{2}\n\n<|The End of Assistant {0}'s Conversation"
+TEMPLATES = {
+    "pair-v2": ("judge", ONE.format("A", "{answer_a}") + ONE.format("B", "{answer_b}")),
+    "pair-v2-multi-turn": (
+        "judge",
+        TWO.format("A", "{answer_a_1}", "{answer_a_2}") + TWO.format("B", "{answer_b_1}", "{answer_b_2}"),
+    ),
+}
+
+
+class Scripted:
+    """A judge that is a function of (messages, repeat). It counts what it is asked."""
+
+    def __init__(self, name: str, say: Callable[..., str]) -> None:
+        self.name, self.say, self.asked = name, say, 0
+
+    def ask(self, messages, *, repeat: int) -> Reply:
+        self.asked += 1
+        return Reply(text=self.say(messages, repeat), model=self.name, price=0.001, prompt_tokens=10, seconds=0.5)
+
+
+def shown_answer(messages, letter: str) -> str:
+    """What stands in the prompt as the answer of A or B; in a second turn, that to the second question."""
+    text = messages[-1]["content"]
+    before, after = f"[The Start of Assistant {letter}'s Answer]\n", f"\n[The End of Assistant {letter}'s Answer]"
+    if before not in text:
+        before, after = f"### Assistant {letter}:\n", f"\n\n<|The End of Assistant {letter}'s Conversation"
+    return text[: text.index(after)].rpartition(before)[2]
+
+
+def longer(messages, repeat: int) -> str:
+    first, second = (len(shown_answer(messages, letter)) for letter in "AB")
+    return f"[[{'C' if first == second else 'A' if first > second else 'B'}]]"
+
+
+def at_random(messages, repeat: int) -> str:
+    digest = hashlib.sha256(f"{messages[-1]['content']}{repeat}".encode()).digest()
+    return f"Either. [[{'AB'[digest[0] % 2]}]]"
+
+
+def first_always(messages, repeat: int) -> str:
+    return "[[B]] would be wrong. [[A]]"
+
+
+def copies(experts: list[Vote], material: Material) -> Callable[..., str]:
+    """The experts' majority, whichever order is shown."""
+    says: dict[str, str] = {}
+    for match, own in by_match(experts).items():
+        for order in ORDERS:
+            letters = {"a": "A", "b": "B", "tie": "C"} if order == "ab" else {"a": "B", "b": "A", "tie": "C"}
+            says[pair_messages(material, match, order)[-1]["content"]] = f"[[{letters[majority(own)]}]]"
+    return lambda messages, repeat: says[messages[-1]["content"]]
+
+
+def of_unequal_prompts(experts: list[Vote], material: Material) -> list[Vote]:
+    """Without the matches in which two models gave the same answer: this judge cannot know which of them it sees."""
+    prompts = {match: pair_messages(material, match, "ab")[-1]["content"] for match in by_match(experts)}
+    swapped = {match: pair_messages(material, match, "ba")[-1]["content"] for match in prompts}
+    counts = Counter([*prompts.values(), *swapped.values()])
+    kept = [v for v in experts if counts[prompts[v.match]] == counts[swapped[v.match]] == 1]
+    assert len(kept) > 0.95 * len(experts)
+    return kept
+
+
+def small_world(questions: int = 30, seed: int = 0) -> tuple[Material, list[Vote]]:
+    """Three models, one turn or two, answers of unequal length; two experts on each match, who tie now and then."""
+    rng = np.random.default_rng(seed)
+    ids = [str(number) for number in range(questions)]
+    names = ("m1", "m2", "m3")
+    answers = {
+        name: {q: tuple(f"{name} {q} {t} " + "x" * int(rng.integers(3, 400)) for t in (1, 2)) for q in ids}
+        for name in names
+    }
+    material = Material(
+        questions={q: (f"first {q}", f"second {q}") for q in ids},
+        categories=dict.fromkeys(ids, "writing"),
+        references={},
+        answers=answers,
+        templates=TEMPLATES,
+    )
+    matches = [Match(q, turn, a, b) for q in ids for turn in (1, 2) for a, b in (("m1", "m2"), ("m2", "m3"))]
+    votes = [
+        Vote(match, f"expert_{number}", winner)
+        for match in matches
+        for number, winner in enumerate(rng.choice(["a", "b", "tie"], size=2, p=[0.4, 0.4, 0.2]).tolist())
+    ]
+    return material, votes
+
+
+def real_world() -> tuple[Material, list[Vote]]:
+    """400 of its 1,633 matches, all 80 questions among them."""
+    votes = expert_votes()
+    kept = set(sample((vote.match for vote in votes), 400))
+    return mt_bench_material(), [vote for vote in votes if vote.match in kept]
+
+
+WORLDS = [pytest.param(small_world, id="small"), pytest.param(real_world, id="mt_bench", marks=needs_mirror)]
