@@ -105,6 +105,7 @@ def test_items_that_one_side_lacks_are_counted_and_in_no_mean():
     b = scores_of({"q1": [0.0, 0.0], "q2": [None], "q4": [0.0]})
     found = models(a, b, cluster="question")
     assert (found.n, found.n_unscored, found.mean, found.unit_of_n) == (1, 2, 1.0, "question")
+    assert "; 2 items without a score on one side in neither mean" in sentence(found.to_dict())
     none = models(scores_of({"q1": [1.0]}), scores_of({"q2": [1.0]}))
     assert (none.verdict, none.mean, none.n) == ("nothing in common", None, 0)
     assert "no client is scored on both sides" in sentence(none.to_dict())
@@ -218,3 +219,30 @@ def test_metrics_are_those_of_both_sides_or_as_asked():
     del b.measured["m"]
     with pytest.raises(UserError, match="no metric in common"):
         chosen_metrics(a, b, None)
+
+
+SENTENCES = {
+    "better": ("A", 0.31, 0.1, 0.5, True, "model A is better by 0.310 [0.100, 0.500] at n = 80 questions"),
+    "worse": ("B", -0.31, -0.5, -0.1, True, "model B is better by 0.310 [0.100, 0.500] at n = 80 questions"),
+    "lower": (
+        "A",
+        -2.0,
+        -3.0,
+        -1.0,
+        False,
+        "model A is better by 2.000 [1.000, 3.000] at n = 80 questions (lower is better)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SENTENCES)
+def test_sentences(case):
+    verdict, mean, low, high, higher, expected = SENTENCES[case]
+    row = models(of_units([1.0, 0.0]), of_units([0.0, 0.0]), cluster="question").to_dict()
+    row |= {"verdict": verdict, "mean": mean, "ci_low": low, "ci_high": high, "higher_is_better": higher, "n": 80}
+    assert sentence(row) == expected + ("" if higher else " (lower is better)")
+    plain = sentence({**row, "verdict": "not distinguishable", "needed": 1234, "detectable": 0.5})
+    assert plain == (
+        f"not distinguishable at n = 80 questions; with 80% power that many tell a difference of 0.500 apart, and one "
+        f"of {abs(mean):.3f} needs 1,234"
+    )

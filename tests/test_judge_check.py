@@ -12,6 +12,7 @@ from fedllm_bench.evaluation.judge_check import judge_agreement, judge_biases
 from fedllm_bench.evaluation.pair_decisions import Decision, decisions, last_verdict
 from fedllm_bench.evaluation.pair_judging import Asking, ask_about, stored_judgements
 from fedllm_bench.evaluation.pair_prompts import Material
+from fedllm_bench.evaluation.records import Reply
 from fedllm_bench.evaluation.votes import Match, Vote, by_match, majority
 
 
@@ -145,7 +146,8 @@ def test_both_orders_must_name_the_same_winner(ab, ba, winner, consistent):
     [("[[A]]", "first"), ("not [[A]], [[B]]", "second"), ("[[C]]", "tie"), ("[[D]] [A] A", None), ("", None)],
 )
 def test_the_last_verdict_counts(text, said):
-    assert last_verdict(text) == said
+    assert last_verdict(Reply(text=text)) == (said, "" if said else "no verdict in the judge's reply")
+    assert last_verdict(Reply(text=text, finish="length")) == (None, "the judge's reply was cut")
 
 
 def test_biases_by_hand():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedllm_bench.evaluation.pair_prompts import ORDERS, PairOrder
-from fedllm_bench.evaluation.records import Judgement
+from fedllm_bench.evaluation.records import Judgement, Reply
 from fedllm_bench.evaluation.votes import Match, Vote, Winner
 
 Said = Literal["first", "second", "tie"]  # which of the two answers, by the place in which it was shown
@@ -25,13 +25,15 @@ WON: Mapping[PairOrder, Mapping[Said, Winner]] = {
 }
 
 
-def last_verdict(text: str) -> Said | None:
-    """The last [[A]], [[B]] or [[C]]; earlier ones are quoted reasoning. None where there is none."""
-    found = VERDICT.findall(text)
-    return SAID[found[-1]] if found else None
+def last_verdict(reply: Reply) -> tuple[Said | None, str]:
+    """The last [[A]], [[B]] or [[C]], for earlier ones are quoted reasoning; without one, None and the reason."""
+    found = VERDICT.findall(reply.text)
+    if reply.finish == "length":
+        return None, "the judge's reply was cut"
+    return (SAID[found[-1]], "") if found else (None, "no verdict in the judge's reply")
 
 
-ReadVerdict = Callable[[str], Said | None]
+ReadVerdict = Callable[[Reply], tuple[Said | None, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,5 +94,4 @@ def _read(judgement: Judgement | None, read: ReadVerdict) -> tuple[Said | None, 
         return None, "not asked"
     if judgement.reply is None:
         return None, judgement.reason or "no reply"
-    said = read(judgement.reply.text)
-    return said, "" if said else "no verdict in the judge's reply"
+    return read(judgement.reply)

@@ -72,6 +72,11 @@ def _label(row: Row) -> str:
 
 def sentence(row: Row) -> str:
     """What the comparison says, in one plain sentence; of models or of methods, as the row is."""
+    unscored = f"; {counted(row['n_unscored'], 'item')} without a score on one side in neither mean"
+    return _verdict(row) + (unscored if row["n_unscored"] else "")
+
+
+def _verdict(row: Row) -> str:
     units = counted(row["n"], row["unit_of_n"])
     subject = "method" if row["estimand"] == "methods" else "model"
     if row["verdict"] == "nothing in common":
@@ -94,7 +99,7 @@ def _no_interval(row: Row) -> str:
 
 def _limits(row: Row) -> str:
     """The interval of the size of the difference: [0.1, 0.5], also where A - B is negative."""
-    low, high = sorted((row["ci_low"], row["ci_high"])) if row["mean"] > 0 else (-row["ci_high"], -row["ci_low"])
+    low, high = (row["ci_low"], row["ci_high"]) if row["mean"] > 0 else (-row["ci_high"], -row["ci_low"])
     return f"[{_plain(low)}, {_plain(high)}]"
 
 
