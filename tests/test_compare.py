@@ -230,7 +230,7 @@ SENTENCES = {
         -3.0,
         -1.0,
         False,
-        "model A is better by 2.000 [1.000, 3.000] at n = 80 questions (lower is better)",
+        "model A is better by 2.000 [1.000, 3.000] at n = 80 questions",
     ),
 }
 
