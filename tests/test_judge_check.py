@@ -10,7 +10,7 @@ from scripted_judges import FEW, WORLDS, Scripted, at_random, copies, first_alwa
 from fedllm_bench.evaluation.judge_bias import length_bias, position_bias, self_consistency
 from fedllm_bench.evaluation.judge_check import judge_agreement, judge_biases
 from fedllm_bench.evaluation.pair_decisions import Decision, decisions, last_verdict
-from fedllm_bench.evaluation.pair_judging import Asking, ask_about, stored_judgements
+from fedllm_bench.evaluation.pair_judging import Asking, ask_about, pair_files, stored_judgements
 from fedllm_bench.evaluation.pair_prompts import Material
 from fedllm_bench.evaluation.records import Reply
 from fedllm_bench.evaluation.votes import Match, Vote, by_match, majority
@@ -20,8 +20,8 @@ def measured(judge: Scripted, world, folder, repeats: int = 1):
     """The rows of agreement by (turn, setup), the biases, and the decisions."""
     material, experts = world
     matches = sorted({vote.match for vote in experts})
-    ask_about(judge, matches, material, Asking(folder=folder, repeats=repeats))
-    made = decisions(stored_judgements(folder, judge.name, matches), matches)
+    ask_about(judge, pair_files(judge.name, matches, material, Asking(folder=folder, repeats=repeats)), material)
+    made = decisions(stored_judgements(folder, judge.name, matches, material), matches)
     rows = judge_agreement(judge.name, experts, made, FEW)
     return (
         {(row["turn"], row["setup"]): row["share"] for row in rows},

@@ -14,12 +14,28 @@ from fedllm_bench import cli, files
 from fedllm_bench.commands import judge_check as command
 from fedllm_bench.evaluation.judge_check import cost, coverage
 from fedllm_bench.evaluation.pair_decisions import decisions
-from fedllm_bench.evaluation.pair_judging import Asking, NoReplyError, ask_about, sample, stored_judgements
-from fedllm_bench.evaluation.pair_prompts import ORDERS, WITH_REFERENCE, models, mt_bench_material, pair_messages
+from fedllm_bench.evaluation.pair_judging import Asking, NoReplyError, ask_about, pair_files, sample, stored_judgements
+from fedllm_bench.evaluation.pair_prompts import (
+    ORDERS,
+    WITH_REFERENCE,
+    Material,
+    models,
+    mt_bench_material,
+    pair_messages,
+)
+from fedllm_bench.evaluation.records import Judgement
 from fedllm_bench.evaluation.votes import Match
 
 MATERIAL, EXPERTS = small_world(questions=4)
 MATCHES = sorted({vote.match for vote in EXPERTS})
+
+
+def ask(judge: Scripted, folder: Path, *, material: Material = MATERIAL, repeats: int = 1, workers: int = 1) -> None:
+    ask_about(judge, pair_files("j", MATCHES, material, Asking(folder=folder, repeats=repeats)), material, workers)
+
+
+def kept_in(folder: Path, material: Material = MATERIAL) -> dict[Match, list[Judgement]]:
+    return stored_judgements(folder, "j", MATCHES, material)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -29,41 +45,41 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("workers", [1, 4])
 def test_each_match_is_asked_in_both_orders_once_and_never_again(tmp_path, workers):
     judge = Scripted("j", longer)
-    asking = Asking(folder=tmp_path, repeats=2, workers=workers)
-    ask_about(judge, MATCHES, MATERIAL, asking)
+    ask(judge, tmp_path, repeats=2, workers=workers)
     assert judge.asked == len(MATCHES) * 2 * 2 == 64
-    kept = stored_judgements(tmp_path, "j", MATCHES)
+    kept = kept_in(tmp_path)
     assert set(kept) == set(MATCHES)
     for own in kept.values():
         assert Counter((each.order, each.repeat) for each in own) == Counter((o, r) for o in ORDERS for r in (0, 1))
     before = contents(tmp_path)
     assert set(before) == {"m1-vs-m2.jsonl", "m2-vs-m3.jsonl"}
-    ask_about(judge, MATCHES, MATERIAL, asking)
+    ask(judge, tmp_path, repeats=2, workers=workers)
     assert (judge.asked, contents(tmp_path)) == (64, before)
 
 
 def test_threads_leave_the_same_files(tmp_path):
     for workers in (1, 5):
-        ask_about(Scripted("j", at_random), MATCHES, MATERIAL, Asking(folder=tmp_path / str(workers), workers=workers))
+        ask(Scripted("j", at_random), tmp_path / str(workers), workers=workers)
     assert contents(tmp_path / "1") == contents(tmp_path / "5")
 
 
 def test_another_question_is_another_request(tmp_path):
     judge = Scripted("j", longer)
-    ask_about(judge, MATCHES, MATERIAL, Asking(folder=tmp_path))
+    ask(judge, tmp_path)
     changed = {"pair-v2": ("another", MATERIAL.templates["pair-v2"][1])}
     other = replace(MATERIAL, templates={**MATERIAL.templates, **changed})
-    ask_about(judge, MATCHES, other, Asking(folder=tmp_path))
+    ask(judge, tmp_path, material=other)
     first_turns = sum(match.turn == 1 for match in MATCHES)
     assert judge.asked == 2 * len(MATCHES) + 2 * first_turns
-    assert all(len(own) == 2 for own in stored_judgements(tmp_path, "j", MATCHES).values())
+    assert [len(own) for own in kept_in(tmp_path, other).values()] == [2] * len(MATCHES)
+    assert {match.turn for match in kept_in(tmp_path)} == {2}  # replies to another prompt do not count
 
 
 def test_equal_answers_of_two_models_are_still_two_requests(tmp_path):
     same = replace(MATERIAL, answers=dict.fromkeys(MATERIAL.answers, MATERIAL.answers["m1"]))
     judge = Scripted("j", longer)
-    ask_about(judge, MATCHES, same, Asking(folder=tmp_path))
-    made = decisions(stored_judgements(tmp_path, "j", MATCHES), MATCHES)
+    ask(judge, tmp_path, material=same)
+    made = decisions(kept_in(tmp_path, same), MATCHES)
     assert judge.asked == 2 * len(MATCHES)
     assert {decision.winner for decision in made} == {"tie"}
 
@@ -84,34 +100,34 @@ class Failing(Scripted):
 
 def test_no_reply_is_kept_with_its_reason_and_only_that_is_asked_again(tmp_path):
     judge = Failing(NoReplyError("timed out 4 times"), {3, 20})
-    ask_about(judge, MATCHES, MATERIAL, Asking(folder=tmp_path))
-    kept = stored_judgements(tmp_path, "j", MATCHES)
+    ask(judge, tmp_path)
+    kept = kept_in(tmp_path)
     made = decisions(kept, MATCHES)
     assert coverage(made) == {"decisions": 16, "with_verdict": 14}
     assert {decision.reason for decision in made} == {"", "timed out 4 times"}
     assert (cost(kept)["requests"], cost(kept)["replies"]) == (32, 30)
     judge.at = set()
-    ask_about(judge, MATCHES, MATERIAL, Asking(folder=tmp_path))
+    ask(judge, tmp_path)
     assert judge.asked == 32 + 2
-    assert coverage(decisions(stored_judgements(tmp_path, "j", MATCHES), MATCHES))["with_verdict"] == 16
+    assert coverage(decisions(kept_in(tmp_path), MATCHES))["with_verdict"] == 16
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no such model")])
 def test_what_was_answered_before_the_end_is_kept(tmp_path, error):
     judge = Failing(error, {21})
     with pytest.raises(type(error)):
-        ask_about(judge, MATCHES, MATERIAL, Asking(folder=tmp_path))
+        ask(judge, tmp_path)
     done = judge.asked - 1
     judge.at = set()
-    ask_about(judge, MATCHES, MATERIAL, Asking(folder=tmp_path))
+    ask(judge, tmp_path)
     assert done >= 20
     assert judge.asked == 32 + 1  # no request with a reply is asked again
-    assert len(stored_judgements(tmp_path, "j", MATCHES)) == 16
+    assert len(kept_in(tmp_path)) == 16
 
 
 def test_prices_are_summed_and_unknown_where_one_is(tmp_path):
-    ask_about(Scripted("j", longer), MATCHES, MATERIAL, Asking(folder=tmp_path))
-    kept = stored_judgements(tmp_path, "j", MATCHES)
+    ask(Scripted("j", longer), tmp_path)
+    kept = kept_in(tmp_path)
     found = cost(kept)
     assert (found["price"], found["prompt_tokens"], found["seconds"]) == (pytest.approx(0.032), 320, 16.0)
     own = kept[MATCHES[0]]

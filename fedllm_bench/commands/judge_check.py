@@ -81,7 +81,7 @@ def _published() -> dict[str, Any]:
 
 def _measured(args: argparse.Namespace) -> dict[str, Any]:
     from fedllm_bench.evaluation.judge_check import check_of
-    from fedllm_bench.evaluation.pair_judging import Asking, ask_about, sample
+    from fedllm_bench.evaluation.pair_judging import Asking, ask_about, pair_files, sample
     from fedllm_bench.evaluation.pair_prompts import mt_bench_material
     from fedllm_bench.evaluation.votes import expert_votes
 
@@ -90,8 +90,10 @@ def _measured(args: argparse.Namespace) -> dict[str, Any]:
     if not args.offline:
         judge = open_judge(name)
         name = judge.name
-        log.info("%d pairs of answers, each in both orders, %d times", len(matches), args.repeats)
-        ask_about(judge, matches, material, Asking(folder=args.out, repeats=args.repeats, workers=args.workers))
+        asking = Asking(folder=args.out, repeats=args.repeats)
+        files_of = pair_files(name, matches, material, asking)
+        log.info("%d pairs of answers: %d requests", len(matches), sum(len(file.todo()) for file in files_of))
+        ask_about(judge, files_of, material, args.workers)
     return check_of(args.out, name, matches, material)
 
 

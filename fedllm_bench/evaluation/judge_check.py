@@ -41,7 +41,7 @@ def check_of(
 
     Raises a :class:`UserError` where none is. GPT-4's biases are over the same matches.
     """
-    judgements = stored_judgements(folder, judge, matches)
+    judgements = stored_judgements(folder, judge, matches, material)
     if not judgements:
         raise UserError(f"{folder}: no kept replies of the judge {judge!r}; ask it first, without --offline")
     experts, gpt4, wanted = expert_votes(), gpt4_votes(), set(matches)

@@ -2,14 +2,14 @@
 
     FOLDER/judgements/<judge>/mt_bench_pairs/<model_a>-vs-<model_b>.jsonl     a Judgement a line, order ab or ba
 
-What has a stored reply to the same request is not asked again. The file of a pair of models is written when all of
-its requests are answered, and also when the run is interrupted before.
+What has a stored reply to the same request is not asked again, and only such a reply counts. The file of a pair of
+models is written when all of its requests are answered, and also when the run is interrupted before.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +55,30 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """How to ask: every match in both orders, `repeats` times, `workers` requests at once."""
+    """What is asked: every match in both orders, `repeats` times; `folder` keeps the replies."""
 
     folder: Path
     repeats: int = 1
-    workers: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairFile:
+    """The requests about one pair of models, by hash, and the judgements that its file has or will have."""
+
+    path: Path
+    hashes: Mapping[Request, str]
+    judgements: dict[Place, Judgement]
+
+    def todo(self) -> list[Request]:
+        """What has no reply to the same request."""
+        return [request for request, key in self.hashes.items() if not self._is_answered(request, key)]
+
+    def _is_answered(self, request: Request, key: str) -> bool:
+        judgement = self.judgements.get(request.place)
+        return judgement is not None and judgement.reply is not None and judgement.request_hash == key
+
+    def write(self) -> None:
+        write_records(self.path, [self.judgements[place] for place in sorted(self.judgements)])
 
 
 def sample(matches: Iterable[Match], limit: int | None) -> list[Match]:
@@ -75,12 +94,9 @@ def _shuffled(match: Match) -> str:
     return hashlib.sha256(repr(match).encode()).hexdigest()
 
 
-def ask_about(judge: Judge, matches: Iterable[Match], material: Material, asking: Asking) -> None:
-    """Ask what has no stored reply to the same request, and keep the replies."""
-    for (model_a, model_b), own in _by_models(matches).items():
-        requests = [Request(match, order, n) for match in own for order in ORDERS for n in range(asking.repeats)]
-        path = pair_file(asking.folder, judge.name, model_a, model_b)
-        _ask_pair(judge, sorted(requests), material, path, asking.workers)
+def pair_files(judge: str, matches: Iterable[Match], material: Material, asking: Asking) -> list[PairFile]:
+    """All requests about `matches`, with what is kept of them. Raises a :class:`UserError` for a changed file."""
+    return [_pair_file(judge, models, own, material, asking) for models, own in _by_models(matches).items()]
 
 
 def _by_models(matches: Iterable[Match]) -> dict[tuple[str, str], list[Match]]:
@@ -90,36 +106,45 @@ def _by_models(matches: Iterable[Match]) -> dict[tuple[str, str], list[Match]]:
     return found
 
 
-def pair_file(folder: Path, judge: str, model_a: str, model_b: str) -> Path:
-    return judgements_file(folder, judge, BENCHMARK, f"{model_a}-vs-{model_b}")
-
-
-def _ask_pair(judge: Judge, requests: Sequence[Request], material: Material, path: Path, workers: int) -> None:
-    stored = {_place(judgement): judgement for judgement in read_records(path, Judgement)}
-    hashes = {request: _request_hash(judge, request, material) for request in requests}
-    todo = [request for request in requests if not _is_answered(stored.get(request.place), hashes[request])]
-
-    def ask(request: Request) -> None:
-        stored[request.place] = _ask(judge, request, material, hashes[request])
-
-    if not todo:
-        return
-    pool = ThreadPoolExecutor(max_workers=workers)
-    try:
-        asked = [pool.submit(ask, request) for request in todo]
-        for future in track(as_completed(asked), f"ask {judge.name}: {path.stem}", len(todo)):
-            future.result()
-    finally:  # after an error, or Ctrl-C: requests on their way are waited for and kept, the others never begin
-        pool.shutdown(cancel_futures=True)
-        write_records(path, [stored[place] for place in sorted(stored)])
+def _pair_file(
+    judge: str, models: tuple[str, str], matches: Sequence[Match], material: Material, asking: Asking
+) -> PairFile:
+    requests = [Request(match, order, n) for match in matches for order in ORDERS for n in range(asking.repeats)]
+    path = judgements_file(asking.folder, judge, BENCHMARK, "-vs-".join(models))
+    return PairFile(
+        path=path,
+        hashes={request: _request_hash(judge, request, material) for request in requests},
+        judgements={_place(judgement): judgement for judgement in read_records(path, Judgement)},
+    )
 
 
 def _place(judgement: Judgement) -> Place:
     return judgement.item_id, judgement.turn, judgement.order, judgement.repeat
 
 
-def _is_answered(judgement: Judgement | None, request_hash: str) -> bool:
-    return judgement is not None and judgement.reply is not None and judgement.request_hash == request_hash
+def ask_about(judge: Judge, files_of: Sequence[PairFile], material: Material, workers: int = 1) -> None:
+    """Ask what has no reply, and keep what comes. The first error but :class:`NoReplyError` ends it."""
+    left = {number: len(file.todo()) for number, file in enumerate(files_of)}
+    todo = [(number, request) for number, file in enumerate(files_of) for request in file.todo()]
+
+    def ask(number: int, request: Request) -> int:
+        file = files_of[number]
+        file.judgements[request.place] = _ask(judge, request, material, file.hashes[request])
+        return number
+
+    pool = ThreadPoolExecutor(max_workers=workers)
+    try:
+        asked = as_completed([pool.submit(ask, *each) for each in todo])
+        for future in track(asked, f"ask {judge.name}", len(todo)) if todo else ():
+            number = future.result()
+            left[number] -= 1
+            if not left[number]:
+                files_of[number].write()
+    finally:  # after an error, or Ctrl-C: requests on their way are waited for and kept, the others never begin
+        pool.shutdown(cancel_futures=True)
+        for number, missing in left.items():
+            if missing:
+                files_of[number].write()
 
 
 def _ask(judge: Judge, request: Request, material: Material, request_hash: str) -> Judgement:
@@ -139,19 +164,27 @@ def _ask(judge: Judge, request: Request, material: Material, request_hash: str) 
     )
 
 
-def _request_hash(judge: Judge, request: Request, material: Material) -> str:
+def _request_hash(judge: str, request: Request, material: Material) -> str:
     messages = [dict(message) for message in pair_messages(material, request.match, request.order)]
-    asked = {"judge": judge.name, "messages": messages, "order": request.order, "repeat": request.repeat}
+    asked = {"judge": judge, "messages": messages, "order": request.order, "repeat": request.repeat}
     return files.sha256_json(asked)[:32]  # with the order: two models may have given the same answer
 
 
-def stored_judgements(folder: Path, judge: str, matches: Iterable[Match]) -> dict[Match, list[Judgement]]:
-    """What is kept of a judge on `matches`; one that is not there has no key."""
+def stored_judgements(
+    folder: Path, judge: str, matches: Iterable[Match], material: Material
+) -> dict[Match, list[Judgement]]:
+    """What is kept of a judge on `matches`, of every repeat; one of which nothing is kept has no key.
+
+    A judgement of another request, as of other answers or another prompt, does not count.
+    """
     found: dict[Match, list[Judgement]] = {}
-    for (model_a, model_b), own in _by_models(matches).items():
+    for models, own in _by_models(matches).items():
         wanted = {(match.question, match.turn): match for match in own}
-        for judgement in read_records(pair_file(folder, judge, model_a, model_b), Judgement):
+        for judgement in read_records(judgements_file(folder, judge, BENCHMARK, "-vs-".join(models)), Judgement):
             match = wanted.get((judgement.item_id, judgement.turn))
-            if match is not None and judgement.order:
+            if match is None or not judgement.order:
+                continue
+            request = Request(match, judgement.order, judgement.repeat)
+            if judgement.request_hash == _request_hash(judge, request, material):
                 found.setdefault(match, []).append(judgement)
     return found
