@@ -43,7 +43,8 @@ class AskingJudge:
     def __init__(self, preset: Preset, *, store: ReplyStore | None = None, max_cost: float | None = None) -> None:
         """Raises a :class:`UserError` where `max_cost` dollars cannot be kept to."""
         _check_budget(preset, max_cost)
-        self.preset, self.store = preset, store or store_of(preset)
+        self.preset = preset
+        self.store = store_of(preset) if store is None else store
         self.budget = Budget(max_cost)
         self._limiter, self._keeper = Limiter(preset.limits), Keeper(self.store)
         self._endpoint: Endpoint | None = None  # made for the first request: stored replies need no key

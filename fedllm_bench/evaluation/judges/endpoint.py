@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.judges.cost import price_of
-from fedllm_bench.evaluation.judges.errors import PassingError
-from fedllm_bench.evaluation.judges.faults import named
+from fedllm_bench.evaluation.judges.errors import NoReplyError, PassingError
+from fedllm_bench.evaluation.judges.faults import TooLongError, named
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.templates import Messages
 from fedllm_bench.evaluation.records import Reply
@@ -55,6 +55,8 @@ class Endpoint:
         except TimeoutError as error:
             seconds = self.preset.limits.timeout_seconds
             raise PassingError(f"no reply within {seconds:g} s", is_charged=True) from error
+        except TooLongError as error:  # with openai 2 it is the cause of an APIConnectionError
+            raise NoReplyError(str(error)) from error
         except openai.APIError as error:
             raise named(error, self.preset, self._key) from error
         reply = read_reply(response.http_response.content)
@@ -70,8 +72,11 @@ def api_key(preset: Preset) -> str:
     if not preset.key_env:
         return "none"  # the client insists on one
     key = os.environ.get(preset.key_env, "").strip()
-    if not key:
-        raise UserError(f"the judge {preset.name!r} needs an API key in the environment variable {preset.key_env}")
+    if not key or not (key.isascii() and key.isprintable()):
+        what = "which holds no key: it is not plain text" if key else "which is not set"
+        raise UserError(
+            f"the judge {preset.name!r} needs an API key in the environment variable {preset.key_env}, {what}"
+        )
     return key
 
 
