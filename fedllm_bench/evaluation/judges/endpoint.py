@@ -73,10 +73,8 @@ def api_key(preset: Preset) -> str:
         return "none"  # the client insists on one
     key = os.environ.get(preset.key_env, "").strip()
     if not key or not (key.isascii() and key.isprintable()):
-        what = "which holds no key: it is not plain text" if key else "which is not set"
-        raise UserError(
-            f"the judge {preset.name!r} needs an API key in the environment variable {preset.key_env}, {what}"
-        )
+        what = "which holds no plain text" if key else "which is not set"
+        raise UserError(f"the judge {preset.name!r} needs an API key in the variable {preset.key_env}, {what}")
     return key
 
 
