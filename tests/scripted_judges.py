@@ -6,11 +6,18 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fedllm_bench.evaluation.pair_judging import sample
+from fedllm_bench.evaluation.judges.cost import Budget
+from fedllm_bench.evaluation.judges.errors import NoReplyError
+from fedllm_bench.evaluation.judges.preset import Preset
+from fedllm_bench.evaluation.judges.questions import Question, request_hash
+from fedllm_bench.evaluation.judging import judge_all, own_replies, to_ask
+from fedllm_bench.evaluation.pair_judging import pair_works, sample
 from fedllm_bench.evaluation.pair_prompts import ORDERS, Material, mt_bench_material, pair_messages
 from fedllm_bench.evaluation.records import Reply
 from fedllm_bench.evaluation.votes import Match, Vote, by_match, expert_votes, majority
@@ -30,14 +37,43 @@ TEMPLATES = {
 
 
 class Scripted:
-    """A judge that is a function of (messages, repeat). It counts what it is asked."""
+    """A judge that is a function of (messages, repeat). `asked` counts; what it `refuses` has no reply."""
 
     def __init__(self, name: str, say: Callable[..., str]) -> None:
-        self.name, self.say, self.asked = name, say, 0
+        self.preset = Preset(name=name, model=name, base_url="http://localhost:9/v1")
+        self.say, self.asked, self.budget = say, 0, Budget()
+        self.refuses: Callable[[int], bool] = lambda number: False
+        self.replies: dict[str, Reply] = {}
 
-    def ask(self, messages, *, repeat: int) -> Reply:
+    def __enter__(self) -> Scripted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def key(self, question: Question) -> str:
+        return request_hash(self.preset.model, self.preset.options, question.messages, question.slot.repeat)
+
+    def stored(self, question: Question) -> Reply | None:
+        return self.replies.get(self.key(question))
+
+    def submit(self, question: Question) -> Future[Reply]:
+        future: Future[Reply] = Future()
         self.asked += 1
-        return Reply(text=self.say(messages, repeat), model=self.name, price=0.001, prompt_tokens=10, seconds=0.5)
+        if self.refuses(self.asked):
+            future.set_exception(NoReplyError("timed out"))
+            return future
+        text = self.say(question.messages, question.slot.repeat)
+        reply = Reply(text=text, model="m", price=0.001, prompt_tokens=10, seconds=0.5)
+        self.replies[self.key(question)] = reply
+        future.set_result(reply)
+        return future
+
+
+def ask(scripted: Scripted, folder: Path, matches: list[Match], material: Material, repeats: int = 1) -> None:
+    works = pair_works(folder, scripted.preset, matches, material, repeats)
+    found = own_replies(works, scripted)
+    judge_all(works, scripted, found, sum(1 for _ in to_ask(works, scripted, found)))
 
 
 def shown_answer(messages, letter: str) -> str:

@@ -41,6 +41,7 @@ def test_pairs_and_shares_by_hand():
     found = rows(EXPERTS, pairs_among(votes))
     first = found[1, "S1"].share  # question 1: xy equal, xz and yz not; question 2: not
     assert (first.mean, first.n, first.n_scored, first.unit_of_resampling) == (0.25, 2, 4, "question")
+    assert (first.interval, first.ci_low, first.ci_high) == ("t", 0.0, 1.0)  # a share is no less and no more
     without = found[1, "S2"].share  # xy of each question are left
     assert (without.mean, without.n_scored) == (0.5, 2)
     assert found[2, "S1"].share.mean is None

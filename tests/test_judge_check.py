@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from scripted_judges import FEW, WORLDS, Scripted, at_random, copies, first_always, longer, of_unequal_prompts
+from scripted_judges import FEW, WORLDS, Scripted, ask, at_random, copies, first_always, longer, of_unequal_prompts
 
 from fedllm_bench.evaluation.judge_bias import length_bias, position_bias, self_consistency
 from fedllm_bench.evaluation.judge_check import judge_agreement, judge_biases
 from fedllm_bench.evaluation.pair_decisions import Decision, decisions, last_verdict
-from fedllm_bench.evaluation.pair_judging import Asking, ask_about, pair_files, stored_judgements
+from fedllm_bench.evaluation.pair_judging import stored_judgements
 from fedllm_bench.evaluation.pair_prompts import Material
 from fedllm_bench.evaluation.records import Reply
 from fedllm_bench.evaluation.votes import Match, Vote, by_match, majority
@@ -20,12 +20,12 @@ def measured(judge: Scripted, world, folder, repeats: int = 1):
     """The rows of agreement by (turn, setup), the biases, and the decisions."""
     material, experts = world
     matches = sorted({vote.match for vote in experts})
-    ask_about(judge, pair_files(judge.name, matches, material, Asking(folder=folder, repeats=repeats)), material)
-    made = decisions(stored_judgements(folder, judge.name, matches, material), matches)
-    rows = judge_agreement(judge.name, experts, made, FEW)
+    ask(judge, folder, matches, material, repeats)
+    made = decisions(stored_judgements(folder, judge.preset, matches, material), matches)
+    rows = judge_agreement(judge.preset.name, experts, made, FEW)
     return (
         {(row["turn"], row["setup"]): row["share"] for row in rows},
-        judge_biases(judge.name, experts, made, material.lengths, FEW),
+        judge_biases(judge.preset.name, experts, made, material.lengths, FEW),
         made,
     )
 
@@ -146,8 +146,9 @@ def test_both_orders_must_name_the_same_winner(ab, ba, winner, consistent):
     [("[[A]]", "first"), ("not [[A]], [[B]]", "second"), ("[[C]]", "tie"), ("[[D]] [A] A", None), ("", None)],
 )
 def test_the_last_verdict_counts(text, said):
-    assert last_verdict(Reply(text=text)) == (said, "" if said else "no verdict in the judge's reply")
-    assert last_verdict(Reply(text=text, finish="length")) == (None, "the judge's reply was cut")
+    found, reason = last_verdict(Reply(text=text))
+    assert (found, bool(reason)) == (said, said is None)
+    assert last_verdict(Reply(text=text, finish="length"))[0] is None
 
 
 def test_biases_by_hand():

@@ -1,20 +1,22 @@
-"""Asking a judge about pairs: what is asked, kept, asked again, and what happens without a reply; the command."""
+"""What a judge is asked about pairs, what is kept and what counts; the command, against a judge on this machine."""
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from bench_runs import code_of
-from scripted_judges import Scripted, at_random, first_always, longer, needs_mirror, small_world
+from judge_server import Body, Said, fails, judge_server, says
+from scripted_judges import Scripted, ask, longer, needs_mirror, small_world
 
 from fedllm_bench import cli, files
-from fedllm_bench.commands import judge_check as command
 from fedllm_bench.evaluation.judge_check import cost, coverage
+from fedllm_bench.evaluation.judges import asking
 from fedllm_bench.evaluation.pair_decisions import decisions
-from fedllm_bench.evaluation.pair_judging import Asking, NoReplyError, ask_about, pair_files, sample, stored_judgements
+from fedllm_bench.evaluation.pair_judging import sample, stored_judgements
 from fedllm_bench.evaluation.pair_prompts import (
     ORDERS,
     WITH_REFERENCE,
@@ -28,24 +30,24 @@ from fedllm_bench.evaluation.votes import Match
 
 MATERIAL, EXPERTS = small_world(questions=4)
 MATCHES = sorted({vote.match for vote in EXPERTS})
+JUDGE = Scripted("j", longer).preset
 
 
-def ask(judge: Scripted, folder: Path, *, material: Material = MATERIAL, repeats: int = 1, workers: int = 1) -> None:
-    ask_about(judge, pair_files("j", MATCHES, material, Asking(folder=folder, repeats=repeats)), material, workers)
+def ask_here(judge: Scripted, folder: Path, material: Material = MATERIAL, repeats: int = 1) -> None:
+    ask(judge, folder, MATCHES, material, repeats)
 
 
 def kept_in(folder: Path, material: Material = MATERIAL) -> dict[Match, list[Judgement]]:
-    return stored_judgements(folder, "j", MATCHES, material)
+    return stored_judgements(folder, JUDGE, MATCHES, material)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*.jsonl")}
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_each_match_is_asked_in_both_orders_once_and_never_again(tmp_path, workers):
+def test_each_match_is_asked_in_both_orders_once_and_never_again(tmp_path):
     judge = Scripted("j", longer)
-    ask(judge, tmp_path, repeats=2, workers=workers)
+    ask_here(judge, tmp_path, repeats=2)
     assert judge.asked == len(MATCHES) * 2 * 2 == 64
     kept = kept_in(tmp_path)
     assert set(kept) == set(MATCHES)
@@ -53,80 +55,45 @@ def test_each_match_is_asked_in_both_orders_once_and_never_again(tmp_path, worke
         assert Counter((each.order, each.repeat) for each in own) == Counter((o, r) for o in ORDERS for r in (0, 1))
     before = contents(tmp_path)
     assert set(before) == {"m1-vs-m2.jsonl", "m2-vs-m3.jsonl"}
-    ask(judge, tmp_path, repeats=2, workers=workers)
+    ask_here(judge, tmp_path, repeats=2)
     assert (judge.asked, contents(tmp_path)) == (64, before)
+    elsewhere = Scripted("j", longer)  # a machine without this judge's replies, but with the folder
+    ask_here(elsewhere, tmp_path, repeats=2)
+    assert (elsewhere.asked, contents(tmp_path)) == (0, before)
 
 
-def test_threads_leave_the_same_files(tmp_path):
-    for workers in (1, 5):
-        ask(Scripted("j", at_random), tmp_path / str(workers), workers=workers)
-    assert contents(tmp_path / "1") == contents(tmp_path / "5")
-
-
-def test_another_question_is_another_request(tmp_path):
-    judge = Scripted("j", longer)
-    ask(judge, tmp_path)
+def test_replies_about_another_prompt_do_not_count(tmp_path):
+    ask_here(Scripted("j", longer), tmp_path)
     changed = {"pair-v2": ("another", MATERIAL.templates["pair-v2"][1])}
     other = replace(MATERIAL, templates={**MATERIAL.templates, **changed})
-    ask(judge, tmp_path, material=other)
-    first_turns = sum(match.turn == 1 for match in MATCHES)
-    assert judge.asked == 2 * len(MATCHES) + 2 * first_turns
-    assert [len(own) for own in kept_in(tmp_path, other).values()] == [2] * len(MATCHES)
-    assert {match.turn for match in kept_in(tmp_path)} == {2}  # replies to another prompt do not count
+    assert {match.turn for match in kept_in(tmp_path, other)} == {2}
+    assert stored_judgements(tmp_path, Scripted("k", longer).preset, MATCHES, MATERIAL) == {}
 
 
-def test_equal_answers_of_two_models_are_still_two_requests(tmp_path):
+def test_equal_answers_of_two_models_are_a_tie(tmp_path):
     same = replace(MATERIAL, answers=dict.fromkeys(MATERIAL.answers, MATERIAL.answers["m1"]))
-    judge = Scripted("j", longer)
-    ask(judge, tmp_path, material=same)
+    ask_here(Scripted("j", longer), tmp_path, same)
     made = decisions(kept_in(tmp_path, same), MATCHES)
-    assert judge.asked == 2 * len(MATCHES)
     assert {decision.winner for decision in made} == {"tie"}
-
-
-class Failing(Scripted):
-    """Raises `error` for every call number in `at`."""
-
-    def __init__(self, error: BaseException, at: set[int]) -> None:
-        super().__init__("j", longer)
-        self.error, self.at = error, at
-
-    def ask(self, messages, *, repeat):
-        if self.asked + 1 in self.at:
-            self.asked += 1
-            raise self.error
-        return super().ask(messages, repeat=repeat)
+    assert len(made) == len(MATCHES)
 
 
 def test_no_reply_is_kept_with_its_reason_and_only_that_is_asked_again(tmp_path):
-    judge = Failing(NoReplyError("timed out 4 times"), {3, 20})
-    ask(judge, tmp_path)
+    judge = Scripted("j", longer)
+    judge.refuses = lambda number: number in (3, 20)
+    ask_here(judge, tmp_path)
     kept = kept_in(tmp_path)
     made = decisions(kept, MATCHES)
     assert coverage(made) == {"decisions": 16, "with_verdict": 14}
-    assert {decision.reason for decision in made} == {"", "timed out 4 times"}
+    assert {decision.reason for decision in made} == {"", "timed out"}
     assert (cost(kept)["requests"], cost(kept)["replies"]) == (32, 30)
-    judge.at = set()
-    ask(judge, tmp_path)
+    ask_here(judge, tmp_path)
     assert judge.asked == 32 + 2
     assert coverage(decisions(kept_in(tmp_path), MATCHES))["with_verdict"] == 16
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no such model")])
-def test_what_was_answered_before_the_end_is_kept(tmp_path, error):
-    judge = Failing(error, {21})
-    with pytest.raises(type(error)):
-        ask(judge, tmp_path)
-    done = judge.asked - 1
-    judge.at = set()
-    ask(judge, tmp_path)
-    assert done >= 20
-    assert judge.asked == 32 + 1  # no request with a reply is asked again
-    assert len(kept_in(tmp_path)) == 16
-
-
 def test_prices_are_summed_and_unknown_where_one_is(tmp_path):
-    ask(Scripted("j", longer), tmp_path)
+    ask_here(Scripted("j", longer), tmp_path)
     kept = kept_in(tmp_path)
     found = cost(kept)
     assert (found["price"], found["prompt_tokens"], found["seconds"]) == (pytest.approx(0.032), 320, 16.0)
@@ -171,6 +138,65 @@ def test_prompts_are_those_of_mt_bench():
 # --- the command
 
 
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    monkeypatch.setattr(asking, "FIRST_WAIT_SECONDS", 0.002)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+def judge_file(folder: Path, address: str, price: str = "") -> Path:
+    path = folder / "scripted.toml"
+    limits = "[limits]\ntries = 3\nconcurrency = 4\n"
+    path.write_text(f'model = "m"\nbase_url = "{address}"\n[options]\nmax_tokens = 50\n{price}\n{limits}')
+    return path
+
+
+def first_with_faults(body: Body, before: int) -> Said:
+    """Always the first; one request in ten fails once."""
+    if not before and zlib.crc32(body["messages"][-1]["content"].encode()) % 10 == 0:
+        return fails(500)
+    return says("[[A]]")
+
+
+@needs_mirror
+def test_a_judge_is_measured_and_measured_again_offline(tmp_path, capsys, quick):
+    with judge_server(first_with_faults) as server:
+        words = ["judge-check", "--judge", str(judge_file(tmp_path, server.address)), "--out", str(tmp_path / "checks")]
+        assert cli.main([*words, "--limit", "40", "--dry-run"]) == 0
+        assert server.requests == 0
+        assert cli.main([*words, "--limit", "40"]) == 0
+        asked = server.requests
+        assert 80 <= asked <= 80 + 30
+        text = capsys.readouterr().out
+        assert cli.main([*words, "--limit", "40", "--dry-run"]) == 0
+        assert "Requests   none: every question has its reply" in capsys.readouterr().out
+        assert server.requests == asked
+    assert "experts with scripted" in text
+    assert "40 of 40 decisions have a verdict in both orders" in text
+    assert "80 replies to 80 requests, 0.0000 USD" in text
+    assert cli.main([*words, "--limit", "40", "--offline", "--json", str(tmp_path / "check.json")]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == text[text.index("agreement ") :].splitlines()
+    payload = files.read_json(tmp_path / "check.json")
+    assert payload["judge"] == "scripted"
+    assert payload["biases"]["first"]["mean"] == payload["biases"]["first_share"]["mean"] == 1.0
+
+
+@needs_mirror
+def test_a_limit_of_the_cost_is_kept_and_what_came_counts(tmp_path, capsys, quick):
+    price = "[price]\ninput = 1.0\noutput = 1.0\n"
+    usage = {"prompt_tokens": 3000, "completion_tokens": 50}  # 0.003 dollars each
+    with judge_server(lambda body, before: says("[[A]]", usage=usage)) as server:
+        where = str(judge_file(tmp_path, server.address, price)), "--out", str(tmp_path / "checks")
+        words = ["--judge", *where, "--limit"]
+        refused(capsys, [*words, "10"], "20 requests would cost about", "--max-cost")
+        assert server.requests == 0
+        refused(capsys, [*words, "10", "--max-cost", "0.03"], "stopped before --max-cost 0.03 was exceeded")
+        assert 0 < server.requests < 20
+    assert cli.main(["judge-check", *words, "10", "--offline"]) == 0
+    assert "of 10 decisions have a verdict in both orders" in capsys.readouterr().out
+
+
 @needs_mirror
 def test_without_a_judge_the_published_figures_are_shown(tmp_path, capsys):
     assert cli.main(["judge-check", "--json", str(tmp_path / "x" / "check.json")]) == 0
@@ -183,23 +209,6 @@ def test_without_a_judge_the_published_figures_are_shown(tmp_path, capsys):
     assert "judge" not in payload
 
 
-@needs_mirror
-def test_a_judge_is_measured_and_measured_again_offline(tmp_path, capsys, monkeypatch):
-    judge = Scripted("scripted", first_always)
-    monkeypatch.setattr(command, "open_judge", lambda name: judge)
-    words = ["judge-check", "--judge", "scripted", "--limit", "100", "--out", str(tmp_path / "checks")]
-    assert cli.main([*words, "--workers", "3"]) == 0
-    text = capsys.readouterr().out
-    assert judge.asked == 200
-    assert "experts with scripted" in text
-    assert "100 of 100 decisions have a verdict in both orders" in text
-    assert "200 replies to 200 requests, 0.20 USD" in text
-    assert "first answer in both orders" in text
-    assert cli.main([*words, "--offline"]) == 0
-    assert capsys.readouterr().out == text
-    assert judge.asked == 200
-
-
 def refused(capsys, words: list[str], *expected: str) -> None:
     assert code_of(["judge-check", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -208,15 +217,16 @@ def refused(capsys, words: list[str], *expected: str) -> None:
 
 def test_bad_input_is_one_line(tmp_path, capsys):
     refused(capsys, ["--offline"], "--judge")
-    for option in ("--limit", "--repeats", "--workers"):
-        refused(capsys, [option, "0"], option, "whole number, 1 or more")
+    for option in ("--limit", "--repeats", "--concurrency"):
+        refused(capsys, [option, "0"], option, "is not a whole number")
     refused(capsys, ["--jugde", "x"], "did you mean --judge")
 
 
 @needs_mirror
 def test_a_judge_that_is_not_there_is_one_line(tmp_path, capsys):
-    refused(capsys, ["--judge", "x", "--offline", "--out", str(tmp_path)], "no kept replies of the judge 'x'")
-    refused(capsys, ["--judge", "../x", "--offline", "--out", str(tmp_path)], "cannot name a file")
+    refused(capsys, ["--judge", "gpt-4", "--offline", "--out", str(tmp_path)], "no kept replies of the judge gpt-4-")
+    refused(capsys, ["--judge", "x", "--offline", "--out", str(tmp_path)], "no judge 'x'")
+    refused(capsys, ["--judge", "mini_rule", "--out", str(tmp_path)], "a rule for prompts with one right answer")
 
 
 def test_help_has_examples(capsys):

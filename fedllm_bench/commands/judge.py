@@ -43,28 +43,28 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     judge.add_argument("--judge", metavar="NAME|FILE", help="a preset's name or a .toml file of one's own")
     judge.add_argument("--judge-url", metavar="URL", help="another address, as http://localhost:8000/v1")
     judge.add_argument("--judge-model", metavar="MODEL", help="another model, as its server lists it")
-    judge.add_argument("--concurrency", metavar="N", type=_count, help="requests at once (the judge's own limit)")
+    judge.add_argument("--concurrency", metavar="N", type=count, help="requests at once (the judge's own limit)")
     what = parser.add_argument_group("what is judged")
     what.add_argument("--metrics", metavar="NAMES", default="", help="benchmarks, with commas (all with answers)")
     what.add_argument("--sides", metavar="NAMES", default="", help="base, global, client-NAME, with commas (all)")
-    what.add_argument("--repeats", metavar="N", type=_count, default=1, help="ask everything N times (1)")
+    what.add_argument("--repeats", metavar="N", type=count, default=1, help="ask everything N times (1)")
     what.add_argument("--pairwise", metavar="RUN", type=Path, help="compare with this run's answers, in both orders")
     what.add_argument("--against", metavar="SIDE", default="", help="with --pairwise: that run's side (the same one)")
     cost = parser.add_argument_group("cost")
-    cost.add_argument("--max-cost", metavar="USD", type=_dollars, help="stop before this command has cost more")
+    cost.add_argument("--max-cost", metavar="USD", type=dollars, help="stop before this command has cost more")
     cost.add_argument("--yes", action="store_true", help="ask without a limit of the cost")
     cost.add_argument("--dry-run", action="store_true", help="only estimate the cost")
     parser.add_argument("--min-coverage", metavar="SHARE", type=_share, help="show a mean from this share on (1)")
     parser.set_defaults(run=run)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1000")
     return int(text)
 
 
-def _dollars(text: str) -> float:
+def dollars(text: str) -> float:
     return _number(text, 1e6, "a number of US dollars, 0 or more")
 
 
@@ -98,14 +98,14 @@ def run(args: argparse.Namespace) -> int:
     )
     if not (args.judge or args.judge_url or args.judge_model):
         return _without_judge(answered_benchmarks(args.run_folder))
-    return _with_judge(args, _preset(args), wanted)
+    return _with_judge(args, preset_of(args), wanted)
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
-def _preset(args: argparse.Namespace) -> Preset:
+def preset_of(args: argparse.Namespace) -> Preset:
     from fedllm_bench.evaluation.judges.preset import load_judge
 
     preset = load_judge(args.judge, model=args.judge_model, base_url=args.judge_url)
@@ -133,18 +133,18 @@ def _with_judge(args: argparse.Namespace, preset: Preset, wanted: Wanted) -> int
     with judge:
         found = own_replies(works, judge)
         expected = estimate(preset, sizes(to_ask(works, judge, found)))
-        _announce(preset, expected)
+        announce(preset, expected)
         if args.dry_run:
             return 0
         if expected.requests:
-            _allowed(args, preset, expected)
+            check_allowed(args, preset, expected)
         judge_all(works, judge, found, expected.requests)
         _report(works, judge, args.min_coverage)
-    _check_stopped(judge, args.max_cost, found.reasons)
+    check_stopped(judge, args.max_cost, found.reasons)
     return 0
 
 
-def _announce(preset: Preset, expected: Estimate) -> None:
+def announce(preset: Preset, expected: Estimate) -> None:
     _say(f"Judge      {preset.id}")
     if preset.note:
         _say(f"Note       {preset.note}")
@@ -159,7 +159,7 @@ def _announce(preset: Preset, expected: Estimate) -> None:
         _say(f"Cost       {cost}{date} (an estimate: {tokens}, at 3.5 bytes a token and 300 tokens a reply)")
 
 
-def _allowed(args: argparse.Namespace, preset: Preset, expected: Estimate) -> None:
+def check_allowed(args: argparse.Namespace, preset: Preset, expected: Estimate) -> None:
     if preset.is_free or args.yes or args.max_cost is not None:
         return
     cost = "an unknown sum" if expected.dollars is None else f"about ${expected.dollars:.2f}"
@@ -193,7 +193,7 @@ def _report(works: list[Work], judge: Judge, min_coverage: float | None) -> None
         _say(f"Cost       ${spent:.4f} by this command{lost}")
 
 
-def _check_stopped(judge: Judge, max_cost: float | None, reasons: dict[str, str]) -> None:
+def check_stopped(judge: Judge, max_cost: float | None, reasons: dict[str, str]) -> None:
     from fedllm_bench.evaluation.judges.window import NOT_AFFORDED
 
     if NOT_AFFORDED in reasons.values():

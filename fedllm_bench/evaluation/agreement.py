@@ -98,9 +98,15 @@ def _score(one: Vote, other: Vote) -> Score:
 
 
 def share_of(scores: Iterable[Score], resampling: Resampling | None = None) -> Summary:
-    """The mean of all items, each with its weight; what is resampled is a question."""
+    """The mean of all items, each 0 or 1, with its interval over questions, which ends at 0 and 1."""
     summary = summarise(per_cluster(scores), estimator=SHARE, resampling=resampling)
-    return replace(summary, unit_of_resampling="question")
+    low, high = summary.ci_low, summary.ci_high  # those of few questions, by Student's t, may lie beyond
+    return replace(
+        summary,
+        ci_low=None if low is None else max(0.0, low),
+        ci_high=None if high is None else min(1.0, high),
+        unit_of_resampling="question",
+    )
 
 
 def coverage(summary: Summary) -> float | None:

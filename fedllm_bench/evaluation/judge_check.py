@@ -12,6 +12,7 @@ from typing import Any
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.agreement import EXPERTS, GPT4, agreements, pairs_among, pairs_between, share_of
 from fedllm_bench.evaluation.judge_bias import Lengths, length_bias, position_bias, self_consistency
+from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.pair_decisions import Decision, decisions
 from fedllm_bench.evaluation.pair_judging import stored_judgements
 from fedllm_bench.evaluation.pair_prompts import Material
@@ -35,15 +36,15 @@ def published_check(
 
 
 def check_of(
-    folder: Path, judge: str, matches: Sequence[Match], material: Material, resampling: Resampling | None = None
+    folder: Path, preset: Preset, matches: Sequence[Match], material: Material, resampling: Resampling | None = None
 ) -> dict[str, Any]:
     """All of it, from the replies that are kept below `folder`.
 
     Raises a :class:`UserError` where none is. GPT-4's biases are over the same matches.
     """
-    judgements = stored_judgements(folder, judge, matches, material)
+    judgements, judge = stored_judgements(folder, preset, matches, material), preset.name
     if not judgements:
-        raise UserError(f"{folder}: no kept replies of the judge {judge!r}; ask it first, without --offline")
+        raise UserError(f"{folder}: no kept replies of the judge {preset.id}; ask it first, without --offline")
     experts, gpt4, wanted = expert_votes(), gpt4_votes(), set(matches)
     made = decisions(judgements, matches)
     found = published_check(experts, gpt4, resampling)
@@ -51,6 +52,7 @@ def check_of(
     return {
         **found,
         "judge": judge,
+        "judge_id": preset.id,
         "biases": judge_biases(judge, experts, made, material.lengths, resampling),
         "gpt4_biases": gpt4_biases([v for v in gpt4 if v.match in wanted], experts, material.lengths, resampling),
         "coverage": coverage(made),

@@ -7,18 +7,18 @@ whole decision open.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fedllm_bench.evaluation import verdicts
+from fedllm_bench.evaluation.grading import unfinished
 from fedllm_bench.evaluation.pair_prompts import ORDERS, PairOrder
 from fedllm_bench.evaluation.records import Judgement, Reply
 from fedllm_bench.evaluation.votes import Match, Vote, Winner
 
 Said = Literal["first", "second", "tie"]  # which of the two answers, by the place in which it was shown
-SAID: Mapping[str, Said] = {"A": "first", "B": "second", "C": "tie"}
-VERDICT = re.compile(r"\[\[([ABC])\]\]")
+SAID: Mapping[verdicts.Winner, Said] = {"A": "first", "B": "second", "tie": "tie"}
 WON: Mapping[PairOrder, Mapping[Said, Winner]] = {
     "ab": {"first": "a", "second": "b", "tie": "tie"},
     "ba": {"first": "b", "second": "a", "tie": "tie"},
@@ -26,11 +26,11 @@ WON: Mapping[PairOrder, Mapping[Said, Winner]] = {
 
 
 def last_verdict(reply: Reply) -> tuple[Said | None, str]:
-    """The last [[A]], [[B]] or [[C]], for earlier ones are quoted reasoning; without one, None and the reason."""
-    found = VERDICT.findall(reply.text)
-    if reply.finish == "length":
-        return None, "the judge's reply was cut"
-    return (SAID[found[-1]], "") if found else (None, "no verdict in the judge's reply")
+    """What a reply prefers; without a verdict, None and the reason."""
+    if cut := unfinished(reply):
+        return None, cut
+    verdict = verdicts.pair_verdict(reply.text)
+    return (SAID[verdict.value], "") if verdict.value else (None, verdict.reason)
 
 
 ReadVerdict = Callable[[Reply], tuple[Said | None, str]]

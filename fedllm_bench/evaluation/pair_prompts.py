@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from fedllm_bench import files
 from fedllm_bench.assets import ASSETS, fetch
+from fedllm_bench.evaluation.judges.templates import Messages
 from fedllm_bench.evaluation.votes import Match
 
 QUESTIONS = "mt_bench/question.jsonl"
@@ -21,7 +22,6 @@ ANSWERS = "mt_bench/model_answer/"
 WITH_REFERENCE = ("math", "reasoning", "coding")
 PairOrder = Literal["ab", "ba"]  # "ab" shows model_a's answer first
 ORDERS: tuple[PairOrder, ...] = ("ab", "ba")
-Messages = tuple[Mapping[str, str], ...]  # {"role", "content"}, as chat endpoints take them
 
 
 @dataclass(frozen=True, kw_only=True)

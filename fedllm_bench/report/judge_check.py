@@ -78,7 +78,7 @@ def _bias(summary: Mapping[str, Any] | None) -> str:
 
 def _judge(payload: Payload, width: int) -> list[str]:
     cost, coverage = payload["cost"], payload["coverage"]
-    price = "price unknown" if cost["price"] is None else f"{cost['price']:.2f} USD"
+    price = "price unknown" if cost["price"] is None else f"{cost['price']:.{2 if cost['price'] >= 1 else 4}f} USD"
     tokens = f"{cost['prompt_tokens']} + {cost['completion_tokens']} tokens"
     lines = [
         f"Coverage  {coverage['with_verdict']} of {counted(coverage['decisions'], 'decision')} have a verdict in both "
