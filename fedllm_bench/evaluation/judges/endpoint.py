@@ -49,8 +49,8 @@ class Endpoint:
             async with asyncio.timeout(self.preset.limits.timeout_seconds):
                 response = await self._client.chat.completions.with_raw_response.create(
                     model=self.preset.model,
-                    messages=[dict(message) for message in messages],  # type: ignore[misc]
-                    extra_body=self.preset.options,
+                    messages=(),
+                    extra_body=self._body(messages),
                 )
         except TimeoutError as error:
             seconds = self.preset.limits.timeout_seconds
@@ -62,6 +62,10 @@ class Endpoint:
         reply = read_reply(response.http_response.content)
         reply = replace(reply, seconds=round(time.perf_counter() - started, 3))
         return replace(reply, price=price_of(self.preset, reply))
+
+    def _body(self, messages: Messages) -> dict[str, Any]:
+        """What is sent beside the model. Messages given by name would be walked through type by type, a millisecond."""
+        return {"messages": [dict(message) for message in messages], **self.preset.options}
 
     async def close(self) -> None:
         await self._client.close()
