@@ -40,7 +40,7 @@ def config(method: str = "fedavg", seed: int = 0, **more: Any) -> dict[str, Any]
 def a_run(scores: Sequence[Score], seed: int = 0, method: str = "fedavg", **more: Any) -> ScoredRun:
     """A run with one metric, `m`, in memory."""
     measured = Measured(**{"version": "1", "unit": "share", "higher_is_better": True, "scores": tuple(scores), **more})
-    return ScoredRun(path=Path(method), config=config(method, seed), split_hash="0" * 64, measured={"m": measured})
+    return ScoredRun(path=Path(method), config=config(method, seed), measured={"m": measured})
 
 
 def write_run(folder: Path, metrics: Mapping[str, Sequence[Score]], **given: Any) -> Path:

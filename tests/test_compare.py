@@ -195,7 +195,7 @@ def test_intervals_over_questions_cover_where_turns_of_a_question_are_alike(n, t
 )
 def test_unlike_metrics_are_refused(field, change):
     a, b = a_run(of_units([1.0])), a_run(of_units([1.0]), **change)
-    with pytest.raises(UserError, match=f"m: {field} is") as caught:
+    with pytest.raises(UserError, match=f"m cannot be compared, for its {field} is") as caught:
         check_alike([a, b], ["m"])
     assert "\n" not in str(caught.value)
     check_alike([a, a], ["m"])

@@ -90,7 +90,7 @@ def test_seeds_that_one_side_lacks_are_left_out_and_named(sides, capsys):
     ("change", "words"),
     [
         ({"split_hash": "0" * 64}, ("split hash is ffffffffffffffff in", "0000000000000000 in")),
-        ({"version": "2"}, ("mini_exact: version is 1 in", "and 2 in")),
+        ({"version": "2"}, ("mini_exact cannot be compared, for its version is 1 in", "and 2 in")),
         ({"name": "mini-wildchat"}, ("data set is mini-aya in", "mini-wildchat in")),
         ({"evaluation": {"max_new_tokens": 64}}, ("evaluation.max_new_tokens is 32 in", "64 in")),
     ],

@@ -15,6 +15,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 from fedllm_bench.errors import UserError, unknown
@@ -93,21 +94,16 @@ def _names(run: ScoredRun) -> str:
 def check_alike(runs: Sequence[ScoredRun], metrics: Iterable[str]) -> None:
     """Raises a :class:`UserError` that says what differs, where scores cannot be compared."""
     first = runs[0]
-    for other in runs[1:]:
-        _check("", first, other, first.identity(), other.identity())
-        for name in metrics:
-            if name not in other.measured:
-                raise unknown("metric", name, other.measured, f"in {other.path}")
-            _check(f"{name}: ", first, other, first.measured[name].identity(), other.measured[name].identity())
-
-
-def _check(metric: str, a: ScoredRun, b: ScoredRun, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
-    for key, value in ours.items():
-        if value != theirs[key]:
-            raise UserError(
-                f"unlike runs, their scores cannot be compared: {metric}{key} is {value or 'none'} in {a.path} and "
-                f"{theirs[key] or 'none'} in {b.path}"
-            )
+    for name, other in product(metrics, runs[1:]):
+        if name not in other.measured:
+            raise unknown("metric", name, other.measured, f"in {other.path}")
+        ours, theirs = first.measured[name].identity(), other.measured[name].identity()
+        for key in ours | theirs:
+            if ours.get(key) != theirs.get(key):
+                raise UserError(
+                    f"unlike runs: {name} cannot be compared, for its {key} is {ours.get(key) or 'none'} in "
+                    f"{first.path} and {theirs.get(key) or 'none'} in {other.path}"
+                )
 
 
 def compare_models(a: ScoredRun, b: ScoredRun, metrics: Iterable[str], resampling: Resampling) -> list[Comparison]:

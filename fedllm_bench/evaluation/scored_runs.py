@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fedllm_bench.errors import UserError
 from fedllm_bench.metrics.base import Score, is_seen
 
 AFTER = ".after.jsonl"
+CONFIG = "config.json"
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DEPTH = 20  # of a config.json; ours has three levels
 RUN_NAME = re.compile(r"s\d+-[0-9a-f]+")
@@ -27,7 +28,10 @@ FINISH = "give a run folder (runs/<data set>/<method>/s<seed>-<hash>) of a finis
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The scores of one metric. `cluster`: what an item's cluster is, "client" or "question"."""
+    """The scores of one metric. `cluster`: what an item's cluster is, "client" or "question".
+
+    `alike`: what else must be equal on both sides, as the split that items are of; name -> value.
+    """
 
     scores: tuple[Score, ...]
     version: str
@@ -35,36 +39,32 @@ class Measured:
     higher_is_better: bool
     cluster: str = "client"
     judge: str = ""
+    alike: Mapping[str, str] = field(default_factory=dict)
 
     def identity(self) -> dict[str, str]:
         """What must be equal on both sides."""
-        return {"version": self.version, "unit": self.unit, "judge": self.judge, "unit of resampling": self.cluster}
+        own = {"version": self.version, "unit": self.unit, "judge": self.judge, "unit of resampling": self.cluster}
+        return {**self.alike, **own}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRun:
+    """`config` is {} for a folder of answers that no run of the suite left."""
+
     path: Path
     config: Mapping[str, Any]
-    split_hash: str
     measured: Mapping[str, Measured]
 
     @property
-    def seed(self) -> int:
-        return int(self.config["seed"])
+    def seed(self) -> int | None:
+        return int(self.config["seed"]) if self.config else None
 
     @property
     def title(self) -> str:
         """ "mini-aya · fedavg · seed 0"."""
+        if not self.config:
+            return "answers"
         return f"{self.config['name']} · {self.config['method']['name']} · seed {self.seed}"
-
-    def identity(self) -> dict[str, str]:
-        """What must be equal on both sides, whatever is compared."""
-        longest = self.config.get("evaluation", {}).get("max_new_tokens", "")
-        return {
-            "data set": str(self.config["name"]),
-            "split hash": self.split_hash[:16],
-            "evaluation.max_new_tokens": str(longest),
-        }
 
 
 def load_scores(folder: Path) -> dict[str, list[Score]]:
@@ -84,18 +84,22 @@ def load_measured(folder: Path) -> dict[str, Measured]:
 
 
 def load_run(folder: Path) -> ScoredRun:
-    """Raises a :class:`UserError` where `folder` is not a finished run."""
-    config = _plain(folder / "config.json")
-    environment = _plain(folder / "environment.json")
-    try:
-        split_hash = str(environment["data"]["split_hash"])
-        _check_config(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: config.json or environment.json has no {error}; {FINISH}") from error
+    """Raises a :class:`UserError` where `folder` is not a finished run and has no other scores."""
     measured = load_measured(folder)
+    is_run = (folder / CONFIG).is_file() or not measured
+    config = _config(folder) if is_run else {}
     if not measured:
         raise UserError(f"{folder}: no scores in it (scores/*{AFTER}); {FINISH}")
-    return ScoredRun(path=folder, config=config, split_hash=split_hash, measured=measured)
+    return ScoredRun(path=folder, config=config, measured=measured)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = _plain(folder / CONFIG)
+    try:
+        _check_config(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: {CONFIG} has no {error}; {FINISH}") from error
+    return config
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
@@ -146,20 +150,36 @@ def from_training(folder: Path) -> dict[str, Measured]:
     paths = sorted((folder / "scores").glob(f"*{AFTER}"))
     if not paths:
         return {}
-    entries = _object(folder / "results.json").get("metrics")
-    return {name: _measured(folder, entries, name, path) for path in paths if (name := path.name.removesuffix(AFTER))}
+    alike, entries = _of_run(folder), _object(folder / "results.json").get("metrics")
+    names = {path.name.removesuffix(AFTER): path for path in paths}
+    return {name: _measured(folder, entries, name, path, alike) for name, path in names.items()}
 
 
-def _measured(folder: Path, entries: Any, name: str, path: Path) -> Measured:
+def _of_run(folder: Path) -> dict[str, str]:
+    """What the held-out scores of a run hang on, beside its model."""
+    config, environment = _config(folder), _plain(folder / "environment.json")
+    try:
+        split_hash = str(environment["data"]["split_hash"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}: environment.json has no {error}; {FINISH}") from error
+    longest = config.get("evaluation", {}).get("max_new_tokens", "")
+    return {
+        "data set": str(config["name"]),
+        "split hash": split_hash[:16],
+        "evaluation.max_new_tokens": str(longest),
+    }
+
+
+def _measured(folder: Path, entries: Any, name: str, path: Path, alike: Mapping[str, str]) -> Measured:
     scores = tuple(score for score in read_score_file(path) if is_seen(score))
     try:
         entry = entries[name]
         version, unit, higher = str(entry["version"]), str(entry["unit"]), bool(entry["higher_is_better"])
         if CONTROL.search(name + version + unit):
             raise ValueError("control characters")
-        return Measured(scores=scores, version=version, unit=unit, higher_is_better=higher)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: results.json does not say what {name} is; {FINISH}") from error
+    return Measured(scores=scores, version=version, unit=unit, higher_is_better=higher, alike=alike)
 
 
 def read_score_file(path: Path) -> list[Score]:
@@ -199,7 +219,7 @@ def open_side(text: str) -> list[ScoredRun]:
 
     In order of seeds. Raises a :class:`UserError` where they are not one cell under several seeds.
     """
-    runs = sorted((load_run(path) for path in _folders(text)), key=lambda run: run.seed)
+    runs = sorted((load_run(path) for path in _folders(text)), key=lambda run: run.seed or 0)
     for one, other in pairwise(runs):
         if one.seed == other.seed:
             raise UserError(f"{one.path} and {other.path} have one seed, {one.seed}; name one run for each seed")
@@ -212,7 +232,7 @@ def _folders(text: str) -> list[Path]:
     path = Path(text).expanduser()
     if path.is_dir():
         inside = [child for child in sorted(path.iterdir()) if RUN_NAME.fullmatch(child.name) and child.is_dir()]
-        return [path] if (path / "config.json").is_file() or not inside else inside
+        return [path] if (path / CONFIG).is_file() or not inside else inside
     if "," in text:
         return [Path(part).expanduser() for part in text.split(",") if part] or [path]
     return [path]
