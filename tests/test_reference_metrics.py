@@ -32,7 +32,7 @@ def test_common_subsequence_equals_the_table(seed):
 @pytest.mark.parametrize(
     ("answer", "reference", "value"),
     [
-        # Lin (2004), section 3.1: S1 "police killed the gunman", S2 "police kill the gunman", S3 "the gunman kill police"
+        # Lin (2004), section 3.1
         ("police kill the gunman", "police killed the gunman", 3 / 4),
         ("the gunman kill police", "police killed the gunman", 2 / 4),
         ("The cat.", "the CAT", 1.0),
@@ -75,7 +75,9 @@ def answered(texts):
     }
 
 
-PROMPTS = [Prompt(item_id=str(i), turns=("?",), references=(reference,)) for i, reference in enumerate(("a b", "c", "d"))]
+PROMPTS = [
+    Prompt(item_id=str(i), turns=("?",), references=(reference,)) for i, reference in enumerate(("a b", "c", "d"))
+]
 
 
 def test_failed_missing_and_huge_answers_are_unscored_and_an_empty_one_is_zero():
@@ -124,5 +126,5 @@ def test_an_encoder_of_sentence_transformers_is_loaded_from_a_folder(tiny_folder
 
 
 def test_an_embedding_model_that_is_not_there_is_bad_input(tmp_path):
-    with pytest.raises(UserError, match="cannot load the embedding model .*--embedding-model"):
+    with pytest.raises(UserError, match=r"cannot load the embedding model .*--embedding-model"):
         rm.load_encoder(str(tmp_path / "nowhere"))

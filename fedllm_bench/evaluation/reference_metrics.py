@@ -39,7 +39,8 @@ class Encoder(Protocol):
 def tokens(text: str) -> list[str]:
     """Words without case and punctuation; single letters where a script has no spaces between words."""
     folded = unicodedata.normalize("NFKC", OPTIONAL.sub("", text)).casefold()
-    return TOKEN.findall(folded)
+    found: list[str] = TOKEN.findall(folded)
+    return found
 
 
 def rouge_l(answer: str, reference: str) -> float:
@@ -52,7 +53,7 @@ def rouge_l(answer: str, reference: str) -> float:
 def common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
     """The length of the longest common subsequence, in len(a) operations on integers of len(b) bits.
 
-    Hyyrö, Bit-parallel LCS-length computation revisited (2004): a zero in `rows` is a step of the last row of the table.
+    Hyyrö, Bit-parallel LCS-length computation revisited (2004): a zero in `rows` is a step in the table's last row.
     """
     places: dict[str, int] = {}
     for i, token in enumerate(b):
@@ -90,9 +91,7 @@ def closeness_scores(prompts: Sequence[Prompt], answers: Mapping[str, Answer], c
     ]
 
 
-def embedding_scores(
-    prompts: Sequence[Prompt], answers: Mapping[str, Answer], encoder: Encoder | None
-) -> list[Score]:
+def embedding_scores(prompts: Sequence[Prompt], answers: Mapping[str, Answer], encoder: Encoder | None) -> list[Score]:
     """The cosine of answer and reference under a sentence encoder; without one, every item is unscored."""
     asked = with_reference(prompts)
     reasons = {p.item_id: why_not(answers.get(p.item_id)) for p in asked}

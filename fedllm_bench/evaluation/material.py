@@ -1,0 +1,126 @@
+"""The records of a folder, checked against each other: answers are to the prompts beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedllm_bench.errors import UserError
+from fedllm_bench.evaluation.records import (
+    SAFE_NAME,
+    Answer,
+    Finish,
+    Judgement,
+    Prompt,
+    answers_file,
+    judgements_file,
+    prompts_file,
+    read_records,
+)
+
+BASE, PROMPTS = "base", "prompts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a folder holds of one benchmark: answers by side and item, judgements by judge and side."""
+
+    prompts: tuple[Prompt, ...]
+    answers: Mapping[str, Mapping[str, Answer]]
+    judgements: Mapping[str, Mapping[str, Sequence[Judgement]]]
+
+    @property
+    def sides(self) -> list[str]:
+        return list(self.answers)
+
+    @property
+    def judges(self) -> list[str]:
+        return list(self.judgements)
+
+
+def read_folder(folder: Path) -> dict[str, Material]:
+    """Benchmark -> its records, of those that a side has answered; {} where nothing was answered.
+
+    Raises a :class:`UserError` that names the file for records that do not fit together.
+    """
+    found = {name: _material(folder, name) for name in _names(folder / "answers")}
+    return {name: material for name, material in found.items() if material.answers}
+
+
+def _material(folder: Path, benchmark: str) -> Material:
+    path = prompts_file(folder, benchmark)
+    prompts = read_records(_inside(path), Prompt)
+    sides = [name for name in _names(path.parent, ".jsonl") if name != PROMPTS]
+    if sides and not prompts:
+        raise UserError(f"{path} is not there, so nobody knows what was asked; run fedllm-bench answer again")
+    by_id = _by_id(prompts, path)
+    answers = {side: _answers(answers_file(folder, benchmark, side), by_id) for side in _ordered(sides)}
+    judges = {judge: _judged(folder, judge, benchmark, by_id, answers) for judge in _names(folder / "judgements")}
+    return Material(
+        prompts=tuple(prompts), answers=answers, judgements={judge: told for judge, told in judges.items() if told}
+    )
+
+
+def _ordered(sides: Iterable[str]) -> list[str]:
+    return sorted(sides, key=lambda side: ({BASE: 0, "global": 1}.get(side, 2), side))
+
+
+def _names(folder: Path, suffix: str = "") -> list[str]:
+    """The names of folders in `folder`, or of files with a suffix; names that are not ours are passed over."""
+    if not folder.is_dir():
+        return []
+    fitting = [p for p in folder.iterdir() if p.name.endswith(suffix) and p.is_dir() == (not suffix)]
+    return sorted(name for p in fitting if SAFE_NAME.fullmatch(name := p.name.removesuffix(suffix)))
+
+
+def _inside(path: Path) -> Path:
+    """`path`, which is no link to another place: a folder may come from someone else."""
+    if path.is_symlink():
+        raise UserError(f"{path} is a link; put the file itself there")
+    return path
+
+
+def _by_id(prompts: Sequence[Prompt], path: Path) -> dict[str, Prompt]:
+    by_id = {prompt.item_id: prompt for prompt in prompts}
+    if len(by_id) < len(prompts):
+        raise UserError(f"{path} has two prompts of one item_id; run fedllm-bench answer again")
+    return by_id
+
+
+def _answers(path: Path, prompts: Mapping[str, Prompt]) -> dict[str, Answer]:
+    """The last answer of each item."""
+    answers = {}
+    for answer in read_records(_inside(path), Answer):
+        prompt = _known(answer.item_id, prompts, path)
+        if not len(prompt.turns) == len(answer.turns) == len(answer.tokens) == len(answer.finish):
+            raise UserError(f"{path}: item {answer.item_id!r} does not have one answer for each of its "
+                            f"{len(prompt.turns)} turns; remove the file and run again")  # fmt: skip
+        answers[answer.item_id] = answer if answer.prompt_hash == prompt.hash else _of_another(answer)
+    return answers
+
+
+def _of_another(answer: Answer) -> Answer:
+    """An answer to what is no longer the prompt: none."""
+    failed: tuple[Finish, ...] = ("failed",) * len(answer.turns)
+    reason = "it answers another version of the prompt"
+    return replace(answer, turns=("",) * len(failed), finish=failed, reason=reason)
+
+
+def _judged(
+    folder: Path, judge: str, benchmark: str, prompts: Mapping[str, Prompt], sides: Iterable[str]
+) -> dict[str, list[Judgement]]:
+    told: dict[str, list[Judgement]] = {}
+    for side in sides:
+        path = judgements_file(folder, judge, benchmark, side)
+        judgements = read_records(_inside(path), Judgement)
+        for judgement in judgements:
+            _known(judgement.item_id, prompts, path)
+        told |= {side: judgements} if judgements else {}
+    return told
+
+
+def _known(item: str, prompts: Mapping[str, Prompt], path: Path) -> Prompt:
+    if item not in prompts:
+        raise UserError(f"{path}: item {item!r} is not among the prompts beside it; remove the file and run again")
+    return prompts[item]

@@ -1,0 +1,103 @@
+"""Folders with prompts, answers and judgements as the suite writes them, and a judge's grades without a judge."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from fedllm_bench.evaluation import records
+from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
+from fedllm_bench.metrics.base import Score
+
+LANGUAGES = ("English", "French", "Simplified Chinese", "Telugu")
+CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+Say = Callable[[Prompt, int], str]
+
+
+def stub_grades(
+    prompts: Sequence[Prompt], answers: Mapping[str, Answer], judgements: Sequence[Judgement], *, benchmark: str
+) -> list[Score]:
+    """What `evaluation.grading.scores_of` promises, in few words: the last rating of the reply to each turn."""
+    replies = {(j.item_id, j.turn): j.reply.text for j in judgements if j.reply}
+    scores = []
+    for prompt in prompts:
+        for turn in range(1, len(prompt.turns) + 1):
+            found = re.findall(r"\[\[([0-9.]+)\]\]", replies.get((prompt.item_id, turn), ""))
+            value, reason = (float(found[-1]), "") if found else (None, "no rating in the judge's reply")
+            scores.append(Score(prompt.item_id, value, reason, cluster=prompt.item_id, group={"turn": str(turn)}))
+    return scores
+
+
+def mt_bench_prompts(count: int = 80) -> list[Prompt]:
+    return [
+        Prompt(
+            item_id=str(81 + i),
+            turns=(f"Question {i}: tell me of {CATEGORIES[i * 8 // count]}.", "Now shorter."),
+            category=CATEGORIES[i * 8 // count],
+        )
+        for i in range(count)
+    ]
+
+
+def ref_prompts(counts: Mapping[str, int]) -> list[Prompt]:
+    return [
+        Prompt(
+            item_id=f"aya-{language[:2]}{i}",
+            turns=(f"{language} {i}?",),
+            language=language,
+            references=(f"right {i} answer",),
+        )
+        for language, count in counts.items()
+        for i in range(count)
+    ]
+
+
+def plain_prompts(count: int, ask: str = "Do {i}.") -> list[Prompt]:
+    return [Prompt(item_id=str(i), turns=(ask.format(i=i),)) for i in range(count)]
+
+
+def write_prompts(folder: Path, benchmark: str, prompts: Sequence[Prompt]) -> None:
+    records.write_records(records.prompts_file(folder, benchmark), prompts)
+
+
+def write_answers(folder: Path, benchmark: str, side: str, prompts: Sequence[Prompt], say: Say) -> None:
+    """`say(prompt, turn)` is what the model answers."""
+    answers = [answer_of(p, tuple(say(p, turn) for turn in range(1, len(p.turns) + 1))) for p in prompts]
+    records.write_records(records.answers_file(folder, benchmark, side), answers)
+
+
+def answer_of(prompt: Prompt, turns: tuple[str, ...]) -> Answer:
+    ones = (1,) * len(turns)
+    return Answer(
+        item_id=prompt.item_id, prompt_hash=prompt.hash, turns=turns, tokens=ones, finish=("stop",) * len(turns)
+    )
+
+
+def write_judgements(folder: Path, benchmark: str, side: str, told: Sequence[Judgement], judge: str = "stub") -> None:
+    records.write_records(records.judgements_file(folder, judge, benchmark, side), told)
+
+
+def judgements_of(prompts: Sequence[Prompt], say: Say) -> list[Judgement]:
+    """`say(prompt, turn)` is what the judge replies."""
+    return [
+        Judgement(
+            item_id=prompt.item_id,
+            turn=turn,
+            request_hash=f"{prompt.item_id}-{turn}",
+            reply=Reply(text=say(prompt, turn), model="stub-1", prompt_tokens=10, completion_tokens=5, price=0.001),
+        )
+        for prompt in prompts
+        for turn in range(1, len(prompt.turns) + 1)
+    ]
+
+
+def write_mt_bench(folder: Path, sides: Mapping[str, float], count: int = 80) -> list[Prompt]:
+    """MT-Bench answered and judged: side -> its rating of each first turn, one less for each second one."""
+    prompts = mt_bench_prompts(count)
+    write_prompts(folder, "mt_bench", prompts)
+    for side, rating in sides.items():
+        write_answers(folder, "mt_bench", side, prompts, lambda p, turn, side=side: f"{side} on {p.item_id}, {turn}")
+        told = judgements_of(prompts, lambda p, turn, rating=rating: f"Good. [[{rating + int(p.item_id) % 3 - turn}]]")
+        write_judgements(folder, "mt_bench", side, told)
+    return prompts
