@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedllm_bench.evaluation import records
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.base import MetricInfo, Score
+from fedllm_bench.metrics.stats import Resampling
+from fedllm_bench.report.results import ScoreSet, client_rows, metrics_of, results_payload
+from fedllm_bench.report.schema import QUANTILES, check_results
 
 LANGUAGES = ("English", "French", "Simplified Chinese", "Telugu")
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
@@ -101,3 +105,39 @@ def write_mt_bench(folder: Path, sides: Mapping[str, float], count: int = 80) ->
         told = judgements_of(prompts, lambda p, turn, rating=rating: f"Good. [[{rating + int(p.item_id) % 3 - turn}]]")
         write_judgements(folder, "mt_bench", side, told)
     return prompts
+
+
+def results_json(dataset: str = "mini-aya") -> dict[str, Any]:
+    """A results.json of one metric over 24 clients, looked at in four rounds."""
+    clients = [f"c{i:02d}" for i in range(24)]
+    info = MetricInfo(name="heldout", version="1", unit="nats per token", higher_is_better=False, description="loss")
+    sides = [[Score("r", mean + 0.02 * i, cluster=c) for i, c in enumerate(clients)] for mean in (5.0, 3.5)]
+    scores = ScoreSet(before=sides[0], after=sides[1])
+    payload = results_payload(
+        run={
+            **{"dataset": dataset, "method": "fedavg", "profile": "mini", "track": "mini", "seed": 0},
+            **{"model": "mini", "config_hash": "abc", "commit": None, "personal": False},
+        },
+        data={
+            **{"num_clients": 24, "num_unseen_clients": 0, "num_train_rows": 100, "num_heldout_rows": 24},
+            **{"local_clients": [], "never_visited": []},
+        },
+        cost={
+            **{"bytes_up": 5, "bytes_down": 5, "seconds": {"train": 1.5}, "peak_memory_bytes": 9},
+            **{"peak_gpu_bytes": None, "num_answers": 8, "num_dropouts": 0, "failures": []},
+        },
+        metrics=metrics_of({"heldout": scores}, {"heldout": info}, resampling=Resampling(samples=200)),
+        clients={"heldout": client_rows(scores)},
+        resampling=Resampling(samples=200),
+        over_rounds={"every": 5, "unit": "nats per token", "rounds": [_round(i * 5, 5 - i / 2) for i in range(4)]},
+        personalisation=None,
+    )
+    check_results(payload | {"privacy": None, "communication": None})
+    return payload | {"privacy": None, "communication": None}
+
+
+def _round(number: int, loss: float) -> dict[str, Any]:
+    spread = {key: loss + 0.4 * (share - 0.5) for key, share in QUANTILES.items()}
+    moments = {"mean": loss, "sd": 0.1, "worst_tenth": loss + 0.3, "n": 24}
+    nobody = {**dict.fromkeys([*spread, "mean", "sd", "worst_tenth"]), "n": 0}
+    return {"round": number, "heldout": spread | moments, "unseen": nobody}

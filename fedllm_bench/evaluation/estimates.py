@@ -38,8 +38,8 @@ def side_estimate(scores: Sequence[Score], estimator: Estimator, rules: Rules) -
     mean, low, high, kind = _exact(scored, rules) or _numbers(summary)
     return SideEstimate(
         mean=None if refused else mean,
-        ci_low=None if refused else low,
-        ci_high=None if refused else high,
+        ci_low=None if refused or low is None else max(low, rules.low),  # Student's t knows of no range
+        ci_high=None if refused or high is None else min(high, rules.high),
         interval="none" if refused else kind,
         n_scored=summary.n_scored,
         n_unscored=summary.n_unscored,
@@ -112,7 +112,7 @@ def _refused(scores: Sequence[Score], min_coverage: float) -> str:
         return f"unscored: {first}"
     if scored >= min_coverage * len(scores):
         return ""
-    return f"coverage {scored}/{len(scores)} is below the limit of {min_coverage:.0%}"
+    return f"coverage {scored}/{len(scores)} is below the limit of {100 * min_coverage:g}%"
 
 
 def _numbers(summary: Summary) -> Numbers:
