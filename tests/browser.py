@@ -83,7 +83,9 @@ class Browser:
     def requests(self) -> list[str]:
         """Addresses that were requested since the last call."""
         events = [json.loads(entry["message"])["message"] for entry in self.post("/se/log", {"type": "performance"})]
-        sent = [event for event in events if event["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated")]
+        sent = [
+            event for event in events if event["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated")
+        ]
         return [event["params"].get("request", event["params"])["url"] for event in sent]
 
     def shoot(self, path: Path) -> None:

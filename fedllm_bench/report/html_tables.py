@@ -96,7 +96,7 @@ def estimate_cell(found: Estimate | None) -> Cell | None:
         return None
     if found.mean is None:
         bounds = found.bounds if isinstance(found, SideEstimate) else None
-        between = f"between {number(bounds[0])} and {number(bounds[1])}" if bounds else ""
+        between = f"between {_between(bounds)}" if bounds else ""
         return Cell(text=f"{found.coverage} scored" if found.n_scored else "unscored", interval=between, refused=True)
     show = signed if isinstance(found, Change) else number
     interval = "no interval" if found.ci_low is None else f"{show(found.ci_low)} to {show(found.ci_high)}"
@@ -105,24 +105,27 @@ def estimate_cell(found: Estimate | None) -> Cell | None:
 
 
 def unscored_lines(evaluation: Evaluation) -> list[str]:
-    """A line for each metric and side with unscored questions, by reason."""
+    """A line for each metric and the sides with equal holes: how many questions are unscored, and why."""
     lines = []
     for name, entry in evaluation.metrics.items():
-        sides = entry.views["mean"].sides
-        alike: dict[tuple[str, str], list[str]] = {}
-        for side, found in sides.items():
-            why = ", ".join(f"{count} {reason}" for reason, count in found.unscored.items())
-            if why:
-                alike.setdefault((found.coverage, why), []).append(side)
-        lines += [
-            f"{name}, {' and '.join(names)}: coverage {coverage}; unscored: {why}"
-            for (coverage, why), names in alike.items()
-        ]
+        alike: dict[str, list[str]] = {}
+        for side, found in entry.views["mean"].sides.items():
+            if found.unscored:
+                alike.setdefault(_holes(found), []).append(side)
+        lines += [f"{name}, {' and '.join(sides)}: {holes}" for holes, sides in alike.items()]
     if lines:
-        limit = f"{100 * evaluation.settings.min_coverage:g}%"
-        lines.append(f"A mean over fewer than {limit} of its questions is refused; it would lie between the two numbers "
-                     "given, whatever the unscored ones would get.")  # fmt: skip
+        lines.append(f"A mean over fewer than {100 * evaluation.settings.min_coverage:g}% of its questions is refused.")
     return lines
+
+
+def _holes(found: SideEstimate) -> str:
+    why = ", ".join(f"{count} {reason}" for reason, count in found.unscored.items())
+    whole = f"; all scored, the mean would be between {_between(found.bounds)}" if found.bounds else ""
+    return f"coverage {found.coverage}; unscored: {why}{whole}"
+
+
+def _between(bounds: tuple[float, float]) -> str:
+    return f"{number(bounds[0])} and {number(bounds[1])}"
 
 
 def training_table(payload: Mapping[str, Any]) -> Table:
