@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ Say = Callable[[Prompt, int], str]
 
 
 def stub_grades(
-    prompts: Sequence[Prompt], answers: Mapping[str, Answer], judgements: Sequence[Judgement], *, benchmark: str
+    prompts: Sequence[Prompt], answers: Iterable[Answer], judgements: Sequence[Judgement], *, benchmark: str
 ) -> list[Score]:
     """What `evaluation.grading.scores_of` promises, in few words: the last rating of the reply to each turn."""
+    assert all(isinstance(answer, Answer) for answer in answers)
     replies = {(j.item_id, j.turn): j.reply.text for j in judgements if j.reply}
     scores = []
     for prompt in prompts:

@@ -29,6 +29,7 @@ from fedllm_bench.evaluation.open_metrics import OPEN_METRICS, open_metrics
 from fedllm_bench.evaluation.results import read_evaluation, write_evaluation
 from fedllm_bench.evaluation.scored import Options, evaluation_of, score_all
 from fedllm_bench.metrics.stats import Resampling
+from fedllm_bench.report.evaluation_table import evaluation_table
 
 BENCHMARKS = {"mt_bench", "vicuna_bench", "advbench", "harmless", "ref_gpt4", "heldout_ref", "mini"}
 
@@ -203,6 +204,21 @@ def test_an_answer_to_another_version_of_a_prompt_is_no_answer(tmp_path):
     write_answers(tmp_path, "advbench", "base", plain_prompts(2, ask="Now do {i}!"), lambda p, turn: "Sorry.")
     side = evaluate(tmp_path).metrics["advbench_legacy"].views["mean"].sides["base"]
     assert (side.mean, side.unscored) == (None, {"the answer failed": 2})
+
+
+def test_settings_other_than_the_published_ones_are_named(tmp_path):
+    write_mt_bench(tmp_path, {"base": 6.0})
+    plan = {"benchmark": {"version": "3", "items": 80}, "overrides": {"limit": 80, "temperature": None}, "seed": 1}
+    files.write_json(tmp_path / "answers" / "mt_bench" / "plan.json", plan)
+    evaluation = evaluate(tmp_path)
+    assert (evaluation.benchmarks["mt_bench"].version, evaluation.benchmarks["mt_bench"].overrides) == (
+        "3",
+        {"limit": "80"},
+    )
+    assert "mt_bench was not answered as published: limit 80." in evaluation_table(evaluation)
+    (tmp_path / "answers" / "mt_bench" / "plan.json").write_text('{"benchmark": 1}')
+    with pytest.raises(UserError, match=r"plan\.json is no plan"):
+        evaluate(tmp_path)
 
 
 @pytest.mark.parametrize("what", ["unknown item", "turns", "no prompts", "link", "twice"])

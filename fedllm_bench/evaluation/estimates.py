@@ -15,6 +15,7 @@ from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.stats import LEVEL, Estimator, Resampling, Summary, paired_difference, per_cluster, summarise
 
 MOST_REASONS = 10  # of why questions are unscored; a judge may word each differently
+LONGEST_REASON = 200  # characters
 SHARE = "share"
 Numbers = tuple[float | None, float | None, float | None, IntervalKind]
 
@@ -73,7 +74,7 @@ def change(side: Sequence[Score], base: Sequence[Score], estimator: Estimator, r
 
 def reasons(scores: Iterable[Score]) -> dict[str, int]:
     """Why questions are unscored, the most frequent first; what is rare is counted together."""
-    counts = Counter(score.reason for score in scores if not score.is_scored)
+    counts = Counter(score.reason[:LONGEST_REASON] for score in scores if not score.is_scored)
     shown = counts.most_common(MOST_REASONS)
     rest = counts.total() - sum(count for _, count in shown)
     return dict(shown) | ({"other reasons": rest} if rest else {})

@@ -1,38 +1,26 @@
-"""Where scoring meets its neighbours: the judges' grades and the declarations of benchmarks.
-
-Looked up when called, so that a folder can be reported on without either being loaded.
-"""
+"""Where scoring meets the judges: their grades, looked up when called, so that rules need none of it."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
 from fedllm_bench.metrics.base import Score
 
-GRADING, BENCHMARKS = "fedllm_bench.evaluation.grading", "fedllm_bench.evaluation.benchmarks"
+GRADING = "fedllm_bench.evaluation.grading"
 
 
 def grades(
     prompts: Sequence[Prompt], answers: Mapping[str, Answer], judgements: Sequence[Judgement], *, benchmark: str
 ) -> list[Score]:
     """A score for each question and turn, the mean over repeats; every one unscored where nothing was judged."""
-    if not judgements:
-        turns = {p.item_id: range(1, len(p.turns) + 1) for p in prompts}
+    if not any(judgement.order == "" for judgement in judgements):  # pairs are for comparing two sides
         return [
-            Score(item, None, "no judge", cluster=item, group={"turn": str(turn)})
-            for item, all_turns in turns.items()
-            for turn in all_turns
+            Score(prompt.item_id, None, "no judge", cluster=prompt.item_id, group={"turn": str(turn)})
+            for prompt in prompts
+            for turn in range(1, len(prompt.turns) + 1)
         ]
-    found: list[Score] = importlib.import_module(GRADING).scores_of(prompts, answers, judgements, benchmark=benchmark)
+    scores_of = importlib.import_module(GRADING).scores_of
+    found: list[Score] = scores_of(prompts, list(answers.values()), judgements, benchmark=benchmark)
     return found
-
-
-def declared_version(benchmark: str) -> str:
-    """The version that the suite declares for a benchmark; "" for one that it does not know."""
-    if importlib.util.find_spec(BENCHMARKS) is None:
-        return ""
-    declared = importlib.import_module(BENCHMARKS).BENCHMARKS
-    return str(declared[benchmark].version) if benchmark in declared else ""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedllm_bench.errors import UserError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.evaluation.records import (
     SAFE_NAME,
     Answer,
@@ -19,7 +22,25 @@ from fedllm_bench.evaluation.records import (
     read_records,
 )
 
-BASE, PROMPTS = "base", "prompts"
+BASE, PROMPTS, PLAN = "base", "prompts", "plan.json"
+
+
+@pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
+class Asked:
+    version: str = ""
+
+
+@pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
+class Plan:
+    """What is read of plan.json: the benchmark's version, and settings in place of the published ones."""
+
+    benchmark: Asked = field(default_factory=Asked)
+    overrides: dict[str, float | int | str | None] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def changed(self) -> dict[str, str]:
+        return {name: str(value) for name, value in self.overrides.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +48,7 @@ class Material:
     """What a folder holds of one benchmark: answers by side and item, judgements by judge and side."""
 
     prompts: tuple[Prompt, ...]
+    plan: Plan
     answers: Mapping[str, Mapping[str, Answer]]
     judgements: Mapping[str, Mapping[str, Sequence[Judgement]]]
 
@@ -58,8 +80,21 @@ def _material(folder: Path, benchmark: str) -> Material:
     answers = {side: _answers(answers_file(folder, benchmark, side), by_id) for side in _ordered(sides)}
     judges = {judge: _judged(folder, judge, benchmark, by_id, answers) for judge in _names(folder / "judgements")}
     return Material(
-        prompts=tuple(prompts), answers=answers, judgements={judge: told for judge, told in judges.items() if told}
+        prompts=tuple(prompts),
+        plan=_plan(path.with_name(PLAN)),
+        answers=answers,
+        judgements={judge: told for judge, told in judges.items() if told},
     )
+
+
+def _plan(path: Path) -> Plan:
+    """What answers were made with; a plan that says nothing where there is no file."""
+    if not _inside(path).is_file():
+        return Plan()
+    try:
+        return TypeAdapter(Plan).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path} is no plan of answers ({first_line(error)}); remove it and answer again") from error
 
 
 def _ordered(sides: Iterable[str]) -> list[str]:
@@ -102,7 +137,7 @@ def _answers(path: Path, prompts: Mapping[str, Prompt]) -> dict[str, Answer]:
 
 def _of_another(answer: Answer) -> Answer:
     """An answer to what is no longer the prompt: none."""
-    failed: tuple[Finish, ...] = ("failed",) * len(answer.turns)
+    failed: tuple[Finish, ...] = tuple("failed" for _ in answer.turns)
     reason = "it answers another version of the prompt"
     return replace(answer, turns=("",) * len(failed), finish=failed, reason=reason)
 

@@ -74,9 +74,13 @@ class MetricResult:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BenchmarkResult:
-    """`version` is "" where the suite declares none; `prompts_sha256` always tells prompts apart."""
+    """`version` and `overrides` are of the plan that was answered by: "" and {} where there is none.
+
+    `overrides` are settings in place of the published ones, as a limit of items; `prompts_sha256` tells prompts apart.
+    """
 
     version: str
+    overrides: dict[str, str]
     prompts_sha256: str
     num_prompts: int
     num_turns: int

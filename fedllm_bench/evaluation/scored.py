@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from fedllm_bench import files
-from fedllm_bench.evaluation import joints, results
+from fedllm_bench.evaluation import results
 from fedllm_bench.evaluation.estimates import Rules, change, side_estimate
 from fedllm_bench.evaluation.material import BASE, Material
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS, OpenMetric
@@ -72,16 +72,17 @@ def evaluation_of(materials: Mapping[str, Material], scored: Iterable[Scored], o
             seed=resampling.seed,
             bootstrap_from=BOOTSTRAP_FROM,
         ),
-        benchmarks={name: _benchmark(name, material) for name, material in materials.items()},
+        benchmarks={name: _benchmark(material) for name, material in materials.items()},
         judges=_judges(materials),
         metrics={one.key: _metric(one, options) for one in scored},
     )
 
 
-def _benchmark(name: str, material: Material) -> results.BenchmarkResult:
+def _benchmark(material: Material) -> results.BenchmarkResult:
     prompts = sorted((asdict(prompt) for prompt in material.prompts), key=lambda prompt: str(prompt["item_id"]))
     return results.BenchmarkResult(
-        version=joints.declared_version(name),
+        version=material.plan.benchmark.version,
+        overrides=material.plan.changed,
         prompts_sha256=files.sha256_json(prompts),
         num_prompts=len(prompts),
         num_turns=sum(len(prompt.turns) for prompt in material.prompts),

@@ -25,6 +25,7 @@ def _over_languages(means: Array, weights: Array) -> Array:
 
 MEAN_OVER_QUESTIONS = Estimator(description="mean over questions", of=_over_questions)
 MEAN_OVER_LANGUAGES = Estimator(description="mean over languages of the mean over questions", of=_over_languages)
+MOST_VALUES = 64  # of categories or languages; more of them break nothing down
 MEAN = "mean"  # the view that stands for a metric
 
 
@@ -78,7 +79,8 @@ def views_of(scores: Sequence[Score], *, by_language: bool) -> list[View]:
     views += [View(name="plain_mean", keep=_any)] if over_languages else []
     for key in ("turn", "category", "language"):
         values = _values(scores, key)
-        views += [View(name=f"{key}_{value}", keep=_in(key, value)) for value in values] if len(values) > 1 else []
+        if 1 < len(values) <= MOST_VALUES:
+            views += [View(name=f"{key}_{value}", keep=_in(key, value)) for value in values]
     return views
 
 

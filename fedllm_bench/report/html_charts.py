@@ -8,6 +8,7 @@ from typing import Any
 
 from fedllm_bench.evaluation.results import Evaluation, MetricResult, SideEstimate
 from fedllm_bench.report.formats import number
+from fedllm_bench.report.html_data import language_label
 from fedllm_bench.report.html_tables import BROKEN_DOWN, all_sides, arrow
 
 COLOURS = 7  # classes s0 to s6 of the style sheet; s0 is the base
@@ -90,7 +91,7 @@ def _chart(name: str, entry: MetricResult, prefix: str, sides: Sequence[Side]) -
         shown = [side for side in sides if side.name in estimates]
         for side in shown:
             first, last = side is shown[0], side is shown[-1]
-            bars.append(_bar(label, estimates[side.name], top, side, first=first, last=last))
+            bars.append(_bar(language_label(label), estimates[side.name], top, side, first=first, last=last))
     title = f"{name} {arrow(entry.higher_is_better)} by {prefix.removesuffix('_')} ({entry.unit})"
     return Chart(title=title, bars=tuple(bars))
 
@@ -127,12 +128,12 @@ def loss_curve(over_rounds: Mapping[str, Any] | None) -> Curve | None:
     if over_rounds is None or len(rounds) < 2:
         return None
     spreads = [line["heldout"] for line in rounds]
-    at = [line["round"] for line in rounds]
-    low, high = min(s["p25"] for s in spreads), max(s["p75"] for s in spreads)
+    at = [int(line["round"]) for line in rounds]
+    low, high = float(min(s["p25"] for s in spreads)), float(max(s["p75"] for s in spreads))
     span = (high - low) or 1.0
 
     def x(place: float) -> float:
-        return round(LEFT + (RIGHT - LEFT) * (place - at[0]) / ((at[-1] - at[0]) or 1), 1)
+        return round(LEFT + (RIGHT - LEFT) * (place - at[0]) / float((at[-1] - at[0]) or 1), 1)
 
     def y(value: float) -> float:
         return round(BOTTOM - (BOTTOM - TOP) * (value - low) / span, 1)

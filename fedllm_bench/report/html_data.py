@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedllm_bench.data_prep.languages import NAMES
 from fedllm_bench.evaluation.material import Material
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
@@ -62,7 +63,8 @@ def _ordered(benchmarks: Iterable[str]) -> list[str]:
 def script_json(value: Any) -> str:
     """JSON without any character that means something to HTML or to JavaScript."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    text = text.translate(str.maketrans(UNSAFE))
+    for letter, escaped in UNSAFE.items():
+        text = text.replace(letter, escaped)
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair has no UTF-8
 
 
@@ -83,12 +85,18 @@ def _items(benchmark: str, material: Material, scored: Sequence[Scored]) -> Iter
         }
 
 
+def language_label(language: str) -> str:
+    """The English name of an ISO 639-3 code; what it is no code of as it stands."""
+    names = {code: name.capitalize() for name, code in reversed(NAMES.items())}
+    return names.get(language, language)
+
+
 def _about(benchmark: str, prompt: Prompt) -> Item:
     return {
         "benchmark": benchmark,
         "id": prompt.item_id,
         "category": prompt.category,
-        "language": prompt.language,
+        "language": language_label(prompt.language),
         "turns": list(prompt.turns),
         "references": list(prompt.references),
     }

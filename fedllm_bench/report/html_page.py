@@ -48,7 +48,7 @@ def html_page(contents: Contents) -> str:
     curve = html_charts.loss_curve(results["over_rounds"]) if results else None
     shown = [table for table in tables if table is not None]
     has_answers = bool(contents.materials)
-    return _template().render(
+    page: str = _template().render(
         title=contents.title,
         facts=contents.facts,
         notes=contents.notes,
@@ -65,6 +65,7 @@ def html_page(contents: Contents) -> str:
         cut=_cut(data),
         footer=_footer(evaluation),
     )
+    return page
 
 
 def policy() -> str:

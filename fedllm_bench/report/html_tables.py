@@ -55,7 +55,7 @@ def open_table(evaluation: Evaluation) -> Table | None:
         "how another seed of the same method would do. ↑ higher is better, ↓ lower is better.",
         head=("metric", *sides, *(f"{side} - {BASE}, paired" for side in compared)),
         rows=tuple(rows),
-        lines=tuple(unscored_lines(evaluation)),
+        lines=(*unpublished_lines(evaluation), *unscored_lines(evaluation)),
         explained=tuple(_explained(evaluation)),
     )
 
@@ -113,9 +113,19 @@ def unscored_lines(evaluation: Evaluation) -> list[str]:
             if found.unscored:
                 alike.setdefault(_holes(found), []).append(side)
         lines += [f"{name}, {' and '.join(sides)}: {holes}" for holes, sides in alike.items()]
-    if lines:
+    if any(side.refused for entry in evaluation.metrics.values() for side in entry.views["mean"].sides.values()):
         lines.append(f"A mean over fewer than {100 * evaluation.settings.min_coverage:g}% of its questions is refused.")
     return lines
+
+
+def unpublished_lines(evaluation: Evaluation) -> list[str]:
+    """A line for each benchmark that was not answered with the published settings."""
+    changed = {name: found.overrides for name, found in evaluation.benchmarks.items() if found.overrides}
+    return [
+        f"{name} was not answered as published: {', '.join(f'{key} {value}' for key, value in settings.items())}. "
+        "Its numbers compare with no others."
+        for name, settings in changed.items()
+    ]
 
 
 def _holes(found: SideEstimate) -> str:
