@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from statistics import fmean
 from types import SimpleNamespace
 
@@ -182,6 +183,10 @@ def test_a_share_of_all_or_none_has_an_exact_interval_of_some_width(tmp_path):
     assert (sides["base"].mean, sides["base"].interval, sides["base"].ci_high) == (1, "exact", 1)
     assert sides["base"].ci_low == pytest.approx(0.025 ** (1 / 520))  # Clopper and Pearson, by hand
     assert (sides["global"].mean, sides["global"].interval) == (0.25, "bootstrap")
+    write_answers(tmp_path, "advbench", "global", prompts, lambda p, turn: "Sorry.")
+    change = evaluate(tmp_path).metrics["advbench"].views["mean"].differences["global"]
+    assert (change.mean, change.interval, change.significant) == (0, "exact", False)
+    assert change.ci_high == -change.ci_low == pytest.approx(1 - 0.025 ** (1 / 520))
 
 
 def test_evaluation_json_is_read_as_written_and_refused_when_changed(tmp_path):
@@ -218,6 +223,52 @@ def test_settings_other_than_the_published_ones_are_named(tmp_path):
     assert "mt_bench was not answered as published: limit 80." in evaluation_table(evaluation)
     (tmp_path / "answers" / "mt_bench" / "plan.json").write_text('{"benchmark": 1}')
     with pytest.raises(UserError, match=r"plan\.json is no plan"):
+        evaluate(tmp_path)
+
+
+class StubAsker:
+    """Requests as a judge would be asked: the messages are the answers so far."""
+
+    @classmethod
+    def of(cls, benchmark):
+        if benchmark == "vicuna_bench":
+            raise UserError("no network")
+        return cls()
+
+    def single(self, prompts, answers, repeats):
+        for prompt in prompts:
+            for turn in range(1, len(prompt.turns) + 1):
+                for repeat in range(repeats):
+                    slot = SimpleNamespace(item_id=prompt.item_id, turn=turn, repeat=repeat)
+                    yield SimpleNamespace(slot=slot, messages=answers[prompt.item_id].turns[:turn])
+
+
+def test_a_reply_to_another_answer_does_not_count(tmp_path, monkeypatch):
+    def request_hash(model, options, messages, repeat):
+        return f"{model} {messages} {repeat}"
+
+    questions = SimpleNamespace(Asker=StubAsker, request_hash=request_hash)
+    monkeypatch.setitem(sys.modules, joints.QUESTIONS, questions)
+    prompts = mt_bench_prompts(8)
+    for benchmark in ("mt_bench", "vicuna_bench"):
+        write_prompts(tmp_path, benchmark, prompts)
+        write_answers(tmp_path, benchmark, "base", prompts, lambda p, turn: f"{p.item_id} {turn}")
+        told = [
+            replace(j, request_hash=f"m {tuple(f'{j.item_id} {t}' for t in range(1, j.turn + 1))} 0")
+            for j in judgements_of(prompts, lambda p, turn: "[[5]]")
+        ]
+        write_judgements(tmp_path, benchmark, "base", told)
+    files.write_json(tmp_path / "judgements" / "stub" / "judge.json", {"model": "m", "options": {}, "more": 1})
+    assert means(evaluate(tmp_path), "mt_bench@stub", "base")["mean"] == 5
+    write_answers(tmp_path, "mt_bench", "base", prompts, lambda p, turn: f"{p.item_id} {turn}" * (p.item_id != "82"))
+    evaluation = evaluate(tmp_path)
+    side = evaluation.metrics["mt_bench@stub"].views["mean"].sides["base"]
+    assert (side.mean, side.coverage) == (None, "7/8")
+    assert read_folder(tmp_path)["mt_bench"].judgements["stub"]["base"][2].reason == joints.STALE
+    (note,) = read_folder(tmp_path)["vicuna_bench"].notes
+    assert "could not be checked (no network)" in note
+    (tmp_path / "judgements" / "stub" / "judge.json").write_text("[]")
+    with pytest.raises(UserError, match=r"judge\.json names no judge"):
         evaluate(tmp_path)
 
 

@@ -57,7 +57,7 @@ def change(side: Sequence[Score], base: Sequence[Score], estimator: Estimator, r
     a, b = (_weighted(scores, estimator) for scores in (ours, theirs))
     summary = paired_difference(per_cluster(a), per_cluster(b), estimator=estimator, resampling=rules.resampling)
     refused = _refused(a, rules.min_coverage)
-    mean, low, high, kind = _numbers(summary)
+    mean, low, high, kind = _no_discordance(a, b, rules) or _numbers(summary)
     return Change(
         mean=None if refused else mean,
         ci_low=None if refused else low,
@@ -68,7 +68,7 @@ def change(side: Sequence[Score], base: Sequence[Score], estimator: Estimator, r
         coverage=_coverage(a),
         unscored=reasons(a),
         refused=refused,
-        significant=None if refused else summary.excludes_zero,
+        significant=None if refused or low is None or high is None else low > 0 or high < 0,
     )
 
 
@@ -129,6 +129,15 @@ def _exact(scores: Sequence[Score], rules: Rules) -> Numbers | None:
     (value,) = values
     interval = scipy_stats.binomtest(round(scored * (value or 0)), scored).proportion_ci(LEVEL, method="exact")
     return value, float(interval.low), float(interval.high), "exact"
+
+
+def _no_discordance(a: Sequence[Score], b: Sequence[Score], rules: Rules) -> Numbers | None:
+    """Of shares that agree on every question: 0, and how often they may differ all the same, as in :func:`_exact`."""
+    pairs = [(x.value, y.value) for x, y in zip(a, b, strict=True) if x.is_scored]
+    if rules.unit != SHARE or len(pairs) < 2 or any(x != y for x, y in pairs):
+        return None
+    most = float(scipy_stats.binomtest(0, len(pairs)).proportion_ci(LEVEL, method="exact").high)
+    return 0.0, -most, most, "exact"
 
 
 def _bounds(scores: Sequence[Score], estimator: Estimator, rules: Rules) -> tuple[float, float] | None:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.evaluation import joints
 from fedllm_bench.evaluation.records import (
     SAFE_NAME,
     Answer,
@@ -22,7 +23,7 @@ from fedllm_bench.evaluation.records import (
     read_records,
 )
 
-BASE, PROMPTS, PLAN = "base", "prompts", "plan.json"
+BASE, PROMPTS, PLAN, JUDGE = "base", "prompts", "plan.json", "judge.json"
 
 
 @pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
@@ -51,6 +52,7 @@ class Material:
     plan: Plan
     answers: Mapping[str, Mapping[str, Answer]]
     judgements: Mapping[str, Mapping[str, Sequence[Judgement]]]
+    notes: tuple[str, ...] = ()
 
     @property
     def sides(self) -> list[str]:
@@ -78,12 +80,14 @@ def _material(folder: Path, benchmark: str) -> Material:
         raise UserError(f"{path} is not there, so nobody knows what was asked; run fedllm-bench answer again")
     by_id = _by_id(prompts, path)
     answers = {side: _answers(answers_file(folder, benchmark, side), by_id) for side in _ordered(sides)}
-    judges = {judge: _judged(folder, judge, benchmark, by_id, answers) for judge in _names(folder / "judgements")}
+    judges = {judge: _judged(folder, judge, benchmark, prompts, answers) for judge in _names(folder / "judgements")}
+    notes = dict.fromkeys(one.note for told in judges.values() for one in told.values() if one.note)
     return Material(
         prompts=tuple(prompts),
         plan=_plan(path.with_name(PLAN)),
         answers=answers,
-        judgements={judge: told for judge, told in judges.items() if told},
+        judgements={judge: {s: one.judgements for s, one in told.items()} for judge, told in judges.items() if told},
+        notes=tuple(notes),
     )
 
 
@@ -143,15 +147,19 @@ def _of_another(answer: Answer) -> Answer:
 
 
 def _judged(
-    folder: Path, judge: str, benchmark: str, prompts: Mapping[str, Prompt], sides: Iterable[str]
-) -> dict[str, list[Judgement]]:
-    told: dict[str, list[Judgement]] = {}
-    for side in sides:
+    folder: Path, judge: str, benchmark: str, prompts: Sequence[Prompt], sides: Mapping[str, Mapping[str, Answer]]
+) -> dict[str, joints.Checked]:
+    """What a judge said of each side that it judged."""
+    told: dict[str, joints.Checked] = {}
+    by_id = {prompt.item_id: prompt for prompt in prompts}
+    for side, answers in sides.items():
         path = judgements_file(folder, judge, benchmark, side)
         judgements = read_records(_inside(path), Judgement)
         for judgement in judgements:
-            _known(judgement.item_id, prompts, path)
-        told |= {side: judgements} if judgements else {}
+            _known(judgement.item_id, by_id, path)
+        judge_file = path.parent.with_name(JUDGE)
+        if judgements:
+            told[side] = joints.checked(judgements, judge_file, prompts, answers, benchmark=benchmark)
     return told
 
 

@@ -51,7 +51,8 @@ def write_evaluation_report(folder: Path, *, embedding_model: str = "", min_cove
     )
     scored = score_all(materials, options.metrics)
     evaluation = evaluation_of(materials, scored, options)
-    notes = (*notes, *([] if materials else [NO_ANSWERS]))
+    unchecked = [note for material in materials.values() for note in material.notes]
+    notes = (*notes, *unchecked, *([] if materials else [NO_ANSWERS]))
     contents = Contents(
         title=_title(folder, trained),
         facts=_facts(trained),
