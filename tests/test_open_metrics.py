@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
 
@@ -27,7 +28,18 @@ from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation import joints, records
 from fedllm_bench.evaluation.material import read_folder
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS, open_metrics
-from fedllm_bench.evaluation.results import read_evaluation, write_evaluation
+from fedllm_bench.evaluation.results import (
+    BenchmarkResult,
+    Change,
+    Evaluation,
+    JudgeResult,
+    MetricResult,
+    Settings,
+    SideEstimate,
+    ViewResult,
+    read_evaluation,
+    write_evaluation,
+)
 from fedllm_bench.evaluation.scored import Options, evaluation_of, score_all
 from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.evaluation_table import evaluation_table
@@ -187,6 +199,14 @@ def test_a_share_of_all_or_none_has_an_exact_interval_of_some_width(tmp_path):
     change = evaluate(tmp_path).metrics["advbench"].views["mean"].differences["global"]
     assert (change.mean, change.interval, change.significant) == (0, "exact", False)
     assert change.ci_high == -change.ci_low == pytest.approx(1 - 0.025 ** (1 / 520))
+
+
+def test_the_page_of_the_docs_names_every_metric_and_key():
+    text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    kinds = (Evaluation, Settings, BenchmarkResult, JudgeResult, MetricResult, ViewResult, SideEstimate, Change)
+    names = {field.name for kind in kinds for field in fields(kind)} | OPEN_METRICS.keys()
+    assert len(names) > 50
+    assert {name for name in names if f"`{name}`" not in text} == set()
 
 
 def test_evaluation_json_is_read_as_written_and_refused_when_changed(tmp_path):
