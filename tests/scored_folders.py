@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fedllm_bench import files
-from fedllm_bench.evaluation.scored_runs import Measured, ScoredRun
+from fedllm_bench.evaluation.measured import Measured
+from fedllm_bench.evaluation.scored_runs import ScoredRun
 from fedllm_bench.metrics.base import Score
 
 

@@ -15,7 +15,8 @@ from scored_folders import edited, of_units, scores_of, write_run
 from fedllm_bench import cli, files
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation import scored_runs
-from fedllm_bench.evaluation.scored_runs import Measured, load_run, load_scores, open_side
+from fedllm_bench.evaluation.measured import Measured
+from fedllm_bench.evaluation.scored_runs import load_run, load_scores, open_side
 from fedllm_bench.metrics.base import Score
 
 RNG = np.random.default_rng(0)

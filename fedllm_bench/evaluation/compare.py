@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.evaluation import power
-from fedllm_bench.evaluation.scored_runs import Measured, ScoredRun
+from fedllm_bench.evaluation.measured import Measured
+from fedllm_bench.evaluation.scored_runs import ScoredRun
 from fedllm_bench.evaluation.significance import holm, paired_t
 from fedllm_bench.metrics.stats import (
     ClusterMean,

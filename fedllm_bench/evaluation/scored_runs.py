@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedllm_bench import files
 from fedllm_bench.errors import UserError
+from fedllm_bench.evaluation.measured import Measured
+from fedllm_bench.evaluation.open_scores import from_answers
 from fedllm_bench.metrics.base import Score, is_seen
 
 AFTER = ".after.jsonl"
@@ -24,27 +26,6 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DEPTH = 20  # of a config.json; ours has three levels
 RUN_NAME = re.compile(r"s\d+-[0-9a-f]+")
 FINISH = "give a run folder (runs/<data set>/<method>/s<seed>-<hash>) of a finished `fedllm-bench bench`"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """The scores of one metric. `cluster`: what an item's cluster is, "client" or "question".
-
-    `alike`: what else must be equal on both sides, as the split that items are of; name -> value.
-    """
-
-    scores: tuple[Score, ...]
-    version: str
-    unit: str
-    higher_is_better: bool
-    cluster: str = "client"
-    judge: str = ""
-    alike: Mapping[str, str] = field(default_factory=dict)
-
-    def identity(self) -> dict[str, str]:
-        """What must be equal on both sides."""
-        own = {"version": self.version, "unit": self.unit, "judge": self.judge, "unit of resampling": self.cluster}
-        return {**self.alike, **own}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +189,7 @@ def _read(path: Path) -> Iterator[Score]:
             raise UserError(f"{path}, line {number}: not a score; the file was changed or cut") from error
 
 
-SOURCES: tuple[Callable[[Path], dict[str, Measured]], ...] = (from_training,)
+SOURCES: tuple[Callable[[Path], dict[str, Measured]], ...] = (from_training, from_answers)
 
 
 # --- what is named on the command line
