@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 
 from fedllm_bench.errors import UserError
@@ -16,8 +17,10 @@ from fedllm_bench.evaluation.agreement import (
     agreements,
     pairs_among,
     pairs_between,
+    share_of,
 )
 from fedllm_bench.evaluation.votes import Match, Vote, expert_votes, gpt4_votes, majority, read_votes
+from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.stats import Resampling
 
 FEW = Resampling(samples=500)
@@ -95,6 +98,23 @@ def test_models_are_brought_into_one_order(tmp_path):
     path.write_text(line % ("x", "x", "model_a"))
     with pytest.raises(UserError, match="no vote"):
         read_votes(path)
+
+
+def test_intervals_cover_the_true_share_where_pairs_of_a_question_are_alike():
+    rng, trials, truth = np.random.default_rng(0), 150, 0.7
+    covered = by_pairs = 0
+    for _ in range(trials):
+        shares = np.repeat(rng.beta(3.5, 1.5, size=40), rng.integers(1, 25, size=40))  # of a question, for each pair
+        questions = np.cumsum(np.r_[True, np.diff(shares) != 0])
+        equal = rng.random(len(shares)) < shares
+        scores = [
+            Score(str(i), float(e), cluster=f"q{q}") for i, (e, q) in enumerate(zip(equal, questions, strict=True))
+        ]
+        found = share_of(scores, Resampling(samples=300))
+        covered += found.ci_low <= truth <= found.ci_high
+        by_pairs += abs(equal.mean() - truth) <= 1.96 * equal.std() / np.sqrt(len(equal))
+    assert covered / trials > 0.88  # 0.95 has a standard error of 0.018; 300 resamples and a ratio cost a little
+    assert by_pairs / trials < 0.75  # pairs of votes as if they were independent
 
 
 @needs_mirror
