@@ -48,7 +48,7 @@ def shown(capsys, *words: object) -> str:
 def test_two_runs_are_two_models_and_nothing_is_said_of_methods(sides, capsys, tmp_path):
     a, b = (side / "s0-0abcdef012" for side in sides)
     text = shown(capsys, a, b, "--json", tmp_path / "new" / "c.json")
-    assert "These two models (items resampled by client" in text
+    assert "These two models (items clustered by client" in text
     assert "These two methods" not in text
     assert "method A" not in text
     assert "One seed on each side: of the methods nothing is said." in text
@@ -114,6 +114,7 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path, capsys):
     refused(capsys, [tmp_path / "none", good], "there is no config.json", "give a run folder")
     refused(capsys, [good, ","], "there is no config.json")
     refused(capsys, [good], "RUN_B")
+    refused(capsys, [good, good, "--metrics", " ,"], "--metrics names none")
     (good / "scores" / "m.after.jsonl").unlink()
     refused(capsys, [good, good], "no scores in it")
 
@@ -191,7 +192,7 @@ def test_other_sources_of_scores_plug_in(tmp_path, monkeypatch, capsys):
         files.write_json(folder / "open.json", (BASE + shift * (BASE > 0)).tolist())
     monkeypatch.setattr(scored_runs, "SOURCES", (*scored_runs.SOURCES, opened))
     text = shown(capsys, *folders)
-    assert "items resampled by client or question" in text
+    assert "items clustered by client or question" in text
     assert "mt_bench ↑ (judge rule, seed 0): model B is better by" in text
     assert "at n = 24 questions" in " ".join(text.split())
     monkeypatch.setattr(scored_runs, "SOURCES", (opened, opened))

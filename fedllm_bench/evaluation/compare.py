@@ -81,7 +81,10 @@ def chosen_metrics(a: ScoredRun, b: ScoredRun, wanted: Iterable[str] | None) -> 
         if not shared:
             raise UserError(f"no metric in common: {a.path} has {_names(a)}, {b.path} has {_names(b)}")
         return shared
-    for name in (names := list(dict.fromkeys(wanted))):
+    names = list(dict.fromkeys(wanted))
+    if not names:
+        raise UserError(f"--metrics names none; {a.path} has {_names(a)}")
+    for name in names:
         for run in (a, b):
             if name not in run.measured:
                 raise unknown("metric", name, run.measured, f"in {run.path}")

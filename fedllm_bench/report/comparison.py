@@ -10,7 +10,7 @@ from fedllm_bench.report.tables import aligned
 
 Row = Mapping[str, Any]
 TITLES = {
-    "models": "These two models (items resampled by {unit}; another seed would give other models)",
+    "models": "These two models (items clustered by {unit}; another seed would give other models)",
     "methods": "These two methods (t on {n} paired seed differences; p by Holm over {tests})",
 }
 NOTE = (
