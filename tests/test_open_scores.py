@@ -46,7 +46,7 @@ def refused(capsys, *words: object) -> str:
 def test_two_models_are_compared_over_questions(tmp_path, capsys):
     a, b = write_graded(tmp_path / "a", 5), write_graded(tmp_path / "b", 4)
     text = shown(capsys, a, b)
-    assert "These two models (items resampled by question" in text
+    assert "These two models (items clustered by question" in text
     assert "mt_bench ↑ (judge stub): model A is better by" in text
     assert "at n = 80 questions" in text
     measured = load_run(a).measured["mt_bench"]
