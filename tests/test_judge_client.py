@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from pathlib import Path
@@ -135,6 +136,17 @@ def test_a_huge_response_is_not_read_to_its_end(status: int, tmp_path: Path, mon
         ask(server, tmp_path)
     assert server.requests == 1
     assert bounded.BoundedClient.most_bytes == 0
+
+
+def test_a_packed_response_is_read_and_bounded_by_what_it_unpacks_to(tmp_path: Path) -> None:
+    packed = (("Content-Encoding", "gzip"),)
+    good = Said(body=gzip.compress(says("Rating: [[3]]").body), head=packed)
+    bomb = Said(body=gzip.compress(b"x" * 8 * 2**20), head=packed)
+    with judge_server(lambda body, before: good) as server:
+        assert ask(server, tmp_path / "good").text == "Rating: [[3]]"
+    with judge_server(lambda body, before: bomb) as server, pytest.raises(NoReplyError, match="more than 4 MiB"):
+        ask(server, tmp_path / "bomb")
+    assert len(bomb.body) < 2**14
 
 
 def test_the_request_is_what_the_preset_says_and_nothing_else(tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ def test_every_answer_is_judged_once_and_nothing_is_asked_again(
         assert "none: every question has its reply" in capsys.readouterr().out
         assert judgements(run_folder, mine) == first
         assert server.requests == 8
-    assert [line.split() for line in out.splitlines()[-4:]] == [
+    assert out.splitlines()[-1] == "Replied    judge-0613 (8)"  # another name than was asked for
+    assert [line.split() for line in out.splitlines()[-5:-1]] == [
         ["ref_gpt4", "base", "2.000", "2/2"],
         ["ref_gpt4", "global", "4.000", "2/2"],
         ["advbench", "base", "2.000", "2/2"],
@@ -163,6 +164,7 @@ def test_a_wrong_key_ends_the_command_at_once(
         assert judge(run_folder, "--judge", write_judge(tmp_path, server, 'key_env = "MY_KEY"')) == 2
         assert server.requests <= 2
     assert "check the key" in capsys.readouterr().err
+    assert not list(run_folder.rglob("judgements/**/*.jsonl"))
 
 
 PRICED = '[options]\nmax_tokens = 100\n[price]\ninput = 1000\noutput = 1000\ndate = "2026-01-01"'

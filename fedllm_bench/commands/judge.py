@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,7 +157,7 @@ def announce(preset: Preset, expected: Estimate) -> None:
     _say(f"Requests   {expected.requests}")
     if not preset.is_free:
         tokens = f"{expected.prompt_tokens:,.0f} tokens in, {expected.completion_tokens:,.0f} out"
-        _say(f"Cost       {cost}{date} (an estimate: {tokens}, at 3.5 bytes a token and 300 tokens a reply)")
+        _say(f"Cost       {cost}{date} (an estimate: {tokens}, 3.5 bytes a token, {preset.reply_tokens} a reply)")
 
 
 def check_allowed(args: argparse.Namespace, preset: Preset, expected: Estimate) -> None:
@@ -175,8 +176,10 @@ def _report(works: list[Work], judge: Judge, min_coverage: float | None) -> None
     from fedllm_bench.evaluation.records import Judgement, read_records
 
     _say(f"{'benchmark':<14} {'side':<24} {'mean':>7}  scored")
+    models: Counter[str] = Counter()
     for work in works:
         said = read_records(work.path, Judgement)
+        models.update(judgement.reply.model for judgement in said if judgement.reply)
         answers, hashes = work.answers.values(), hashes_of(work, judge)
         scores = (
             pair_scores_of(work.prompts, said)
@@ -188,6 +191,8 @@ def _report(works: list[Work], judge: Judge, min_coverage: float | None) -> None
         mean = "none" if graded.mean is None else f"{graded.mean:.3f}"
         why = f"  ({graded.reason})" if graded.reason else ""
         _say(f"{work.benchmark:<14} {work.side:<24} {mean:>7}  {graded.coverage}{why}")
+    if set(models) - {judge.preset.model}:  # a name that moves, or a snapshot that changed in between
+        _say("Replied    " + ", ".join(f"{name or 'no name'} ({count})" for name, count in sorted(models.items())))
     if spent := judge.budget.spent:
         lost = f", up to ${judge.budget.uncertain:.4f} of it for lost replies" if judge.budget.uncertain else ""
         _say(f"Cost       ${spent:.4f} by this command{lost}")

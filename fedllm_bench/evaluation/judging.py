@@ -191,15 +191,23 @@ def judge_all(works: Sequence[Work], judge: Judge, found: Found, total: int) -> 
     """Ask `total` questions and write the judgements, also of an asking that is interrupted or fails."""
     width = judge.preset.limits.concurrency
     label = f"judge {judge.preset.name}"
+    is_worth_keeping = False
     try:
         asked = outcomes(judge, to_ask(works, judge, found), width)
         for outcome in track(asked, label, total, note=lambda: _cost(judge.budget)) if total else ():
             if outcome.reason:
                 found.reasons[judge.key(outcome.question)] = outcome.reason
+            is_worth_keeping |= not outcome.reason
+        is_worth_keeping = True
     finally:
-        for work in works:
-            write_records(work.path, judgements_of(work, judge, found))
-        write_judge(works, judge.preset)
+        if is_worth_keeping:  # not of a judge that nobody could reach, as without its key
+            write_judgements(works, judge, found)
+
+
+def write_judgements(works: Sequence[Work], judge: Judge, found: Found) -> None:
+    for work in works:
+        write_records(work.path, judgements_of(work, judge, found))
+    write_judge(works, judge.preset)
 
 
 def judgements_of(work: Work, judge: Judge, found: Found) -> Iterator[Judgement]:

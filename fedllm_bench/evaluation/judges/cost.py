@@ -11,7 +11,6 @@ from fedllm_bench.evaluation.judges.templates import Messages
 from fedllm_bench.evaluation.records import Reply
 
 BYTES_A_TOKEN = 3.5  # English has about 4 bytes a token, code and other scripts 2 to 3
-TOKENS_A_REPLY = 300  # an explanation and a verdict
 TOKENS_A_MESSAGE = 8  # role and separators
 
 
@@ -35,8 +34,8 @@ class Estimate:
 
 
 def estimate(preset: Preset, prompts: list[float]) -> Estimate:
-    """From the estimated tokens of each request, at 300 tokens a reply, or the reply's limit where that is less."""
-    completion = len(prompts) * float(min(TOKENS_A_REPLY, preset.reply_bound or TOKENS_A_REPLY))
+    """From the estimated tokens of each request, and those a reply is expected to have, at most its limit."""
+    completion = len(prompts) * float(min(preset.reply_tokens, preset.reply_bound or preset.reply_tokens))
     total = sum(prompts)
     if preset.is_free:
         return Estimate(len(prompts), total, completion, 0.0)

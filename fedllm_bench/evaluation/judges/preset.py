@@ -1,12 +1,15 @@
 """Judges as declarations: benchmarks/judges/<name>.toml, or a file of one's own in the same form.
 
-model = "gpt-4-1106-preview"            # a dated snapshot where there is one
-base_url = "https://api.openai.com/v1"  # any endpoint that speaks chat completions
-key_env = "OPENAI_API_KEY"              # the environment variable that holds the key; "" for none
-note = "..."                            # shown before it is asked; optional
-[options]                               # sent as they stand: temperature may be absent, limits be named otherwise
-[price]                                 # US dollars per million tokens, and when that was read
-[limits]                                # how it is asked; no part of its id
+    model = "gpt-4-1106-preview"            # a dated snapshot where there is one
+    base_url = "https://api.openai.com/v1"  # any endpoint that speaks chat completions
+    key_env = "OPENAI_API_KEY"              # the environment variable that holds the key; "" for none
+    note = "..."                            # shown before it is asked; optional
+    reply_tokens = 300                      # what a reply is expected to have, for the estimate of the cost; optional
+    [options]                               # sent as they stand: temperature may be absent, limits be named otherwise
+    [price]                                 # US dollars per million tokens, and when that was read
+    [limits]                                # how it is asked
+
+Its id follows from the model, the options and the prompt templates of the suite.
 """
 
 from __future__ import annotations
@@ -57,7 +60,10 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Preset:
-    """A judge. `kind` "rule" is one that knows the right answers and asks nobody."""
+    """A judge. `kind` "rule" is one that knows the right answers and asks nobody.
+
+    `reply_tokens` is what a reply is expected to have, for the estimate of the cost.
+    """
 
     name: str
     model: str
@@ -67,6 +73,7 @@ class Preset:
     options: dict[str, Any] = Field(default_factory=dict)
     price: Price | None = None
     limits: Limits = Limits()
+    reply_tokens: Annotated[int, Field(ge=1)] = 300
     note: str = ""
 
     @property
