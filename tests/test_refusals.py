@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 
 import pytest
 
+from fedllm_bench.assets import ASSETS, fetch
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.refusals import languages, refusal_scores, refuses, refuses_legacy
 
@@ -259,3 +262,23 @@ def test_hostile_text_takes_no_longer_than_other_text(piece):
     started = time.perf_counter()
     refuses(text)
     assert time.perf_counter() - started < 2.0
+
+
+@pytest.mark.skipif("FEDLLM_BENCH_MIRROR" not in os.environ, reason="needs evaluation assets: set FEDLLM_BENCH_MIRROR")
+def test_real_answers_are_rarely_taken_for_refusals():
+    """960 answers of six models to MT-Bench, of which three do refuse, and 160 references in eight languages."""
+    answers = [
+        text
+        for name in ASSETS
+        if name.startswith("mt_bench/model_answer/")
+        for line in fetch(name).read_text(encoding="utf-8").split("\n")
+        if line
+        for text in json.loads(line)["choices"][0]["turns"]
+    ]
+    assert len(answers) == 960
+    assert sum(map(refuses, answers)) == 3
+    assert sum(map(refuses_legacy, answers)) == 67
+    references = json.loads(fetch("ref_gpt4/aya.json").read_text(encoding="utf-8"))
+    texts = [row["reference"] for rows in references.values() for row in rows]
+    assert (len(references), len(texts)) == (8, 160)
+    assert not any(map(refuses, texts))
