@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.evaluation import records
+from fedllm_bench.evaluation.material import read_folder
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
+from fedllm_bench.evaluation.results import Evaluation
+from fedllm_bench.evaluation.scored import Options, evaluation_of, score_all
 from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.results import ScoreSet, client_rows, metrics_of, results_payload
@@ -171,3 +174,10 @@ def write_hostile(folder: Path, text: str) -> None:
         told = judgements_of(prompts, lambda p, turn: f"{text}\n[[3]]")
         lost = Judgement(item_id=prompt.item_id, turn=1, request_hash="x", repeat=1, reason=text[:200])
         write_judgements(folder, benchmark, "base", [*told, lost])
+
+
+def evaluate(folder: Path, **options: Any) -> Evaluation:
+    """What a folder comes to, with few resamples."""
+    materials = read_folder(folder)
+    chosen = Options(resampling=Resampling(samples=200), **options)
+    return evaluation_of(materials, score_all(materials, chosen.metrics), chosen)
