@@ -48,14 +48,19 @@ def make_folder(path: Path) -> Path:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write through a temporary neighbour, so that a killed or full-disk write leaves the old file."""
+    _write_parts(path, (content,))
+
+
+def _write_parts(path: Path, parts: Iterable[bytes]) -> None:
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
-            file.write(content)
+            for content in parts:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
+    except BaseException:
         part.unlink(missing_ok=True)
         raise
 
@@ -69,7 +74,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    write_text(path, "".join(canonical_json(row) + "\n" for row in rows))
+    """Line by line: no more than a line is in memory at once."""
+    _write_parts(path, (f"{canonical_json(row)}\n".encode() for row in rows))
 
 
 def read_json(path: Path) -> Any:

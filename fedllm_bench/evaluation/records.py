@@ -125,7 +125,7 @@ def checked_name(name: str) -> str:
 
 def write_records(path: Path, records: Iterable[R]) -> None:
     files.make_folder(path.parent)
-    files.write_jsonl(path, [asdict(record) for record in records])
+    files.write_jsonl(path, (asdict(record) for record in records))
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:

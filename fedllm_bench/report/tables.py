@@ -31,7 +31,7 @@ def terminal_table(payload: Payload, width: int = 100) -> str:
     if payload["run"]["personal"]:
         table += _over_clients(payload)
     if rows := client_rows(payload):
-        table += ["", *_aligned(rows)]
+        table += ["", *aligned(rows)]
     return "\n".join([_title(payload), "", *table, "", *legend(payload, width)])
 
 
@@ -67,7 +67,7 @@ def _marked(summary: Mapping[str, Any] | None) -> str:
 
 def _rows_of(columns: Sequence[Column], metrics: Mapping[str, Entry]) -> list[str]:
     rows = [[cell(name, entry) for _, cell in columns] for name, entry in metrics.items()]
-    return _aligned([[title for title, _ in columns], *rows])
+    return aligned([[title for title, _ in columns], *rows])
 
 
 def _over_clients(payload: Payload) -> list[str]:
@@ -80,10 +80,10 @@ def _over_clients(payload: Payload) -> list[str]:
             rows.append([_name(name, entry), str(after["n"]), *(number(after[key]) for key in QUANTILES)])
             changes = (signed(difference[key]) for key in QUANTILES)
             rows.append(["  after - base", str(difference["n"]), *changes])
-    return ["", *_aligned([["over clients", "n", *QUANTILES], *rows])] if rows else []
+    return ["", *aligned([["over clients", "n", *QUANTILES], *rows])] if rows else []
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first row is the header; the first column is aligned on the left."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = [_line(row, widths) for row in rows]

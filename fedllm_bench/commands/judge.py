@@ -1,0 +1,211 @@
+"""`fedllm-bench judge`: answers graded by a judge, any model behind an OpenAI-compatible address."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedllm_bench.errors import UserError
+
+if TYPE_CHECKING:  # --help must not wait for pydantic and openai
+    from fedllm_bench.evaluation.judges.cost import Estimate
+    from fedllm_bench.evaluation.judges.preset import Preset
+    from fedllm_bench.evaluation.judging import Judge, Wanted, Work
+
+EXAMPLES = """examples:
+  fedllm-bench judge RUN                                       what has answers; nothing is asked
+  fedllm-bench judge RUN --judge gpt-6-luna --dry-run          what it would cost
+  fedllm-bench judge RUN --judge gpt-6-luna --max-cost 5
+  fedllm-bench judge RUN --judge my-judge.toml --metrics mt_bench --sides global --repeats 3 --yes
+  fedllm-bench judge RUN --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
+  fedllm-bench judge RUN --judge gpt-6-luna --pairwise OTHER_RUN --max-cost 5
+  fedllm-bench judge RUN --judge mini_rule                     profile mini: right answers are known
+
+RUN is a folder with answers/ from `fedllm-bench answer`. There is no default judge. Replies are kept in the cache
+word for word: the same command again asks only what has no reply yet. See docs/judges.md.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "judge",
+        help="let a judge grade a run's answers",
+        description="Let a judge grade the answers of a run, one by one or in pairs against another run's.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a folder with answers/")
+    judge = parser.add_argument_group("the judge")
+    judge.add_argument("--judge", metavar="NAME|FILE", help="a preset's name or a .toml file of one's own")
+    judge.add_argument("--judge-url", metavar="URL", help="another address, as http://localhost:8000/v1")
+    judge.add_argument("--judge-model", metavar="MODEL", help="another model, as its server lists it")
+    judge.add_argument("--concurrency", metavar="N", type=count, help="requests at once (the judge's own limit)")
+    what = parser.add_argument_group("what is judged")
+    what.add_argument("--metrics", metavar="NAMES", default="", help="benchmarks, with commas (all with answers)")
+    what.add_argument("--sides", metavar="NAMES", default="", help="base, global, client-NAME, with commas (all)")
+    what.add_argument("--repeats", metavar="N", type=count, default=1, help="ask everything N times (1)")
+    what.add_argument("--pairwise", metavar="RUN", type=Path, help="compare with this run's answers, in both orders")
+    what.add_argument("--against", metavar="SIDE", default="", help="with --pairwise: that run's side (the same one)")
+    cost = parser.add_argument_group("cost")
+    cost.add_argument("--max-cost", metavar="USD", type=dollars, help="stop before this command has cost more")
+    cost.add_argument("--yes", action="store_true", help="ask without a limit of the cost")
+    cost.add_argument("--dry-run", action="store_true", help="only estimate the cost")
+    parser.add_argument("--min-coverage", metavar="SHARE", type=_share, help="show a mean from this share on (1)")
+    parser.set_defaults(run=run)
+
+
+def count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1000")
+    return int(text)
+
+
+def dollars(text: str) -> float:
+    return _number(text, 1e6, "a number of US dollars, 0 or more")
+
+
+def _share(text: str) -> float:
+    return _number(text, 1.0, "a share from 0 to 1")
+
+
+def _number(text: str, most: float, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    from fedllm_bench.evaluation.judging import Wanted, answered_benchmarks
+
+    if not args.run_folder.is_dir():
+        raise UserError(f"there is no folder {args.run_folder}; give a run folder with answers/")
+    if args.against and args.pairwise is None:
+        raise UserError("--against names a side of the run of --pairwise; give both")
+    wanted = Wanted(
+        benchmarks=_names(args.metrics),
+        sides=_names(args.sides),
+        repeats=args.repeats,
+        other=args.pairwise,
+        other_side=args.against,
+    )
+    if not (args.judge or args.judge_url or args.judge_model):
+        return _without_judge(answered_benchmarks(args.run_folder))
+    return _with_judge(args, preset_of(args), wanted)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def preset_of(args: argparse.Namespace) -> Preset:
+    from fedllm_bench.evaluation.judges.preset import load_judge
+
+    preset = load_judge(args.judge, model=args.judge_model, base_url=args.judge_url)
+    limits = replace(preset.limits, concurrency=args.concurrency) if args.concurrency else preset.limits
+    return replace(preset, limits=limits)
+
+
+def _without_judge(there: dict[str, list[str]]) -> int:
+    from fedllm_bench.evaluation.judges.preset import judge_names
+
+    for benchmark, sides in there.items():
+        _say(f"{benchmark}: answers of {', '.join(sides)} are kept; judge metrics are unscored: no judge")
+    if not there:
+        _say("no answers that judges grade; `fedllm-bench answer` makes them")
+    _say(f"give --judge, one of {', '.join(judge_names())} or a .toml file; or --judge-url and --judge-model")
+    return 0
+
+
+def _with_judge(args: argparse.Namespace, preset: Preset, wanted: Wanted) -> int:
+    from fedllm_bench.evaluation.judges.cost import estimate
+    from fedllm_bench.evaluation.judging import judge_all, judge_of, own_replies, sizes, to_ask, works_of
+
+    works = works_of(args.run_folder, preset, wanted)
+    judge = judge_of(preset, max_cost=args.max_cost)
+    with judge:
+        found = own_replies(works, judge)
+        expected = estimate(preset, sizes(to_ask(works, judge, found)))
+        announce(preset, expected)
+        if args.dry_run:
+            return 0
+        if expected.requests:
+            check_allowed(args, preset, expected)
+        judge_all(works, judge, found, expected.requests)
+        _report(works, judge, args.min_coverage)
+    check_stopped(judge, args.max_cost, found.reasons)
+    return 0
+
+
+def announce(preset: Preset, expected: Estimate) -> None:
+    _say(f"Judge      {preset.id}")
+    if preset.note:
+        _say(f"Note       {preset.note}")
+    if not expected.requests:
+        _say("Requests   none: every question has its reply")
+        return
+    cost = "unknown: the judge states no price" if expected.dollars is None else f"about ${expected.dollars:.2f}"
+    date = f" at the prices of {preset.price.date}" if preset.price and preset.price.date else ""
+    _say(f"Requests   {expected.requests}")
+    if not preset.is_free:
+        tokens = f"{expected.prompt_tokens:,.0f} tokens in, {expected.completion_tokens:,.0f} out"
+        _say(f"Cost       {cost}{date} (an estimate: {tokens}, 3.5 bytes a token, {preset.reply_tokens} a reply)")
+
+
+def check_allowed(args: argparse.Namespace, preset: Preset, expected: Estimate) -> None:
+    if preset.is_free or args.yes or args.max_cost is not None:
+        return
+    cost = "an unknown sum" if expected.dollars is None else f"about ${expected.dollars:.2f}"
+    raise UserError(
+        f"{expected.requests} requests would cost {cost}; add --max-cost USD or --yes (or --dry-run to look)"
+    )
+
+
+def _report(works: list[Work], judge: Judge, min_coverage: float | None) -> None:
+    from fedllm_bench.evaluation.grading import MIN_COVERAGE, mean_or_refusal, scores_of
+    from fedllm_bench.evaluation.judging import hashes_of
+    from fedllm_bench.evaluation.pairing import pair_scores_of
+    from fedllm_bench.evaluation.records import Judgement, read_records
+
+    _say(f"{'benchmark':<14} {'side':<24} {'mean':>7}  scored")
+    models: Counter[str] = Counter()
+    for work in works:
+        said = read_records(work.path, Judgement)
+        models.update(judgement.reply.model for judgement in said if judgement.reply)
+        answers, hashes = work.answers.values(), hashes_of(work, judge)
+        scores = (
+            pair_scores_of(work.prompts, said)
+            if work.is_paired
+            else scores_of(work.prompts, answers, said, benchmark=work.benchmark, hashes=hashes)
+        )
+        limit = MIN_COVERAGE if min_coverage is None else min_coverage
+        graded = mean_or_refusal(scores, min_coverage=limit)
+        mean = "none" if graded.mean is None else f"{graded.mean:.3f}"
+        why = f"  ({graded.reason})" if graded.reason else ""
+        _say(f"{work.benchmark:<14} {work.side:<24} {mean:>7}  {graded.coverage}{why}")
+    if set(models) - {judge.preset.model}:  # a name that moves, or a snapshot that changed in between
+        _say("Replied    " + ", ".join(f"{name or 'no name'} ({count})" for name, count in sorted(models.items())))
+    if spent := judge.budget.spent:
+        lost = f", up to ${judge.budget.uncertain:.4f} of it for lost replies" if judge.budget.uncertain else ""
+        _say(f"Cost       ${spent:.4f} by this command{lost}")
+
+
+def check_stopped(judge: Judge, max_cost: float | None, reasons: dict[str, str]) -> None:
+    from fedllm_bench.evaluation.judges.window import NOT_AFFORDED
+
+    if NOT_AFFORDED in reasons.values():
+        raise UserError(f"stopped before --max-cost {max_cost:g} was exceeded (${judge.budget.spent:.4f} spent); what "
+                        "came is kept: give the same command with more")  # fmt: skip
+
+
+def _say(line: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")

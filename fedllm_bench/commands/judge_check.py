@@ -1,0 +1,126 @@
+"""`fedllm-bench judge-check`: how far a judge can be trusted, measured against MT-Bench's human experts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedllm_bench.commands import judge
+from fedllm_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from fedllm_bench.evaluation.judges.preset import Preset
+    from fedllm_bench.evaluation.pair_prompts import Material
+    from fedllm_bench.evaluation.votes import Match
+
+EXAMPLES = """examples:
+  fedllm-bench judge-check                                                what is published; nothing is asked
+  fedllm-bench judge-check --judge gpt-6-luna --limit 200 --dry-run       what it would cost
+  fedllm-bench judge-check --judge gpt-6-luna --limit 200 --repeats 2 --max-cost 1
+  fedllm-bench judge-check --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
+  fedllm-bench judge-check --judge gpt-6-luna --offline --json check.json
+
+Without a judge, the published votes of MT-Bench's experts and of GPT-4 are compared with each other. With one, it is
+asked about pairs of answers that experts voted on, each in both orders. Replies are kept: the same command again asks
+only what has no reply yet. See docs/comparing.md.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "judge-check",
+        help="measure a judge against MT-Bench's human experts",
+        description="Agreement with human experts, position and length bias, self-consistency and cost of a judge.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    asked = parser.add_argument_group("the judge (without one, only published votes are compared)")
+    asked.add_argument("--judge", metavar="NAME|FILE", help="a preset's name or a .toml file of one's own")
+    asked.add_argument("--judge-url", metavar="URL", help="another address, as http://localhost:8000/v1")
+    asked.add_argument("--judge-model", metavar="MODEL", help="another model, as its server lists it")
+    asked.add_argument("--concurrency", metavar="N", type=judge.count, help="requests at once (the judge's own limit)")
+    asked.add_argument(
+        "--limit", metavar="N", type=_count, help="ask about N of the 1,633 pairs of answers, spread over the questions"
+    )
+    asked.add_argument("--repeats", metavar="N", type=judge.count, default=1, help="ask everything N times (1)")
+    asked.add_argument("--offline", action="store_true", help="ask nothing; measure the replies that are kept")
+    cost = parser.add_argument_group("cost")
+    cost.add_argument("--max-cost", metavar="USD", type=judge.dollars, help="stop before this command has cost more")
+    cost.add_argument("--yes", action="store_true", help="ask without a limit of the cost")
+    cost.add_argument("--dry-run", action="store_true", help="only estimate the cost")
+    parser.add_argument(
+        "--out", type=Path, default=Path("judge-checks"), metavar="DIR", help="where replies are kept (judge-checks)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON too")
+    parser.set_defaults(run=run)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    from fedllm_bench import files
+    from fedllm_bench.report.judge_check import judge_check_text
+
+    named = args.judge or args.judge_url or args.judge_model
+    if args.offline and not named:
+        raise UserError("--offline measures the kept replies of a judge; name it with --judge")
+    payload = _measured(args) if named else _published()
+    if payload is None:
+        return 0
+    sys.stdout.write(judge_check_text(payload) + "\n")
+    if args.json is not None:
+        files.make_folder(args.json.parent)
+        files.write_json(args.json, payload)
+        sys.stdout.write(f"JSON      {args.json}\n")
+    return 0
+
+
+def _published() -> dict[str, Any]:
+    from fedllm_bench.evaluation.judge_check import published_check
+    from fedllm_bench.evaluation.votes import expert_votes, gpt4_votes
+
+    return published_check(expert_votes(), gpt4_votes())
+
+
+def _measured(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What is found; None where only the cost was asked for."""
+    from fedllm_bench.evaluation.judge_check import check_of
+    from fedllm_bench.evaluation.pair_judging import sample
+    from fedllm_bench.evaluation.pair_prompts import mt_bench_material
+    from fedllm_bench.evaluation.votes import expert_votes
+
+    preset = judge.preset_of(args)
+    if preset.kind == "rule":
+        raise UserError(f"--judge {preset.name}: a rule for prompts with one right answer, which MT-Bench has not")
+    material, matches = mt_bench_material(), sample((vote.match for vote in expert_votes()), args.limit)
+    if not args.offline and not _ask(args, preset, matches, material):
+        return None
+    return check_of(args.out, preset, matches, material)
+
+
+def _ask(args: argparse.Namespace, preset: Preset, matches: Sequence[Match], material: Material) -> bool:
+    """Ask what has no reply; False where only the cost was asked for."""
+    from fedllm_bench.evaluation.judges.cost import estimate
+    from fedllm_bench.evaluation.judging import judge_all, judge_of, own_replies, sizes, to_ask
+    from fedllm_bench.evaluation.pair_judging import pair_works
+
+    works = pair_works(args.out, preset, matches, material, args.repeats)
+    with judge_of(preset, max_cost=args.max_cost) as asked:
+        found = own_replies(works, asked)
+        expected = estimate(preset, sizes(to_ask(works, asked, found)))
+        judge.announce(preset, expected)
+        if args.dry_run:
+            return False
+        if expected.requests:
+            judge.check_allowed(args, preset, expected)
+        judge_all(works, asked, found, expected.requests)
+    judge.check_stopped(asked, args.max_cost, found.reasons)
+    return True

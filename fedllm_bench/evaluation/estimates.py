@@ -1,0 +1,157 @@
+"""From scores of questions to estimates with intervals; a mean over too few of the questions is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats as scipy_stats
+
+from fedllm_bench.evaluation.results import Change, IntervalKind, SideEstimate
+from fedllm_bench.evaluation.views import MEAN_OVER_LANGUAGES, weighted
+from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.stats import LEVEL, Estimator, Resampling, Summary, paired_difference, per_cluster, summarise
+
+MOST_REASONS = 10  # of why questions are unscored; a judge may word each differently
+LONGEST_REASON = 200  # characters
+SHARE = "share"
+Numbers = tuple[float | None, float | None, float | None, IntervalKind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What holds for one metric: the range of a score, its unit, and the share of questions that must be scored."""
+
+    low: float
+    high: float
+    unit: str
+    min_coverage: float
+    resampling: Resampling
+
+
+def side_estimate(scores: Sequence[Score], estimator: Estimator, rules: Rules) -> SideEstimate:
+    """The estimate of one side, from one score for each question."""
+    scored = _weighted(scores, estimator)
+    summary = summarise(per_cluster(scored), estimator=estimator, resampling=rules.resampling)
+    refused = _refused(scored, rules.min_coverage)
+    mean, low, high, kind = _exact(scored, rules) or _numbers(summary)
+    return SideEstimate(
+        mean=None if refused else mean,
+        ci_low=None if refused or low is None else max(low, rules.low),  # Student's t knows of no range
+        ci_high=None if refused or high is None else min(high, rules.high),
+        interval="none" if refused else kind,
+        n_scored=summary.n_scored,
+        n_unscored=summary.n_unscored,
+        coverage=_coverage(scored),
+        unscored=reasons(scored),
+        refused=refused,
+        bounds=_bounds(scores, estimator, rules),
+    )
+
+
+def change(side: Sequence[Score], base: Sequence[Score], estimator: Estimator, rules: Rules) -> Change:
+    """side - base over the questions that both have scored, of all that either was asked."""
+    ours, theirs = _pairs(side, base)
+    a, b = (_weighted(scores, estimator) for scores in (ours, theirs))
+    summary = paired_difference(per_cluster(a), per_cluster(b), estimator=estimator, resampling=rules.resampling)
+    refused = _refused(a, rules.min_coverage)
+    mean, low, high, kind = _no_discordance(a, b, rules) or _numbers(summary)
+    return Change(
+        mean=None if refused else mean,
+        ci_low=None if refused else low,
+        ci_high=None if refused else high,
+        interval="none" if refused else kind,
+        n_scored=summary.n_scored,
+        n_unscored=summary.n_unscored,
+        coverage=_coverage(a),
+        unscored=reasons(a),
+        refused=refused,
+        significant=None if refused or low is None or high is None else low > 0 or high < 0,
+    )
+
+
+def reasons(scores: Iterable[Score]) -> dict[str, int]:
+    """Why questions are unscored, the most frequent first; what is rare is counted together."""
+    counts = Counter(score.reason[:LONGEST_REASON] for score in scores if not score.is_scored)
+    shown = counts.most_common(MOST_REASONS)
+    rest = counts.total() - sum(count for _, count in shown)
+    return dict(shown) | ({"other reasons": rest} if rest else {})
+
+
+def _pairs(side: Sequence[Score], base: Sequence[Score]) -> tuple[list[Score], list[Score]]:
+    """Both sides over the same questions; one that is unscored on either side is so on both, with the reason."""
+    a, b = ({score.cluster: score for score in scores} for scores in (side, base))
+    ours, theirs = [], []
+    for question in dict.fromkeys([*a, *b]):
+        x, y = a.get(question), b.get(question)
+        if x is not None and y is not None and x.is_scored and y.is_scored:
+            ours.append(x)
+            theirs.append(y)
+        else:
+            hole = next((s for s in (x, y) if s is not None and not s.is_scored), None)
+            reason = hole.reason if hole else "asked on one side only"
+            ours.append(Score(question, None, reason, cluster=question))
+            theirs.append(ours[-1])
+    return ours, theirs
+
+
+def _weighted(scores: Sequence[Score], estimator: Estimator) -> list[Score]:
+    return weighted(scores) if estimator is MEAN_OVER_LANGUAGES else list(scores)
+
+
+def _coverage(scores: Sequence[Score]) -> str:
+    return f"{sum(score.is_scored for score in scores)}/{len(scores)}"
+
+
+def _refused(scores: Sequence[Score], min_coverage: float) -> str:
+    """Why there is no mean; "" where there is one."""
+    scored = sum(score.is_scored for score in scores)
+    if not scored:
+        first = next(iter(reasons(scores)), "nothing was asked")
+        return f"unscored: {first}"
+    if scored >= min_coverage * len(scores):
+        return ""
+    return f"coverage {scored}/{len(scores)} is below the limit of {100 * min_coverage:g}%"
+
+
+def _numbers(summary: Summary) -> Numbers:
+    return summary.mean, summary.ci_low, summary.ci_high, summary.interval
+
+
+def _exact(scores: Sequence[Score], rules: Rules) -> Numbers | None:
+    """Of shares of 0 or 1 the interval of Clopper and Pearson: all questions alike leave a bootstrap without width."""
+    values = {score.value for score in scores if score.is_scored}
+    scored = sum(score.is_scored for score in scores)
+    if rules.unit != SHARE or len(values) != 1 or not values <= {0.0, 1.0} or scored < 2:
+        return None
+    (value,) = values
+    interval = scipy_stats.binomtest(round(scored * (value or 0)), scored).proportion_ci(LEVEL, method="exact")
+    return value, float(interval.low), float(interval.high), "exact"
+
+
+def _no_discordance(a: Sequence[Score], b: Sequence[Score], rules: Rules) -> Numbers | None:
+    """Of shares that agree on every question: 0, and how often they may differ all the same, as in :func:`_exact`."""
+    pairs = [(x.value, y.value) for x, y in zip(a, b, strict=True) if x.is_scored]
+    if rules.unit != SHARE or len(pairs) < 2 or any(x != y for x, y in pairs):
+        return None
+    most = float(scipy_stats.binomtest(0, len(pairs)).proportion_ci(LEVEL, method="exact").high)
+    return 0.0, -most, most, "exact"
+
+
+def _bounds(scores: Sequence[Score], estimator: Estimator, rules: Rules) -> tuple[float, float] | None:
+    """The lowest and highest mean that the unscored questions leave possible; None where none or all are unscored."""
+    scored = sum(score.is_scored for score in scores)
+    if scored in (0, len(scores)):
+        return None
+    low, high = (_mean(scores, estimator, missing=end) for end in (rules.low, rules.high))
+    return low, high
+
+
+def _mean(scores: Sequence[Score], estimator: Estimator, *, missing: float) -> float:
+    filled = [score if score.is_scored else replace(score, value=missing, reason="", weight=1.0) for score in scores]
+    whole = _weighted(filled, estimator)
+    values = np.asarray([score.value for score in whole], dtype=np.float64)
+    weights = np.asarray([score.weight for score in whole], dtype=np.float64)
+    return float(estimator.of(values, weights))

@@ -1,0 +1,127 @@
+"""What is known of a judge: agreement with experts, biases, self-consistency, cost; beside GPT-4's published votes.
+
+Agreement and length bias are of the first repeat, as of someone who asks once; position bias and coverage are of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench.errors import UserError
+from fedllm_bench.evaluation.agreement import EXPERTS, GPT4, agreements, pairs_among, pairs_between, share_of
+from fedllm_bench.evaluation.judge_bias import Lengths, length_bias, position_bias, self_consistency
+from fedllm_bench.evaluation.judges.preset import Preset
+from fedllm_bench.evaluation.pair_decisions import Decision, decisions
+from fedllm_bench.evaluation.pair_judging import stored_judgements
+from fedllm_bench.evaluation.pair_prompts import Material
+from fedllm_bench.evaluation.records import Judgement
+from fedllm_bench.evaluation.votes import Match, Vote, expert_votes, gpt4_votes
+from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.stats import Resampling, Summary
+
+VERSION = 1
+
+
+def published_check(
+    experts: Sequence[Vote], gpt4: Sequence[Vote], resampling: Resampling | None = None
+) -> dict[str, Any]:
+    """From the stored votes alone: experts with each other, and with GPT-4."""
+    rows = [
+        *agreements(GPT4, pairs_between(experts, gpt4), resampling),
+        *agreements(EXPERTS, pairs_among(experts), resampling),
+    ]
+    return {"judge_check_version": VERSION, "agreement": [row.to_dict() for row in rows]}
+
+
+def check_of(
+    folder: Path, preset: Preset, matches: Sequence[Match], material: Material, resampling: Resampling | None = None
+) -> dict[str, Any]:
+    """All of it, from the replies that are kept below `folder`.
+
+    Raises a :class:`UserError` where none is. GPT-4's biases are over the same matches.
+    """
+    judgements, judge = stored_judgements(folder, preset, matches, material), preset.name
+    if not judgements:
+        raise UserError(f"{folder}: no kept replies of the judge {preset.id}; ask it first, without --offline")
+    experts, gpt4, wanted = expert_votes(), gpt4_votes(), set(matches)
+    made = decisions(judgements, matches)
+    found = published_check(experts, gpt4, resampling)
+    found["agreement"] += judge_agreement(judge, [v for v in experts if v.match in wanted], made, resampling)
+    return {
+        **found,
+        "judge": judge,
+        "judge_id": preset.id,
+        "biases": judge_biases(judge, experts, made, material.lengths, resampling),
+        "gpt4_biases": gpt4_biases([v for v in gpt4 if v.match in wanted], experts, material.lengths, resampling),
+        "coverage": coverage(made),
+        "cost": cost(judgements),
+    }
+
+
+def judge_agreement(
+    name: str, experts: Sequence[Vote], made: Iterable[Decision], resampling: Resampling | None = None
+) -> list[dict[str, Any]]:
+    votes = [decision.vote(name) for decision in made if decision.repeat == 0]
+    rows = agreements(f"experts with {name}", pairs_between(experts, votes), resampling)
+    return [row.to_dict() for row in rows]
+
+
+def judge_biases(
+    name: str,
+    experts: Sequence[Vote],
+    made: Sequence[Decision],
+    lengths: Lengths,
+    resampling: Resampling | None = None,
+) -> dict[str, Any]:
+    first = [decision.vote(name) for decision in made if decision.repeat == 0]
+    biases = {
+        **position_bias(made, resampling),
+        **length_bias(first, experts, lengths, resampling),
+        "self_consistency": self_consistency(made, resampling),
+    }
+    return _dicts(biases)
+
+
+def gpt4_biases(
+    gpt4: Sequence[Vote], experts: Sequence[Vote], lengths: Lengths, resampling: Resampling | None = None
+) -> dict[str, Any]:
+    """What the published votes still tell: not which answer was shown first, and nothing was repeated.
+
+    Over the matches that experts voted on, like the figures of a judge.
+    """
+    seen = {vote.match for vote in experts}
+    votes = [vote for vote in gpt4 if vote.match in seen]
+    consistent = [Score(str(vote.match), float(vote.consistent), cluster=vote.match.question) for vote in votes]
+    return _dicts({"consistency": share_of(consistent, resampling), **length_bias(votes, experts, lengths, resampling)})
+
+
+def _dicts(summaries: Mapping[str, Summary]) -> dict[str, Any]:
+    return {name: summary.to_dict() for name, summary in summaries.items()}
+
+
+def coverage(made: Sequence[Decision]) -> dict[str, int]:
+    """How many decisions there are, and how many have a verdict in both orders."""
+    return {"decisions": len(made), "with_verdict": sum(decision.winner is not None for decision in made)}
+
+
+def cost(judgements: Mapping[Match, Sequence[Judgement]]) -> dict[str, Any]:
+    """Of the replies that are kept. `price` in US dollars; null where that of a reply is unknown.
+
+    More than one fingerprint: the model behind the name may have changed on the way.
+    """
+    kept = [judgement for own in judgements.values() for judgement in own]
+    replies = [judgement.reply for judgement in kept if judgement.reply is not None]
+    prices = [reply.price for reply in replies]
+    known = [price for price in prices if price is not None]
+    return {
+        "requests": len(kept),
+        "replies": len(replies),
+        "price": sum(known) if known and len(known) == len(prices) else None,
+        "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
+        "completion_tokens": sum(reply.completion_tokens for reply in replies),
+        "seconds": sum(reply.seconds for reply in replies),
+        "models": sorted({reply.model for reply in replies if reply.model}),
+        "fingerprints": sorted({reply.fingerprint for reply in replies if reply.fingerprint}),
+    }

@@ -1,0 +1,1 @@
+"""Judges: presets, prompts, the client that asks them, the store of their replies, cost."""

@@ -1,0 +1,159 @@
+"""Judges as declarations: benchmarks/judges/<name>.toml, or a file of one's own in the same form.
+
+    model = "gpt-4-1106-preview"            # a dated snapshot where there is one
+    base_url = "https://api.openai.com/v1"  # any endpoint that speaks chat completions
+    key_env = "OPENAI_API_KEY"              # the environment variable that holds the key; "" for none
+    note = "..."                            # shown before it is asked; optional
+    reply_tokens = 300                      # what a reply is expected to have, for the estimate of the cost; optional
+    [options]                               # sent as they stand: temperature may be absent, limits be named otherwise
+    [price]                                 # US dollars per million tokens, and when that was read
+    [limits]                                # how it is asked
+
+Its id follows from the model, the options and the prompt templates of the suite.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import asdict, replace
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedllm_bench import files
+from fedllm_bench.errors import UserError, unknown
+from fedllm_bench.evaluation.judges.templates import templates_hash
+from fedllm_bench.evaluation.records import STRICT
+
+PACKAGE = "fedllm_bench.benchmarks"  # named, not imported: in a checkout it lies outside fedllm_bench/
+REPLY_BOUNDS = ("max_tokens", "max_completion_tokens")
+NEAR_HOST = re.compile(r"https?://(localhost|127\.[\d.]+|\[::1\]|0\.0\.0\.0)(:\d+)?(/|$)")
+Dollars = Annotated[float, Field(ge=0, le=1e6)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Price:
+    """US dollars per million tokens, as read on `date`."""
+
+    input: Dollars
+    output: Dollars
+    date: str = ""
+
+    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+        return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Limits:
+    """`timeout_seconds` bounds a whole request, however slowly it arrives; `tries` is the first one and its retries."""
+
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 180.0
+    tries: Annotated[int, Field(ge=1, le=20)] = 6
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Preset:
+    """A judge. `kind` "rule" is one that knows the right answers and asks nobody.
+
+    `reply_tokens` is what a reply is expected to have, for the estimate of the cost.
+    """
+
+    name: str
+    model: str
+    kind: Literal["http", "rule"] = "http"
+    base_url: str = ""
+    key_env: str = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    price: Price | None = None
+    limits: Limits = Limits()
+    reply_tokens: Annotated[int, Field(ge=1)] = 300
+    note: str = ""
+
+    @property
+    def id(self) -> str:
+        """The model's name and a hash of its options and of all prompt templates: what a reply depends on."""
+        asked = {"model": self.model, "options": self.options, "templates": templates_hash()}
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model).strip(".-") or "judge"
+        return f"{slug[:80]}-{files.sha256_json(asked)[:8]}"
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody is paid: so declared, a rule, or a server on this machine without a price."""
+        if self.price is not None:
+            return self.price.input == self.price.output == 0
+        return self.kind == "rule" or bool(NEAR_HOST.match(self.base_url))
+
+    @property
+    def reply_bound(self) -> int | None:
+        """The most tokens that a reply may have; None where the options do not say."""
+        given = [self.options[name] for name in REPLY_BOUNDS if isinstance(self.options.get(name), int)]
+        return max(given) if given else None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def judge_names() -> list[str]:
+    """The presets of the suite."""
+    entries = package_files(PACKAGE).joinpath("judges").iterdir()
+    return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
+
+
+def load_judge(given: str | None, *, model: str | None = None, base_url: str | None = None) -> Preset:
+    """The judge of a preset's name or of a TOML file; `model` and `base_url` take the place of its own.
+
+    Without a name the preset `local` is meant. Raises a :class:`UserError` for what is no judge.
+    """
+    preset = _from_file(Path(given)) if given and given.endswith(".toml") else _packaged(given or "local")
+    preset = replace(preset, model=model or preset.model, base_url=base_url or preset.base_url)
+    if preset.kind == "http":
+        _check_address(preset)
+    return preset
+
+
+def _packaged(name: str) -> Preset:
+    if name not in judge_names():
+        raise unknown("judge", name, judge_names(), "or give a .toml file, or --judge-url and --judge-model")
+    source = package_files(PACKAGE).joinpath("judges", f"{name}.toml")
+    return _checked(source.read_text(encoding="utf-8"), name, f"benchmarks/judges/{name}.toml")
+
+
+def _from_file(path: Path) -> Preset:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the judge {path}: {error}; give a TOML file or one of {judge_names()}") from error
+    return _checked(text, path.stem, str(path))
+
+
+def _checked(text: str, name: str, where: str) -> Preset:
+    try:
+        table = tomllib.loads(text)
+        files.canonical_json(table.get("options", {}))  # no dates: options are sent as JSON
+        preset: Preset = TypeAdapter(Preset).validate_python({"name": name, **table})
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{where} is not TOML: {error}") from error
+    except (TypeError, ValueError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("options",), "msg": str(error)}
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}: {place}: {first['msg']}; see docs/judges.md for the form of a judge") from error
+    taken = sorted({"model", "messages", "stream", "n"} & preset.options.keys())
+    if taken:
+        raise UserError(f"{where}: options.{taken[0]} is set by the suite; remove it")
+    return preset
+
+
+def _check_address(preset: Preset) -> None:
+    if not preset.model:
+        raise UserError(f"the judge {preset.name!r} names no model; give --judge-model, as the server lists it")
+    if not re.match(r"https?://[^/\s@]+(/\S*)?$", preset.base_url):
+        raise UserError(
+            f"the judge's address {preset.base_url!r} is not of the form https://HOST/v1 (without user or password)"
+        )

@@ -1,0 +1,58 @@
+"""A judge that is no model: for the mini world, where right answers are known, it compares and says so.
+
+It makes the same records as others, so that profile mini goes the whole way of judging without a network. Its scores
+say nothing about how a judge would grade.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Self
+
+from fedllm_bench.evaluation.judges.cost import Budget
+from fedllm_bench.evaluation.judges.errors import NoReplyError
+from fedllm_bench.evaluation.judges.preset import Preset
+from fedllm_bench.evaluation.judges.questions import Question, request_hash
+from fedllm_bench.evaluation.records import Reply
+
+
+class RuleJudge:
+    """As :class:`AskingJudge`, but it asks nobody and stores nothing."""
+
+    def __init__(self, preset: Preset) -> None:
+        self.preset, self.budget = preset, Budget()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def name(self) -> str:
+        return self.preset.id
+
+    def key(self, question: Question) -> str:
+        return request_hash(self.preset.model, self.preset.options, question.messages, question.slot.repeat)
+
+    def stored(self, question: Question) -> Reply | None:
+        """The reply; None where no right answer is known."""
+        if not question.right:
+            return None
+        return Reply(text=_verdict(question), model=self.preset.model, finish="stop", price=0.0)
+
+    def submit(self, question: Question) -> Future[Reply]:
+        """Only for what :meth:`stored` has nothing to say about."""
+        future: Future[Reply] = Future()
+        future.set_exception(NoReplyError("this judge is a rule for prompts with one right answer, and this has none"))
+        return future
+
+
+def _verdict(question: Question) -> str:
+    is_right = [given.strip() == question.right.strip() for given in question.given]
+    if len(is_right) == 1:
+        return (
+            "This is the right answer. Rating: [[10]]" if is_right[0] else "This is not the right answer. Rating: [[1]]"
+        )
+    winner = "C" if is_right[0] == is_right[1] else "A" if is_right[0] else "B"
+    return f"Compared with the right answer. [[{winner}]]"

@@ -1,0 +1,71 @@
+"""Prompts for judges: MT-Bench's own, fetched and pinned by hash, and the suite's, in templates.toml beside this file.
+
+MT-Bench: Zheng et al., 2023 (arXiv:2306.05685), appendix A; the eight templates of FastChat's judge_prompts.jsonl.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files as package_files
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedllm_bench import files
+from fedllm_bench.assets import ASSETS, fetch
+from fedllm_bench.errors import UserError
+from fedllm_bench.evaluation.records import STRICT
+
+ASSET = "mt_bench/judge_prompts.jsonl"
+PLACE = re.compile(r"\{((?:question|answer|ref_answer)(?:_[12ab])*)\}")
+Messages = tuple[Mapping[str, str], ...]  # {"role", "content"}, as chat endpoints take them
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Template:
+    """`low` and `high` bound the rating that is asked for; a pairwise one asks for [[A]], [[B]] or [[C]]."""
+
+    name: str
+    system: str
+    prompt: str
+    low: float = 1.0
+    high: float = 10.0
+
+    def filled(self, values: Mapping[str, str]) -> Messages:
+        """The request with each place filled once: what stands in braces inside a value stays as it is."""
+        user = PLACE.sub(lambda place: values[place[1]], self.prompt)
+        system = ({"role": "system", "content": self.system},) if self.system else ()
+        return (*system, {"role": "user", "content": user})
+
+
+@functools.cache
+def own_templates() -> dict[str, Template]:
+    """The suite's own: name -> template."""
+    tables = tomllib.loads(_own_text())
+    return {name: Template(name=name, **table) for name, table in tables.items()}
+
+
+def mt_bench_templates() -> dict[str, Template]:
+    """MT-Bench's: name -> template. Raises a :class:`UserError` where the asset cannot be fetched."""
+    try:
+        rows = [json.loads(line) for line in fetch(ASSET).read_text(encoding="utf-8").split("\n") if line.strip()]
+        asked = [
+            {"name": row["name"], "system": row["system_prompt"], "prompt": row["prompt_template"]} for row in rows
+        ]
+        return {template.name: template for template in TypeAdapter(list[Template]).validate_python(asked)}
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{ASSET} has no judge prompts ({error}); remove it from the cache and the mirror") from error
+
+
+@functools.cache
+def templates_hash() -> str:
+    """Of all templates; MT-Bench's by the hash they are pinned with, so that they need not be there."""
+    return files.sha256_json({"mt_bench": ASSETS[ASSET].sha256, "own": tomllib.loads(_own_text())})
+
+
+def _own_text() -> str:
+    return package_files(__package__).joinpath("templates.toml").read_text(encoding="utf-8")

@@ -1,0 +1,169 @@
+"""The records of a folder, checked against each other: answers are to the prompts beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.evaluation import joints
+from fedllm_bench.evaluation.records import (
+    SAFE_NAME,
+    Answer,
+    Finish,
+    Judgement,
+    Prompt,
+    answers_file,
+    judgements_file,
+    prompts_file,
+    read_records,
+)
+
+BASE, PROMPTS, PLAN, JUDGE = "base", "prompts", "plan.json", "judge.json"
+
+
+@pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
+class Asked:
+    version: str = ""
+
+
+@pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
+class Plan:
+    """What is read of plan.json: the benchmark's version, and settings in place of the published ones."""
+
+    benchmark: Asked = field(default_factory=Asked)
+    overrides: dict[str, float | int | str | None] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def changed(self) -> dict[str, str]:
+        return {name: str(value) for name, value in self.overrides.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a folder holds of one benchmark: answers by side and item, judgements by judge and side."""
+
+    prompts: tuple[Prompt, ...]
+    plan: Plan
+    answers: Mapping[str, Mapping[str, Answer]]
+    judgements: Mapping[str, Mapping[str, Sequence[Judgement]]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sides(self) -> list[str]:
+        return list(self.answers)
+
+    @property
+    def judges(self) -> list[str]:
+        return list(self.judgements)
+
+
+def read_folder(folder: Path) -> dict[str, Material]:
+    """Benchmark -> its records, of those that a side has answered; {} where nothing was answered.
+
+    Raises a :class:`UserError` that names the file for records that do not fit together.
+    """
+    found = {name: _material(folder, name) for name in _names(folder / "answers")}
+    return {name: material for name, material in found.items() if material.answers}
+
+
+def _material(folder: Path, benchmark: str) -> Material:
+    path = prompts_file(folder, benchmark)
+    prompts = read_records(_inside(path), Prompt)
+    sides = [name for name in _names(path.parent, ".jsonl") if name != PROMPTS]
+    if sides and not prompts:
+        raise UserError(f"{path} is not there, so nobody knows what was asked; run fedllm-bench answer again")
+    by_id = _by_id(prompts, path)
+    answers = {side: _answers(answers_file(folder, benchmark, side), by_id) for side in _ordered(sides)}
+    judges = {judge: _judged(folder, judge, benchmark, prompts, answers) for judge in _names(folder / "judgements")}
+    notes = dict.fromkeys(one.note for told in judges.values() for one in told.values() if one.note)
+    return Material(
+        prompts=tuple(prompts),
+        plan=_plan(path.with_name(PLAN)),
+        answers=answers,
+        judgements={judge: {s: one.judgements for s, one in told.items()} for judge, told in judges.items() if told},
+        notes=tuple(notes),
+    )
+
+
+def _plan(path: Path) -> Plan:
+    """What answers were made with; a plan that says nothing where there is no file."""
+    if not _inside(path).is_file():
+        return Plan()
+    try:
+        return TypeAdapter(Plan).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path} is no plan of answers ({first_line(error)}); remove it and answer again") from error
+
+
+def _ordered(sides: Iterable[str]) -> list[str]:
+    return sorted(sides, key=lambda side: ({BASE: 0, "global": 1}.get(side, 2), side))
+
+
+def _names(folder: Path, suffix: str = "") -> list[str]:
+    """The names of folders in `folder`, or of files with a suffix; names that are not ours are passed over."""
+    if not folder.is_dir():
+        return []
+    fitting = [p for p in folder.iterdir() if p.name.endswith(suffix) and p.is_dir() == (not suffix)]
+    return sorted(name for p in fitting if SAFE_NAME.fullmatch(name := p.name.removesuffix(suffix)))
+
+
+def _inside(path: Path) -> Path:
+    """`path`, which is no link to another place: a folder may come from someone else."""
+    if path.is_symlink():
+        raise UserError(f"{path} is a link; put the file itself there")
+    return path
+
+
+def _by_id(prompts: Sequence[Prompt], path: Path) -> dict[str, Prompt]:
+    by_id = {prompt.item_id: prompt for prompt in prompts}
+    if len(by_id) < len(prompts):
+        raise UserError(f"{path} has two prompts of one item_id; run fedllm-bench answer again")
+    return by_id
+
+
+def _answers(path: Path, prompts: Mapping[str, Prompt]) -> dict[str, Answer]:
+    """The last answer of each item."""
+    answers = {}
+    for answer in read_records(_inside(path), Answer):
+        prompt = _known(answer.item_id, prompts, path)
+        if not len(prompt.turns) == len(answer.turns) == len(answer.tokens) == len(answer.finish):
+            raise UserError(f"{path}: item {answer.item_id!r} does not have one answer for each of its "
+                            f"{len(prompt.turns)} turns; remove the file and run again")  # fmt: skip
+        answers[answer.item_id] = answer if answer.prompt_hash == prompt.hash else _of_another(answer)
+    return answers
+
+
+def _of_another(answer: Answer) -> Answer:
+    """An answer to what is no longer the prompt: none."""
+    failed: tuple[Finish, ...] = tuple("failed" for _ in answer.turns)
+    reason = "it answers another version of the prompt"
+    return replace(answer, turns=("",) * len(failed), finish=failed, reason=reason)
+
+
+def _judged(
+    folder: Path, judge: str, benchmark: str, prompts: Sequence[Prompt], sides: Mapping[str, Mapping[str, Answer]]
+) -> dict[str, joints.Checked]:
+    """What a judge said of each side that it judged."""
+    told: dict[str, joints.Checked] = {}
+    by_id = {prompt.item_id: prompt for prompt in prompts}
+    for side, answers in sides.items():
+        path = judgements_file(folder, judge, benchmark, side)
+        judgements = read_records(_inside(path), Judgement)
+        for judgement in judgements:
+            _known(judgement.item_id, by_id, path)
+        judge_file = path.parent.with_name(JUDGE)
+        if judgements:
+            told[side] = joints.checked(judgements, judge_file, prompts, answers, benchmark=benchmark)
+    return told
+
+
+def _known(item: str, prompts: Mapping[str, Prompt], path: Path) -> Prompt:
+    if item not in prompts:
+        raise UserError(f"{path}: item {item!r} is not among the prompts beside it; remove the file and run again")
+    return prompts[item]

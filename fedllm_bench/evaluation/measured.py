@@ -1,0 +1,29 @@
+"""Scores of one metric, with what must be equal on both sides before they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedllm_bench.metrics.base import Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The scores of one metric. `cluster`: what an item's cluster is, "client" or "question".
+
+    `alike`: what else must be equal on both sides, as the split that items are of; name -> value.
+    """
+
+    scores: tuple[Score, ...]
+    version: str
+    unit: str
+    higher_is_better: bool
+    cluster: str = "client"
+    judge: str = ""
+    alike: Mapping[str, str] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, str]:
+        """What must be equal on both sides."""
+        own = {"version": self.version, "unit": self.unit, "judge": self.judge, "unit of resampling": self.cluster}
+        return {**self.alike, **own}

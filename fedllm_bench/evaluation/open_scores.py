@@ -1,0 +1,58 @@
+"""Scores of open-ended answers as a source of comparisons: clusters are questions, and judges are named.
+
+The side that is compared is `global`, the trained adapter; of a folder with the answers of one model, that model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from fedllm_bench import files
+from fedllm_bench.evaluation.material import Material, read_folder
+from fedllm_bench.evaluation.measured import Measured
+from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
+from fedllm_bench.evaluation.scored import Scored, score_all
+
+GLOBAL = "global"
+
+
+def from_answers(folder: Path) -> dict[str, Measured]:
+    """Every open-ended metric with a score; one that several judges graded is there once for each, with its judge.
+
+    Raises a :class:`UserError` for records that do not fit together.
+    """
+    materials = read_folder(folder)
+    scored = [one for one in score_all(materials, OPEN_METRICS) if _side(one) is not None]
+    judges = Counter(one.metric.info.name for one in scored)
+    named = {one.key if judges[one.metric.info.name] > 1 else one.metric.info.name: one for one in scored}
+    return {name: _measured(one, materials[one.metric.benchmark]) for name, one in named.items()}
+
+
+def _side(one: Scored) -> str | None:
+    """The side that is compared, where it has a score."""
+    name = GLOBAL if GLOBAL in one.sides else next(iter(one.sides)) if len(one.sides) == 1 else None
+    return name if name is not None and any(score.is_scored for score in one.sides[name]) else None
+
+
+def _measured(one: Scored, material: Material) -> Measured:
+    info, side = one.metric.info, _side(one)
+    plan = material.plan
+    return Measured(
+        scores=tuple(one.sides[side]) if side else (),
+        version=info.version,
+        unit=info.unit,
+        higher_is_better=info.higher_is_better,
+        cluster="question",
+        judge=one.judge or "",
+        alike={
+            "benchmark version": plan.benchmark.version,
+            "settings of answers": _listed(f"{key} = {value}" for key, value in sorted(plan.changed.items())),
+            "prompts' hash": files.sha256_json(sorted((p.item_id, p.hash) for p in material.prompts))[:16],
+        },
+    )
+
+
+def _listed(settings: Iterable[str]) -> str:
+    return ", ".join(settings) or "as published"

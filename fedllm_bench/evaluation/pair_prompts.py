@@ -1,0 +1,89 @@
+"""What a judge is asked about two answers: MT-Bench's own pairwise prompts over the six models' published answers.
+
+Zheng et al., 2023 (arXiv:2306.05685), section 3.1 and appendix A: pair-v2 and pair-math-v1, each also for a second
+turn. The math ones, with a reference answer, are for math, reasoning and coding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fedllm_bench import files
+from fedllm_bench.assets import ASSETS, fetch
+from fedllm_bench.evaluation.judges.templates import Messages
+from fedllm_bench.evaluation.votes import Match
+
+QUESTIONS = "mt_bench/question.jsonl"
+REFERENCES = "mt_bench/reference_answer_gpt-4.jsonl"
+PROMPTS = "mt_bench/judge_prompts.jsonl"
+ANSWERS = "mt_bench/model_answer/"
+WITH_REFERENCE = ("math", "reasoning", "coding")
+PairOrder = Literal["ab", "ba"]  # "ab" shows model_a's answer first
+ORDERS: tuple[PairOrder, ...] = ("ab", "ba")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """Questions and answers by question id; `answers` by model. `templates`: name -> (system, user) text."""
+
+    questions: Mapping[str, tuple[str, ...]]
+    categories: Mapping[str, str]
+    references: Mapping[str, tuple[str, ...]]
+    answers: Mapping[str, Mapping[str, tuple[str, ...]]]
+    templates: Mapping[str, tuple[str, str]]
+
+    def shown(self, match: Match, order: PairOrder) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The turns of the answer shown first, and of the other, up to the turn of the match."""
+        a, b = (self.answers[model][match.question][: match.turn] for model in (match.model_a, match.model_b))
+        return (a, b) if order == "ab" else (b, a)
+
+    def lengths(self, match: Match) -> tuple[int, int]:
+        """Characters of the answers of model_a and model_b in the turn of the match."""
+        a, b = self.shown(match, "ab")
+        return len(a[-1]), len(b[-1])
+
+
+def mt_bench_material() -> Material:
+    """Raises a :class:`UserError` where an asset cannot be fetched."""
+    questions = files.read_jsonl(fetch(QUESTIONS))
+    return Material(
+        questions={str(row["question_id"]): tuple(row["turns"]) for row in questions},
+        categories={str(row["question_id"]): row["category"] for row in questions},
+        references=_turns(files.read_jsonl(fetch(REFERENCES))),
+        answers={model: _turns(files.read_jsonl(fetch(f"{ANSWERS}{model}.jsonl"))) for model in models()},
+        templates={
+            row["name"]: (row["system_prompt"], row["prompt_template"])
+            for row in files.read_jsonl(fetch(PROMPTS))
+            if row["type"] == "pairwise"
+        },
+    )
+
+
+def models() -> list[str]:
+    """The models whose answers are an asset."""
+    return sorted(name.removeprefix(ANSWERS).removesuffix(".jsonl") for name in ASSETS if name.startswith(ANSWERS))
+
+
+def _turns(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    return {str(row["question_id"]): tuple(row["choices"][0]["turns"]) for row in rows}
+
+
+def pair_messages(material: Material, match: Match, order: PairOrder) -> Messages:
+    """The two answers of a match, as they are put to a judge."""
+    has_reference = material.categories[match.question] in WITH_REFERENCE
+    name = ("pair-math-v1" if has_reference else "pair-v2") + ("-multi-turn" if match.turn > 1 else "")
+    system, template = material.templates[name]
+    user = template.format_map(_fields(material, match, order, has_reference))
+    return {"role": "system", "content": system}, {"role": "user", "content": user}
+
+
+def _fields(material: Material, match: Match, order: PairOrder, has_reference: bool) -> dict[str, str]:
+    """`question`, `answer_a` in a first turn; `question_1`, `answer_a_2` and so on in a later one."""
+    first, second = material.shown(match, order)
+    references = material.references[match.question] if has_reference else ()
+    columns = {"question": material.questions[match.question], "answer_a": first, "answer_b": second}
+    fields = {f"{name}_{number}": text for name, turns in columns.items() for number, text in enumerate(turns, 1)}
+    fields |= {f"ref_answer_{number}": text for number, text in enumerate(references, 1)}
+    return fields | {name: turns[0] for name, turns in columns.items()}

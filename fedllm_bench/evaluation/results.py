@@ -1,0 +1,138 @@
+"""evaluation.json: what the records of a folder come to. docs/evaluation.md explains every key."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedllm_bench import files
+from fedllm_bench.errors import UserError
+
+FILE = "evaluation.json"
+SCHEMA_VERSION = 1
+STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
+IntervalKind = Literal["bootstrap", "t", "exact", "none"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Estimate:
+    """A mean over questions with its 95% interval; `mean` is None where `refused` says why."""
+
+    mean: float | None
+    ci_low: float | None
+    ci_high: float | None
+    interval: IntervalKind
+    n_scored: int
+    n_unscored: int
+    coverage: str
+    unscored: dict[str, int]
+    refused: str = ""
+    unit_of_resampling: Literal["question"] = "question"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SideEstimate(Estimate):
+    """`bounds`: where the mean would be with every unscored question at the worst and at the best possible score."""
+
+    bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Change(Estimate):
+    """A side minus the base, paired by question. `significant`: whether the interval excludes 0."""
+
+    significant: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ViewResult:
+    estimator: str
+    sides: dict[str, SideEstimate]
+    differences: dict[str, Change]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MetricResult:
+    """One metric under one judge (None: it needs none, or there is none)."""
+
+    metric: str
+    benchmark: str
+    judge: str | None
+    needs_judge: bool
+    version: str
+    unit: str
+    low: float
+    high: float
+    higher_is_better: bool
+    description: str
+    views: dict[str, ViewResult]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class BenchmarkResult:
+    """`version` and `overrides` are of the plan that was answered by: "" and {} where there is none.
+
+    `overrides` are settings in place of the published ones, as a limit of items; `prompts_sha256` tells prompts apart.
+    """
+
+    version: str
+    overrides: dict[str, str]
+    prompts_sha256: str
+    num_prompts: int
+    num_turns: int
+    sides: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class JudgeResult:
+    """What a judge said and took, over all benchmarks and sides. `price` in US dollars; None where one is unknown."""
+
+    models: tuple[str, ...]
+    fingerprints: tuple[str, ...]
+    num_replies: int
+    num_without_reply: int
+    prompt_tokens: int
+    completion_tokens: int
+    price: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings:
+    min_coverage: float
+    embedding_model: str
+    level: float
+    samples: int
+    seed: int
+    bootstrap_from: int
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Evaluation:
+    schema_version: Literal[1]
+    settings: Settings
+    benchmarks: dict[str, BenchmarkResult]
+    judges: dict[str, JudgeResult]
+    metrics: dict[str, MetricResult]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    files.write_json(path, evaluation.to_dict())
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Raises a :class:`UserError` for a file that is no evaluation.json of this version."""
+    try:
+        return TypeAdapter(Evaluation).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path} is no evaluation.json of version {SCHEMA_VERSION} ({where or 'the whole'}: "
+                        f"{first['msg']}); make it again with fedllm-bench report") from error  # fmt: skip

@@ -1,0 +1,151 @@
+"""All metrics over all that a folder holds: the scores, and evaluation.json from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from fedllm_bench import files
+from fedllm_bench.evaluation import results
+from fedllm_bench.evaluation.estimates import Rules, change, side_estimate
+from fedllm_bench.evaluation.material import BASE, Material
+from fedllm_bench.evaluation.open_metrics import OPEN_METRICS, OpenMetric
+from fedllm_bench.evaluation.records import Judgement
+from fedllm_bench.evaluation.views import View, labelled, views_of
+from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.stats import BOOTSTRAP_FROM, LEVEL, Resampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`min_coverage`: the share of its questions that a mean must rest on; `embedding_model` is only named here."""
+
+    min_coverage: float = 1.0
+    embedding_model: str = ""
+    resampling: Resampling = field(default_factory=Resampling)
+    metrics: Mapping[str, OpenMetric] = field(default_factory=lambda: OPEN_METRICS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """The scores of one metric under one judge: side -> one for each question and turn."""
+
+    metric: OpenMetric
+    judge: str | None
+    sides: Mapping[str, Sequence[Score]]
+
+    @property
+    def key(self) -> str:
+        """Its name in evaluation.json: numbers of two judges must never be taken for one metric."""
+        return f"{self.metric.info.name}@{self.judge}" if self.judge else self.metric.info.name
+
+
+def score_all(materials: Mapping[str, Material], metrics: Mapping[str, OpenMetric]) -> list[Scored]:
+    """Every metric of the benchmarks that are there, under every judge that graded them; "no judge" where none did."""
+    found = []
+    for metric in metrics.values():
+        material = materials.get(metric.benchmark)
+        if material is not None:
+            judges: list[str | None] = [*material.judges] if metric.needs_judge else []
+            found += [_scored(metric, material, judge) for judge in judges or [None]]
+    return [scored for scored in found if any(scored.sides.values())]
+
+
+def _scored(metric: OpenMetric, material: Material, judge: str | None) -> Scored:
+    told = material.judgements[judge] if judge else {}
+    sides = {
+        side: labelled(metric.score(material.prompts, answers, told.get(side, ())), material.prompts)
+        for side, answers in material.answers.items()
+    }
+    return Scored(metric=metric, judge=judge, sides=sides)
+
+
+def evaluation_of(materials: Mapping[str, Material], scored: Iterable[Scored], options: Options) -> results.Evaluation:
+    resampling = options.resampling
+    return results.Evaluation(
+        schema_version=1,
+        settings=results.Settings(
+            min_coverage=options.min_coverage,
+            embedding_model=options.embedding_model,
+            level=LEVEL,
+            samples=resampling.samples,
+            seed=resampling.seed,
+            bootstrap_from=BOOTSTRAP_FROM,
+        ),
+        benchmarks={name: _benchmark(material) for name, material in materials.items()},
+        judges=_judges(materials),
+        metrics={one.key: _metric(one, options) for one in scored},
+    )
+
+
+def _benchmark(material: Material) -> results.BenchmarkResult:
+    prompts = sorted((asdict(prompt) for prompt in material.prompts), key=lambda prompt: str(prompt["item_id"]))
+    return results.BenchmarkResult(
+        version=material.plan.benchmark.version,
+        overrides=material.plan.changed,
+        prompts_sha256=files.sha256_json(prompts),
+        num_prompts=len(prompts),
+        num_turns=sum(len(prompt.turns) for prompt in material.prompts),
+        sides=tuple(material.sides),
+    )
+
+
+def _judges(materials: Mapping[str, Material]) -> dict[str, results.JudgeResult]:
+    told: dict[str, list[Judgement]] = {}
+    for material in materials.values():
+        for judge, sides in material.judgements.items():
+            told.setdefault(judge, []).extend(judgement for side in sides.values() for judgement in side)
+    return {judge: _judge(told[judge]) for judge in sorted(told)}
+
+
+def _judge(judgements: Sequence[Judgement]) -> results.JudgeResult:
+    replies = [judgement.reply for judgement in judgements if judgement.reply is not None]
+    prices = [reply.price for reply in replies if reply.price is not None]
+    return results.JudgeResult(
+        models=tuple(sorted({reply.model for reply in replies} - {""})),
+        fingerprints=tuple(sorted({reply.fingerprint for reply in replies} - {""})),
+        num_replies=len(replies),
+        num_without_reply=len(judgements) - len(replies),
+        prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+        completion_tokens=sum(reply.completion_tokens for reply in replies),
+        price=sum(prices) if len(prices) == len(replies) else None,
+        seconds=sum(reply.seconds for reply in replies),
+    )
+
+
+def _metric(one: Scored, options: Options) -> results.MetricResult:
+    metric, info = one.metric, one.metric.info
+    rules = Rules(
+        low=metric.low,
+        high=metric.high,
+        unit=info.unit,
+        min_coverage=options.min_coverage,
+        resampling=options.resampling,
+    )
+    views = views_of([score for side in one.sides.values() for score in side], by_language=metric.by_language)
+    return results.MetricResult(
+        metric=info.name,
+        benchmark=metric.benchmark,
+        judge=one.judge,
+        needs_judge=metric.needs_judge,
+        version=info.version,
+        unit=info.unit,
+        low=metric.low,
+        high=metric.high,
+        higher_is_better=info.higher_is_better,
+        description=info.description,
+        views={view.name: _view(view, one.sides, rules) for view in views},
+    )
+
+
+def _view(view: View, sides: Mapping[str, Sequence[Score]], rules: Rules) -> results.ViewResult:
+    kept = {side: view.of(scores) for side, scores in sides.items()}
+    return results.ViewResult(
+        estimator=view.estimator.description,
+        sides={side: side_estimate(scores, view.estimator, rules) for side, scores in kept.items()},
+        differences={
+            side: change(scores, kept[BASE], view.estimator, rules)
+            for side, scores in kept.items()
+            if side != BASE and BASE in kept
+        },
+    )

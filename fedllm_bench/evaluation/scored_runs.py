@@ -1,0 +1,237 @@
+"""Run folders as what can be compared: scores of items, and what must be alike for them to be comparable.
+
+A folder may come from someone else, so every line is checked. SOURCES says where in a folder scores are found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedllm_bench import files
+from fedllm_bench.errors import UserError
+from fedllm_bench.evaluation.measured import Measured
+from fedllm_bench.evaluation.open_scores import from_answers
+from fedllm_bench.metrics.base import Score, is_seen
+
+AFTER = ".after.jsonl"
+CONFIG = "config.json"
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+DEPTH = 20  # of a config.json; ours has three levels
+RUN_NAME = re.compile(r"s\d+-[0-9a-f]+")
+FINISH = "give a run folder (runs/<data set>/<method>/s<seed>-<hash>) of a finished `fedllm-bench bench`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRun:
+    """`config` is {} for a folder of answers that no run of the suite left."""
+
+    path: Path
+    config: Mapping[str, Any]
+    measured: Mapping[str, Measured]
+
+    @property
+    def seed(self) -> int | None:
+        return int(self.config["seed"]) if self.config else None
+
+    @property
+    def title(self) -> str:
+        """ "mini-aya · fedavg · seed 0"."""
+        if not self.config:
+            return "answers"
+        return f"{self.config['name']} · {self.config['method']['name']} · seed {self.seed}"
+
+
+def load_scores(folder: Path) -> dict[str, list[Score]]:
+    """Metric -> the scores of its items after training, of users who have training rows."""
+    return {name: list(measured.scores) for name, measured in load_measured(folder).items()}
+
+
+def load_measured(folder: Path) -> dict[str, Measured]:
+    """Of all sources; a later one may not bring a metric that is already there."""
+    found: dict[str, Measured] = {}
+    for source in SOURCES:
+        for name, measured in source(folder).items():
+            if name in found:
+                raise UserError(f"{folder}: the metric {name} is there twice; remove one")
+            found[name] = measured
+    return found
+
+
+def load_run(folder: Path) -> ScoredRun:
+    """Raises a :class:`UserError` where `folder` is not a finished run and has no other scores."""
+    measured = load_measured(folder)
+    is_run = (folder / CONFIG).is_file() or not measured
+    config = _config(folder) if is_run else {}
+    if not measured:
+        raise UserError(f"{folder}: no scores in it (scores/*{AFTER}); {FINISH}")
+    return ScoredRun(path=folder, config=config, measured=measured)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = _plain(folder / CONFIG)
+    try:
+        _check_config(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: {CONFIG} has no {error}; {FINISH}") from error
+    return config
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    _ = config["name"], config["method"]["name"], int(config["seed"])
+    if not isinstance(config.get("evaluation", {}), Mapping):
+        raise TypeError("evaluation")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path.parent}: there is no {path.name}; {FINISH}")
+    try:
+        value = files.read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON; {FINISH}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a JSON {type(value).__name__}, not an object; {FINISH}")
+    return value
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    """An object whose strings can be shown: a terminal would obey control characters in another's file."""
+    value = _object(path)
+    try:
+        shown = all(CONTROL.search(text) is None for text in _strings(value))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; {FINISH}") from error
+    if not shown:
+        raise UserError(f"{path}: control characters in it; {FINISH}")
+    return value
+
+
+def _strings(value: Any, depth: int = 0) -> Iterator[str]:
+    if depth > DEPTH:
+        raise ValueError(f"nested more than {DEPTH} deep")
+    if isinstance(value, str):
+        yield value
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _strings(part, depth + 1)
+
+
+def from_training(folder: Path) -> dict[str, Measured]:
+    """The held-out scores that `fedllm-bench bench` leaves; what a metric is stands in results.json."""
+    paths = sorted((folder / "scores").glob(f"*{AFTER}"))
+    if not paths:
+        return {}
+    alike, entries = _of_run(folder), _object(folder / "results.json").get("metrics")
+    names = {path.name.removesuffix(AFTER): path for path in paths}
+    return {name: _measured(folder, entries, name, path, alike) for name, path in names.items()}
+
+
+def _of_run(folder: Path) -> dict[str, str]:
+    """What the held-out scores of a run hang on, beside its model."""
+    config, environment = _config(folder), _plain(folder / "environment.json")
+    try:
+        split_hash = str(environment["data"]["split_hash"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}: environment.json has no {error}; {FINISH}") from error
+    longest = config.get("evaluation", {}).get("max_new_tokens", "")
+    return {
+        "data set": str(config["name"]),
+        "split hash": split_hash[:16],
+        "evaluation.max_new_tokens": str(longest),
+    }
+
+
+def _measured(folder: Path, entries: Any, name: str, path: Path, alike: Mapping[str, str]) -> Measured:
+    scores = tuple(score for score in read_score_file(path) if is_seen(score))
+    try:
+        entry = entries[name]
+        version, unit, higher = str(entry["version"]), str(entry["unit"]), bool(entry["higher_is_better"])
+        if CONTROL.search(name + version + unit):
+            raise ValueError("control characters")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: results.json does not say what {name} is; {FINISH}") from error
+    return Measured(scores=scores, version=version, unit=unit, higher_is_better=higher, alike=alike)
+
+
+def read_score_file(path: Path) -> list[Score]:
+    """Raises a :class:`UserError` for a line that is no score, and for two scores of one item."""
+    scores = list(_read(path))
+    seen: set[tuple[str, str]] = set()
+    for score in scores:
+        key = (score.cluster, score.item_id)
+        if key in seen:
+            raise UserError(f"{path}: two scores of item {score.item_id!r} of {score.cluster!r}; the file was changed")
+        seen.add(key)
+    return scores
+
+
+def _read(path: Path) -> Iterator[Score]:
+    adapter = TypeAdapter(Score)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8; run the run again") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line:
+                yield adapter.validate_json(line)
+        except (ValidationError, ValueError) as error:
+            raise UserError(f"{path}, line {number}: not a score; the file was changed or cut") from error
+
+
+SOURCES: tuple[Callable[[Path], dict[str, Measured]], ...] = (from_training, from_answers)
+
+
+# --- what is named on the command line
+
+
+def open_side(text: str) -> list[ScoredRun]:
+    """The runs of one side: a run folder, several with commas between, or a folder of runs of one method.
+
+    In order of seeds. Raises a :class:`UserError` where they are not one cell under several seeds.
+    """
+    runs = sorted((load_run(path) for path in _folders(text)), key=lambda run: run.seed or 0)
+    for one, other in pairwise(runs):
+        if one.seed == other.seed:
+            raise UserError(f"{one.path} and {other.path} have one seed, {one.seed}; name one run for each seed")
+        if differs := differences(one.config, other.config, besides=("seed",)):
+            raise UserError(f"{one.path} and {other.path} are no seeds of one cell: they differ in {_few(differs)}")
+    return runs
+
+
+def _folders(text: str) -> list[Path]:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        inside = [child for child in sorted(path.iterdir()) if RUN_NAME.fullmatch(child.name) and child.is_dir()]
+        return [path] if (path / CONFIG).is_file() or not inside else inside
+    if "," in text:
+        return [Path(part).expanduser() for part in text.split(",") if part] or [path]
+    return [path]
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], besides: Sequence[str] = ()) -> list[str]:
+    """The dotted keys at which two configs differ."""
+    a, b = dict(_flat(one)), dict(_flat(other))
+    return sorted(key for key in a.keys() | b.keys() if key not in besides and a.get(key) != b.get(key))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _few(keys: Sequence[str], most: int = 5) -> str:
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

@@ -1,0 +1,64 @@
+"""evaluation.json as a table for the terminal: the means and turns; categories are in report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fedllm_bench.evaluation.results import Evaluation
+from fedllm_bench.report.formats import MISSING, wrapped
+from fedllm_bench.report.html_tables import Cell, Row, open_table
+
+NOTE = "[95% CI] over questions, for these models as trained; ↑ higher is better, ↓ lower is better"
+
+
+def evaluation_table(evaluation: Evaluation, width: int = 100) -> str:
+    """A block of aligned lines, and under it what is unscored and why; "" without metrics."""
+    table = open_table(evaluation)
+    if table is None:
+        return ""
+    columns = [[table.head[i], *(_cell(row, i) for row in table.rows)] for i in range(len(table.head))]
+    blocks = [_lines(part) for part in _parts(columns, width)]
+    notes = [
+        "[95% CI] over questions, for these models as trained; ↑ higher is better, ↓ lower is better",
+        *table.lines,
+    ]
+    return "\n\n".join(
+        ["\n".join(lines) for lines in blocks] + ["\n".join(w for n in notes for w in wrapped(n, width))]
+    )
+
+
+def _cell(row: Row, column: int) -> str:
+    if column == 0:
+        return f"  {row.name}" if row.sub else row.name
+    return _text(row.cells[column - 1])
+
+
+def _text(cell: Cell | None) -> str:
+    if cell is None:
+        return MISSING
+    if cell.refused:
+        return cell.text
+    interval = cell.interval.replace(" to ", ", ")
+    return f"{cell.text} [{interval}]" if interval else cell.text
+
+
+def _parts(columns: Sequence[Sequence[str]], width: int) -> Iterator[list[Sequence[str]]]:
+    """The columns in blocks that fit into `width`, each with the names of the metrics in front."""
+    part, used = [columns[0]], max(map(len, columns[0]))
+    for column in columns[1:]:
+        wide = 2 + max(map(len, column))
+        if len(part) > 1 and used + wide > width:
+            yield part
+            part, used = [columns[0]], max(map(len, columns[0]))
+        part.append(column)
+        used += wide
+    yield part
+
+
+def _lines(columns: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in columns]
+    rows = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in zip(*columns, strict=True)
+    ]
+    return [rows[0], "-" * len(rows[0]), *rows[1:]]

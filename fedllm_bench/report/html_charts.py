@@ -1,0 +1,154 @@
+"""The figures of report.html as numbers: bars by category and language, and held-out loss over rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedllm_bench.evaluation.results import Evaluation, MetricResult, SideEstimate
+from fedllm_bench.report.formats import number
+from fedllm_bench.report.html_data import language_label
+from fedllm_bench.report.html_tables import BROKEN_DOWN, all_sides, arrow
+
+COLOURS = 7  # classes s0 to s6 of the style sheet; s0 is the base
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 260, 52, 628, 12, 232
+FIXED = ("share", "rating")  # units whose bars span the whole range; others span what was found
+TICKS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """Widths in percent of the axis. `last` of its category; its `label` is on the first bar only."""
+
+    label: str
+    width: float
+    low: float | None
+    high: float | None
+    value: str
+    colour: int
+    spoken: str
+    last: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    title: str
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class Side:
+    name: str
+    colour: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Points as SVG has them: "x,y x,y"."""
+
+    caption: str
+    spoken: str
+    median: str
+    band: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = RIGHT
+
+
+def coloured(evaluation: Evaluation) -> list[Side]:
+    """Each side with its colour; beyond six clients colours come again."""
+    names = all_sides(evaluation)
+    offset = 0 if "base" in names else 1
+    return [Side(name, _colour(i + offset)) for i, name in enumerate(names)]
+
+
+def _colour(place: int) -> int:
+    return place if place < COLOURS else 1 + (place - 1) % (COLOURS - 1)
+
+
+def charts(evaluation: Evaluation) -> list[Chart]:
+    """One chart for each metric and way to break it down that has a bar to draw."""
+    sides = coloured(evaluation)
+    found = [_chart(name, entry, prefix, sides) for name, entry in evaluation.metrics.items() for prefix in BROKEN_DOWN]
+    return [chart for chart in found if any(bar.width for bar in chart.bars)]
+
+
+def _chart(name: str, entry: MetricResult, prefix: str, sides: Sequence[Side]) -> Chart:
+    views = {key.removeprefix(prefix): view.sides for key, view in entry.views.items() if key.startswith(prefix)}
+    top = _top(entry, views.values())
+    bars = []
+    for label, estimates in views.items():
+        shown = [side for side in sides if side.name in estimates]
+        for side in shown:
+            first, last = side is shown[0], side is shown[-1]
+            bars.append(_bar(language_label(label), estimates[side.name], top, side, first=first, last=last))
+    title = f"{name} {arrow(entry.higher_is_better)} by {prefix.removesuffix('_')} ({entry.unit})"
+    return Chart(title=title, bars=tuple(bars))
+
+
+def _top(entry: MetricResult, views: Iterable[Mapping[str, SideEstimate]]) -> float:
+    """Where the axis ends; it begins at 0."""
+    if entry.unit.startswith(FIXED):
+        return entry.high
+    ends = [found.ci_high or found.mean or 0.0 for estimates in views for found in estimates.values()]
+    return max([*ends, 0.0]) or entry.high
+
+
+def _bar(label: str, found: SideEstimate, top: float, side: Side, *, first: bool, last: bool) -> Bar:
+    def percent(value: float) -> float:
+        return round(100 * min(max(value / top, 0.0), 1.0), 2)
+
+    interval = found.mean is not None and found.ci_low is not None and found.ci_high is not None
+    value = number(found.mean) if found.mean is not None else f"{found.coverage} scored"
+    return Bar(
+        label=label if first else "",
+        width=0.0 if found.mean is None else percent(found.mean),
+        low=percent(found.ci_low) if interval and found.ci_low is not None else None,
+        high=percent(found.ci_high) if interval and found.ci_high is not None else None,
+        value=value,
+        colour=side.colour,
+        spoken=f"{label}, {side.name}: {value}",
+        last=last,
+    )
+
+
+def loss_curve(over_rounds: Mapping[str, Any] | None) -> Curve | None:
+    """Held-out loss of the clients over rounds, median and quartiles; None where it was not looked at."""
+    rounds = [r for r in (over_rounds or {}).get("rounds", ()) if r["heldout"]["median"] is not None]
+    if over_rounds is None or len(rounds) < 2:
+        return None
+    spreads = [line["heldout"] for line in rounds]
+    at = [int(line["round"]) for line in rounds]
+    low, high = float(min(s["p25"] for s in spreads)), float(max(s["p75"] for s in spreads))
+    span = (high - low) or 1.0
+
+    def x(place: float) -> float:
+        return round(LEFT + (RIGHT - LEFT) * (place - at[0]) / float((at[-1] - at[0]) or 1), 1)
+
+    def y(value: float) -> float:
+        return round(BOTTOM - (BOTTOM - TOP) * (value - low) / span, 1)
+
+    def points(key: str) -> list[str]:
+        return [f"{x(place)},{y(spread[key])}" for place, spread in zip(at, spreads, strict=True)]
+
+    ticks = [low + span * i / (TICKS - 1) for i in range(TICKS)]
+    first, last = (number(spread["median"]) for spread in (spreads[0], spreads[-1]))
+    whose = f"Held-out loss of {spreads[0]['n']} clients ({over_rounds['unit']})"
+    return Curve(
+        caption=f"{whose}: median, and the band between quartiles.",
+        spoken=f"median from {first} in round {at[0]} to {last} in round {at[-1]}",
+        median=" ".join(points("median")),
+        band=" ".join([*points("p75"), *reversed(points("p25"))]),
+        x_ticks=tuple(Tick(x(place), str(place)) for place in at[:: max(1, len(at) // 8)]),
+        y_ticks=tuple(Tick(y(value), number(value)) for value in ticks),
+    )

@@ -1,0 +1,115 @@
+"""report.html: one static page of a run, safe for whatever a model, a user or a judge wrote.
+
+It asks nothing of any host. A content security policy allows the page's own script by its hash and nothing else;
+templates escape what they are given; texts of the answers browser are data, which the script shows as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedllm_bench.evaluation.material import Material
+from fedllm_bench.evaluation.results import Evaluation
+from fedllm_bench.evaluation.scored import Scored
+from fedllm_bench.report import html_charts
+from fedllm_bench.report.html_data import BrowserData, browser_data
+from fedllm_bench.report.html_tables import Table, judge_table, open_table, training_table
+
+PACKAGE, FOLDER = "fedllm_bench.report", "html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a page is made of. `results` is a checked results.json, None where the folder has none."""
+
+    title: str
+    facts: str
+    notes: tuple[str, ...]
+    evaluation: Evaluation
+    materials: Mapping[str, Material]
+    scored: Sequence[Scored]
+    results: Mapping[str, Any] | None = None
+
+
+def html_page(contents: Contents) -> str:
+    evaluation, results = contents.evaluation, contents.results
+    data = browser_data(contents.materials, contents.scored)
+    tables = [open_table(evaluation), training_table(results) if results else None, judge_table(evaluation)]
+    charts = html_charts.charts(evaluation)
+    curve = html_charts.loss_curve(results["over_rounds"]) if results else None
+    shown = [table for table in tables if table is not None]
+    has_answers = bool(contents.materials)
+    page: str = _template().render(
+        title=contents.title,
+        facts=contents.facts,
+        notes=contents.notes,
+        policy=policy(),
+        style=Markup(_own("report.css")),
+        script=Markup(_own("report.js")),
+        sections=_sections(shown, bool(charts), curve is not None, has_answers),
+        tables=shown,
+        charts=charts,
+        sides=html_charts.coloured(evaluation),
+        curve=curve,
+        has_answers=has_answers,
+        data=Markup(data.text),
+        cut=_cut(data),
+        footer=_footer(evaluation),
+    )
+    return page
+
+
+def policy() -> str:
+    """Nothing but the page's own style and its one script; no form, no base address, no HTML made from text."""
+    digest = base64.b64encode(hashlib.sha256(_own("report.js").encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
+        "form-action 'none'; require-trusted-types-for 'script'"
+    )
+
+
+def _sections(tables: Sequence[Table], charts: bool, curve: bool, answers: bool) -> list[tuple[str, str]]:
+    there = [(table.id, table.title) for table in tables]
+    there += [("categories", "By category and language")] if charts else []
+    there += [("rounds", "Over rounds")] if curve else []
+    return there + ([("answers", "Answers")] if answers else [])
+
+
+def _cut(data: BrowserData) -> list[str]:
+    return [f"{line} Whole texts are in the folders answers and judgements of the run." for line in data.cut]
+
+
+def _footer(evaluation: Evaluation) -> list[str]:
+    lines = [
+        f"{name}: {found.num_prompts} questions, {found.num_turns} turns"
+        f"{f', version {found.version}' if found.version else ''}, prompts sha256 {found.prompts_sha256[:16]}"
+        for name, found in evaluation.benchmarks.items()
+    ]
+    settings = evaluation.settings
+    made = (
+        f"Intervals of {settings.level:.0%}: bootstrap over questions (BCa, {settings.samples:,} samples) from "
+        f"{settings.bootstrap_from} questions on, Student's t below, exact for a share of all or none."
+    )
+    return [*lines, made] if lines else []
+
+
+@functools.cache
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader(PACKAGE, FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("report.html.jinja")
+
+
+@functools.cache
+def _own(name: str) -> str:
+    return resources.files(PACKAGE).joinpath(FOLDER, name).read_text(encoding="utf-8")

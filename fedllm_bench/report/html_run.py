@@ -1,0 +1,99 @@
+"""A folder of records -> evaluation.json and report.html in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench import files
+from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.evaluation import results
+from fedllm_bench.evaluation.material import read_folder
+from fedllm_bench.evaluation.open_metrics import open_metrics
+from fedllm_bench.evaluation.reference_metrics import load_encoder
+from fedllm_bench.evaluation.results import Evaluation
+from fedllm_bench.evaluation.scored import Options, evaluation_of, score_all
+from fedllm_bench.report.html_page import Contents, html_page
+from fedllm_bench.report.schema import check_results
+
+PAGE, RESULTS = "report.html", "results.json"
+NO_ANSWERS = "No answers of benchmarks here: fedllm-bench answer RUN makes them."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """`numbers` is None where there was nothing to score."""
+
+    evaluation: Evaluation
+    page: Path
+    numbers: Path | None
+    notes: tuple[str, ...]
+
+
+def write_evaluation_report(folder: Path, *, embedding_model: str = "", min_coverage: float = 1.0) -> Written:
+    """Score what lies in `folder` and write both files.
+
+    Raises a :class:`UserError` for a folder with neither answers nor results, and for records that are not ours.
+    """
+    materials = read_folder(folder)
+    trained, notes = _results(folder)
+    if not materials and trained is None:
+        raise UserError(f"{folder} has neither answers nor results.json; give a run folder, or answer first: "
+                        f"fedllm-bench answer {folder}")  # fmt: skip
+    encoder = load_encoder(embedding_model) if embedding_model and materials else None
+    options = Options(
+        min_coverage=min_coverage,
+        embedding_model=embedding_model,
+        metrics=open_metrics(encoder, Path(embedding_model).name),
+    )
+    scored = score_all(materials, options.metrics)
+    evaluation = evaluation_of(materials, scored, options)
+    unchecked = [note for material in materials.values() for note in material.notes]
+    notes = (*notes, *unchecked, *([] if materials else [NO_ANSWERS]))
+    contents = Contents(
+        title=_title(folder, trained),
+        facts=_facts(trained),
+        notes=notes,
+        evaluation=evaluation,
+        materials=materials,
+        scored=scored,
+        results=trained,
+    )
+    numbers = folder / results.FILE if materials else None
+    if numbers:
+        results.write_evaluation(numbers, evaluation)
+    files.write_text(folder / PAGE, html_page(contents))
+    return Written(evaluation=evaluation, page=folder / PAGE, numbers=numbers, notes=notes)
+
+
+def _results(folder: Path) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+    """results.json, and a note where there is one that cannot be shown: answers are reported on all the same."""
+    path = folder / RESULTS
+    if not path.is_file():
+        return None, ()
+    try:
+        payload = json.loads(path.read_bytes())
+        check_results(payload)
+    except (ValueError, RecursionError) as error:
+        return None, (f"{RESULTS} is left out: {first_line(error)}",)
+    return payload, ()
+
+
+def _title(folder: Path, trained: Mapping[str, Any] | None) -> str:
+    if trained is None:
+        return folder.resolve().name
+    run = trained["run"]
+    return f"{run['dataset']} · {run['method']} · seed {run['seed']}"
+
+
+def _facts(trained: Mapping[str, Any] | None) -> str:
+    if trained is None:
+        return "No results of training in this folder."
+    run, data = trained["run"], trained["data"]
+    mini = "; the data and the model are invented, so nothing here is a result on a real data set"
+    parts = [f"profile {run['profile']}{mini if run['track'] == 'mini' else ''}", f"model {run['model']}"]
+    parts += [f"{data['num_clients']} clients", f"config {run['config_hash']}", f"commit {run['commit'] or 'unknown'}"]
+    return "; ".join(parts)

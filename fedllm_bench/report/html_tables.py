@@ -1,0 +1,193 @@
+"""The tables of report.html: open-ended metrics by side, results.json's metrics, and judges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedllm_bench.evaluation.results import Change, Estimate, Evaluation, JudgeResult, MetricResult, SideEstimate
+from fedllm_bench.report.formats import MISSING, change, number, signed
+
+BASE = "base"
+BROKEN_DOWN = ("category_", "language_")  # views that are drawn and not in the table
+VIEWS = {"mean": "", "plain_mean": "mean over all questions", "turn_1": "first turn", "turn_2": "second turn"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """`interval` stands under the number; `refused`: there is no number, and `text` says so."""
+
+    text: str
+    interval: str = ""
+    refused: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    name: str
+    cells: tuple[Cell | None, ...]
+    sub: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    id: str
+    title: str
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[Row, ...]
+    lines: tuple[str, ...] = ()
+    explained: tuple[tuple[str, str], ...] = ()
+
+
+def open_table(evaluation: Evaluation) -> Table | None:
+    """A row for each metric and its turns, a column for each side and each paired change; None without metrics."""
+    sides = all_sides(evaluation)
+    compared = [side for side in sides if side != BASE and BASE in sides]
+    rows = [row for name, entry in evaluation.metrics.items() for row in _metric_rows(name, entry, sides, compared)]
+    if not rows:
+        return None
+    return Table(
+        id="open",
+        title="Open-ended answers",
+        caption="Means with 95% intervals over questions. They are about these models, as trained: nothing here says "
+        "how another seed of the same method would do. ↑ higher is better, ↓ lower is better.",
+        head=("metric", *sides, *(f"{side} - {BASE}, paired" for side in compared)),
+        rows=tuple(rows),
+        lines=(*unpublished_lines(evaluation), *unscored_lines(evaluation)),
+        explained=tuple(_explained(evaluation)),
+    )
+
+
+def all_sides(evaluation: Evaluation) -> list[str]:
+    found = dict.fromkeys(side for benchmark in evaluation.benchmarks.values() for side in benchmark.sides)
+    return sorted(found, key=lambda side: ({BASE: 0, "global": 1}.get(side, 2), side))
+
+
+def _metric_rows(name: str, entry: MetricResult, sides: Sequence[str], compared: Sequence[str]) -> Iterable[Row]:
+    for view_name, view in entry.views.items():
+        nothing = not any(found.n_scored for found in view.sides.values())
+        if view_name.startswith(BROKEN_DOWN) or (nothing and view_name != "mean"):
+            continue
+        cells = [estimate_cell(view.sides.get(side)) for side in sides]
+        cells += [estimate_cell(view.differences.get(side)) for side in compared]
+        sub = VIEWS.get(view_name, view_name.replace("_", " "))
+        yield Row(
+            name=sub or f"{name} {arrow(entry.higher_is_better)}",
+            cells=tuple(cells),
+            sub=bool(sub),
+        )
+
+
+def _explained(evaluation: Evaluation) -> Iterable[tuple[str, str]]:
+    for name, entry in evaluation.metrics.items():
+        text = f"{entry.description} ({entry.unit}; {entry.views['mean'].estimator}; version {entry.version})"
+        yield name, text
+
+
+def arrow(higher_is_better: bool) -> str:
+    return "↑" if higher_is_better else "↓"
+
+
+def estimate_cell(found: Estimate | None) -> Cell | None:
+    """A mean with its interval and, where not all questions are scored, its coverage; why there is none."""
+    if found is None:
+        return None
+    if found.mean is None:
+        bounds = found.bounds if isinstance(found, SideEstimate) else None
+        between = f"between {_between(bounds)}" if bounds else ""
+        return Cell(text=f"{found.coverage} scored" if found.n_scored else "unscored", interval=between, refused=True)
+    show = signed if isinstance(found, Change) else number
+    interval = "no interval" if found.ci_low is None else f"{show(found.ci_low)} to {show(found.ci_high)}"
+    partial = f"{found.coverage} scored" if found.n_unscored else ""
+    return Cell(text=show(found.mean), interval=", ".join(filter(None, (interval, partial))))
+
+
+def unscored_lines(evaluation: Evaluation) -> list[str]:
+    """A line for each metric and the sides with equal holes: how many questions are unscored, and why."""
+    lines = []
+    for name, entry in evaluation.metrics.items():
+        alike: dict[str, list[str]] = {}
+        for side, found in entry.views["mean"].sides.items():
+            if found.unscored:
+                alike.setdefault(_holes(found), []).append(side)
+        lines += [f"{name}, {' and '.join(sides)}: {holes}" for holes, sides in alike.items()]
+    if any(side.refused for entry in evaluation.metrics.values() for side in entry.views["mean"].sides.values()):
+        lines.append(f"A mean over fewer than {100 * evaluation.settings.min_coverage:g}% of its questions is refused.")
+    return lines
+
+
+def unpublished_lines(evaluation: Evaluation) -> list[str]:
+    """A line for each benchmark that was not answered with the published settings."""
+    changed = {name: found.overrides for name, found in evaluation.benchmarks.items() if found.overrides}
+    return [
+        f"{name} was not answered as published: {', '.join(f'{key} {value}' for key, value in settings.items())}. "
+        "Its numbers compare with no others."
+        for name, settings in changed.items()
+    ]
+
+
+def _holes(found: SideEstimate) -> str:
+    why = ", ".join(f"{count} {reason}" for reason, count in found.unscored.items())
+    whole = f"; all scored, the mean would be between {_between(found.bounds)}" if found.bounds else ""
+    return f"coverage {found.coverage}; unscored: {why}{whole}"
+
+
+def _between(bounds: tuple[float, float]) -> str:
+    return f"{number(bounds[0])} and {number(bounds[1])}"
+
+
+def training_table(payload: Mapping[str, Any]) -> Table:
+    """The metrics of results.json (docs/results.md)."""
+    metrics = payload["metrics"]
+    local = any(entry["local"] for entry in metrics.values())
+    head = ("metric", BASE, "after", *(["local"] if local else []), f"after - {BASE}, paired")
+    rows = [
+        Row(
+            name=f"{name} {arrow(entry['higher_is_better'])}",
+            cells=(
+                *(_summary_cell(entry[side]) for side in ("before", "after", *(["local"] if local else []))),
+                Cell(text=change(entry["difference"])),
+            ),
+        )
+        for name, entry in metrics.items()
+    ]
+    return Table(
+        id="training",
+        title="The clients' held-out items",
+        caption="From results.json. 95% intervals are over clients, for this one trained model.",
+        head=head,
+        rows=tuple(rows),
+        explained=tuple(
+            (name, f"{entry['description']} ({entry['unit']}; {entry['estimator']}; version {entry['version']})")
+            for name, entry in metrics.items()
+        ),
+    )
+
+
+def _summary_cell(summary: Mapping[str, Any] | None) -> Cell:
+    if summary is None or summary["mean"] is None:
+        return Cell(text=MISSING)
+    unscored = f"{summary['n_unscored']} unscored" if summary["n_unscored"] else ""
+    return Cell(text=number(summary["mean"]), interval=unscored)
+
+
+def judge_table(evaluation: Evaluation) -> Table | None:
+    """What each judge is and took; None without a judge."""
+    if not evaluation.judges:
+        return None
+    return Table(
+        id="judges",
+        title="Judges",
+        caption="Scores of different judges do not compare, nor do those of two snapshots of one model.",
+        head=("judge", "model", "replies", "lost", "tokens read", "tokens written", "US dollars"),
+        rows=tuple(Row(name=name, cells=_judge_cells(judge)) for name, judge in evaluation.judges.items()),
+    )
+
+
+def _judge_cells(judge: JudgeResult) -> tuple[Cell, ...]:
+    models = ", ".join([*judge.models, *(f"fingerprint {name}" for name in judge.fingerprints)])
+    counts = (judge.num_replies, judge.num_without_reply, judge.prompt_tokens, judge.completion_tokens)
+    price = MISSING if judge.price is None else f"{judge.price:.2f}"
+    return (Cell(text=models or MISSING), *(Cell(text=f"{count:,}") for count in counts), Cell(text=price))

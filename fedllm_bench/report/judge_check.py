@@ -1,0 +1,97 @@
+"""What is known of a judge, as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedllm_bench.report.formats import MISSING, counted, duration, wrapped
+from fedllm_bench.report.tables import aligned
+
+Payload = Mapping[str, Any]
+SETUPS = {"S1": "with", "S2": "without"}
+BIASES = {
+    "consistency": ("same verdict when swapped", "1 is best"),
+    "first": ("first answer in both orders", "0 is unbiased"),
+    "second": ("second answer in both orders", "0 is unbiased"),
+    "first_share": ("verdicts for the first answer", "0.5 is unbiased"),
+    "longer_at_tie": ("longer answer where experts tie", "0.5 is unbiased"),
+    "length_gap": ("errors for length", "0 is unbiased"),
+    "self_consistency": ("same verdict when repeated", "1 is best"),
+}
+AGREEMENT_NOTES = (
+    "Share of pairs of votes that name the same winner, with its 95% interval over questions. Without ties: pairs in "
+    "which one vote is a tie are left out. By chance: 33% with ties, 50% without. Published: Zheng et al., 2023 "
+    "(arXiv:2306.05685), Table 5.",
+)
+BIAS_NOTES = (
+    "A judge sees each pair in both orders; one winner in both wins, all else is a tie.",
+    "errors for length: how much more often the judge decides against the experts' majority where they prefer the "
+    "shorter answer than where they prefer the longer one. All definitions: docs/comparing.md.",
+)
+
+
+def judge_check_text(payload: Payload, width: int = 100) -> str:
+    lines = [*_agreement(payload["agreement"]), "", *_notes(AGREEMENT_NOTES, width)]
+    if "biases" in payload:
+        lines += ["", *_biases(payload), "", *_notes(BIAS_NOTES, width), "", *_judge(payload, width)]
+    return "\n".join(lines)
+
+
+def _notes(notes: Sequence[str], width: int) -> list[str]:
+    return [line for note in notes for line in wrapped(note, width)]
+
+
+def _agreement(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    header = ["agreement", "turn", "ties", "share [95% CI]", "pairs", "published"]
+    return aligned([header, *([row["who"], *_agreement_cells(row)] for row in rows)])
+
+
+def _agreement_cells(row: Mapping[str, Any]) -> list[str]:
+    share, published = row["share"], row["published"]
+    unscored = f" of {share['n_scored'] + share['n_unscored']}" if share["n_unscored"] else ""
+    known = MISSING if published is None else f"{published[0]:.0%} of {published[1]}"
+    return [str(row["turn"]), SETUPS[row["setup"]], _percent(share), f"{share['n_scored']}{unscored}", known]
+
+
+def _percent(share: Mapping[str, Any]) -> str:
+    if share["mean"] is None:
+        return MISSING
+    limits = "[no interval]" if share["ci_low"] is None else f"[{share['ci_low']:.1%}, {share['ci_high']:.1%}]"
+    return f"{share['mean']:.1%} {limits}"
+
+
+def _biases(payload: Payload) -> list[str]:
+    columns = {payload["judge"]: payload["biases"], "GPT-4 (stored votes)": payload["gpt4_biases"]}
+    rows = [
+        [title, *(_bias(found.get(name)) for found in columns.values()), best] for name, (title, best) in BIASES.items()
+    ]
+    return aligned([["bias [95% CI]", *columns, ""], *rows])
+
+
+def _bias(summary: Mapping[str, Any] | None) -> str:
+    if summary is None or summary["mean"] is None:
+        return MISSING
+    limits = "[no interval]" if summary["ci_low"] is None else f"[{summary['ci_low']:.2f}, {summary['ci_high']:.2f}]"
+    return f"{summary['mean']:.2f} {limits}"
+
+
+def _judge(payload: Payload, width: int) -> list[str]:
+    cost, coverage = payload["cost"], payload["coverage"]
+    price = "price unknown" if cost["price"] is None else f"{cost['price']:.{2 if cost['price'] >= 1 else 4}f} USD"
+    tokens = f"{cost['prompt_tokens']} + {cost['completion_tokens']} tokens"
+    lines = [
+        f"Coverage  {coverage['with_verdict']} of {counted(coverage['decisions'], 'decision')} have a verdict in both "
+        f"orders{_refused(payload)}",
+        f"Cost      {counted(cost['replies'], 'reply').replace('replys', 'replies')} to "
+        f"{counted(cost['requests'], 'request')}, {price}, {tokens}, {duration(cost['seconds'])} of waiting",
+    ]
+    if len(cost["fingerprints"]) > 1:
+        lines.append(f"Warning   {len(cost['fingerprints'])} fingerprints: the model behind the name has changed")
+    return [line for text in lines for line in wrapped(text, width)]
+
+
+def _refused(payload: Payload) -> str:
+    shares = [row["share"] for row in payload["agreement"] if row["coverage"] is not None]
+    refused = any(share["mean"] is None and share["n_scored"] for share in shares)
+    return "; where more than a tenth is missing no share is given" if refused else ""
