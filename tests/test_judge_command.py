@@ -184,6 +184,14 @@ def test_nothing_is_asked_for_money_without_leave(
     assert bool(words) != ("add --max-cost USD or --yes" in shown.err)
 
 
+def test_a_judge_of_unknown_price_is_not_asked_without_leave(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = write_judge(tmp_path, None)
+    assert judge(run_folder, "--judge", mine, "--judge-url", "https://judge.invalid/v1") == 2
+    assert "8 requests would cost an unknown sum" in capsys.readouterr().err
+
+
 def test_max_cost_is_never_exceeded_and_more_money_goes_on(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
