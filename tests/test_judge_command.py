@@ -94,12 +94,15 @@ def test_every_answer_is_judged_once_and_nothing_is_asked_again(
     assert (record["model"], record["name"]) == ("m", "my-judge")
 
 
-def test_equal_answers_are_asked_about_once(run_folder: Path, tmp_path: Path) -> None:
+def test_equal_answers_are_asked_about_once(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for side in ("base", "global"):
         write_answers(run_folder, "advbench", side, {"0": ("same",), "1": ("same",)})
     with judge_server(lambda body, before: says("[[1]]")) as server:
         assert judge(run_folder, "--judge", write_judge(tmp_path, server), "--metrics", "advbench") == 0
         assert server.requests == 2
+    assert "Requests   2" in capsys.readouterr().out  # counted once too
 
 
 def test_an_answer_that_changed_is_judged_again_and_alone(run_folder: Path, tmp_path: Path) -> None:
