@@ -94,12 +94,15 @@ def test_every_answer_is_judged_once_and_nothing_is_asked_again(
     assert (record["model"], record["name"]) == ("m", "my-judge")
 
 
-def test_equal_answers_are_asked_about_once(run_folder: Path, tmp_path: Path) -> None:
+def test_equal_answers_are_asked_about_once(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for side in ("base", "global"):
         write_answers(run_folder, "advbench", side, {"0": ("same",), "1": ("same",)})
     with judge_server(lambda body, before: says("[[1]]")) as server:
         assert judge(run_folder, "--judge", write_judge(tmp_path, server), "--metrics", "advbench") == 0
         assert server.requests == 2
+    assert "Requests   2" in capsys.readouterr().out  # counted once too
 
 
 def test_an_answer_that_changed_is_judged_again_and_alone(run_folder: Path, tmp_path: Path) -> None:
@@ -182,6 +185,14 @@ def test_nothing_is_asked_for_money_without_leave(
     assert "Requests   8" in shown.out
     assert "(an estimate:" in shown.out
     assert bool(words) != ("add --max-cost USD or --yes" in shown.err)
+
+
+def test_a_judge_of_unknown_price_is_not_asked_without_leave(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = write_judge(tmp_path, None)
+    assert judge(run_folder, "--judge", mine, "--judge-url", "https://judge.invalid/v1") == 2
+    assert "8 requests would cost an unknown sum" in capsys.readouterr().err
 
 
 def test_max_cost_is_never_exceeded_and_more_money_goes_on(

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from fedllm_bench import progress
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.judges.cost import Budget, estimate, most_dollars, price_of, prompt_tokens
 from fedllm_bench.evaluation.judges.errors import NoReplyError, OverBudgetError
@@ -151,6 +152,14 @@ def test_questions_that_fail_in_a_row_end_the_command_and_others_do_not() -> Non
     assert len(list(outcomes(Scripted(spread), _questions(500, []), 4))) == 500
     with pytest.raises(UserError, match=f"{MOST_GIVEN_UP} questions in a row"):
         list(outcomes(Scripted(dict.fromkeys(range(3, 50), gone)), _questions(500, []), 4))
+
+
+def test_progress_shows_the_cost_so_far(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    spent = iter(["$0.10", "$0.10", "$0.20", "$0.20"])
+    with caplog.at_level("INFO"):
+        assert list(progress.track([1, 2, 3], "judge", 3, note=lambda: next(spent))) == [1, 2, 3]
+    assert [message.rpartition(", ")[2] for message in caplog.messages[:2]] == ["$0.10", "$0.20"]
 
 
 def test_help_loads_neither_openai_nor_torch() -> None:

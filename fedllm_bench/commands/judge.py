@@ -156,8 +156,9 @@ def announce(preset: Preset, expected: Estimate) -> None:
     date = f" at the prices of {preset.price.date}" if preset.price and preset.price.date else ""
     _say(f"Requests   {expected.requests}")
     if not preset.is_free:
+        each = expected.completion_tokens / expected.requests
         tokens = f"{expected.prompt_tokens:,.0f} tokens in, {expected.completion_tokens:,.0f} out"
-        _say(f"Cost       {cost}{date} (an estimate: {tokens}, 3.5 bytes a token, {preset.reply_tokens} a reply)")
+        _say(f"Cost       {cost}{date} (an estimate: {tokens}, 3.5 bytes a token, {each:.0f} a reply)")
 
 
 def check_allowed(args: argparse.Namespace, preset: Preset, expected: Estimate) -> None:
