@@ -10,6 +10,7 @@ import os
 # Before anything imports huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +55,12 @@ RunConfigOf = Callable[..., RunConfig]
 def _is_near(host: object) -> bool:
     text = host.decode() if isinstance(host, bytes) else host
     return text in (None, "", "localhost", "::1", "0.0.0.0") or str(text).startswith("127.")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _listening_to_ctrl_c() -> None:
+    """A shell's background job ignores SIGINT, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
