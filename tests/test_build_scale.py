@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import islice
 
 import pytest
+
 from fedllm_bench.benchmarks.perf import build_scale
 
 

@@ -7,6 +7,7 @@ full batch; reading their tokens again takes one pass. So one long answer does n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,13 +22,16 @@ from fedllm_bench.evaluation.kv_cache import is_plain, read, select
 from fedllm_bench.evaluation.records import Finish
 from fedllm_bench.evaluation.sampling import Sampler
 from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.out_of_memory import free_memory, is_out_of_memory
 
+log = logging.getLogger(__name__)
 STRETCH = 64  # steps
 LEFT = 4  # of a batch of n rows, n / LEFT or fewer go back to the queue
 # Tokens of padding that a batch may hold. One more step costs as much as attention to some thousand tokens: about 6000
 # of the mini model on one core (2.5 ms against 0.4 us), 26000 of a model of 7B on a large GPU (4.5 ms against 0.17 us).
 PADDING = 6000
 NOT_FINITE = "the model's logits are not finite"
+NO_MEMORY = "there is no memory for this item alone"
 # B rows of a batch, T tokens with their padding on the left
 
 
@@ -112,18 +116,54 @@ class RowsEnded(StoppingCriteria):  # type: ignore[misc]
 def decode(model: LoraModel, queue: Queue, batch_tokens: int) -> Iterator[list[Row]]:
     """Rows as they end, a few at a time (none, now and then), until the queue is empty.
 
-    Raises what the model raises; a row with logits that are not finite ends as "failed".
+    Where memory runs out, batches are made smaller. A row that does not fit alone, or has logits that are not finite,
+    ends as "failed". Raises what the model raises.
     """
     stop_ids = end_tokens(model)
     while queue.waiting:
-        batch = _begin(model, queue.take(batch_tokens))
-        size = len(batch.rows)
-        while batch.rows:
-            batch, finished = _stretch(model, batch, stop_ids)
-            yield finished
-            if queue.waiting and LEFT * len(batch.rows) <= size:
-                queue.waiting += batch.rows
+        rows = queue.take(batch_tokens)
+        size, batch = len(rows), None
+        while rows:
+            after = _tried(model, rows, batch, stop_ids)
+            if after is None:
+                batch = None
+                batch_tokens = _smaller(rows)
+                yield _put_back(rows, queue)
                 break
+            batch, finished = after
+            rows = batch.rows
+            yield finished
+            if queue.waiting and LEFT * len(rows) <= size:
+                queue.waiting += rows
+                break
+
+
+def _tried(
+    model: LoraModel, rows: list[Row], batch: Batch | None, stop_ids: frozenset[int]
+) -> tuple[Batch, list[Row]] | None:
+    """One stretch of `batch`, or the first of `rows`; None where there was no memory for it."""
+    try:
+        return _stretch(model, batch or _begin(model, rows), stop_ids)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    free_memory()  # here, where no frame of the failed stretch holds its tensors any more
+    return None
+
+
+def _smaller(rows: Sequence[Row]) -> int:
+    """The tokens of half of these rows."""
+    tokens = max(row.longest for row in rows) * max(1, len(rows) // 2)
+    log.warning("out of memory with %d answers at once; from here on half as many", len(rows))
+    return tokens
+
+
+def _put_back(rows: list[Row], queue: Queue) -> list[Row]:
+    """Rows that did not fit wait for a smaller batch; one that was alone has failed."""
+    if len(rows) == 1:
+        return [replace(rows[0], made=(), finish="failed", reason=NO_MEMORY)]
+    queue.waiting += rows
+    return []
 
 
 def end_tokens(model: LoraModel) -> frozenset[int]:
