@@ -16,6 +16,7 @@ from fedllm_bench.data.chat import NAMES, prompts, template_text
 from fedllm_bench.data.tokens import encode_prompts, encode_turns
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.answering import ModelAnswerer
+from fedllm_bench.evaluation.attaching import answering_with
 from fedllm_bench.evaluation.encoding import Template, encoder, named_template
 from fedllm_bench.evaluation.journal import Key, Turn
 from fedllm_bench.evaluation.records import Prompt
@@ -135,6 +136,25 @@ def test_an_adapter_answers_otherwise(double_model):
         base = all_turns(answerer(double_model)(PROMPTS, {}))
     with double_model.using(adapter):
         assert all_turns(answerer(double_model)(PROMPTS, {})) != base
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_an_adapter_in_the_weights_answers_as_beside_them_and_leaves_no_trace(dtype, load_tiny):
+    model = load_tiny(dtype=dtype)
+    adapter = random_tree(initial_adapter(model.layers, 4, 0), 2, scale=0.3)
+    ids = torch.arange(4, 24).view(2, 10)
+    before = {name: tensor.clone() for name, tensor in model.base.state_dict().items()}
+    with model.using(adapter):
+        beside = model.base(input_ids=ids).logits
+    with pytest.raises(KeyboardInterrupt), answering_with(model, adapter):
+        within = model.base(input_ids=ids).logits
+        assert model.has_adapter is (dtype == "bfloat16")  # whose weights would round the update away
+        raise KeyboardInterrupt
+    assert torch.allclose(within, beside, atol=1e-10)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.base.state_dict().items())
+    assert not torch.allclose(model.base(input_ids=ids).logits, beside, atol=1e-2)
+    with answering_with(model, None):
+        assert not model.has_adapter
 
 
 def test_a_prompt_beyond_the_context_fails_and_a_long_one_gets_what_room_there_is(double_model, monkeypatch):

@@ -203,7 +203,7 @@ def test_a_server_that_has_gone_ends_the_work_and_what_was_answered_stays(tmp_pa
     kept = Journal.open(journal_file(answers_file(tmp_path, "b", "base")), many).turns
     assert len(kept) == 10
     assert not any(turn.finish == "failed" for turn in kept.values())
-    assert len(model.asked) <= 10 + TRIES * (endpoint.IN_A_ROW + 2)
+    assert len(model.asked) <= 10 + TRIES * (endpoint.IN_A_ROW + 1)
     with serving(Model()) as model:
         outcome = answer_side(tmp_path, "b", "base", many, lambda: answerer(model))
     assert len(model.asked) == 20

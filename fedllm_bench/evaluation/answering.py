@@ -36,13 +36,14 @@ class ModelAnswerer:
     benchmark: str
     seed: int
     batch_tokens: int
+    stop_ids: frozenset[int] | None = None  # in place of the model's own, to measure answers of equal length
 
     def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, Turn]) -> Iterator[list[Turn]]:
         by_id, turns, queue = {prompt.item_id: prompt for prompt in prompts}, dict(done), Queue()
         failed = self._ask(prompts, turns, queue)
         if failed:
             yield failed
-        for rows in decode(self.model, queue, self.batch_tokens):
+        for rows in decode(self.model, queue, self.batch_tokens, self.stop_ids):
             finished = [self._turn(by_id[row.key[0]], row) for row in rows]
             turns |= {turn.key: turn for turn in finished}
             yield finished + self._ask([by_id[turn.item_id] for turn in finished], turns, queue)

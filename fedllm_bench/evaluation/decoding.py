@@ -113,13 +113,16 @@ class RowsEnded(StoppingCriteria):  # type: ignore[misc]
         return self.ended | enough
 
 
-def decode(model: LoraModel, queue: Queue, batch_tokens: int) -> Iterator[list[Row]]:
+def decode(
+    model: LoraModel, queue: Queue, batch_tokens: int, stop_ids: frozenset[int] | None = None
+) -> Iterator[list[Row]]:
     """Rows as they end, a few at a time (none, now and then), until the queue is empty.
 
+    `stop_ids` end an answer, by default :func:`end_tokens`.
     Where memory runs out, batches are made smaller. A row that does not fit alone, or has logits that are not finite,
     ends as "failed". Raises what the model raises.
     """
-    stop_ids = end_tokens(model)
+    stop_ids = end_tokens(model) if stop_ids is None else stop_ids
     while queue.waiting:
         rows = queue.take(batch_tokens)
         size, batch = len(rows), None

@@ -21,7 +21,8 @@ from fedllm_bench.evaluation.records import Finish, Prompt
 WAITS_SECONDS = (1.0, 4.0, 16.0)  # between tries
 LONGEST_WAIT_SECONDS = 60.0  # that a server can ask for
 TIMEOUT_SECONDS = 300.0  # of one request
-IN_A_ROW = 3  # items (or as many as are asked at once) that ran out of tries, with no answer between: give up
+IN_A_ROW = 3  # turns (or as many as are asked at once) that ran out of tries, with no answer between: give up
+OUT_OF_TRIES = "no answer in "  # how the reason of a turn begins that failed so
 CAN_PASS = (openai.RateLimitError, openai.APIConnectionError, openai.InternalServerError)
 ALL_FAIL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 FINISHES: dict[str | None, Finish] = {"stop": "stop", "length": "length", "content_filter": "filtered"}
@@ -90,7 +91,7 @@ def complete(
             raise UserError(f"{client.base_url}: {_said(error)}; check --endpoint, --model and the key") from error
         except (*CAN_PASS, Malformed, ValueError) as error:  # ValueError: JSON that is cut or none
             if wait is None:
-                raise OutOfTries(f"no answer in {len(WAITS_SECONDS) + 1} tries: {_said(error)}") from error
+                raise OutOfTries(f"{OUT_OF_TRIES}{len(WAITS_SECONDS) + 1} tries: {_said(error)}") from error
             sleep(_asked_wait(error) or wait)
         except openai.APIError as error:
             raise Refused(f"the server refused the request: {_said(error)}") from error
@@ -124,6 +125,25 @@ def _read(reply: Any) -> Completion:
     )
 
 
+@dataclass
+class Desk:
+    """What those who ask and who collects share. It closes after `patience` turns in a row that ran out of tries."""
+
+    patience: int
+    tasks: queue.SimpleQueue[Prompt] = field(default_factory=queue.SimpleQueue)
+    ended: queue.SimpleQueue[Turn | Exception | None] = field(default_factory=queue.SimpleQueue)
+    closed: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    in_a_row: int = 0
+
+    def note(self, turn: Turn) -> None:
+        with self.lock:  # who collects sees turns in the order in which they were counted
+            self.in_a_row = self.in_a_row + 1 if turn.reason.startswith(OUT_OF_TRIES) else 0
+            self.ended.put(turn)
+            if self.in_a_row >= self.patience:
+                self.closed.set()
+
+
 @dataclass(frozen=True, kw_only=True)
 class EndpointAnswerer:
     """Asks `concurrency` items at a time; the server applies its own chat template.
@@ -142,20 +162,22 @@ class EndpointAnswerer:
 
     def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, Turn]) -> Iterator[list[Turn]]:
         waiting = [prompt for prompt in prompts if next_turn(prompt, done) is not None]
-        tasks: queue.SimpleQueue[Prompt] = queue.SimpleQueue()
-        ended: queue.SimpleQueue[Turn | Exception | None] = queue.SimpleQueue()
+        desk = Desk(max(IN_A_ROW, self.concurrency))
         for prompt in waiting:
-            tasks.put(prompt)
+            desk.tasks.put(prompt)
         # daemons: after Ctrl-C the process does not wait for requests that are under way
         for _ in range(min(self.concurrency, len(waiting))):
-            threading.Thread(target=self._work, args=(tasks, done, ended), daemon=True).start()
-        yield from self._collect(ended, len(waiting))
+            threading.Thread(target=self._work, args=(desk, done), daemon=True).start()
+        try:
+            yield from self._collect(desk, len(waiting))
+        finally:
+            desk.closed.set()  # whatever ended this, nobody asks any more
 
-    def _collect(self, ended: queue.SimpleQueue[Turn | Exception | None], left: int) -> Iterator[list[Turn]]:
+    def _collect(self, desk: Desk, left: int) -> Iterator[list[Turn]]:
         """Turns as they come. Those that ran out of tries are held back until another one has an answer."""
         held: list[Turn] = []
         while left:
-            got = ended.get()
+            got = desk.ended.get()
             if isinstance(got, Exception):
                 raise got
             if got is None:
@@ -165,32 +187,27 @@ class EndpointAnswerer:
                 held = []
             else:
                 held.append(got)
-                if len(held) >= max(IN_A_ROW, self.concurrency):
-                    raise UserError(f"{self.client.base_url} does not answer ({got.reason}); what was answered is "
-                                    "kept: give the same command again")  # fmt: skip
+            if len(held) >= desk.patience:
+                raise UserError(f"{self.client.base_url} does not answer ({held[-1].reason}); what was answered is "
+                                "kept: give the same command again")  # fmt: skip
         yield held
 
-    def _work(
-        self,
-        tasks: queue.SimpleQueue[Prompt],
-        done: Mapping[Key, Turn],
-        ended: queue.SimpleQueue[Turn | Exception | None],
-    ) -> None:
+    def _work(self, desk: Desk, done: Mapping[Key, Turn]) -> None:
         """Puts each turn, None behind the last of an item, and whatever was raised."""
         try:
-            while True:
-                self._answer(tasks.get_nowait(), dict(done), ended.put)
-                ended.put(None)
+            while not desk.closed.is_set():
+                self._answer(desk.tasks.get_nowait(), dict(done), desk)
+                desk.ended.put(None)
         except queue.Empty:
             return
         except Exception as error:  # raised again by who collects
-            ended.put(error)
+            desk.ended.put(error)
 
-    def _answer(self, prompt: Prompt, turns: dict[Key, Turn], put: Callable[[Turn], None]) -> None:
-        while (number := next_turn(prompt, turns)) is not None:
+    def _answer(self, prompt: Prompt, turns: dict[Key, Turn], desk: Desk) -> None:
+        while (number := next_turn(prompt, turns)) is not None and not desk.closed.is_set():
             turn = self._turn(prompt, number, conversation(prompt, turns, number))
             turns[turn.key] = turn
-            put(turn)
+            desk.note(turn)
 
     def _turn(self, prompt: Prompt, number: int, messages: Sequence[ChatTurn]) -> Turn:
         options = Options(
@@ -212,9 +229,6 @@ class EndpointAnswerer:
             tokens=made.tokens,
             finish=made.finish,
         )
-
-
-OUT_OF_TRIES = "no answer in "  # how the reason of such a turn begins
 
 
 def seed_of(seed: int, benchmark: str, item_id: str, turn: int) -> int:

@@ -16,6 +16,7 @@ from fedllm_bench.config import Lora, Model, RunConfig
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.errors import UserError, first_line, unknown
+from fedllm_bench.evaluation.attaching import answering_with
 from fedllm_bench.evaluation.budget import batch_tokens
 from fedllm_bench.training.model import LoraModel, load_model
 from fedllm_bench.trees import Tree
@@ -199,7 +200,7 @@ class Resident:
                 else:
                     found = self.base
                     tree = None if side.adapter is None else read_adapter(side.adapter, found, self.subject.lora.rank)
-                stack.enter_context(found.using(tree))
+                stack.enter_context(answering_with(found, tree))
                 return found
 
             yield model
