@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 PATIENCE_SECONDS = 400
 METRICS = ("--metrics", "mini,harmless", "--threads", "1")
 SIGINT_AS_IN_A_TERMINAL = (
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"  # noqa: E501
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
 )
 
 
@@ -47,6 +47,10 @@ def start(folder: Path, out: Path, cache: Path, *more: str) -> subprocess.Popen[
 def journals(out: Path) -> dict[str, int]:
     """Whole lines of every journal."""
     return {path.parent.name + path.name: path.read_bytes().count(b"\n") for path in out.rglob("*.partial")}
+
+
+def is_well_beyond(before: dict[str, int], now: dict[str, int]) -> bool:
+    return any(lines >= before.get(name, 0) + 12 for name, lines in now.items())
 
 
 def wait_for(process: subprocess.Popen[str], ready: Callable[[], object]) -> None:
@@ -89,8 +93,7 @@ def test_killed_again_and_again_it_ends_with_the_same_answers(signum, trained, u
     for _ in range(4):
         before = journals(out)
         process = start(trained, out, cache)
-        # a dozen turns more than the last session left, or another side
-        wait_for(process, lambda: any(lines >= before.get(name, 0) + 12 for name, lines in journals(out).items()))
+        wait_for(process, lambda before=before: is_well_beyond(before, journals(out)))
         process.send_signal(signum)
         _, err = process.communicate(timeout=PATIENCE_SECONDS)
         if process.returncode == 0:

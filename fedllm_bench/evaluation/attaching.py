@@ -31,9 +31,10 @@ def answering_with(model: LoraModel, adapter: Tree | None) -> Iterator[None]:
     try:
         with torch.no_grad():
             for name, layer in model.layers.items():
-                before[name] = _weight(layer).clone()
-                a, b = (adapter[f"{PREFIX}{name}.lora_{letter}.weight"].to(model.device) for letter in "AB")
-                _weight(layer).add_((b.float() @ a.float()) * layer.scale)  # type: ignore[attr-defined]
+                weight = _weight(layer)
+                before[name] = weight.clone()
+                a, b = (adapter[f"{PREFIX}{name}.lora_{letter}.weight"].to(weight) for letter in "AB")
+                weight.add_(b @ a, alpha=layer.scale)  # type: ignore[attr-defined]
             with model.using(None):
                 yield
     finally:
