@@ -134,9 +134,13 @@ def test_a_side_may_come_later_but_not_with_another_adapter(tmp_path: Path):
         keep_to(tmp_path, plan_with(), "global", "g", {})
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 0}'])
-def test_a_file_that_is_no_plan_is_refused(text, tmp_path: Path):
-    (tmp_path / "answers/mini").mkdir(parents=True)
-    (tmp_path / "answers/mini/plan.json").write_text(text)
+@pytest.mark.parametrize(
+    ("old", "new"), [("{", "{{"), ('"schema_version": 1', '"schema_version": 0'), ('"threads": 1', '"threads": "x"')]
+)
+def test_a_file_that_is_no_plan_is_refused(old, new, tmp_path: Path):
+    keep_to(tmp_path, plan_with(), "base", "", {})
+    path = tmp_path / "answers/mini/plan.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(UserError, match="remove"):
         keep_to(tmp_path, plan_with(), "base", "", {})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import architectures
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from tiny import random_tree
 from fedllm_bench.data.chat import NAMES, prompts, template_text
 from fedllm_bench.data.tokens import encode_prompts, encode_turns
 from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.answering import ModelAnswerer
+from fedllm_bench.evaluation.answering import ModelAnswerer, context_of
 from fedllm_bench.evaluation.attaching import answering_with
 from fedllm_bench.evaluation.encoding import Template, encoder, named_template
 from fedllm_bench.evaluation.journal import Key, Turn
@@ -179,3 +181,9 @@ def test_a_prompt_beyond_the_context_fails_and_a_long_one_gets_what_room_there_i
     assert f"the model's context {length + 3}" in turns["longer", 0].reason
     assert ("longer", 1) not in turns
     assert turns["a", 0].finish != "failed"
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_the_context_is_known_whatever_a_config_calls_it(kind, tmp_path: Path):
+    model = architectures.load(architectures.make_folder(tmp_path / kind, kind), dtype="float32")
+    assert context_of(model) == 128

@@ -97,11 +97,11 @@ def run(args: argparse.Namespace) -> int:
     from fedllm_bench.evaluation.work import answer_locally, answer_remotely
 
     order = _order(args)
+    if args.endpoint:
+        work = answer_remotely(order, _endpoint(args))
+    else:
+        work = answer_locally(order, _subject(args), num_threads())
     with locked(order.folder):
-        if args.endpoint:
-            work = answer_remotely(order, _endpoint(args))
-        else:
-            work = answer_locally(order, _subject(args), num_threads())
         found = [_shown(done) for done in work]
     _say(f"Answers   {order.folder / 'answers'}")
     failed = sum(len(done.outcome.failed) for done in found)

@@ -90,7 +90,8 @@ class ModelAnswerer:
 
 def context_of(model: LoraModel) -> int | None:
     """The tokens that the model has positions for; None where its architecture sets no limit."""
-    context = model.base.config.get_text_config().to_dict().get("max_position_embeddings")
+    # not every architecture has the setting, and some have it under another name that transformers maps to this one
+    context = getattr(model.base.config.get_text_config(), "max_position_embeddings", None)
     return int(context) if context else None
 
 

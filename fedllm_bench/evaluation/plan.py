@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from fedllm_bench import files
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
-from fedllm_bench.evaluation.records import Prompt, prompts_file
+from fedllm_bench.evaluation.records import STRICT, Prompt, prompts_file
 
 SCHEMA_VERSION = 1
 PLAN = "plan.json"
@@ -30,6 +33,19 @@ class Plan:
     overrides: Mapping[str, Any]
     seed: int
     followed: Mapping[str, int]
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT)
+class Stored(Plan):
+    """plan.json. `sides`: the fingerprint of each side's adapter; `environment` is not compared."""
+
+    schema_version: Literal[1]
+    followed: Mapping[str, Annotated[int, Field(ge=1)]]
+    sides: dict[str, str]
+    environment: Mapping[str, Any]
+
+
+_STORED: TypeAdapter[Stored] = TypeAdapter(Stored)
 
 
 def plan_of(
@@ -62,11 +78,13 @@ def read_plan(folder: Path, benchmark: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = files.read_json(path)
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); remove {path.parent} and run again") from error
-    if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path} is no plan of version {SCHEMA_VERSION}; remove {path.parent} and run again")
+        _STORED.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path} is no plan of version {SCHEMA_VERSION} ({where}: {first['msg']}); "
+                        f"remove {path.parent} and run again") from error  # fmt: skip
+    found: dict[str, Any] = files.read_json(path)
     return found
 
 

@@ -51,21 +51,45 @@ def answer_locally(order: Order, subject: Subject, default_threads: int) -> Iter
 
     Raises a :class:`UserError` for a plan that differs from that of an earlier session.
     """
-    torch.set_num_threads(_followed(order, "threads", order.threads) or default_threads)
     resident = Resident(subject, "cuda" if torch.cuda.is_available() else "cpu")
     template = named_template(subject.template, lambda: resident.base.tokenizer)
     for side in subject.sides:
         for benchmark, prompts in order.asked:
-            budget = _followed(order, "batch_tokens", order.batch_tokens) or resident.batch_tokens
-            followed = {"batch_tokens": budget, "threads": torch.get_num_threads()}
-            model = {"name": subject.model.name, "dtype": subject.model.dtype, "base_hash": subject.base_hash}
-            about = {"name": template.name, "hash": template.hash}
-            plan = plan_of(
-                benchmark, prompts, order.overrides, template=about, model=model, seed=order.seed, followed=followed
-            )
-            keep_to(order.folder, plan, side.name, side.fingerprint, _environment(resident.device))
+            followed = _followed(order, benchmark, resident, default_threads)
+            _keep_to(order, subject, side, template, (benchmark, prompts, followed))
             _retry(order, benchmark.name, side.name, prompts)
-            yield _side(order, resident, side, template, (benchmark.name, prompts, budget))
+            torch.set_num_threads(followed["threads"])
+            yield _side(order, resident, side, template, (benchmark.name, prompts, followed["batch_tokens"]))
+
+
+def _followed(order: Order, benchmark: Benchmark, resident: Resident, default_threads: int) -> dict[str, int]:
+    """Settings that only change how sums are rounded: as given, else as in an earlier session, else by machine."""
+    found = (read_plan(order.folder, benchmark.name) or {}).get("followed", {})
+    threads = order.threads or found.get("threads") or default_threads
+    return {
+        "threads": threads,
+        "batch_tokens": order.batch_tokens or found.get("batch_tokens") or resident.batch_tokens,
+    }
+
+
+def _keep_to(
+    order: Order,
+    subject: Subject,
+    side: Side,
+    template: Template,
+    asked: tuple[Benchmark, Sequence[Prompt], dict[str, int]],
+) -> None:
+    benchmark, prompts, followed = asked
+    plan = plan_of(
+        benchmark,
+        prompts,
+        order.overrides,
+        template={"name": template.name, "hash": template.hash},
+        model={"name": subject.model.name, "dtype": subject.model.dtype, "base_hash": subject.base_hash},
+        seed=order.seed,
+        followed=followed,
+    )
+    keep_to(order.folder, plan, side.name, side.fingerprint, _environment())
 
 
 def _side(
@@ -87,21 +111,15 @@ def _side(
         return Done(name, side.name, answer_side(order.folder, name, side.name, prompts, answerer))
 
 
-def _followed(order: Order, key: str, given: int | None) -> int | None:
-    """A setting that only changes how sums are rounded: as given, else as in an earlier session, else None."""
-    plans = (read_plan(order.folder, benchmark.name) for benchmark, _ in order.asked)
-    return given or next((plan["followed"][key] for plan in plans if plan and key in plan["followed"]), None)
-
-
 def _retry(order: Order, benchmark: str, side: str, prompts: Sequence[Prompt]) -> None:
     if order.retry_failed and (count := forget_failed(order.folder, benchmark, side, prompts)):
         log.info("%s %s: asking %d failed items again", benchmark, side, count)
 
 
-def _environment(device: str) -> dict[str, Any]:
+def _environment() -> dict[str, Any]:
     found = provenance.environment()
     kept = ("fedllm_bench", "commit", "dirty", "python", "packages", "platform", "cpu", "gpus")
-    return {**{key: found[key] for key in kept}, "device": device}
+    return {key: found[key] for key in kept}
 
 
 def answer_remotely(order: Order, endpoint: EndpointAnswerer) -> Iterator[Done]:
@@ -120,6 +138,6 @@ def _remotely(order: Order, endpoint: EndpointAnswerer, benchmark: Benchmark, pr
         seed=order.seed,
         followed={},
     )
-    keep_to(order.folder, plan, BASE, "", _environment("server"))
+    keep_to(order.folder, plan, BASE, "", _environment())
     _retry(order, benchmark.name, BASE, prompts)
     return Done(benchmark.name, BASE, answer_side(order.folder, benchmark.name, BASE, prompts, lambda: endpoint))
