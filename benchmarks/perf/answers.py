@@ -24,6 +24,7 @@ import torch
 
 from fedllm_bench import files, presets, provenance
 from fedllm_bench.cli import quiet_libraries
+from fedllm_bench.commands.bench import num_threads
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.evaluation.answering import ModelAnswerer, conversation
 from fedllm_bench.evaluation.attaching import answering_with
@@ -168,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--questions", type=int, default=80, help="of MT-Bench, evenly over its categories (80)")
     parser.add_argument("--new-tokens", type=int, help="of every answer (default: until the model ends it)")
-    parser.add_argument("--threads", type=int, default=1, help="cores (1)")
+    parser.add_argument("--threads", type=int, default=num_threads(), help="cores (all, or OMP_NUM_THREADS)")
     parser.add_argument("--repeats", type=int, default=3, help="how often both take their turn (3)")
     parser.add_argument("--json", help="a file for the numbers")
     args = parser.parse_args(argv)

@@ -56,12 +56,12 @@ class Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers has no typ
         padded = [np.pad(uniforms[row], (0, longest - len(uniforms[row]))) for row in self.rows]
         self.uniforms = torch.from_numpy(np.stack(padded)) if padded else torch.zeros(0, 0)
         self.bad = torch.zeros(len(temperatures), dtype=torch.bool)
+        self.index = torch.tensor(self.rows, dtype=torch.long)
         self.step = 0
 
     def to(self, device: torch.device) -> Sampler:
         self.temperatures, self.uniforms = self.temperatures.to(device), self.uniforms.to(device)
-        self.bad = self.bad.to(device)
-        self.index = torch.tensor(self.rows, device=device)
+        self.bad, self.index = self.bad.to(device), self.index.to(device)
         return self
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
