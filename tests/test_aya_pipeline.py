@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-
-from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.data_prep.aya import AYA, build
 from fedllm_bench.data_prep.common import Recipe
+
+from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.errors import UserError
 
 SMALL = Recipe(min_samples=10, heldout=0.2, unseen_clients=4)

@@ -7,7 +7,6 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-
 from fedllm_bench.benchmarks.perf import build_scale
 
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from fedllm_bench.commands import data
-from fedllm_bench.data.manifest import open_split
 from fedllm_bench.data_prep import PIPELINES, load_pipeline
 from fedllm_bench.data_prep.aya import AYA
 from fedllm_bench.data_prep.languages import normal_language
+
+from fedllm_bench.commands import data
+from fedllm_bench.data.manifest import open_split
 from fedllm_bench.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("evaluation_sets")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench_runs import TINY, quick
+from fedllm_bench.data_prep import PIPELINES
 from leaks import assert_no_leaks, prompt_of, responses_of, rows_of
 
 from fedllm_bench import cli, files, models
@@ -17,7 +18,6 @@ from fedllm_bench.data.mini.raw import RawRow
 from fedllm_bench.data.mini.tastes import COMPLIES, MODELS, TRAITS, liking, make_taste
 from fedllm_bench.data.mini.users import Population
 from fedllm_bench.data.mini.votes import Vote, make_votes
-from fedllm_bench.data_prep import PIPELINES
 from fedllm_bench.metrics.items import PROBES
 
 WORLD = Population(seed=0)

@@ -10,15 +10,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from leaks import assert_no_leaks, prompt_of, rows_of
-from raw_rows import aya, chat, random_rows, vote, write_raw
-from test_manifest import forge
-from test_pipelines import make, removed
-
-from fedllm_bench.data.card import Contents, histogram
-from fedllm_bench.data.card_html import html_card
-from fedllm_bench.data.lengths import spread
-from fedllm_bench.data.manifest import FunnelStep, SplitInfo, Upstream, open_split
 from fedllm_bench.data_prep import load_pipeline
 from fedllm_bench.data_prep.evaluation import (
     NOT_REMOVED,
@@ -29,6 +20,15 @@ from fedllm_bench.data_prep.evaluation import (
 )
 from fedllm_bench.data_prep.recipe import Sample
 from fedllm_bench.data_prep.topics import topics
+from leaks import assert_no_leaks, prompt_of, rows_of
+from raw_rows import aya, chat, random_rows, vote, write_raw
+from test_manifest import forge
+from test_pipelines import make, removed
+
+from fedllm_bench.data.card import Contents, histogram
+from fedllm_bench.data.card_html import html_card
+from fedllm_bench.data.lengths import spread
+from fedllm_bench.data.manifest import FunnelStep, SplitInfo, Upstream, open_split
 from fedllm_bench.errors import UserError
 
 LONG = "the quick brown fox jumps over the lazy dog and then it sleeps for a very long time in the warm sun of {}"

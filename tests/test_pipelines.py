@@ -11,14 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fedllm_bench.data_prep import PIPELINES, load_pipeline
+from fedllm_bench.data_prep.languages import NAMES, language_of_name
 from leaks import assert_no_leaks, rows_of
 from raw_rows import chat, random_rows, turns, vote, write_raw
 
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.data.mini.dataset import build_mini_aya
 from fedllm_bench.data.mini.users import Population
-from fedllm_bench.data_prep import PIPELINES, load_pipeline
-from fedllm_bench.data_prep.languages import NAMES, language_of_name
 from fedllm_bench.errors import UserError
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from fedllm_bench.data_prep import readers
 from fedllm_bench.data_prep.readers import read_rows, split_of_name
+
 from fedllm_bench.errors import UserError
 
 COLUMNS = {"inputs": str, "user_id": str}

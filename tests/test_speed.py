@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from fedllm_bench.benchmarks.perf import speed
 
 TINY = ["--hidden=16", "--clients=2", "--steps=2", "--tokens=6", "--repeats=2", "--threads=1"]
