@@ -7,8 +7,8 @@ import os
 from dataclasses import replace
 
 import pytest
-
 from fedllm_bench.benchmarks.perf import answers as script
+
 from fedllm_bench.evaluation import meter
 from fedllm_bench.evaluation.meter import Meter
 
