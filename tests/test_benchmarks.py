@@ -86,6 +86,8 @@ def test_ref_gpt4_follows_the_data_set(dataset, name, items, references):
     assert [prompt.item_id for prompt in found] == [f"{name}-{number}" for number in range(items)]
     if name == "aya":
         assert Counter(prompt.language for prompt in found) == dict.fromkeys(EIGHT, 20)
+    if name == "wildchat":
+        assert {prompt.language for prompt in found} == {"eng", "por", "rus", "spa", "zho"}
 
 
 def test_harmless_questions_are_in_the_eight_languages_and_not_those_of_advbench():

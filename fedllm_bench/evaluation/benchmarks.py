@@ -16,7 +16,6 @@ from typing import Any
 
 from fedllm_bench import assets
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data_prep.languages import language_of_name, normal_language
 from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.evaluation import split_prompts
 from fedllm_bench.evaluation.records import Prompt
@@ -40,7 +39,17 @@ REF_SETS = {
     "wildchat": "wildchat",
     "wildchat_multi": "wildchat",
 }
-REF_LANGUAGES = {"Standard_Arabic": "arb", "Simplified_Chinese": "zho"}  # as the published file names them
+REF_LANGUAGES = {  # as the published files name them
+    "Standard_Arabic": "arb",
+    "English": "eng",
+    "Simplified_Chinese": "zho",
+    "Chinese": "zho",
+    "Portuguese": "por",
+    "Telugu": "tel",
+    "Russian": "rus",
+    "French": "fra",
+    "Spanish": "spa",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +181,7 @@ def _ref_gpt4(context: Context) -> list[Prompt]:
         raise UserError(f"ref_gpt4: {got}; give --dataset, one of {', '.join(REF_SETS)}")
     name = REF_SETS[context.dataset]
     value = json.loads(assets.fetch(f"ref_gpt4/{name}.json").read_text(encoding="utf-8"))
-    rows = _by_language(value) if isinstance(value, dict) else [(_language_of(row), row) for row in value]
+    rows = _by_language(value) if isinstance(value, dict) else [(_code(row.get("language", "")), row) for row in value]
     return [
         Prompt(
             item_id=f"{name}-{number}",
@@ -188,15 +197,12 @@ def _ref_gpt4(context: Context) -> list[Prompt]:
 
 
 def _by_language(value: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any]]:
-    return [
-        (REF_LANGUAGES.get(name) or language_of_name(name.replace("_", " ")), row)
-        for name, rows in value.items()
-        for row in rows
-    ]
+    return [(_code(name), row) for name, rows in value.items() for row in rows]
 
 
-def _language_of(row: Mapping[str, str]) -> str:
-    return normal_language(row["language"]) if "language" in row else "und"
+def _code(name: str) -> str:
+    """ISO 639-3; "und" where the file does not say."""
+    return REF_LANGUAGES.get(name, "und")
 
 
 def _heldout_ref(context: Context) -> list[Prompt]:
