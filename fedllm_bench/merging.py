@@ -85,7 +85,7 @@ def merge(trained: Trained, out: Path) -> Path:
 
     if out.exists():
         raise UserError(f"OUT={out} exists; give a new folder")
-    source = _base_folder(trained)
+    source = base_folder(trained)
     model = _load(source, trained.config)
     for name in (trained.config.model.adapter, str(trained.adapter)):
         model = merged(model, name) if name else model
@@ -98,7 +98,7 @@ def merge(trained: Trained, out: Path) -> Path:
     return out
 
 
-def _base_folder(trained: Trained) -> Path:
+def base_folder(trained: Trained) -> Path:
     """Where the run's base lies; a :class:`UserError` where its files or the starting adapter's changed since."""
     model = trained.config.model
     folder = models.locate(model.name, model.revision)

@@ -48,8 +48,16 @@ def prompts(template: str, conversations: Sequence[Sequence[Turn]], eos_token: s
     return texts
 
 
+def prompt_segments(template: str, conversations: Sequence[Sequence[Turn]], eos_token: str) -> list[list[Segment]]:
+    """As :func:`prompts`, cut as in training: what the assistant said before is apart from what the user said."""
+    return [
+        _cut(text, spans)
+        for text, spans in zip(*_render(template, conversations, eos_token, marks=True, asks=True), strict=True)
+    ]
+
+
 def _render(
-    template: str, conversations: Sequence[Sequence[Turn]], eos_token: str, *, marks: bool
+    template: str, conversations: Sequence[Sequence[Turn]], eos_token: str, *, marks: bool, asks: bool | None = None
 ) -> tuple[list[str], list[list[tuple[int, int]]]]:
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -59,7 +67,7 @@ def _render(
         [list(turns) for turns in conversations],
         chat_template=template,
         return_assistant_tokens_mask=marks,
-        add_generation_prompt=not marks,
+        add_generation_prompt=not marks if asks is None else asks,
         eos_token=eos_token,
     )
     return texts, spans

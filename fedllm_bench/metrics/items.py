@@ -94,12 +94,13 @@ def _part_items(clients: Clients, part: Part) -> Iterator[tuple[Any, ...]]:
     probes, tokens = load_probes(clients.split), clients.tokens[part]
     place = {int(row): number for number, row in enumerate(tokens.rows)}
     for number, row in enumerate(clients.rows(part)):
-        probe = probes.get(_key(row), Probe())
+        probe = probes.get(probe_key(row), Probe())
         encoded = tokens[place[number]] if number in place else None
         yield row, encoded, part, probe.task, probe.holder, probe.choices
 
 
-def _key(row: Row) -> Key:
+def probe_key(row: Row) -> Key:
+    """As the mini world names its questions."""
     if isinstance(row, PreferenceRow):
         return row.client_id, "\n".join(turn["content"] for turn in row.prompt), row.chosen
     return row.client_id, row.prompt, row.completion

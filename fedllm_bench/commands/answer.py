@@ -1,0 +1,209 @@
+"""`fedllm-bench answer`: a model's answers to open-ended benchmarks, for judges and rules to score."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedllm_bench.commands.bench import num_threads, positive
+from fedllm_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from fedllm_bench.evaluation.benchmarks import Context
+    from fedllm_bench.evaluation.endpoint import EndpointAnswerer
+    from fedllm_bench.evaluation.sides import Subject
+    from fedllm_bench.evaluation.work import Done, Order
+
+DTYPES = ("float32", "bfloat16", "float16")
+EXAMPLES = """examples:
+  fedllm-bench answer runs/mini-aya/fedavg/s0-0123456789 --metrics mini,harmless
+  fedllm-bench answer runs/aya/fedavg/s0-0123456789 --metrics mt_bench,vicuna_bench,advbench,ref_gpt4
+  fedllm-bench answer runs/aya/local/s0-0123456789 --metrics mt_bench --sides base,client-017
+  fedllm-bench answer --adapter my-adapter --model meta-llama/Llama-2-7b-hf --template alpaca --metrics mt_bench --out answers-a
+  fedllm-bench answer --model my-model --metrics mt_bench --out answers-b            (its own chat template)
+  fedllm-bench answer --endpoint http://127.0.0.1:8000/v1 --model NAME --metrics mt_bench --out answers-c
+
+Benchmarks: mt_bench, vicuna_bench, advbench, harmless, ref_gpt4, heldout_ref, mini (docs/answers.md). Answers lie in
+DIR/answers/<benchmark>/<side>.jsonl. Whatever was interrupted goes on where it stopped when the same command is given
+again. No judge is needed here.
+"""  # noqa: E501
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "answer",
+        help="answer open-ended benchmarks: a run, an adapter, a model or an endpoint",
+        description="Answer open-ended benchmarks with a run, an adapter, a model or an endpoint.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run_folder", metavar="RUN", type=Path, nargs="?", help="a finished run folder")
+    parser.add_argument("--metrics", required=True, help="benchmarks with commas between, as mt_bench,advbench")
+    parser.add_argument("--sides", help="who answers, with commas between (default: base and global, or 5 clients)")
+    _add_others(parser)
+    _add_settings(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_others(parser: argparse.ArgumentParser) -> None:
+    others = parser.add_argument_group("in place of RUN")
+    others.add_argument("--adapter", metavar="DIR", type=Path, help="a LoRA adapter in PEFT's format")
+    others.add_argument("--model", help="a folder, an id of the hub or mini; the endpoint's name for it")
+    others.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible address, as http://host:8000/v1")
+    others.add_argument("--template", help="alpaca, vicuna_v1.1, mini, or model: the model's own (default: model)")
+    others.add_argument("--dtype", choices=DTYPES, help="of the model (default: bfloat16 on a GPU, else float32)")
+    others.add_argument("--dataset", help="for ref_gpt4: a data set, as aya")
+    others.add_argument("--split", metavar="DIR", help="for heldout_ref and mini: a client split")
+    others.add_argument("--api-key-env", metavar="NAME", default="OPENAI_API_KEY", help="variable with the key")
+    others.add_argument("--concurrency", type=positive, default=8, metavar="N", help="requests at once (default 8)")
+    others.add_argument("--token-limit-name", default="max_tokens", metavar="NAME",
+                        help="what the endpoint calls it, as max_completion_tokens (default max_tokens)")  # fmt: skip
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where answers/ is made (default: RUN)")
+    parser.add_argument("--seed", type=_whole, default=0, help="of sampled answers (default 0)")
+    parser.add_argument("--temperature", type=_temperature, metavar="T", help="for all items (default: as published)")
+    parser.add_argument("--max-new-tokens", type=positive, metavar="N", help="for all items (default: as published)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="the first N items only, for trying out")
+    parser.add_argument("--batch-tokens", type=positive, metavar="N", help="tokens in the making (default: by memory)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="cores to use (default: all, or OMP_NUM_THREADS)")
+    parser.add_argument("--retry-failed", action="store_true", help="ask items again that have failed before")
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 10")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    _check_source(args)
+    from fedllm_bench.evaluation.session import locked
+    from fedllm_bench.evaluation.work import answer_locally, answer_remotely
+
+    order = _order(args)
+    if args.endpoint:
+        work = answer_remotely(order, _endpoint(args))
+    else:
+        work = answer_locally(order, _subject(args), num_threads())
+    with locked(order.folder):
+        found = [_shown(done) for done in work]
+    _say(f"Answers   {order.folder / 'answers'}")
+    failed = sum(len(done.outcome.failed) for done in found)
+    if failed:
+        _say(f"Failed    {failed} items have no whole answer; their records say why (--retry-failed asks again)")
+    return 0
+
+
+def _check_source(args: argparse.Namespace) -> None:
+    """Exactly one thing answers, and there is a place for what it says."""
+    given = [name for name in ("run_folder", "adapter", "endpoint") if getattr(args, name)]
+    if len(given) > 1:
+        raise UserError("RUN, --adapter and --endpoint: one at a time; see fedllm-bench answer --help")
+    if not given and not args.model:
+        raise UserError("nothing to answer: give RUN, --adapter, --model or --endpoint; see fedllm-bench answer --help")
+    if args.run_folder:
+        _refuse(args, "model", "template", "dtype", "dataset", "split")
+    elif args.out is None:
+        raise UserError("--out: not given; without RUN, name a folder for the answers")
+    if args.endpoint:
+        _refuse(args, "template", "dtype", "sides", "batch_tokens", "threads")
+        if not args.model:
+            raise UserError(f"--endpoint {args.endpoint}: give --model, the name that the server knows it by")
+
+
+def _refuse(args: argparse.Namespace, *names: str) -> None:
+    source = "RUN" if args.run_folder else "--endpoint"
+    for name in names:
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')}: not with {source}, which says it; leave it out")
+
+
+def _order(args: argparse.Namespace) -> Order:
+    """What is asked; everything that can be wrong with it is found before anything is loaded."""
+    from fedllm_bench.evaluation.benchmarks import Overrides, make_prompts, named
+    from fedllm_bench.evaluation.work import Order
+
+    overrides = Overrides(temperature=args.temperature, max_new_tokens=args.max_new_tokens, limit=args.limit)
+    benchmarks, context = named(args.metrics), _context(args)
+    return Order(
+        folder=args.out or args.run_folder,
+        asked=[(benchmark, make_prompts(benchmark, context, overrides)) for benchmark in benchmarks],
+        overrides=overrides,
+        seed=args.seed,
+        batch_tokens=args.batch_tokens,
+        threads=args.threads,
+        retry_failed=args.retry_failed,
+    )
+
+
+def _context(args: argparse.Namespace) -> Context:
+    from fedllm_bench.data.manifest import open_split
+    from fedllm_bench.evaluation.benchmarks import Context
+
+    if args.run_folder:
+        from fedllm_bench.evaluation.sides import open_run, split_of_run
+
+        config = open_run(args.run_folder)
+        return Context(dataset=config.dataset, split=lambda: split_of_run(args.run_folder, config))
+    split = Path(args.split).expanduser() if args.split else None
+    return Context(dataset=args.dataset, split=None if split is None else lambda: open_split(split))
+
+
+def _subject(args: argparse.Namespace) -> Subject:
+    import torch
+
+    from fedllm_bench.evaluation import sides
+
+    wanted = [side.strip() for side in args.sides.split(",") if side.strip()] if args.sides else None
+    if args.run_folder:
+        return sides.subject_of_run(args.run_folder, wanted)
+    dtype = args.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    template = args.template or "model"
+    if args.adapter:
+        subject = sides.subject_of_adapter(args.adapter, args.model, template, dtype)
+    else:
+        subject = sides.subject_of_model(args.model, template, dtype)
+    return sides.only(subject, wanted)
+
+
+def _endpoint(args: argparse.Namespace) -> EndpointAnswerer:
+    from fedllm_bench.evaluation.endpoint import EndpointAnswerer, make_client
+
+    return EndpointAnswerer(
+        client=make_client(args.endpoint, os.environ.get(args.api_key_env, "none")),
+        name=args.model,
+        benchmark="",
+        seed=args.seed,
+        concurrency=args.concurrency,
+        limit_name=args.token_limit_name,
+    )
+
+
+def _shown(done: Done) -> Done:
+    answers = done.outcome.answers
+    tokens = sum(count for answer in answers for count in answer.tokens)
+    failed = f", {len(done.outcome.failed)} failed" if done.outcome.failed else ""
+    there = "" if done.outcome.new else " (there before)"
+    _say(f"{done.benchmark:<13} {done.side:<14} {len(answers)} items, {tokens:,} tokens{failed}{there}")
+    return done
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,120 @@
+"""A model's answers to the prompts of a benchmark: every turn in batches, each turn after the model's own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from fedllm_bench.data.rows import Turn as ChatTurn
+from fedllm_bench.evaluation.decoding import Queue, Row, decode
+from fedllm_bench.evaluation.encoding import Encode
+from fedllm_bench.evaluation.journal import Key, Turn, next_turn
+from fedllm_bench.evaluation.records import Prompt
+from fedllm_bench.evaluation.sampling import uniforms
+from fedllm_bench.training.model import LoraModel
+
+
+class Answerer(Protocol):
+    """Whoever answers: turns as they are finished, a few at a time; `done` are those that need no answer any more."""
+
+    def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, Turn]) -> Iterator[list[Turn]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelAnswerer:
+    """The model as it is now, with whatever adapter is attached. `seed` and `benchmark` name the random draws.
+
+    A prompt that leaves no room in the model's context has failed; one that leaves less than its limit of new tokens
+    gets as many as there is room for, and its finish is "length" if they do not do.
+    """
+
+    model: LoraModel
+    encode: Encode
+    benchmark: str
+    seed: int
+    batch_tokens: int
+    stop_ids: frozenset[int] | None = None  # in place of the model's own, to measure answers of equal length
+
+    def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, Turn]) -> Iterator[list[Turn]]:
+        by_id, turns, queue = {prompt.item_id: prompt for prompt in prompts}, dict(done), Queue()
+        failed = self._ask(prompts, turns, queue)
+        if failed:
+            yield failed
+        for rows in decode(self.model, queue, self.batch_tokens, self.stop_ids):
+            finished = [self._turn(by_id[row.key[0]], row) for row in rows]
+            turns |= {turn.key: turn for turn in finished}
+            yield finished + self._ask([by_id[turn.item_id] for turn in finished], turns, queue)
+
+    def _ask(self, prompts: Sequence[Prompt], turns: dict[Key, Turn], queue: Queue) -> list[Turn]:
+        """Put the next turn of each prompt into the queue; returns those that cannot be asked, as failed."""
+        failed = []
+        for prompt in prompts:
+            number = next_turn(prompt, turns)
+            if number is not None:
+                ids = self.encode(conversation(prompt, turns, number))
+                room = self._room(len(ids))
+                if room > 0:
+                    queue.waiting.append(self._row(prompt, number, ids, room))
+                else:
+                    failed.append(_too_long(prompt, number, len(ids), len(ids) + room))
+        return failed
+
+    def _room(self, length: int) -> int:
+        """New tokens for which the context has room after a prompt of `length` tokens; 0 or less where none is."""
+        context = context_of(self.model)
+        return context - length if context is not None else 2**31
+
+    def _row(self, prompt: Prompt, number: int, ids: Sequence[int], room: int) -> Row:
+        limit = min(prompt.max_new_tokens, room)
+        stream = np.zeros(0)
+        if prompt.temperature > 0:
+            stream = uniforms(self.seed, self.benchmark, prompt.item_id, number, limit)
+        return Row((prompt.item_id, number), tuple(ids), limit, prompt.temperature, stream)
+
+    def _turn(self, prompt: Prompt, row: Row) -> Turn:
+        assert row.finish is not None
+        text = self.model.tokenizer.decode(list(row.made), skip_special_tokens=True).strip()
+        return Turn(
+            item_id=prompt.item_id,
+            prompt_hash=prompt.hash,
+            turn=row.key[1],
+            text=text,
+            tokens=len(row.made),
+            finish=row.finish,
+            reason=row.reason,
+        )
+
+
+def context_of(model: LoraModel) -> int | None:
+    """The tokens that the model has positions for; None where its architecture sets no limit."""
+    # not every architecture has the setting, and some have it under another name that transformers maps to this one
+    context = getattr(model.base.config.get_text_config(), "max_position_embeddings", None)
+    return int(context) if context else None
+
+
+def conversation(prompt: Prompt, turns: Mapping[Key, Turn], number: int) -> list[ChatTurn]:
+    """The user's turns up to `number`, with the model's own answers between."""
+    talk: list[ChatTurn] = []
+    for before in range(number):
+        talk.append({"role": "user", "content": prompt.turns[before]})
+        talk.append({"role": "assistant", "content": turns[prompt.item_id, before].text})
+    return [*talk, {"role": "user", "content": prompt.turns[number]}]
+
+
+def failed_turn(prompt: Prompt, number: int, reason: str) -> Turn:
+    return Turn(
+        item_id=prompt.item_id,
+        prompt_hash=prompt.hash,
+        turn=number,
+        text="",
+        tokens=0,
+        finish="failed",
+        reason=reason,
+    )
+
+
+def _too_long(prompt: Prompt, number: int, length: int, context: int) -> Turn:
+    return failed_turn(prompt, number, f"turn {number + 1} has {length} tokens and the model's context {context}")

@@ -1,0 +1,78 @@
+"""Conversations as token ids, in the chat template that a model was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedllm_bench import files
+from fedllm_bench.data.chat import GENERATION_MARK, NAMES, prompt_segments, template_text
+from fedllm_bench.data.rows import Turn as ChatTurn
+from fedllm_bench.errors import UserError, first_line, unknown
+
+OWN = "model"  # the name of the template that a tokenizer brings along
+Encode = Callable[[Sequence[ChatTurn]], list[int]]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A chat template by name; `text` is its Jinja source."""
+
+    name: str
+    text: str
+
+    @property
+    def hash(self) -> str:
+        return files.sha256_json(self.text)[:16]
+
+
+def named_template(name: str, tokenizer: Callable[[], Any]) -> Template:
+    """One of the suite's templates, or under "model" that of the tokenizer, which is loaded for that alone.
+
+    Raises a :class:`UserError` for another name, and where the tokenizer has none.
+    """
+    if name != OWN:
+        if name not in NAMES:
+            raise unknown("chat template", name, (*NAMES, OWN))
+        return Template(name, template_text(name))
+    own = tokenizer().chat_template
+    if not isinstance(own, str):
+        raise UserError(f"the model has no chat template of its own; give --template, one of {', '.join(NAMES)}")
+    return Template(OWN, own)
+
+
+def encoder(template: Template, tokenizer: Any) -> Encode:
+    """From turns that end with the user's to ids, up to where the assistant begins.
+
+    A template with generation marks is cut as in training, each segment tokenised alone. One without is the model
+    maker's: it is rendered and tokenised as transformers does it.
+    """
+    return _cut_encoder(template, tokenizer) if GENERATION_MARK.search(template.text) else _plain(template, tokenizer)
+
+
+def _cut_encoder(template: Template, tokenizer: Any) -> Encode:
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+    def encode(turns: Sequence[ChatTurn]) -> list[int]:
+        (found,) = prompt_segments(template.text, [turns], tokenizer.eos_token or "")
+        pieces = tokenizer([segment.text for segment in found], add_special_tokens=False)["input_ids"]
+        return [*bos, *(token for piece in pieces for token in piece)]
+
+    return encode
+
+
+def _plain(template: Template, tokenizer: Any) -> Encode:
+    from jinja2 import TemplateError
+
+    def encode(turns: Sequence[ChatTurn]) -> list[int]:
+        try:
+            ids = tokenizer.apply_chat_template(
+                list(turns), chat_template=template.text, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except TemplateError as error:
+            raise UserError(f"the model's chat template refuses a conversation ({first_line(error)[:200]}); "
+                            f"give --template, one of {', '.join(NAMES)}") from error  # fmt: skip
+        return [int(token) for token in ids]
+
+    return encode

@@ -1,0 +1,129 @@
+"""What answers to a benchmark were made with: written before the first one, and kept to by every later session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from fedllm_bench import files
+from fedllm_bench.errors import UserError
+from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
+from fedllm_bench.evaluation.records import STRICT, Prompt, prompts_file
+
+SCHEMA_VERSION = 1
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that answers depend on, beside the adapter of a side.
+
+    `model` names what answers: a base model with its hash, or an endpoint. `followed` are settings that change the
+    rounding of sums only; a later session takes them over unless they are given.
+    """
+
+    benchmark: Mapping[str, Any]
+    template: Mapping[str, str]
+    model: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    seed: int
+    followed: Mapping[str, int]
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT)
+class Stored(Plan):
+    """plan.json. `sides`: the fingerprint of each side's adapter; `environment` is not compared."""
+
+    schema_version: Literal[1]
+    followed: Mapping[str, Annotated[int, Field(ge=1)]]
+    sides: dict[str, str]
+    environment: Mapping[str, Any]
+
+
+_STORED: TypeAdapter[Stored] = TypeAdapter(Stored)
+
+
+def plan_of(
+    benchmark: Benchmark,
+    prompts: Sequence[Prompt],
+    overrides: Overrides,
+    *,
+    template: Mapping[str, str],
+    model: Mapping[str, Any],
+    seed: int,
+    followed: Mapping[str, int],
+) -> Plan:
+    about = {
+        "name": benchmark.name,
+        "version": benchmark.version,
+        "items": len(prompts),
+        "prompts_hash": files.sha256_json([asdict(prompt) for prompt in prompts])[:16],
+    }
+    return Plan(
+        benchmark=about, template=template, model=model, overrides=asdict(overrides), seed=seed, followed=followed
+    )
+
+
+def read_plan(folder: Path, benchmark: str) -> dict[str, Any] | None:
+    """plan.json of a benchmark as JSON data; None where nothing was answered yet.
+
+    Raises a :class:`UserError` for one that is no plan of this version.
+    """
+    path = plan_file(folder, benchmark)
+    if not path.is_file():
+        return None
+    try:
+        _STORED.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path} is no plan of version {SCHEMA_VERSION} ({where}: {first['msg']}); "
+                        f"remove {path.parent} and run again") from error  # fmt: skip
+    found: dict[str, Any] = files.read_json(path)
+    return found
+
+
+def plan_file(folder: Path, benchmark: str) -> Path:
+    return prompts_file(folder, benchmark).with_name(PLAN)
+
+
+def keep_to(folder: Path, plan: Plan, side: str, fingerprint: str, environment: Mapping[str, Any]) -> None:
+    """Write the plan where there is none, or check that it is the same, and note the adapter that a side is.
+
+    Raises a :class:`UserError` that names what differs. `environment` is written and not compared.
+    """
+    found = read_plan(folder, plan.benchmark["name"])
+    wanted = asdict(plan)
+    path = plan_file(folder, plan.benchmark["name"])
+    if found is None:
+        found = {"schema_version": SCHEMA_VERSION, **wanted, "sides": {}, "environment": dict(environment)}
+    differing = _differences(found, wanted)
+    if found["sides"].get(side, fingerprint) != fingerprint:
+        differing.append(f"the adapter of side {side} is another one")
+    if differing:
+        raise UserError(
+            f"{path.parent} holds answers made otherwise: {'; '.join(differing)}. Give the same settings, or another "
+            "--out, or remove that folder"
+        )
+    if side not in found["sides"]:
+        found["sides"][side] = fingerprint
+        files.make_folder(path.parent)
+        files.write_json(path, found)
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """ "key is X, was Y" for each value of `wanted` that `found` has otherwise."""
+    texts = []
+    for key, value in wanted.items():
+        if isinstance(value, Mapping):
+            inner = found.get(key)
+            inner = inner if isinstance(inner, Mapping) else {}
+            texts += [f"{key}.{text}" for text in _differences(inner, value)]
+        elif found.get(key) != value:
+            texts.append(f"{key} is {value!r}, was {found.get(key)!r}")
+    return texts

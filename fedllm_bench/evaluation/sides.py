@@ -1,0 +1,238 @@
+"""Who answers: a run's base, its global adapter, or named clients; any adapter; any model. One base stays resident."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench import files, merging, models, starting
+from fedllm_bench.cell import RESULTS, resolve_split
+from fedllm_bench.config import Lora, Model, RunConfig
+from fedllm_bench.data.clients import sample_by_size
+from fedllm_bench.data.manifest import Split
+from fedllm_bench.errors import UserError, first_line, unknown
+from fedllm_bench.evaluation.attaching import answering_with
+from fedllm_bench.evaluation.budget import batch_tokens
+from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.trees import Tree
+
+log = logging.getLogger(__name__)
+BASE, GLOBAL, CLIENT = "base", "global", "client-"
+NAMED_CLIENTS = 5  # of a run whose clients have adapters of their own
+PLAIN = {  # settings of LoRA as we know it; an adapter that has others is merged by PEFT instead
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "use_rslora": False,
+    "use_dora": False,
+    "bias": "none",
+    "modules_to_save": None,
+    "layers_to_transform": None,
+    "target_parameters": None,
+    "lora_bias": False,
+    "alora_invocation_tokens": None,
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """`adapter` is None for the base alone; with `by_peft` its weights are merged into a base of their own."""
+
+    name: str
+    adapter: Path | None = None
+    by_peft: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        return "" if self.adapter is None else starting.adapter_fingerprint(self.adapter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The base of all sides. `template` is a name; `lora` describes the adapters; `base_hash` names what is frozen."""
+
+    model: Model
+    lora: Lora
+    template: str
+    sides: tuple[Side, ...]
+    base_hash: str
+
+
+def open_run(folder: Path) -> RunConfig:
+    """The config of a finished run.
+
+    Raises a :class:`UserError` for what is no run folder, and for a run that has not ended.
+    """
+    if not folder.is_dir():
+        raise UserError(f"RUN={folder}: no such folder; give one that `fedllm-bench bench` printed as `Run folder`")
+    trained = merging.open_trained(folder, _some_client(folder))
+    if not (folder / RESULTS).is_file():
+        config = trained.config
+        raise UserError(f"RUN={folder}: the run has not ended; give the command again that started it, then answer: "
+                        f"fedllm-bench bench {config.dataset} {config.method.name} ...")  # fmt: skip
+    return trained.config
+
+
+def _some_client(folder: Path) -> str | None:
+    own = folder / "adapters"
+    return min((path.name for path in own.iterdir() if path.is_dir()), default=None) if own.is_dir() else None
+
+
+def split_of_run(folder: Path, config: RunConfig) -> Split:
+    """The split that the run was trained on; a :class:`UserError` where it is not there, or another one by now."""
+    split = resolve_split(config)
+    then = files.read_json(folder / "environment.json")["data"]["split_hash"]
+    if split.hash != then:
+        raise UserError(f"{split.folder} is not the split of {folder} any more (hash {split.hash[:10]}, not "
+                        f"{then[:10]}); restore it")  # fmt: skip
+    return split
+
+
+def subject_of_run(folder: Path, wanted: Sequence[str] | None) -> Subject:
+    """The sides of a finished run: base and global adapter, or base and NAMED_CLIENTS clients, or those `wanted`.
+
+    Raises a :class:`UserError` as :func:`open_run` does, for an unknown side, and where the base's files changed.
+    """
+    config = open_run(folder)
+    trained = merging.open_trained(folder, _some_client(folder))
+    merging.base_folder(trained)
+    base_hash = files.read_json(folder / "environment.json")["data"]["base_hash"]
+    return Subject(
+        model=config.model,
+        lora=config.lora,
+        template=config.data.template,
+        sides=_sides_of_run(folder, config, wanted),
+        base_hash=base_hash,
+    )
+
+
+def _sides_of_run(folder: Path, config: RunConfig, wanted: Sequence[str] | None) -> tuple[Side, ...]:
+    own = folder / "adapters"
+    if own.is_dir():
+        known = {f"{CLIENT}{path.name}": path for path in sorted(own.iterdir()) if path.is_dir()}
+        names = wanted or [BASE, *named_clients(folder, config, list(known))]
+    else:
+        known = {GLOBAL: folder / "adapter"}
+        names = wanted or [BASE, GLOBAL]
+    for name in names:
+        if name != BASE and name not in known:
+            raise unknown(f"side of {folder.name}", name, (BASE, *known))
+    return tuple(Side(name, known.get(name)) for name in dict.fromkeys(names))
+
+
+def named_clients(folder: Path, config: RunConfig, known: Sequence[str]) -> list[str]:
+    """NAMED_CLIENTS of the `known` sides of clients, at quantiles of their numbers of training rows."""
+    from fedllm_bench.stages import folder_name
+
+    counts = {
+        f"{CLIENT}{folder_name(client.id, number)}": client.train
+        for number, client in enumerate(split_of_run(folder, config).manifest.clients)
+    }
+    sizes = [counts.get(name, 0) for name in known]
+    return [known[place] for place in sample_by_size(sizes, range(len(known)), NAMED_CLIENTS)]
+
+
+def subject_of_adapter(adapter: Path, model: str | None, template: str, dtype: str) -> Subject:
+    """Any LoRA adapter in PEFT's format, on `model` or the base that its settings name."""
+    folder = starting.locate_adapter(str(adapter))
+    settings = starting.adapter_settings(folder)
+    name = model or settings.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UserError(f"--adapter {adapter}: its settings name no base model; give --model")
+    lora = plain_lora(settings)
+    sides = (Side(BASE), Side(GLOBAL, folder, by_peft=lora is None))
+    return replace(subject_of_model(name, template, dtype), lora=lora or any_lora(), sides=sides)
+
+
+def plain_lora(settings: dict[str, Any]) -> Lora | None:
+    """The settings of an adapter that our layers can take; None for one with more than A and B at named layers."""
+    if any(settings.get(key) not in (value, None) for key, value in PLAIN.items()):
+        return None
+    rank, alpha, targets = (settings.get(key) for key in ("r", "lora_alpha", "target_modules"))
+    if not (isinstance(rank, int) and isinstance(alpha, int) and isinstance(targets, list) and targets):
+        return None
+    return Lora(rank=rank, alpha=alpha, dropout=0.0, targets=tuple(sorted(map(str, targets))))
+
+
+def subject_of_model(name: str, template: str, dtype: str) -> Subject:
+    """Any model of transformers, alone."""
+    model = Model(name=name, dtype=dtype)  # type: ignore[arg-type]  # the command allows these three
+    folder = models.locate(name)
+    hashed = models.fingerprint(folder)
+    return Subject(model=model, lora=any_lora(), template=template, sides=(Side(BASE),), base_hash=hashed)
+
+
+def only(subject: Subject, wanted: Sequence[str] | None) -> Subject:
+    """The subject with the sides of these names; all where None are named."""
+    known = {side.name: side for side in subject.sides}
+    for name in wanted or ():
+        if name not in known:
+            raise unknown("side", name, known)
+    return replace(subject, sides=tuple(known[name] for name in wanted)) if wanted else subject
+
+
+def any_lora() -> Lora:
+    """Layers for adapters that nobody will attach."""
+    return Lora(rank=1, alpha=1, dropout=0.0, targets=("all-linear",))
+
+
+@dataclass
+class Resident:
+    """The base of a subject, loaded when it is first needed and kept for all sides."""
+
+    subject: Subject
+    device: str
+    loaded: LoraModel | None = None
+
+    @contextmanager
+    def answering(self, side: Side) -> Iterator[Callable[[], LoraModel]]:
+        """Inside the block the function gives the model as `side`; nothing is loaded unless it is called."""
+        with ExitStack() as stack:
+
+            def model() -> LoraModel:
+                if side.by_peft:
+                    merged = replace(self.subject.model, adapter=str(side.adapter))
+                    found, tree = load_model(merged, any_lora(), self.device), None
+                else:
+                    found = self.base
+                    tree = None if side.adapter is None else read_adapter(side.adapter, found, self.subject.lora.rank)
+                stack.enter_context(answering_with(found, tree))
+                return found
+
+            yield model
+
+    @property
+    def base(self) -> LoraModel:
+        if self.loaded is None:
+            self.loaded = load_model(self.subject.model, self.subject.lora, self.device)
+        return self.loaded
+
+    @cached_property
+    def batch_tokens(self) -> int:
+        return batch_tokens(self.base)
+
+
+def read_adapter(folder: Path, model: LoraModel, rank: int) -> Tree:
+    """The tensors of an adapter; a :class:`UserError` where they are not those of the model's layers."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from fedllm_bench.training.lora import PREFIX
+
+    try:
+        tree: Tree = load_file(folder / starting.TENSORS)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"the adapter {folder} cannot be read ({first_line(error)[:200]}); restore it") from error
+    shapes = {
+        f"{PREFIX}{name}.lora_{letter}.weight": shape
+        for name, layer in model.layers.items()
+        for letter, shape in zip("AB", layer.shapes(rank), strict=True)
+    }
+    if {name: tuple(tensor.shape) for name, tensor in tree.items()} != shapes:
+        wrong = sorted(set(tree) ^ set(shapes)) or ["the shapes of tensors"]
+        raise UserError(f"the adapter {folder} does not fit this base model ({wrong[0]}); give --model another one")
+    return tree

@@ -1,0 +1,143 @@
+"""Benchmarks times sides: what `fedllm-bench answer` does, once it knows what answers and what is asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedllm_bench import provenance
+from fedllm_bench.evaluation.answering import ModelAnswerer
+from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
+from fedllm_bench.evaluation.encoding import Template, encoder, named_template
+from fedllm_bench.evaluation.endpoint import EndpointAnswerer
+from fedllm_bench.evaluation.plan import keep_to, plan_of, read_plan
+from fedllm_bench.evaluation.records import Prompt
+from fedllm_bench.evaluation.session import Outcome, answer_side, forget_failed
+from fedllm_bench.evaluation.sides import BASE, Resident, Side, Subject
+
+log = logging.getLogger(__name__)
+Asked = Sequence[tuple[Benchmark, Sequence[Prompt]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is wanted. `batch_tokens` and `threads` are None where not given: then an earlier plan's, or by machine."""
+
+    folder: Path
+    asked: Asked
+    overrides: Overrides
+    seed: int
+    batch_tokens: int | None = None
+    threads: int | None = None
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """One side's answers to one benchmark."""
+
+    benchmark: str
+    side: str
+    outcome: Outcome
+
+
+def answer_locally(order: Order, subject: Subject, default_threads: int) -> Iterator[Done]:
+    """Every side of `subject` answers every benchmark; one base is loaded, and only where something is to be done.
+
+    Raises a :class:`UserError` for a plan that differs from that of an earlier session.
+    """
+    resident = Resident(subject, "cuda" if torch.cuda.is_available() else "cpu")
+    template = named_template(subject.template, lambda: resident.base.tokenizer)
+    for side in subject.sides:
+        for benchmark, prompts in order.asked:
+            followed = _followed(order, benchmark, resident, default_threads)
+            _keep_to(order, subject, side, template, (benchmark, prompts, followed))
+            _retry(order, benchmark.name, side.name, prompts)
+            torch.set_num_threads(followed["threads"])
+            yield _side(order, resident, side, template, (benchmark.name, prompts, followed["batch_tokens"]))
+
+
+def _followed(order: Order, benchmark: Benchmark, resident: Resident, default_threads: int) -> dict[str, int]:
+    """Settings that only change how sums are rounded: as given, else as in an earlier session, else by machine."""
+    found = (read_plan(order.folder, benchmark.name) or {}).get("followed", {})
+    threads = order.threads or found.get("threads") or default_threads
+    return {
+        "threads": threads,
+        "batch_tokens": order.batch_tokens or found.get("batch_tokens") or resident.batch_tokens,
+    }
+
+
+def _keep_to(
+    order: Order,
+    subject: Subject,
+    side: Side,
+    template: Template,
+    asked: tuple[Benchmark, Sequence[Prompt], dict[str, int]],
+) -> None:
+    benchmark, prompts, followed = asked
+    plan = plan_of(
+        benchmark,
+        prompts,
+        order.overrides,
+        template={"name": template.name, "hash": template.hash},
+        model={"name": subject.model.name, "dtype": subject.model.dtype, "base_hash": subject.base_hash},
+        seed=order.seed,
+        followed=followed,
+    )
+    keep_to(order.folder, plan, side.name, side.fingerprint, _environment())
+
+
+def _side(
+    order: Order, resident: Resident, side: Side, template: Template, asked: tuple[str, Sequence[Prompt], int]
+) -> Done:
+    name, prompts, budget = asked
+    with resident.answering(side) as model:
+
+        def answerer() -> ModelAnswerer:
+            loaded = model()
+            return ModelAnswerer(
+                model=loaded,
+                encode=encoder(template, loaded.tokenizer),
+                benchmark=name,
+                seed=order.seed,
+                batch_tokens=budget,
+            )
+
+        return Done(name, side.name, answer_side(order.folder, name, side.name, prompts, answerer))
+
+
+def _retry(order: Order, benchmark: str, side: str, prompts: Sequence[Prompt]) -> None:
+    if order.retry_failed and (count := forget_failed(order.folder, benchmark, side, prompts)):
+        log.info("%s %s: asking %d failed items again", benchmark, side, count)
+
+
+def _environment() -> dict[str, Any]:
+    found = provenance.environment()
+    kept = ("fedllm_bench", "commit", "dirty", "python", "packages", "platform", "cpu", "gpus")
+    return {key: found[key] for key in kept}
+
+
+def answer_remotely(order: Order, endpoint: EndpointAnswerer) -> Iterator[Done]:
+    """The model behind an address answers every benchmark, as side `base`; its own template stays unknown."""
+    for benchmark, prompts in order.asked:
+        yield _remotely(order, replace(endpoint, benchmark=benchmark.name), benchmark, prompts)
+
+
+def _remotely(order: Order, endpoint: EndpointAnswerer, benchmark: Benchmark, prompts: Sequence[Prompt]) -> Done:
+    plan = plan_of(
+        benchmark,
+        prompts,
+        order.overrides,
+        template={"name": "server", "hash": ""},
+        model={"endpoint": str(endpoint.client.base_url), "name": endpoint.name},
+        seed=order.seed,
+        followed={},
+    )
+    keep_to(order.folder, plan, BASE, "", _environment())
+    _retry(order, benchmark.name, BASE, prompts)
+    return Done(benchmark.name, BASE, answer_side(order.folder, benchmark.name, BASE, prompts, lambda: endpoint))
