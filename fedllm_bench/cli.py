@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from fedllm_bench import __version__, interrupts
-from fedllm_bench.commands import answer, bench, compare, data, grid, judge, judge_check, merge, report
+from fedllm_bench.commands import answer, bench, compare, data, evaluate, grid, judge, judge_check, merge, report
 from fedllm_bench.errors import UserError
 
 BAD_INPUT = 2
@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fedllm-bench {__version__}")
     parser.add_argument("--verbose", action="store_true", help="log more, and show tracebacks of bad input")
     subparsers = parser.add_subparsers(title="sub-commands", required=True, metavar="COMMAND")
-    for command in (bench, grid, data, merge, answer, judge, judge_check, report, compare):
+    for command in (bench, grid, data, merge, evaluate, answer, judge, judge_check, report, compare):
         command.add_parser(subparsers)
     return parser
 
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The installed command: :func:`main` in a process that was started with our allocator settings."""
-    training = sys.argv[1:2] in (["bench"], ["answer"]) and sys.platform == "linux"
+    training = sys.argv[1:2] in (["bench"], ["answer"], ["evaluate"]) and sys.platform == "linux"
     if training and not ALLOCATOR.keys() & os.environ.keys():
         os.execve(sys.executable, [sys.executable, "-m", "fedllm_bench", *sys.argv[1:]], {**os.environ, **ALLOCATOR})
     sys.exit(main())

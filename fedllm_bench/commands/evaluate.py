@@ -1,0 +1,101 @@
+"""`fedllm-bench evaluate`: answer, judge and report, one after another, on one run folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedllm_bench.commands import answer, judge, report
+from fedllm_bench.errors import UserError
+
+PUBLISHED = "mt_bench,vicuna_bench,advbench,harmless,ref_gpt4"
+OFFLINE, RULE = "mini,harmless", "mini_rule"  # what a run of the embedded world is asked, and who grades it
+EXAMPLES = """examples:
+  fedllm-bench evaluate runs/mini-aya/fedavg/s0-0123456789                              (offline, in seconds)
+  fedllm-bench evaluate runs/aya/fedavg/s0-0123456789 --judge gpt-6-luna --max-cost 5
+  fedllm-bench evaluate RUN --metrics mt_bench --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
+  fedllm-bench evaluate RUN --metrics advbench,harmless                                (rules alone: no judge)
+
+The same as `fedllm-bench answer`, `judge` and `report`, which have more options. Without --judge nothing is asked of
+anybody: answers are kept, and metrics that need a judge are unscored. A run of profile mini is asked the questions of
+the embedded world, which a rule grades. Interrupt it: the same command goes on where it stopped.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="answer, judge and report a run, in one command",
+        description="Answer open-ended benchmarks with a run, have the answers judged, and write the report.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a finished run folder")
+    parser.add_argument("--metrics", help=f"benchmarks with commas between (default: {PUBLISHED})")
+    parser.add_argument("--sides", help="who answers, with commas between (default: base and global, or 5 clients)")
+    parser.add_argument("--limit", metavar="N", help="the first N items only, for trying out")
+    parser.add_argument("--threads", metavar="N", help="cores to use (default: all, or OMP_NUM_THREADS)")
+    parser.add_argument("--judge", metavar="NAME|FILE", help="a preset's name or a .toml file of one's own")
+    parser.add_argument("--judge-url", metavar="URL", help="another address, as http://localhost:8000/v1")
+    parser.add_argument("--judge-model", metavar="MODEL", help="another model, as its server lists it")
+    parser.add_argument("--max-cost", metavar="USD", help="stop before this command has cost more")
+    parser.add_argument("--yes", action="store_true", help="ask without a limit of the cost")
+    parser.add_argument("--embedding-model", metavar="MODEL", help="of sentence-transformers, for similarities")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    commands = _commands()
+    stages = [commands.parse_args(words) for words in _stages(args)]  # a bad option ends before anything is asked
+    _check_judge(stages[1])
+    for stage in stages:
+        stage.run(stage)
+    return 0
+
+
+def _check_judge(args: argparse.Namespace) -> None:
+    """Raise a :class:`UserError` now for what `judge` would refuse after hours of answering."""
+    if not (args.judge or args.judge_url or args.judge_model):
+        return
+    preset = judge.preset_of(args)
+    if not (preset.is_free or args.yes or args.max_cost is not None):
+        raise UserError(f"the judge {preset.id} is paid: add --max-cost USD or --yes")
+
+
+def _commands() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fedllm-bench", allow_abbrev=False)
+    subparsers = parser.add_subparsers()
+    for command in (answer, judge, report):
+        command.add_parser(subparsers)
+    return parser
+
+
+def _stages(args: argparse.Namespace) -> Iterator[list[str]]:
+    """The words of each command."""
+    run_folder, is_mini = str(args.run_folder), _is_mini(args.run_folder)
+    metrics = args.metrics or (OFFLINE if is_mini else PUBLISHED)
+    yield ["answer", run_folder, "--metrics", metrics, *_given(args, "sides", "limit", "threads")]
+    asked = _given(args, "judge", "judge_url", "judge_model", "max_cost") + ["--yes"] * args.yes
+    if is_mini and "mini" in metrics.split(",") and not (args.judge or args.judge_url or args.judge_model):
+        asked += ["--judge", RULE, "--metrics", "mini"]
+    yield ["judge", run_folder, *asked, *_given(args, "sides")]
+    yield ["report", run_folder, *_given(args, "embedding_model")]
+
+
+def _given(args: argparse.Namespace, *names: str) -> list[str]:
+    """The options of these names that were given, as words."""
+    found = {name: getattr(args, name) for name in names}
+    return [word for name, value in found.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+
+
+def _is_mini(folder: Path) -> bool:
+    from fedllm_bench import files
+
+    try:
+        return bool(files.read_json(folder / "config.json")["profile"] == "mini")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"RUN={folder} is no run folder; give one that `fedllm-bench bench` printed as `Run folder`"
+        ) from error

@@ -1,0 +1,68 @@
+"""`fedllm-bench evaluate`: what answer, judge and report do one after another, in one command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bench_runs import code_of, quick, run
+
+from fedllm_bench import cli
+from fedllm_bench.commands import answer
+from fedllm_bench.data.manifest import Split
+
+MORE = ("--metrics", "heldout", "--set", "lora.rank=4", "--set", "lora.alpha=8", "--set", "evaluation.local_clients=1")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_split: Split, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    out = tmp_path_factory.mktemp("runs")
+    with quick(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer, "num_threads", lambda: 1)
+        run("fedavg", tiny_split.folder, out, "--model", str(tiny_folder), *MORE)
+        yield next((out / "mini-aya" / "fedavg").iterdir())
+
+
+def test_a_mini_run_is_answered_graded_by_the_rule_and_reported(run_folder: Path, capsys) -> None:
+    assert cli.main(["evaluate", str(run_folder), "--limit", "5"]) == 0
+    assert "mini_rule" in capsys.readouterr().out
+    found = json.loads((run_folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert [name.partition("-")[0] for name in found["metrics"]] == ["over_refusal", "mini@mini_rule"]
+    page = (run_folder / "report.html").read_text(encoding="utf-8")
+    assert "mini_rule" in page
+
+    before = {path: path.read_bytes() for path in (run_folder / "answers").rglob("*.jsonl")}
+    assert len(before) == 6  # prompts, base and global of two benchmarks
+    assert cli.main(["evaluate", str(run_folder), "--limit", "5"]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_without_a_judge_rules_still_score(run_folder: Path, capsys) -> None:
+    assert cli.main(["evaluate", str(run_folder), "--metrics", "harmless", "--limit", "5"]) == 0
+    assert "over_refusal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--limit", "none"], "--limit"),
+        (["--metrics", "mtbench"], "mt_bench"),
+        (["--judge", "nobody"], "nobody"),
+        (["--max-cost", "much"], "--max-cost"),
+        (["--judge", "gpt-6-luna"], "--max-cost"),
+    ],
+)
+def test_bad_words_end_before_anything_is_asked(run_folder: Path, capsys, words: list[str], expected: str) -> None:
+    before = sorted(run_folder.rglob("*"))
+    assert code_of(["evaluate", str(run_folder), *words]) == 2
+    said = capsys.readouterr().err
+    assert expected in said
+    assert "Traceback" not in said
+    assert sorted(run_folder.rglob("*")) == before
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, capsys) -> None:
+    assert code_of(["evaluate", str(tmp_path)]) == 2
+    assert "is no run folder" in capsys.readouterr().err
