@@ -17,6 +17,8 @@ FROM ?=
 ZIP ?=
 RUN ?=
 CLIENT ?=
+JUDGE ?=
+MAX_COST ?=
 SPLIT ?=
 MODEL ?=
 METRICS ?=
@@ -24,7 +26,7 @@ SET ?=
 OUT ?=
 
 # a misspelt variable would be ignored in silence, and another run be shown than was asked for
-OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,METHOD SEED)))
+OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,$(if $(filter evaluate,$(MAKECMDGOALS)),RUN JUDGE MAX_COST,METHOD SEED))))
 KNOWN := PYTHON VENV DATASET $(OF_GOAL) PROFILE ENGINE VARIANT SPLIT MODEL METRICS SET OUT
 UNKNOWN := $(filter-out $(KNOWN),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error no variable $(UNKNOWN); there are: $(KNOWN) (see make help)))
@@ -37,7 +39,7 @@ OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENG
 	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
 
-.PHONY: help setup bench grid download merge speed test test-slow test-lowest test-gpu check format mini-model clean
+.PHONY: help setup bench grid download merge evaluate speed test test-slow test-lowest test-gpu check format mini-model clean
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models'
@@ -64,6 +66,10 @@ help:
 	@echo '  make merge       a run as a plain model of transformers, as'
 	@echo '                     make merge RUN=runs/mini-aya/fedavg/s0-0123456789 OUT=my-model'
 	@echo '                   RUN      a run folder                 CLIENT   whose adapter, under the method local'
+	@echo '  make evaluate    answers to open-ended benchmarks, judged and reported, as'
+	@echo '                     make evaluate RUN=runs/mini-aya/fedavg/s0-0123456789'
+	@echo '                   RUN      a run folder                 METRICS  benchmarks with commas'
+	@echo '                   JUDGE    preset or .toml (none)       MAX_COST US dollars'
 	@echo '  make speed       the training loop against a tight PEFT loop and against TRL, side by side'
 	@echo '  make test        unit tests, one worker for each core (8 minutes of processor time)'
 	@echo '  make test-slow   end to end: killed runs, set-up in a fresh clone, the commands of the README'
@@ -97,6 +103,9 @@ download: $(STAMP)
 merge: $(STAMP)
 	@$(CLI) merge '$(RUN)' $(if $(CLIENT),--client '$(CLIENT)') $(if $(OUT),--out '$(OUT)')
 
+evaluate: $(STAMP)
+	@$(CLI) evaluate '$(RUN)' $(if $(METRICS),--metrics '$(METRICS)') $(if $(JUDGE),--judge '$(JUDGE)') $(if $(MAX_COST),--max-cost '$(MAX_COST)')
+
 speed: $(STAMP)
 	@$(BIN)/python benchmarks/perf/speed.py
 
@@ -118,7 +127,7 @@ test-gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu
 
 # with the lowest versions that are supported, what must equal a reference: TRL, PEFT, one client at a time
-EQUALITY := tests/test_trl.py tests/test_trl_dpo.py tests/test_block.py tests/test_dpo.py tests/test_hub_rows.py
+EQUALITY := tests/test_trl.py tests/test_trl_dpo.py tests/test_block.py tests/test_dpo.py tests/test_hub_rows.py tests/test_quantized.py tests/test_dora.py tests/test_full.py
 $(VENV)-lowest/.installed: setup.cfg pyproject.toml constraints-lowest.txt
 	@sh .ci/setup.sh '$(VENV)-lowest' '$(PYTHON)' constraints-lowest.txt
 	@touch $@
