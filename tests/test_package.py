@@ -213,12 +213,12 @@ def test_make_help_names_every_target_and_variable():
     assert len(targets) >= 9
     shown = make("help")
     assert not [target for target in targets if f"make {target} " not in shown]
-    variables = re.findall(r"^([A-Z]+) \?=", text, re.MULTILINE)
+    variables = re.findall(r"^([A-Z_]+) \?=", text, re.MULTILINE)
     assert set(variables) == {
         *("PYTHON", "VENV", "DATASET", "METHOD", "PROFILE", "SEED"),
         *("ENGINE", "SPLIT", "MODEL", "METRICS", "SET", "OUT"),
         *("VARIANT", "METHODS", "SEEDS", "JOBS", "FROM", "ZIP"),
-        *("RUN", "CLIENT"),
+        *("RUN", "CLIENT", "JUDGE", "MAX_COST"),
     }
     assert not [name for name in variables if not re.search(rf"\b{name}\b", shown)]
 
@@ -262,9 +262,22 @@ def test_make_merge_names_the_run_and_the_client():
     assert "fedllm-bench merge 'runs/a b' --client 'x' --out 'there'" in re.sub(r"\s+", " ", shown)
 
 
+def test_make_evaluate_names_the_run_the_judge_and_the_limit():
+    shown = make("--dry-run", "evaluate", "RUN=runs/a b", "METRICS=mini", "JUDGE=x.toml", "MAX_COST=5")
+    words = "fedllm-bench evaluate 'runs/a b' --metrics 'mini' --judge 'x.toml' --max-cost '5'"
+    assert words in re.sub(r"\s+", " ", shown)
+
+
 @pytest.mark.parametrize(
     ("target", "variable"),
-    [("bench", "METHODS"), ("grid", "METHOD"), ("bench", "SEEDZ"), ("grid", "FROM"), ("merge", "SEED")],
+    [
+        ("bench", "METHODS"),
+        ("grid", "METHOD"),
+        ("bench", "SEEDZ"),
+        ("grid", "FROM"),
+        ("merge", "SEED"),
+        ("evaluate", "SEED"),
+    ],
 )
 def test_a_variable_that_a_target_does_not_know_is_refused(target, variable):
     assert f"no variable {variable}" in make("--dry-run", target, f"{variable}=1")
