@@ -124,7 +124,11 @@ def results_json(dataset: str = "mini-aya") -> dict[str, Any]:
         },
         data={
             **{"num_clients": 24, "num_unseen_clients": 0, "num_train_rows": 100, "num_heldout_rows": 24},
-            **{"local_clients": [], "never_visited": []},
+            **{"local_clients": [], "never_visited": [], "sequence_length": 256},
+            "cut": {
+                part: dict.fromkeys(("num_rows", "num_cut", "num_skipped", "num_counted_tokens", "num_lost_tokens"), 0)
+                for part in ("train", "heldout", "unseen")
+            },
         },
         cost={
             **{"bytes_up": 5, "bytes_down": 5, "seconds": {"train": 1.5}, "peak_memory_bytes": 9},
@@ -133,11 +137,19 @@ def results_json(dataset: str = "mini-aya") -> dict[str, Any]:
         metrics=metrics_of({"heldout": scores}, {"heldout": info}, resampling=Resampling(samples=200)),
         clients={"heldout": client_rows(scores)},
         resampling=Resampling(samples=200),
-        over_rounds={"every": 5, "unit": "nats per token", "rounds": [_round(i * 5, 5 - i / 2) for i in range(4)]},
+        over_rounds={
+            **{"metric": "heldout", "every": 5, "unit": "nats per token"},
+            "rounds": [_round(i * 5, 5 - i / 2) for i in range(4)],
+        },
         personalisation=None,
+        privacy=None,
+        communication={
+            **{"upload_dtype": "float32", "lora_aggregation": "mean"},
+            **{"aggregation_error": None, "aggregation_error_norm": None},
+        },
     )
-    check_results(payload | {"privacy": None, "communication": None})
-    return payload | {"privacy": None, "communication": None}
+    check_results(payload)
+    return payload
 
 
 def _round(number: int, loss: float) -> dict[str, Any]:
