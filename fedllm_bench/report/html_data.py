@@ -6,13 +6,13 @@ number of characters, and the page says so. Whole texts are in the records of th
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench.data_prep.languages import NAMES
 from fedllm_bench.evaluation.material import Material
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
@@ -87,7 +87,8 @@ def _items(benchmark: str, material: Material, scored: Sequence[Scored]) -> Iter
 
 def language_label(language: str) -> str:
     """The English name of an ISO 639-3 code; what it is no code of as it stands."""
-    names = {code: name.capitalize() for name, code in reversed(NAMES.items())}
+    codes: dict[str, str] = importlib.import_module("fedllm_bench.data_prep.languages").NAMES
+    names = {code: name.capitalize() for name, code in reversed(codes.items())}
     return names.get(language, language)
 
 
