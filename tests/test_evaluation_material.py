@@ -58,7 +58,8 @@ class StubAsker:
     """Requests as a judge would be asked: the messages are the answers so far."""
 
     @classmethod
-    def of(cls, benchmark):
+    def of(cls, benchmark, *, paired):
+        assert not paired
         if benchmark == "vicuna_bench":
             raise UserError("no network")
         return cls()
@@ -67,7 +68,7 @@ class StubAsker:
         for prompt in prompts:
             for turn in range(1, len(prompt.turns) + 1):
                 for repeat in range(repeats):
-                    slot = SimpleNamespace(item_id=prompt.item_id, turn=turn, repeat=repeat)
+                    slot = SimpleNamespace(item_id=prompt.item_id, turn=turn, repeat=repeat, order="")
                     yield SimpleNamespace(slot=slot, messages=answers[prompt.item_id].turns[:turn])
 
 

@@ -33,6 +33,7 @@ from fedllm_bench.evaluation.results import (
     Evaluation,
     JudgeResult,
     MetricResult,
+    PairResult,
     Settings,
     SideEstimate,
     ViewResult,
@@ -194,6 +195,7 @@ def test_a_share_of_all_or_none_has_an_exact_interval_of_some_width(tmp_path):
 def test_the_page_of_the_docs_names_every_metric_and_key():
     text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     kinds = (Evaluation, Settings, BenchmarkResult, JudgeResult, MetricResult, ViewResult, SideEstimate, Change)
+    kinds += (PairResult,)
     names = {field.name for kind in kinds for field in fields(kind)} | OPEN_METRICS.keys()
     assert len(names) > 50
     assert {name for name in names if f"`{name}`" not in text} == set()
@@ -207,7 +209,7 @@ def test_evaluation_json_is_read_as_written_and_refused_when_changed(tmp_path):
     assert read_evaluation(path) == evaluation
     assert evaluate(tmp_path) == evaluation
     payload = files.read_json(path)
-    for change in ({"schema_version": 2}, {"extra": 1}, {"metrics": {"x": {}}}):
+    for change in ({"schema_version": 1}, {"extra": 1}, {"metrics": {"x": {}}}):
         files.write_json(path, payload | change)
-        with pytest.raises(UserError, match=r"no evaluation\.json of version 1 .*fedllm-bench report"):
+        with pytest.raises(UserError, match=r"no evaluation\.json of version 2 .*fedllm-bench report"):
             read_evaluation(path)

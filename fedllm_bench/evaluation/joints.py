@@ -17,6 +17,7 @@ from fedllm_bench.metrics.base import Score
 
 GRADING, QUESTIONS = "fedllm_bench.evaluation.grading", "fedllm_bench.evaluation.judges.questions"
 STALE = "it was judged for another answer; judge again"
+Place = tuple[str, int, int, str]  # item, turn, repeat, order
 
 
 @pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
@@ -29,7 +30,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Checked:
-    """Judgements of requests that these answers make; `note` says so where that could not be checked."""
+    """Judgements of requests that these answers make; `note` says why that could not be checked, where it could not."""
 
     judgements: list[Judgement]
     note: str = ""
@@ -42,32 +43,56 @@ def checked(
     answers: Mapping[str, Answer],
     *,
     benchmark: str,
+    others: Mapping[str, Answer] | None = None,
 ) -> Checked:
     """The judgements, without the replies to requests that are not those of these answers: answers may have changed.
 
-    `judge_file` is the judge's judge.json. Raises a :class:`UserError` for one that names no model.
+    `judge_file` is the judge's judge.json; `others`: they are of pairs with these answers. Raises a
+    :class:`UserError` for a judge.json that names no model.
     """
     if not judgements or not judge_file.is_file():
         return Checked(list(judgements))
     judge = _judge(judge_file)
     questions: Any = importlib.import_module(QUESTIONS)
-    try:
-        asker = questions.Asker.of(benchmark)
-    except UserError as error:
-        note = f"{benchmark}: whether the judge's replies are to these answers could not be checked ({error})"
-        return Checked(list(judgements), note)
     repeats = 1 + max(judgement.repeat for judgement in judgements)
-    right = {
-        (asked.slot.item_id, asked.slot.turn, asked.slot.repeat): questions.request_hash(
-            judge.model, judge.options, asked.messages, asked.slot.repeat
+    try:
+        asker = questions.Asker.of(benchmark, paired=others is not None)
+        asked = (
+            asker.single(prompts, answers, repeats)
+            if others is None
+            else asker.pairs(prompts, answers, others, repeats)
         )
-        for asked in asker.single(prompts, answers, repeats)
-    }
+        right = {
+            _place(one.slot): questions.request_hash(judge.model, judge.options, one.messages, one.slot.repeat)
+            for one in asked
+        }
+    except UserError as error:
+        return Checked(list(judgements), str(error))
     return Checked([_current(judgement, right) for judgement in judgements])
 
 
-def _current(judgement: Judgement, right: Mapping[tuple[str, int, int], str]) -> Judgement:
-    is_right = right.get((judgement.item_id, judgement.turn, judgement.repeat)) == judgement.request_hash
+def of_these(judgements: Sequence[Judgement], answers: Mapping[str, Answer]) -> list[Judgement]:
+    """Judgements of pairs, without the replies to another answer of the side itself, where they say to which."""
+
+    def is_stale(judgement: Judgement) -> bool:
+        answer = answers.get(judgement.item_id)
+        return judgement.answer_hash != ("" if answer is None else answer.hash_to(judgement.turn))
+
+    return [replace(one, reply=None, reason=STALE) if one.answer_hash and one.reply and is_stale(one) else one
+            for one in judgements]  # fmt: skip
+
+
+def unchecked(what: str, why: str) -> str:
+    return f"{what}: whether the judge's replies are to these answers could not be checked ({why})"
+
+
+def _place(slot: Any) -> Place:
+    """Of a judgement or of what is asked."""
+    return slot.item_id, slot.turn, slot.repeat, slot.order
+
+
+def _current(judgement: Judgement, right: Mapping[Place, str]) -> Judgement:
+    is_right = right.get(_place(judgement)) == judgement.request_hash
     return judgement if is_right or judgement.reply is None else replace(judgement, reply=None, reason=STALE)
 
 

@@ -217,8 +217,10 @@ def judgements_of(work: Work, judge: Judge, found: Found) -> Iterator[Judgement]
         reply = (judge.stored(question) or found.replies.get(key)) if key else None
         reason = question.reason or found.reasons.get(key, NOT_YET)
         slot = question.slot
+        own = work.answers.get(slot.item_id) if work.is_paired else None
         yield Judgement(item_id=slot.item_id, turn=slot.turn, request_hash=key, repeat=slot.repeat, order=slot.order,
-                        reply=reply, reason="" if reply else reason)  # fmt: skip
+                        reply=reply, reason="" if reply else reason,
+                        answer_hash=own.hash_to(slot.turn) if own else "")  # fmt: skip
 
 
 def hashes_of(work: Work, judge: Judge) -> dict[Slot, str]:

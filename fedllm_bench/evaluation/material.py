@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.evaluation import joints
+from fedllm_bench.evaluation.pair_files import JudgedPairs, digest, pair_names
 from fedllm_bench.evaluation.records import (
     SAFE_NAME,
     Answer,
@@ -23,6 +24,7 @@ from fedllm_bench.evaluation.records import (
     read_records,
 )
 
+MISSING = "the other answers or judge.json are not in this folder"
 BASE, PROMPTS, PLAN, JUDGE = "base", "prompts", "plan.json", "judge.json"
 
 
@@ -46,13 +48,14 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """What a folder holds of one benchmark: answers by side and item, judgements by judge and side."""
+    """What a folder holds of one benchmark: answers by side and item, judgements by judge and side, and of pairs."""
 
     prompts: tuple[Prompt, ...]
     plan: Plan
     answers: Mapping[str, Mapping[str, Answer]]
     judgements: Mapping[str, Mapping[str, Sequence[Judgement]]]
     notes: tuple[str, ...] = ()
+    pairs: tuple[JudgedPairs, ...] = ()
 
     @property
     def sides(self) -> list[str]:
@@ -81,13 +84,17 @@ def _material(folder: Path, benchmark: str) -> Material:
     by_id = _by_id(prompts, path)
     answers = {side: _answers(answers_file(folder, benchmark, side), by_id) for side in _ordered(sides)}
     judges = {judge: _judged(folder, judge, benchmark, prompts, answers) for judge in _names(folder / "judgements")}
-    notes = dict.fromkeys(one.note for told in judges.values() for one in told.values() if one.note)
+    pairs, unread = _pairs(folder, benchmark, prompts, answers)
+    why = [one.note for told in judges.values() for one in told.values() if one.note]
+    notes = dict.fromkeys(joints.unchecked(benchmark, note) for note in why)
+    notes |= dict.fromkeys([*unread, *(one.note for one in pairs if one.note)])
     return Material(
         prompts=tuple(prompts),
         plan=_plan(path.with_name(PLAN)),
         answers=answers,
         judgements={judge: {s: one.judgements for s, one in told.items()} for judge, told in judges.items() if told},
         notes=tuple(notes),
+        pairs=tuple(pairs),
     )
 
 
@@ -154,13 +161,63 @@ def _judged(
     by_id = {prompt.item_id: prompt for prompt in prompts}
     for side, answers in sides.items():
         path = judgements_file(folder, judge, benchmark, side)
-        judgements = read_records(_inside(path), Judgement)
-        for judgement in judgements:
-            _known(judgement.item_id, by_id, path)
+        judgements = _judgements(path, by_id)
         judge_file = path.parent.with_name(JUDGE)
         if judgements:
             told[side] = joints.checked(judgements, judge_file, prompts, answers, benchmark=benchmark)
     return told
+
+
+def _pairs(
+    folder: Path, benchmark: str, prompts: Sequence[Prompt], answers: Mapping[str, Mapping[str, Answer]]
+) -> tuple[list[JudgedPairs], list[str]]:
+    """Pairs that judges compared, and a note for each file of which nobody knows whose pairs it has."""
+    found, notes = [], []
+    by_digest = {digest(answers_file(folder, benchmark, side)): side for side in answers}
+    by_id = {prompt.item_id: prompt for prompt in prompts}
+    for path in _pair_files(folder / "judgements", benchmark, answers):
+        judge, names = path.parents[1].name, pair_names(path.stem, answers)
+        if names is None:
+            notes.append(f"{benchmark}: {judge}'s pairs in {path.name} are left out: whose they are is not clear")
+        elif told := _judgements(path, by_id):
+            pairs = JudgedPairs(judge=judge, names=names, here=by_digest.get(names.digest, ""), judgements=told)
+            found.append(_checked_pairs(pairs, path.parents[1] / JUDGE, benchmark, prompts, answers))
+    return found, notes
+
+
+def _pair_files(judgements: Path, benchmark: str, sides: Iterable[str]) -> Iterator[Path]:
+    for judge in _names(judgements):
+        place = judgements / judge / benchmark
+        yield from (place / f"{name}.jsonl" for name in _names(place, ".jsonl") if "-vs-" in name and name not in sides)
+
+
+def _checked_pairs(
+    pairs: JudgedPairs,
+    judge_file: Path,
+    benchmark: str,
+    prompts: Sequence[Prompt],
+    answers: Mapping[str, Mapping[str, Answer]],
+) -> JudgedPairs:
+    """Without replies about other answers: by the whole request where both sides' answers are here, else by our own.
+
+    The other ones are told by the digest in the file's name.
+    """
+    ours = answers[pairs.names.side]
+    found = joints.Checked(joints.of_these(pairs.judgements, ours), MISSING)
+    if pairs.here and judge_file.is_file():
+        others = answers[pairs.here]
+        found = joints.checked(found.judgements, judge_file, prompts, ours, benchmark=benchmark, others=others)
+    is_told = all(judgement.answer_hash for judgement in pairs.judgements if judgement.reply is not None)
+    what = f"{benchmark}, {pairs.names.side} against {pairs.names.other}"
+    note = joints.unchecked(what, found.note) if found.note and not is_told else ""
+    return replace(pairs, judgements=tuple(found.judgements), note=note)
+
+
+def _judgements(path: Path, prompts: Mapping[str, Prompt]) -> tuple[Judgement, ...]:
+    judgements = tuple(read_records(_inside(path), Judgement))
+    for judgement in judgements:
+        _known(judgement.item_id, prompts, path)
+    return judgements
 
 
 def _known(item: str, prompts: Mapping[str, Prompt], path: Path) -> Prompt:

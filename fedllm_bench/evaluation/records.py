@@ -66,6 +66,10 @@ class Answer:
     finish: tuple[Finish, ...]
     reason: str = ""
 
+    def hash_to(self, turn: int) -> str:
+        """Of the answers up to `turn` (from 1) and of what they answer."""
+        return files.sha256_json({"prompt": self.prompt_hash, "turns": self.turns[:turn]})[:16]
+
     @property
     def is_whole(self) -> bool:
         return "failed" not in self.finish
@@ -90,6 +94,7 @@ class Judgement:
     """One question to a judge. `turn` counts from 1; `repeat` from 0; `order` is "" in single grading.
 
     `request_hash` names the whole request (judge, messages, options, repeat). Without a reply `reason` says why.
+    `answer_hash`, in pairs: `hash_to` of the side's own answer, since the request also hangs on another run's.
     """
 
     item_id: str
@@ -99,6 +104,7 @@ class Judgement:
     order: Order = ""
     reply: Reply | None = None
     reason: str = ""
+    answer_hash: str = ""
 
 
 R = TypeVar("R", Prompt, Answer, Judgement)

@@ -13,7 +13,7 @@ from fedllm_bench import files
 from fedllm_bench.errors import UserError
 
 FILE = "evaluation.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 IntervalKind = Literal["bootstrap", "t", "exact", "none"]
 
@@ -73,6 +73,33 @@ class MetricResult:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class PairResult:
+    """A side against other answers to the same questions, each pair shown to one judge in both orders.
+
+    `other_run` and `other_side` are as the file's name has them (shortened); `other_answers`, the first 8 digits of
+    the SHA-256 of the other answers' file, tells two of one name apart. `is_checked`: the replies are known to be to
+    the present answers. `win_rate` is over questions: 1 for a win in both orders, 0 for a loss in both, else 0.5.
+    The counts are of pairs (a turn, a repeat) with a verdict in both orders; `consistency` is the share of them with
+    the same one in both.
+    """
+
+    judge: str
+    benchmark: str
+    side: str
+    other_run: str
+    other_side: str
+    other_answers: str
+    is_checked: bool
+    win_rate: SideEstimate
+    estimator: str
+    wins: int
+    ties: int
+    losses: int
+    consistent: int
+    consistency: float | None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class BenchmarkResult:
     """`version` and `overrides` are of the plan that was answered by: "" and {} where there is none.
 
@@ -113,11 +140,12 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Evaluation:
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     settings: Settings
     benchmarks: dict[str, BenchmarkResult]
     judges: dict[str, JudgeResult]
     metrics: dict[str, MetricResult]
+    pairs: tuple[PairResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -10,6 +10,7 @@ from fedllm_bench.evaluation import results
 from fedllm_bench.evaluation.estimates import Rules, change, side_estimate
 from fedllm_bench.evaluation.material import BASE, Material
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS, OpenMetric
+from fedllm_bench.evaluation.pair_results import pair_results
 from fedllm_bench.evaluation.records import Judgement
 from fedllm_bench.evaluation.views import View, labelled, views_of
 from fedllm_bench.metrics.base import Score
@@ -63,7 +64,7 @@ def _scored(metric: OpenMetric, material: Material, judge: str | None) -> Scored
 def evaluation_of(materials: Mapping[str, Material], scored: Iterable[Scored], options: Options) -> results.Evaluation:
     resampling = options.resampling
     return results.Evaluation(
-        schema_version=1,
+        schema_version=results.SCHEMA_VERSION,
         settings=results.Settings(
             min_coverage=options.min_coverage,
             embedding_model=options.embedding_model,
@@ -75,6 +76,7 @@ def evaluation_of(materials: Mapping[str, Material], scored: Iterable[Scored], o
         benchmarks={name: _benchmark(material) for name, material in materials.items()},
         judges=_judges(materials),
         metrics={one.key: _metric(one, options) for one in scored},
+        pairs=pair_results(materials, min_coverage=options.min_coverage, resampling=resampling),
     )
 
 
@@ -95,6 +97,8 @@ def _judges(materials: Mapping[str, Material]) -> dict[str, results.JudgeResult]
     for material in materials.values():
         for judge, sides in material.judgements.items():
             told.setdefault(judge, []).extend(judgement for side in sides.values() for judgement in side)
+        for pairs in material.pairs:
+            told.setdefault(pairs.judge, []).extend(pairs.judgements)
     return {judge: _judge(told[judge]) for judge in sorted(told)}
 
 

@@ -1,4 +1,4 @@
-"""evaluation.json as a table for the terminal: the means and turns; categories are in report.html."""
+"""evaluation.json as tables for the terminal: means and turns, and pairs; categories are in report.html."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ from collections.abc import Iterator, Sequence
 
 from fedllm_bench.evaluation.results import Evaluation
 from fedllm_bench.report.formats import MISSING, wrapped
-from fedllm_bench.report.html_tables import Cell, Row, open_table
+from fedllm_bench.report.html_pairs import pair_table
+from fedllm_bench.report.html_tables import Cell, Row, Table, open_table
 
 NOTE = "[95% CI] over questions, for these models as trained; ↑ higher is better, ↓ lower is better"
+PAIRS = "[95% CI] over questions: win 1, tie 0.5, loss 0; orders that disagree are a tie"
 
 
 def evaluation_table(evaluation: Evaluation, width: int = 100) -> str:
-    """A block of aligned lines, and under it what is unscored and why; "" without metrics."""
-    table = open_table(evaluation)
-    if table is None:
-        return ""
+    """Blocks of aligned lines, and under them what is unscored and why; "" with neither metrics nor pairs."""
+    tables = ((open_table(evaluation), NOTE), (pair_table(evaluation), PAIRS))
+    return "\n\n".join(block for table, note in tables if table for block in _blocks(table, note, width))
+
+
+def _blocks(table: Table, note: str, width: int) -> list[str]:
     columns = [[table.head[i], *(_cell(row, i) for row in table.rows)] for i in range(len(table.head))]
-    blocks = [_lines(part) for part in _parts(columns, width)]
-    notes = [
-        "[95% CI] over questions, for these models as trained; ↑ higher is better, ↓ lower is better",
-        *table.lines,
-    ]
-    return "\n\n".join(
-        ["\n".join(lines) for lines in blocks] + ["\n".join(w for n in notes for w in wrapped(n, width))]
-    )
+    blocks = ["\n".join(_lines(part)) for part in _parts(columns, width)]
+    return [*blocks, "\n".join(word for line in (note, *table.lines) for word in wrapped(line, width))]
 
 
 def _cell(row: Row, column: int) -> str:

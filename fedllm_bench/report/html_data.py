@@ -15,9 +15,10 @@ from typing import Any
 
 from fedllm_bench.evaluation.material import Material
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
+from fedllm_bench.evaluation.pairing import pair_scores_of
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
 from fedllm_bench.evaluation.scored import Scored
-from fedllm_bench.evaluation.views import per_question
+from fedllm_bench.evaluation.views import labelled, per_question
 from fedllm_bench.metrics.base import Score
 
 PAGE_SIZE = 20
@@ -75,6 +76,11 @@ def _items(benchmark: str, material: Material, scored: Sequence[Scored]) -> Iter
         judge: {side: _by_item(judgements) for side, judgements in sides.items()}
         for judge, sides in material.judgements.items()
     }
+    for pairs in material.pairs:  # two judges, or two other runs, never share a name
+        side, title = pairs.names.side, f"{pairs.judge}, against {pairs.names.other}"
+        scores = labelled(pair_scores_of(material.prompts, pairs.judgements), material.prompts)
+        tables.setdefault(f"win rate, {title}", {})[side] = _by_question(scores)
+        replies.setdefault(title, {})[side] = _by_item(pairs.judgements)
     for prompt in material.prompts:
         item = prompt.item_id
         yield {

@@ -22,6 +22,7 @@ from fedllm_bench.evaluation.results import Evaluation
 from fedllm_bench.evaluation.scored import Scored
 from fedllm_bench.report import html_charts
 from fedllm_bench.report.html_data import BrowserData, browser_data
+from fedllm_bench.report.html_pairs import pair_table
 from fedllm_bench.report.html_tables import Table, judge_table, open_table, training_table
 
 PACKAGE, FOLDER = "fedllm_bench.report", "html"
@@ -43,7 +44,8 @@ class Contents:
 def html_page(contents: Contents) -> str:
     evaluation, results = contents.evaluation, contents.results
     data = browser_data(contents.materials, contents.scored)
-    tables = [open_table(evaluation), training_table(results) if results else None, judge_table(evaluation)]
+    trained = training_table(results) if results else None
+    tables = [open_table(evaluation), pair_table(evaluation), trained, judge_table(evaluation)]
     charts = html_charts.charts(evaluation)
     curve = html_charts.loss_curve(results["over_rounds"]) if results else None
     shown = [table for table in tables if table is not None]

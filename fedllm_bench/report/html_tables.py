@@ -111,7 +111,7 @@ def unscored_lines(evaluation: Evaluation) -> list[str]:
         alike: dict[str, list[str]] = {}
         for side, found in entry.views["mean"].sides.items():
             if found.unscored:
-                alike.setdefault(_holes(found), []).append(side)
+                alike.setdefault(holes(found), []).append(side)
         lines += [f"{name}, {' and '.join(sides)}: {holes}" for holes, sides in alike.items()]
     if any(side.refused for entry in evaluation.metrics.values() for side in entry.views["mean"].sides.values()):
         lines.append(f"A mean over fewer than {100 * evaluation.settings.min_coverage:g}% of its questions is refused.")
@@ -128,7 +128,8 @@ def unpublished_lines(evaluation: Evaluation) -> list[str]:
     ]
 
 
-def _holes(found: SideEstimate) -> str:
+def holes(found: SideEstimate) -> str:
+    """How many of the questions are scored, why others are not, and what mean is still possible."""
     why = ", ".join(f"{count} {reason}" for reason, count in found.unscored.items())
     whole = f"; all scored, the mean would be between {_between(found.bounds)}" if found.bounds else ""
     return f"coverage {found.coverage}; unscored: {why}{whole}"

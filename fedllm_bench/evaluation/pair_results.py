@@ -1,0 +1,89 @@
+"""Win rates of judged pairs, with their intervals, and how often the order of the answers decided."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fedllm_bench.evaluation.estimates import SHARE, Rules, change, side_estimate
+from fedllm_bench.evaluation.material import Material
+from fedllm_bench.evaluation.pair_files import JudgedPairs
+from fedllm_bench.evaluation.pairing import pair_scores_of
+from fedllm_bench.evaluation.results import PairResult, SideEstimate
+from fedllm_bench.evaluation.views import MEAN_OVER_QUESTIONS, per_question
+from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.stats import Resampling
+
+TIE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Pairs with a verdict in both orders; a tie is also where the two orders differ."""
+
+    wins: int
+    ties: int
+    losses: int
+    consistent: int
+
+    @property
+    def consistency(self) -> float | None:
+        judged = self.wins + self.ties + self.losses
+        return self.consistent / judged if judged else None
+
+
+def pair_results(
+    materials: Mapping[str, Material], *, min_coverage: float, resampling: Resampling
+) -> tuple[PairResult, ...]:
+    rules = Rules(low=0, high=1, unit=SHARE, min_coverage=min_coverage, resampling=resampling)
+    return tuple(
+        _result(benchmark, pairs, pair_scores_of(material.prompts, pairs.judgements), rules)
+        for benchmark, material in materials.items()
+        for pairs in material.pairs
+    )
+
+
+def tally(scores: Sequence[Score]) -> Tally:
+    """From the evidence of :func:`pairing.pair_scores_of`: the winner in both orders of each repeat."""
+    pairs = [tuple(pair) for score in scores for pair in score.evidence.get("winners", ())]
+    counts = Counter(pairs)
+    wins, losses = counts["A", "A"], counts["B", "B"]
+    return Tally(
+        wins=wins,
+        ties=len(pairs) - wins - losses,
+        losses=losses,
+        consistent=sum(one == other for one, other in pairs),
+    )
+
+
+def _result(benchmark: str, pairs: JudgedPairs, scores: Sequence[Score], rules: Rules) -> PairResult:
+    counted, names = tally(scores), pairs.names
+    return PairResult(
+        judge=pairs.judge,
+        benchmark=benchmark,
+        side=names.side,
+        other_run=names.other_run,
+        other_side=pairs.here or names.other_side,
+        other_answers=names.digest,
+        is_checked=not pairs.note,
+        win_rate=_win_rate(per_question(scores), rules),
+        estimator=MEAN_OVER_QUESTIONS.description,
+        wins=counted.wins,
+        ties=counted.ties,
+        losses=counted.losses,
+        consistent=counted.consistent,
+        consistency=counted.consistency,
+    )
+
+
+def _win_rate(questions: Sequence[Score], rules: Rules) -> SideEstimate:
+    """Of ties alone a bootstrap has no width: then as far from 0.5 as half of the pairs that may be decided."""
+    found = side_estimate(questions, MEAN_OVER_QUESTIONS, rules)
+    if found.refused or any(score.is_scored and score.value != TIE for score in questions):
+        return found
+    decided = change(questions, questions, MEAN_OVER_QUESTIONS, rules)
+    if decided.ci_high is None:
+        return found
+    half = decided.ci_high / 2
+    return replace(found, ci_low=TIE - half, ci_high=TIE + half, interval=decided.interval)
