@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,8 @@ def write_hostile(folder: Path, text: str) -> None:
         told = judgements_of(prompts, lambda p, turn: f"{text}\n[[3]]")
         lost = Judgement(item_id=prompt.item_id, turn=1, request_hash="x", repeat=1, reason=text[:200])
         write_judgements(folder, benchmark, "base", [*told, lost])
+        pairs = [replace(one, order=order) for one in told for order in ("ab", "ba")]
+        write_judgements(folder, benchmark, "base-vs-other-base-00000000", pairs)
 
 
 def evaluate(folder: Path, **options: Any) -> Evaluation:

@@ -14,7 +14,8 @@ from judged import write_answers
 from fedllm_bench import cli
 from fedllm_bench.evaluation.judges import asking
 from fedllm_bench.evaluation.judges.preset import load_judge
-from fedllm_bench.evaluation.records import Judgement, read_records
+from fedllm_bench.evaluation.material import read_folder
+from fedllm_bench.evaluation.records import Answer, Judgement, read_records
 
 needs_mirror = pytest.mark.skipif(
     not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="MT-Bench's prompts are fetched: set FEDLLM_BENCH_MIRROR"
@@ -250,6 +251,11 @@ def test_pairs_are_judged_in_both_orders(run_folder: Path, tmp_path: Path, capsy
     ((name, own),) = judgements(run_folder, mine).items()
     assert name.startswith("ref_gpt4/global-vs-run-base-")
     assert [j.order for j in own] == ["ab", "ba"] * 2
+    (pair,) = read_folder(run_folder)["ref_gpt4"].pairs
+    assert (pair.names.side, pair.here, pair.note) == ("global", "base", "")
+    ours = {a.item_id: a for a in read_records(run_folder / "answers" / "ref_gpt4" / "global.jsonl", Answer)}
+    assert [j.answer_hash for j in own] == [ours[j.item_id].hash_to(j.turn) for j in own]
+    assert list(pair.judgements) == own
 
 
 @pytest.mark.parametrize(

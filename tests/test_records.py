@@ -21,7 +21,7 @@ from fedllm_bench.evaluation.records import (
 PROMPT = Prompt(item_id="81", turns=("a\u2028b", "c"), references=("x", "y"), temperature=0.7)
 ANSWER = Answer(item_id="81", prompt_hash=PROMPT.hash, turns=("é\n", ""), tokens=(3, 0), finish=("stop", "length"))
 REPLY = Reply(text="[[7]]", model="m", price=0.25, prompt_tokens=5)
-JUDGED = Judgement(item_id="81", turn=2, request_hash="h", repeat=1, order="ba", reply=REPLY)
+JUDGED = Judgement(item_id="81", turn=2, request_hash="h", repeat=1, order="ba", reply=REPLY, answer_hash="x")
 UNJUDGED = Judgement(item_id="82", turn=1, request_hash="h", reason="timed out")
 LINE = '{"item_id":"1","prompt_hash":"h","turns":["a"],"tokens":[1],"finish":["%s"]}\n'
 
@@ -54,6 +54,14 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, text: str, words: str
     with pytest.raises(UserError, match=words) as caught:
         read_records(path, Answer)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("repeat", [-1, 1000, 10**12])
+def test_a_repeat_that_no_command_can_ask_for_is_refused(tmp_path: Path, repeat: int) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"item_id":"1","turn":1,"request_hash":"h","repeat":{repeat}}}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="line 1: repeat"):
+        read_records(path, Judgement)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedllm_bench import files
@@ -28,6 +28,7 @@ STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Finish = Literal["stop", "length", "filtered", "failed"]
 Order = Literal["", "ab", "ba"]
+MOST_REPEATS = 1000  # of one question; whoever reads judgements looks at every repeat up to the highest
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -100,7 +101,7 @@ class Judgement:
     item_id: str
     turn: int
     request_hash: str
-    repeat: int = 0
+    repeat: Annotated[int, Field(ge=0, lt=MOST_REPEATS)] = 0
     order: Order = ""
     reply: Reply | None = None
     reason: str = ""

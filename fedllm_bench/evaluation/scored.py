@@ -64,7 +64,7 @@ def _scored(metric: OpenMetric, material: Material, judge: str | None) -> Scored
 def evaluation_of(materials: Mapping[str, Material], scored: Iterable[Scored], options: Options) -> results.Evaluation:
     resampling = options.resampling
     return results.Evaluation(
-        schema_version=results.SCHEMA_VERSION,
+        schema_version=2,
         settings=results.Settings(
             min_coverage=options.min_coverage,
             embedding_model=options.embedding_model,
