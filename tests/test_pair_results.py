@@ -197,7 +197,7 @@ def test_the_report_shows_pairs_in_the_terminal_the_table_and_the_browser(tmp_pa
     assert pair == replace(only(tmp_path), win_rate=pair.win_rate)
     page = Tags((tmp_path / "report.html").read_text(encoding="utf-8"))
     words = " ".join(page.words)
-    for text in ("vicuna_bench: global against s1-0123abcd global (00000000)", "75% of 4", "same in both orders"):
+    for text in ("vicuna_bench: global against s1-0123abcd global (00000000)", "75% of 4", "orders agree"):
         assert text in words
     item = json.loads(page.data)["items"][1]
     title = "stub, against s1-0123abcd global (00000000)"

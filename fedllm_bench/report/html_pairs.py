@@ -17,7 +17,7 @@ def pair_table(evaluation: Evaluation) -> Table | None:
         caption="A judge saw the answers of both sides, in both orders. The win rate is a mean over questions with its "
         "95% interval: 1 for a win in both orders, 0 for a loss in both, else 0.5; at 0.5 neither is preferred. Wins, "
         "ties and losses count pairs of answers, one for each turn and repeat.",
-        head=("pair", "judge", "win rate", "wins", "ties", "losses", "same in both orders"),
+        head=("pair", "judge", "win rate", "wins", "ties", "losses", "orders agree"),
         rows=tuple(Row(name=_name(pair), cells=_cells(pair)) for pair in evaluation.pairs),
         lines=tuple(
             f"{_name(pair)}, {pair.judge}: {holes(pair.win_rate)}"

@@ -145,8 +145,8 @@
       (sides[side] || []).filter((reply) => reply.turn === turn).map((reply) => [judge, reply]));
     return all.map(([judge, reply]) => {
       const again = reply.repeat ? `, repeat ${reply.repeat}` : "";
-      const order = reply.order ? `, order ${reply.order}` : "";
-      const title = `Judge ${judge}${again}${order}`;
+      const place = { ab: ", this answer as A", ba: ", this answer as B" }[reply.order] || "";
+      const title = `Judge ${judge}${again}${place}`;
       const lost = () => [make("p", "unscored", `No reply: ${reply.reason}`)];
       return folded(title, () => (reply.text === null ? lost() : textBlock(reply.text, title)));
     });
