@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fedllm_bench import cli
 from fedllm_bench.evaluation.judges import asking
 from fedllm_bench.evaluation.judges.preset import load_judge
 from fedllm_bench.evaluation.material import read_folder
-from fedllm_bench.evaluation.records import Answer, Judgement, read_records
+from fedllm_bench.evaluation.records import Answer, Judgement, read_records, write_records
 
 needs_mirror = pytest.mark.skipif(
     not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="MT-Bench's prompts are fetched: set FEDLLM_BENCH_MIRROR"
@@ -256,6 +257,10 @@ def test_pairs_are_judged_in_both_orders(run_folder: Path, tmp_path: Path, capsy
     ours = {a.item_id: a for a in read_records(run_folder / "answers" / "ref_gpt4" / "global.jsonl", Answer)}
     assert [j.answer_hash for j in own] == [ours[j.item_id].hash_to(j.turn) for j in own]
     assert list(pair.judgements) == own
+    path = next((run_folder / "judgements").rglob("global-vs-run-base-*.jsonl"))
+    write_records(path, [replace(j, answer_hash="") for j in own])  # as earlier versions wrote them
+    assert judge(run_folder, "--judge", mine, *words) == 0  # and the server is gone
+    assert read_records(path, Judgement) == own
 
 
 @pytest.mark.parametrize(
