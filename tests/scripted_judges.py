@@ -16,6 +16,7 @@ from fedllm_bench.evaluation.judges.cost import Budget
 from fedllm_bench.evaluation.judges.errors import NoReplyError
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.questions import Question, request_hash
+from fedllm_bench.evaluation.judges.templates import Template
 from fedllm_bench.evaluation.judging import judge_all, own_replies, to_ask
 from fedllm_bench.evaluation.pair_judging import pair_works, sample
 from fedllm_bench.evaluation.pair_prompts import ORDERS, Material, mt_bench_material, pair_messages
@@ -24,16 +25,16 @@ from fedllm_bench.evaluation.votes import Match, Vote, by_match, expert_votes, m
 from fedllm_bench.metrics.stats import Resampling
 
 FEW = Resampling(samples=300)
-needs_mirror = pytest.mark.skipif(not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="FEDLLM_BENCH_MIRROR is not set")
+NO_MIRROR = not os.environ.get("FEDLLM_BENCH_MIRROR")
+needs_mirror = pytest.mark.skipif(NO_MIRROR, reason="FEDLLM_BENCH_MIRROR is not set")
 ONE = "[The Start of Assistant {0}'s Answer]\n{1}\n[The End of Assistant {0}'s Answer]"
 TWO = "### Assistant {0}:\n{1}\n\n### Assistant {0}:\n{2}\n\n<|The End of Assistant {0}'s Conversation"
-TEMPLATES = {
-    "pair-v2": ("judge", ONE.format("A", "{answer_a}") + ONE.format("B", "{answer_b}")),
-    "pair-v2-multi-turn": (
-        "judge",
-        TWO.format("A", "{answer_a_1}", "{answer_a_2}") + TWO.format("B", "{answer_b_1}", "{answer_b_2}"),
-    ),
+PROMPTS = {
+    "pair-v2": ONE.format("A", "{answer_a}") + ONE.format("B", "{answer_b}"),
+    "pair-v2-multi-turn": TWO.format("A", "{answer_a_1}", "{answer_a_2}")
+    + TWO.format("B", "{answer_b_1}", "{answer_b_2}"),
 }
+TEMPLATES = {name: Template(name=name, system="judge", prompt=prompt) for name, prompt in PROMPTS.items()}
 
 
 class Scripted:

@@ -15,11 +15,11 @@ from scripted_judges import Scripted, ask, longer, needs_mirror, small_world
 from fedllm_bench import cli, files
 from fedllm_bench.evaluation.judge_check import cost, coverage
 from fedllm_bench.evaluation.judges import asking
+from fedllm_bench.evaluation.judges.questions import REFERENCE_CATEGORIES
 from fedllm_bench.evaluation.pair_decisions import decisions
 from fedllm_bench.evaluation.pair_judging import sample, stored_judgements
 from fedllm_bench.evaluation.pair_prompts import (
     ORDERS,
-    WITH_REFERENCE,
     Material,
     models,
     mt_bench_material,
@@ -64,7 +64,7 @@ def test_each_match_is_asked_in_both_orders_once_and_never_again(tmp_path):
 
 def test_replies_about_another_prompt_do_not_count(tmp_path):
     ask_here(Scripted("j", longer), tmp_path)
-    changed = {"pair-v2": ("another", MATERIAL.templates["pair-v2"][1])}
+    changed = {"pair-v2": replace(MATERIAL.templates["pair-v2"], system="another")}
     other = replace(MATERIAL, templates={**MATERIAL.templates, **changed})
     assert {match.turn for match in kept_in(tmp_path, other)} == {2}
     assert stored_judgements(tmp_path, Scripted("k", longer).preset, MATCHES, MATERIAL) == {}
@@ -127,7 +127,7 @@ def test_prompts_are_those_of_mt_bench():
             assert 0 < text.rindex(f"{shown[0]}\n") < text.rindex(f"{shown[1]}\n") or shown[0] in shown[1]
             assert material.questions[question][turn - 1] in text
             assert '"[[C]]" for a tie' in system["content"]
-            has_reference = category in WITH_REFERENCE
+            has_reference = category in REFERENCE_CATEGORIES
             assert ("reference answer" in system["content"]) == has_reference
             if has_reference:
                 assert material.references[question][turn - 1] in text

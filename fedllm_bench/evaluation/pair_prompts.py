@@ -12,27 +12,26 @@ from typing import Any, Literal
 
 from fedllm_bench import files
 from fedllm_bench.assets import ASSETS, fetch
-from fedllm_bench.evaluation.judges.templates import Messages
+from fedllm_bench.evaluation.judges.questions import REFERENCE_CATEGORIES
+from fedllm_bench.evaluation.judges.templates import Messages, Template, mt_bench_templates
 from fedllm_bench.evaluation.votes import Match
 
 QUESTIONS = "mt_bench/question.jsonl"
 REFERENCES = "mt_bench/reference_answer_gpt-4.jsonl"
-PROMPTS = "mt_bench/judge_prompts.jsonl"
 ANSWERS = "mt_bench/model_answer/"
-WITH_REFERENCE = ("math", "reasoning", "coding")
 PairOrder = Literal["ab", "ba"]  # "ab" shows model_a's answer first
 ORDERS: tuple[PairOrder, ...] = ("ab", "ba")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """Questions and answers by question id; `answers` by model. `templates`: name -> (system, user) text."""
+    """Questions and answers by question id; `answers` by model. `templates`: name -> MT-Bench's."""
 
     questions: Mapping[str, tuple[str, ...]]
     categories: Mapping[str, str]
     references: Mapping[str, tuple[str, ...]]
     answers: Mapping[str, Mapping[str, tuple[str, ...]]]
-    templates: Mapping[str, tuple[str, str]]
+    templates: Mapping[str, Template]
 
     def shown(self, match: Match, order: PairOrder) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The turns of the answer shown first, and of the other, up to the turn of the match."""
@@ -53,11 +52,7 @@ def mt_bench_material() -> Material:
         categories={str(row["question_id"]): row["category"] for row in questions},
         references=_turns(files.read_jsonl(fetch(REFERENCES))),
         answers={model: _turns(files.read_jsonl(fetch(f"{ANSWERS}{model}.jsonl"))) for model in models()},
-        templates={
-            row["name"]: (row["system_prompt"], row["prompt_template"])
-            for row in files.read_jsonl(fetch(PROMPTS))
-            if row["type"] == "pairwise"
-        },
+        templates=mt_bench_templates(),
     )
 
 
@@ -72,11 +67,9 @@ def _turns(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
 
 def pair_messages(material: Material, match: Match, order: PairOrder) -> Messages:
     """The two answers of a match, as they are put to a judge."""
-    has_reference = material.categories[match.question] in WITH_REFERENCE
+    has_reference = material.categories[match.question] in REFERENCE_CATEGORIES
     name = ("pair-math-v1" if has_reference else "pair-v2") + ("-multi-turn" if match.turn > 1 else "")
-    system, template = material.templates[name]
-    user = template.format_map(_fields(material, match, order, has_reference))
-    return {"role": "system", "content": system}, {"role": "user", "content": user}
+    return material.templates[name].filled(_fields(material, match, order, has_reference))
 
 
 def _fields(material: Material, match: Match, order: PairOrder, has_reference: bool) -> dict[str, str]:
