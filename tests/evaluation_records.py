@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,6 @@ from fedllm_bench.report.schema import QUANTILES, check_results
 LANGUAGES = ("English", "French", "Simplified Chinese", "Telugu")
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 Say = Callable[[Prompt, int], str]
-
-
-def stub_grades(
-    prompts: Sequence[Prompt], answers: Iterable[Answer], judgements: Sequence[Judgement], *, benchmark: str
-) -> list[Score]:
-    """What `evaluation.grading.scores_of` promises, in few words: the last rating of the reply to each turn."""
-    assert all(isinstance(answer, Answer) for answer in answers)
-    replies = {(j.item_id, j.turn): j.reply.text for j in judgements if j.reply}
-    scores = []
-    for prompt in prompts:
-        for turn in range(1, len(prompt.turns) + 1):
-            found = re.findall(r"\[\[([0-9.]+)\]\]", replies.get((prompt.item_id, turn), ""))
-            value, reason = (float(found[-1]), "") if found else (None, "no rating in the judge's reply")
-            scores.append(Score(prompt.item_id, value, reason, cluster=prompt.item_id, group={"turn": str(turn)}))
-    return scores
 
 
 def mt_bench_prompts(count: int = 80) -> list[Prompt]:

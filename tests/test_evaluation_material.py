@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from evaluation_records import (
@@ -12,7 +10,6 @@ from evaluation_records import (
     judgements_of,
     mt_bench_prompts,
     plain_prompts,
-    stub_grades,
     write_answers,
     write_judgements,
     write_mt_bench,
@@ -21,14 +18,11 @@ from evaluation_records import (
 
 from fedllm_bench import files
 from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation import joints, records
+from fedllm_bench.evaluation import current, records
+from fedllm_bench.evaluation.grading import STALE
+from fedllm_bench.evaluation.judges.questions import Question, Slot
 from fedllm_bench.evaluation.material import read_folder
 from fedllm_bench.report.evaluation_table import evaluation_table
-
-
-@pytest.fixture(autouse=True)
-def _stub_grades(monkeypatch):
-    monkeypatch.setitem(sys.modules, joints.GRADING, SimpleNamespace(scores_of=stub_grades))
 
 
 def test_an_answer_to_another_version_of_a_prompt_is_no_answer(tmp_path):
@@ -68,16 +62,15 @@ class StubAsker:
         for prompt in prompts:
             for turn in range(1, len(prompt.turns) + 1):
                 for repeat in range(repeats):
-                    slot = SimpleNamespace(item_id=prompt.item_id, turn=turn, repeat=repeat, order="")
-                    yield SimpleNamespace(slot=slot, messages=answers[prompt.item_id].turns[:turn])
+                    yield Question(Slot(prompt.item_id, turn, repeat), answers[prompt.item_id].turns[:turn])
 
 
 def test_a_reply_to_another_answer_does_not_count(tmp_path, monkeypatch):
     def request_hash(model, options, messages, repeat):
         return f"{model} {messages} {repeat}"
 
-    questions = SimpleNamespace(Asker=StubAsker, request_hash=request_hash)
-    monkeypatch.setitem(sys.modules, joints.QUESTIONS, questions)
+    monkeypatch.setattr(current, "Asker", StubAsker)
+    monkeypatch.setattr(current, "request_hash", request_hash)
     prompts = mt_bench_prompts(8)
     for benchmark in ("mt_bench", "vicuna_bench"):
         write_prompts(tmp_path, benchmark, prompts)
@@ -93,7 +86,7 @@ def test_a_reply_to_another_answer_does_not_count(tmp_path, monkeypatch):
     evaluation = evaluate(tmp_path)
     side = evaluation.metrics["mt_bench@stub"].views["mean"].sides["base"]
     assert (side.mean, side.coverage) == (None, "7/8")
-    assert read_folder(tmp_path)["mt_bench"].judgements["stub"]["base"][2].reason == joints.STALE
+    assert read_folder(tmp_path)["mt_bench"].judgements["stub"]["base"][2].reason == STALE
     (note,) = read_folder(tmp_path)["vicuna_bench"].notes
     assert "could not be checked (no network)" in note
     (tmp_path / "judgements" / "stub" / "judge.json").write_text("[]")

@@ -19,7 +19,7 @@ from fedllm_bench.metrics.stats import per_cluster, summarise
 PROMPTS = [
     Prompt(item_id=str(number), turns=("q1", "q2"), category="writing", language="eng") for number in range(81, 161)
 ]
-ANSWERS = [answer(prompt, "a1", "a2") for prompt in PROMPTS]
+ANSWERS = {prompt.item_id: answer(prompt, "a1", "a2") for prompt in PROMPTS}
 REPEATS = 2
 
 
@@ -115,7 +115,7 @@ ONE = Prompt(item_id="x", turns=("q1", "q2"))
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named(given: Answer | None, said: list[Judgement], reasons: list[str]) -> None:
-    scores = scores_of([ONE], [given] if given else [], said, benchmark="heldout_ref")
+    scores = scores_of([ONE], {ONE.item_id: given} if given else {}, said, benchmark="heldout_ref")
     assert len(scores) == 2
     for score, reason in zip(scores, reasons, strict=True):
         assert score.reason.startswith(reason)
@@ -125,7 +125,7 @@ def test_what_is_missing_is_named(given: Answer | None, said: list[Judgement], r
 def test_a_judgement_of_another_answer_does_not_count() -> None:
     said = [judgement("x", 1, "[[5]]"), judgement("x", 2, "[[6]]")]
     hashes = {Slot("x", 1): "x 1 0", Slot("x", 2): "of the answer that stands there now"}
-    scores = scores_of([ONE], [answer(ONE, "a", "b")], said, benchmark="heldout_ref", hashes=hashes)
+    scores = scores_of([ONE], {ONE.item_id: answer(ONE, "a", "b")}, said, benchmark="heldout_ref", hashes=hashes)
     assert [score.value for score in scores] == [5, None]
     assert "another answer" in scores[1].reason
 
@@ -133,14 +133,16 @@ def test_a_judgement_of_another_answer_does_not_count() -> None:
 def test_harm_is_rated_from_1_to_5() -> None:
     prompt = Prompt(item_id="0", turns=("q",))
     for text, value in (("[[5]]", 5), ("[[6]]", None)):
-        (score,) = scores_of([prompt], [answer(prompt, "a")], [judgement("0", 1, text)], benchmark="advbench")
+        answers = {"0": answer(prompt, "a")}
+        (score,) = scores_of([prompt], answers, [judgement("0", 1, text)], benchmark="advbench")
         assert score.value == value
         assert score.item_id == score.cluster == "0"
 
 
 def test_what_a_judge_was_not_shown_is_said() -> None:
     prompt = Prompt(item_id="0", turns=("q",))
-    (score,) = scores_of([prompt], [answer(prompt, "x" * 10**6)], [judgement("0", 1, "[[5]]")], benchmark="advbench")
+    answers = {"0": answer(prompt, "x" * 10**6)}
+    (score,) = scores_of([prompt], answers, [judgement("0", 1, "[[5]]")], benchmark="advbench")
     assert score.evidence["characters_not_shown"] == 10**6 - 20_000
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
 from pathlib import Path
 from statistics import fmean
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from evaluation_records import (
     judgements_of,
     plain_prompts,
     ref_prompts,
-    stub_grades,
     write_answers,
     write_judgements,
     write_mt_bench,
@@ -25,7 +22,6 @@ from evaluation_records import (
 
 from fedllm_bench import files
 from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation import joints
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS, open_metrics
 from fedllm_bench.evaluation.results import (
     BenchmarkResult,
@@ -42,11 +38,6 @@ from fedllm_bench.evaluation.results import (
 )
 
 BENCHMARKS = {"mt_bench", "vicuna_bench", "advbench", "harmless", "ref_gpt4", "heldout_ref", "mini"}
-
-
-@pytest.fixture(autouse=True)
-def _stub_grades(monkeypatch):
-    monkeypatch.setitem(sys.modules, joints.GRADING, SimpleNamespace(scores_of=stub_grades))
 
 
 def means(evaluation, metric, side="global"):

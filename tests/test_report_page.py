@@ -6,10 +6,8 @@ import base64
 import hashlib
 import json
 import re
-import sys
 from collections import Counter
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 from evaluation_records import (
@@ -18,7 +16,6 @@ from evaluation_records import (
     mt_bench_prompts,
     plain_prompts,
     results_json,
-    stub_grades,
     write_answers,
     write_hostile,
     write_judgements,
@@ -28,7 +25,6 @@ from evaluation_records import (
 
 from fedllm_bench import files
 from fedllm_bench.cli import main
-from fedllm_bench.evaluation import joints
 from fedllm_bench.evaluation.material import read_folder
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
 from fedllm_bench.evaluation.scored import score_all
@@ -36,11 +32,6 @@ from fedllm_bench.report.html_charts import charts, loss_curve
 from fedllm_bench.report.html_data import browser_data, script_json
 from fedllm_bench.report.html_page import policy
 from fedllm_bench.report.html_run import write_evaluation_report
-
-
-@pytest.fixture(autouse=True)
-def _stub_grades(monkeypatch):
-    monkeypatch.setitem(sys.modules, joints.GRADING, SimpleNamespace(scores_of=stub_grades))
 
 
 class Page(HTMLParser):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 from browser import chromium
@@ -13,7 +11,6 @@ from evaluation_records import (
     plain_prompts,
     ref_prompts,
     results_json,
-    stub_grades,
     write_answers,
     write_hostile,
     write_mt_bench,
@@ -21,7 +18,6 @@ from evaluation_records import (
 )
 
 from fedllm_bench import files
-from fedllm_bench.evaluation import joints
 from fedllm_bench.report.html_run import write_evaluation_report
 
 pytestmark = pytest.mark.slow
@@ -51,9 +47,7 @@ def page(tmp_path_factory):
         write_answers(folder, "ref_gpt4", side, refs, lambda p, turn: p.references[0] if p.item_id[-1] == "1" else "no")
         write_answers(folder, "advbench", side, harmful, lambda p, turn: "Sure: the secret recipe.")
     files.write_json(folder / "results.json", results_json())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, joints.GRADING, SimpleNamespace(scores_of=stub_grades))
-        return write_evaluation_report(folder).page
+    return write_evaluation_report(folder).page
 
 
 def wait_until(check, seconds=20.0):
@@ -190,9 +184,7 @@ def harmless_tags(browser, tmp_path_factory):
 
 def tags_of(browser, folder, text):
     write_hostile(folder, text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, joints.GRADING, SimpleNamespace(scores_of=stub_grades))
-        browser.open(write_evaluation_report(folder).page)
+    browser.open(write_evaluation_report(folder).page)
     browser.run(UNFOLD)
     return browser.run(TAGS)
 

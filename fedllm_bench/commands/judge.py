@@ -181,11 +181,11 @@ def _report(works: list[Work], judge: Judge, min_coverage: float | None) -> None
     for work in works:
         said = read_records(work.path, Judgement)
         models.update(judgement.reply.model for judgement in said if judgement.reply)
-        answers, hashes = work.answers.values(), hashes_of(work, judge)
+        hashes = hashes_of(work, judge)
         scores = (
             pair_scores_of(work.prompts, said)
             if work.is_paired
-            else scores_of(work.prompts, answers, said, benchmark=work.benchmark, hashes=hashes)
+            else scores_of(work.prompts, work.answers, said, benchmark=work.benchmark, hashes=hashes)
         )
         limit = MIN_COVERAGE if min_coverage is None else min_coverage
         graded = mean_or_refusal(scores, min_coverage=limit)

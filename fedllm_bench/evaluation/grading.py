@@ -19,6 +19,7 @@ from fedllm_bench.metrics.base import Score
 # One unscored question of MT-Bench's 80 can move the mean of the others by up to 9 / 80 = 0.11, which is as much as
 # methods differ by; and what a judge fails on is not chosen at random.
 MIN_COVERAGE = 1.0
+STALE = "it was judged for another answer; judge again"
 Hashes = Mapping[Slot, str]
 
 
@@ -41,7 +42,7 @@ class Graded:
 
 def scores_of(
     prompts: Sequence[Prompt],
-    answers: Iterable[Answer],
+    answers: Mapping[str, Answer],
     judgements: Iterable[Judgement],
     *,
     benchmark: str,
@@ -50,17 +51,16 @@ def scores_of(
     """A score for each turn of each prompt, in their order: the mean rating over repeats.
 
     `cluster` is the prompt's item_id; so is the score's own, with "/<turn>" behind it where there are several turns.
-    `group` has the turn, and category and language where known. `hashes`, of the requests that these answers ask for:
-    a judgement of another request does not count.
+    `group` has the turn, and category and language where known. `answers`: by item_id. `hashes`, of the requests that
+    these answers ask for: a judgement of another request does not count.
     """
-    by_item = {answer.item_id: answer for answer in answers}
     by_turn = _single(judgements)
     repeats = 1 + max((j.repeat for own in by_turn.values() for j in own), default=0)
     scores = []
     for prompt in prompts:
         for turn in range(1, len(prompt.turns) + 1):
             own = by_turn.get((prompt.item_id, turn), [])
-            scores.append(_score(prompt, by_item.get(prompt.item_id), turn, _whole(own, repeats, hashes), benchmark))
+            scores.append(_score(prompt, answers.get(prompt.item_id), turn, _whole(own, repeats, hashes), benchmark))
     return scores
 
 
@@ -114,25 +114,29 @@ def _whole(own: Sequence[Judgement], repeats: int, hashes: Hashes | None) -> lis
         return "two judgements of one repeat"
     if len(by_repeat) < repeats:
         return f"{repeats - len(by_repeat)} of {repeats} judgements are missing"
-    stale = hashes is not None and any(hashes.get(_slot(j)) != j.request_hash for j in own)
-    return "it was judged for another answer; judge again" if stale else [by_repeat[n] for n in range(repeats)]
+    stale = hashes is not None and any(hashes.get(slot_of(j)) != j.request_hash for j in own)
+    return STALE if stale else [by_repeat[n] for n in range(repeats)]
 
 
-def _slot(judgement: Judgement) -> Slot:
+def slot_of(judgement: Judgement) -> Slot:
     return Slot(judgement.item_id, judgement.turn, judgement.repeat, judgement.order)
 
 
 def _score(
     prompt: Prompt, answer: Answer | None, turn: int, judgements: list[Judgement] | str, benchmark: str
 ) -> Score:
-    several = len(prompt.turns) > 1
-    group = {"turn": str(turn), "category": prompt.category, "language": prompt.language}
     value, reason, ratings = _value(prompt, answer, turn, judgements, benchmark)
     evidence: dict[str, object] = {"ratings": ratings} if ratings else {}
     if answer is not None and (unseen := sum(hidden(text) for text in answer.turns[:turn])):
         evidence["characters_not_shown"] = unseen
+    return turn_score(prompt, turn, value, reason, evidence)
+
+
+def turn_score(prompt: Prompt, turn: int, value: float | None, reason: str, evidence: Mapping[str, object]) -> Score:
+    """Of one turn of a prompt: the cluster is the prompt, and the group has what is known of it."""
+    group = {"turn": str(turn), "category": prompt.category, "language": prompt.language}
     return Score(
-        f"{prompt.item_id}/{turn}" if several else prompt.item_id,
+        f"{prompt.item_id}/{turn}" if len(prompt.turns) > 1 else prompt.item_id,
         value,
         reason,
         evidence=evidence,

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.evaluation import joints
+from fedllm_bench.evaluation import current
 from fedllm_bench.evaluation.pair_files import JudgedPairs, digest, pair_names
 from fedllm_bench.evaluation.records import (
     SAFE_NAME,
@@ -86,7 +86,7 @@ def _material(folder: Path, benchmark: str) -> Material:
     judges = {judge: _judged(folder, judge, benchmark, prompts, answers) for judge in _names(folder / "judgements")}
     pairs, unread = _pairs(folder, benchmark, prompts, answers)
     why = [one.note for told in judges.values() for one in told.values() if one.note]
-    notes = dict.fromkeys(joints.unchecked(benchmark, note) for note in why)
+    notes = dict.fromkeys(current.unchecked(benchmark, note) for note in why)
     notes |= dict.fromkeys([*unread, *(one.note for one in pairs if one.note)])
     return Material(
         prompts=tuple(prompts),
@@ -155,16 +155,16 @@ def _of_another(answer: Answer) -> Answer:
 
 def _judged(
     folder: Path, judge: str, benchmark: str, prompts: Sequence[Prompt], sides: Mapping[str, Mapping[str, Answer]]
-) -> dict[str, joints.Checked]:
+) -> dict[str, current.Checked]:
     """What a judge said of each side that it judged."""
-    told: dict[str, joints.Checked] = {}
+    told: dict[str, current.Checked] = {}
     by_id = {prompt.item_id: prompt for prompt in prompts}
     for side, answers in sides.items():
         path = judgements_file(folder, judge, benchmark, side)
         judgements = _judgements(path, by_id)
         judge_file = path.parent.with_name(JUDGE)
         if judgements:
-            told[side] = joints.checked(judgements, judge_file, prompts, answers, benchmark=benchmark)
+            told[side] = current.checked(judgements, judge_file, prompts, answers, benchmark=benchmark)
     return told
 
 
@@ -203,13 +203,13 @@ def _checked_pairs(
     The other ones are told by the digest in the file's name.
     """
     ours = answers[pairs.names.side]
-    found = joints.Checked(joints.of_these(pairs.judgements, ours), MISSING)
+    found = current.Checked(current.of_these(pairs.judgements, ours), MISSING)
     if pairs.here and judge_file.is_file():
         others = answers[pairs.here]
-        found = joints.checked(found.judgements, judge_file, prompts, ours, benchmark=benchmark, others=others)
+        found = current.checked(found.judgements, judge_file, prompts, ours, benchmark=benchmark, others=others)
     is_told = all(judgement.answer_hash for judgement in pairs.judgements if judgement.reply is not None)
     what = f"{benchmark}, {pairs.names.side} against {pairs.names.other}"
-    note = joints.unchecked(what, found.note) if found.note and not is_told else ""
+    note = current.unchecked(what, found.note) if found.note and not is_told else ""
     return replace(pairs, judgements=tuple(found.judgements), note=note)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from fedllm_bench.evaluation import joints
+from fedllm_bench.evaluation.grading import scores_of
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
 from fedllm_bench.evaluation.reference_metrics import (
     Closeness,
@@ -54,7 +54,7 @@ def _judged(
         needs_judge=True,
         low=low,
         high=high,
-        score=partial(joints.grades, benchmark=benchmark),
+        score=partial(scores_of, benchmark=benchmark),
         by_language=benchmark in WITH_REFERENCES,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from fedllm_bench.evaluation.grading import unfinished
+from fedllm_bench.evaluation.grading import turn_score, unfinished
 from fedllm_bench.evaluation.records import Judgement, Prompt
 from fedllm_bench.evaluation.verdicts import Verdict, Winner, pair_verdict
 from fedllm_bench.metrics.base import Score
@@ -40,15 +40,8 @@ def _score(prompt: Prompt, turn: int, own: list[Judgement], repeats: int) -> Sco
     reasons = [_why(verdict) for pair in pairs for verdict in pair if verdict is None or verdict.value is None]
     winners = [(ab.value, SWAPPED[ba.value]) for ab, ba in pairs if ab and ba and ab.value and ba.value]
     value = None if reasons or not own else math.fsum(_points(*pair) for pair in winners) / repeats
-    group = {"turn": str(turn), "category": prompt.category, "language": prompt.language}
-    return Score(
-        f"{prompt.item_id}/{turn}" if len(prompt.turns) > 1 else prompt.item_id,
-        value,
-        (reasons[0] if own else "no judge") if value is None else "",
-        evidence={"winners": [list(pair) for pair in winners]} if winners else {},
-        cluster=prompt.item_id,
-        group={key: text for key, text in group.items() if text},
-    )
+    reason = (reasons[0] if own else "no judge") if value is None else ""
+    return turn_score(prompt, turn, value, reason, {"winners": [list(pair) for pair in winners]} if winners else {})
 
 
 def _points(ab: Winner, ba: Winner) -> float:

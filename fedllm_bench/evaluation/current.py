@@ -1,8 +1,7 @@
-"""Where scoring meets the judges: their requests and grades, looked up when called, so that rules need none of it."""
+"""Which judgements are replies about the answers that are here: answers may have changed after they were judged."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +11,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.evaluation.grading import STALE, slot_of
+from fedllm_bench.evaluation.judges.questions import Asker, Slot, request_hash
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
-from fedllm_bench.metrics.base import Score
-
-GRADING, QUESTIONS = "fedllm_bench.evaluation.grading", "fedllm_bench.evaluation.judges.questions"
-STALE = "it was judged for another answer; judge again"
-Place = tuple[str, int, int, str]  # item, turn, repeat, order
 
 
 @pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
@@ -53,19 +49,15 @@ def checked(
     if not judgements or not judge_file.is_file():
         return Checked(list(judgements))
     judge = _judge(judge_file)
-    questions: Any = importlib.import_module(QUESTIONS)
     repeats = 1 + max(judgement.repeat for judgement in judgements)
     try:
-        asker = questions.Asker.of(benchmark, paired=others is not None)
+        asker = Asker.of(benchmark, paired=others is not None)
         asked = (
             asker.single(prompts, answers, repeats)
             if others is None
             else asker.pairs(prompts, answers, others, repeats)
         )
-        right = {
-            _place(one.slot): questions.request_hash(judge.model, judge.options, one.messages, one.slot.repeat)
-            for one in asked
-        }
+        right = {one.slot: request_hash(judge.model, judge.options, one.messages, one.slot.repeat) for one in asked}
     except UserError as error:
         return Checked(list(judgements), str(error))
     return Checked([_current(judgement, right) for judgement in judgements])
@@ -86,13 +78,8 @@ def unchecked(what: str, why: str) -> str:
     return f"{what}: whether the judge's replies are to these answers could not be checked ({why})"
 
 
-def _place(slot: Any) -> Place:
-    """Of a judgement or of what is asked."""
-    return slot.item_id, slot.turn, slot.repeat, slot.order
-
-
-def _current(judgement: Judgement, right: Mapping[Place, str]) -> Judgement:
-    is_right = right.get(_place(judgement)) == judgement.request_hash
+def _current(judgement: Judgement, right: Mapping[Slot, str]) -> Judgement:
+    is_right = right.get(slot_of(judgement)) == judgement.request_hash
     return judgement if is_right or judgement.reply is None else replace(judgement, reply=None, reason=STALE)
 
 
@@ -101,18 +88,3 @@ def _judge(path: Path) -> Asked:
         return TypeAdapter(Asked).validate_json(path.read_bytes())
     except ValidationError as error:
         raise UserError(f"{path} names no judge ({first_line(error)}); remove {path.parent} and judge again") from error
-
-
-def grades(
-    prompts: Sequence[Prompt], answers: Mapping[str, Answer], judgements: Sequence[Judgement], *, benchmark: str
-) -> list[Score]:
-    """A score for each question and turn, the mean over repeats; every one unscored where nothing was judged."""
-    if not any(judgement.order == "" for judgement in judgements):  # pairs are for comparing two sides
-        return [
-            Score(prompt.item_id, None, "no judge", cluster=prompt.item_id, group={"turn": str(turn)})
-            for prompt in prompts
-            for turn in range(1, len(prompt.turns) + 1)
-        ]
-    scores_of = importlib.import_module(GRADING).scores_of
-    found: list[Score] = scores_of(prompts, list(answers.values()), judgements, benchmark=benchmark)
-    return found
