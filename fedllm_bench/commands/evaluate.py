@@ -60,7 +60,7 @@ def _check_judge(args: argparse.Namespace) -> None:
     if not (args.judge or args.judge_url or args.judge_model):
         return
     preset = judge.preset_of(args)
-    if not (preset.is_free or args.yes or args.max_cost is not None):
+    if not judge.is_allowed(args, preset):
         raise UserError(f"the judge {preset.id} is paid: add --max-cost USD or --yes")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from fedllm_bench.errors import UserError
 if TYPE_CHECKING:  # --help must not wait for pydantic and openai
     from fedllm_bench.evaluation.judges.cost import Estimate
     from fedllm_bench.evaluation.judges.preset import Preset
-    from fedllm_bench.evaluation.judging import Judge, Wanted, Work
+    from fedllm_bench.evaluation.judging import Found, Judge, Wanted, Work
 
 EXAMPLES = """examples:
   fedllm-bench judge RUN                                       what has answers; nothing is asked
@@ -126,26 +127,35 @@ def _without_judge(there: dict[str, list[str]]) -> int:
 
 
 def _with_judge(args: argparse.Namespace, preset: Preset, wanted: Wanted) -> int:
-    from fedllm_bench.evaluation.judges.cost import estimate
-    from fedllm_bench.evaluation.judging import judge_all, judge_of, own_replies, sizes, to_ask, works_of
+    from fedllm_bench.evaluation.judging import judge_of, works_of
 
     works = works_of(args.run_folder, preset, wanted)
-    judge = judge_of(preset, max_cost=args.max_cost)
-    with judge:
-        found = own_replies(works, judge)
-        expected = estimate(preset, sizes(to_ask(works, judge, found)))
-        announce(preset, expected)
-        if args.dry_run:
-            return 0
-        if expected.requests:
-            check_allowed(args, preset, expected)
-        judge_all(works, judge, found, expected.requests)
-        _report(works, judge, args.min_coverage)
-    check_stopped(judge, args.max_cost, found.reasons)
+    with judge_of(preset, max_cost=args.max_cost) as judge:
+        found = ask(args, works, judge)
+        if found is not None:
+            _report(works, judge, args.min_coverage)
+    if found is not None:
+        check_stopped(judge, args.max_cost, found.reasons)
     return 0
 
 
-def announce(preset: Preset, expected: Estimate) -> None:
+def ask(args: argparse.Namespace, works: Sequence[Work], judge: Judge) -> Found | None:
+    """Say the cost and ask what has no reply yet; None where only the cost was asked for."""
+    from fedllm_bench.evaluation.judges.cost import estimate
+    from fedllm_bench.evaluation.judging import judge_all, own_replies, sizes, to_ask
+
+    found = own_replies(works, judge)
+    expected = estimate(judge.preset, sizes(to_ask(works, judge, found)))
+    _announce(judge.preset, expected)
+    if args.dry_run:
+        return None
+    if expected.requests:
+        _check_allowed(args, judge.preset, expected)
+    judge_all(works, judge, found, expected.requests)
+    return found
+
+
+def _announce(preset: Preset, expected: Estimate) -> None:
     _say(f"Judge      {preset.id}")
     if preset.note:
         _say(f"Note       {preset.note}")
@@ -161,8 +171,12 @@ def announce(preset: Preset, expected: Estimate) -> None:
         _say(f"Cost       {cost}{date} (an estimate: {tokens}, 3.5 bytes a token, {each:.0f} a reply)")
 
 
-def check_allowed(args: argparse.Namespace, preset: Preset, expected: Estimate) -> None:
-    if preset.is_free or args.yes or args.max_cost is not None:
+def is_allowed(args: argparse.Namespace, preset: Preset) -> bool:
+    return preset.is_free or args.yes or args.max_cost is not None
+
+
+def _check_allowed(args: argparse.Namespace, preset: Preset, expected: Estimate) -> None:
+    if is_allowed(args, preset):
         return
     cost = "an unknown sum" if expected.dollars is None else f"about ${expected.dollars:.2f}"
     raise UserError(
@@ -170,7 +184,7 @@ def check_allowed(args: argparse.Namespace, preset: Preset, expected: Estimate) 
     )
 
 
-def _report(works: list[Work], judge: Judge, min_coverage: float | None) -> None:
+def _report(works: Sequence[Work], judge: Judge, min_coverage: float | None) -> None:
     from fedllm_bench.evaluation.grading import MIN_COVERAGE, mean_or_refusal, scores_of
     from fedllm_bench.evaluation.judging import hashes_of
     from fedllm_bench.evaluation.pairing import pair_scores_of

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedllm_bench.commands import judge
+from fedllm_bench.commands.bench import positive
 from fedllm_bench.errors import UserError
-
-if TYPE_CHECKING:
-    from fedllm_bench.evaluation.judges.preset import Preset
-    from fedllm_bench.evaluation.pair_prompts import Material
-    from fedllm_bench.evaluation.votes import Match
 
 EXAMPLES = """examples:
   fedllm-bench judge-check                                                what is published; nothing is asked
@@ -44,7 +39,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     asked.add_argument("--judge-model", metavar="MODEL", help="another model, as its server lists it")
     asked.add_argument("--concurrency", metavar="N", type=judge.count, help="requests at once (the judge's own limit)")
     asked.add_argument(
-        "--limit", metavar="N", type=_count, help="ask about N of the 1,633 pairs of answers, spread over the questions"
+        "--limit",
+        metavar="N",
+        type=positive,
+        help="ask about N of the 1,633 pairs of answers, spread over questions",
     )
     asked.add_argument("--repeats", metavar="N", type=judge.count, default=1, help="ask everything N times (1)")
     asked.add_argument("--offline", action="store_true", help="ask nothing; measure the replies that are kept")
@@ -57,12 +55,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON too")
     parser.set_defaults(run=run)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,7 +85,8 @@ def _published() -> dict[str, Any]:
 def _measured(args: argparse.Namespace) -> dict[str, Any] | None:
     """What is found; None where only the cost was asked for."""
     from fedllm_bench.evaluation.judge_check import check_of
-    from fedllm_bench.evaluation.pair_judging import sample
+    from fedllm_bench.evaluation.judging import judge_of
+    from fedllm_bench.evaluation.pair_judging import pair_works, sample
     from fedllm_bench.evaluation.pair_prompts import mt_bench_material
     from fedllm_bench.evaluation.votes import expert_votes
 
@@ -101,26 +94,11 @@ def _measured(args: argparse.Namespace) -> dict[str, Any] | None:
     if preset.kind == "rule":
         raise UserError(f"--judge {preset.name}: a rule for prompts with one right answer, which MT-Bench has not")
     material, matches = mt_bench_material(), sample((vote.match for vote in expert_votes()), args.limit)
-    if not args.offline and not _ask(args, preset, matches, material):
-        return None
+    if not args.offline:
+        works = pair_works(args.out, preset, matches, material, args.repeats)
+        with judge_of(preset, max_cost=args.max_cost) as asked:
+            found = judge.ask(args, works, asked)
+        if found is None:
+            return None
+        judge.check_stopped(asked, args.max_cost, found.reasons)
     return check_of(args.out, preset, matches, material)
-
-
-def _ask(args: argparse.Namespace, preset: Preset, matches: Sequence[Match], material: Material) -> bool:
-    """Ask what has no reply; False where only the cost was asked for."""
-    from fedllm_bench.evaluation.judges.cost import estimate
-    from fedllm_bench.evaluation.judging import judge_all, judge_of, own_replies, sizes, to_ask
-    from fedllm_bench.evaluation.pair_judging import pair_works
-
-    works = pair_works(args.out, preset, matches, material, args.repeats)
-    with judge_of(preset, max_cost=args.max_cost) as asked:
-        found = own_replies(works, asked)
-        expected = estimate(preset, sizes(to_ask(works, asked, found)))
-        judge.announce(preset, expected)
-        if args.dry_run:
-            return False
-        if expected.requests:
-            judge.check_allowed(args, preset, expected)
-        judge_all(works, asked, found, expected.requests)
-    judge.check_stopped(asked, args.max_cost, found.reasons)
-    return True
