@@ -7,24 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import Array, Estimator
+from fedllm_bench.metrics.stats import MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, Estimator
 
-
-def _over_questions(means: Array, _: Array) -> Array:
-    return np.asarray(means.mean(axis=-1))
-
-
-def _over_languages(means: Array, weights: Array) -> Array:
-    """Each question weighs 1 / (questions of its language), see :func:`weighted`."""
-    return np.asarray((means * weights).sum(axis=-1) / weights.sum(axis=-1))
-
-
-MEAN_OVER_QUESTIONS = Estimator(description="mean over questions", of=_over_questions)
-MEAN_OVER_LANGUAGES = Estimator(description="mean over languages of the mean over questions", of=_over_languages)
+MEAN_OVER_QUESTIONS = replace(MEAN_OVER_CLIENTS, description="mean over questions")
+# Each question weighs 1 / (questions of its language), see `weighted`.
+MEAN_OVER_LANGUAGES = replace(MEAN_OVER_TOKENS, description="mean over languages of the mean over questions")
 MOST_VALUES = 64  # of categories or languages; more of them break nothing down
 MEAN = "mean"  # the view that stands for a metric
 
