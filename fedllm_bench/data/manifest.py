@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +29,7 @@ from fedllm_bench.data.manifest_fields import (
 from fedllm_bench.data.rows import SCHEMAS, PreferenceRow, Row, SftRow, Task
 from fedllm_bench.data.split_hash import row_hash, whole_hash
 from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.files import canonical_json, new_folder, sha256_file, sha256_json, write_bytes, write_text
+from fedllm_bench.files import SAFE_NAME, canonical_json, new_folder, sha256_file, sha256_json, write_bytes, write_text
 
 __all__ = [
     "ClientCount",
@@ -52,8 +51,6 @@ Part = Literal["train", "heldout", "unseen"]
 PARTS: tuple[Part, ...] = ("train", "heldout", "unseen")
 OWN_FILES = {CARD, HTML_CARD, *(f"{part}.parquet" for part in PARTS)}
 REBUILD = "fetch or build the split again"
-# Names stand in paths of run folders and mirrors: nothing that could leave a folder.
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)

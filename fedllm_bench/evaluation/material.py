@@ -13,7 +13,6 @@ from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.evaluation import current
 from fedllm_bench.evaluation.pair_files import JudgedPairs, digest, pair_names
 from fedllm_bench.evaluation.records import (
-    SAFE_NAME,
     Answer,
     Finish,
     Judgement,
@@ -23,6 +22,7 @@ from fedllm_bench.evaluation.records import (
     prompts_file,
     read_records,
 )
+from fedllm_bench.files import SAFE_NAME
 
 MISSING = "the other answers or judge.json are not in this folder"
 BASE, PROMPTS, PLAN, JUDGE = "base", "prompts", "plan.json", "judge.json"

@@ -12,7 +12,6 @@ A side is who answers: `base`, `global` (the trained adapter), or `client-<name>
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,6 @@ from fedllm_bench import files
 from fedllm_bench.errors import UserError
 
 STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Finish = Literal["stop", "length", "filtered", "failed"]
 Order = Literal["", "ab", "ba"]
 MOST_REPEATS = 1000  # of one question; whoever reads judgements looks at every repeat up to the highest
@@ -125,7 +123,7 @@ def judgements_file(folder: Path, judge: str, benchmark: str, side: str) -> Path
 
 def checked_name(name: str) -> str:
     """`name`, which can name a file on every system. Raises a :class:`UserError` for any other."""
-    if not SAFE_NAME.fullmatch(name) or name.endswith("."):
+    if not files.SAFE_NAME.fullmatch(name) or name.endswith("."):
         raise UserError(f"{name!r} cannot name a file; give up to 100 letters, digits, '.', '_' or '-'")
     return name
 
