@@ -97,7 +97,7 @@ def test_with_one_reply_lost_the_coverage_is_79_of_80_and_the_mean_is_refused(tm
     assert (side.mean, side.ci_low, side.interval) == (None, None, "none")
     assert (side.coverage, side.n_scored, side.n_unscored) == ("79/80", 79, 1)
     assert side.refused == "coverage 79/80 is below the limit of 100%"
-    assert side.unscored == {"no rating in the judge's reply": 1}
+    assert side.unscored == {"no judge": 1}
     assert side.bounds[0] < whole < side.bounds[1]
     assert side.bounds[1] - side.bounds[0] == pytest.approx(9 / 80)
     assert entry.views["turn_1"].sides["global"].coverage == "80/80"

@@ -152,7 +152,7 @@ def test_the_browser_has_scores_by_question_and_turn_and_why_there_is_none(tmp_p
     materials = read_folder(tmp_path)
     items = json.loads(browser_data(materials, score_all(materials, OPEN_METRICS)).text)["items"]
     assert items[0]["scores"] == {"mt_bench@stub": {"base": [5.5, "", [5.0, 6.0]]}}
-    assert items[-1]["scores"] == {"mt_bench@stub": {"base": [None, "no rating in the judge's reply", [5.0, None]]}}
+    assert items[-1]["scores"] == {"mt_bench@stub": {"base": [None, "no judge", [5.0, None]]}}
     assert [reply["text"] for reply in items[0]["replies"]["stub"]["base"]] == ["[[5]]", "[[6]]"]
 
 

@@ -132,7 +132,7 @@ def _score(
     return turn_score(prompt, turn, value, reason, evidence)
 
 
-def turn_score(prompt: Prompt, turn: int, value: float | None, reason: str, evidence: Mapping[str, object]) -> Score:
+def turn_score(prompt: Prompt, turn: int, value: float | None, reason: str, evidence: dict[str, object]) -> Score:
     """Of one turn of a prompt: the cluster is the prompt, and the group has what is known of it."""
     group = {"turn": str(turn), "category": prompt.category, "language": prompt.language}
     return Score(
