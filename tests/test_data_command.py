@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm_bench.commands import data
+from fedllm_bench.commands import data, terminal
 from fedllm_bench.data.manifest import open_split
 from fedllm_bench.data_prep import PIPELINES, load_pipeline
 from fedllm_bench.data_prep.aya import AYA
@@ -143,7 +143,7 @@ def test_help_loads_nothing_heavy():
 def test_a_terminal_without_unicode_gets_escapes(monkeypatch, tmp_path):
     with (tmp_path / "out").open("w", encoding="ascii") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        data.say("ключ")
+        terminal.say("ключ")
     assert (tmp_path / "out").read_text() == "\\u043a\\u043b\\u044e\\u0447\n"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.bench import num_threads, positive
+from fedllm_bench.commands.terminal import say
 from fedllm_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def run(args: argparse.Namespace) -> int:
         work = answer_locally(order, _subject(args), num_threads())
     with locked(order.folder):
         found = [_shown(done) for done in work]
-    _say(f"Answers   {order.folder / 'answers'}")
+    say(f"Answers   {order.folder / 'answers'}")
     failed = sum(len(done.outcome.failed) for done in found)
     if failed:
-        _say(f"Failed    {failed} items have no whole answer; their records say why (--retry-failed asks again)")
+        say(f"Failed    {failed} items have no whole answer; their records say why (--retry-failed asks again)")
     return 0
 
 
@@ -200,10 +200,5 @@ def _shown(done: Done) -> Done:
     tokens = sum(count for answer in answers for count in answer.tokens)
     failed = f", {len(done.outcome.failed)} failed" if done.outcome.failed else ""
     there = "" if done.outcome.new else " (there before)"
-    _say(f"{done.benchmark:<13} {done.side:<14} {len(answers)} items, {tokens:,} tokens{failed}{there}")
+    say(f"{done.benchmark:<13} {done.side:<14} {len(answers)} items, {tokens:,} tokens{failed}{there}")
     return done
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

@@ -6,10 +6,10 @@ import argparse
 import logging
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedllm_bench.commands.terminal import say
 from fedllm_bench.errors import UserError
 from fedllm_bench.preflight import check_quantization, choose_profile, model_available, paper_problems
 from fedllm_bench.report.events import check_installed, write_events
@@ -84,17 +84,17 @@ def run(args: argparse.Namespace) -> int:
     if args.tensorboard:
         check_installed()
     cell = open_cell(config, args.out, cuda, args.threads)
-    _say(sentence)
+    say(sentence)
     payload = cell.finished()
     if payload is None:
         if cuda:
             _check_memory(config)
         payload = _run(cell)
     else:
-        _say(f"Finished before; nothing to do (remove {cell.folder} to run it again).")
+        say(f"Finished before; nothing to do (remove {cell.folder} to run it again).")
     _show(cell, payload)
     if args.tensorboard:
-        _say(f"Curves    {write_events(cell.folder)}  (tensorboard --logdir)")
+        say(f"Curves    {write_events(cell.folder)}  (tensorboard --logdir)")
     return 0
 
 
@@ -103,9 +103,9 @@ def _dry_run(config: RunConfig) -> int:
     from fedllm_bench.training.memory import estimate
 
     needed = estimate(config, model_settings(config))
-    _say(f"Memory on the device in training: about {in_words(needed)}")
+    say(f"Memory on the device in training: about {in_words(needed)}")
     what = "in an adapter" if config.model.trainable == "adapter" else "that are trained, all weights"
-    _say(f"Numbers {what}: {needed.trainable:,}")
+    say(f"Numbers {what}: {needed.trainable:,}")
     return 0
 
 
@@ -177,12 +177,10 @@ def num_threads() -> int:
 def _run(cell: Cell) -> dict[str, object]:
     manifest = cell.split.manifest
     rows = sum(client.train for client in manifest.clients)
-    _say(
-        f"Data {cell.split.name}: {len(manifest.clients)} clients, {rows} training rows, split {cell.split.hash[:10]}."
-    )
+    say(f"Data {cell.split.name}: {len(manifest.clients)} clients, {rows} training rows, split {cell.split.hash[:10]}.")
     if cell.config.variant == "released":
-        _say(_about_released(sum(client.heldout for client in manifest.clients)))
-    _say(f"Run folder {cell.folder}")
+        say(_about_released(sum(client.heldout for client in manifest.clients)))
+    say(f"Run folder {cell.folder}")
     from fedllm_bench.stages import run_cell
 
     return run_cell(cell)
@@ -196,22 +194,24 @@ def _about_released(num_heldout: int) -> str:
 
 
 def _show(cell: Cell, payload: dict[str, object]) -> None:
+    from fedllm_bench.cell import OUTPUTS
     from fedllm_bench.report.tables import terminal_table
 
-    _say("")
-    _say(terminal_table(payload, shutil.get_terminal_size((110, 24)).columns))
-    _say("")
-    _say(f"Results   {cell.folder / 'results.json'}")
-    _say(f"Figures   {cell.folder / 'figures'}")
-    kind, form = {"adapter": ("adapter", "PEFT"), "full": ("model", "transformers")}[cell.config.model.trainable]
+    say("")
+    say(terminal_table(payload, shutil.get_terminal_size((110, 24)).columns))
+    say("")
+    say(f"Results   {cell.folder / 'results.json'}")
+    say(f"Figures   {cell.folder / 'figures'}")
+    kind = OUTPUTS[cell.config.model.trainable]
+    form = "PEFT" if kind == "adapter" else "transformers"
     kept = f"{kind}s" if (cell.folder / f"{kind}s").is_dir() else kind
-    _say(f"{kind.capitalize():9} {cell.folder / kept}  ({form} format)")
+    say(f"{kind.capitalize():9} {cell.folder / kept}  ({form} format)")
 
 
 def _explain(config: RunConfig, sources: dict[str, str]) -> int:
     values = _flat(config.to_dict())
     for key, source in sources.items():
-        _say(f"{key} = {values.get(key)}".ljust(64) + source)
+        say(f"{key} = {values.get(key)}".ljust(64) + source)
     return 0
 
 
@@ -221,8 +221,3 @@ def _flat(table: dict[str, object], prefix: str = "") -> dict[str, object]:
         name = prefix + key.replace("constants", "")
         flat |= _flat(value, f"{name}.".replace("..", ".")) if isinstance(value, dict) else {name: value}
     return flat
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fedllm_bench.commands.terminal import say, say_json
 
 if TYPE_CHECKING:
     from fedllm_bench.evaluation.scored_runs import ScoredRun
@@ -39,17 +40,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedllm_bench import files
     from fedllm_bench.evaluation.scored_runs import open_side
     from fedllm_bench.report.comparison import comparison_text
 
     wanted = None if args.metrics is None else [name.strip() for name in args.metrics.split(",") if name.strip()]
     payload = compared(open_side(args.a), open_side(args.b), wanted)
-    sys.stdout.write(comparison_text(payload) + "\n")
-    if args.json is not None:
-        files.make_folder(args.json.parent)
-        files.write_json(args.json, payload)
-        sys.stdout.write(f"JSON      {args.json}\n")
+    say(comparison_text(payload))
+    say_json(args.json, payload)
     return 0
 
 

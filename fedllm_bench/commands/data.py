@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.commands import data_get, data_stats
+from fedllm_bench.commands.terminal import say
 
 if TYPE_CHECKING:  # --help must not wait for pyarrow
     from fedllm_bench.data.manifest import Split
@@ -46,12 +46,6 @@ examples:
   fedllm-bench data verify splits/aya
   fedllm-bench data publish splits/aya --to /mnt/mirror/aya
 """
-
-
-def say(line: str) -> None:
-    """Lines for the user; what a terminal cannot spell is escaped rather than fatal."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,6 +6,8 @@ import argparse
 import importlib
 from pathlib import Path
 
+from fedllm_bench.commands.terminal import say
+
 GET_EXAMPLES = """\
 examples:
   fedllm-bench data get aya --from official --out splits/aya
@@ -50,7 +52,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def run_get(args: argparse.Namespace) -> int:
-    from fedllm_bench.commands.data import _say_split, say
+    from fedllm_bench.commands.data import _say_split
     from fedllm_bench.data.mirror import get_mirror
     from fedllm_bench.data.official import get_official
     from fedllm_bench.data.published import ALIASES
@@ -70,7 +72,6 @@ def run_get(args: argparse.Namespace) -> int:
 
 
 def run_publish(args: argparse.Namespace) -> int:
-    from fedllm_bench.commands.data import say
     from fedllm_bench.data.mirror import publish
 
     split, source = publish(args.folder, args.to)
@@ -81,7 +82,6 @@ def run_publish(args: argparse.Namespace) -> int:
 
 def run_list(args: argparse.Namespace) -> int:
     from fedllm_bench.assets import ASSETS, cached
-    from fedllm_bench.commands.data import say
     from fedllm_bench.data.published import PUBLISHED, ZIP_NAME
     from fedllm_bench.files import cache_root
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fedllm_bench.commands.terminal import say, say_json
+
 EXAMPLES = """\
 examples:
   fedllm-bench data stats splits/aya
@@ -28,20 +30,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run_stats(args: argparse.Namespace) -> int:
-    from fedllm_bench.commands.data import say
     from fedllm_bench.data.lengths import token_counter
     from fedllm_bench.data.manifest import open_split
     from fedllm_bench.data.split_stats import lines_of, split_stats
-    from fedllm_bench.errors import UserError
-    from fedllm_bench.files import write_json
 
     counter = None if args.tokenizer is None else token_counter(args.tokenizer)
     found = split_stats(open_split(args.folder), counter) | {"tokenizer": args.tokenizer}
     for line in lines_of(found):
         say(line)
-    if args.json:
-        try:
-            write_json(args.json, found)
-        except OSError as error:
-            raise UserError(f"cannot write {args.json}: {error.strerror or error}; give --json elsewhere") from error
+    say_json(args.json, found)
     return 0

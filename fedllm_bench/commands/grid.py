@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.commands import bench
+from fedllm_bench.commands.terminal import say
 from fedllm_bench.errors import UserError
 from fedllm_bench.preflight import choose_profile
 from fedllm_bench.report.formats import counted, duration, number
@@ -217,8 +218,3 @@ def show(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[str,
     say(f"Tables    {folder / 'table.md'}, {folder / 'table.txt'}")
     say(f"Figures   {folder / 'figures'}")
     return payload
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.commands import bench, grid
+from fedllm_bench.commands.terminal import say
 from fedllm_bench.errors import UserError
 from fedllm_bench.report.formats import counted
 
@@ -30,10 +31,10 @@ def run(args: argparse.Namespace, names: Sequence[str], profile: str, sentence: 
         raise UserError(f"--split {args.split}: it is of one data set, and {counted(len(names), 'data set')} are given")
     requests = [grid.request_of(argparse.Namespace(**{**vars(args), "dataset": name}), profile) for name in names]
     check_overrides(requests[0].overrides, requests[0].methods)
-    grid.say(sentence)
+    say(sentence)
     parts = []
     for number, request in enumerate(requests, 1):
-        grid.say(f"\nData set {number} of {len(requests)}: {request.dataset}")
+        say(f"\nData set {number} of {len(requests)}: {request.dataset}")
         parts.append(_part(request, args.jobs or grid.default_jobs(cuda), cuda))
         _say_refused(parts[-1])
     _check_opened(parts)
@@ -99,7 +100,7 @@ def reason(error: Exception) -> str:
 def _say_refused(part: Part) -> None:
     """What no worker has said: why no cell of the data set is there."""
     if part.payload is None:
-        grid.say(f"no cell of {part.name} has results: {next(iter(part.reasons.values()))}")
+        say(f"no cell of {part.name} has results: {next(iter(part.reasons.values()))}")
 
 
 def _check_opened(parts: Sequence[Part]) -> None:
@@ -114,10 +115,10 @@ def _finish(parts: Sequence[Part], out: Path) -> int:
 
     found = summary(parts, out)
     folder = write(found, [part.payload for part in parts if part.payload is not None], out)
-    grid.say("")
-    grid.say(terminal(found))
+    say("")
+    say(terminal(found))
     for line in failed_lines(found):
-        grid.say(line)
-    grid.say(f"Summary   {folder / 'summary.json'}")
-    grid.say(f"Page      {folder / 'summary.md'}")
+        say(line)
+    say(f"Summary   {folder / 'summary.json'}")
+    say(f"Page      {folder / 'summary.md'}")
     return FAILED if found["failed"] else 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedllm_bench.commands.terminal import say
 from fedllm_bench.errors import UserError
 
 if TYPE_CHECKING:  # --help must not wait for pydantic and openai
@@ -119,10 +119,10 @@ def _without_judge(there: dict[str, list[str]]) -> int:
     from fedllm_bench.evaluation.judges.preset import judge_names
 
     for benchmark, sides in there.items():
-        _say(f"{benchmark}: answers of {', '.join(sides)} are kept; judge metrics are unscored: no judge")
+        say(f"{benchmark}: answers of {', '.join(sides)} are kept; judge metrics are unscored: no judge")
     if not there:
-        _say("no answers that judges grade; `fedllm-bench answer` makes them")
-    _say(f"give --judge, one of {', '.join(judge_names())} or a .toml file; or --judge-url and --judge-model")
+        say("no answers that judges grade; `fedllm-bench answer` makes them")
+    say(f"give --judge, one of {', '.join(judge_names())} or a .toml file; or --judge-url and --judge-model")
     return 0
 
 
@@ -156,19 +156,19 @@ def ask(args: argparse.Namespace, works: Sequence[Work], judge: Judge) -> Found 
 
 
 def _announce(preset: Preset, expected: Estimate) -> None:
-    _say(f"Judge      {preset.id}")
+    say(f"Judge      {preset.id}")
     if preset.note:
-        _say(f"Note       {preset.note}")
+        say(f"Note       {preset.note}")
     if not expected.requests:
-        _say("Requests   none: every question has its reply")
+        say("Requests   none: every question has its reply")
         return
     cost = "unknown: the judge states no price" if expected.dollars is None else f"about ${expected.dollars:.2f}"
     date = f" at the prices of {preset.price.date}" if preset.price and preset.price.date else ""
-    _say(f"Requests   {expected.requests}")
+    say(f"Requests   {expected.requests}")
     if not preset.is_free:
         each = expected.completion_tokens / expected.requests
         tokens = f"{expected.prompt_tokens:,.0f} tokens in, {expected.completion_tokens:,.0f} out"
-        _say(f"Cost       {cost}{date} (an estimate: {tokens}, 3.5 bytes a token, {each:.0f} a reply)")
+        say(f"Cost       {cost}{date} (an estimate: {tokens}, 3.5 bytes a token, {each:.0f} a reply)")
 
 
 def is_allowed(args: argparse.Namespace, preset: Preset) -> bool:
@@ -190,7 +190,7 @@ def _report(works: Sequence[Work], judge: Judge, min_coverage: float | None) -> 
     from fedllm_bench.evaluation.pairing import pair_scores_of
     from fedllm_bench.evaluation.records import Judgement, read_records
 
-    _say(f"{'benchmark':<14} {'side':<24} {'mean':>7}  scored")
+    say(f"{'benchmark':<14} {'side':<24} {'mean':>7}  scored")
     models: Counter[str] = Counter()
     for work in works:
         said = read_records(work.path, Judgement)
@@ -205,12 +205,12 @@ def _report(works: Sequence[Work], judge: Judge, min_coverage: float | None) -> 
         graded = mean_or_refusal(scores, min_coverage=limit)
         mean = "none" if graded.mean is None else f"{graded.mean:.3f}"
         why = f"  ({graded.reason})" if graded.reason else ""
-        _say(f"{work.benchmark:<14} {work.side:<24} {mean:>7}  {graded.coverage}{why}")
+        say(f"{work.benchmark:<14} {work.side:<24} {mean:>7}  {graded.coverage}{why}")
     if set(models) - {judge.preset.model}:  # a name that moves, or a snapshot that changed in between
-        _say("Replied    " + ", ".join(f"{name or 'no name'} ({count})" for name, count in sorted(models.items())))
+        say("Replied    " + ", ".join(f"{name or 'no name'} ({count})" for name, count in sorted(models.items())))
     if spent := judge.budget.spent:
         lost = f", up to ${judge.budget.uncertain:.4f} of it for lost replies" if judge.budget.uncertain else ""
-        _say(f"Cost       ${spent:.4f} by this command{lost}")
+        say(f"Cost       ${spent:.4f} by this command{lost}")
 
 
 def check_stopped(judge: Judge, max_cost: float | None, reasons: dict[str, str]) -> None:
@@ -219,8 +219,3 @@ def check_stopped(judge: Judge, max_cost: float | None, reasons: dict[str, str])
     if NOT_AFFORDED in reasons.values():
         raise UserError(f"stopped before --max-cost {max_cost:g} was exceeded (${judge.budget.spent:.4f} spent); what "
                         "came is kept: give the same command with more")  # fmt: skip
-
-
-def _say(line: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")

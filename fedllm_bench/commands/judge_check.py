@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from fedllm_bench.commands import judge
 from fedllm_bench.commands.bench import positive
+from fedllm_bench.commands.terminal import say, say_json
 from fedllm_bench.errors import UserError
 
 EXAMPLES = """examples:
@@ -58,7 +58,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedllm_bench import files
     from fedllm_bench.report.judge_check import judge_check_text
 
     named = args.judge or args.judge_url or args.judge_model
@@ -67,11 +66,8 @@ def run(args: argparse.Namespace) -> int:
     payload = _measured(args) if named else _published()
     if payload is None:
         return 0
-    sys.stdout.write(judge_check_text(payload) + "\n")
-    if args.json is not None:
-        files.make_folder(args.json.parent)
-        files.write_json(args.json, payload)
-        sys.stdout.write(f"JSON      {args.json}\n")
+    say(judge_check_text(payload))
+    say_json(args.json, payload)
     return 0
 
 

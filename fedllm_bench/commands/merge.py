@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from fedllm_bench.commands.terminal import say
 
 EXAMPLES = """examples:
   fedllm-bench merge runs/mini-aya/fedavg/s0-0123456789 --out my-model
@@ -35,10 +36,10 @@ def run(args: argparse.Namespace) -> int:
     trained = open_trained(args.run_folder, args.client)
     out = args.out or args.run_folder / ("merged" if args.client is None else f"merged-{trained.adapter.name}")
     merge(trained, out)
-    sys.stdout.write(f"Model     {out}  (transformers, safetensors)\n")
+    say(f"Model     {out}  (transformers, safetensors)")
     if (kind := trained.config.model.quantization) != "none":
-        sys.stdout.write(
+        say(
             f"Note      trained on the base in {kind}, merged into the base as it was before: scores are near those of "
-            "the run, not equal\n"
+            "the run, not equal"
         )
     return 0

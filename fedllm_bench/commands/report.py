@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
-import sys
 from pathlib import Path
+
+from fedllm_bench.commands.terminal import say
 
 EXAMPLES = """examples:
   fedllm-bench report runs/mini-aya/fedavg/s0-0123456789
@@ -62,5 +63,5 @@ def run(args: argparse.Namespace) -> int:
     lines = [*([table, ""] if table else []), *written.notes, f"Report    {written.page}"]
     if written.numbers:
         lines.insert(-1, f"Numbers   {written.numbers}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    say("\n".join(lines))
     return 0
