@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tiny import CPU, adapter_parameters, client_task, plain_loss, plain_peft, random_part, random_tree, settings
+from tiny import (
+    CPU,
+    adapter_parameters,
+    client_task,
+    plain_loss,
+    plain_peft,
+    plain_steps,
+    random_part,
+    random_tree,
+    settings,
+)
 
 from fedllm_bench.config import Local
 from fedllm_bench.methods import METHODS
@@ -99,20 +109,14 @@ def plain_loop(folder, start: Tree, task: ClientTask, local: Local, mu: float) -
     """Local training with PEFT, torch.optim.AdamW and clip_grad_norm_: the end, losses, mean raw gradient."""
     model = plain_peft(folder, start, torch.float64)
     parameters = adapter_parameters(model)
-    optimiser = torch.optim.AdamW(
-        parameters.values(), local.lr, (local.beta1, local.beta2), local.eps, local.weight_decay
-    )
-    losses, total = [], {name: torch.zeros_like(p) for name, p in parameters.items()}
-    for step in task.steps:
-        optimiser.zero_grad()
-        loss = plain_loss(model, [task.rows[task.row_numbers[i]] for micro in step for i in micro])
-        loss.backward()
-        losses.append(loss.item())
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+
+    def pull() -> None:
         for name, p in parameters.items():
             total[name] += p.grad / len(task.steps)
             p.grad += mu * (p.detach() - start[name])
-        torch.nn.utils.clip_grad_norm_(parameters.values(), local.clip)
-        optimiser.step()
+
+    losses = plain_steps(parameters, task, local, lambda rows: plain_loss(model, rows), pull)
     return {name: p.detach() for name, p in parameters.items()}, losses, total
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from bench_runs import quick, run
 from test_rounds_resume import Killed, killed_at, left_behind, same_bits
-from tiny import ALL_LINEAR, client_task, plain_loss, random_part, random_tree, settings, widen_norms
+from tiny import ALL_LINEAR, client_task, plain_loss, plain_steps, random_part, random_tree, settings, widen_norms
 
 from fedllm_bench import files
 from fedllm_bench.config import Lora, Model
@@ -93,13 +93,7 @@ def test_training_is_that_of_peft_and_torch(double, tiny_folder):
     model = plain_dora(tiny_folder, start)
     parameters = adapter_parameters(model)
     assert parameters.keys() == start.keys()
-    betas = (local.beta1, local.beta2)
-    optimiser = torch.optim.AdamW(parameters.values(), local.lr, betas, local.eps, local.weight_decay)
-    for step in task.steps:
-        optimiser.zero_grad()
-        plain_loss(model, [task.rows[task.row_numbers[i]] for micro in step for i in micro]).backward()
-        torch.nn.utils.clip_grad_norm_(parameters.values(), local.clip)
-        optimiser.step()
+    plain_steps(parameters, task, local, lambda rows: plain_loss(model, rows))
     for name, parameter in parameters.items():
         moved = (parameter - start[name]).detach()
         assert moved.abs().max() > 1e-3, name

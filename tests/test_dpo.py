@@ -9,7 +9,7 @@ import pytest
 import torch
 from pairs import plain_logp, plain_loss, random_pairs, referenced
 from test_block import GROUPINGS, ROWS, STEPS, gap, start_of
-from tiny import CPU, adapter_parameters, client_task, plain_peft, random_tree, settings
+from tiny import CPU, adapter_parameters, client_task, plain_peft, plain_steps, random_tree, settings
 
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
@@ -77,18 +77,12 @@ def test_training_is_that_of_peft_and_torch(kind, mu, double_model, tiny_folder)
     result = train_block(double_model, FedProx(mu=mu), {"params": start}, [task], local)[0]
     model = plain_peft(tiny_folder, start, torch.float64)
     parameters = adapter_parameters(model)
-    optimiser = torch.optim.AdamW(parameters.values(), local.lr, (0.9, 0.999), local.eps, local.weight_decay)
-    losses = []
-    for step in task.steps:
-        optimiser.zero_grad()
-        pairs = [task.rows[task.row_numbers[i]] for micro in step for i in micro]
-        loss = plain_loss(model, pairs, kind, local.dpo_beta)
-        loss.backward()
-        losses.append(loss.item())
+
+    def pull() -> None:
         for name, p in parameters.items():
             p.grad += mu * (p.detach() - start[name])
-        torch.nn.utils.clip_grad_norm_(parameters.values(), local.clip)
-        optimiser.step()
+
+    losses = plain_steps(parameters, task, local, lambda rows: plain_loss(model, rows, kind, local.dpo_beta), pull)
     moved = {name: parameters[name].detach() - start[name] for name in start}
     assert norm_of(moved) > 1e-2
     assert result.losses == pytest.approx(losses, rel=1e-6)

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asked import PROMPTS
+from loopback import listening
 
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation import endpoint
@@ -85,17 +86,12 @@ def handler(model: Model) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def serving(model: Model) -> Iterator[Model]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(model))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    model.address = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    try:
-        yield model
-    finally:
-        model.gate.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with listening(handler(model)) as address:
+        model.address = f"{address}/v1"
+        try:
+            yield model
+        finally:
+            model.gate.set()
 
 
 def answerer(model: Model, waits: list[float] | None = None, **changes: Any) -> EndpointAnswerer:

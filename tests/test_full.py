@@ -11,7 +11,7 @@ import torch
 from architectures import make_folder
 from bench_runs import assert_refused, quick, run
 from test_rounds_resume import Killed, killed_at, left_behind, same_bits
-from tiny import client_task, plain_loss, random_part, settings, widen_norms
+from tiny import client_task, plain_loss, plain_steps, random_part, settings, widen_norms
 
 from fedllm_bench.config import Local, Lora, Model
 from fedllm_bench.data.chat import template_text
@@ -70,13 +70,7 @@ def plain_loop(folder: Path, task: ClientTask, local: Local) -> tuple[Tree, Tree
     widen_norms(base)
     parameters = dict(base.named_parameters())
     first = {name: p.detach().clone() for name, p in parameters.items()}
-    betas = (local.beta1, local.beta2)
-    optimiser = torch.optim.AdamW(parameters.values(), local.lr, betas, local.eps, local.weight_decay)
-    for step in task.steps:
-        optimiser.zero_grad()
-        plain_loss(base, [task.rows[task.row_numbers[i]] for micro in step for i in micro]).backward()
-        torch.nn.utils.clip_grad_norm_(parameters.values(), local.clip)
-        optimiser.step()
+    plain_steps(parameters, task, local, lambda rows: plain_loss(base, rows))
     return first, {name: p.detach() for name, p in parameters.items()}
 
 

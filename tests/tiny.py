@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,32 @@ def plain_peft(folder: Path, tree: Tree, dtype: torch.dtype, targets: Sequence[s
 def adapter_parameters(model: Any) -> dict[str, nn.Parameter]:
     """The trainable tensors of a PEFT model under the names of its files."""
     return {n.replace(".default.", "."): p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def plain_steps(
+    parameters: Mapping[str, Tensor],
+    task: ClientTask,
+    local: Local,
+    loss_of: Callable[[list[Any]], Tensor],
+    change: Callable[[], None] | None = None,
+) -> list[float]:
+    """Local training of `parameters` by torch.optim.AdamW and clip_grad_norm_: the losses.
+
+    `loss_of` the rows of a step; `change` may change the raw gradients of each.
+    """
+    betas = (local.beta1, local.beta2)
+    optimiser = torch.optim.AdamW(parameters.values(), local.lr, betas, local.eps, local.weight_decay)
+    losses = []
+    for step in task.steps:
+        optimiser.zero_grad()
+        loss = loss_of([task.rows[task.row_numbers[i]] for micro in step for i in micro])
+        loss.backward()
+        losses.append(loss.item())
+        if change is not None:
+            change()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), local.clip)
+        optimiser.step()
+    return losses
 
 
 def plain_loss(model: Any, rows: Sequence[TokenRow]) -> Tensor:
