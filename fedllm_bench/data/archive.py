@@ -31,7 +31,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         if len(entries) > MAX_ENTRIES:
             raise UserError(f"{path} has {len(entries)} entries; at most {MAX_ENTRIES} are allowed")
         for entry in entries:
-            _check_entry(path, entry)
+            check_entry(path, entry)
         names = [entry.filename for entry in entries]
         if len(set(names)) < len(names):
             raise UserError(f"{path} has two entries of one name; it is refused")
@@ -70,7 +70,8 @@ def read_entry(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
         raise UserError(f"{where} cannot be unpacked ({first_line(error)}); fetch the zip again") from error
 
 
-def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
+def check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
+    """Raise a :class:`UserError` for an entry that could leave its folder, or is no plain file that can be read."""
     name, shown = entry.filename, repr(entry.filename[:100])
     parts = PurePosixPath(name).parts
     unsafe = "\\" in name or "\0" in name or ":" in name
