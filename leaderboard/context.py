@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedllm_bench import files
@@ -13,24 +13,16 @@ from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.errors import UserError
 
 from .fingerprints import Fingerprint
-from .problems import Problem
-
-Rules = Callable[[str, RunConfig], Iterable[Problem]]
-
-
-def _no_rules(_: str, __: RunConfig) -> Iterable[Problem]:
-    return ()
-
+from .tracks import Track, load_tracks
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """`rules`: what is wrong with a config in a track. `others`: submissions of the board, without the one at hand.
+    """`tracks` by id. `others`: submissions of the board, without the one at hand.
 
     `splits`: folders of client splits, by which runs on real data are checked; those of the mini world are rebuilt.
     """
 
-    rules: Rules = _no_rules
-    min_seeds: Mapping[str, int] = field(default_factory=dict)
+    tracks: Mapping[str, Track] = field(default_factory=load_tracks)
     others: Sequence[Fingerprint] = ()
     splits: Sequence[Path] = ()
     _found: dict[str, Split] = field(default_factory=dict)
@@ -51,13 +43,8 @@ class Context:
         key = files.sha256_json([config.dataset, config.data.world_seed])
         if key not in self._found:
             try:
-                self._found[key] = resolve_split(_without_path(config))
+                self._found[key] = resolve_split(replace(config, split=None))
             except UserError:
                 return None
         return self._found[key]
 
-
-def _without_path(config: RunConfig) -> RunConfig:
-    from dataclasses import replace
-
-    return replace(config, split=None)

@@ -13,6 +13,7 @@ from ..context import Context
 from ..fingerprints import digest, loss_digests
 from ..problems import Problem
 from ..submitted import Run, Submitted
+from ..tracks import rule_problems
 
 MIN_SEEDS = 3
 
@@ -35,7 +36,7 @@ def configs(submitted: Submitted, _: Context) -> Iterator[Problem]:
 def seeds(submitted: Submitted, context: Context) -> Iterator[Problem]:
     """Enough seeds, and each a training of its own."""
     track = submitted.bundle.submission.track
-    wanted = context.min_seeds.get(track, MIN_SEEDS)
+    wanted = context.tracks[track].min_seeds if track in context.tracks else MIN_SEEDS
     if not submitted.is_canary and len(submitted.runs) < wanted:
         text = f"{len(submitted.runs)} of at least {wanted} seeds: it is shown and not ranked"
         yield Problem(code="few-seeds", message=text, level="flagged")
@@ -94,12 +95,21 @@ def _about(run: Run) -> Iterator[Problem]:
 
 
 def track_rules(submitted: Submitted, context: Context) -> Iterator[Problem]:
-    """What the track fixes is as it says."""
-    if not submitted.is_of_suite:
+    """The track is there, and what it fixes is as it says; work of elsewhere can enter open tracks only."""
+    name = submitted.bundle.submission.track
+    if name not in context.tracks:
+        text = f"no track {name!a}; there are {', '.join(sorted(context.tracks))}"
+        yield Problem(code="track", message=text[:400], where="submission.json: track")
         return
-    for run in submitted.runs[:1]:
-        for problem in context.rules(submitted.bundle.submission.track, run.config):
-            yield replace(problem, where=problem.where or f"{run.where}/config.json")
+    track = context.tracks[name]
+    if not submitted.is_of_suite:
+        if track.kind != "open":
+            text = f"runs that this suite did not make can enter an open track only, not {name}"
+            yield Problem(code="track", message=text, where="submission.json: track")
+        return
+    run = submitted.runs[0]
+    for problem in [] if submitted.is_canary else rule_problems(track, run.config):
+        yield replace(problem, where=f"{run.where}/config.json")
 
 
 def base(submitted: Submitted, context: Context) -> Iterator[Problem]:
