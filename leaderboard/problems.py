@@ -42,6 +42,8 @@ PROBLEMS: dict[str, str] = {
     "file-hash": "a file whose sha256 is not the listed one",
     "file-bytes": "a file whose size is not the listed one",
     "adapter": "the adapter in the folder is not the one that submission.json states",
+    # the rules of the track
+    "track-rule": "a setting that the rules of the track do not allow",
 }
 
 
