@@ -53,6 +53,7 @@ PROBLEMS: dict[str, str] = {
     "base-rounded": "the base's scores differ between seeds by rounding",
     "split": "the split is not the one that the benchmark builds",
     "split-not-at-hand": "what follows from the split's rows was not checked",
+    "track": "no such track, or one that these runs cannot enter",
     # scores
     "items": "items left out, added, or taken for others",
     "uncovered": "questions without a score or an answer",
@@ -95,6 +96,8 @@ PROBLEMS: dict[str, str] = {
     "copied-answers": "answers that another submission, or another seed, has",
     # a tier
     "tier": "what a maintainer made again came out otherwise",
+    # the rules of the track
+    "track-rule": "a setting that the rules of the track do not allow",
 }
 
 

@@ -87,12 +87,9 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)[:120]}"
 
 
-def context_of(
-    *, board: Path | None = None, splits: Sequence[Path] = (), rules: bool = True
-) -> Context:
+def context_of(*, board: Path | None = None, splits: Sequence[Path] = ()) -> Context:
     """What submissions are held against: the tracks of this suite, and those in the folder `board`."""
-    context = Context(splits=tuple(splits), others=tuple(known_in(board)) if board else ())
-    return context if rules else replace(context, tracks={})
+    return Context(splits=tuple(splits), others=tuple(known_in(board)) if board else ())
 
 
 def known_in(board: Path) -> Iterable[Fingerprint]:
