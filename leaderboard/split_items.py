@@ -10,7 +10,7 @@ from typing import Any
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.data.manifest import Part, Split
 from fedllm_bench.data.published import ORDER_FILE
-from fedllm_bench.data.rows import PreferenceRow, Row
+from fedllm_bench.data.rows import PreferenceRow, SftRow
 from fedllm_bench.files import read_json
 from fedllm_bench.metrics.items import HELDOUT, Item, Probe, load_probes, probe_key
 from fedllm_bench.training.faults import participants
@@ -19,6 +19,12 @@ from .submitted import Run
 
 Key = tuple[str, str]  # client, row
 AnyItem = Item[Any, Any]  # here without tokens
+
+
+def _every(_: AnyItem) -> bool:
+    return True
+
+
 # Metrics that score some of the rows.
 WANTED: dict[str, Callable[[AnyItem], bool]] = {
     "mini_exact": lambda item: bool(item.task),
@@ -68,15 +74,15 @@ class SplitItems:
         for part in HELDOUT:
             for row in self._rows(part):
                 probe = probes.get(probe_key(row), Probe())
-                yield Item(row, None, part, probe.task, probe.holder, probe.choices)
+                kind = "heldout" if part == "heldout" else "unseen"
+                yield Item(row, None, kind, probe.task, probe.holder, probe.choices)  # type: ignore[arg-type]
 
-    def _rows(self, part: Part) -> list[Row]:
-        read = self.split.rows if self.split.task == "sft" else self.split.preference_rows
-        return list(read(part))
+    def _rows(self, part: Part) -> list[SftRow] | list[PreferenceRow]:
+        return self.split.rows(part) if self.split.task == "sft" else self.split.preference_rows(part)
 
     def of_metric(self, metric: str) -> dict[Key, Expected]:
         """The items that a metric scores, of all clients and unseen users."""
-        wanted = WANTED.get(metric, lambda item: True)
+        wanted = WANTED.get(metric, _every)
         return {(i.row.client_id, i.row.row_id): _expected(i) for i in self.items if wanted(i)}
 
     def local_sample(self, run: Run) -> list[int]:
