@@ -116,7 +116,7 @@ def suite_metrics(run: RunFiles) -> dict[str, MetricScores]:
 
 def score_sets(run: RunFiles) -> dict[str, ScoreSet]:
     """Metric -> its scores, each computed again where its evidence decides it."""
-    names = [name for name in run.config().evaluation.metrics if run.has(f"scores/{name}.after.jsonl.gz")]
+    names = run.metrics()
     for name in names:
         if name not in METRICS:
             raise UserError(f"the run of seed {run.seed} has a metric {name!r}, which this suite does not know")
@@ -124,10 +124,9 @@ def score_sets(run: RunFiles) -> dict[str, ScoreSet]:
 
 
 def _score_set(run: RunFiles, name: str) -> ScoreSet:
-    local = run.scores(name, "local") if run.has(f"scores/{name}.local.jsonl.gz") else None
-    sides = [run.scores(name, "before"), run.scores(name, "after"), local]
-    before, after, own = (None if side is None else [rescored(name, score) for score in side] for side in sides)
-    return ScoreSet(before=before or [], after=after or [], local=own)
+    sides = (run.scores(name, side) for side in ("before", "after", "local"))
+    before, after, local = ([rescored(name, score) for score in side] for side in sides)
+    return ScoreSet(before=before, after=after, local=local or None)
 
 
 def rescored(metric: str, score: Score) -> Score:
