@@ -15,6 +15,7 @@ from fedllm_bench.errors import UserError
 from .fingerprints import Fingerprint
 from .tracks import Track, load_tracks
 
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """`tracks` by id. `others`: submissions of the board, without the one at hand.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from .boards import Entry
 from .bundle import Bundle
@@ -12,9 +11,9 @@ from .measures import measures_of
 from .problems import Refused
 from .recompute import seed_scores
 from .run_files import RunFiles
+from .tiers import tier_of
 
 RESULTS, ROUNDS, CONFIG = "results.json", "rounds.jsonl", "config.json"
-TIERS = ("recomputed", "rejudged", "regenerated", "retrained")  # from the least to the most that was done again
 
 
 def entry_of(bundle: Bundle) -> Entry:
@@ -39,18 +38,6 @@ def entry_of(bundle: Bundle) -> Entry:
         bytes_down=bytes_down,
         epsilon=_largest([_epsilon(run) for run in runs]),
     )
-
-
-def records_of(bundle: Bundle) -> list[Mapping[str, Any]]:
-    """The records of tiers that are about this very submission, in order of their names; another digest's do not count."""
-    found = [bundle.record(name) for name in sorted(bundle.records)]
-    return [record for record in found if isinstance(record, dict) and record.get("digest") == bundle.digest]
-
-
-def tier_of(bundle: Bundle) -> str:
-    """The highest tier with a record that says it passed; "recomputed" is what building a board does."""
-    passed = {str(record.get("tier")) for record in records_of(bundle) if record.get("passed") is True}
-    return next(tier for tier in reversed(TIERS) if tier in passed or tier == TIERS[0])
 
 
 def _made_by(run: RunFiles) -> str:
