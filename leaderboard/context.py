@@ -15,7 +15,6 @@ from fedllm_bench.errors import UserError
 from .fingerprints import Fingerprint
 from .tracks import Track, load_tracks
 
-
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """`tracks` by id. `others`: submissions of the board, without the one at hand.

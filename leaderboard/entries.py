@@ -9,15 +9,15 @@ from .boards import Entry
 from .bundle import Bundle
 from .measures import measures_of
 from .problems import Refused
-from .recompute import seed_scores
+from .recompute import SeedScores
 from .run_files import RunFiles
 from .tiers import tier_of
 
 RESULTS, ROUNDS, CONFIG = "results.json", "rounds.jsonl", "config.json"
 
 
-def entry_of(bundle: Bundle) -> Entry:
-    """Raises a :class:`UserError` where records do not fit together."""
+def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> Entry:
+    """`scores` are those of the runs, by seed. Raises a :class:`UserError` where the runs differ in what they are."""
     submission, runs = bundle.submission, bundle.runs()
     bytes_up, bytes_down = (_mean([_sum_of(run, key) for run in runs]) for key in ("bytes_up", "bytes_down"))
     return Entry(
@@ -32,7 +32,7 @@ def entry_of(bundle: Bundle) -> Entry:
         url=submission.url,
         date=submission.date,
         tier=tier_of(bundle),
-        measures=measures_of(seed_scores(run) for run in runs),
+        measures=measures_of(scores),
         seeds=tuple(run.seed for run in runs),
         bytes_up=bytes_up,
         bytes_down=bytes_down,

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fedllm_bench.errors import UserError
 from fedllm_bench.metrics.stats import Resampling
 
 from . import ranking
@@ -18,9 +19,28 @@ from .boards import Board, Cell, Column, Entry, Row
 from .cells import cells_of, reference_of, with_tests
 from .measures import Measure
 from .relations import Compared, Signs, clearly_better
-from .tracks import BASELINE, Track, winners
+from .tracks import BASELINE, Track, load_tracks, winners
 
 RESAMPLING = Resampling(samples=2000)
+
+
+def boards_of(entries: Sequence[Entry], *, resampling: Resampling = RESAMPLING) -> list[Board]:
+    """Every board that the entries make: by track, split and judge, in the order of the tracks."""
+    tracks, grouped = load_tracks(), dict[tuple[str, str], list[Entry]]()
+    for entry in entries:
+        if entry.track not in tracks:
+            raise UserError(f"{entry.slug}: no track {entry.track!r}")
+        grouped.setdefault((entry.track, entry.split_hash), []).append(entry)
+    order = {name: place for place, name in enumerate(tracks)}
+    boards = []
+    for (name, _), found in sorted(grouped.items(), key=lambda item: (order[item[0][0]], item[0][1])):
+        boards += [board_of(found, tracks[name], judge=judge, resampling=resampling) for judge in _judges(found)]
+    return boards
+
+
+def _judges(entries: Sequence[Entry]) -> list[str]:
+    """ "" first: the board of what needs no judge shows every submission."""
+    return ["", *sorted({measure.judge for entry in entries for measure in entry.measures.values()} - {""})]
 
 
 def board_of(entries: Sequence[Entry], track: Track, *, judge: str = "", resampling: Resampling = RESAMPLING) -> Board:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from fedllm_bench import files
 from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.evaluation.benchmarks import BENCHMARKS
-from fedllm_bench.evaluation.benchmarks import Context as PromptContext
-from fedllm_bench.evaluation.material import BASE
+from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Context as PromptContext
 from fedllm_bench.evaluation.open_scores import GLOBAL
+from fedllm_bench.evaluation.material import BASE
 from fedllm_bench.evaluation.records import Answer, Prompt
 
 from ..context import Context
 from ..problems import Problem
 from ..submitted import Run, Submitted
-
 
 def prompts(submitted: Submitted, context: Context) -> Iterator[Problem]:
     """What was asked is the benchmark, all of it, with the published settings."""
