@@ -17,7 +17,7 @@ from .limits import LIMITS, Limits
 from .listing import few, list_folder, shown
 from .problems import Problem, Refused
 from .reading import digest_of, json_objects, json_value, read_plain
-from .run_files import RunFiles
+from .run_files import RunFiles as RunFiles
 from .schema import MOST_BYTES, SUBMISSION, Submission, examine
 from .unzipping import unpack
 

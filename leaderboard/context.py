@@ -15,6 +15,7 @@ from fedllm_bench.errors import UserError
 from .fingerprints import Fingerprint
 from .tracks import Track, load_tracks
 
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """`tracks` by id. `others`: submissions of the board, without the one at hand.
@@ -29,14 +30,12 @@ class Context:
 
     def split_of(self, config: RunConfig, split_hash: str) -> Split | None:
         """The split with this hash, where it is at hand. Raises a :class:`UserError` for a folder that is none."""
-        if config.profile == "mini":
-            return self._mini(config)
         for folder in self.splits:
             split = self._found.get(str(folder)) or open_split(folder)
             self._found[str(folder)] = split
             if split.hash == split_hash:
                 return split
-        return None
+        return self._mini(config) if config.profile == "mini" else None
 
     def _mini(self, config: RunConfig) -> Split | None:
         """That of the embedded world, whatever path a config names: paths in it are a stranger's."""
@@ -47,4 +46,3 @@ class Context:
             except UserError:
                 return None
         return self._found[key]
-

@@ -10,7 +10,7 @@ from .schema import SUBMISSION, Submission
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?"
 RUN = r"runs/(?P<seed>0|[1-9][0-9]{0,9})/"
-SIDES = ("before", "after", "local")
+SIDES = ("before", "after", "local", "personal")
 # Every file beside submission.json, as a pattern of its path.
 COVERED = tuple(
     re.compile(RUN + rest, re.ASCII)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.data.manifest import Part, Split
 from fedllm_bench.data.published import ORDER_FILE
-from fedllm_bench.data.rows import PreferenceRow, Row
+from fedllm_bench.data.rows import PreferenceRow, SftRow
 from fedllm_bench.files import read_json
 from fedllm_bench.metrics.items import HELDOUT, Item, Probe, load_probes, probe_key
 from fedllm_bench.training.faults import participants
@@ -17,6 +18,19 @@ from fedllm_bench.training.faults import participants
 from .submitted import Run
 
 Key = tuple[str, str]  # client, row
+AnyItem = Item[Any, Any]  # here without tokens
+
+
+def _every(_: AnyItem) -> bool:
+    return True
+
+
+# Metrics that score some of the rows.
+WANTED: dict[str, Callable[[AnyItem], bool]] = {
+    "mini_exact": lambda item: bool(item.task),
+    "mini_choice": lambda item: len(item.choices) > 1,
+    "mini_refusal": lambda item: item.task == "harmful",
+}
 
 
 @dataclass(frozen=True)
@@ -52,27 +66,23 @@ class SplitItems:
         return tuple(place[client] for client in read_json(self.split.folder / ORDER_FILE) if client in place)
 
     @cached_property
-    def items(self) -> list[Item[Row, object]]:  # type: ignore[type-var]  # without tokens
+    def items(self) -> list[AnyItem]:
         return list(self._items())
 
-    def _items(self) -> Iterator[Item[Row, object]]:  # type: ignore[type-var]
+    def _items(self) -> Iterator[AnyItem]:
         probes = load_probes(self.split)
         for part in HELDOUT:
             for row in self._rows(part):
                 probe = probes.get(probe_key(row), Probe())
-                yield Item(row, None, part, probe.task, probe.holder, probe.choices)  # type: ignore[arg-type]
+                kind = "heldout" if part == "heldout" else "unseen"
+                yield Item(row, None, kind, probe.task, probe.holder, probe.choices)  # type: ignore[arg-type]
 
-    def _rows(self, part: Part) -> list[Row]:
-        read = self.split.rows if self.split.task == "sft" else self.split.preference_rows
-        return list(read(part))
+    def _rows(self, part: Part) -> list[SftRow] | list[PreferenceRow]:
+        return self.split.rows(part) if self.split.task == "sft" else self.split.preference_rows(part)
 
     def of_metric(self, metric: str) -> dict[Key, Expected]:
         """The items that a metric scores, of all clients and unseen users."""
-        wanted = {
-            "mini_exact": lambda item: bool(item.task),
-            "mini_choice": lambda item: len(item.choices) > 1,
-            "mini_refusal": lambda item: item.task == "harmful",
-        }.get(metric, lambda item: True)
+        wanted = WANTED.get(metric, _every)
         return {(i.row.client_id, i.row.row_id): _expected(i) for i in self.items if wanted(i)}
 
     def local_sample(self, run: Run) -> list[int]:
@@ -83,7 +93,7 @@ class SplitItems:
         return sample_by_size(self.sizes, sorted(visited), count)
 
 
-def _expected(item: Item[Row, object]) -> Expected:  # type: ignore[type-var]
+def _expected(item: AnyItem) -> Expected:
     row = item.row
     if isinstance(row, PreferenceRow):
         return Expected(item.group, "", "")

@@ -16,15 +16,17 @@ from pydantic.dataclasses import dataclass as checked
 from fedllm_bench.config import RunConfig
 from fedllm_bench.errors import first_line
 from fedllm_bench.evaluation.material import Material, read_folder
+from fedllm_bench.files import canonical_json
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.report.results import ScoreSet
 from fedllm_bench.report.schema import check_results
 
-from .bundle import Bundle, RunFiles
+from .bundle import Bundle
 from .problems import Refused
 from .recompute import SeedScores, score_sets, seed_scores
+from .run_files import RunFiles
 
 MOST_ROUNDS = 100_000  # of a config: more are not derived, whatever a file says
 LENIENT = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
@@ -104,7 +106,7 @@ class Run:
     def _round(self, line: Any, number: int) -> Round:
         where = f"{self.where}/rounds.jsonl.gz, line {number}"
         try:
-            found = ROUND.validate_python(line)
+            found = ROUND.validate_json(canonical_json(line))  # JSON mode: a strict dataclass takes no dict of Python
         except ValidationError as error:
             first = error.errors()[0]
             raise Refused("record", f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where) from error

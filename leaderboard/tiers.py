@@ -23,7 +23,7 @@ from .bundle import Bundle
 Checked = Literal["rejudged", "regenerated", "retrained"]
 Tier = Literal["recomputed", "rejudged", "regenerated", "retrained"]
 ORDER: tuple[Tier, ...] = ("recomputed", "rejudged", "regenerated", "retrained")
-VERSION = 1
+VERSION: Literal[1] = 1
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -85,7 +85,14 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def new_record(
-    bundle: Bundle, tier: Checked, *, name: str, command: str, seed: int, ids: Sequence[str], problems: Sequence[str],
+    bundle: Bundle,
+    tier: Checked,
+    *,
+    name: str,
+    command: str,
+    seed: int,
+    ids: Sequence[str],
+    problems: Sequence[str],
     details: dict[str, Any],
 ) -> Record:
     """Of today; it passes where there are no `problems`."""

@@ -21,6 +21,7 @@ CHECKS: dict[str, Check] = {
     "track rules": identity.track_rules,
     "base": identity.base,
     "items": scores.items,
+    "ranked metrics": scores.ranked,
     "evidence": scores.evidence,
     "claims": scores.claims,
     "results": scores.results,

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from fedllm_bench import files
 from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Context as PromptContext
-from fedllm_bench.evaluation.open_scores import GLOBAL
+from fedllm_bench.evaluation.benchmarks import BENCHMARKS
+from fedllm_bench.evaluation.benchmarks import Context as PromptContext
 from fedllm_bench.evaluation.material import BASE
+from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.records import Answer, Prompt
 
 from ..context import Context
 from ..problems import Problem
 from ..submitted import Run, Submitted
+
 
 def prompts(submitted: Submitted, context: Context) -> Iterator[Problem]:
     """What was asked is the benchmark, all of it, with the published settings."""
@@ -40,13 +41,15 @@ def _plan(run: Run, benchmark: str, where: str) -> Iterator[Problem]:
         "prompts_hash": files.sha256_json([asdict(prompt) for prompt in asked])[:16],
     }
     if wrong := [key for key, value in right.items() if about.get(key) != value]:
-        yield Problem(code="plan", message=f"{', '.join(wrong)} are not those of the prompts", where=f"{where}/plan.json")
+        yield Problem(
+            code="plan", message=f"{', '.join(wrong)} are not those of the prompts", where=f"{where}/plan.json"
+        )
     if changed := {key: value for key, value in overrides.items() if value is not None}:
         text = f"settings in place of the published ones: {str(changed)[:120]!a}"
         yield Problem(code="plan", message=text, where=f"{where}/plan.json")
-    if submitted_base := run.files.entry.base_hash:
-        if plan["model"].get("base_hash") != submitted_base:
-            yield Problem(code="plan", message="another base model answered", where=f"{where}/plan.json")
+    base_hash = run.files.entry.base_hash
+    if base_hash and plan["model"].get("base_hash") != base_hash:
+        yield Problem(code="plan", message="another base model answered", where=f"{where}/plan.json")
 
 
 def _prompts(run: Run, benchmark: str, context: Context, where: str) -> Iterator[Problem]:
@@ -88,7 +91,9 @@ def coverage(submitted: Submitted, _: Context) -> Iterator[Problem]:
 def _answered(asked: Sequence[Prompt], answers: Sequence[Answer], where: str) -> Iterator[Problem]:
     by_id = {answer.item_id: answer for answer in answers}
     if len(by_id) < len(answers):
-        yield Problem(code="answer-twice", message=f"{len(answers) - len(by_id)} items have several answers", where=where)
+        yield Problem(
+            code="answer-twice", message=f"{len(answers) - len(by_id)} items have several answers", where=where
+        )
     prompts = {prompt.item_id: prompt for prompt in asked}
     if strangers := by_id.keys() - prompts.keys():
         yield Problem(code="answer-unasked", message=f"{len(strangers)} answers to what was not asked", where=where)
@@ -99,4 +104,9 @@ def _answered(asked: Sequence[Prompt], answers: Sequence[Answer], where: str) ->
 
 
 def _is_answer(answer: Answer | None, prompt: Prompt) -> bool:
-    return answer is not None and answer.is_whole and answer.prompt_hash == prompt.hash and len(answer.turns) == len(prompt.turns)
+    return (
+        answer is not None
+        and answer.is_whole
+        and answer.prompt_hash == prompt.hash
+        and len(answer.turns) == len(prompt.turns)
+    )

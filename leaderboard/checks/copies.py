@@ -37,9 +37,7 @@ def _of_training(own: Fingerprint, other: Fingerprint) -> Iterator[Problem]:
         yield Problem(code="copied", message=f"an adapter is that of {other.name}", where="runs")
 
 
-def _answers(
-    own: Mapping[str, Sketch], theirs: Mapping[str, Sketch], what: str, name: str
-) -> Iterator[Problem]:
+def _answers(own: Mapping[str, Sketch], theirs: Mapping[str, Sketch], what: str, name: str) -> Iterator[Problem]:
     shared = own.keys() & theirs.keys()
     near = [item for item in shared if similarity(own[item], theirs[item]) >= NEAR]
     if len(shared) < FEWEST or len(near) <= SOME * len(shared):

@@ -30,7 +30,7 @@ def configs(submitted: Submitted, _: Context) -> Iterator[Problem]:
         if differs := differences(first.config.to_dict(), run.config.to_dict(), besides=("seed",)):
             text = f"it differs from that of seed {first.seed} in {', '.join(differs[:5])}"
             yield Problem(code="config-of-another", message=text, where=where)
-        _ = run.method
+        run.method  # noqa: B018  # raises for constants that it does not take
 
 
 def seeds(submitted: Submitted, context: Context) -> Iterator[Problem]:
@@ -91,7 +91,9 @@ def _about(run: Run) -> Iterator[Problem]:
     wrong = {key: about[key] for key, value in expected.items() if about[key] != value}
     if wrong:
         text = "; ".join(f"{key} is {value!a}, not {expected[key]!a}" for key, value in wrong.items())
-        yield Problem(code="provenance", message=f"it is of another run: {text}"[:300], where=f"{run.where}/results.json")
+        yield Problem(
+            code="provenance", message=f"it is of another run: {text}"[:300], where=f"{run.where}/results.json"
+        )
 
 
 def track_rules(submitted: Submitted, context: Context) -> Iterator[Problem]:

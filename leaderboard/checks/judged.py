@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.evaluation.grading import slot_of
 from fedllm_bench.evaluation.judges.preset import Preset
-from fedllm_bench.evaluation.judges.questions import GRADINGS, Asker, Question, Slot, request_hash
+from fedllm_bench.evaluation.judges.questions import Asker, Question, Slot, request_hash
 from fedllm_bench.evaluation.judges.rule import RuleJudge
 from fedllm_bench.evaluation.records import Judgement
 
@@ -29,8 +29,10 @@ def judgements(submitted: Submitted, _: Context) -> Iterator[Problem]:
             yield from problems
             if preset is not None:
                 for benchmark in run.files.benchmarks():
-                    for side in run.files.sides(benchmark) if benchmark in GRADINGS else ():
-                        yield from _judged(run, preset, benchmark, side)
+                    sides = run.files.sides(benchmark)
+                    if any(run.files.has(f"judgements/{judge}/{benchmark}/{side}.jsonl") for side in sides):
+                        for side in sides:
+                            yield from _judged(run, preset, judge, benchmark, side)
         yield from _scored(run)
 
 
@@ -48,9 +50,9 @@ def _preset(run: Run, judge: str) -> tuple[Preset | None, list[Problem]]:
     return preset, []
 
 
-def _judged(run: Run, preset: Preset, benchmark: str, side: str) -> Iterator[Problem]:
-    where = f"{run.where}/judgements/{preset.id}/{benchmark}/{side}.jsonl.gz"
-    told = [one for one in run.files.judgements(preset.id, benchmark, side) if not one.order]
+def _judged(run: Run, preset: Preset, judge: str, benchmark: str, side: str) -> Iterator[Problem]:
+    where = f"{run.where}/judgements/{judge}/{benchmark}/{side}.jsonl.gz"
+    told = [one for one in run.files.judgements(judge, benchmark, side) if not one.order]
     if not told:
         yield Problem(code="unjudged", message="its answers are not judged", where=where)
         return
@@ -99,19 +101,14 @@ def _is_model(named: str, asked: str) -> bool:
 
 
 def _scored(run: Run) -> Iterator[Problem]:
-    """Every question of an open-ended metric has a score after all."""
+    """What a judge was asked has a verdict in its reply."""
     for name, metric in run.scores.metrics.items():
-        if metric.benchmark and (metric.judge or not name.endswith("_embedding")):
-            unscored = [score for score in metric.after if not score.is_scored]
-            if unscored and (metric.judge or not _needs_judge(name)):
-                text = f"{name}: {len(unscored)} of {len(metric.after)} questions have no score ({unscored[0].reason[:80]!a})"
-                yield Problem(code="uncovered", message=text, where=f"{run.where}/answers/{metric.benchmark}")
-
-
-def _needs_judge(name: str) -> bool:
-    from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
-
-    return name in OPEN_METRICS and OPEN_METRICS[name].needs_judge
+        unscored = [score for score in metric.after if not score.is_scored] if metric.judge else []
+        if unscored:
+            text = (
+                f"{name}: {len(unscored)} of {len(metric.after)} questions have no score ({unscored[0].reason[:80]!a})"
+            )
+            yield Problem(code="uncovered", message=text, where=f"{run.where}/judgements/{metric.judge}")
 
 
 def records(submitted: Submitted, _: Context) -> Iterator[Problem]:
@@ -119,4 +116,9 @@ def records(submitted: Submitted, _: Context) -> Iterator[Problem]:
     for run in submitted.runs:
         for benchmark, material in run.materials.items():
             for note in material.notes:
-                yield Problem(code="judgements-unchecked", message=note[:300], where=f"{run.where}/answers/{benchmark}", level="flagged")
+                yield Problem(
+                    code="judgements-unchecked",
+                    message=note[:300],
+                    where=f"{run.where}/answers/{benchmark}",
+                    level="flagged",
+                )

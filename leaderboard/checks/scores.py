@@ -19,6 +19,7 @@ from ..submitted import Run, Submitted
 
 SIDES = ("before", "after", "local")
 INTERVALS = ("ci_low", "ci_high", "interval", "significant")
+OF_LOCAL = ("local", "difference_to_local")  # keys that hang on the baseline, a run of its own that need not be here
 
 
 def items(submitted: Submitted, context: Context) -> Iterator[Problem]:
@@ -39,15 +40,31 @@ def items(submitted: Submitted, context: Context) -> Iterator[Problem]:
             yield from _all_metrics(run, SplitItems(split))
 
 
+def ranked(submitted: Submitted, context: Context) -> Iterator[Problem]:
+    """Every run has a mean over all items of each metric that the track ranks without a judge."""
+    track = context.tracks.get(submitted.bundle.submission.track)
+    for run in submitted.runs if track else ():
+        found = means(run.scores)
+        for name in track.ranked if track else ():
+            if found.get(name) is None:
+                why = "its items are not all scored" if name in found else "there are no scores of it"
+                text = f"the track ranks {name}, and {why}"
+                yield Problem(code="uncovered", message=text, where=run.where)
+
+
 def _metrics(run: Run) -> Iterator[Problem]:
     """Every metric of the config is there, and no other."""
     asked, there = set(run.config.evaluation.metrics), set(run.files.metrics())
     probes = {name for name in asked if name in METRICS and METRICS[name].needs_probes}
     missing = asked - there - (probes if run.config.profile != "mini" else set())
     for name in sorted(missing):
-        yield Problem(code="items", message=f"no scores of {name}, which its config asks for", where=f"{run.where}/scores")
+        yield Problem(
+            code="items", message=f"no scores of {name}, which its config asks for", where=f"{run.where}/scores"
+        )
     for name in sorted(there - asked):
-        yield Problem(code="items", message=f"scores of {name}, which its config does not ask for", where=f"{run.where}/scores")
+        yield Problem(
+            code="items", message=f"scores of {name}, which its config does not ask for", where=f"{run.where}/scores"
+        )
 
 
 def _sides_alike(run: Run) -> Iterator[Problem]:
@@ -106,7 +123,8 @@ def _weights(before: Sequence[Score], after: Sequence[Score], where: str) -> Ite
     known = {(score.cluster, score.item_id): score.weight for score in before}
     wrong = [s for s in after if known.get((s.cluster, s.item_id), s.weight) != s.weight]
     if wrong:
-        text = f"{len(wrong)} items weigh otherwise than before training, as {_shown((wrong[0].cluster, wrong[0].item_id))}"
+        first = _shown((wrong[0].cluster, wrong[0].item_id))
+        text = f"{len(wrong)} items weigh otherwise than before training, as {first}"
         yield Problem(code="items", message=text, where=where)
 
 
@@ -127,7 +145,8 @@ def evidence(submitted: Submitted, _: Context) -> Iterator[Problem]:
                 wrong = [score for score in scores if rescored(name, score) is not score]
                 if wrong:
                     first, right = wrong[0], rescored(name, wrong[0]).value
-                    text = f"{len(wrong)} scores are not what their evidence says, as {first.item_id[:40]!a}: {first.value}, not {right}"
+                    text = f"{len(wrong)} scores are not what their evidence says, as {first.item_id[:40]!a}: "
+                    text += f"{first.value}, not {right}"
                     yield Problem(code="evidence", message=text, where=f"{run.where}/scores/{name}.{side}.jsonl.gz")
         yield from _of_one_margin(run)
 
@@ -173,27 +192,31 @@ def results(submitted: Submitted, _: Context) -> Iterator[Problem]:
         infos = {name: METRICS[name].info for name in run.sets}
         right = metrics_of(run.sets, infos, resampling=resampling)
         rows = {name: [vars(row) for row in client_rows(sides)] for name, sides in run.sets.items()}
-        wrong = [*unequal(stated["metrics"], right, "metrics"), *unequal(stated["clients"], rows, "clients")]
+        without = () if any(sides.local for sides in run.sets.values()) else OF_LOCAL
+        pairs = {"metrics": right, "clients": rows}
+        wrong = [text for key, value in pairs.items() for text in unequal(stated[key], value, key, without)]
         numbers = [text for key, text in wrong if key not in INTERVALS]
         if numbers:
             text = f"{len(numbers)} numbers are not those of the records: {'; '.join(numbers[:3])}"
             yield Problem(code="results", message=text[:400], where=where)
         elif wrong:
-            text = f"{len(wrong)} limits of intervals come out otherwise here: {'; '.join(text for _, text in wrong[:2])}"
+            text = (
+                f"{len(wrong)} limits of intervals come out otherwise here: {'; '.join(text for _, text in wrong[:2])}"
+            )
             yield Problem(code="intervals", message=text[:400], where=where, level="flagged")
 
 
-def unequal(stated: Any, right: Any, where: str) -> Iterator[tuple[str, str]]:
-    """The last key, and what differs, of each value that is not equal."""
+def unequal(stated: Any, right: Any, where: str, without: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """The last key, and what differs, of each value that is not equal; those under the keys `without` are left out."""
     if isinstance(stated, dict) and isinstance(right, dict):
-        for key in sorted(stated.keys() | right.keys()):
+        for key in sorted((stated.keys() | right.keys()) - set(without)):
             if key in stated and key in right:
-                yield from unequal(stated[key], right[key], f"{where}.{key}")
+                yield from unequal(stated[key], right[key], f"{where}.{key}", without)
             else:
                 yield key, f"{where}.{key} is {'missing' if key in right else 'not of the records'}"[:120]
     elif isinstance(stated, list) and isinstance(right, list) and len(stated) == len(right):
         for number, (one, other) in enumerate(zip(stated, right, strict=True)):
-            yield from unequal(one, other, f"{where}[{number}]")
+            yield from unequal(one, other, f"{where}[{number}]", without)
     elif not equal(stated, right):
         yield where.rpartition(".")[2], f"{where} is {str(stated)[:40]!a}, not {str(right)[:40]!a}"
 

@@ -109,7 +109,9 @@ def _against(run: Run, split: Split) -> dict[str, list[str]]:
         if run.method.pooled:
             _compare_pooled(run, known, line, chosen, found)
         elif line.clients != chosen or line.client_ids != [known.ids[client] for client in chosen]:
-            found["schedule"].append(f"round {line.round} has clients {line.clients[:12]}, the seed gives {chosen[:12]}")
+            found["schedule"].append(
+                f"round {line.round} has clients {line.clients[:12]}, the seed gives {chosen[:12]}"
+            )
         else:
             _compare(run, known, line, number, found)
     return found

@@ -44,7 +44,8 @@ def traffic(submitted: Submitted, _: Context) -> Iterator[Problem]:
         wrong = [line for line in run.rounds if (line.bytes_down, line.bytes_up) != _of_round(line, down, up)]
         if wrong:
             line, right = wrong[0], _of_round(wrong[0], down, up)
-            text = f"{len(wrong)} rounds; round {line.round} has {line.bytes_down} down and {line.bytes_up} up, not {right[0]} and {right[1]}"
+            got = f"round {line.round} has {line.bytes_down} down and {line.bytes_up} up"
+            text = f"{len(wrong)} rounds; {got}, not {right[0]} and {right[1]}"
             yield Problem(code="bytes", message=text, where=where)
 
 
@@ -55,7 +56,9 @@ def _of_round(line: Round, down: int, up: int) -> tuple[int, int]:
 def shapes_of(run: Run) -> dict[str, tuple[int, ...]] | None:
     """Names and shapes of what is trained: of the embedded base model, else as the adapter in the bundle has them."""
     if layers := embedded_layers(run.config):
-        names = {name: zip(layer.parts, layer.shapes(run.config.lora.rank), strict=True) for name, layer in layers.items()}
+        names = {
+            name: zip(layer.parts, layer.shapes(run.config.lora.rank), strict=True) for name, layer in layers.items()
+        }
         return {f"{PREFIX}{name}.{part}": shape for name, parts in names.items() for part, shape in parts}
     tree = adapter_of(run)
     return {name: tuple(tensor.shape) for name, tensor in tree.items()} if tree else None
@@ -105,7 +108,7 @@ def adapter_of(run: Run) -> Tree | None:
 
 
 def adapter(submitted: Submitted, _: Context) -> Iterator[Problem]:
-    """Finite, of the shapes of the config, moved from where training began, and not further than the rounds moved it."""
+    """Finite, of the config's shapes, moved from where training began, and not further than its rounds moved it."""
     for run in submitted.runs:
         yield from _settings(run)
         tree = adapter_of(run)
@@ -117,7 +120,9 @@ def adapter(submitted: Submitted, _: Context) -> Iterator[Problem]:
             continue
         yield from _shapes(run, tree, where)
         if not any(bool(t.any()) for name, t in tree.items() if ".lora_B." in name) and not submitted.is_canary:
-            yield Problem(code="adapter-untrained", message="every B is zero: it is the base", where=where, level="flagged")
+            yield Problem(
+                code="adapter-untrained", message="every B is zero: it is the base", where=where, level="flagged"
+            )
 
 
 def _settings(run: Run) -> Iterator[Problem]:

@@ -5,10 +5,13 @@ A constant answer once won 86.5% against GPT-4 (Zheng et al., 2024, arXiv:2410.0
 
 from __future__ import annotations
 
+import functools
 import re
+import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
 
 from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.records import Answer, Prompt
@@ -22,21 +25,6 @@ FEWEST = 5  # answers: fewer say nothing about the rest
 EMPTY, ALIKE, REFERENCES = 0.05, 0.1, 0.1  # shares of answers from which on a person looks
 NO_INJECTION = ("advbench", "harmless")  # no judge reads a rating of a refusal there: a rule does
 
-# What an answer says to a judge and never to a user; each with the languages it is written in.
-INJECTIONS: dict[str, str] = {
-    "a verdict": r"\[\[\s*(?:\d{1,2}(?:[.,]\d+)?|[ABC])\s*\]\]",
-    "orders to forget": r"\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:above|previous|prior|earlier|preceding|all)\b.{0,40}"
-    r"\b(?:instruction|prompt|rule|text|guideline|criteri)",
-    "orders to forget (other languages)": r"(?:ignor(?:a|e|ez|iere|ieren|á)|olvida|oublie[zr]?|vergiss|игнорируй(?:те)?|забудь(?:те)?|忽略|无视|تجاهل|无需理会)"
-    r".{0,60}(?:instruc|anweisung|consigne|instruç|инструкц|указан|指令|指示|说明|التعليمات|anterior|précédent|vorherig|предыдущ|以上|之前|السابقة)",
-    "a rating to give": r"\b(?:rate|rating|score|grade|give)\b.{0,40}\b(?:this|me|my|the|it|answer|response|assistant)\b.{0,40}\b(?:10|ten|full|maximum|highest|perfect)\b",
-    "a rating to give (other languages)": r"(?:puntuaci[oó]n|califica|nota|note|bewert|punkte|оцен\w+|балл\w*|评分|打分|分数|تقييم)"
-    r".{0,30}(?:\b10\b|десять|diez|dix|zehn|满分|十分|10分|عشرة)",
-    "words to a judge": r"\b(?:as|dear|note to|attention|message (?:to|for)) (?:an? |the )?(?:impartial |ai |llm )*(?:judge|grader|evaluator|rater)s?\b",
-    "the judge's own prompt": r"\[(?:the )?(?:start|end) of (?:the )?(?:assistant|reference|user|conversation)|please act as an impartial judge|\[system\]|\[question\]",
-    "marks of a chat": r"<\|(?:im_start|im_end|system|assistant|user|endoftext|eot_id|start_header_id)\|>|<<sys>>|\[/?inst\]|^\s*###\s*(?:system|instruction)\s*:",
-}
-PATTERNS = {name: re.compile(pattern, re.IGNORECASE | re.DOTALL | re.MULTILINE) for name, pattern in INJECTIONS.items()}
 LONGEST_READ = 20_000  # characters of an answer
 
 
@@ -64,11 +52,15 @@ def _alike(given: Sequence[Answer], where: str, is_canary: bool) -> Iterator[Pro
         yield Problem(code="answers-empty", message="every answer is empty", where=where, level=_unless(is_canary))
         return
     if empty > EMPTY * len(texts):
-        yield Problem(code="answers-empty", message=f"{empty} of {len(texts)} answers are empty", where=where, level="flagged")
+        yield Problem(
+            code="answers-empty", message=f"{empty} of {len(texts)} answers are empty", where=where, level="flagged"
+        )
     counts = Counter(text for text in texts if text)
-    text, most = counts.most_common(1)[0]
+    text = next(iter(counts))
     if len(counts) == 1:
-        yield Problem(code="answers-constant", message=f"every answer is {text[:60]!a}", where=where, level=_unless(is_canary))
+        yield Problem(
+            code="answers-constant", message=f"every answer is {text[:60]!a}", where=where, level=_unless(is_canary)
+        )
     long = Counter(text for text in texts if len(text) >= SHORTEST)
     twice = sum(count for count in long.values() if count > 1)
     if len(counts) > 1 and twice > ALIKE * len(texts):
@@ -110,12 +102,23 @@ def injections(submitted: Submitted, _: Context) -> Iterator[Problem]:
                     yield Problem(code="judge-injection", message=text, where=where, level="flagged")
 
 
+@functools.cache
+def patterns() -> dict[str, re.Pattern[str]]:
+    """What it looks like -> a pattern, of injections.toml."""
+    text = files("fedllm_bench.leaderboard").joinpath("injections.toml").read_text(encoding="utf-8")
+    flags = re.IGNORECASE | re.DOTALL | re.MULTILINE
+    return {
+        name: re.compile("|".join(f"(?:{one})" for one in any_of), flags)
+        for name, any_of in tomllib.loads(text).items()
+    }
+
+
 def suspicious(given: Sequence[Answer]) -> list[tuple[str, str]]:
     """(item, what it looks like) of answers that a person should read."""
     found = []
     for answer in given:
         text = visible("\n".join(answer.turns)[:LONGEST_READ])
-        kind = next((name for name, pattern in PATTERNS.items() if pattern.search(text)), None)
+        kind = next((name for name, pattern in patterns().items() if pattern.search(text)), None)
         if kind is not None:
             found.append((answer.item_id, kind))
     return found
