@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench import files
-from fedllm_bench.cell import OUTPUTS, RESULTS
+from fedllm_bench.cell import BASELINE, OUTPUTS, RESULTS
 from fedllm_bench.config import RunConfig, check
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.scored_runs import RUN_NAME, differences
@@ -31,6 +31,7 @@ class OwnRun:
     config: RunConfig
     environment: Mapping[str, Any]
     results: Mapping[str, Any]
+    baseline: Path | None  # the run of `local` that results.json compares with; None where it does not
 
     @property
     def seed(self) -> int:
@@ -93,7 +94,23 @@ def open_run(folder: Path) -> OwnRun:
     results = _object(folder, RESULTS)
     if results.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"RUN={folder}: {RESULTS} is of another version of the suite; {_again(config)}")
-    return OwnRun(folder=folder, config=config, environment=values[ENVIRONMENT], results=results)
+    baseline = _baseline(folder, config, results)
+    return OwnRun(folder=folder, config=config, environment=values[ENVIRONMENT], results=results, baseline=baseline)
+
+
+def _baseline(folder: Path, config: RunConfig, results: Mapping[str, Any]) -> Path | None:
+    """The run beside this one whose means are those that results.json calls `local`."""
+    wanted = {name: entry["local"]["mean"] for name, entry in results["metrics"].items() if entry["local"]}
+    if not wanted:
+        return None
+    place = folder.resolve().parent.parent / BASELINE
+    for other in sorted(place.glob(f"s{config.seed}-*")):
+        path = other / RESULTS
+        found = files.read_json(path)["metrics"] if path.is_file() else {}
+        if all(name in found and found[name]["after"]["mean"] == mean for name, mean in wanted.items()):
+            return other
+    raise UserError(f"RUN={folder}: its results compare with the baseline `local` of seed {config.seed}, which is not in "
+                    f"{place}; restore it, or make it: fedllm-bench bench {config.dataset} {BASELINE} --seed {config.seed}")  # fmt: skip
 
 
 def _check_whole(folder: Path, config: RunConfig) -> None:

@@ -36,6 +36,9 @@ def contents_of(run: OwnRun, *, with_adapter: bool) -> dict[str, bytes]:
         name += ".gz" if path.suffix == ".jsonl" else ""
         if is_covered(name) and not path.is_symlink():
             contents[name] = _packed(run, path)
+    for metric in run.config.evaluation.metrics if run.baseline else ():
+        path = Path(run.baseline or "", "scores", f"{metric}.after.jsonl")
+        contents[f"runs/{run.seed}/scores/{metric}.local.jsonl.gz"] = _packed(run, path)
     return contents
 
 
