@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 
+from fedllm_bench import models, starting
 from fedllm_bench.cell import settings_hash
+from fedllm_bench.config import EMBEDDED_MODEL
 from fedllm_bench.evaluation.scored_runs import differences
 
 from ..context import Context
-from ..fingerprints import digest, loss_digests
+from ..fingerprints import base_key, base_scores, digest, loss_digests
 from ..problems import Problem
 from ..submitted import Run, Submitted
 from ..tracks import rule_problems
@@ -71,6 +73,12 @@ def _hashes(run: Run) -> Iterator[Problem]:
         if data.get(key) != getattr(entry, key):
             text = f"{key} is {str(data.get(key))[:16]!a}, and {getattr(entry, key)[:16]!a} in submission.json"
             yield Problem(code="provenance", message=text, where=f"{run.where}/environment.json")
+    model = run.config.model
+    if model.name == EMBEDDED_MODEL and model.adapter is None:
+        embedded = starting.base_fingerprint(models.locate(EMBEDDED_MODEL), None, model.quantization)
+        if entry.base_hash != embedded:
+            text = f"the embedded base model has hash {embedded[:16]}, the run's is {entry.base_hash[:16]!a}"
+            yield Problem(code="base", message=text, where=f"{run.where}/environment.json")
     right = settings_hash(run.config, entry.split_hash, entry.base_hash)
     if entry.config_hash != right:
         text = f"the hash of its config, split and base is {right}, not {entry.config_hash!a}"
@@ -147,8 +155,6 @@ def _same_base(first: Run, run: Run) -> Iterator[Problem]:
 
 
 def _base_of_board(run: Run, context: Context) -> Iterator[Problem]:
-    from ..fingerprints import base_key, base_scores
-
     if not run.files.has("config.json"):
         return
     key, ours = base_key(run), base_scores(run)
