@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedllm_bench.errors import UserError, unknown
-from fedllm_bench.evaluation.material import BASE, PROMPTS
+from fedllm_bench.evaluation.material import BASE, PLAN, PROMPTS
 from fedllm_bench.evaluation.open_scores import GLOBAL
 
 from .own_runs import OwnRun
-from .packing import TENSORS, contents_of, listed, packed_rows
+from .packing import TENSORS, contents_of, encoded, listed, packed_rows
 from .placing import Draft
 from .submit import Entry, Statement, assemble, draft, identity
 from .track_hook import check_track, default_track
@@ -81,8 +81,8 @@ def _constant(runs: Sequence[OwnRun]) -> list[Entry]:
     judged = {name: content for name, content in given.items() if "/judgements/" not in name}
     answers = _of_side(judged, lambda name, content: packed_rows(_constantly(_rows(content), sentence)))
     if not scores and not answers:
-        raise UserError(f"RUN={run.folder}: it has no answers to questions, so none can be made; give "
-                        "a run with the metric mini_exact, or with open-ended answers (fedllm-bench answer)")  # fmt: skip
+        raise UserError(f"RUN={run.folder}: it has no answers to questions; give a run with the metric mini_exact, or "
+                        "with open-ended answers (fedllm-bench answer)")  # fmt: skip
     return [_made(run, scores | answers)]
 
 
@@ -99,10 +99,16 @@ def _of_side(given: Mapping[str, bytes], change: Callable[[str, bytes], bytes]) 
     for name, content in given.items():
         part, file = name.split("/")[2], name.rsplit("/", 1)[1].removesuffix(".jsonl.gz")
         if part in ("answers", "judgements") and (file in (BASE, PROMPTS) or file.endswith(".json")):
-            kept[name] = content
+            kept[name] = _without_adapter(content) if file == PLAN else content
             if file == BASE:
                 kept[name.replace(f"/{BASE}.jsonl.gz", f"/{GLOBAL}.jsonl.gz")] = change(name, content)
     return kept
+
+
+def _without_adapter(plan: bytes) -> bytes:
+    """A plan of answers under which nobody has an adapter."""
+    value = json.loads(plan)
+    return encoded({**value, "sides": {BASE: "", GLOBAL: ""}})
 
 
 def _saying(rows: Iterable[dict[str, Any]], sentence: str) -> Iterable[dict[str, Any]]:

@@ -48,9 +48,14 @@ def _packed(run: OwnRun, path: Path) -> bytes:
     if path.suffix != ".json":
         return path.read_bytes()
     value = PUBLIC.get(path.name, _public)(run, path)
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _check_private(run, path, text)
-    return text.encode()
+    content = encoded(value)
+    _check_private(run, path, content.decode())
+    return content
+
+
+def encoded(value: Any) -> bytes:
+    """JSON that people can read; equal values give equal bytes."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _public(run: OwnRun, path: Path) -> Any:

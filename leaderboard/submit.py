@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from fedllm_bench.errors import UserError
 from .bundle import Bundle, open_bundle
 from .limits import LIMITS, MIB
 from .own_runs import OwnRun
-from .packing import adapter_digest, contents_of, listed
+from .packing import adapter_digest, contents_of, encoded, listed
 from .placing import Draft, write_files
 from .problems import refusals
 from .recompute import means, seed_scores
@@ -78,9 +77,9 @@ def assemble(entries: Sequence[Entry], said: Statement, suite: Mapping[str, Any]
     contents = {name: content for entry in entries for name, content in entry.contents.items()}
     head = {**_head(said, suite, [entry.about for entry in entries]), "files": listed(contents)}
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = _opened({SUBMISSION: _encoded({**head, "claims": {}}), **contents}, scratch)
+        bundle = _opened({SUBMISSION: encoded({**head, "claims": {}}), **contents}, scratch)
         head["claims"] = _claims(bundle, entries)
-    submission, value, problems = examine(text := _encoded(head))
+    submission, value, problems = examine(text := encoded(head))
     if submission is None:  # the first examination found nothing
         raise AssertionError(problems)
     return Draft(submission=submission, contents={SUBMISSION: text, **contents}, digest=files.sha256_json(value))
@@ -129,10 +128,6 @@ def _inside(runs: Sequence[OwnRun], wanted: Adapters) -> set[int]:
         raise UserError(f"--adapters {wanted}: the adapter of seed {too_large[0]} exceeds the {LIMITS.file_stored} "
                         "bytes that are allowed; give --adapters none and --adapter-url")  # fmt: skip
     return chosen
-
-
-def _encoded(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _opened(contents: Mapping[str, bytes], scratch: str) -> Bundle:

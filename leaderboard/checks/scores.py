@@ -43,7 +43,7 @@ def items(submitted: Submitted, context: Context) -> Iterator[Problem]:
 def ranked(submitted: Submitted, context: Context) -> Iterator[Problem]:
     """Every run has a mean over all items of each metric that the track ranks without a judge."""
     track = context.tracks.get(submitted.bundle.submission.track)
-    for run in submitted.runs if track else ():
+    for run in submitted.runs if track and not submitted.is_canary else ():  # a constant answer has no loss
         found = means(run.scores)
         for name in track.ranked if track else ():
             if found.get(name) is None:
