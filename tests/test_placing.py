@@ -9,6 +9,7 @@ import pytest
 from submitted_runs import (
     bundle,
     head,
+    limits,
     listed,
     own_runs,
     schema,
