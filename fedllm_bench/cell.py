@@ -44,9 +44,7 @@ class Cell:
     @cached_property
     def hash(self) -> str:
         """Names what the results depend on: settings and contents, not where the contents lie."""
-        base = replace(self.config.model, name=self.base_hash, adapter=None)  # the hash covers the adapter
-        settings = replace(_viewed(self.config), split=self.split.hash, model=base).to_dict()
-        return files.sha256_json(settings)[:10]
+        return settings_hash(self.config, self.split.hash, self.base_hash)
 
     @cached_property
     def folder(self) -> Path:
@@ -76,6 +74,12 @@ class Cell:
         path = self.folder / RESULTS
         results = files.read_json(path) if path.is_file() else None
         return results if results and results["schema_version"] == SCHEMA_VERSION else None
+
+
+def settings_hash(config: RunConfig, split_hash: str, base_hash: str) -> str:
+    """The first 10 digits that name a run with this config on this split and base model."""
+    base = replace(config.model, name=base_hash, adapter=None)  # the hash covers the adapter
+    return files.sha256_json(replace(_viewed(config), split=split_hash, model=base).to_dict())[:10]
 
 
 def _viewed(config: RunConfig) -> RunConfig:

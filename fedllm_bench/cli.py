@@ -14,7 +14,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from fedllm_bench import __version__, interrupts
-from fedllm_bench.commands import answer, bench, compare, data, evaluate, grid, judge, judge_check, merge, report
+from fedllm_bench.commands import (
+    answer,
+    bench,
+    board,
+    compare,
+    data,
+    evaluate,
+    grid,
+    judge,
+    judge_check,
+    merge,
+    report,
+    submit,
+)
 from fedllm_bench.errors import UserError
 
 BAD_INPUT = 2
@@ -92,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fedllm-bench {__version__}")
     parser.add_argument("--verbose", action="store_true", help="log more, and show tracebacks of bad input")
     subparsers = parser.add_subparsers(title="sub-commands", required=True, metavar="COMMAND")
-    for command in (bench, grid, data, merge, evaluate, answer, judge, judge_check, report, compare):
+    for command in (bench, grid, data, merge, evaluate, answer, judge, judge_check, report, compare, submit, board):
         command.add_parser(subparsers)
     return parser
 

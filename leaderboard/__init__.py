@@ -1,1 +1,1 @@
-"""The leaderboard: submissions, validation and the site. Nothing is here yet."""
+"""Submissions to the leaderboard: raw records from which every number is computed again (docs/submitting.md)."""

@@ -31,7 +31,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         if len(entries) > MAX_ENTRIES:
             raise UserError(f"{path} has {len(entries)} entries; at most {MAX_ENTRIES} are allowed")
         for entry in entries:
-            _check_entry(path, entry)
+            check_entry(path, entry)
         names = [entry.filename for entry in entries]
         if len(set(names)) < len(names):
             raise UserError(f"{path} has two entries of one name; it is refused")
@@ -55,12 +55,13 @@ def files_of(archive: zipfile.ZipFile) -> list[str]:
     return [e.filename for e in archive.infolist() if not e.is_dir() and not e.filename.startswith(IGNORED)]
 
 
-def read_entry(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
+def read_entry(archive: zipfile.ZipFile, name: str | zipfile.ZipInfo) -> Iterator[bytes]:
     """The bytes of an entry, chunk by chunk; a :class:`UserError` once they are too many or broken."""
-    where = f"{archive.filename}: {name}"
-    packed, done = archive.getinfo(name).compress_size, 0
+    entry = archive.getinfo(name) if isinstance(name, str) else name
+    where = f"{archive.filename}: {entry.filename}"
+    packed, done = entry.compress_size, 0
     try:
-        with archive.open(name) as file:
+        with archive.open(entry) as file:
             while chunk := file.read(CHUNK):
                 done += len(chunk)
                 if done > MAX_ENTRY_BYTES or done > max(RATIO_COUNTS_FROM, MAX_RATIO * packed):
@@ -70,7 +71,8 @@ def read_entry(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
         raise UserError(f"{where} cannot be unpacked ({first_line(error)}); fetch the zip again") from error
 
 
-def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
+def check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
+    """Raise a :class:`UserError` for an entry that could leave its folder, or is no plain file that can be read."""
     name, shown = entry.filename, repr(entry.filename[:100])
     parts = PurePosixPath(name).parts
     unsafe = "\\" in name or "\0" in name or ":" in name

@@ -1,0 +1,89 @@
+"""`fedllm-bench submit`: finished runs as a submission to the leaderboard."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench.commands.terminal import say
+from fedllm_bench.errors import UserError
+
+ROOT = Path("leaderboard/submissions")
+EXAMPLES = """examples:
+  fedllm-bench submit runs/mini-aya/fedprox --team "Example Lab" --contact lab@example.org \\
+      --tuning "mu from {0.01, 0.1, 1} on seeds 100-102, which are not reported"
+  fedllm-bench submit runs/aya/mymethod/s0-* runs/aya/mymethod/s1-* runs/aya/mymethod/s2-* --method MyMethod \\
+      --team "Example Lab" --url https://example.org/paper --contact https://example.org --tuning "as published"
+  fedllm-bench submit RUN RUN RUN --adapters none --adapter-url "https://example.org/s{seed}.safetensors" ...
+  fedllm-bench submit RUN --dry-run ...                                   (shows what would be public, writes nothing)
+
+Runs are of one cell and differ in their seed alone; from three seeds on a row is ranked. Nothing is sent anywhere: what
+becomes public is written into a folder, and a pull request with it is the submission (docs/submitting.md).
+"""
+CANARIES = ("base", "constant", "random", "local", "central")
+STATED = ("team", "method", "contact", "tuning", "url", "training_data", "track", "adapters", "adapter_url")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "submit",
+        help="make a submission to the leaderboard of finished runs",
+        description="Pack finished runs as a submission to the leaderboard: records, not numbers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "runs", metavar="RUN", type=Path, nargs="+", help="run folders, or the folder of a method's runs"
+    )
+    _add_statement(parser)
+    parser.add_argument("--track", metavar="ID", default="", help="such as mini-aya/fixed (default: what the runs fit)")
+    parser.add_argument("--adapters", choices=("auto", "first", "all", "none"), default="auto",
+                        help="which adapters go with it; auto: all if each has at most 1 MiB")  # fmt: skip
+    parser.add_argument("--adapter-url", metavar="HTTPS", default="", help="where they are; {seed} stands for the seed")
+    parser.add_argument("--canary", choices=CANARIES, help="make a row that no method should fall below, of RUN")
+    parser.add_argument("--allow-dirty", action="store_true", help="runs of code that no commit names")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT, metavar="DIR", help=f"where folders are made (default: {ROOT})"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what would be public and write nothing")
+    parser.set_defaults(run=run)
+
+
+def _add_statement(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--team", required=True, metavar="NAME", help="who submits; public")
+    parser.add_argument("--method", metavar="NAME", default="", help="the name of the row (default: the runs' method)")
+    parser.add_argument("--url", metavar="HTTPS", default="", help="of a paper or code; public")
+    parser.add_argument("--contact", required=True, metavar="MAIL|HTTPS", help="e-mail or https:// address; public")
+    parser.add_argument("--tuning", default="", metavar="TEXT", help="how constants were chosen; public")
+    parser.add_argument("--training-data", metavar="TEXT", default="only the split", help="what else was trained on")
+    parser.add_argument("--date", metavar="DAY", default="", help="YYYY-MM-DD (default: today, UTC)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not args.tuning and not args.canary:
+        raise UserError("--tuning: say how constants were chosen and on what, such as --tuning 'as published'")
+    runs = importlib.import_module("fedllm_bench.leaderboard.own_runs").open_runs(args.runs, dirty=args.allow_dirty)
+    made = _draft(args, runs)
+    for line in importlib.import_module("fedllm_bench.leaderboard.preview").lines(made, runs):
+        say(line)
+    if args.dry_run:
+        say("Dry run   nothing was written")
+        return 0
+    target = importlib.import_module("fedllm_bench.leaderboard.placing").write(made, args.out)
+    say(f"Written   {target}")
+    say(f"Check it  fedllm-bench board validate {target}")
+    say(f"Next      git add {target} && git commit -m 'Submit {target.name}'; push, and open a pull request")
+    return 0
+
+
+def _draft(args: argparse.Namespace, runs: Any) -> Any:
+    submit = importlib.import_module("fedllm_bench.leaderboard.submit")
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    said = submit.Statement(**{key: getattr(args, key) for key in STATED}, date=args.date or today)
+    if args.canary:
+        return importlib.import_module("fedllm_bench.leaderboard.canaries").canary(args.canary, runs, said)
+    return submit.draft(runs, said)

@@ -1,0 +1,40 @@
+"""The checks of a submission by name. To add one: a function, and a line in CHECKS.
+
+A check gives what is wrong, all of it; what it cannot read it may raise as a :class:`UserError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..context import Context
+from ..problems import Problem
+from ..submitted import Submitted
+from . import answers, copies, identity, judged, scores, training, uploads, writing
+
+Check = Callable[[Submitted, Context], Iterable[Problem]]
+
+CHECKS: dict[str, Check] = {
+    "configs": identity.configs,
+    "seeds": identity.seeds,
+    "provenance": identity.provenance,
+    "track rules": identity.track_rules,
+    "base": identity.base,
+    "items": scores.items,
+    "ranked metrics": scores.ranked,
+    "evidence": scores.evidence,
+    "claims": scores.claims,
+    "results": scores.results,
+    "log": training.log,
+    "schedule": training.derived,
+    "traffic": uploads.traffic,
+    "adapter": uploads.adapter,
+    "prompts": answers.prompts,
+    "coverage": answers.coverage,
+    "judgements": judged.judgements,
+    "records": judged.records,
+    "answers": writing.answers,
+    "injections": writing.injections,
+    "copies": copies.others,
+    "seeds' answers": copies.own_seeds,
+}

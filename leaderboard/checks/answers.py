@@ -1,0 +1,112 @@
+"""Open-ended answers: the prompts are the benchmark's, and every one is answered once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from fedllm_bench import files
+from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.evaluation.benchmarks import BENCHMARKS
+from fedllm_bench.evaluation.benchmarks import Context as PromptContext
+from fedllm_bench.evaluation.material import BASE
+from fedllm_bench.evaluation.open_scores import GLOBAL
+from fedllm_bench.evaluation.records import Answer, Prompt
+
+from ..context import Context
+from ..problems import Problem
+from ..submitted import Run, Submitted
+
+
+def prompts(submitted: Submitted, context: Context) -> Iterator[Problem]:
+    """What was asked is the benchmark, all of it, with the published settings."""
+    for run in submitted.runs:
+        for benchmark in run.files.benchmarks():
+            where = f"{run.where}/answers/{benchmark}"
+            if benchmark not in BENCHMARKS:
+                yield Problem(code="prompts", message="this suite has no such benchmark", where=where)
+                continue
+            yield from _plan(run, benchmark, where)
+            yield from _prompts(run, benchmark, context, where)
+
+
+def _plan(run: Run, benchmark: str, where: str) -> Iterator[Problem]:
+    plan = run.files.json(f"answers/{benchmark}/plan.json")
+    about, overrides = plan["benchmark"], plan["overrides"]
+    asked = run.files.prompts(benchmark)
+    right = {
+        "name": benchmark,
+        "version": BENCHMARKS[benchmark].version,
+        "items": len(asked),
+        "prompts_hash": files.sha256_json([asdict(prompt) for prompt in asked])[:16],
+    }
+    if wrong := [key for key, value in right.items() if about.get(key) != value]:
+        yield Problem(
+            code="plan", message=f"{', '.join(wrong)} are not those of the prompts", where=f"{where}/plan.json"
+        )
+    if changed := {key: value for key, value in overrides.items() if value is not None}:
+        text = f"settings in place of the published ones: {str(changed)[:120]!a}"
+        yield Problem(code="plan", message=text, where=f"{where}/plan.json")
+    base_hash = run.files.entry.base_hash
+    if base_hash and plan["model"].get("base_hash") != base_hash:
+        yield Problem(code="plan", message="another base model answered", where=f"{where}/plan.json")
+
+
+def _prompts(run: Run, benchmark: str, context: Context, where: str) -> Iterator[Problem]:
+    try:
+        right = _of_benchmark(run, benchmark, context)
+    except UserError as error:
+        text = f"whether they are the benchmark's is not checked: {first_line(error)[:200]}"
+        yield Problem(code="prompts-not-at-hand", message=text, where=where, level="flagged")
+        return
+    asked = {prompt.item_id: prompt for prompt in run.files.prompts(benchmark)}
+    if len(asked) < len(run.files.prompts(benchmark)):
+        yield Problem(code="prompts", message="one item is asked twice", where=where)
+    wanted = {prompt.item_id: prompt for prompt in right}
+    if differing := {key for key in asked.keys() | wanted.keys() if asked.get(key) != wanted.get(key)}:
+        text = f"{len(differing)} prompts are not the benchmark's, as {min(differing)[:40]!a}"
+        yield Problem(code="prompts", message=text, where=where)
+
+
+def _of_benchmark(run: Run, benchmark: str, context: Context) -> list[Prompt]:
+    split = context.split_of(run.config, run.files.entry.split_hash)
+    about = PromptContext(dataset=run.config.dataset, split=None if split is None else lambda: split)
+    return BENCHMARKS[benchmark].prompts(about)
+
+
+def coverage(submitted: Submitted, _: Context) -> Iterator[Problem]:
+    """Each side has one whole answer to every prompt, and every judge has judged every turn once."""
+    for run in submitted.runs:
+        for benchmark in run.files.benchmarks():
+            asked = run.files.prompts(benchmark)
+            where = f"{run.where}/answers/{benchmark}"
+            there = run.files.sides(benchmark)
+            for side in (BASE, GLOBAL):
+                if side not in there and not run.method.personal:
+                    yield Problem(code="uncovered", message=f"the side {side!r} has no answers", where=where)
+            for side in there:
+                yield from _answered(asked, run.files.answers(benchmark, side), f"{where}/{side}.jsonl.gz")
+
+
+def _answered(asked: Sequence[Prompt], answers: Sequence[Answer], where: str) -> Iterator[Problem]:
+    by_id = {answer.item_id: answer for answer in answers}
+    if len(by_id) < len(answers):
+        yield Problem(
+            code="answer-twice", message=f"{len(answers) - len(by_id)} items have several answers", where=where
+        )
+    prompts = {prompt.item_id: prompt for prompt in asked}
+    if strangers := by_id.keys() - prompts.keys():
+        yield Problem(code="answer-unasked", message=f"{len(strangers)} answers to what was not asked", where=where)
+    missing = [key for key, prompt in prompts.items() if not _is_answer(by_id.get(key), prompt)]
+    if missing:
+        text = f"{len(missing)} of {len(prompts)} prompts have no whole answer, as {missing[0][:40]!a}"
+        yield Problem(code="uncovered", message=text, where=where)
+
+
+def _is_answer(answer: Answer | None, prompt: Prompt) -> bool:
+    return (
+        answer is not None
+        and answer.is_whole
+        and answer.prompt_hash == prompt.hash
+        and len(answer.turns) == len(prompt.turns)
+    )

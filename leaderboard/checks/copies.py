@@ -1,0 +1,56 @@
+"""Copies of another submission, and one run given as two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+
+from ..context import Context
+from ..fingerprints import Fingerprint, Sketch, fingerprint, similarity, sketches
+from ..problems import Problem
+from ..submitted import Submitted
+
+NEAR = 0.75  # of the word sequences of two answers
+SOME, MOST = 0.2, 0.8  # shares of answers alike from which on it is flagged, and refused
+FEWEST = 10
+
+
+def others(submitted: Submitted, context: Context) -> Iterator[Problem]:
+    """Losses, adapters and answers are not those of a submission that is on the board."""
+    if not context.others:
+        return
+    own = fingerprint(submitted)
+    for other in context.others:
+        if other.digest == own.digest:
+            yield Problem(code="copied", message=f"{other.name} on the board is the same submission")
+            continue
+        yield from _of_training(own, other)
+        for benchmark, answers in own.answers.items():
+            yield from _answers(answers, other.answers.get(benchmark, {}), f"answers to {benchmark}", other.name)
+
+
+def _of_training(own: Fingerprint, other: Fingerprint) -> Iterator[Problem]:
+    if own.losses & other.losses:
+        text = f"a run has the loss of every item that a run of {other.name} has: no two trainings do"
+        yield Problem(code="copied", message=text, where="runs")
+    if own.adapters & other.adapters:
+        yield Problem(code="copied", message=f"an adapter is that of {other.name}", where="runs")
+
+
+def _answers(own: Mapping[str, Sketch], theirs: Mapping[str, Sketch], what: str, name: str) -> Iterator[Problem]:
+    shared = own.keys() & theirs.keys()
+    near = [item for item in shared if similarity(own[item], theirs[item]) >= NEAR]
+    if len(shared) < FEWEST or len(near) <= SOME * len(shared):
+        return
+    text = f"{len(near)} of {len(shared)} long {what} are, or nearly are, those of {name}"
+    level = "refused" if len(near) > MOST * len(shared) else "flagged"
+    yield Problem(code="copied-answers", message=text, where="runs", level=level)  # type: ignore[arg-type]
+
+
+def own_seeds(submitted: Submitted, _: Context) -> Iterator[Problem]:
+    """The seeds answer for themselves: sampled answers of two trainings are not the same."""
+    by_seed = {run.seed: sketches(run) for run in submitted.runs} if not submitted.is_canary else {}
+    for one, other in combinations(sorted(by_seed), 2):
+        for benchmark, answers in by_seed[other].items():
+            theirs = by_seed[one].get(benchmark, {})
+            yield from _answers(answers, theirs, f"answers of seed {other} to {benchmark}", f"seed {one}")

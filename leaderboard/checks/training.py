@@ -1,0 +1,159 @@
+"""The log of rounds is the one that the config, the seed and the split give, and the sums of it are right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from fedllm_bench.data.manifest import Split
+from fedllm_bench.report.run import failures_of, num_dropouts
+from fedllm_bench.training.batches import schedule
+from fedllm_bench.training.faults import DROPPED_OUT, dropouts, straggles
+
+from ..context import Context
+from ..problems import Problem
+from ..split_items import SplitItems
+from ..submitted import MOST_ROUNDS, Round, Run, Submitted
+from .scores import equal
+
+FEW = 3  # problems of one kind that are shown for a run; the rest is counted
+
+
+def log(submitted: Submitted, _: Context) -> Iterator[Problem]:
+    """The log by itself: rounds from 1, possible numbers, failures that explain what is missing."""
+    for run in _logged(submitted):
+        where = f"{run.where}/rounds.jsonl.gz"
+        wanted = run.config.federation.rounds
+        if len(run.rounds) != wanted:
+            text = f"{len(run.rounds)} rounds; its config has {wanted}"
+            yield Problem(code="rounds", message=text, where=where)
+        if [line.round for line in run.rounds] != list(range(1, len(run.rounds) + 1)):
+            yield Problem(code="rounds", message="its rounds are not 1, 2, 3 and so on", where=where)
+        yield from _shortened([text for line in run.rounds for text in _impossible(line)], "log", where)
+        yield from _cost(run)
+
+
+def _logged(submitted: Submitted) -> list[Run]:
+    return [run for run in submitted.runs if submitted.is_of_suite or run.files.has("rounds.jsonl")]
+
+
+def _shortened(texts: Sequence[str], code: str, where: str) -> Iterator[Problem]:
+    if texts:
+        more = f" and {len(texts) - FEW} more" if len(texts) > FEW else ""
+        yield Problem(code=code, message=("; ".join(texts[:FEW]) + more)[:400], where=where)
+
+
+def _impossible(line: Round) -> Iterator[str]:
+    at = f"round {line.round}"
+    if line.seconds <= 0:
+        yield f"{at} took {line.seconds} seconds"
+    if not math.isfinite(line.update_norm) or line.update_norm < 0:
+        yield f"{at}: the update's norm is {line.update_norm}"
+    if min(line.bytes_up, line.bytes_down) < 0:
+        yield f"{at}: a negative number of bytes"
+    for client, loss, steps, failure in zip(line.client_ids, line.losses, line.steps, line.failures, strict=True):
+        if failure is None and steps and (loss is None or not math.isfinite(loss) or loss < 0):
+            yield f"{at}: client {client[:40]!a} trained and has the loss {loss}"
+        if failure == DROPPED_OUT and (steps or loss is not None):
+            yield f"{at}: client {client[:40]!a} dropped out and trained"
+
+
+def _cost(run: Run) -> Iterator[Problem]:
+    """results.json sums the log up."""
+    cost, lines = run.results["cost"], [vars(line) for line in run.rounds]
+    right = {
+        "bytes_up": sum(line.bytes_up for line in run.rounds),
+        "bytes_down": sum(line.bytes_down for line in run.rounds),
+        "num_answers": sum(len(line.clients) for line in run.rounds) - num_dropouts(lines),
+        "num_dropouts": num_dropouts(lines),
+        "failures": failures_of(lines),
+    }
+    wrong = [key for key, value in right.items() if cost[key] != value]
+    if wrong:
+        text = f"{', '.join(wrong)} are not those of rounds.jsonl.gz"
+        yield Problem(code="cost", message=text, where=f"{run.where}/results.json: cost")
+    seconds = sum(line.seconds for line in run.rounds)
+    if cost["seconds"].get("train", 0.0) < seconds - 0.01 * (1 + len(run.rounds)):
+        text = f"training took {cost['seconds'].get('train')} seconds, its rounds together {seconds:.1f}"
+        yield Problem(code="cost", message=text, where=f"{run.where}/results.json: cost")
+
+
+def derived(submitted: Submitted, context: Context) -> Iterator[Problem]:
+    """Who trained in each round, on how many rows, for how many steps, at which rate."""
+    if not submitted.is_of_suite:
+        return
+    for run in submitted.runs:
+        if len(run.rounds) != run.config.federation.rounds or len(run.rounds) > MOST_ROUNDS:
+            continue
+        where = f"{run.where}/rounds.jsonl.gz"
+        rates = [
+            f"round {line.round} has the rate {line.lr:g}, not {right:g}"
+            for number, line in enumerate(run.rounds)
+            if not equal(line.lr, right := run.config.local.lr_at(number, len(run.rounds)))
+        ]
+        yield from _shortened(rates, "learning-rate", where)
+        split = context.split_of(run.config, run.files.entry.split_hash)
+        if split is not None:
+            for code, texts in _against(run, split).items():
+                yield from _shortened(texts, code, where)
+
+
+def _against(run: Run, split: Split) -> dict[str, list[str]]:
+    """Code -> what is otherwise than the split gives it."""
+    known = SplitItems(split)
+    plan = schedule(run.config, len(known.ids), known.file_order)
+    only = set(known.local_sample(run)) if run.method.personal else None
+    found: dict[str, list[str]] = {"schedule": [], "num-examples": [], "local-steps": []}
+    for number, (line, planned) in enumerate(zip(run.rounds, plan, strict=True)):
+        chosen = [client for client in planned if only is None or client in only]
+        if run.method.pooled:
+            _compare_pooled(run, known, line, chosen, found)
+        elif line.clients != chosen or line.client_ids != [known.ids[client] for client in chosen]:
+            found["schedule"].append(
+                f"round {line.round} has clients {line.clients[:12]}, the seed gives {chosen[:12]}"
+            )
+        else:
+            _compare(run, known, line, number, found)
+    return found
+
+
+def _compare(run: Run, split: SplitItems, line: Round, number: int, found: dict[str, list[str]]) -> None:
+    """One round, client by client."""
+    config, skipped = run.config, _may_skip(run)
+    away = dropouts(config, number, line.clients)
+    for client, rows, steps, failure in zip(line.clients, line.num_examples, line.steps, line.failures, strict=True):
+        at = f"round {line.round}, client {split.ids[client]}"
+        size = split.sizes[client]
+        if rows > size or (rows < size and not skipped):
+            found["num-examples"].append(f"{at}: {rows} rows, the split has {size}")
+        if (failure == DROPPED_OUT) != (client in away):
+            found["schedule"].append(f"{at}: whether it drops out is not as the seed gives it")
+        planned = 0 if client in away or not rows else _steps(run, rows, len(split.ids))
+        if planned and straggles(config.faults, config.seed, number, client):
+            planned = max(1, round(config.faults.straggler_steps * planned))
+        if (failure is None and steps != planned) or steps > planned:
+            found["local-steps"].append(f"{at}: {steps} steps, its config gives {planned}")
+
+
+def _compare_pooled(
+    run: Run, split: SplitItems, line: Round, chosen: Sequence[int], found: dict[str, list[str]]
+) -> None:
+    of_chosen = [_steps(run, split.sizes[client], len(split.ids)) for client in chosen]
+    steps, rows = round(sum(of_chosen) / len(of_chosen)), sum(split.sizes)
+    if line.clients != [len(split.ids)]:
+        found["schedule"].append(f"round {line.round} has clients {line.clients[:12]}, and one learner has all rows")
+        return
+    if line.num_examples[0] > rows or (line.num_examples[0] < rows and not _may_skip(run)):
+        found["num-examples"].append(f"round {line.round}: {line.num_examples[0]} rows, the split has {rows}")
+    if line.steps[0] != steps and not _may_skip(run):
+        found["local-steps"].append(f"round {line.round}: {line.steps[0]} steps, its config gives {steps}")
+
+
+def _steps(run: Run, rows: int, num_clients: int) -> int:
+    federation = run.config.federation
+    return run.config.local.num_steps(rows, federation.rounds * federation.clients_per_round / num_clients)
+
+
+def _may_skip(run: Run) -> bool:
+    """Whether rows can be without a counted token within the sequence length; those of the mini world are not."""
+    return run.config.profile != "mini"

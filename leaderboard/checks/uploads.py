@@ -1,0 +1,168 @@
+"""Bytes follow from the adapter's shapes and the method; the adapter in the bundle is one that this run can have."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from fedllm_bench import models
+from fedllm_bench.config import EMBEDDED_MODEL, Lora, RunConfig
+from fedllm_bench.errors import first_line
+from fedllm_bench.training import targets
+from fedllm_bench.training.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
+from fedllm_bench.trees import Tree, norm, num_bytes, tmap
+
+from ..context import Context
+from ..problems import Problem, Refused
+from ..reading import read_plain
+from ..submitted import Round, Run, Submitted
+
+TENSORS, SETTINGS = "adapter/adapter_model.safetensors", "adapter/adapter_config.json"
+MOST_BYTES = 64 * 2**20
+SLACK = 1e-3  # of a norm in float32
+
+
+def traffic(submitted: Submitted, _: Context) -> Iterator[Problem]:
+    """Bytes sent up and down in each round."""
+    if not submitted.is_of_suite:
+        return
+    for run in submitted.runs:
+        where = f"{run.where}/rounds.jsonl.gz"
+        if run.method.personal or run.method.pooled:
+            shapes: Mapping[str, tuple[int, ...]] | None = {}
+        else:
+            shapes = shapes_of(run)
+        if shapes is None:
+            text = "bytes are not derived: the base model is not at hand, and no adapter is in the bundle"
+            yield Problem(code="bytes-not-derived", message=text, where=where, level="flagged")
+            continue
+        down, up = _of_one_client(run, shapes) if shapes else (0, 0)
+        wrong = [line for line in run.rounds if (line.bytes_down, line.bytes_up) != _of_round(line, down, up)]
+        if wrong:
+            line, right = wrong[0], _of_round(wrong[0], down, up)
+            got = f"round {line.round} has {line.bytes_down} down and {line.bytes_up} up"
+            text = f"{len(wrong)} rounds; {got}, not {right[0]} and {right[1]}"
+            yield Problem(code="bytes", message=text, where=where)
+
+
+def _of_round(line: Round, down: int, up: int) -> tuple[int, int]:
+    return down * len(line.clients), up * line.failures.count(None)
+
+
+def shapes_of(run: Run) -> dict[str, tuple[int, ...]] | None:
+    """Names and shapes of what is trained: of the embedded base model, else as the adapter in the bundle has them."""
+    if layers := embedded_layers(run.config):
+        names = {
+            name: zip(layer.parts, layer.shapes(run.config.lora.rank), strict=True) for name, layer in layers.items()
+        }
+        return {f"{PREFIX}{name}.{part}": shape for name, parts in names.items() for part, shape in parts}
+    tree = adapter_of(run)
+    return {name: tuple(tensor.shape) for name, tensor in tree.items()} if tree else None
+
+
+def embedded_layers(config: RunConfig) -> dict[str, AdaptedLayer] | None:
+    """The LoRA layers of the embedded base, without its weights; None for another base, or another kind of training."""
+    if config.model.name != EMBEDDED_MODEL or config.model.trainable != "adapter" or config.lora.dora:
+        return None
+    return _layers(config.lora)
+
+
+@functools.lru_cache(maxsize=8)
+def _layers(lora: Lora) -> dict[str, AdaptedLayer]:
+    """Nobody attaches anything to them."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(models.locate(EMBEDDED_MODEL)))
+        layers, _ = targets.insert(base, replace(lora, targets=targets.resolve(base, lora.targets)))
+    return layers
+
+
+def _of_one_client(run: Run, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """Bytes of the message and of an upload, by the method's own functions on tensors without memory."""
+    params: Tree = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    method, lr = run.method, run.config.local.lr
+    message = method.broadcast(method.init(params))
+    _, upload = method.finish(message, method.client_init(params), params, params, 1, lr)
+    return num_bytes(message), num_bytes(upload)
+
+
+# --- the adapter itself
+
+
+def adapter_of(run: Run) -> Tree | None:
+    """The tensors of the adapter in the bundle, None where there is none. Refused where it is no such file."""
+    if not run.files.has(TENSORS):
+        return None
+    where = f"{run.where}/{TENSORS}"
+    content = read_plain(run.files.bundle.files[where], MOST_BYTES, where)
+    try:
+        tree: Tree = load(content)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise Refused("adapter-file", f"no safetensors file ({first_line(error)[:120]})", where) from error
+    return tree
+
+
+def adapter(submitted: Submitted, _: Context) -> Iterator[Problem]:
+    """Finite, of the config's shapes, moved from where training began, and not further than its rounds moved it."""
+    for run in submitted.runs:
+        yield from _settings(run)
+        tree = adapter_of(run)
+        if tree is None:
+            continue
+        where = f"{run.where}/{TENSORS}"
+        if not all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in tree.values()):
+            yield Problem(code="adapter-file", message="it has values that are not finite numbers", where=where)
+            continue
+        yield from _shapes(run, tree, where)
+        if not any(bool(t.any()) for name, t in tree.items() if ".lora_B." in name) and not submitted.is_canary:
+            yield Problem(
+                code="adapter-untrained", message="every B is zero: it is the base", where=where, level="flagged"
+            )
+
+
+def _settings(run: Run) -> Iterator[Problem]:
+    """adapter_config.json is that of a LoRA adapter with the config's rank and alpha."""
+    if not run.files.has(SETTINGS) or not run.files.has("config.json"):
+        return
+    stated, lora = run.files.json(SETTINGS), run.config.lora
+    wanted = {"peft_type": "LORA", "r": lora.rank, "lora_alpha": lora.alpha, "use_dora": lora.dora}
+    wrong = [key for key, value in wanted.items() if not isinstance(stated, dict) or stated.get(key, False) != value]
+    if wrong:
+        text = f"{', '.join(wrong)} are not those of its config"
+        yield Problem(code="adapter-file", message=text, where=f"{run.where}/{SETTINGS}")
+
+
+def _shapes(run: Run, tree: Tree, where: str) -> Iterator[Problem]:
+    if not run.files.has("config.json"):
+        return
+    layers = embedded_layers(run.config)
+    if layers is None:
+        yield from _rank(run, tree, where)
+        return
+    first = initial_adapter(layers, run.config.lora.rank, run.config.seed)
+    if {name: t.shape for name, t in tree.items()} != {name: t.shape for name, t in first.items()}:
+        text = "its tensors are not those of the config's layers and rank on this base"
+        yield Problem(code="adapter-file", message=text, where=where)
+        return
+    moved = norm(tmap(lambda a, b: a.float() - b, tree, first))
+    most = sum(line.update_norm for line in run.rounds)
+    if moved > most * (1 + SLACK) + SLACK:
+        text = f"it lies {moved:.4g} from where seed {run.seed} begins; its rounds together moved it {most:.4g} at most"
+        yield Problem(code="adapter-distance", message=text, where=where)
+
+
+def _rank(run: Run, tree: Tree, where: str) -> Iterator[Problem]:
+    """Of a base that is not at hand: pairs of A and B of the config's rank."""
+    rank = run.config.lora.rank
+    wrong = [name for name in tree if not name.endswith(A_AND_B)] if not run.config.lora.dora else []
+    wrong += [name for name, t in tree.items() if name.endswith(A_AND_B[0]) and t.shape[0] != rank]
+    wrong += [name for name, t in tree.items() if name.endswith(A_AND_B[1]) and t.shape[1] != rank]
+    if wrong:
+        text = f"{len(wrong)} tensors are not of a LoRA adapter of rank {rank}, as {wrong[0][:80]!a}"
+        yield Problem(code="adapter-file", message=text, where=where)

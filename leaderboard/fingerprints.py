@@ -1,0 +1,119 @@
+"""What is kept of a submission to tell whether another one is a copy of it, and whether both have the same base."""
+
+from __future__ import annotations
+
+import unicodedata
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedllm_bench import files
+from fedllm_bench.evaluation.open_scores import GLOBAL
+from fedllm_bench.metrics.base import Score
+
+from .submitted import Run, Submitted
+
+SHORTEST = 40  # characters: shorter answers may be alike by themselves
+WORDS, SAMPLES = 5, 8  # of a sketch: sequences of WORDS words, the smallest of SAMPLES hashes each
+SEEDS = tuple(range(1, SAMPLES + 1))
+LOSSES = ("heldout", "preference_loss", "preference_margin")  # real numbers: no two trainings give the same ones
+VERSION = 1  # raise it when equal submissions give other fingerprints
+Sketch = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseScores:
+    mean: float | None
+    n: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """`losses` and `adapters`: digests of what no two trainings share. `answers`: benchmark -> item -> sketch.
+
+    `bases`: what the base was scored on -> metric -> its scores.
+    """
+
+    name: str
+    team: str
+    digest: str
+    losses: frozenset[str]
+    adapters: frozenset[str]
+    answers: Mapping[str, Mapping[str, Sketch]]
+    bases: Mapping[str, Mapping[str, BaseScores]]
+
+
+def fingerprint(submitted: Submitted) -> Fingerprint:
+    """Raises a :class:`UserError` where the records cannot be read."""
+    bundle = submitted.bundle
+    return Fingerprint(
+        name=bundle.folder.name,
+        team=bundle.submission.team,
+        digest=bundle.digest,
+        losses=frozenset(digest for run in submitted.runs for digest in loss_digests(run)),
+        adapters=frozenset(entry.adapter.sha256 for entry in bundle.submission.runs if entry.adapter is not None),
+        answers=_answers(submitted.runs),
+        bases={base_key(run): base_scores(run) for run in submitted.runs},
+    )
+
+
+def loss_digests(run: Run) -> list[str]:
+    """Of the scores after training of each metric of real numbers; none where they are those of the base."""
+    sets = {name: run.sets[name] for name in LOSSES if name in run.sets}
+    digests = {name: (digest(sides.after), digest(sides.before)) for name, sides in sets.items()}
+    return [after for after, before in digests.values() if after != before]
+
+
+def digest(scores: Iterable[Score]) -> str:
+    """Of the items' values in any order."""
+    return files.sha256_json(sorted((score.cluster, score.item_id, score.value) for score in scores))
+
+
+def base_key(run: Run) -> str:
+    """All that the base's scores hang on, but for the rounding of sums."""
+    config, data = run.config, run.environment.get("data", {})
+    asked = [data.get("base_hash"), data.get("split_hash"), config.model.dtype, config.data.template]
+    return files.sha256_json([*asked, config.local.sequence_length, config.evaluation.max_new_tokens])
+
+
+def base_scores(run: Run) -> dict[str, BaseScores]:
+    return {name: summary(sides.before) for name, sides in run.sets.items()}
+
+
+def summary(scores: Sequence[Score]) -> BaseScores:
+    values = [score.value for score in scores if score.value is not None]
+    mean = sum(values) / len(values) if values else None
+    return BaseScores(mean=mean, n=len(scores), digest=digest(scores))
+
+
+def _answers(runs: Sequence[Run]) -> dict[str, dict[str, Sketch]]:
+    """Of the first run: its seeds are compared with each other by a check of their own."""
+    return sketches(runs[0]) if runs else {}
+
+
+def sketches(run: Run) -> dict[str, dict[str, Sketch]]:
+    """Benchmark -> item -> the sketch of the global adapter's answer, of those that are long enough to tell."""
+    found = {}
+    for benchmark, material in run.materials.items():
+        texts = {item: plain("\n".join(answer.turns)) for item, answer in material.answers.get(GLOBAL, {}).items()}
+        found[benchmark] = {item: sketch(text) for item, text in texts.items() if len(text) >= SHORTEST}
+    return found
+
+
+def plain(text: str) -> str:
+    """The words of a text without case and signs."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join("".join(c if c.isalnum() else " " for c in folded).split())
+
+
+def sketch(text: str) -> Sketch:
+    """Min-hashes (Broder, 1997) of sequences of words, or of characters where a script has no spaces."""
+    words = text.split() if text.count(" ") * 12 >= len(text) else list(text)
+    parts = [" ".join(words[i : i + WORDS]).encode() for i in range(max(1, len(words) - WORDS + 1))]
+    return tuple(min(zlib.crc32(part, seed * 0x9E3779B1 & 0xFFFFFFFF) for part in parts) for seed in SEEDS)
+
+
+def similarity(a: Sketch, b: Sketch) -> float:
+    """The estimated share of sequences that both have."""
+    return sum(x == y for x, y in zip(a, b, strict=True)) / len(a)

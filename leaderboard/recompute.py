@@ -1,0 +1,210 @@
+"""From the raw records of a submitted run to its scores: nothing that somebody summed up is read.
+
+The suite's own functions do it, so that an honest run gives the numbers of its results.json and evaluation.json to the
+last digit. What a score says of its own evidence is computed again where the evidence decides it.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedllm_bench.errors import UserError
+from fedllm_bench.evaluation.material import BASE, Material, read_folder
+from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
+from fedllm_bench.evaluation.open_scores import GLOBAL
+from fedllm_bench.evaluation.scored import Scored, score_all
+from fedllm_bench.evaluation.views import MEAN_OVER_LANGUAGES, views_of, weighted
+from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.metrics.stats import Estimator, per_cluster
+from fedllm_bench.report.results import ScoreSet
+from fedllm_bench.report.results import views_of as suite_views
+
+if TYPE_CHECKING:
+    from .run_files import RunFiles
+
+SMALLEST = 1e-9  # numbers closer than this are equal: sums may be rounded otherwise on another machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricScores:
+    """One metric, or one view of it, of one run. `before` is None where the base was not scored.
+
+    A score's cluster is what is resampled: a client, or a question where `judge` or an open-ended benchmark is. With
+    `is_whole_only` a mean over fewer than all of them is no mean (docs/evaluation.md).
+    """
+
+    name: str
+    version: str
+    unit: str
+    higher_is_better: bool
+    estimator: Estimator
+    after: list[Score]
+    before: list[Score] | None
+    local: list[Score] | None = None
+    judge: str = ""
+    description: str = ""
+    benchmark: str = ""
+
+    @property
+    def is_whole_only(self) -> bool:
+        return bool(self.benchmark)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedScores:
+    """The metrics of the run of one seed: "heldout", "heldout_worst_tenth", "mt_bench@<judge>" and so on."""
+
+    seed: int
+    metrics: dict[str, MetricScores]
+
+
+def seed_scores(run: RunFiles) -> SeedScores:
+    """Raises a :class:`UserError` where the records do not fit together."""
+    return SeedScores(seed=run.seed, metrics={**suite_metrics(score_sets(run)), **open_ended_metrics(materials(run))})
+
+
+def means(scores: SeedScores) -> dict[str, float | None]:
+    """Metric -> its mean after training, in the metric's own unit; None where there is none."""
+    return {name: mean_of(one, one.after) for name, one in scores.metrics.items()}
+
+
+def mean_of(metric: MetricScores, side: Sequence[Score]) -> float | None:
+    """The metric's estimate of one side, without its interval."""
+    if metric.is_whole_only and not all(score.is_scored for score in side):
+        return None
+    clusters = [cluster for cluster in per_cluster(side).values() if cluster.mean is not None]
+    if not clusters:
+        return None
+    values = np.asarray([cluster.mean for cluster in clusters], dtype=np.float64)
+    weights = np.asarray([cluster.weight for cluster in clusters], dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        estimate = float(metric.estimator.back(metric.estimator.of(values, weights)))
+    return estimate if math.isfinite(estimate) else None
+
+
+# --- metrics of the suite: held-out losses and questions with known answers
+
+
+def suite_metrics(sets: Mapping[str, ScoreSet]) -> dict[str, MetricScores]:
+    """Every metric with its views."""
+    found: dict[str, MetricScores] = {}
+    for name, sides in sets.items():
+        info = METRICS[name].info
+        for view in suite_views(info, sides):
+            kept = sides.keep(view.keep)
+            found[view.info.name] = MetricScores(
+                name=view.info.name,
+                version=info.version,
+                unit=view.info.unit,
+                higher_is_better=info.higher_is_better,
+                description=view.info.description,
+                estimator=view.estimator,
+                before=list(kept.before),
+                after=list(kept.after),
+                local=None if kept.local is None else list(kept.local),
+            )
+    return found
+
+
+def score_sets(run: RunFiles) -> dict[str, ScoreSet]:
+    """Metric -> its scores, each computed again where its evidence decides it."""
+    return {name: _score_set(run, name) for name in known_metrics(run)}
+
+
+def known_metrics(run: RunFiles) -> list[str]:
+    """Metrics with scores. Raises a :class:`UserError` for one that this suite does not have."""
+    for name in run.metrics():
+        if name not in METRICS:
+            raise UserError(f"the run of seed {run.seed} has a metric {name!r}, which this suite does not know")
+    return run.metrics()
+
+
+def _score_set(run: RunFiles, name: str) -> ScoreSet:
+    return rescored_set(name, *(run.scores(name, side) for side in ("before", "after", "local")))
+
+
+def rescored_set(name: str, before: Sequence[Score], after: Sequence[Score], local: Sequence[Score]) -> ScoreSet:
+    sides = [[rescored(name, score) for score in side] for side in (before, after, local)]
+    return ScoreSet(before=sides[0], after=sides[1], local=sides[2] or None)
+
+
+def rescored(metric: str, score: Score) -> Score:
+    """The score that the evidence gives; as it is where evidence does not decide it."""
+    if score.value is None or metric not in EVIDENCE:
+        return score
+    value = EVIDENCE[metric](score.evidence)
+    if value is None or abs(value - score.value) <= TOLERANCES.get(metric, SMALLEST):
+        return score
+    return replace(score, value=value)
+
+
+def _exact(evidence: Mapping[str, Any]) -> float | None:
+    return float(evidence["answer"] == evidence["right"]) if {"answer", "right"} <= evidence.keys() else None
+
+
+def _choice(evidence: Mapping[str, Any]) -> float | None:
+    """Whether the first of the losses is the smallest; None where rounding hides it."""
+    losses = evidence.get("nll")
+    if not isinstance(losses, list) or len(losses) < 2 or not all(isinstance(loss, float | int) for loss in losses):
+        return None
+    return None if losses[0] == min(losses[1:]) else float(losses[0] < min(losses[1:]))
+
+
+def _refusal(evidence: Mapping[str, Any]) -> float | None:
+    refuse, comply = evidence.get("refuse"), evidence.get("comply")
+    if not isinstance(refuse, float | int) or not isinstance(comply, float | int) or not refuse + comply:
+        return None
+    return float(refuse / (refuse + comply))
+
+
+# Metric -> what its evidence says; metrics of losses have no evidence but the number itself.
+EVIDENCE: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
+    "mini_exact": _exact,
+    "mini_choice": _choice,
+    "mini_refusal": _refusal,
+}
+TOLERANCES = {"mini_refusal": 1e-3}  # probabilities are kept with four digits
+
+
+# --- open-ended metrics: answers and what judges said of them
+
+
+def open_ended_metrics(of: Mapping[str, Material]) -> dict[str, MetricScores]:
+    """Every open-ended metric that the global adapter has a score in, under each of its judges."""
+    return {one.key: _open_ended(one) for one in score_all(of, OPEN_METRICS) if GLOBAL in one.sides}
+
+
+def materials(run: RunFiles) -> dict[str, Material]:
+    """Benchmark -> its records, without replies to requests that the answers do not make."""
+    with tempfile.TemporaryDirectory() as folder:
+        return read_folder(run.unpacked(Path(folder) / "run"))
+
+
+def _open_ended(one: Scored) -> MetricScores:
+    info = one.metric.info
+    view = views_of([score for side in one.sides.values() for score in side], by_language=one.metric.by_language)[0]
+
+    def kept(side: Iterable[Score]) -> list[Score]:
+        scores = view.of(side)
+        return weighted(scores) if view.estimator is MEAN_OVER_LANGUAGES else scores
+
+    return MetricScores(
+        name=one.key,
+        version=info.version,
+        unit=info.unit,
+        higher_is_better=info.higher_is_better,
+        description=info.description,
+        estimator=view.estimator,
+        judge=one.judge or "",
+        benchmark=one.metric.benchmark,
+        before=kept(one.sides[BASE]) if BASE in one.sides else None,
+        after=kept(one.sides[GLOBAL]),
+    )

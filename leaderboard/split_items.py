@@ -1,0 +1,100 @@
+"""What a split says that a run must have: its clients and their rows, and the items of each metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fedllm_bench.data.clients import sample_by_size
+from fedllm_bench.data.manifest import Part, Split
+from fedllm_bench.data.published import ORDER_FILE
+from fedllm_bench.data.rows import PreferenceRow, SftRow
+from fedllm_bench.files import read_json
+from fedllm_bench.metrics.items import HELDOUT, Item, Probe, load_probes, probe_key
+from fedllm_bench.training.faults import participants
+
+from .submitted import Run
+
+Key = tuple[str, str]  # client, row
+AnyItem = Item[Any, Any]  # here without tokens
+
+
+def _every(_: AnyItem) -> bool:
+    return True
+
+
+# Metrics that score some of the rows.
+WANTED: dict[str, Callable[[AnyItem], bool]] = {
+    "mini_exact": lambda item: bool(item.task),
+    "mini_choice": lambda item: len(item.choices) > 1,
+    "mini_refusal": lambda item: item.task == "harmful",
+}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One item that a metric must score: its group, and what its evidence must say, where that is known."""
+
+    group: Mapping[str, str]
+    prompt: str
+    right: str
+
+
+@dataclass(frozen=True)
+class SplitItems:
+    """A split without its tokens: nothing of a base model is needed to read it."""
+
+    split: Split
+
+    @property
+    def ids(self) -> list[str]:
+        return [client.id for client in self.split.manifest.clients]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Training rows of each client, among them those that a run may have skipped as without a counted token."""
+        return [client.train for client in self.split.manifest.clients]
+
+    @cached_property
+    def file_order(self) -> tuple[int, ...]:
+        """As `Clients.file_order`: the published schedule counts clients in the order of the published file."""
+        if ORDER_FILE not in self.split.manifest.files:
+            return ()
+        place = {client: index for index, client in enumerate(self.ids)}
+        return tuple(place[client] for client in read_json(self.split.folder / ORDER_FILE) if client in place)
+
+    @cached_property
+    def items(self) -> list[AnyItem]:
+        return list(self._items())
+
+    def _items(self) -> Iterator[AnyItem]:
+        probes = load_probes(self.split)
+        for part in HELDOUT:
+            for row in self._rows(part):
+                probe = probes.get(probe_key(row), Probe())
+                kind = "heldout" if part == "heldout" else "unseen"
+                yield Item(row, None, kind, probe.task, probe.holder, probe.choices)  # type: ignore[arg-type]
+
+    def _rows(self, part: Part) -> list[SftRow] | list[PreferenceRow]:
+        return self.split.rows(part) if self.split.task == "sft" else self.split.preference_rows(part)
+
+    def of_metric(self, metric: str) -> dict[Key, Expected]:
+        """The items that a metric scores, of all clients and unseen users."""
+        wanted = WANTED.get(metric, _every)
+        return {(i.row.client_id, i.row.row_id): _expected(i) for i in self.items if wanted(i)}
+
+    def local_sample(self, run: Run) -> list[int]:
+        """The clients of the baseline `local`, as `Bench.local_sample` chooses them."""
+        config = run.config
+        count = config.evaluation.local_clients
+        visited = participants(config, len(self.ids), self.file_order) if count else range(len(self.ids))
+        return sample_by_size(self.sizes, sorted(visited), count)
+
+
+def _expected(item: AnyItem) -> Expected:
+    row = item.row
+    if isinstance(row, PreferenceRow):
+        return Expected(item.group, "", "")
+    return Expected(item.group, row.prompt, row.completion.strip())

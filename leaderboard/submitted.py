@@ -1,0 +1,172 @@
+"""What a submission's runs say, read once for all checks. Everything here was written by a stranger."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from fedllm_bench.config import RunConfig
+from fedllm_bench.errors import first_line
+from fedllm_bench.evaluation.material import Material, read_folder
+from fedllm_bench.files import canonical_json
+from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.registry import make_method
+from fedllm_bench.metrics.base import Score
+from fedllm_bench.report.results import ScoreSet
+from fedllm_bench.report.schema import check_results
+
+from .bundle import Bundle
+from .problems import Refused
+from .recompute import SeedScores, known_metrics, open_ended_metrics, rescored_set, suite_metrics
+from .run_files import RunFiles
+
+SIDES = ("before", "after", "local")
+MOST_ROUNDS = 100_000  # of a config: more are not derived, whatever a file says
+LENIENT = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+@checked(frozen=True, kw_only=True, config=LENIENT)
+class Round:
+    """A line of rounds.jsonl: one entry of the lists for each client, in the order of clients."""
+
+    round: int
+    lr: float
+    clients: list[int]
+    client_ids: list[str]
+    losses: list[float | None]
+    num_examples: list[int]
+    steps: list[int]
+    failures: list[str | None]
+    bytes_up: int
+    bytes_down: int
+    update_norm: float
+    seconds: float
+
+    @property
+    def is_even(self) -> bool:
+        lists = (self.client_ids, self.losses, self.num_examples, self.steps, self.failures)
+        return all(len(values) == len(self.clients) for values in lists)
+
+
+ROUND: TypeAdapter[Round] = TypeAdapter(Round)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run of one seed. Each property raises a :class:`UserError` where its file is no such record."""
+
+    files: RunFiles
+    place: Path  # an empty folder, removed with the submission
+    read: dict[tuple[str, str], list[Score]] = field(default_factory=dict)  # by metric and side
+
+    @property
+    def seed(self) -> int:
+        return self.files.seed
+
+    @property
+    def where(self) -> str:
+        return f"runs/{self.seed}"
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return self.files.config()
+
+    @cached_property
+    def method(self) -> FedAvg:
+        """With the number of clients that results.json names, on which the noise of private runs hangs."""
+        return make_method(self.config, self.num_clients)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        return _object(self.files.json("environment.json"), f"{self.where}/environment.json")
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        value = _object(self.files.json("results.json"), f"{self.where}/results.json")
+        try:
+            check_results(value)
+        except ValueError as error:
+            raise Refused("record", first_line(error)[:300], f"{self.where}/results.json") from error
+        return value
+
+    @property
+    def num_clients(self) -> int:
+        return int(self.results["data"]["num_clients"])
+
+    @cached_property
+    def rounds(self) -> list[Round]:
+        return [self._round(line, number) for number, line in enumerate(self.files.lines("rounds.jsonl"), 1)]
+
+    def _round(self, line: Any, number: int) -> Round:
+        where = f"{self.where}/rounds.jsonl.gz, line {number}"
+        try:
+            found = ROUND.validate_json(canonical_json(line))  # JSON mode: a strict dataclass takes no dict of Python
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise Refused("record", f"{'.'.join(map(str, first['loc']))}: {first['msg']}", where) from error
+        if not found.is_even:
+            raise Refused("record", "lists of clients, losses, steps and failures of unequal lengths", where)
+        return found
+
+    @cached_property
+    def sets(self) -> dict[str, ScoreSet]:
+        """Metric -> its scores, computed again where their evidence decides them."""
+        names = known_metrics(self.files)
+        return {name: rescored_set(name, *(self.stored(name, side) for side in SIDES)) for name in names}
+
+    def stored(self, metric: str, side: str) -> list[Score]:
+        """The scores as they stand in the file; [] where there is none."""
+        if (metric, side) not in self.read:
+            self.read[metric, side] = self.files.scores(metric, side)
+        return self.read[metric, side]
+
+    @cached_property
+    def folder(self) -> Path:
+        """The run as a folder that the suite's own functions read."""
+        return self.files.unpacked(self.place / str(self.seed))
+
+    @cached_property
+    def materials(self) -> dict[str, Material]:
+        return read_folder(self.folder)
+
+    @cached_property
+    def scores(self) -> SeedScores:
+        metrics = {**suite_metrics(self.sets), **open_ended_metrics(self.materials)}
+        return SeedScores(seed=self.seed, metrics=metrics)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    bundle: Bundle
+    runs: Sequence[Run] = field(default_factory=list)
+
+    @property
+    def is_canary(self) -> bool:
+        return self.bundle.submission.kind == "canary"
+
+    @property
+    def is_of_suite(self) -> bool:
+        """Whether the runs say that this suite made them; other work can enter open tracks only."""
+        return bool(self.bundle.submission.suite.version)
+
+
+@contextmanager
+def reading(bundle: Bundle) -> Iterator[Submitted]:
+    """The submission with room to unpack its runs."""
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedllm-bench-")))
+        yield Submitted(bundle, [Run(files, place) for files in bundle.runs()])
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Refused("record", "not a JSON object", where)
+    return value

@@ -1,0 +1,60 @@
+"""What a track asks of runs before they are submitted to it: the data set, the rules, and what it ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from fedllm_bench.config import check
+from fedllm_bench.errors import UserError
+from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
+
+from .own_runs import OwnRun
+from .packing import public_config
+from .tracks import Track, find_track, rule_problems, track_of
+
+
+def default_track(run: OwnRun) -> str:
+    """Raises a :class:`UserError` for a data set that no track is of."""
+    return track_of(check(public_config(run)))
+
+
+def check_track(name: str, runs: Sequence[OwnRun], kind: Literal["method", "canary"]) -> None:
+    """Raises a :class:`UserError` with all that keeps these runs out of the track."""
+    track = find_track(name)
+    config = runs[0].config
+    if track.dataset != config.name:
+        mini = (config.track == "mini", track.profile == "mini")
+        why = {(True, False): "a mini run enters mini boards only", (False, True): "only mini runs enter a mini board"}
+        reason = why.get(mini, "it is of another data set")
+        raise UserError(f"--track {name}: these runs are of {config.name}, the track is of {track.dataset}; {reason}: "
+                        f"give --track {config.name}/{track.kind}, or none")  # fmt: skip
+    if kind == "canary":  # shown for what it is, whatever a track ranks
+        return
+    wrong = [problem.message for problem in rule_problems(track, check(public_config(runs[0])))]
+    wrong += [line for run in runs for line in _unanswered(track, run)]
+    if wrong:
+        raise UserError(f"--track {name}: {'; '.join(dict.fromkeys(wrong))}")
+
+
+def _unanswered(track: Track, run: OwnRun) -> Iterator[str]:
+    """What the track ranks and the run has no records of."""
+    for metric in track.ranked:
+        if metric in run.results["metrics"]:
+            continue
+        found = OPEN_METRICS.get(metric.partition("@")[0])
+        if found is None:
+            yield f"the track ranks {metric}, on which seed {run.seed} was not scored; run again with it in --metrics"
+        elif not any((run.folder / "answers" / found.benchmark).glob("*.jsonl")):
+            yield f"the track ranks {metric}: seed {run.seed} has no answers; run `fedllm-bench answer {run.folder}`"
+        elif found.needs_judge and not any((run.folder / "judgements").glob(f"*/{found.benchmark}/*.jsonl")):
+            yield f"the track ranks {metric}: no judge graded seed {run.seed}; run `fedllm-bench judge {run.folder}`"
+
+
+def note_on_seeds(runs: Sequence[OwnRun], track: str) -> str:
+    """A line on a row that will be shown and not ranked; "" for one that will be."""
+    fewest = find_track(track).min_seeds
+    if len(runs) >= fewest:
+        return ""
+    count = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
+    return f"{count}: the row is shown and not ranked; ranks are given from {fewest} seeds on"
