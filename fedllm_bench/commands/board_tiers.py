@@ -50,12 +50,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             allow_abbrev=False,
         )
         parser.add_argument("path", type=Path, metavar="PATH", help="the folder of a submission")
-        parser.add_argument(
-            "--name", required=True, metavar="WHO", help="who verifies; public"
-        )
-        parser.add_argument(
-            "--seed", type=int, metavar="N", help="of the sample (default: drawn now)"
-        )
+        parser.add_argument("--name", required=True, metavar="WHO", help="who verifies; public")
+        parser.add_argument("--seed", type=int, metavar="N", help="of the sample (default: drawn now)")
+        parser.add_argument("--split", dest="splits", type=Path, action="append", default=[], metavar="DIR",
+                            help="a split of real data")  # fmt: skip
         ADD[name](parser)
         parser.set_defaults(run=run, tier=name)
 
@@ -73,9 +71,6 @@ def _add_rejudge(parser: argparse.ArgumentParser) -> None:
 
 def _add_own(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="the base model, in place of the name in the config")
-    parser.add_argument(
-        "--split", dest="splits", type=Path, action="append", default=[], metavar="DIR", help="a split of real data"
-    )
 
 
 def _add_regenerate(parser: argparse.ArgumentParser) -> None:
