@@ -28,7 +28,7 @@ def retrain(bundle: Bundle, context: Context, sample: Sample, own: Own, band: Ba
 
     Raises a :class:`UserError` where the band is of another cell, or split or base are not at hand.
     """
-    chosen = replace(sample, share=0.0).of(str(run.seed) for run in bundle.runs())[0]
+    chosen = sample.one(str(run.seed) for run in bundle.runs())
     run = next(run for run in bundle.runs() if str(run.seed) == chosen)
     _check_band(run, band)
     cell = cell_of(run, context, own, out)

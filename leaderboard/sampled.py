@@ -24,6 +24,10 @@ class Sample:
         count = min(len(every), max(FEWEST, math.ceil(self.share * len(every))))
         return sorted(sorted(every, key=self._place)[:count])
 
+    def one(self, names: Iterable[str]) -> str:
+        """One of them."""
+        return min(names, key=self._place)
+
     def _place(self, name: str) -> str:
         return hashlib.sha256(f"{self.seed}\0{name}".encode()).hexdigest()
 

@@ -187,7 +187,7 @@ def claims(submitted: Submitted, _: Context) -> Iterator[Problem]:
 def results(submitted: Submitted, _: Context) -> Iterator[Problem]:
     """results.json is what the suite makes of the scores, number by number."""
     for run in submitted.runs:
-        if not run.files.has("results.json"):
+        if not (run.files.has("results.json") and run.files.has("config.json")):
             continue
         stated, where = run.results, f"{run.where}/results.json"
         resampling = Resampling(seed=run.config.seed, samples=min(run.config.evaluation.bootstrap_samples, 10_000))
