@@ -131,12 +131,15 @@ def _adapters(submission: Submission) -> Iterator[Problem]:
 
 def _readable(bundle: Bundle, limits: Limits, problems: list[Problem]) -> tuple[Bundle, list[Problem]]:
     """The bundle without the files whose contents no reader should meet."""
-    good, found, left = {}, [], limits.all_unpacked
+    good, found = {}, []
+    size, count = 0, 0
     for name, path in [*bundle.files.items(), *bundle.records.items()]:
         try:
-            if left < 0:
-                raise Refused("zip-bomb", f"all files unpack to more than {limits.all_unpacked} bytes", name)
-            left -= _read_through(path, name, limits)
+            if size > limits.all_unpacked or count > limits.all_lines:
+                text = f"all files unpack to more than {limits.all_unpacked} bytes or {limits.all_lines} lines"
+                raise Refused("zip-bomb", text, name)
+            for line in _read_through(path, name, limits):
+                size, count = size + line, count + 1
             good[name] = path
         except Refused as refused:
             found.append(refused.problem)
@@ -145,10 +148,11 @@ def _readable(bundle: Bundle, limits: Limits, problems: list[Problem]) -> tuple[
     return replace(bundle, files=covered, records=records), [*problems, *few(found)]
 
 
-def _read_through(path: Path, name: str, limits: Limits) -> int:
-    """Parse all of a file; its unpacked size in bytes."""
+def _read_through(path: Path, name: str, limits: Limits) -> Iterator[int]:
+    """Parse all of a file; the bytes of each line, or of all of one that has no lines."""
+    if name.endswith(".gz"):
+        yield from (len(line) for line, _ in json_objects(path, name, limits))
+        return
     if name.endswith(".json"):
         json_value(path, name, limits)
-    if name.endswith(".gz"):
-        return sum(len(line) for line, _ in json_objects(path, name, limits))
-    return path.stat().st_size
+    yield path.stat().st_size

@@ -19,6 +19,8 @@ class Limits:
     all_unpacked: int = 2048 * MIB
     json: int = 16 * MIB  # a .json file, which is read as one value
     line: int = 2 * MIB  # of a .jsonl file
+    file_lines: int = 500_000
+    all_lines: int = 5_000_000
 
 
 LIMITS = Limits()

@@ -44,10 +44,10 @@ def list_folder(folder: Path, limits: Limits) -> Listing:
 
 
 def _walk(folder: Path, inside: str, depth: int) -> Iterator[tuple[str, os.DirEntry[str] | None]]:
-    """Entries with their paths; None for a folder that cannot be read."""
+    """Entries with their paths, files before folders; None for a folder that cannot be read."""
     try:
         with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            entries = sorted(found, key=lambda entry: (entry.is_dir(follow_symlinks=False), entry.name))
     except OSError:
         yield inside, None
         return

@@ -85,6 +85,8 @@ def lines(path: Path, where: str, limits: Limits = LIMITS) -> Iterator[tuple[int
         *whole, rest = (rest + piece).split(b"\n")
         for line in whole:
             number += 1
+            if number > limits.file_lines:
+                raise Refused("too-large", f"more than {limits.file_lines} lines", where)
             if line:
                 yield number, _bounded(line, number, where, limits)
         _bounded(rest, number + 1, where, limits)

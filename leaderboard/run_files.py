@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -131,8 +131,11 @@ class RunFiles:
         return list(self._checked(name, kind)) if self.has(name) else []
 
     def _checked(self, name: str, kind: type[R]) -> Iterator[R]:
-        inside, adapter = self._inside(name), TypeAdapter(kind)
+        inside, adapter, known = self._inside(name), TypeAdapter(kind), {field.name for field in fields(kind)}
         for number, value in enumerate(json_lines(self._path(name), inside), start=1):
+            if unknown := value.keys() - known:  # a dataclass that pydantic did not make passes over them
+                text = f"no {kind.__name__.lower()}: unknown key {min(unknown)[:40]!a}"
+                raise Refused("record", text, f"{inside}, line {number}")
             try:
                 yield adapter.validate_python(value)
             except (ValidationError, ValueError) as error:

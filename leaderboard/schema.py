@@ -7,7 +7,7 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from fedllm_bench.errors import UserError
@@ -49,6 +49,13 @@ def _contact(text: str) -> str:
 
 def _statement(text: str) -> str:
     return checked_text(text, lines=True)
+
+
+def _number(value: Any) -> Any:
+    """`value`, unless it is a truth value, which equals a number."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be 1")
+    return value
 
 
 def _day(text: str) -> str:
@@ -112,7 +119,7 @@ class FileEntry(Part):
 class Submission(Part):
     """`claims` are for the reader; validation computes every mean again from the records in `files`."""
 
-    version: Literal[1]
+    version: Annotated[Literal[1], BeforeValidator(_number)]
     suite: Suite
     track: TrackId
     kind: Literal["method", "canary"]

@@ -24,7 +24,7 @@ DEFAULTS = ("fixed", "private", "open_base", "open")  # in this order, a run's t
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Keys are dotted, as in "local.lr"; `free` and `pinned` are patterns of them. Everything that is not free is pinned."""
+    """Keys are dotted, as in "local.lr"; `free` and `pinned` are patterns of them. What is not free is pinned."""
 
     free: tuple[str, ...]
     pinned: tuple[str, ...] = ()
@@ -66,9 +66,7 @@ class Track:
 def load_tracks() -> dict[str, Track]:
     """Every track by id, in the order of the file."""
     table = _table()
-    return {
-        (track := _track(name, kind, table)).id: track for name in table["datasets"] for kind in table["kinds"]
-    }
+    return {(track := _track(name, kind, table)).id: track for name in table["datasets"] for kind in table["kinds"]}
 
 
 def find_track(name: str) -> Track:
@@ -128,9 +126,12 @@ def track_of(config: RunConfig) -> str:
     Raises a :class:`UserError` for a data set that no track is of.
     """
     tracks = load_tracks()
+    names = list(_table()["datasets"])
     kinds = [kind for kind in DEFAULTS if f"{config.name}/{kind}" in tracks]
     if not kinds:
-        raise UserError(f"no track is of the data set {shown(config.name)}; there are {', '.join(_table()['datasets'])}")
+        raise UserError(
+            f"no track is of the data set {shown(config.name)}; there are {', '.join(_table()['datasets'])}"
+        )
     if config.privacy.clip is not None:
         kinds.sort(key=lambda kind: kind != "private")
     fitting = [kind for kind in kinds if not rule_problems(tracks[f"{config.name}/{kind}"], config)]
@@ -161,9 +162,7 @@ def _broken(track: Track, given: Mapping[str, Any], preset: Mapping[str, Any]) -
 
 
 def _limits(rules: Rules, given: Mapping[str, Any]) -> Iterator[str]:
-    for keys in ((key,) for key in rules.required):
-        yield from _missing(keys, given)
-    for keys in rules.any_of:
+    for keys in (*((key,) for key in rules.required), *rules.any_of):
         yield from _missing(keys, given)
     for key, most in rules.at_most.items():
         if given.get(key) is not None and given[key] > most:

@@ -115,7 +115,7 @@ def _write(archive: zipfile.ZipFile, good: dict[str, zipfile.ZipInfo], target: P
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with path.open("xb") as file:
-                for chunk in read_entry(archive, entry.filename):
+                for chunk in read_entry(archive, entry):  # not by name: another entry may have it too
                     file.write(chunk)
         except (UserError, FileExistsError) as error:  # exists: names that differ in case only
             path.unlink(missing_ok=True)

@@ -55,12 +55,13 @@ def files_of(archive: zipfile.ZipFile) -> list[str]:
     return [e.filename for e in archive.infolist() if not e.is_dir() and not e.filename.startswith(IGNORED)]
 
 
-def read_entry(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
+def read_entry(archive: zipfile.ZipFile, name: str | zipfile.ZipInfo) -> Iterator[bytes]:
     """The bytes of an entry, chunk by chunk; a :class:`UserError` once they are too many or broken."""
-    where = f"{archive.filename}: {name}"
-    packed, done = archive.getinfo(name).compress_size, 0
+    entry = archive.getinfo(name) if isinstance(name, str) else name
+    where = f"{archive.filename}: {entry.filename}"
+    packed, done = entry.compress_size, 0
     try:
-        with archive.open(name) as file:
+        with archive.open(entry) as file:
             while chunk := file.read(CHUNK):
                 done += len(chunk)
                 if done > MAX_ENTRY_BYTES or done > max(RATIO_COUNTS_FROM, MAX_RATIO * packed):

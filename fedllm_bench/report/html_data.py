@@ -42,7 +42,15 @@ def browser_data(
     materials: Mapping[str, Material], scored: Sequence[Scored], *, most: int = MOST_CHARACTERS
 ) -> BrowserData:
     """`most`: characters of all texts together."""
-    items = [item for name in _ordered(materials) for item in _items(name, materials[name], scored)]
+    return packed(items_of(materials, scored), most=most)
+
+
+def items_of(materials: Mapping[str, Material], scored: Sequence[Scored]) -> list[Item]:
+    """A question each, whole: what was asked and answered, with scores and judges' replies."""
+    return [item for name in _ordered(materials) for item in _items(name, materials[name], scored)]
+
+
+def packed(items: Sequence[Item], *, most: int = MOST_CHARACTERS) -> BrowserData:
     limit, kept, whole = _fitting(items, most)
     cut = sum(length > limit for item in kept for length in _lengths(item))
     payload = {"page_size": PAGE_SIZE, "collapsed": COLLAPSED, "items": [_shortened(item, limit) for item in kept]}

@@ -1,0 +1,133 @@
+"""What a board is made of: plain data, and so board.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .measures import Measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What a board knows of a submission. `made_by`: the suite's name of the method, "" for work done outside of it.
+
+    Bytes are of a run, mean over seeds, None where unknown; `epsilon` is the seeds' largest, None without privacy.
+    """
+
+    slug: str
+    digest: str
+    track: str
+    split_hash: str
+    kind: str
+    method: str
+    team: str
+    date: str
+    made_by: str
+    tier: str
+    measures: Mapping[str, Measure]
+    seeds: tuple[int, ...]
+    url: str = ""
+    bytes_up: float | None = None
+    bytes_down: float | None = None
+    epsilon: float | None = None
+
+    @property
+    def num_bytes(self) -> float | None:
+        return None if self.bytes_up is None or self.bytes_down is None else self.bytes_up + self.bytes_down
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """`of`: the estimand, "models" or "method". Limits are None where there is no interval."""
+
+    of: str
+    low: float | None
+    high: float | None
+    kind: str
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """row - baseline over the seeds that both have. `verdict` follows the p value after Holm's correction."""
+
+    mean: float
+    models: Interval
+    method: Interval
+    p_value: float | None
+    p_holm: float | None = None
+    verdict: str = "no test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """`reason`: why there is no number. Ranks are among the ranked rows, None for others."""
+
+    mean: float | None = None
+    reason: str = ""
+    by_seed: Mapping[str, float] = field(default_factory=dict)
+    models: Interval | None = None
+    method: Interval | None = None
+    against: Against | None = None
+    rank_low: int | None = None
+    rank_high: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """`unranked`: why it has no rank; "" where it has one."""
+
+    slug: str
+    digest: str
+    kind: str
+    method: str
+    made_by: str
+    team: str
+    url: str
+    date: str
+    tier: str
+    num_seeds: int
+    num_bytes: float | None
+    epsilon: float | None
+    unranked: str
+    is_baseline: bool
+    cells: Mapping[str, Cell]
+    rank_low: int | None = None
+    rank_high: int | None = None
+    borda: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    name: str
+    version: str
+    unit: str
+    higher_is_better: bool
+    estimator: str
+    unit_of_n: str
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    track: str
+    title: str
+    description: str
+    version: str
+    judge: str
+    split_hash: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    baseline: str
+    alarms: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """Names a file: "mini-aya_fixed_1" and, under a judge, "..._gpt-4"."""
+        parts = [*self.track.split("/"), self.version, *([self.judge] if self.judge else [])]
+        return "_".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"id": self.id, **asdict(self)}

@@ -1,0 +1,79 @@
+"""From a submission's folder to what a board knows of it. Its scores are computed again from the raw records."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from .boards import Entry
+from .bundle import Bundle
+from .measures import measures_of
+from .problems import Refused
+from .recompute import SeedScores
+from .run_files import RunFiles
+from .tiers import tier_of
+
+RESULTS, ROUNDS, CONFIG = "results.json", "rounds.jsonl", "config.json"
+
+
+def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> Entry:
+    """`scores` are those of the runs, by seed. Raises a :class:`UserError` where the runs differ in what they are."""
+    submission, runs = bundle.submission, bundle.runs()
+    bytes_up, bytes_down = (_mean([_sum_of(run, key) for run in runs]) for key in ("bytes_up", "bytes_down"))
+    return Entry(
+        slug=bundle.folder.name,
+        digest=bundle.digest,
+        track=submission.track,
+        split_hash=_one([run.entry.split_hash for run in runs]),
+        kind=submission.kind,
+        method=submission.method,
+        made_by=_one([_made_by(run) for run in runs]),
+        team=submission.team,
+        url=submission.url,
+        date=submission.date,
+        tier=tier_of(bundle),
+        measures=measures_of(scores),
+        seeds=tuple(run.seed for run in runs),
+        bytes_up=bytes_up,
+        bytes_down=bytes_down,
+        epsilon=_largest([_epsilon(run) for run in runs]),
+    )
+
+
+def _made_by(run: RunFiles) -> str:
+    """The suite's name of the method; "" for a run that the suite did not make."""
+    if not run.has(CONFIG):
+        return ""
+    method = run.json(CONFIG).get("method", {})
+    return str(method.get("name", "")) if isinstance(method, dict) else ""
+
+
+def _sum_of(run: RunFiles, key: str) -> float | None:
+    """Over rounds, as logged; None without a log of it."""
+    values = [line.get(key) for line in run.lines(ROUNDS)]
+    known = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return float(sum(known)) if values and len(known) == len(values) else None
+
+
+def _epsilon(run: RunFiles) -> float | None:
+    """As the suite's accountant found it for the run."""
+    privacy = run.json(RESULTS).get("privacy") if run.has(RESULTS) else None
+    epsilon = privacy.get("epsilon") if isinstance(privacy, dict) else None
+    return float(epsilon) if isinstance(epsilon, int | float) else None
+
+
+def _one(values: Sequence[str]) -> str:
+    """The value that all runs share."""
+    if len(set(values)) > 1:
+        raise Refused("record", f"the runs of a submission differ: {', '.join(sorted(set(values)))[:200]!a}", CONFIG)
+    return values[0]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None

@@ -1,0 +1,177 @@
+"""The figures of the site as numbers: quality against a cost, and curves over rounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedllm_bench.report.formats import number, size
+
+from .boards import Board, Column, Row
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 320, 60, 620, 14, 270
+TICKS, MOST_LABELS, LONGEST_LABEL, COLOURS = 5, 24, 24, 6
+CURVE_HEIGHT = 260
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Label:
+    x: float
+    y: float
+    text: str
+    end: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """`dots` and `squares` are SVG paths of points without length, which round and square line ends draw."""
+
+    title: str
+    spoken: str
+    x_name: str
+    dots: str
+    squares: str
+    labels: tuple[Label, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = RIGHT
+    bottom: int = BOTTOM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    name: str
+    points: str
+    colour: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    title: str
+    spoken: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = CURVE_HEIGHT
+    left: int = LEFT
+    right: int = RIGHT
+
+
+Cost = Callable[[Row], float | None]
+COSTS: dict[str, tuple[Cost, Callable[[float], str]]] = {
+    "communicated bytes of a run": (lambda row: row.num_bytes, size),
+    "epsilon": (lambda row: row.epsilon, number),
+}
+
+
+def plots_of(board: Board) -> list[Plot]:
+    """Each metric against each cost that at least two rows have."""
+    found = []
+    for name, (cost, text) in COSTS.items():
+        for column in board.columns:
+            points = _points(board.rows, column, cost)
+            if len(points) > 1:
+                found.append(_plot(column, name, points, text))
+    return found
+
+
+def _points(rows: Sequence[Row], column: Column, cost: Cost) -> list[tuple[Row, float, float]]:
+    found = [(row, cost(row), row.cells[column.name].mean) for row in rows if column.name in row.cells]
+    return [(row, x, y) for row, x, y in found if x is not None and x > 0 and y is not None]
+
+
+def _plot(column: Column, cost: str, points: Sequence[tuple[Row, float, float]], text: Callable[[float], str]) -> Plot:
+    xs, ys = [math.log10(x) for _, x, _ in points], [y for _, _, y in points]
+    x_of, y_of = _scale(xs, LEFT + 14, RIGHT - 60), _scale(ys, BOTTOM - 10, TOP + 10)
+    at = [(row, x_of(math.log10(x)), y_of(y)) for row, x, y in points]
+    low, high = min(xs), max(xs)
+    marks = sorted({low, (low + high) / 2, high}) if high - low > 0.02 else [low]
+    return Plot(
+        title=f"{_title(column)} against {cost}",
+        spoken=_spoken(column, cost, points, text),
+        x_name=f"{cost}, logarithmic",
+        dots=_path([(x, y) for row, x, y in at if row.kind == "method"]),
+        squares=_path([(x, y) for row, x, y in at if row.kind != "method"]),
+        labels=tuple(_labels(at)) if len(at) <= MOST_LABELS else (),
+        x_ticks=tuple(Tick(x_of(mark), text(10**mark)) for mark in marks),
+        y_ticks=_y_ticks(ys, y_of),
+    )
+
+
+def _title(column: Column) -> str:
+    return f"{column.name} {'↑' if column.higher_is_better else '↓'}"
+
+
+def _spoken(column: Column, cost: str, points: Sequence[tuple[Row, float, float]], text: Callable[[float], str]) -> str:
+    best = (max if column.higher_is_better else min)(points, key=lambda point: point[2])
+    least = min(points, key=lambda point: point[1])
+    return (
+        f"{len(points)} rows. Best {column.name}: {best[0].method}, {number(best[2])} at {text(best[1])}. "
+        f"Least {cost}: {least[0].method}, {text(least[1])} with {number(least[2])}."
+    )
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "".join(f"M{x:g} {y:g}h0" for x, y in points)
+
+
+def _labels(at: Sequence[tuple[Row, float, float]]) -> list[Label]:
+    """Names beside the points, from top to bottom, each below the one before where they would lie on each other."""
+    labels: list[Label] = []
+    for row, x, y in sorted(at, key=lambda point: (point[2], point[1])):
+        end = x > (LEFT + RIGHT) / 2
+        place = x - 9 if end else x + 9
+        near = [label.y for label in labels if abs(label.x - place) < 150 and label.end == end]
+        below = max([y + 4, *(other + 11 for other in near if other + 11 > y + 4)])
+        text = row.method if len(row.method) <= LONGEST_LABEL else f"{row.method[:LONGEST_LABEL]}…"
+        labels.append(Label(round(place, 1), round(below, 1), text, end))
+    return labels
+
+
+def curves_of(title: str, unit: str, by_name: Mapping[str, Sequence[tuple[float, float]]]) -> Curves | None:
+    """A line for each name, of (round, value) points; None where no line has two."""
+    lines = {name: points for name, points in by_name.items() if len(points) > 1}
+    if not lines:
+        return None
+    xs, ys = ([point[i] for points in lines.values() for point in points] for i in (0, 1))
+    x_of, y_of = _scale(xs, LEFT, RIGHT), _scale(ys, CURVE_HEIGHT - 30, TOP)
+    rounds = sorted(set(xs))
+    return Curves(
+        title=f"{title} ({unit})",
+        spoken="; ".join(f"{name}: from {number(p[0][1])} to {number(p[-1][1])}" for name, p in lines.items()),
+        lines=tuple(
+            Line(
+                name=name,
+                points=" ".join(f"{x_of(x):g},{y_of(y):g}" for x, y in points),
+                colour=1 + place % COLOURS,
+            )
+            for place, (name, points) in enumerate(lines.items())
+        ),
+        x_ticks=tuple(Tick(x_of(x), f"{x:g}") for x in rounds[:: max(1, len(rounds) // 8)]),
+        y_ticks=_y_ticks(ys, y_of),
+    )
+
+
+def _y_ticks(ys: Sequence[float], y_of: Callable[[float], float]) -> tuple[Tick, ...]:
+    low, high = min(ys), max(ys)
+    values = [low + (high - low) * i / (TICKS - 1) for i in range(TICKS)] if high > low else [low]
+    return tuple(Tick(y_of(value), number(value)) for value in values)
+
+
+def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
+    """Values onto pixels; where all are equal, onto the middle."""
+    low, high = min(values), max(values)
+    if high <= low:
+        return lambda _: round((start + end) / 2, 1)
+    return lambda value: round(start + (end - start) * (value - low) / (high - low), 1)

@@ -1,0 +1,177 @@
+"""A board: the rows of one track, benchmark version and judge, with intervals, rank bands, tests and alarms.
+
+Plain data from the measures of submissions; docs/board.md has the rules. A row that lacks a ranked metric is shown with
+the reason and is not ranked: nothing missing is ever a number.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fedllm_bench.errors import UserError
+from fedllm_bench.metrics.stats import Resampling
+
+from . import ranking
+from .boards import Board, Cell, Column, Entry, Row
+from .cells import cells_of, reference_of, with_tests
+from .measures import Measure
+from .relations import Compared, Signs, clearly_better
+from .tracks import BASELINE, Track, load_tracks, winners
+
+RESAMPLING = Resampling(samples=2000)
+
+
+def boards_of(entries: Sequence[Entry], *, resampling: Resampling = RESAMPLING) -> list[Board]:
+    """Every board that the entries make: by track, split and judge, in the order of the tracks."""
+    tracks, grouped = load_tracks(), dict[tuple[str, str], list[Entry]]()
+    for entry in entries:
+        if entry.track not in tracks:
+            raise UserError(f"{entry.slug}: no track {entry.track!r}")
+        grouped.setdefault((entry.track, entry.split_hash), []).append(entry)
+    order = {name: place for place, name in enumerate(tracks)}
+    boards = []
+    for (name, _), found in sorted(grouped.items(), key=lambda item: (order[item[0][0]], item[0][1])):
+        boards += [board_of(found, tracks[name], judge=judge, resampling=resampling) for judge in _judges(found)]
+    return boards
+
+
+def _judges(entries: Sequence[Entry]) -> list[str]:
+    """ "" first: the board of what needs no judge shows every submission."""
+    return ["", *sorted({measure.judge for entry in entries for measure in entry.measures.values()} - {""})]
+
+
+def board_of(entries: Sequence[Entry], track: Track, *, judge: str = "", resampling: Resampling = RESAMPLING) -> Board:
+    """The board of entries that all are of `track` and of one split. At least one entry."""
+    entries = sorted(entries, key=lambda entry: entry.slug)
+    baseline = baseline_of(entries)
+    reference = {name: reference_of(name, entries, baseline) for name in track.metrics(judge)}
+    cells = {entry.slug: cells_of(entry, reference, resampling) for entry in entries}
+    cells = with_tests(entries, baseline, cells, resampling)
+    ranked = [e for e in entries if not _unranked(e, track, cells[e.slug])]
+    rows = _ranked_rows(ranked, list(reference), cells, track, resampling)
+    rows += [_row(e, cells[e.slug], _unranked(e, track, cells[e.slug]), baseline) for e in entries if e not in ranked]
+    columns = tuple(_column(name, measure) for name, measure in reference.items() if measure is not None)
+    rows = [replace(row, is_baseline=baseline is not None and row.slug == baseline.slug) for row in rows]
+    return Board(
+        track=track.id,
+        title=track.title,
+        description=track.description,
+        version=board_version(track, entries[0].split_hash),
+        judge=judge,
+        split_hash=entries[0].split_hash,
+        columns=columns,
+        rows=tuple(sorted(rows, key=lambda row: _order(row, columns))),
+        baseline=baseline.slug if baseline else "",
+        alarms=tuple(alarms(rows, columns)),
+    )
+
+
+def board_version(track: Track, split_hash: str) -> str:
+    """Scores on two splits are never on one board."""
+    return f"{track.version}-{split_hash[:8]}" if split_hash else track.version
+
+
+def baseline_of(entries: Sequence[Entry]) -> Entry | None:
+    """FedAvg of the track: of several the oldest, so that nobody can put a weaker one in its place."""
+    found = [entry for entry in entries if entry.made_by == BASELINE and entry.kind == "method"]
+    return min(found, key=lambda entry: (len(entry.seeds) < 2, entry.date, entry.slug), default=None)
+
+
+# --- ranks
+
+
+def _unranked(entry: Entry, track: Track, cells: Mapping[str, Cell]) -> str:
+    if entry.kind != "method":
+        return "canary"
+    if len(entry.seeds) < track.min_seeds:
+        return f"{len(entry.seeds)} of at least {track.min_seeds} seeds"
+    holes = [name for name, cell in cells.items() if cell.mean is None]
+    return f"{holes[0]} is not scored" if holes else "" if cells else "nothing is scored"
+
+
+def _ranked_rows(
+    entries: Sequence[Entry],
+    names: Sequence[str],
+    cells: Mapping[str, Mapping[str, Cell]],
+    track: Track,
+    resampling: Resampling,
+) -> list[Row]:
+    if not entries:
+        return []
+    scored = [name for name in names if name in cells[entries[0].slug]]
+    signs = {name: _signs(name, entries, resampling) for name in scored}
+    places = {name: ranking.bands(of) for name, of in signs.items()}
+    total, points = ranking.bands(ranking.overall(list(signs.values()))), ranking.borda(list(signs.values()))
+    rows = []
+    for i, entry in enumerate(entries):
+        own = {
+            name: replace(cell, rank_low=places[name][i][0], rank_high=places[name][i][1])
+            for name, cell in cells[entry.slug].items()
+        }
+        row = _row(entry, own, "", None)
+        rows.append(replace(row, rank_low=total[i][0], rank_high=total[i][1], borda=points[i]))
+    return rows
+
+
+def _signs(name: str, entries: Sequence[Entry], resampling: Resampling) -> Signs:
+    compared = Compared(measures=[entry.measures[name] for entry in entries], resampling=resampling)
+    return ranking.closed(clearly_better(compared))
+
+
+def _row(entry: Entry, cells: Mapping[str, Cell], unranked: str, baseline: Entry | None) -> Row:
+    return Row(
+        slug=entry.slug,
+        digest=entry.digest,
+        kind=entry.kind,
+        method=entry.method,
+        made_by=entry.made_by,
+        team=entry.team,
+        url=entry.url,
+        date=entry.date,
+        tier=entry.tier,
+        num_seeds=len(entry.seeds),
+        num_bytes=entry.num_bytes,
+        epsilon=entry.epsilon,
+        unranked=unranked,
+        is_baseline=baseline is not None and entry.slug == baseline.slug,
+        cells=cells,
+    )
+
+
+def _column(name: str, measure: Measure) -> Column:
+    return Column(
+        name=name,
+        version=measure.version,
+        unit=measure.unit,
+        higher_is_better=measure.higher_is_better,
+        estimator=measure.estimator,
+        unit_of_n=measure.unit_of_n,
+        description=measure.description,
+    )
+
+
+def _order(row: Row, columns: Sequence[Column]) -> tuple[Any, ...]:
+    """Ranked rows by band, Borda's count and the first metric; then the rest by the first metric, canaries last."""
+    value: float | None = None
+    if columns:
+        mean = row.cells[columns[0].name].mean
+        value = None if mean is None else -mean if columns[0].higher_is_better else mean
+    band = (row.rank_low or 0, row.rank_high or 0, -(row.borda or 0.0))
+    return (bool(row.unranked), row.kind != "method", *band, value is None, value or 0.0, row.slug)
+
+
+def alarms(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """A line for each canary and metric on which it does better than the median ranked method."""
+    lines = []
+    canaries = [row for row in rows if row.kind != "method" and row.made_by not in winners()]
+    for column in columns:
+        values = [row.cells[column.name].mean for row in rows if not row.unranked]
+        known = [value for value in values if value is not None]
+        for row in sorted(canaries, key=lambda row: row.slug) if known else []:
+            mean, median = row.cells[column.name].mean, statistics.median(known)
+            if mean is not None and (mean > median if column.higher_is_better else mean < median):
+                lines.append(f"{row.method}, which is no method, does better than the median method on {column.name}")
+    return lines
