@@ -19,6 +19,7 @@ RUN ?=
 CLIENT ?=
 JUDGE ?=
 MAX_COST ?=
+SUBMISSIONS ?=
 SPLIT ?=
 MODEL ?=
 METRICS ?=
@@ -26,7 +27,7 @@ SET ?=
 OUT ?=
 
 # a misspelt variable would be ignored in silence, and another run be shown than was asked for
-OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,$(if $(filter evaluate,$(MAKECMDGOALS)),RUN JUDGE MAX_COST,METHOD SEED))))
+OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,$(if $(filter evaluate,$(MAKECMDGOALS)),RUN JUDGE MAX_COST,$(if $(filter board,$(MAKECMDGOALS)),SUBMISSIONS,METHOD SEED)))))
 KNOWN := PYTHON VENV DATASET $(OF_GOAL) PROFILE ENGINE VARIANT SPLIT MODEL METRICS SET OUT
 UNKNOWN := $(filter-out $(KNOWN),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error no variable $(UNKNOWN); there are: $(KNOWN) (see make help)))
@@ -39,7 +40,7 @@ OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENG
 	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
 
-.PHONY: help setup bench grid download merge evaluate speed test test-slow test-lowest test-gpu check format mini-model clean
+.PHONY: help setup bench grid download merge evaluate board speed test test-slow test-lowest test-gpu check format mini-model clean
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models'
@@ -70,6 +71,8 @@ help:
 	@echo '                     make evaluate RUN=runs/mini-aya/fedavg/s0-0123456789'
 	@echo '                   RUN      a run folder                 METRICS  benchmarks with commas'
 	@echo '                   JUDGE    preset or .toml (none)       MAX_COST US dollars'
+	@echo '  make board       the site of the leaderboard from its submissions, as'
+	@echo '                     make board SUBMISSIONS=leaderboard/submissions OUT=build/board'
 	@echo '  make speed       the training loop against a tight PEFT loop and against TRL, side by side'
 	@echo '  make test        unit tests, one worker for each core (8 minutes of processor time)'
 	@echo '  make test-slow   end to end: killed runs, set-up in a fresh clone, the commands of the README'
@@ -105,6 +108,9 @@ merge: $(STAMP)
 
 evaluate: $(STAMP)
 	@$(CLI) evaluate '$(RUN)' $(if $(METRICS),--metrics '$(METRICS)') $(if $(JUDGE),--judge '$(JUDGE)') $(if $(MAX_COST),--max-cost '$(MAX_COST)')
+
+board: $(STAMP)
+	@$(CLI) board build $(if $(SUBMISSIONS),--submissions '$(SUBMISSIONS)') $(if $(OUT),--out '$(OUT)')
 
 speed: $(STAMP)
 	@$(BIN)/python benchmarks/perf/speed.py
