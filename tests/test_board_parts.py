@@ -75,8 +75,8 @@ def test_only_what_differs_from_the_preset_is_named():
 
 
 def test_both_schemes_can_be_chosen():
-    style = ":root {\n  color-scheme: light dark;\n  --ink: #000;\n}\n@media (prefers-color-scheme: dark) {\n  :root {\n    --ink: #fff;\n  }\n}\n"
-    rules = switch(style)
+    light = ":root {\n  color-scheme: light dark;\n  --ink: #000;\n}\n"
+    rules = switch(light + "@media (prefers-color-scheme: dark) {\n  :root {\n    --ink: #fff;\n  }\n}\n")
     assert re.search(r':root\[data-theme="light"\] \{\s*--ink: #000;\s*\}', rules)
     assert re.search(r':root\[data-theme="dark"\] \{\s*--ink: #fff;\s*\}', rules)
     with pytest.raises(ValueError, match="no colours of both schemes"):
