@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from dataclasses import replace
@@ -122,7 +123,7 @@ def test_many_points_at_one_place_have_labels_that_do_not_lie_on_each_other(boar
         assert len(heights) == 12
         for side in sides:
             ours = sorted(label.y for label in plot.labels if label.end == side)
-            assert all(b - a >= 10.9 for a, b in zip(ours, ours[1:], strict=False))
+            assert all(b - a >= 10.9 for a, b in itertools.pairwise(ours))
         assert heights[-1] <= plot.bottom
 
 
