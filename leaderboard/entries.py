@@ -44,10 +44,7 @@ def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> Entry:
 
 def _made_by(run: RunFiles) -> str:
     """The suite's name of the method; "" for a run that the suite did not make."""
-    if not run.has(CONFIG):
-        return ""
-    method = run.json(CONFIG).get("method", {})
-    return str(method.get("name", "")) if isinstance(method, dict) else ""
+    return run.config().method.name if run.has(CONFIG) else ""
 
 
 def _sum_of(run: RunFiles, key: str) -> float | None:
@@ -59,7 +56,8 @@ def _sum_of(run: RunFiles, key: str) -> float | None:
 
 def _epsilon(run: RunFiles) -> float | None:
     """As the suite's accountant found it for the run."""
-    privacy = run.json(RESULTS).get("privacy") if run.has(RESULTS) else None
+    results = run.json(RESULTS) if run.has(RESULTS) else None
+    privacy = results.get("privacy") if isinstance(results, dict) else None
     epsilon = privacy.get("epsilon") if isinstance(privacy, dict) else None
     return float(epsilon) if isinstance(epsilon, int | float) else None
 

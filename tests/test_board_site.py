@@ -76,7 +76,7 @@ def site(submissions, tmp_path_factory):
 def test_equal_submissions_give_equal_bytes(site, tmp_path):
     root = tmp_path / "submissions"
     write_all(root, dict(reversed(LEVELS.items())))
-    build(root, tmp_path / "elsewhere", jobs=2)
+    build(root, tmp_path / "elsewhere")
     assert contents(tmp_path / "elsewhere") == contents(site)
     assert len(contents(site)) == 3 + 3 + 4 * 2  # index, json, csv; those of the board; a page and answers each
 

@@ -41,6 +41,15 @@ def site(tmp_path_factory):
     return root / "out"
 
 
+def test_many_processes_write_what_one_does(site, monkeypatch, tmp_path):
+    monkeypatch.setattr("fedllm_bench.leaderboard.build.FEW", 2)
+    build(site.parent / "submissions", tmp_path / "out", jobs=2)
+    folders = (tmp_path / "out", site)
+    ours, theirs = ({p.relative_to(of): p.read_bytes() for p in of.rglob("*") if p.is_file()} for of in folders)
+    assert ours == theirs
+    assert len(ours) == 6 + 6 * 2
+
+
 def head(column):
     return f"#board thead th:nth-child({column}) button"
 
