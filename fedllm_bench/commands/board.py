@@ -7,6 +7,7 @@ import importlib
 
 # Sub-command -> its module of fedllm_bench.commands, with add_parser(commands).
 COMMANDS: dict[str, str] = {
+    "build": "board_build",
     "validate": "board_validate",
     "rejudge": "board_tiers",
     "regenerate": "board_tiers",
