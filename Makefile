@@ -122,6 +122,7 @@ evaluate: $(STAMP)
 submit: $(STAMP)
 	@$(CLI) submit $(RUN) --team '$(TEAM)' --contact '$(CONTACT)' --tuning '$(TUNING)' $(if $(TITLE),--method '$(TITLE)') \
 		$(if $(URL),--url '$(URL)') $(if $(TRACK),--track '$(TRACK)') $(if $(OUT),--out '$(OUT)')
+
 board: $(STAMP)
 	@$(CLI) board build $(if $(SUBMISSIONS),--submissions '$(SUBMISSIONS)') $(if $(OUT),--out '$(OUT)')
 
