@@ -56,11 +56,11 @@ def submitted(folders: Iterable[Path], out: Path, *, track: str = OPEN, **said: 
     return module("placing").write(made, out)
 
 
-def honest(split: Split, out: Path, **how: Any) -> Path:
+def honest(split: Split, out: Path, *more: str, **how: Any) -> Path:
     """A submission that must be accepted; of one run unless `seeds` says otherwise."""
     with quick(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(answer, "num_threads", lambda: 1)
-        return submitted(run_folders(split, out / "runs", **{"seeds": (0,), **how}), out / "board")
+        return submitted(run_folders(split, out / "runs", *more, **{"seeds": (0,), **how}), out / "board")
 
 
 @dataclass(frozen=True)
