@@ -30,21 +30,26 @@ def test_an_accepted_submission_ends_with_0_and_names_its_tier(honest: Path, tin
     assert [problem["code"] for problem in report["problems"]] == ["few-seeds"]
 
 
-def test_one_refused_among_several_ends_with_1_and_jobs_change_nothing(
-    honest: Path, tiny_split: Split, tmp_path: Path, capsys
-):
-    forged = Forgery(Path(shutil.copytree(honest, tmp_path / "forged")))
-    forged.set_head(lambda head: head.update(track="mini-aya/none"))
-    found = {}
-    for jobs in (1, 2):
-        target = tmp_path / f"{jobs}.json"
-        split = ("--split", tiny_split.folder)
-        assert validate(honest, forged.folder, tmp_path / "nothing", *split, "--jobs", jobs, "--json", target) == 1
-        reports = json.loads(target.read_text(encoding="utf-8"))["reports"]
-        found[jobs] = [(report["tier"], report["digest"], report["problems"]) for report in reports]
-    assert found[1] == found[2]
-    assert [tier for tier, _, _ in found[1]] == ["recomputed", "refused", "refused"]
+def several(honest: Path, split: Split, place: Path, jobs: int) -> list[Any]:
+    """An honest submission, a forged one and none: what --json says of them."""
+    if not (place / "forged").exists():
+        forged = Forgery(Path(shutil.copytree(honest, place / "forged")))
+        forged.set_head(lambda head: head.update(track="mini-aya/none"))
+    words = (honest, place / "forged", place / "nothing", "--split", split.folder, "--jobs", jobs)
+    assert validate(*words, "--json", place / f"{jobs}.json") == 1
+    reports = json.loads((place / f"{jobs}.json").read_text(encoding="utf-8"))["reports"]
+    return [(report["tier"], report["digest"], report["problems"]) for report in reports]
+
+
+def test_one_refused_among_several_ends_with_1(honest: Path, tiny_split: Split, tmp_path: Path, capsys):
+    found = several(honest, tiny_split, tmp_path, 1)
+    assert [tier for tier, _, _ in found] == ["recomputed", "refused", "refused"]
     assert "refused [track]" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_find_the_same(honest: Path, tiny_split: Split, tmp_path: Path):
+    assert several(honest, tiny_split, tmp_path, 2) == several(honest, tiny_split, tmp_path, 1)
 
 
 BAD_USAGE = {
