@@ -120,7 +120,7 @@ evaluate: $(STAMP)
 	@$(CLI) evaluate '$(RUN)' $(if $(METRICS),--metrics '$(METRICS)') $(if $(JUDGE),--judge '$(JUDGE)') $(if $(MAX_COST),--max-cost '$(MAX_COST)')
 
 submit: $(STAMP)
-	@$(CLI) submit $(RUN) --team '$(TEAM)' --contact '$(CONTACT)' --tuning '$(TUNING)' $(if $(TITLE),--method '$(TITLE)') \
+	@$(CLI) submit $(foreach run,$(RUN),'$(run)') --team '$(TEAM)' --contact '$(CONTACT)' --tuning '$(TUNING)' $(if $(TITLE),--method '$(TITLE)') \
 		$(if $(URL),--url '$(URL)') $(if $(TRACK),--track '$(TRACK)') $(if $(OUT),--out '$(OUT)')
 
 board: $(STAMP)

@@ -32,12 +32,13 @@ def list_folder(folder: Path, limits: Limits) -> Listing:
             text = f"more than {limits.files} files in {limits.folders} folders"
             listing.problems.append(Problem(code="too-many-files", message=text))
             break
-        found = _problem_of(path, entry, limits)
+        mode, size = _mode_and_size(entry)
+        found = _problem_of(path, mode, size, limits)
         if found is not None:
             listing.problems.append(found)
-        elif entry is not None and not entry.is_dir(follow_symlinks=False):
+        elif entry is not None and stat.S_ISREG(mode):
             listing.files[path] = Path(entry.path)
-            sizes[path] = entry.stat(follow_symlinks=False).st_size
+            sizes[path] = size
     listing.problems += [*same_names(listing.files), *_too_large(sizes, limits)]
     listing.problems = few(listing.problems)
     return listing
@@ -58,11 +59,19 @@ def _walk(folder: Path, inside: str, depth: int) -> Iterator[tuple[str, os.DirEn
             yield from _walk(Path(entry.path), path, depth + 1)
 
 
-def _problem_of(path: str, entry: os.DirEntry[str] | None, limits: Limits) -> Problem | None:
+def _mode_and_size(entry: os.DirEntry[str] | None) -> tuple[int, int]:
+    """Of the entry itself, were it a link; (0, 0) for one that cannot be read, or went meanwhile."""
+    try:
+        about = entry.stat(follow_symlinks=False) if entry is not None else None
+    except OSError:
+        about = None
+    return (about.st_mode, about.st_size) if about is not None else (0, 0)
+
+
+def _problem_of(path: str, mode: int, size: int, limits: Limits) -> Problem | None:
     where = shown(path)
-    if entry is None:
-        return Problem(code="unreadable", message="this folder cannot be read", where=where)
-    mode = entry.stat(follow_symlinks=False).st_mode
+    if mode == 0:
+        return Problem(code="unreadable", message="it cannot be read", where=where)
     if stat.S_ISLNK(mode):
         return Problem(code="link", message="a link; put the file itself there", where=where)
     if stat.S_ISDIR(mode):
@@ -71,7 +80,6 @@ def _problem_of(path: str, entry: os.DirEntry[str] | None, limits: Limits) -> Pr
         return Problem(code="special-file", message="a device, pipe or socket, not a file", where=where)
     if not is_known(path):
         return _unknown(where)
-    size = entry.stat(follow_symlinks=False).st_size
     return too_large(size, limits.file_stored, where) if size > limits.file_stored else None
 
 

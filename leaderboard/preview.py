@@ -26,10 +26,11 @@ def lines(made: Draft, runs: Sequence[OwnRun]) -> Iterator[str]:
     yield _line("Tuning", _short(said.tuning))
     yield _line("Data", _short(said.training_data))
     yield _line("Seeds", ", ".join(map(str, said.seeds)))
-    yield _line("Made on", _hardware(runs[0]))
-    yield _line("Code", f"fedllm-bench {said.suite.version}, commit {(said.suite.commit or 'not known')[:10]}")
+    if said.suite.version:
+        yield _line("Made on", _hardware(runs[0]))
+        yield _line("Code", f"fedllm-bench {said.suite.version}, commit {(said.suite.commit or 'not known')[:10]}")
     yield from (_line("File", text) for text in _files(made))
-    yield from (_line("Note", note) for note in _notes(said, runs))
+    yield from (_line("Note", note) for note in (_notes(said, runs) if said.suite.version else ()))
     yield _line("Digest", made.digest)
 
 

@@ -6,6 +6,7 @@ import importlib
 
 import pytest
 import torch
+from bench_runs import quick, run
 from evaluation_records import plain_prompts, write_answers, write_prompts
 from safetensors.torch import load, save_file
 from submitted_runs import bundle, own_runs, scores_of, statement, write_run
@@ -116,20 +117,18 @@ def test_noise_has_the_shape_and_norm_of_what_was_trained_and_follows_from_the_s
 
 
 @pytest.mark.slow
-def test_noise_is_scored_as_a_trained_adapter_is(tmp_path, mini_aya, monkeypatch):
+def test_noise_is_scored_as_a_trained_adapter_is(tmp_path, tiny_split, monkeypatch):
     """The same code: with the trained adapter in the place of noise, the scores are those of the run."""
-    from bench_runs import words
-
-    from fedllm_bench import cli
-
-    assert cli.main(words("fedavg", mini_aya.folder, tmp_path)) == 0
-    folder = next((tmp_path / mini_aya.name / "fedavg").iterdir())
+    with quick():
+        folder = run("fedavg", tiny_split.folder, tmp_path)
     monkeypatch.setattr(random_adapter, "like", lambda trained, seed: dict(trained))
-    (run,) = own_runs.open_runs([folder], dirty=True)
-    contents = random_adapter.random_contents(run)
-    for metric in run.results["metrics"].keys() & set(run.config.evaluation.metrics):
-        rows = contents[f"runs/{run.seed}/scores/{metric}.after.jsonl.gz"]
-        assert random_adapter.packed_rows(own_runs.files.read_jsonl(folder / f"scores/{metric}.after.jsonl")) == rows
+    (own,) = own_runs.open_runs([folder], dirty=True)
+    contents = random_adapter.random_contents(own)
+    names = [path.name for path in (folder / "scores").glob("*.after.jsonl")]
+    assert names
+    for name in names:
+        rows = own_runs.files.read_jsonl(folder / "scores" / name)
+        assert contents[f"runs/{own.seed}/scores/{name}.gz"] == random_adapter.packed_rows(rows)
 
 
 def test_runs_of_which_no_such_canary_can_be_made_are_refused(tmp_path):

@@ -219,6 +219,7 @@ def test_make_help_names_every_target_and_variable():
         *("ENGINE", "SPLIT", "MODEL", "METRICS", "SET", "OUT"),
         *("VARIANT", "METHODS", "SEEDS", "JOBS", "FROM", "ZIP"),
         *("RUN", "CLIENT", "JUDGE", "MAX_COST"),
+        *("TEAM", "CONTACT", "TUNING", "TITLE", "URL", "TRACK"),
     }
     assert not [name for name in variables if not re.search(rf"\b{name}\b", shown)]
 
@@ -273,6 +274,13 @@ def test_make_evaluate_names_the_run_the_judge_and_the_limit():
     assert words in re.sub(r"\s+", " ", shown)
 
 
+def test_make_submit_names_the_runs_and_what_is_said_of_them():
+    said = {"TEAM": "A Lab", "CONTACT": "a@b.org", "TUNING": "as published", "TITLE": "Mine", "TRACK": "aya/open"}
+    shown = make("--dry-run", "submit", "RUN=runs/a runs/b", *(f"{name}={value}" for name, value in said.items()))
+    words = "fedllm-bench submit 'runs/a' 'runs/b' --team 'A Lab' --contact 'a@b.org' --tuning 'as published' "
+    assert f"{words}--method 'Mine' --track 'aya/open'" in re.sub(r"\s*\\?\s+", " ", shown)
+
+
 @pytest.mark.parametrize(
     ("target", "variable"),
     [
@@ -283,6 +291,7 @@ def test_make_evaluate_names_the_run_the_judge_and_the_limit():
         ("merge", "SEED"),
         ("evaluate", "SEED"),
         ("board", "METHOD"),
+        ("submit", "SEED"),
     ],
 )
 def test_a_variable_that_a_target_does_not_know_is_refused(target, variable):

@@ -9,6 +9,7 @@ import pytest
 from submitted_runs import (
     bundle,
     head,
+    limits,
     listed,
     own_runs,
     schema,
@@ -152,7 +153,9 @@ def test_adapters_go_along_as_asked_and_are_named_by_hash_either_way(tmp_path, a
         assert run.entry.adapter.address == f"https://example.org/s{run.seed}.safetensors"
 
 
-def test_auto_leaves_large_adapters_at_home(tmp_path):
+def test_auto_leaves_large_adapters_at_home(tmp_path, monkeypatch):
+    monkeypatch.setattr(submit, "AUTO_BYTES", 1000)
+    monkeypatch.setattr(submit, "LIMITS", limits.Limits(file_stored=2000))
     run = write_run(tmp_path / "runs", 0)
     (run / TENSORS).write_bytes(bytes(submit.AUTO_BYTES + 1))
     assert not any(TENSORS in name for name in submit.draft(own_runs.open_runs([run]), statement()).contents)

@@ -148,7 +148,7 @@ def cut_rounds(run):
     files.write_jsonl(run / "rounds.jsonl", rows[:-1])
 
 
-def edit(name, **more):
+def edit(name, /, **more):
     def change(run):
         files.write_json(run / name, {**files.read_json(run / name), **more})
 
@@ -196,7 +196,7 @@ def test_runs_that_cannot_be_believed_are_refused_in_one_line(tmp_path, name):
         ({"track": "mini-wildchat/fixed"}, "another data set"),
         ({"track": "mini-aya/best"}, "no track 'mini-aya/best'"),
         ({"team": "Fed\u202eLab"}, "--team: .*202E"),
-        ({"contact": "me"}, "--contact: .*shown publicly"),
+        ({"contact": "somebody"}, "--contact: .*shown publicly"),
         ({"url": "http://example.org"}, "--url: .*https"),
         ({"date": "tomorrow"}, "--date: "),
         ({"tuning": "x" * 3000}, "--tuning: "),
