@@ -107,7 +107,9 @@ def test_a_changed_submission_is_left_out_with_its_reason(submissions, tmp_path,
     root = tmp_path / "submissions"
     shutil.copytree(submissions, root)
     path = root / "2026-01-31_scaffold" / "runs" / "1" / "scores" / "heldout.after.jsonl.gz"
-    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b"0.0", b"0.1"), mtime=0))
+    path.write_bytes(
+        gzip.compress(gzip.decompress(path.read_bytes()).replace(b'"weight": 2.0', b'"weight": 9.0'), mtime=0)
+    )
     assert main(["board", "build", "--submissions", str(root), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 2
     told = capsys.readouterr().out
     assert "left out  2026-01-31_scaffold: refused [file-" in told
@@ -219,6 +221,9 @@ def test_csv_runs_no_formula(tmp_path, team):
 def test_nothing_is_asked_of_another_host(site):
     for name, page in pages(site).items():
         for tag, attributes in Elements(page).found:
+            if attributes.get("rel") == "noopener noreferrer nofollow":  # a link to follow is no request
+                assert (tag, attributes["href"]) == ("a", "https://example.org/method")
+                continue
             for key in ("src", "href", "action", "data", "poster", "srcset"):
                 address = attributes.get(key)
                 assert address is None or not re.match(r"[a-z]+:|//", address), (name, tag, address)
