@@ -17,6 +17,12 @@ FROM ?=
 ZIP ?=
 RUN ?=
 CLIENT ?=
+TEAM ?=
+CONTACT ?=
+TUNING ?=
+TITLE ?=
+URL ?=
+TRACK ?=
 JUDGE ?=
 MAX_COST ?=
 SUBMISSIONS ?=
@@ -27,7 +33,7 @@ SET ?=
 OUT ?=
 
 # a misspelt variable would be ignored in silence, and another run be shown than was asked for
-OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,$(if $(filter evaluate,$(MAKECMDGOALS)),RUN JUDGE MAX_COST,$(if $(filter board,$(MAKECMDGOALS)),SUBMISSIONS,METHOD SEED)))))
+OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,$(if $(filter evaluate,$(MAKECMDGOALS)),RUN JUDGE MAX_COST,$(if $(filter submit,$(MAKECMDGOALS)),RUN TEAM CONTACT TUNING TITLE URL TRACK,$(if $(filter board,$(MAKECMDGOALS)),SUBMISSIONS,METHOD SEED))))))
 KNOWN := PYTHON VENV DATASET $(OF_GOAL) PROFILE ENGINE VARIANT SPLIT MODEL METRICS SET OUT
 UNKNOWN := $(filter-out $(KNOWN),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error no variable $(UNKNOWN); there are: $(KNOWN) (see make help)))
@@ -40,7 +46,7 @@ OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENG
 	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
 
-.PHONY: help setup bench grid download merge evaluate board speed test test-slow test-lowest test-gpu check format mini-model clean
+.PHONY: help setup bench grid download merge evaluate submit board speed test test-slow test-lowest test-gpu check format mini-model clean
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models'
@@ -71,6 +77,10 @@ help:
 	@echo '                     make evaluate RUN=runs/mini-aya/fedavg/s0-0123456789'
 	@echo '                   RUN      a run folder                 METRICS  benchmarks with commas'
 	@echo '                   JUDGE    preset or .toml (none)       MAX_COST US dollars'
+	@echo '  make submit      runs of one cell as a submission to the leaderboard, as'
+	@echo '                     make submit RUN=runs/mini-aya/fedavg TEAM="Example Lab" CONTACT=lab@example.org TUNING="the preset"'
+	@echo '                   RUN      run folders, or a folder of them       TITLE    name of the row (the method)'
+	@echo '                   URL      of a paper or code    TRACK  such as mini-aya/fixed    OUT  (leaderboard/submissions)'
 	@echo '  make board       the site of the leaderboard from its submissions, as'
 	@echo '                     make board SUBMISSIONS=leaderboard/submissions OUT=build/board'
 	@echo '  make speed       the training loop against a tight PEFT loop and against TRL, side by side'
@@ -108,6 +118,10 @@ merge: $(STAMP)
 
 evaluate: $(STAMP)
 	@$(CLI) evaluate '$(RUN)' $(if $(METRICS),--metrics '$(METRICS)') $(if $(JUDGE),--judge '$(JUDGE)') $(if $(MAX_COST),--max-cost '$(MAX_COST)')
+
+submit: $(STAMP)
+	@$(CLI) submit $(RUN) --team '$(TEAM)' --contact '$(CONTACT)' --tuning '$(TUNING)' $(if $(TITLE),--method '$(TITLE)') \
+		$(if $(URL),--url '$(URL)') $(if $(TRACK),--track '$(TRACK)') $(if $(OUT),--out '$(OUT)')
 
 board: $(STAMP)
 	@$(CLI) board build $(if $(SUBMISSIONS),--submissions '$(SUBMISSIONS)') $(if $(OUT),--out '$(OUT)')

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from fedllm_bench import files
 from fedllm_bench.cell import RESULTS
 from fedllm_bench.errors import UserError
+from fedllm_bench.evaluation.scored_runs import AFTER
 
 from .layout import is_covered
 from .own_runs import CONFIG, OwnRun
@@ -36,9 +37,8 @@ def contents_of(run: OwnRun, *, with_adapter: bool) -> dict[str, bytes]:
         name += ".gz" if path.suffix == ".jsonl" else ""
         if is_covered(name) and not path.is_symlink():
             contents[name] = _packed(run, path)
-    for metric in run.config.evaluation.metrics if run.baseline else ():
-        path = Path(run.baseline or "", "scores", f"{metric}.after.jsonl")
-        contents[f"runs/{run.seed}/scores/{metric}.local.jsonl.gz"] = _packed(run, path)
+    for path in sorted((run.baseline / "scores").glob(f"*{AFTER}")) if run.baseline else ():
+        contents[f"runs/{run.seed}/scores/{path.name.removesuffix(AFTER)}.local.jsonl.gz"] = _packed(run, path)
     return contents
 
 
@@ -48,9 +48,14 @@ def _packed(run: OwnRun, path: Path) -> bytes:
     if path.suffix != ".json":
         return path.read_bytes()
     value = PUBLIC.get(path.name, _public)(run, path)
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _check_private(run, path, text)
-    return text.encode()
+    content = encoded(value)
+    _check_private(run, path, content.decode())
+    return content
+
+
+def encoded(value: Any) -> bytes:
+    """JSON that people can read; equal values give equal bytes."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _public(run: OwnRun, path: Path) -> Any:
@@ -99,6 +104,12 @@ def _json(path: Path) -> Any:
         return files.read_json(path)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON; make it again, or remove it") from error
+
+
+def packed_rows(rows: Iterable[Any]) -> bytes:
+    """Rows as packed JSON lines."""
+    text = "".join(f"{files.canonical_json(row)}\n" for row in rows)
+    return gzip.compress(text.encode(), compresslevel=9, mtime=0)
 
 
 def adapter_digest(run: OwnRun) -> tuple[str, int] | None:

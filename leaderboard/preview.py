@@ -62,8 +62,11 @@ def _notes(said: Submission, runs: Sequence[OwnRun]) -> Iterator[str]:
         yield "the code had changes that no commit has; the row's page tells so"
     if said.suite.commit is None:
         yield "no commit names the code of all runs; the row's page tells so"
+    if any(run.baseline is None and any(e["local"] for e in run.results["metrics"].values()) for run in runs):
+        yield "the run of `local` that results.json compares with is not beside RUN; it is not checked"
     if lost := [run.seed for run in said.runs if run.adapter and not run.adapter.inside and not run.adapter.address]:
-        yield f"adapters of seeds {', '.join(map(str, lost))} stay with you; without --adapter-url nobody can answer with them"
+        listed = ", ".join(map(str, lost))
+        yield f"adapters of seeds {listed} stay with you; without --adapter-url nobody else can answer with them"
 
 
 def _line(label: str, text: str) -> str:

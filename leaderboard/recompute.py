@@ -68,7 +68,7 @@ class SeedScores:
 
 def seed_scores(run: RunFiles) -> SeedScores:
     """Raises a :class:`UserError` where the records do not fit together."""
-    return SeedScores(seed=run.seed, metrics={**suite_metrics(run), **open_ended_metrics(run)})
+    return SeedScores(seed=run.seed, metrics={**suite_metrics(score_sets(run)), **open_ended_metrics(materials(run))})
 
 
 def means(scores: SeedScores) -> dict[str, float | None]:
@@ -93,10 +93,10 @@ def mean_of(metric: MetricScores, side: Sequence[Score]) -> float | None:
 # --- metrics of the suite: held-out losses and questions with known answers
 
 
-def suite_metrics(run: RunFiles) -> dict[str, MetricScores]:
-    """Every metric of the run's config with its views."""
+def suite_metrics(sets: Mapping[str, ScoreSet]) -> dict[str, MetricScores]:
+    """Every metric with its views."""
     found: dict[str, MetricScores] = {}
-    for name, sides in score_sets(run).items():
+    for name, sides in sets.items():
         info = METRICS[name].info
         for view in suite_views(info, sides):
             kept = sides.keep(view.keep)
@@ -116,17 +116,24 @@ def suite_metrics(run: RunFiles) -> dict[str, MetricScores]:
 
 def score_sets(run: RunFiles) -> dict[str, ScoreSet]:
     """Metric -> its scores, each computed again where its evidence decides it."""
-    names = run.metrics()
-    for name in names:
+    return {name: _score_set(run, name) for name in known_metrics(run)}
+
+
+def known_metrics(run: RunFiles) -> list[str]:
+    """Metrics with scores. Raises a :class:`UserError` for one that this suite does not have."""
+    for name in run.metrics():
         if name not in METRICS:
             raise UserError(f"the run of seed {run.seed} has a metric {name!r}, which this suite does not know")
-    return {name: _score_set(run, name) for name in names}
+    return run.metrics()
 
 
 def _score_set(run: RunFiles, name: str) -> ScoreSet:
-    sides = (run.scores(name, side) for side in ("before", "after", "local"))
-    before, after, local = ([rescored(name, score) for score in side] for side in sides)
-    return ScoreSet(before=before, after=after, local=local or None)
+    return rescored_set(name, *(run.scores(name, side) for side in ("before", "after", "local")))
+
+
+def rescored_set(name: str, before: Sequence[Score], after: Sequence[Score], local: Sequence[Score]) -> ScoreSet:
+    sides = [[rescored(name, score) for score in side] for side in (before, after, local)]
+    return ScoreSet(before=sides[0], after=sides[1], local=sides[2] or None)
 
 
 def rescored(metric: str, score: Score) -> Score:
@@ -170,9 +177,9 @@ TOLERANCES = {"mini_refusal": 1e-3}  # probabilities are kept with four digits
 # --- open-ended metrics: answers and what judges said of them
 
 
-def open_ended_metrics(run: RunFiles) -> dict[str, MetricScores]:
+def open_ended_metrics(of: Mapping[str, Material]) -> dict[str, MetricScores]:
     """Every open-ended metric that the global adapter has a score in, under each of its judges."""
-    return {one.key: _open_ended(one) for one in score_all(materials(run), OPEN_METRICS) if GLOBAL in one.sides}
+    return {one.key: _open_ended(one) for one in score_all(of, OPEN_METRICS) if GLOBAL in one.sides}
 
 
 def materials(run: RunFiles) -> dict[str, Material]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from fedllm_bench.errors import UserError
 from .bundle import Bundle, open_bundle
 from .limits import LIMITS, MIB
 from .own_runs import OwnRun
-from .packing import adapter_digest, contents_of, listed
+from .packing import adapter_digest, contents_of, encoded, listed
 from .placing import Draft, write_files
 from .problems import refusals
 from .recompute import means, seed_scores
@@ -36,8 +35,8 @@ class Statement:
     team: str
     contact: str
     tuning: str
-    method: str
     date: str
+    method: str = ""  # "" is the name of the runs' method
     url: str = ""
     training_data: str = "only the split"
     track: str = ""
@@ -46,58 +45,74 @@ class Statement:
     adapter_url: str = ""  # where adapters can be fetched; "{seed}" stands for the seed
 
 
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What a run brings: its entry in submission.json, its files, and the means that it claims itself."""
+
+    about: Mapping[str, Any]
+    contents: Mapping[str, bytes]
+    results: Mapping[str, Any] | None = None
+
+
 def draft(runs: Sequence[OwnRun], said: Statement) -> Draft:
     """The submission of `runs`, after it was opened as validation opens it.
 
     Raises a :class:`UserError` for what a track does not allow, for statements that cannot be shown, and for runs
     whose results.json does not follow from their scores.
     """
-    track = said.track or default_track(runs[0])
-    check_track(track, runs, said.kind)
+    method = said.method or runs[0].config.method.name
+    said = replace(said, method=method, track=said.track or default_track(runs[0]))
+    check_track(said.track, runs, said.kind)
     inside = _inside(runs, said.adapters)
-    contents: dict[str, bytes] = {}
-    for run in runs:
-        contents |= contents_of(run, with_adapter=run.seed in inside)
-    head = _head(runs, said, track, inside)
+    commits = {run.environment.get("commit") for run in runs}
+    suite = {
+        "version": runs[0].environment.get("fedllm_bench"),
+        "commit": commits.pop() if len(commits) == 1 else None,
+    }
+    return assemble([_entry(run, said, run.seed in inside) for run in runs], said, suite)
+
+
+def assemble(entries: Sequence[Entry], said: Statement, suite: Mapping[str, Any]) -> Draft:
+    """submission.json over the files of all entries. Raises as :func:`draft` does."""
+    contents = {name: content for entry in entries for name, content in entry.contents.items()}
+    head = {**_head(said, suite, [entry.about for entry in entries]), "files": listed(contents)}
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = _opened({SUBMISSION: _encoded({**head, "claims": {}, "files": listed(contents)}), **contents}, scratch)
-        claims = _claims(bundle, runs)
-    text = _encoded({**head, "claims": claims, "files": listed(contents)})
-    submission, value, problems = examine(text)
+        bundle = _opened({SUBMISSION: encoded({**head, "claims": {}}), **contents}, scratch)
+        head["claims"] = _claims(bundle, entries)
+    submission, value, problems = examine(text := encoded(head))
     if submission is None:  # the first examination found nothing
         raise AssertionError(problems)
     return Draft(submission=submission, contents={SUBMISSION: text, **contents}, digest=files.sha256_json(value))
 
 
-def _head(runs: Sequence[OwnRun], said: Statement, track: str, inside: set[int]) -> dict[str, Any]:
+def _head(said: Statement, suite: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """submission.json without claims and files."""
-    first = runs[0].environment
-    commits = {run.environment.get("commit") for run in runs}
     shown = asdict(said)
+    before, after = ("method", "team", "url", "contact", "date"), ("tuning", "training_data")
     return {
         "version": SCHEMA_VERSION,
-        "suite": {"version": first.get("fedllm_bench"), "commit": commits.pop() if len(commits) == 1 else None},
-        "track": track,
+        "suite": dict(suite),
+        "track": said.track,
         "kind": said.kind,
-        **{key: shown[key] for key in ("method", "team", "url", "contact", "date")},
-        "runs": [_entry(run, said, run.seed in inside) for run in runs],
-        "tuning": said.tuning,
-        "training_data": said.training_data,
+        **{key: shown[key] for key in before},
+        "runs": [dict(run) for run in runs],
+        **{key: shown[key] for key in after},
     }
 
 
-def _entry(run: OwnRun, said: Statement, is_inside: bool) -> dict[str, Any]:
+def _entry(run: OwnRun, said: Statement, is_inside: bool) -> Entry:
     adapter, found = None, adapter_digest(run)
     if found is not None:
         address = said.adapter_url.replace("{seed}", str(run.seed))
         adapter = {"sha256": found[0], "bytes": found[1], "address": address, "inside": is_inside}
-    return {
-        "seed": run.seed,
-        "config_hash": run.results["run"]["config_hash"],
-        "base_hash": run.environment_value(("data", "base_hash")),
-        "split_hash": run.environment_value(("data", "split_hash")),
-        "adapter": adapter,
-    }
+    about = {"config_hash": run.results["run"]["config_hash"], **identity(run), "adapter": adapter}
+    return Entry(about=about, contents=contents_of(run, with_adapter=is_inside), results=run.results["metrics"])
+
+
+def identity(run: OwnRun) -> dict[str, Any]:
+    """What a run was made of: its seed, and the hashes of base and split."""
+    data = {key: run.environment_value(("data", key)) for key in ("base_hash", "split_hash")}
+    return {"seed": run.seed, **data}
 
 
 def _inside(runs: Sequence[OwnRun], wanted: Adapters) -> set[int]:
@@ -110,13 +125,9 @@ def _inside(runs: Sequence[OwnRun], wanted: Adapters) -> set[int]:
         "auto": set(sizes) if all(size <= AUTO_BYTES for size in sizes.values()) else set[int](),
     }[wanted]
     if too_large := [seed for seed in sorted(chosen) if sizes[seed] > LIMITS.file_stored]:
-        raise UserError(f"--adapters {wanted}: the adapter of seed {too_large[0]} is larger than the {LIMITS.file_stored} "
+        raise UserError(f"--adapters {wanted}: the adapter of seed {too_large[0]} exceeds the {LIMITS.file_stored} "
                         "bytes that are allowed; give --adapters none and --adapter-url")  # fmt: skip
     return chosen
-
-
-def _encoded(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _opened(contents: Mapping[str, bytes], scratch: str) -> Bundle:
@@ -137,24 +148,23 @@ def _as_option(where: str, message: str) -> str:
     return f"--{name}: {message}" if name else f"{where}: {message}"
 
 
-def _claims(bundle: Bundle, runs: Sequence[OwnRun]) -> dict[str, dict[str, float | None]]:
+def _claims(bundle: Bundle, entries: Sequence[Entry]) -> dict[str, dict[str, float | None]]:
     """Metric -> seed -> mean after training, computed from the records, which results.json must agree with."""
     claims: dict[str, dict[str, float | None]] = {}
-    for files_of_run, run in zip(bundle.runs(), runs, strict=True):
-        found = means(seed_scores(files_of_run))
+    results = {entry.about["seed"]: entry.results or {} for entry in entries}
+    for run in bundle.runs():
+        found = means(seed_scores(run))
         for metric, mean in found.items():
             claims.setdefault(metric, {})[str(run.seed)] = mean
-        _check_results(run, found)
+        for metric, entry in results[run.seed].items():
+            _check_result(run.seed, metric, entry["after"]["mean"], found.get(metric))
     return claims
 
 
-def _check_results(run: OwnRun, found: Mapping[str, float | None]) -> None:
-    for metric, entry in run.results["metrics"].items():
-        said, is_there = entry["after"]["mean"], found.get(metric)
-        if said is None or is_there is None:
-            same = said is is_there
-        else:
-            same = abs(said - is_there) <= SMALLEST * max(1.0, abs(said))
-        if not same:
-            raise UserError(f"RUN={run.folder}: results.json says {metric} {said}, its scores give {is_there}; remove "
-                            "results.json and give the command again that started the run")  # fmt: skip
+def _check_result(seed: int, metric: str, said: float | None, found: float | None) -> None:
+    is_same = said is found
+    if said is not None and found is not None:
+        is_same = abs(said - found) <= SMALLEST * max(1.0, abs(said))
+    if not is_same:
+        raise UserError(f"seed {seed}: results.json says {metric} {said}, the run's scores give {found}; remove "
+                        "results.json and give the command again that started the run")  # fmt: skip

@@ -25,9 +25,10 @@ from fedllm_bench.report.schema import check_results
 
 from .bundle import Bundle
 from .problems import Refused
-from .recompute import SeedScores, score_sets, seed_scores
+from .recompute import SeedScores, known_metrics, open_ended_metrics, rescored_set, suite_metrics
 from .run_files import RunFiles
 
+SIDES = ("before", "after", "local")
 MOST_ROUNDS = 100_000  # of a config: more are not derived, whatever a file says
 LENIENT = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
@@ -64,6 +65,7 @@ class Run:
 
     files: RunFiles
     place: Path  # an empty folder, removed with the submission
+    read: dict[tuple[str, str], list[Score]] = field(default_factory=dict)  # by metric and side
 
     @property
     def seed(self) -> int:
@@ -117,11 +119,14 @@ class Run:
     @cached_property
     def sets(self) -> dict[str, ScoreSet]:
         """Metric -> its scores, computed again where their evidence decides them."""
-        return score_sets(self.files)
+        names = known_metrics(self.files)
+        return {name: rescored_set(name, *(self.stored(name, side) for side in SIDES)) for name in names}
 
     def stored(self, metric: str, side: str) -> list[Score]:
         """The scores as they stand in the file; [] where there is none."""
-        return self.files.scores(metric, side) if self.files.has(f"scores/{metric}.{side}.jsonl") else []
+        if (metric, side) not in self.read:
+            self.read[metric, side] = self.files.scores(metric, side)
+        return self.read[metric, side]
 
     @cached_property
     def folder(self) -> Path:
@@ -134,7 +139,8 @@ class Run:
 
     @cached_property
     def scores(self) -> SeedScores:
-        return seed_scores(self.files)
+        metrics = {**suite_metrics(self.sets), **open_ended_metrics(self.materials)}
+        return SeedScores(seed=self.seed, metrics=metrics)
 
 
 @dataclass(frozen=True)

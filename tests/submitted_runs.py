@@ -1,4 +1,4 @@
-"""Run folders and submissions small enough for hundreds of tests: three clients, two metrics, three rounds."""
+"""Run folders and submissions small enough for hundreds of tests: three clients and two items each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ submit, own_runs, bundle, layout, problems, schema, untrusted, reading, limits =
 )
 
 CLIENTS = ("user-000", "user-001", "user-002")
-ROUNDS = 3
+ROUNDS = 30  # of the preset
 SPLIT_HASH, BASE_HASH = "5" * 64, "b" * 64
 SAID = {
     "team": "Example Lab",
@@ -46,15 +46,15 @@ def scores_of(metric: str, shift: float) -> list[Score]:
             right = f"answer {k}{i}"
             said = {"answer": right if value else "wrong", "prompt": f"question {k}{i}?", "right": right}
             group = {"part": "heldout", "task": "facts", "holder": "self", "language": "eng"}
-            evidence = said if metric == "mini_exact" else {}
+            nll = {"nll": [0.5 if value else 1.5, 1.0]}  # the first candidate is the right one
+            evidence = {"mini_exact": said, "mini_choice": nll}.get(metric, {})
             found.append(Score(f"i{k}{i}", value, "", evidence, client, group))
     return found
 
 
 def write_run(root: Path, seed: int = 0, method: str = "fedavg", *overrides: str, shift: float = -0.5) -> Path:
     """A finished run as `fedllm-bench bench aya METHOD` leaves it under `root`, without a baseline."""
-    settings = (f"federation.rounds={ROUNDS}", *overrides)
-    config = presets.load("aya", method, "mini", settings, seed=seed, metrics="heldout,mini_exact")
+    config = presets.load("aya", method, "mini", overrides, seed=seed)
     folder = root / config.name / method / f"s{seed}-{seed:010x}"
     (folder / "adapter").mkdir(parents=True)
     files.write_json(folder / "config.json", config.to_dict())

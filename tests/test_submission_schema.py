@@ -27,7 +27,8 @@ def parse(**more):
 def test_the_published_schema_is_the_one_that_is_checked():
     published = read_json(ROOT / "leaderboard" / f"submission-{schema.SCHEMA_VERSION}.schema.json")
     assert published == schema.json_schema()
-    assert set(published["required"]) == set(good()) and not published["additionalProperties"]
+    assert set(published["required"]) == set(good())
+    assert not published["additionalProperties"]
 
 
 def test_what_is_parsed_is_what_was_written():
@@ -35,7 +36,8 @@ def test_what_is_parsed_is_what_was_written():
     assert submission.model_dump(mode="json") == good(
         url="https://example.org/a?b=c#d", contact="https://example.org", training_data="two\nlines"
     )
-    assert submission.seeds == [0] and datetime.date.fromisoformat(submission.date)
+    assert submission.seeds == [0]
+    assert datetime.date.fromisoformat(submission.date)
 
 
 HIDING = {
@@ -101,7 +103,7 @@ def test_names_in_any_script_are_kept(name):
 def test_a_statement_may_have_lines_and_hides_nothing():
     assert parse(tuning="one\n\ntwo  three").tuning == "one\n\ntwo  three"
     for text in ("a\r\nb", "a\x1b[0m", "a\u202eb", "", "x" * 2001):
-        with pytest.raises(UserError, match="submission.json: tuning"):
+        with pytest.raises(UserError, match=r"submission\.json: tuning"):
             parse(tuning=text)
 
 
@@ -119,7 +121,7 @@ def test_addresses_are_https_and_public(address):
         with pytest.raises(UserError, match=f"submission.json: {field}"):
             parse(**{field: address})
     adapter = {"sha256": "a" * 64, "bytes": 1, "address": address, "inside": False}
-    with pytest.raises(UserError, match="runs.0.adapter.address"):
+    with pytest.raises(UserError, match=r"runs\.0\.adapter\.address"):
         parse(runs=[{**head()["runs"][0], "adapter": adapter}])
 
 
@@ -155,7 +157,8 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_does_not_fit_is_refused(name):
     submission, _, found = schema.examine(encoded(good(**WRONG[name])))
-    assert submission is None and {problem.code for problem in found} == {"schema"}
+    assert submission is None
+    assert {problem.code for problem in found} == {"schema"}
     field = next(iter(WRONG[name]))
     assert found[0].where.startswith(f"submission.json: {field}")
 
@@ -169,7 +172,8 @@ def test_every_field_is_needed():
 def test_all_that_is_wrong_is_in_one_line():
     with pytest.raises(UserError) as caught:
         parse(team="", date="x", url="ftp://x")
-    assert all(word in str(caught.value) for word in ("team", "date", "url")) and "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in ("team", "date", "url"))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,8 @@ def test_all_that_is_wrong_is_in_one_line():
 )
 def test_hostile_json_is_one_problem(content, code):
     submission, _, found = schema.examine(content)
-    assert submission is None and [problem.code for problem in found] == [code]
+    assert submission is None
+    assert [problem.code for problem in found] == [code]
 
 
 def test_brackets_inside_texts_are_no_depth():
@@ -204,4 +209,6 @@ def test_a_problem_has_a_listed_code_and_one_printable_line():
         problems.Problem(code="nonsense", message="x")
     assert len(problems.PROBLEMS) >= 25
     line = problems.Problem(code="link", message="a\x1b[2J\u202e\nb", where="c\0").line
-    assert line.isprintable() and "\\x1b" in line and "\\u202e" in line
+    assert line.isprintable()
+    assert "\\x1b" in line
+    assert "\\u202e" in line

@@ -39,7 +39,8 @@ def opened(path):
 def test_a_zip_is_opened_as_its_folder_and_goes_with_the_bundle(tmp_path, entries, top):
     path = zipped(tmp_path / "x.zip", {top + name: content for name, content in entries.items()}, ("__MACOSX/._x", b""))
     found, wrong = opened(path)
-    assert wrong == [] and found.digest == opened(tmp_path / "good")[0].digest
+    assert wrong == []
+    assert found.digest == opened(tmp_path / "good")[0].digest
     assert found.runs()[0].lines("rounds.jsonl") == [{"round": 1}]
     folder = found.folder
     assert folder.is_dir()
@@ -173,4 +174,5 @@ def test_what_is_no_folder_and_no_zip_is_one_problem(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     for place in ("nothing", "link", "a\0b"):
         found, wrong = opened(tmp_path / place)
-        assert found is None and codes(wrong) == ["unreadable"]
+        assert found is None
+        assert codes(wrong) == ["unreadable"]

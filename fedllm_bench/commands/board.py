@@ -9,9 +9,9 @@ import importlib
 COMMANDS: dict[str, str] = {
     "build": "board_build",
     "validate": "board_validate",
-    #    "rejudge": "board_tiers",
-    #    "regenerate": "board_tiers",
-    #    "retrain": "board_tiers",
+    "rejudge": "board_tiers",
+    "regenerate": "board_tiers",
+    "retrain": "board_tiers",
 }
 EXAMPLES = """\
 examples:

@@ -6,8 +6,10 @@ import argparse
 import datetime
 import importlib
 from pathlib import Path
+from typing import Any
 
 from fedllm_bench.commands.terminal import say
+from fedllm_bench.errors import UserError
 
 ROOT = Path("leaderboard/submissions")
 EXAMPLES = """examples:
@@ -21,7 +23,8 @@ EXAMPLES = """examples:
 Runs are of one cell and differ in their seed alone; from three seeds on a row is ranked. Nothing is sent anywhere: what
 becomes public is written into a folder, and a pull request with it is the submission (docs/submitting.md).
 """
-STATED = ("team", "contact", "tuning", "url", "training_data", "track", "adapters", "adapter_url")
+CANARIES = ("base", "constant", "random", "local", "central")
+STATED = ("team", "method", "contact", "tuning", "url", "training_data", "track", "adapters", "adapter_url")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--adapters", choices=("auto", "first", "all", "none"), default="auto",
                         help="which adapters go with it; auto: all if each has at most 1 MiB")  # fmt: skip
     parser.add_argument("--adapter-url", metavar="HTTPS", default="", help="where they are; {seed} stands for the seed")
+    parser.add_argument("--canary", choices=CANARIES, help="make a row that no method should fall below, of RUN")
     parser.add_argument("--allow-dirty", action="store_true", help="runs of code that no commit names")
     parser.add_argument(
         "--out", type=Path, default=ROOT, metavar="DIR", help=f"where folders are made (default: {ROOT})"
@@ -54,20 +58,16 @@ def _add_statement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", metavar="NAME", default="", help="the name of the row (default: the runs' method)")
     parser.add_argument("--url", metavar="HTTPS", default="", help="of a paper or code; public")
     parser.add_argument("--contact", required=True, metavar="MAIL|HTTPS", help="e-mail or https:// address; public")
-    parser.add_argument("--tuning", required=True, metavar="TEXT", help="how constants were chosen; public")
+    parser.add_argument("--tuning", default="", metavar="TEXT", help="how constants were chosen; public")
     parser.add_argument("--training-data", metavar="TEXT", default="only the split", help="what else was trained on")
     parser.add_argument("--date", metavar="DAY", default="", help="YYYY-MM-DD (default: today, UTC)")
 
 
 def run(args: argparse.Namespace) -> int:
-    submit = importlib.import_module("fedllm_bench.leaderboard.submit")
+    if not args.tuning and not args.canary:
+        raise UserError("--tuning: say how constants were chosen and on what, such as --tuning 'as published'")
     runs = importlib.import_module("fedllm_bench.leaderboard.own_runs").open_runs(args.runs, dirty=args.allow_dirty)
-    said = submit.Statement(
-        **{key: getattr(args, key) for key in STATED},
-        method=args.method or runs[0].config.method.name,
-        date=args.date or datetime.datetime.now(datetime.UTC).date().isoformat(),
-    )
-    made = submit.draft(runs, said)
+    made = _draft(args, runs)
     for line in importlib.import_module("fedllm_bench.leaderboard.preview").lines(made, runs):
         say(line)
     if args.dry_run:
@@ -78,3 +78,12 @@ def run(args: argparse.Namespace) -> int:
     say(f"Check it  fedllm-bench board validate {target}")
     say(f"Next      git add {target} && git commit -m 'Submit {target.name}'; push, and open a pull request")
     return 0
+
+
+def _draft(args: argparse.Namespace, runs: Any) -> Any:
+    submit = importlib.import_module("fedllm_bench.leaderboard.submit")
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    said = submit.Statement(**{key: getattr(args, key) for key in STATED}, date=args.date or today)
+    if args.canary:
+        return importlib.import_module("fedllm_bench.leaderboard.canaries").canary(args.canary, runs, said)
+    return submit.draft(runs, said)

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 
+from fedllm_bench import models, starting
 from fedllm_bench.cell import settings_hash
+from fedllm_bench.config import EMBEDDED_MODEL
 from fedllm_bench.evaluation.scored_runs import differences
 
 from ..context import Context
-from ..fingerprints import digest, loss_digests
+from ..fingerprints import base_key, base_scores, digest, loss_digests
 from ..problems import Problem
 from ..submitted import Run, Submitted
 from ..tracks import rule_problems
@@ -71,6 +73,12 @@ def _hashes(run: Run) -> Iterator[Problem]:
         if data.get(key) != getattr(entry, key):
             text = f"{key} is {str(data.get(key))[:16]!a}, and {getattr(entry, key)[:16]!a} in submission.json"
             yield Problem(code="provenance", message=text, where=f"{run.where}/environment.json")
+    model = run.config.model
+    if model.name == EMBEDDED_MODEL and model.adapter is None:
+        embedded = starting.base_fingerprint(models.locate(EMBEDDED_MODEL), None, model.quantization)
+        if entry.base_hash != embedded:
+            text = f"the embedded base model has hash {embedded[:16]}, the run's is {entry.base_hash[:16]!a}"
+            yield Problem(code="base", message=text, where=f"{run.where}/environment.json")
     right = settings_hash(run.config, entry.split_hash, entry.base_hash)
     if entry.config_hash != right:
         text = f"the hash of its config, split and base is {right}, not {entry.config_hash!a}"
@@ -105,7 +113,7 @@ def track_rules(submitted: Submitted, context: Context) -> Iterator[Problem]:
         return
     track = context.tracks[name]
     if not submitted.is_of_suite:
-        if track.kind != "open":
+        if track.kind != "open" and not submitted.is_canary:  # canaries stand beside the methods that they warn of
             text = f"runs that this suite did not make can enter an open track only, not {name}"
             yield Problem(code="track", message=text, where="submission.json: track")
         return
@@ -147,12 +155,8 @@ def _same_base(first: Run, run: Run) -> Iterator[Problem]:
 
 
 def _base_of_board(run: Run, context: Context) -> Iterator[Problem]:
-    from ..fingerprints import base_key, base_scores
-
-    if not run.files.has("config.json"):
-        return
     key, ours = base_key(run), base_scores(run)
-    known = [other.bases[key] for other in context.others if key in other.bases]
+    known = [other.bases[key] for other in context.others if key and key in other.bases]
     for name, mine in ours.items() if known else ():
         theirs = known[0].get(name)
         if theirs is None or theirs.digest == mine.digest or theirs.mean is None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
 from fedllm_bench import models
-from fedllm_bench.config import EMBEDDED_MODEL, RunConfig
+from fedllm_bench.config import EMBEDDED_MODEL, Lora, RunConfig
 from fedllm_bench.errors import first_line
 from fedllm_bench.training import targets
 from fedllm_bench.training.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
@@ -68,18 +69,18 @@ def embedded_layers(config: RunConfig) -> dict[str, AdaptedLayer] | None:
     """The LoRA layers of the embedded base, without its weights; None for another base, or another kind of training."""
     if config.model.name != EMBEDDED_MODEL or config.model.trainable != "adapter" or config.lora.dora:
         return None
+    return _layers(config.lora)
+
+
+@functools.lru_cache(maxsize=8)
+def _layers(lora: Lora) -> dict[str, AdaptedLayer]:
+    """Nobody attaches anything to them."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(models.locate(EMBEDDED_MODEL)))
-        layers, _ = targets.insert(base, _with_names(base, config))
+        layers, _ = targets.insert(base, replace(lora, targets=targets.resolve(base, lora.targets)))
     return layers
-
-
-def _with_names(base: Any, config: RunConfig) -> Any:
-    from dataclasses import replace
-
-    return replace(config.lora, targets=targets.resolve(base, config.lora.targets))
 
 
 def _of_one_client(run: Run, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
@@ -138,7 +139,7 @@ def _settings(run: Run) -> Iterator[Problem]:
 
 
 def _shapes(run: Run, tree: Tree, where: str) -> Iterator[Problem]:
-    if not run.files.has("config.json"):
+    if not (run.files.has("config.json") and run.files.has("rounds.jsonl")):
         return
     layers = embedded_layers(run.config)
     if layers is None:

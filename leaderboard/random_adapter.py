@@ -1,0 +1,54 @@
+"""The canary `random`: an adapter of noise, scored by the code that scores trained ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from safetensors.torch import load_file, save
+
+from fedllm_bench import files
+from fedllm_bench.cell import Cell, resolve_split
+from fedllm_bench.errors import UserError
+from fedllm_bench.scoring import evaluate
+from fedllm_bench.setup import load_bench
+from fedllm_bench.trees import Tree
+
+from .own_runs import OwnRun
+from .packing import TENSORS, contents_of, packed_rows
+
+
+def random_contents(run: OwnRun) -> dict[str, bytes]:
+    """The files of the canary: the base's scores, those under the noise, and the adapter itself.
+
+    Raises a :class:`UserError` for a run without an adapter of all clients, and where its split is not at hand.
+    """
+    if run.adapter is None:
+        raise UserError(f"RUN={run.folder}: it has no adapter of all clients; give runs of fedavg")
+    given = contents_of(run, with_adapter=True)
+    kept = {name: given[name] for name in given if name.endswith((".before.jsonl.gz", "adapter_config.json"))}
+    noise = like(load_file(run.adapter / TENSORS), run.seed)
+    where = f"runs/{run.seed}"
+    scores = {f"{where}/scores/{name}.after.jsonl.gz": rows for name, rows in _scores(run, noise).items()}
+    return {**kept, **scores, f"{where}/adapter/{TENSORS}": save(noise, metadata={"format": "pt"})}
+
+
+def like(trained: Mapping[str, torch.Tensor], seed: int) -> Tree:
+    """Normal noise, tensor by tensor of the shape and Frobenius norm of `trained`; a function of (seed, name)."""
+    made = {}
+    for name, tensor in sorted(trained.items()):
+        generator = torch.Generator().manual_seed(int(files.sha256_json(["random adapter", seed, name])[:15], 16))
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
+        made[name] = (noise * (tensor.float().norm() / noise.norm())).to(tensor.dtype)
+    return made
+
+
+def _scores(run: OwnRun, adapter: Tree) -> dict[str, bytes]:
+    """Metric -> packed scores of every held-out item under `adapter`, as the pipeline scores a trained one."""
+    split = resolve_split(run.config)
+    if split.hash != run.environment_value(("data", "split_hash")):
+        raise UserError(f"{split.folder} is not the split of {run.folder} any more; restore it")
+    threads = run.environment_value(("threads",)) or 1
+    bench = load_bench(Cell(run.config, split, run.folder, threads))
+    scores = evaluate(bench, [(adapter, bench.items)], "random adapter")
+    return {name: packed_rows([score.to_dict() for score in found]) for name, found in scores.items()}

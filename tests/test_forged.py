@@ -1,0 +1,47 @@
+"""Forged submissions: each is refused, or flagged, for the reason that it is forged."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forgeries_of_files import ALL
+from submissions import Forgery, codes, context, module
+
+from fedllm_bench.data.manifest import Split
+
+FLAGGED = {"intervals", "adapter-untrained", "judge-injection"}
+
+
+def validated(folder: Path, split: Split, **more: Any) -> Any:
+    return module("validate").validate(folder, context(split, **more))
+
+
+def test_an_honest_submission_is_accepted(honest: Path, tiny_split: Split):
+    report = validated(honest, tiny_split)
+    assert (codes(report), report.tier) == ({"few-seeds"}, "recomputed"), report.problems
+
+
+def test_fixing_up_an_honest_submission_changes_nothing(honest: Path, tiny_split: Split, tmp_path: Path):
+    """So a forgery is found for what it is, and not for how the tests write files."""
+    forgery = Forgery(Path(shutil.copytree(honest, tmp_path / "copy")))
+    forgery.fix_claims()
+    assert codes(validated(forgery.folder, tiny_split)) == {"few-seeds"}
+
+
+def test_there_are_more_than_forty_forgeries():
+    assert len(ALL) >= 65
+    assert {code for _, expected in ALL.values() for code in expected} <= set(module("problems").PROBLEMS)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_forgery_is_found(name: str, honest: Path, tiny_split: Split, tmp_path: Path):
+    change, expected = ALL[name]
+    forgery = Forgery(Path(shutil.copytree(honest, tmp_path / "forged")))
+    change(forgery)
+    report = validated(forgery.folder, tiny_split)
+    assert expected <= codes(report), report.problems
+    assert expected - FLAGGED <= codes(report, "refused"), report.problems
+    assert report.is_accepted == (not codes(report, "refused"))
