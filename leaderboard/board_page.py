@@ -14,6 +14,7 @@ from .plots import plots_of
 from .tiers import ORDER
 
 MINI = "An embedded model on an invented world: nothing here is a result on a real data set."
+THICK, THIN = 2.5, 6.5  # heights of the two intervals, of 8
 CAPTION = (
     "Thick bars are 95% intervals of these models (over clients or questions), thin ones of this method (over seeds); "
     "a tick is the mean over seeds. Ranks are bands: rows that cannot be told apart share ranks. Comparisons are with "
@@ -185,8 +186,8 @@ def _cell(cell: Cell, axis: tuple[float, float]) -> Shown:
         key=_key(cell.mean),
         mean=number(cell.mean),
         rank=band(cell.rank_low, cell.rank_high),
-        thin=_bar(cell.method, axis),
-        thick=_bar(cell.models, axis),
+        thin=_bar(cell.method, axis, THIN),
+        thick=_bar(cell.models, axis, THICK),
         dot=f"M{at:g} 0v8",
         models=limits(cell.models),
         method=limits(cell.method),
@@ -212,10 +213,10 @@ def _axis(rows: Sequence[Row], name: str) -> tuple[float, float]:
     return (min(known), max(known)) if known else (0.0, 1.0)
 
 
-def _bar(interval: Interval, axis: tuple[float, float]) -> str:
+def _bar(interval: Interval, axis: tuple[float, float], height: float) -> str:
     if interval.low is None or interval.high is None:
         return ""
-    return f"M{_place(interval.low, axis):g} 4H{_place(interval.high, axis):g}"
+    return f"M{_place(interval.low, axis):g} {height:g}H{_place(interval.high, axis):g}"
 
 
 def _place(value: float, axis: tuple[float, float]) -> float:

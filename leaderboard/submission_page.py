@@ -47,6 +47,7 @@ def submission_page(details: Details, places: Sequence[Place], *, slug: str, ans
     values: dict[str, Any] = {
         "method": said["method"],
         "facts": _facts(said, row),
+        "url": said["url"],
         "notes": [f"Not ranked: {row.unranked}."] if row.unranked else [],
         "sections": _sections(details),
         "answers": answers,
@@ -65,7 +66,7 @@ def submission_page(details: Details, places: Sequence[Place], *, slug: str, ans
 
 def _facts(said: Mapping[str, Any], row: Row) -> str:
     suite = f"fedllm-bench {said['suite']['version']}" if said["suite"]["version"] else "made outside of fedllm-bench"
-    parts = [f"team {said['team']}", said["url"], f"contact {said['contact']}", said["date"], f"track {said['track']}"]
+    parts = [f"team {said['team']}", f"contact {said['contact']}", said["date"], f"track {said['track']}"]
     return " · ".join(filter(None, [*parts, suite, counted(row.num_seeds, "seed"), f"tier {row.tier}"]))
 
 
@@ -159,7 +160,10 @@ def _clients(details: Details) -> dict[str, Any] | None:
         fell, of = sum(change < 0 for change in changes), counted(len(changes), "client")
         about += f" It rose for {rose} and fell for {fell} of {of}; median change {signed(statistics.median(changes))}."
     head = ("client", "base", "after", "after - base")
-    return {"about": about, "table": Table(name="Clients", caption=about, head=head, rows=rows, numbers=True)}
+    return {
+        "about": about,
+        "table": Table(name="Clients", caption="Means over seeds.", head=head, rows=rows, numbers=True),
+    }
 
 
 def _config(details: Details, track: Track) -> dict[str, Any] | None:
