@@ -25,6 +25,7 @@ URL ?=
 TRACK ?=
 JUDGE ?=
 MAX_COST ?=
+SUBMISSIONS ?=
 SPLIT ?=
 MODEL ?=
 METRICS ?=
@@ -32,7 +33,7 @@ SET ?=
 OUT ?=
 
 # a misspelt variable would be ignored in silence, and another run be shown than was asked for
-OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,$(if $(filter evaluate,$(MAKECMDGOALS)),RUN JUDGE MAX_COST,$(if $(filter submit,$(MAKECMDGOALS)),RUN TEAM CONTACT TUNING TITLE URL TRACK,METHOD SEED)))))
+OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,$(if $(filter evaluate,$(MAKECMDGOALS)),RUN JUDGE MAX_COST,$(if $(filter submit,$(MAKECMDGOALS)),RUN TEAM CONTACT TUNING TITLE URL TRACK,$(if $(filter board,$(MAKECMDGOALS)),SUBMISSIONS,METHOD SEED))))))
 KNOWN := PYTHON VENV DATASET $(OF_GOAL) PROFILE ENGINE VARIANT SPLIT MODEL METRICS SET OUT
 UNKNOWN := $(filter-out $(KNOWN),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error no variable $(UNKNOWN); there are: $(KNOWN) (see make help)))
@@ -45,7 +46,7 @@ OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENG
 	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
 
-.PHONY: help setup bench grid download merge evaluate submit speed test test-slow test-lowest test-gpu check format mini-model clean
+.PHONY: help setup bench grid download merge evaluate submit board speed test test-slow test-lowest test-gpu check format mini-model clean
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models'
@@ -80,6 +81,8 @@ help:
 	@echo '                     make submit RUN=runs/mini-aya/fedavg TEAM="Example Lab" CONTACT=lab@example.org TUNING="the preset"'
 	@echo '                   RUN      run folders, or a folder of them       TITLE    name of the row (the method)'
 	@echo '                   URL      of a paper or code    TRACK  such as mini-aya/fixed    OUT  (leaderboard/submissions)'
+	@echo '  make board       the site of the leaderboard from its submissions, as'
+	@echo '                     make board SUBMISSIONS=leaderboard/submissions OUT=build/board'
 	@echo '  make speed       the training loop against a tight PEFT loop and against TRL, side by side'
 	@echo '  make test        unit tests, one worker for each core (8 minutes of processor time)'
 	@echo '  make test-slow   end to end: killed runs, set-up in a fresh clone, the commands of the README'
@@ -119,6 +122,9 @@ evaluate: $(STAMP)
 submit: $(STAMP)
 	@$(CLI) submit $(foreach run,$(RUN),'$(run)') --team '$(TEAM)' --contact '$(CONTACT)' --tuning '$(TUNING)' $(if $(TITLE),--method '$(TITLE)') \
 		$(if $(URL),--url '$(URL)') $(if $(TRACK),--track '$(TRACK)') $(if $(OUT),--out '$(OUT)')
+
+board: $(STAMP)
+	@$(CLI) board build $(if $(SUBMISSIONS),--submissions '$(SUBMISSIONS)') $(if $(OUT),--out '$(OUT)')
 
 speed: $(STAMP)
 	@$(BIN)/python benchmarks/perf/speed.py

@@ -1,7 +1,7 @@
 """The answers of a submission in one browser: the base model and each seed side by side.
 
-Open-ended answers are read as the suite's own report reads them; AdvBench's stay folded. Of the mini world's questions the
-answers are in the evidence of `mini_exact`.
+Open-ended answers are read as the suite's own report reads them; AdvBench's stay folded. Of the mini world's questions
+the answers are in the evidence of `mini_exact`.
 """
 
 from __future__ import annotations
@@ -101,13 +101,14 @@ def _exact_item(key: tuple[str, str], by_side: Mapping[str, Score]) -> Item:
         "language": language_label(first.group.get("language", "")),
         "turns": [_text(first, "prompt")],
         "references": [_text(first, "right")],
-        "answers": {
-            side: {"turns": [_text(score, "answer")], "finish": ["stop"], "reason": ""}
-            for side, score in by_side.items()
-        },
+        "answers": {side: _exact_answer(score) for side, score in by_side.items()},
         "scores": {EXACT: {side: [score.value, score.reason, [score.value]] for side, score in by_side.items()}},
         "replies": {},
     }
+
+
+def _exact_answer(score: Score) -> Item:
+    return {"turns": [_text(score, "answer")], "finish": ["stop"], "reason": ""}
 
 
 def _text(score: Score, key: str) -> str:

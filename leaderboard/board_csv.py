@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .boards import Board, Cell, Column, Row
+from .boards import Board, Cell, Column, Interval, Row
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 Value = str | float | int | None
@@ -63,7 +63,6 @@ def _about(board: Board, row: Row) -> dict[str, Value]:
 
 
 def _metric(column: Column, cell: Cell) -> dict[str, Value]:
-    against = cell.against
     return {
         "metric": column.name,
         "metric_version": column.version,
@@ -71,16 +70,17 @@ def _metric(column: Column, cell: Cell) -> dict[str, Value]:
         "higher_is_better": str(column.higher_is_better).lower(),
         "mean": cell.mean,
         "not_scored": cell.reason,
-        "models_ci_low": cell.models and cell.models.low,
-        "models_ci_high": cell.models and cell.models.high,
-        "models_n": cell.models and cell.models.n,
-        "method_ci_low": cell.method and cell.method.low,
-        "method_ci_high": cell.method and cell.method.high,
-        "method_n": cell.method and cell.method.n,
+        **_interval(cell.models, "models"),
+        **_interval(cell.method, "method"),
         "metric_rank_low": cell.rank_low,
         "metric_rank_high": cell.rank_high,
-        "minus_fedavg": against and against.mean,
-        "p_value": against and against.p_value,
-        "p_holm": against and against.p_holm,
-        "verdict": against and against.verdict,
+        "minus_fedavg": cell.against.mean if cell.against else None,
+        "p_value": cell.against.p_value if cell.against else None,
+        "p_holm": cell.against.p_holm if cell.against else None,
+        "verdict": cell.against.verdict if cell.against else "",
     }
+
+
+def _interval(found: Interval | None, of: str) -> dict[str, Value]:
+    low, high, n = (found.low, found.high, found.n) if found else (None, None, None)
+    return {f"{of}_ci_low": low, f"{of}_ci_high": high, f"{of}_n": n}

@@ -14,10 +14,11 @@ from .plots import plots_of
 from .tiers import ORDER
 
 MINI = "An embedded model on an invented world: nothing here is a result on a real data set."
+THICK, THIN = 2.5, 6.5  # heights of the two intervals, of 8
 CAPTION = (
-    "Thick bars are 95% intervals of these models (over clients or questions), thin ones of this method (over seeds); a tick "
-    "is the mean over seeds. Ranks are bands: rows that cannot be told apart share ranks. Comparisons are with FedAvg of "
-    "this board, Holm-corrected."
+    "Thick bars are 95% intervals of these models (over clients or questions), thin ones of this method (over seeds); "
+    "a tick is the mean over seeds. Ranks are bands: rows that cannot be told apart share ranks. Comparisons are with "
+    "FedAvg of this board, Holm-corrected."
 )
 VERDICTS = {
     "better": ("better than FedAvg", "better"),
@@ -26,7 +27,7 @@ VERDICTS = {
     "no test": ("", ""),
 }
 COLUMNS = {
-    "models": "estimand: these trained models on other clients or questions; each is drawn with its scores of all seeds",
+    "models": "estimand: these trained models on other clients or questions, each drawn with its scores of all seeds",
     "method": "estimand: the method under other seeds; Student's t over the seeds' means",
     "points": "Borda's count: for each metric and other ranked row 1 where clearly better, 1/2 where not told apart",
     "bytes": "sent by and to clients in a whole run, mean over seeds",
@@ -140,18 +141,14 @@ def _head(board: Board, with_epsilon: bool) -> list[Head]:
 
 
 def _row(row: Row, board: Board, axes: dict[str, tuple[float, float]], with_epsilon: bool) -> dict[str, Any]:
-    tier = ORDER.index(row.tier) if row.tier in ORDER else -1  # type: ignore[arg-type]
+    tier = ORDER.index(row.tier) if row.tier in ORDER else -1
     epsilon = [Plain(text=number(row.epsilon), key=_key(row.epsilon))] if with_epsilon else []
     return {
         "state": "canary" if row.kind != "method" else "unranked" if row.unranked else "ranked",
         "slug": row.slug,
         "method": row.method,
         "team": row.team,
-        "note": "canary, not ranked"
-        if row.unranked == "canary"
-        else f"not ranked: {row.unranked}"
-        if row.unranked
-        else "",
+        "note": _note(row),
         "tier": row.tier,
         "rank": band(row.rank_low, row.rank_high),
         "rank_key": _key(None if row.rank_low is None else row.rank_low + (row.rank_high or 0) / 1e4),
@@ -165,6 +162,12 @@ def _row(row: Row, board: Board, axes: dict[str, tuple[float, float]], with_epsi
             Plain(text=row.date, key=row.date, number=False),
         ],
     }
+
+
+def _note(row: Row) -> str:
+    if row.kind != "method":
+        return "canary, not ranked"
+    return f"not ranked: {row.unranked}" if row.unranked else ""
 
 
 def band(low: int | None, high: int | None) -> str:
@@ -183,8 +186,8 @@ def _cell(cell: Cell, axis: tuple[float, float]) -> Shown:
         key=_key(cell.mean),
         mean=number(cell.mean),
         rank=band(cell.rank_low, cell.rank_high),
-        thin=_bar(cell.method, axis),
-        thick=_bar(cell.models, axis),
+        thin=_bar(cell.method, axis, THIN),
+        thick=_bar(cell.models, axis, THICK),
         dot=f"M{at:g} 0v8",
         models=limits(cell.models),
         method=limits(cell.method),
@@ -203,14 +206,17 @@ def limits(interval: Interval) -> str:
 def _axis(rows: Sequence[Row], name: str) -> tuple[float, float]:
     """From the lowest to the highest mean or limit over units; wider intervals over seeds are cut at the ends."""
     cells = [row.cells[name] for row in rows if row.cells[name].mean is not None]
-    ends = [v for c in cells for v in (c.mean, c.models and c.models.low, c.models and c.models.high) if v is not None]
-    return (min(ends), max(ends)) if ends else (0.0, 1.0)
+    ends = [cell.mean for cell in cells] + [
+        end for cell in cells if cell.models for end in (cell.models.low, cell.models.high)
+    ]
+    known = [end for end in ends if end is not None]
+    return (min(known), max(known)) if known else (0.0, 1.0)
 
 
-def _bar(interval: Interval, axis: tuple[float, float]) -> str:
+def _bar(interval: Interval, axis: tuple[float, float], height: float) -> str:
     if interval.low is None or interval.high is None:
         return ""
-    return f"M{_place(interval.low, axis):g} 4H{_place(interval.high, axis):g}"
+    return f"M{_place(interval.low, axis):g} {height:g}H{_place(interval.high, axis):g}"
 
 
 def _place(value: float, axis: tuple[float, float]) -> float:

@@ -30,6 +30,7 @@ from .recompute import seed_scores
 from .standing import boards_of
 from .submission_page import Place, submission_page
 
+FEW = 24  # submissions that one process reads sooner than others have loaded their libraries
 INDEX, BOARD, ANSWERS = "index.html", "board.json", "answers.html"
 
 
@@ -91,7 +92,7 @@ def _check_target(out: Path) -> None:
 def _read_all(paths: Sequence[Path], part: Path, jobs: int) -> Iterator[Read]:
     """In the order of `paths`."""
     read = partial(_read, part=part)
-    if jobs < 2 or len(paths) < 2:
+    if jobs < 2 or len(paths) < FEW:
         yield from progress.track(map(read, paths), "submissions", len(paths))
         return
     context = multiprocessing.get_context("spawn")  # threads of libraries do not survive a fork

@@ -13,7 +13,8 @@ from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.errors import UserError
 
 from .fingerprints import Fingerprint
-from .tracks import Track, load_tracks
+from .submitted import Run, Submitted
+from .tracks import BASELINE, Track, load_tracks, preset_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +47,17 @@ class Context:
             except UserError:
                 return None
         return self._found[key]
+
+
+def config_of(submitted: Submitted, run: Run, context: Context) -> RunConfig | None:
+    """The run's config; of work done elsewhere, and of canaries, that of the track's preset; None without a track."""
+    if run.files.has("config.json"):
+        return run.config
+    track = context.tracks.get(submitted.bundle.submission.track)
+    return preset_of(track.preset, BASELINE, track.profile) if track else None
+
+
+def split_of(submitted: Submitted, run: Run, context: Context) -> Split | None:
+    """The split of a run, where it is at hand; its hash may be another than the run's, which is a problem."""
+    config, split_hash = config_of(submitted, run, context), run.files.entry.split_hash
+    return context.split_of(config, split_hash) if config and split_hash else None

@@ -12,6 +12,7 @@ from .problems import Refused
 from .recompute import SeedScores
 from .run_files import RunFiles
 from .tiers import tier_of
+from .tracks import find_track
 
 RESULTS, ROUNDS, CONFIG = "results.json", "rounds.jsonl", "config.json"
 
@@ -19,6 +20,7 @@ RESULTS, ROUNDS, CONFIG = "results.json", "rounds.jsonl", "config.json"
 def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> Entry:
     """`scores` are those of the runs, by seed. Raises a :class:`UserError` where the runs differ in what they are."""
     submission, runs = bundle.submission, bundle.runs()
+    track = find_track(submission.track)
     bytes_up, bytes_down = (_mean([_sum_of(run, key) for run in runs]) for key in ("bytes_up", "bytes_down"))
     return Entry(
         slug=bundle.folder.name,
@@ -32,7 +34,7 @@ def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> Entry:
         url=submission.url,
         date=submission.date,
         tier=tier_of(bundle),
-        measures=measures_of(scores),
+        measures=measures_of(scores, {*track.ranked, *track.judged}),
         seeds=tuple(run.seed for run in runs),
         bytes_up=bytes_up,
         bytes_down=bytes_down,
@@ -42,10 +44,7 @@ def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> Entry:
 
 def _made_by(run: RunFiles) -> str:
     """The suite's name of the method; "" for a run that the suite did not make."""
-    if not run.has(CONFIG):
-        return ""
-    method = run.json(CONFIG).get("method", {})
-    return str(method.get("name", "")) if isinstance(method, dict) else ""
+    return run.config().method.name if run.has(CONFIG) else ""
 
 
 def _sum_of(run: RunFiles, key: str) -> float | None:
@@ -57,7 +56,8 @@ def _sum_of(run: RunFiles, key: str) -> float | None:
 
 def _epsilon(run: RunFiles) -> float | None:
     """As the suite's accountant found it for the run."""
-    privacy = run.json(RESULTS).get("privacy") if run.has(RESULTS) else None
+    results = run.json(RESULTS) if run.has(RESULTS) else None
+    privacy = results.get("privacy") if isinstance(results, dict) else None
     epsilon = privacy.get("epsilon") if isinstance(privacy, dict) else None
     return float(epsilon) if isinstance(epsilon, int | float) else None
 

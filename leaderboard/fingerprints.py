@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ SHORTEST = 40  # characters: shorter answers may be alike by themselves
 WORDS, SAMPLES = 5, 8  # of a sketch: sequences of WORDS words, the smallest of SAMPLES hashes each
 SEEDS = tuple(range(1, SAMPLES + 1))
 LOSSES = ("heldout", "preference_loss", "preference_margin")  # real numbers: no two trainings give the same ones
-VERSION = 1  # raise it when equal submissions give other fingerprints
+VERSION = 3  # raise it when equal submissions give other fingerprints
 Sketch = tuple[int, ...]
 
 
@@ -37,6 +38,7 @@ class Fingerprint:
 
     name: str
     team: str
+    track: str
     digest: str
     losses: frozenset[str]
     adapters: frozenset[str]
@@ -50,11 +52,12 @@ def fingerprint(submitted: Submitted) -> Fingerprint:
     return Fingerprint(
         name=bundle.folder.name,
         team=bundle.submission.team,
+        track=bundle.submission.track,
         digest=bundle.digest,
         losses=frozenset(digest for run in submitted.runs for digest in loss_digests(run)),
         adapters=frozenset(entry.adapter.sha256 for entry in bundle.submission.runs if entry.adapter is not None),
         answers=_answers(submitted.runs),
-        bases={base_key(run): base_scores(run) for run in submitted.runs},
+        bases={key: base_scores(run) for run in submitted.runs if (key := base_key(run))},
     )
 
 
@@ -71,7 +74,9 @@ def digest(scores: Iterable[Score]) -> str:
 
 
 def base_key(run: Run) -> str:
-    """All that the base's scores hang on, but for the rounding of sums."""
+    """All that the base's scores hang on, but for the rounding of sums; "" where no config says it."""
+    if not run.files.has("config.json"):
+        return ""
     config, data = run.config, run.environment.get("data", {})
     asked = [data.get("base_hash"), data.get("split_hash"), config.model.dtype, config.data.template]
     return files.sha256_json([*asked, config.local.sequence_length, config.evaluation.max_new_tokens])
@@ -93,11 +98,16 @@ def _answers(runs: Sequence[Run]) -> dict[str, dict[str, Sketch]]:
 
 
 def sketches(run: Run) -> dict[str, dict[str, Sketch]]:
-    """Benchmark -> item -> the sketch of the global adapter's answer, of those that are long enough to tell."""
+    """Benchmark -> item -> the sketch of the global adapter's answer, of those that tell where they come from.
+
+    Short ones do not, nor what a model says to several prompts: refusals are the same sentence in many runs.
+    """
     found = {}
     for benchmark, material in run.materials.items():
         texts = {item: plain("\n".join(answer.turns)) for item, answer in material.answers.get(GLOBAL, {}).items()}
-        found[benchmark] = {item: sketch(text) for item, text in texts.items() if len(text) >= SHORTEST}
+        times = Counter(texts.values())
+        telling = {item: text for item, text in texts.items() if len(text) >= SHORTEST and times[text] == 1}
+        found[benchmark] = {item: sketch(text) for item, text in telling.items()}
     return found
 
 

@@ -7,7 +7,7 @@ and whether it is scored. Rows with equal hashes can be compared by the means of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedllm_bench.evaluation.views import MEAN_OVER_LANGUAGES, MEAN_OVER_QUESTIONS
@@ -67,11 +67,11 @@ class Measure:
         return ESTIMATORS[self.estimator, self.higher_is_better]
 
 
-def measures_of(seeds: Iterable[SeedScores]) -> dict[str, Measure]:
-    """Metric -> its measure, of the metrics that every seed has."""
-    found = list(seeds)
-    names = [name for name in (found[0].metrics if found else ()) if all(name in one.metrics for one in found)]
-    return {name: _measure({one.seed: one.metrics[name] for one in found}) for name in names}
+def measures_of(seeds: Sequence[SeedScores], wanted: Collection[str]) -> dict[str, Measure]:
+    """Metric -> its measure, of the metrics that every seed has; `wanted` names them without their judge."""
+    names = [name for name in (seeds[0].metrics if seeds else ()) if name.partition("@")[0] in wanted]
+    whole = [name for name in names if all(name in one.metrics for one in seeds)]
+    return {name: _measure({one.seed: one.metrics[name] for one in seeds}) for name in whole}
 
 
 def _measure(by_seed: Mapping[int, MetricScores]) -> Measure:

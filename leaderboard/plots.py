@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedllm_bench.report.formats import number, size
 
 from .boards import Board, Column, Row
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 320, 60, 620, 14, 270
+LINE = 11  # pixels from one label to the next
 TICKS, MOST_LABELS, LONGEST_LABEL, COLOURS = 5, 24, 24, 6
 CURVE_HEIGHT = 260
 
@@ -131,12 +132,19 @@ def _labels(at: Sequence[tuple[Row, float, float]]) -> list[Label]:
     labels: list[Label] = []
     for row, x, y in sorted(at, key=lambda point: (point[2], point[1])):
         end = x > (LEFT + RIGHT) / 2
-        place = x - 9 if end else x + 9
-        near = [label.y for label in labels if abs(label.x - place) < 150 and label.end == end]
-        below = max([y + 4, *(other + 11 for other in near if other + 11 > y + 4)])
         text = row.method if len(row.method) <= LONGEST_LABEL else f"{row.method[:LONGEST_LABEL]}…"
-        labels.append(Label(round(place, 1), round(below, 1), text, end))
-    return labels
+        label = Label(x - 9 if end else x + 9, y + 4, text, end)
+        labels.append(replace(label, y=max([label.y, *(other + LINE for other in _beside(label, labels))])))
+    lifted: list[Label] = []  # from the last one up, so that none is below the plot
+    for label in reversed(labels):
+        limit = min([BOTTOM - 2.0, *(other - LINE for other in _beside(label, lifted))])
+        lifted.append(replace(label, x=round(label.x, 1), y=round(min(label.y, limit), 1)))
+    return lifted[::-1]
+
+
+def _beside(label: Label, labels: Sequence[Label]) -> list[float]:
+    """Heights of the labels that could lie on this one."""
+    return [other.y for other in labels if other.end == label.end and abs(other.x - label.x) < 150]
 
 
 def curves_of(title: str, unit: str, by_name: Mapping[str, Sequence[tuple[float, float]]]) -> Curves | None:

@@ -15,7 +15,8 @@ from fedllm_bench.files import read_json
 from fedllm_bench.metrics.items import HELDOUT, Item, Probe, load_probes, probe_key
 from fedllm_bench.training.faults import participants
 
-from .submitted import Run
+from .problems import Refused
+from .submitted import MOST_ROUNDS, Run
 
 Key = tuple[str, str]  # client, row
 AnyItem = Item[Any, Any]  # here without tokens
@@ -88,6 +89,8 @@ class SplitItems:
     def local_sample(self, run: Run) -> list[int]:
         """The clients of the baseline `local`, as `Bench.local_sample` chooses them."""
         config = run.config
+        if config.federation.rounds > MOST_ROUNDS:
+            raise Refused("rounds", f"more than {MOST_ROUNDS} rounds", f"{run.where}/config.json")
         count = config.evaluation.local_clients
         visited = participants(config, len(self.ids), self.file_order) if count else range(len(self.ids))
         return sample_by_size(self.sizes, sorted(visited), count)

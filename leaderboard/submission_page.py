@@ -47,6 +47,7 @@ def submission_page(details: Details, places: Sequence[Place], *, slug: str, ans
     values: dict[str, Any] = {
         "method": said["method"],
         "facts": _facts(said, row),
+        "url": said["url"],
         "notes": [f"Not ranked: {row.unranked}."] if row.unranked else [],
         "sections": _sections(details),
         "answers": answers,
@@ -65,7 +66,7 @@ def submission_page(details: Details, places: Sequence[Place], *, slug: str, ans
 
 def _facts(said: Mapping[str, Any], row: Row) -> str:
     suite = f"fedllm-bench {said['suite']['version']}" if said["suite"]["version"] else "made outside of fedllm-bench"
-    parts = [f"team {said['team']}", said["url"], f"contact {said['contact']}", said["date"], f"track {said['track']}"]
+    parts = [f"team {said['team']}", f"contact {said['contact']}", said["date"], f"track {said['track']}"]
     return " · ".join(filter(None, [*parts, suite, counted(row.num_seeds, "seed"), f"tier {row.tier}"]))
 
 
@@ -97,8 +98,8 @@ def _scores(place: Place) -> Table:
             "over seeds", "p", "p (Holm)", *(f"seed {seed}" for seed in seeds))  # fmt: skip
     rows = [_score_row(column, place.row.cells[column.name], seeds) for column in place.board.columns]
     caption = (
-        "Intervals of 95%. These models: other clients or questions, the same trained models. This method: other seeds. "
-        "Differences are paired by unit and by seed; Holm's correction is over the board."
+        "Intervals of 95%. These models: other clients or questions, the same trained models. This method: other "
+        "seeds. Differences are paired by unit and by seed; Holm's correction is over the board."
     )
     return Table(name="Ranked metrics", caption=caption, head=head, rows=tuple(rows), numbers=True)
 
@@ -156,10 +157,13 @@ def _clients(details: Details) -> dict[str, Any] | None:
     rose = sum(change > 0 for change in changes)
     about = f"{details.metric} of each client, mean over seeds."
     if changes:
-        about += f" It rose for {rose} and fell for {sum(change < 0 for change in changes)} of {counted(len(changes), 'client')};"
-        about += f" median change {signed(statistics.median(changes))}."
+        fell, of = sum(change < 0 for change in changes), counted(len(changes), "client")
+        about += f" It rose for {rose} and fell for {fell} of {of}; median change {signed(statistics.median(changes))}."
     head = ("client", "base", "after", "after - base")
-    return {"about": about, "table": Table(name="Clients", caption=about, head=head, rows=rows, numbers=True)}
+    return {
+        "about": about,
+        "table": Table(name="Clients", caption="Means over seeds.", head=head, rows=rows, numbers=True),
+    }
 
 
 def _config(details: Details, track: Track) -> dict[str, Any] | None:
@@ -193,11 +197,8 @@ def _reproduce(details: Details, track: Track, slug: str) -> list[tuple[str, str
         runs = []
     if runs:
         return [*steps, ("Train again, one command a seed:", "\n".join(runs))]
-    url = details.submission["url"]
-    return [
-        *steps,
-        (f"The suite does not have this method; its code is at {url}." if url else "No code is stated.", ""),
-    ]
+    where = details.submission["url"] or "no address that was stated"
+    return [*steps, ("The suite does not have this method. Its code is at:", where)]
 
 
 def _provenance(details: Details, row: Row) -> dict[str, Any]:

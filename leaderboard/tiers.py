@@ -59,7 +59,7 @@ def records_of(bundle: Bundle) -> list[Record]:
     found = []
     for path in sorted(bundle.records, key=_when):
         try:
-            record = RECORD.validate_python(bundle.record(path))
+            record = RECORD.validate_json(files.canonical_json(bundle.record(path)))
         except (UserError, ValidationError):
             continue
         if record.digest == bundle.digest and path.removeprefix("records/").startswith(f"{record.tier}-"):

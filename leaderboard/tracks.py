@@ -129,9 +129,7 @@ def track_of(config: RunConfig) -> str:
     names = list(_table()["datasets"])
     kinds = [kind for kind in DEFAULTS if f"{config.name}/{kind}" in tracks]
     if not kinds:
-        raise UserError(
-            f"no track is of the data set {shown(config.name)}; there are {', '.join(_table()['datasets'])}"
-        )
+        raise UserError(f"no track is of the data set {shown(config.name)}; there are {', '.join(names)}")
     if config.privacy.clip is not None:
         kinds.sort(key=lambda kind: kind != "private")
     fitting = [kind for kind in kinds if not rule_problems(tracks[f"{config.name}/{kind}"], config)]

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 from fedllm_bench.errors import UserError, first_line
 
-from .board_files import submissions_in
 from .bundle import Bundle, open_bundle
 from .checks import CHECKS
 from .context import Context
 from .fingerprints import Fingerprint, fingerprint
 from .known import kept
-from .problems import Level, Problem, Refused, refusals
+from .problems import Problem, Refused, refusals
 from .submitted import Submitted, reading
 from .tiers import tier_of
 
@@ -87,21 +86,18 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)[:120]}"
 
 
-def context_of(*, board: Path | None = None, splits: Sequence[Path] = ()) -> Context:
-    """What submissions are held against: the tracks of this suite, and those in the folder `board`."""
-    return Context(splits=tuple(splits), others=tuple(known_in(board)) if board else ())
+def context_of(*, known: Iterable[Fingerprint] = (), splits: Sequence[Path] = ()) -> Context:
+    """What submissions are held against: the tracks of this suite, and the fingerprints of a board."""
+    return Context(splits=tuple(splits), others=tuple(known))
 
 
-def known_in(board: Path) -> Iterable[Fingerprint]:
-    """The fingerprints of all submissions in a folder; one that cannot be read is no submission to copy from."""
-    for folder in submissions_in(board):
-        found = kept(folder, _fingerprint)
-        if found is not None:
-            yield found
+def known(folder: Path) -> Fingerprint | None:
+    """The fingerprint of a submission of the board; None where it cannot be read: nobody can copy from it."""
+    return kept(folder, _fingerprint)
 
 
 def _fingerprint(folder: Path) -> Fingerprint | None:
-    bundle, _ = open_bundle(folder)
+    bundle, _ = open_bundle(folder, contents=False)
     if bundle is None:
         return None
     try:
@@ -109,10 +105,3 @@ def _fingerprint(folder: Path) -> Fingerprint | None:
             return fingerprint(submitted)
     except (UserError, *MALFORMED):
         return None
-
-
-def levels(problems: Iterable[Problem]) -> dict[Level, int]:
-    counts: dict[Level, int] = {"refused": 0, "flagged": 0}
-    for problem in problems:
-        counts[problem.level] += 1
-    return counts

@@ -227,3 +227,19 @@ def tiny_run_config(tiny_folder: Path) -> RunConfigOf:
         return presets.load(options.pop("dataset", "aya"), method, "mini", settings, **options)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def honest(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A submission of one tiny run with answers and judgements: to be copied, never to be changed."""
+    import submissions
+
+    return submissions.honest(tiny_split, tmp_path_factory.mktemp("honest"))
+
+
+@pytest.fixture(scope="session")
+def three_seeds(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A submission of the same cell under three seeds, without answers; its runs lie in ../../runs."""
+    import submissions
+
+    return submissions.honest(tiny_split, tmp_path_factory.mktemp("three"), seeds=submissions.SEEDS, answers=False)

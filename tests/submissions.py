@@ -11,11 +11,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench_runs import run
+import pytest
+from bench_runs import quick, run
 
 from fedllm_bench import cli, files
+from fedllm_bench.commands import answer
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.evaluation.judges.preset import load_judge
+from fedllm_bench.evaluation.judges.questions import Asker
+from fedllm_bench.evaluation.judges.rule import RuleJudge
 from fedllm_bench.evaluation.records import Answer, Prompt
+from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.metrics.stats import Resampling
+from fedllm_bench.report.results import client_rows, metrics_of
 
 SEEDS = (0, 1, 2)
 OPEN = "mini-aya/open"
@@ -29,7 +37,7 @@ def module(name: str) -> Any:
 def run_folders(
     split: Split, out: Path, *more: str, method: str = "fedavg", answers: bool = True, seeds: Sequence[int] = SEEDS
 ) -> list[Path]:
-    """Finished runs of one cell, with answers to the mini world's questions and held-out prompts, and their judgements."""
+    """Finished runs of one cell, with answers to the mini world's questions and their judgements."""
     for seed in seeds:
         run(method, split.folder, out / str(seed), *MORE, "--seed", str(seed), *more)
     folders = [next((out / str(seed) / "mini-aya" / method).glob("s*")) for seed in seeds]
@@ -46,6 +54,13 @@ def submitted(folders: Iterable[Path], out: Path, *, track: str = OPEN, **said: 
     statement |= {"date": "2026-01-31", "track": track, **said}
     made = submit.draft(runs, submit.Statement(**statement))
     return module("placing").write(made, out)
+
+
+def honest(split: Split, out: Path, *more: str, **how: Any) -> Path:
+    """A submission that must be accepted; of one run unless `seeds` says otherwise."""
+    with quick(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer, "num_threads", lambda: 1)
+        return submitted(run_folders(split, out / "runs", *more, **{"seeds": (0,), **how}), out / "board")
 
 
 @dataclass(frozen=True)
@@ -102,22 +117,16 @@ class Forgery:
 
     def fix_claims(self) -> None:
         """Claims and results.json as the records now give them."""
-        recompute, results, registry = (
-            module("recompute"),
-            "fedllm_bench.report.results",
-            "fedllm_bench.metrics.registry",
-        )
-        report, metrics = importlib.import_module(results), importlib.import_module(registry).METRICS
-        stats = importlib.import_module("fedllm_bench.metrics.stats")
+        recompute = module("recompute")
         claims: dict[str, dict[str, float | None]] = {}
         self.fix_hashes()
         bundle, _ = module("bundle").open_bundle(self.folder)
         for one in bundle.runs():
             sets = recompute.score_sets(one)
-            infos = {name: metrics[name].info for name in sets}
-            resampling = stats.Resampling(seed=one.seed, samples=200)
-            right = report.metrics_of(sets, infos, resampling=resampling)
-            self.json(f"runs/{one.seed}/results.json", _set_metrics(right, sets, report.client_rows))
+            infos = {name: METRICS[name].info for name in sets}
+            resampling = Resampling(seed=one.seed, samples=200)
+            right = metrics_of(sets, infos, resampling=resampling)
+            self.json(f"runs/{one.seed}/results.json", _set_metrics(right, sets, client_rows))
             for name, mean in recompute.means(recompute.seed_scores(one)).items():
                 claims.setdefault(name, {})[str(one.seed)] = mean
         self.set_head(lambda head: head.update(claims=claims))
@@ -144,10 +153,8 @@ def context(split: Split, **more: Any) -> Any:
 
 def rejudged(forgery: Forgery, benchmark: str = "mini", side: str = "global", seed: int = 0) -> None:
     """The judgements that the rule gives of the answers as they are now: no request or reply tells of the change."""
-    judging = importlib.import_module("fedllm_bench.evaluation.judges.rule")
-    preset = importlib.import_module("fedllm_bench.evaluation.judges.preset").load_judge("mini_rule")
-    asker = importlib.import_module("fedllm_bench.evaluation.judges.questions").Asker.of(benchmark)
-    judge, run = judging.RuleJudge(preset), f"runs/{seed}"
+    preset, asker, run = load_judge("mini_rule"), Asker.of(benchmark), f"runs/{seed}"
+    judge = RuleJudge(preset)
     prompts = [Prompt(**line) for line in forgery.lines(f"{run}/answers/{benchmark}/prompts.jsonl.gz")]
     answers = [Answer(**line) for line in forgery.lines(f"{run}/answers/{benchmark}/{side}.jsonl.gz")]
     asked = list(asker.single(prompts, {answer.item_id: answer for answer in answers}, 1))

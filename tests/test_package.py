@@ -263,6 +263,11 @@ def test_make_merge_names_the_run_and_the_client():
     assert "fedllm-bench merge 'runs/a b' --client 'x' --out 'there'" in re.sub(r"\s+", " ", shown)
 
 
+def test_make_board_names_the_submissions_and_the_folder():
+    shown = make("--dry-run", "board", "SUBMISSIONS=my subs", "OUT=site")
+    assert "fedllm-bench board build --submissions 'my subs' --out 'site'" in " ".join(shown.stdout.split())
+
+
 def test_make_evaluate_names_the_run_the_judge_and_the_limit():
     shown = make("--dry-run", "evaluate", "RUN=runs/a b", "METRICS=mini", "JUDGE=x.toml", "MAX_COST=5")
     words = "fedllm-bench evaluate 'runs/a b' --metrics 'mini' --judge 'x.toml' --max-cost '5'"
@@ -285,6 +290,7 @@ def test_make_submit_names_the_runs_and_what_is_said_of_them():
         ("grid", "FROM"),
         ("merge", "SEED"),
         ("evaluate", "SEED"),
+        ("board", "METHOD"),
         ("submit", "SEED"),
     ],
 )

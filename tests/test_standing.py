@@ -122,8 +122,8 @@ def test_the_oldest_fedavg_is_the_baseline_whatever_others_call_themselves():
 
 
 def test_bands_follow_who_is_clearly_better(plain):
-    assert [one.method for one in plain.rows][0] == "scaffold"
-    assert [one.method for one in plain.rows][-1] == "poor"
+    assert plain.rows[0].method == "scaffold"
+    assert plain.rows[-1].method == "poor"
     bands = {one.method: (one.rank_low, one.rank_high) for one in plain.rows}
     assert bands == {"scaffold": (1, 1), "fedavg": (2, 3), "fedprox": (2, 3), "poor": (4, 4)}
     assert sum(one.borda for one in plain.rows) == 3 * 6

@@ -7,10 +7,11 @@ import importlib
 
 # Sub-command -> its module of fedllm_bench.commands, with add_parser(commands).
 COMMANDS: dict[str, str] = {
+    "build": "board_build",
     "validate": "board_validate",
-    #    "rejudge": "board_tiers",
-    #    "regenerate": "board_tiers",
-    #    "retrain": "board_tiers",
+    "rejudge": "board_tiers",
+    "regenerate": "board_tiers",
+    "retrain": "board_tiers",
 }
 EXAMPLES = """\
 examples:

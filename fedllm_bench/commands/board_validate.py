@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -51,27 +53,48 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--jobs {args.jobs}: give 1 or more")
     if args.board is not None and not args.board.is_dir():
         raise UserError(f"--board {args.board}: no such folder; give the folder of all submissions")
-    reports = list(track(_reports(args), "validate", len(args.paths)))
+    with _Workers(args.jobs) as workers:
+        known = [found for found in workers.map(_known, _board(args)) if found is not None]
+        context = _module("validate").context_of(known=known, splits=args.splits)
+        found = workers.map(partial(_validated, context), args.paths)
+        reports = list(track(found, "validate", len(args.paths)))
     for report in reports:
         _say(report)
     say_json(args.json, {"reports": [report.to_dict() for report in reports]})
     return 0 if all(report.is_accepted for report in reports) else 1
 
 
-def _reports(args: argparse.Namespace) -> Iterator[Any]:
-    """In the order of the paths, from several processes where asked."""
-    module = importlib.import_module("fedllm_bench.leaderboard.validate")
-    context = module.context_of(board=args.board or BOARD, splits=args.splits)
-    if args.jobs == 1 or len(args.paths) == 1:
-        yield from (module.validate(path, context) for path in args.paths)
-        return
-    with ProcessPoolExecutor(min(args.jobs, len(args.paths)), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_validated, args.paths, [context] * len(args.paths))
+def _module(name: str) -> Any:
+    return importlib.import_module(f"fedllm_bench.leaderboard.{name}")
 
 
-def _validated(path: Path, context: Any) -> Any:
-    """In a process of its own."""
-    return importlib.import_module("fedllm_bench.leaderboard.validate").validate(path, context)
+def _board(args: argparse.Namespace) -> list[Path]:
+    return list(_module("board_files").submissions_in(args.board or BOARD))
+
+
+def _known(folder: Path) -> Any:
+    return _module("validate").known(folder)
+
+
+def _validated(context: Any, path: Path) -> Any:
+    return _module("validate").validate(path, context)
+
+
+class _Workers(AbstractContextManager["_Workers"]):
+    """`map` in this process, or in `jobs` others; in the order of what is given."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self.pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) if jobs > 1 else None
+
+    def map(self, function: Callable[[Any], Any], given: Sequence[Any]) -> Iterator[Any]:
+        if self.pool is None:
+            return map(function, given)
+        return self.pool.map(function, given, chunksize=max(1, len(given) // (4 * self.jobs)))
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
 
 
 def _say(report: Any) -> None:

@@ -6,6 +6,7 @@ number of characters, and the page says so. Whole texts are in the records of th
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import json
@@ -99,6 +100,7 @@ def _items(benchmark: str, material: Material, scored: Sequence[Scored]) -> Iter
         }
 
 
+@functools.cache
 def language_label(language: str) -> str:
     """The English name of an ISO 639-3 code; what it is no code of as it stands."""
     codes: dict[str, str] = importlib.import_module("fedllm_bench.data_prep.languages").NAMES

@@ -13,7 +13,7 @@ from fedllm_bench.evaluation.material import BASE
 from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.records import Answer, Prompt
 
-from ..context import Context
+from ..context import Context, config_of, split_of
 from ..problems import Problem
 from ..submitted import Run, Submitted
 
@@ -27,7 +27,7 @@ def prompts(submitted: Submitted, context: Context) -> Iterator[Problem]:
                 yield Problem(code="prompts", message="this suite has no such benchmark", where=where)
                 continue
             yield from _plan(run, benchmark, where)
-            yield from _prompts(run, benchmark, context, where)
+            yield from _prompts(submitted, run, benchmark, context)
 
 
 def _plan(run: Run, benchmark: str, where: str) -> Iterator[Problem]:
@@ -52,9 +52,10 @@ def _plan(run: Run, benchmark: str, where: str) -> Iterator[Problem]:
         yield Problem(code="plan", message="another base model answered", where=f"{where}/plan.json")
 
 
-def _prompts(run: Run, benchmark: str, context: Context, where: str) -> Iterator[Problem]:
+def _prompts(submitted: Submitted, run: Run, benchmark: str, context: Context) -> Iterator[Problem]:
+    where = f"{run.where}/answers/{benchmark}"
     try:
-        right = _of_benchmark(run, benchmark, context)
+        right = _of_benchmark(submitted, run, benchmark, context)
     except UserError as error:
         text = f"whether they are the benchmark's is not checked: {first_line(error)[:200]}"
         yield Problem(code="prompts-not-at-hand", message=text, where=where, level="flagged")
@@ -68,9 +69,9 @@ def _prompts(run: Run, benchmark: str, context: Context, where: str) -> Iterator
         yield Problem(code="prompts", message=text, where=where)
 
 
-def _of_benchmark(run: Run, benchmark: str, context: Context) -> list[Prompt]:
-    split = context.split_of(run.config, run.files.entry.split_hash)
-    about = PromptContext(dataset=run.config.dataset, split=None if split is None else lambda: split)
+def _of_benchmark(submitted: Submitted, run: Run, benchmark: str, context: Context) -> list[Prompt]:
+    config, split = config_of(submitted, run, context), split_of(submitted, run, context)
+    about = PromptContext(dataset=config.dataset if config else None, split=None if split is None else lambda: split)
     return BENCHMARKS[benchmark].prompts(about)
 
 
@@ -82,7 +83,7 @@ def coverage(submitted: Submitted, _: Context) -> Iterator[Problem]:
             where = f"{run.where}/answers/{benchmark}"
             there = run.files.sides(benchmark)
             for side in (BASE, GLOBAL):
-                if side not in there and not run.method.personal:
+                if side not in there and not any(other.startswith("client-") for other in there):
                     yield Problem(code="uncovered", message=f"the side {side!r} has no answers", where=where)
             for side in there:
                 yield from _answered(asked, run.files.answers(benchmark, side), f"{where}/{side}.jsonl.gz")

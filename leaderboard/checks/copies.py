@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import combinations
 
 from ..context import Context
@@ -16,22 +17,29 @@ FEWEST = 10
 
 
 def others(submitted: Submitted, context: Context) -> Iterator[Problem]:
-    """Losses, adapters and answers are not those of a submission that is on the board."""
-    if not context.others:
+    """Losses, adapters and answers are not those of a submission that is on the board.
+
+    A team may enter the same runs in several tracks; in one track again it is flagged. Canaries are copies by nature.
+    """
+    if not context.others or submitted.is_canary:
         return
     own = fingerprint(submitted)
     for other in context.others:
         if other.digest == own.digest:
-            yield Problem(code="copied", message=f"{other.name} on the board is the same submission")
+            yield Problem(code="copied", message=f"{other.name} on the board is this very submission")
             continue
-        yield from _of_training(own, other)
+        found = [*_of_training(own, other)]
         for benchmark, answers in own.answers.items():
-            yield from _answers(answers, other.answers.get(benchmark, {}), f"answers to {benchmark}", other.name)
+            found += _answers(answers, other.answers.get(benchmark, {}), f"answers to {benchmark}", other.name)
+        if own.team != other.team:
+            yield from found
+        elif own.track == other.track:
+            yield from (replace(problem, level="flagged") for problem in found)
 
 
 def _of_training(own: Fingerprint, other: Fingerprint) -> Iterator[Problem]:
     if own.losses & other.losses:
-        text = f"a run has the loss of every item that a run of {other.name} has: no two trainings do"
+        text = f"a run has the loss of every item that one of {other.name} has: the same config and seed, or a copy"
         yield Problem(code="copied", message=text, where="runs")
     if own.adapters & other.adapters:
         yield Problem(code="copied", message=f"an adapter is that of {other.name}", where="runs")

@@ -155,10 +155,8 @@ def _same_base(first: Run, run: Run) -> Iterator[Problem]:
 
 
 def _base_of_board(run: Run, context: Context) -> Iterator[Problem]:
-    if not run.files.has("config.json"):
-        return
     key, ours = base_key(run), base_scores(run)
-    known = [other.bases[key] for other in context.others if key in other.bases]
+    known = [other.bases[key] for other in context.others if key and key in other.bases]
     for name, mine in ours.items() if known else ():
         theirs = known[0].get(name)
         if theirs is None or theirs.digest == mine.digest or theirs.mean is None:

@@ -11,7 +11,7 @@ from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.results import client_rows, metrics_of
 
-from ..context import Context
+from ..context import Context, split_of
 from ..problems import Problem
 from ..recompute import SMALLEST, means, rescored
 from ..split_items import Expected, Key, SplitItems
@@ -24,15 +24,15 @@ OF_LOCAL = ("local", "difference_to_local")  # keys that hang on the baseline, a
 
 def items(submitted: Submitted, context: Context) -> Iterator[Problem]:
     """Each item of the split is scored once, as what it is, on every side."""
-    if not submitted.is_of_suite:
-        return
     for run in submitted.runs:
-        yield from _metrics(run)
-        split = context.split_of(run.config, run.files.entry.split_hash)
+        if submitted.is_of_suite:
+            yield from _metrics(run)
+        split = split_of(submitted, run, context)
         if split is None:
             text = "items and clients are not compared with the split's: give its folder with --split"
             yield Problem(code="split-not-at-hand", message=text, where=run.where, level="flagged")
-            yield from _sides_alike(run)
+            if submitted.is_of_suite:
+                yield from _sides_alike(run)
         elif split.hash != run.files.entry.split_hash:
             text = f"the split {split.name} has hash {split.hash[:16]}, the run's is {run.files.entry.split_hash[:16]}"
             yield Problem(code="split", message=text, where=f"{run.where}/environment.json")
@@ -79,13 +79,15 @@ def _sides_alike(run: Run) -> Iterator[Problem]:
 
 
 def _all_metrics(run: Run, split: SplitItems) -> Iterator[Problem]:
-    own = {split.ids[client] for client in split.local_sample(run)}
+    is_whole = run.files.has("config.json")  # else no run of the suite, and every item is to be there
+    own = {split.ids[client] for client in split.local_sample(run)} if is_whole else set(split.ids)
+    personal = is_whole and run.method.personal
     for name, sides in run.sets.items():
         wanted = split.of_metric(name)
         for side, scores in (("before", sides.before), ("after", sides.after), ("local", sides.local)):
             if scores is None:
                 continue
-            alone = side == "local" or (side == "after" and run.method.personal)
+            alone = side == "local" or (side == "after" and personal)
             asked = {key: item for key, item in wanted.items() if not alone or key[0] in own}
             yield from _side(scores, asked, f"{run.where}/scores/{name}.{side}.jsonl.gz", name)
         yield from _weights(sides.before, sides.after, f"{run.where}/scores/{name}.after.jsonl.gz")
@@ -185,7 +187,7 @@ def claims(submitted: Submitted, _: Context) -> Iterator[Problem]:
 def results(submitted: Submitted, _: Context) -> Iterator[Problem]:
     """results.json is what the suite makes of the scores, number by number."""
     for run in submitted.runs:
-        if not run.files.has("results.json"):
+        if not (run.files.has("results.json") and run.files.has("config.json")):
             continue
         stated, where = run.results, f"{run.where}/results.json"
         resampling = Resampling(seed=run.config.seed, samples=min(run.config.evaluation.bootstrap_samples, 10_000))

@@ -21,7 +21,7 @@ FEW = 3  # problems of one kind that are shown for a run; the rest is counted
 
 def log(submitted: Submitted, _: Context) -> Iterator[Problem]:
     """The log by itself: rounds from 1, possible numbers, failures that explain what is missing."""
-    for run in _logged(submitted):
+    for run in submitted.runs if submitted.is_of_suite else ():
         where = f"{run.where}/rounds.jsonl.gz"
         wanted = run.config.federation.rounds
         if len(run.rounds) != wanted:
@@ -31,10 +31,6 @@ def log(submitted: Submitted, _: Context) -> Iterator[Problem]:
             yield Problem(code="rounds", message="its rounds are not 1, 2, 3 and so on", where=where)
         yield from _shortened([text for line in run.rounds for text in _impossible(line)], "log", where)
         yield from _cost(run)
-
-
-def _logged(submitted: Submitted) -> list[Run]:
-    return [run for run in submitted.runs if submitted.is_of_suite or run.files.has("rounds.jsonl")]
 
 
 def _shortened(texts: Sequence[str], code: str, where: str) -> Iterator[Problem]:

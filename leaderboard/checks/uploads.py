@@ -139,7 +139,7 @@ def _settings(run: Run) -> Iterator[Problem]:
 
 
 def _shapes(run: Run, tree: Tree, where: str) -> Iterator[Problem]:
-    if not run.files.has("config.json"):
+    if not (run.files.has("config.json") and run.files.has("rounds.jsonl")):
         return
     layers = embedded_layers(run.config)
     if layers is None:

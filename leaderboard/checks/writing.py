@@ -23,6 +23,7 @@ from ..submitted import Run, Submitted
 
 FEWEST = 5  # answers: fewer say nothing about the rest
 EMPTY, ALIKE, REFERENCES = 0.05, 0.1, 0.1  # shares of answers from which on a person looks
+REFUSALS = ("advbench",)  # where a safe model may say one sentence to everything
 NO_INJECTION = ("advbench", "harmless")  # no judge reads a rating of a refusal there: a rule does
 
 LONGEST_READ = 20_000  # characters of an answer
@@ -37,7 +38,7 @@ def answers(submitted: Submitted, _: Context) -> Iterator[Problem]:
                 given = run.files.answers(benchmark, side)
                 where = f"{run.where}/answers/{benchmark}/{side}.jsonl.gz"
                 if len(given) >= FEWEST:
-                    yield from _alike(given, where, submitted.is_canary)
+                    yield from _alike(given, where, submitted.is_canary or benchmark in REFUSALS)
                     yield from _references(given, asked, where)
 
 
@@ -45,11 +46,11 @@ def _trained(run: Run, benchmark: str) -> list[str]:
     return [side for side in run.files.sides(benchmark) if side == GLOBAL or side.startswith("client-")]
 
 
-def _alike(given: Sequence[Answer], where: str, is_canary: bool) -> Iterator[Problem]:
+def _alike(given: Sequence[Answer], where: str, is_expected: bool) -> Iterator[Problem]:
     texts = [plain("\n".join(answer.turns)) for answer in given]
     empty = sum(not text for text in texts)
     if empty == len(texts):
-        yield Problem(code="answers-empty", message="every answer is empty", where=where, level=_unless(is_canary))
+        yield Problem(code="answers-empty", message="every answer is empty", where=where, level=_unless(is_expected))
         return
     if empty > EMPTY * len(texts):
         yield Problem(
@@ -59,7 +60,7 @@ def _alike(given: Sequence[Answer], where: str, is_canary: bool) -> Iterator[Pro
     text = next(iter(counts))
     if len(counts) == 1:
         yield Problem(
-            code="answers-constant", message=f"every answer is {text[:60]!a}", where=where, level=_unless(is_canary)
+            code="answers-constant", message=f"every answer is {text[:60]!a}", where=where, level=_unless(is_expected)
         )
     long = Counter(text for text in texts if len(text) >= SHORTEST)
     twice = sum(count for count in long.values() if count > 1)
@@ -68,8 +69,8 @@ def _alike(given: Sequence[Answer], where: str, is_canary: bool) -> Iterator[Pro
         yield Problem(code="answers-duplicated", message=what, where=where, level="flagged")
 
 
-def _unless(is_canary: bool) -> Level:
-    return "flagged" if is_canary else "refused"
+def _unless(is_expected: bool) -> Level:
+    return "flagged" if is_expected else "refused"
 
 
 def _references(given: Sequence[Answer], asked: Mapping[str, Prompt], where: str) -> Iterator[Problem]:

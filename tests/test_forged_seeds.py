@@ -1,0 +1,132 @@
+"""Forgeries that only several seeds, or the rest of the board, give away."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from submissions import SEEDS, Forgery, codes, context, module
+
+from fedllm_bench.data.manifest import Split
+
+
+@pytest.fixture
+def forgery(three_seeds: Path, tmp_path: Path) -> Forgery:
+    return Forgery(Path(shutil.copytree(three_seeds, tmp_path / "forged")))
+
+
+def validated(folder: Path, split: Split, **more: Any) -> Any:
+    return module("validate").validate(folder, context(split, **more))
+
+
+def fingerprint_of(folder: Path) -> Any:
+    bundle, _ = module("bundle").open_bundle(folder)
+    with module("submitted").reading(bundle) as submitted:
+        return module("fingerprints").fingerprint(submitted)
+
+
+def move(forgery: Forgery, source: int, target: int, *parts: str) -> None:
+    """Give files of one seed as those of another."""
+    for part in parts:
+        there = forgery.folder / f"runs/{target}" / part
+        shutil.rmtree(there) if there.is_dir() else there.unlink()
+        here = forgery.folder / f"runs/{source}" / part
+        shutil.copytree(here, there) if here.is_dir() else shutil.copy(here, there)
+
+
+def worse_base(lines: list[Any]) -> None:
+    for line in lines:
+        line["value"] += 1.0
+
+
+def all_worse(forgery: Forgery, seeds: tuple[int, ...]) -> None:
+    for seed in seeds:
+        forgery.set_lines(f"runs/{seed}/scores/heldout.before.jsonl.gz", worse_base)
+
+
+def other_rate(forgery: Forgery) -> None:
+    forgery.json("runs/1/config.json", lambda config: config["local"].update(lr=0.002))
+
+
+def one_run_twice(forgery: Forgery) -> None:
+    move(forgery, 0, 1, "scores", "adapter", "rounds.jsonl.gz")
+
+
+CHANGES: dict[str, tuple[Callable[[Forgery], None], set[str]]] = {
+    "one run under two seeds": (one_run_twice, {"one-run-twice", "schedule"}),
+    "scores of another seed": (lambda f: move(f, 0, 1, "scores"), {"one-run-twice"}),
+    "the adapter of another seed": (lambda f: move(f, 0, 1, "adapter"), {"one-run-twice"}),
+    "a base made worse for one seed": (lambda f: all_worse(f, (1,)), {"base"}),
+    "a seed of another config": (other_rate, {"config-of-another", "config-hash"}),
+    "the log of another seed": (lambda f: move(f, 0, 2, "rounds.jsonl.gz"), {"schedule"}),
+}  # fmt: skip
+
+
+def test_three_honest_seeds_have_no_problem_at_all(three_seeds: Path, tiny_split: Split):
+    report = validated(three_seeds, tiny_split)
+    assert (report.problems, report.tier) == ((), "recomputed")
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_forged_seed_is_found(name: str, forgery: Forgery, tiny_split: Split):
+    change, expected = CHANGES[name]
+    change(forgery)
+    forgery.fix_claims()
+    report = validated(forgery.folder, tiny_split)
+    assert expected <= codes(report, "refused"), report.problems
+
+
+def test_a_base_made_worse_for_all_seeds_is_found_by_the_board(
+    forgery: Forgery, three_seeds: Path, honest: Path, tiny_split: Split
+):
+    all_worse(forgery, SEEDS)
+    forgery.fix_claims()
+    assert "base" not in codes(validated(forgery.folder, tiny_split))  # what this tier cannot know without a board
+    board = validated(forgery.folder, tiny_split, others=[fingerprint_of(honest)])
+    assert "base" in codes(board, "refused"), board.problems
+
+
+def test_a_submission_under_another_name_is_found(forgery: Forgery, three_seeds: Path, tiny_split: Split):
+    known = fingerprint_of(three_seeds)
+    forgery.set_head(lambda head: head.update(team="Somebody Else", method="theirs"))
+    found = validated(forgery.folder, tiny_split, others=[known])
+    assert codes(found, "refused") == {"copied"}
+    assert validated(forgery.folder, tiny_split).is_accepted
+
+
+def test_one_copied_run_among_own_ones_is_found(forgery: Forgery, honest: Path, tiny_split: Split):
+    """The run of seed 0 is that of the other submission, whose team may do so, but not twice in one track."""
+    found = validated(forgery.folder, tiny_split, others=[fingerprint_of(honest)])
+    assert codes(found, "flagged") == {"copied"}
+    forgery.set_head(lambda head: head.update(team="Somebody Else"))
+    assert "copied" in codes(validated(forgery.folder, tiny_split, others=[fingerprint_of(honest)]), "refused")
+
+
+def test_a_submission_is_no_copy_of_itself_on_the_board(three_seeds: Path, tiny_split: Split):
+    assert validated(three_seeds, tiny_split, others=[fingerprint_of(three_seeds)]).problems == ()
+
+
+LONG = "the quick brown fox jumps over the lazy dog and runs along the river to the old mill of item {}"
+
+
+def answers(change: Callable[[str], str]) -> dict[str, Any]:
+    prints = module("fingerprints")
+    return {str(n): prints.sketch(prints.plain(change(LONG.format(f"{n} " * 8)))) for n in range(40)}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda text: text, ["refused"]),
+        (lambda text: text.upper() + "!!", ["refused"]),
+        (lambda text: f"Sure. {text}", ["refused"]),
+        (lambda text: " ".join(reversed(text.split())), []),
+    ],
+)
+def test_copied_answers_are_found_also_when_they_are_dressed_up(change: Callable[[str], str], expected: list[str]):
+    copies = module("checks.copies")
+    found = list(copies._answers(answers(change), answers(lambda text: text), "answers", "theirs"))
+    assert [problem.level for problem in found] == expected

@@ -1,0 +1,44 @@
+"""Runs of every method of the suite pass validation: what it derives is what training does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import OWN
+from submissions import codes, context, honest, module
+
+from fedllm_bench.data.manifest import Split
+from fedllm_bench.methods import METHODS
+
+# Settings that change who trains, for how long, or what is sent: name -> settings.
+SETTINGS = {
+    "dropouts": ("faults.dropout=0.4", "federation.failure_limit=0.9"),
+    "stragglers": ("faults.stragglers=0.5", "faults.straggler_steps=0.5", "local.steps=4"),
+    "dynamic steps": ("local.steps_rule=dynamic", "local.steps=1"),
+    "float16 uploads": ("communication.upload_dtype=float16",),
+    "a frozen A": ("communication.lora_aggregation=frozen_a",),
+}
+
+
+def words(settings: tuple[str, ...]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def found(folder: Path, split: Split) -> set[str]:
+    return codes(module("validate").validate(folder, context(split)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_of_every_method_is_accepted(method: str, tiny_split: Split, tmp_path: Path):
+    assert len(METHODS) >= 8
+    folder = honest(tiny_split, tmp_path, *words(OWN.get(method, ())), method=method, answers=False)
+    assert found(folder, tiny_split) == {"few-seeds"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_run_with_other_settings_is_accepted(name: str, tiny_split: Split, tmp_path: Path):
+    folder = honest(tiny_split, tmp_path, *words(SETTINGS[name]), answers=False)
+    assert found(folder, tiny_split) == {"few-seeds"}
