@@ -3,6 +3,7 @@
 (() => {
   const KEY = "fedllm-bench-theme";
   const THEMES = ["system", "light", "dark"];
+  const FIRST = 100; // rows that are laid out at once; the style sheet has the same number
   const root = document.documentElement;
 
   function stored() {
@@ -26,6 +27,7 @@
 
   let theme = stored();
   if (theme !== "system") root.dataset.theme = theme;
+  root.classList.add("paged"); // before the table is there
 
   function startTheme() {
     const button = document.getElementById("theme");
@@ -52,6 +54,9 @@
     }));
     const field = (name) => document.getElementById("f-" + name);
     const count = document.getElementById("count");
+    const more = document.getElementById("more");
+    let order = rows;
+    let most = FIRST;
 
     // What has no number is last in both directions; equal keys keep the order of ranks.
     function compare(a, b, sign) {
@@ -68,20 +73,23 @@
       for (const each of heads) each.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", next);
       const sign = next === "ascending" ? 1 : -1;
-      const sorted = [...rows].sort((a, b) => compare(a.keys[column], b.keys[column], sign) || a.place - b.place);
-      body.append(...sorted.map((each) => each.row));
+      order = [...rows].sort((a, b) => compare(a.keys[column], b.keys[column], sign) || a.place - b.place);
+      filter(); // first, so that only rows that are shown are laid out again
+      body.append(...order.map((each) => each.row));
     }
 
     function filter() {
       const words = field("search").value.toLowerCase().split(/\s+/u).filter(Boolean);
       const [kind, tier] = [field("kind").value, field("tier").value];
-      let shown = 0;
-      for (const { row, text } of rows) {
+      let found = 0;
+      for (const { row, text } of order) {
         const fits = (!kind || row.dataset.k === kind) && (!tier || row.dataset.t === tier) && words.every((word) => text.includes(word));
-        row.hidden = !fits;
-        shown += fits;
+        found += fits;
+        row.hidden = !fits || found > most;
       }
-      count.textContent = shown ? `${shown} of ${rows.length} rows` : "No row fits. Clear the filters or search for other words.";
+      const part = found > most ? `, the first ${most} shown` : "";
+      count.textContent = found ? `${found} of ${rows.length} rows${part}` : "No row fits. Clear the filters or search for other words.";
+      more.hidden = found <= most;
     }
 
     heads.forEach((head, column) => {
@@ -97,11 +105,18 @@
       for (const name of ["search", "kind", "tier"]) field(name).value = "";
       filter();
     });
+    more.addEventListener("click", () => {
+      most = rows.length;
+      filter();
+      count.focus();
+    });
+    filter();
     document.getElementById("filters").hidden = false;
   }
 
   document.addEventListener("DOMContentLoaded", () => {
     startTheme();
     startTable();
+    root.classList.remove("paged");
   });
 })();
