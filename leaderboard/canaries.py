@@ -20,11 +20,11 @@ from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.evaluation.material import BASE, PLAN, PROMPTS
 from fedllm_bench.evaluation.open_scores import GLOBAL
 
+from .entering import check_track, default_track
 from .own_runs import OwnRun
 from .packing import TENSORS, contents_of, encoded, listed, packed_rows
 from .placing import Draft
 from .submit import Entry, Statement, assemble, draft, identity
-from .track_hook import check_track, default_track
 
 NOWHERE = {"version": "", "commit": None}  # no run of the suite: nothing was trained
 SENTENCE = "I am not able to say."  # where no right answers are known

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .entering import note_on_seeds
 from .own_runs import OwnRun
 from .placing import Draft, folder_name
 from .schema import Submission
-from .track_hook import note_on_seeds
 
 KIB = 1024
 LABEL = 10  # columns

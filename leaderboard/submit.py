@@ -12,6 +12,7 @@ from fedllm_bench import files
 from fedllm_bench.errors import UserError
 
 from .bundle import Bundle, open_bundle
+from .entering import check_track, default_track
 from .limits import LIMITS, MIB
 from .own_runs import OwnRun
 from .packing import adapter_digest, contents_of, encoded, listed
@@ -19,7 +20,6 @@ from .placing import Draft, write_files
 from .problems import refusals
 from .recompute import means, seed_scores
 from .schema import SCHEMA_VERSION, SUBMISSION, examine
-from .track_hook import check_track, default_track
 
 Adapters = Literal["auto", "first", "all", "none"]
 ADAPTERS: tuple[Adapters, ...] = ("auto", "first", "all", "none")

@@ -265,7 +265,7 @@ def test_make_merge_names_the_run_and_the_client():
 
 def test_make_board_names_the_submissions_and_the_folder():
     shown = make("--dry-run", "board", "SUBMISSIONS=my subs", "OUT=site")
-    assert "fedllm-bench board build --submissions 'my subs' --out 'site'" in " ".join(shown.stdout.split())
+    assert "fedllm-bench board build --submissions 'my subs' --out 'site'" in re.sub(r"\s+", " ", shown)
 
 
 def test_make_evaluate_names_the_run_the_judge_and_the_limit():
