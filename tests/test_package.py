@@ -219,7 +219,7 @@ def test_make_help_names_every_target_and_variable():
         *("ENGINE", "SPLIT", "MODEL", "METRICS", "SET", "OUT"),
         *("VARIANT", "METHODS", "SEEDS", "JOBS", "FROM", "ZIP"),
         *("RUN", "CLIENT", "JUDGE", "MAX_COST"),
-        *("TEAM", "CONTACT", "TUNING", "TITLE", "URL", "TRACK"),
+        *("TEAM", "CONTACT", "TUNING", "TITLE", "URL", "TRACK", "SUBMISSIONS"),
     }
     assert not [name for name in variables if not re.search(rf"\b{name}\b", shown)]
 
