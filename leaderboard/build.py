@@ -5,6 +5,7 @@ A submission that cannot be read is left out with its reason; the others are sho
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,14 +18,13 @@ from typing import Any
 from fedllm_bench import files, progress
 from fedllm_bench.errors import UserError, first_line
 
-from .answers_page import answers_page
+from . import kept
 from .board_csv import board_csv
 from .board_files import submissions_in
 from .board_page import board_json, board_page, empty_page
 from .boards import Board, Entry
 from .bundle import open_bundle
-from .details import Details, details_of
-from .entries import entry_of
+from .details import Details
 from .problems import refusals
 from .recompute import seed_scores
 from .standing import boards_of
@@ -96,12 +96,17 @@ def _read_all(paths: Sequence[Path], part: Path, jobs: int) -> Iterator[Read]:
         yield from progress.track(map(read, paths), "submissions", len(paths))
         return
     context = multiprocessing.get_context("spawn")  # threads of libraries do not survive a fork
-    with ProcessPoolExecutor(min(jobs, len(paths)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(jobs, len(paths)), mp_context=context, initializer=_ready) as pool:
         try:
             yield from progress.track(pool.map(read, paths, chunksize=4), "submissions", len(paths))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _ready() -> None:
+    """In a new process: its libraries stay for good, so that no collection of garbage walks through them."""
+    gc.freeze()
 
 
 def _read(path: Path, *, part: Path) -> Read:
@@ -120,13 +125,14 @@ def _opened(path: Path, folder: Path) -> Read:
     if found := refusals(problems):
         raise UserError(found[0].line + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
     assert bundle is not None  # else there would be a refusal
-    scores = [seed_scores(run) for run in bundle.runs()]
-    entry, details = entry_of(bundle, scores), details_of(bundle, scores)
-    answers = answers_page(bundle, scores)
+    found = kept.load(bundle)
+    if found is None:
+        found = kept.kept_of(bundle, [seed_scores(run) for run in bundle.runs()])
+        kept.save(bundle, found)
     folder.mkdir(parents=True)
-    if answers is not None:
-        _write(folder / ANSWERS, answers)
-    return Read(slug=path.name, entry=entry, details=details, has_answers=answers is not None)
+    if found.answers is not None:
+        _write(folder / ANSWERS, found.answers)
+    return Read(slug=path.name, entry=found.entry, details=found.details, has_answers=found.answers is not None)
 
 
 # --- writing

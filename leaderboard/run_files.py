@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -131,7 +132,7 @@ class RunFiles:
         return list(self._checked(name, kind)) if self.has(name) else []
 
     def _checked(self, name: str, kind: type[R]) -> Iterator[R]:
-        inside, adapter, known = self._inside(name), TypeAdapter(kind), {field.name for field in fields(kind)}
+        inside, adapter, known = self._inside(name), _adapter(kind), {field.name for field in fields(kind)}
         for number, value in enumerate(json_lines(self._path(name), inside), start=1):
             if unknown := value.keys() - known:  # a dataclass that pydantic did not make passes over them
                 text = f"no {kind.__name__.lower()}: unknown key {min(unknown)[:40]!a}"
@@ -141,6 +142,11 @@ class RunFiles:
             except (ValidationError, ValueError) as error:
                 text = f"no {kind.__name__.lower()} ({_first(error)})"
                 raise Refused("record", text, f"{inside}, line {number}") from None
+
+
+@functools.cache
+def _adapter(kind: type[R]) -> TypeAdapter[R]:
+    return TypeAdapter(kind)
 
 
 def _first(error: ValueError) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fedllm_bench.errors import UserError, first_line
 
+from . import kept as kept_for_build
 from .bundle import Bundle, open_bundle
 from .checks import CHECKS
 from .context import Context
@@ -48,7 +50,10 @@ def validate(path: Path, context: Context) -> Report:
     bundle, problems = open_bundle(path)
     if bundle is not None:
         with reading(bundle) as submitted:
+            problems_of_files = refusals(problems)
             problems = [*problems, *run_checks(submitted, _without(context, bundle))]
+            if bundle.folder == path and not problems_of_files:
+                _keep(submitted)
     found = tuple(dict.fromkeys(problems))
     tier: Tier = "refused" if bundle is None or refusals(found) else tier_of(bundle)
     return Report(
@@ -58,6 +63,14 @@ def validate(path: Path, context: Context) -> Report:
         tier=tier,
         seconds=round(time.perf_counter() - started, 2),
     )
+
+
+def _keep(submitted: Submitted) -> None:
+    """For `board build`, which reads what it opens without a problem, whatever the checks say."""
+    with suppress(UserError, *MALFORMED):
+        kept_for_build.save(
+            submitted.bundle, kept_for_build.kept_of(submitted.bundle, [run.scores for run in submitted.runs])
+        )
 
 
 def _without(context: Context, bundle: Bundle) -> Context:
