@@ -42,8 +42,9 @@ def seeds(submitted: Submitted, context: Context) -> Iterator[Problem]:
     if not submitted.is_canary and len(submitted.runs) < wanted:
         text = f"{len(submitted.runs)} of at least {wanted} seeds: it is shown and not ranked"
         yield Problem(code="few-seeds", message=text, level="flagged")
+    digests = {run.seed: set(loss_digests(run)) for run in submitted.runs}
     for one, other in combinations(submitted.runs, 2):
-        if set(loss_digests(one)) & set(loss_digests(other)):
+        if digests[one.seed] & digests[other.seed]:
             text = f"seeds {one.seed} and {other.seed} have the same losses of every item: they are one run"
             yield Problem(code="one-run-twice", message=text, where=f"{other.where}/scores")
     yield from _same_adapters(submitted)
