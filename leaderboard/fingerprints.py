@@ -12,13 +12,14 @@ from fedllm_bench import files
 from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.metrics.base import Score
 
+from .problems import Refused
 from .submitted import Run, Submitted
 
 SHORTEST = 40  # characters: shorter answers may be alike by themselves
 WORDS, SAMPLES = 5, 8  # of a sketch: sequences of WORDS words, the smallest of SAMPLES hashes each
 SEEDS = tuple(range(1, SAMPLES + 1))
 LOSSES = ("heldout", "preference_loss", "preference_margin")  # real numbers: no two trainings give the same ones
-VERSION = 3  # raise it when equal submissions give other fingerprints
+VERSION = 4  # raise it when equal submissions give other fingerprints
 Sketch = tuple[int, ...]
 
 
@@ -30,35 +31,65 @@ class BaseScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fingerprint:
-    """`losses` and `adapters`: digests of what no two trainings share. `answers`: benchmark -> item -> sketch.
+class Training:
+    """What a training hangs on, and how long its rounds took; both "" where no complete log says it."""
 
-    `bases`: what the base was scored on -> metric -> its scores.
+    cause: str = ""
+    clock: str = ""
+
+    def may_repeat(self, other: Training) -> bool:
+        """Whether equal results can come from doing the other again: one config, seed, split and base, another time."""
+        return bool(self.cause) and self.cause == other.cause and self.clock != other.clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """`losses` and `adapters`: digests of what trainings share only if one is a copy, or does the other again.
+
+    `answers`: benchmark -> item -> sketch, of the training `answers_of`. `bases`: what the base was scored on -> metric
+    -> its scores.
     """
 
     name: str
     team: str
     track: str
     digest: str
-    losses: frozenset[str]
-    adapters: frozenset[str]
+    losses: Mapping[str, Training]
+    adapters: Mapping[str, Training]
+    answers_of: Training
     answers: Mapping[str, Mapping[str, Sketch]]
     bases: Mapping[str, Mapping[str, BaseScores]]
 
 
 def fingerprint(submitted: Submitted) -> Fingerprint:
     """Raises a :class:`UserError` where the records cannot be read."""
-    bundle = submitted.bundle
+    bundle, runs = submitted.bundle, submitted.runs
+    of = {run.seed: training_of(submitted, run) for run in runs}
     return Fingerprint(
         name=bundle.folder.name,
         team=bundle.submission.team,
         track=bundle.submission.track,
         digest=bundle.digest,
-        losses=frozenset(digest for run in submitted.runs for digest in loss_digests(run)),
-        adapters=frozenset(entry.adapter.sha256 for entry in bundle.submission.runs if entry.adapter is not None),
-        answers=_answers(submitted.runs),
+        losses={digest: of[run.seed] for run in runs for digest in loss_digests(run)},
+        adapters={
+            entry.adapter.sha256: of[entry.seed] for entry in bundle.submission.runs if entry.adapter is not None
+        },
+        answers_of=of[runs[0].seed] if runs else Training(),
+        answers=_answers(runs),
         bases={key: base_scores(run) for run in submitted.runs if (key := base_key(run))},
     )
+
+
+def training_of(submitted: Submitted, run: Run) -> Training:
+    """Of a run of this suite with every round in its log; else it is not known what it hangs on."""
+    entry = run.files.entry
+    try:
+        if not submitted.is_of_suite or len(run.rounds) != run.config.federation.rounds:
+            return Training()
+    except Refused:
+        return Training()
+    cause = files.sha256_json([entry.config_hash, entry.seed, entry.split_hash, entry.base_hash])
+    return Training(cause=cause, clock=files.sha256_json([line.seconds for line in run.rounds]))
 
 
 def loss_digests(run: Run) -> list[str]:

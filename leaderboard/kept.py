@@ -1,7 +1,7 @@
-"""What was read of a submission, kept in the cache folder: validating it first makes building fast, and building again.
+"""What was read of a submission, kept in the cache folder: so building after validating is fast, and building again.
 
-A file's name holds all that its contents hang on: the submission's digest, the records beside it, and the code that read
-them. Only this suite writes there, never a submission; a file that does not fit is passed over, and the submission read.
+A file's name holds all that its contents hang on: the submission's digest, the records beside it, and the code that
+read them. Only this suite writes there, never a submission; a file that does not fit is as good as none.
 """
 
 from __future__ import annotations

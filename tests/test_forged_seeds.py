@@ -97,12 +97,70 @@ def test_a_submission_under_another_name_is_found(forgery: Forgery, three_seeds:
     assert validated(forgery.folder, tiny_split).is_accepted
 
 
-def test_one_copied_run_among_own_ones_is_found(forgery: Forgery, honest: Path, tiny_split: Split):
-    """The run of seed 0 is that of the other submission, whose team may do so, but not twice in one track."""
-    found = validated(forgery.folder, tiny_split, others=[fingerprint_of(honest)])
-    assert codes(found, "flagged") == {"copied"}
+def test_one_run_of_another_submission_among_own_ones_is_found(forgery: Forgery, honest: Path, tiny_split: Split):
+    """Seed 0 was trained for both, so it gives the same losses; a team may do so, but not twice in one track."""
+    for team in ("Example Lab", "Somebody Else"):
+        forgery.set_head(lambda head, team=team: head.update(team=team))
+        found = validated(forgery.folder, tiny_split, others=[fingerprint_of(honest)])
+        assert found.is_accepted
+        assert codes(found, "flagged") == {"copied"}
+        assert all("a copy, or an exact reproduction" in problem.message for problem in found.problems)
+
+
+def own_clock(forgery: Forgery) -> None:
+    for seed in SEEDS:
+        forgery.set_lines(f"runs/{seed}/rounds.jsonl.gz", slower)
+
+
+def slower(lines: list[Any]) -> None:
+    for line in lines:
+        line["seconds"] *= 0.99
+
+
+def swapped_seeds(forgery: Forgery) -> None:
+    move(forgery, 2, 1, "scores")
+    move(forgery, 0, 2, "scores")
+
+
+def cut_log(forgery: Forgery) -> None:
+    for seed in SEEDS:
+        forgery.set_lines(f"runs/{seed}/rounds.jsonl.gz", lambda lines: lines[:-1])
+
+
+def old_clock(forgery: Forgery) -> None:
+    for seed in SEEDS:
+        log = f"runs/{seed}/rounds.jsonl.gz"
+        shutil.copy(forgery.folder.parent / "original" / log, forgery.folder / log)
+
+
+def in_runs(**values: Any) -> Callable[[Forgery], None]:
+    return lambda forgery: forgery.set_head(lambda head: [run.update(values) for run in head["runs"]])
+
+
+NO_REPRODUCTIONS: dict[str, Callable[[Forgery], None]] = {
+    "another config": in_runs(config_hash="0" * 10),
+    "another base": in_runs(base_hash="0" * 64),
+    "another seed": swapped_seeds,
+    "a log that is cut": cut_log,
+    "not by this suite": lambda f: f.set_head(lambda head: head.update(suite={"version": "", "commit": None})),
+    "the times of the original": old_clock,
+}
+
+
+@pytest.mark.parametrize("name", [None, *NO_REPRODUCTIONS])
+def test_equal_losses_are_a_reproduction_only_under_one_config_and_seed(
+    name: str | None, forgery: Forgery, three_seeds: Path, tiny_split: Split
+):
+    shutil.copytree(three_seeds, forgery.folder.parent / "original")
+    own_clock(forgery)
+    if name:
+        NO_REPRODUCTIONS[name](forgery)
+    forgery.fix_hashes()
     forgery.set_head(lambda head: head.update(team="Somebody Else"))
-    assert "copied" in codes(validated(forgery.folder, tiny_split, others=[fingerprint_of(honest)]), "refused")
+    found = validated(forgery.folder, tiny_split, others=[fingerprint_of(three_seeds)])
+    copied = [problem.level for problem in found.problems if problem.code == "copied"]
+    assert copied
+    assert ("refused" in copied) == (name is not None)
 
 
 def test_a_submission_is_no_copy_of_itself_on_the_board(three_seeds: Path, tiny_split: Split):

@@ -4,13 +4,14 @@
   validate  `fedllm-bench board validate` of all, with an empty cache
   warm      `fedllm-bench board build` after that
 
-The submissions are made of real ones of the embedded world, their first run each: three seeds and as many teams as are asked
-for, with scores moved at random, and config, log, results and hashes as validation wants them. They measure, and mean nothing.
+The submissions are made of real ones of the embedded world, their first run each: three seeds and as many teams as are
+asked for, with scores moved at random, and config, log, results and hashes as validation wants them. They mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import json
 import os
@@ -63,9 +64,8 @@ def sources(folder: Path) -> list[Source]:
     for path in sorted(folder.glob("*/submission.json")):
         said = files.read_json(path)
         run = path.parent / "runs" / str(said["runs"][0]["seed"])
-        if said["kind"] == "method" and (run / "config.json").is_file():
-            if files.read_json(run / "config.json")["profile"] == "mini":
-                found.append(_source(said, run))
+        if said["kind"] == "method" and said["track"].startswith("mini-") and said["suite"]["version"]:
+            found.append(_source(said, run))
     if not found:
         raise UserError(f"{folder} has no submission of a method on the embedded world; give --from DIR")
     return found
@@ -73,14 +73,13 @@ def sources(folder: Path) -> list[Source]:
 
 def _source(said: dict[str, Any], run: Path) -> Source:
     metrics = sorted(path.name.removesuffix(".after.jsonl.gz") for path in run.glob("scores/*.after.jsonl.gz"))
+    sides = ("before", "after")
     return Source(
         said=said,
         config=files.read_json(run / "config.json"),
         contents={name: files.read_json(run / name) for name in ("environment.json", "results.json")},
         rounds=_lines(run / "rounds.jsonl.gz"),
-        scores={
-            m: {side: _lines(run / f"scores/{m}.{side}.jsonl.gz") for side in ("before", "after")} for m in metrics
-        },
+        scores={name: {side: _lines(run / f"scores/{name}.{side}.jsonl.gz") for side in sides} for name in metrics},
     )
 
 
@@ -92,15 +91,14 @@ def _lines(path: Path) -> list[Row]:
 
 
 def make(found: Sequence[Source], count: int, target: Path) -> list[Path]:
-    """`count` submissions in the folder `target`, no two alike, and of FedAvg one."""
-    return [
-        _make(found[number % len(found)], number, target / f"2026-01-01_team-{number:04d}") for number in range(count)
-    ]
+    """`count` submissions in the folder `target`, no two alike."""
+    folders = [target / f"2026-01-01_team-{number:04d}" for number in range(count)]
+    return [_make(found[number % len(found)], number, folder) for number, folder in enumerate(folders)]
 
 
 def _make(source: Source, number: int, folder: Path) -> Path:
     runs, listed = [], {}
-    split = resolve_split(check({**source.config, "split": None}))
+    split = _split(json.dumps({**source.config, "split": None, "seed": 0}))
     for seed in SEEDS:
         config = check({**source.config, "seed": seed})
         entry = {**source.said["runs"][0], "seed": seed, "adapter": None}
@@ -114,6 +112,11 @@ def _make(source: Source, number: int, folder: Path) -> Path:
     own = {"team": f"team {number}", "method": f"{source.said['method']} {number}", "runs": runs, "files": listed}
     files.write_json(folder / "submission.json", {**source.said, **own, "claims": {}})
     return folder
+
+
+@functools.cache
+def _split(config: str) -> Split:
+    return resolve_split(check(json.loads(config)))
 
 
 def _contents(source: Source, config: RunConfig, split: Split, config_hash: str, number: int) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from ..submitted import Submitted
 NEAR = 0.75  # of the word sequences of two answers
 SOME, MOST = 0.2, 0.8  # shares of answers alike from which on it is flagged, and refused
 FEWEST = 10
+AGAIN = ": a copy, or an exact reproduction (config, seed, split and base are the same)"
 
 
 def others(submitted: Submitted, context: Context) -> Iterator[Problem]:
@@ -28,9 +29,7 @@ def others(submitted: Submitted, context: Context) -> Iterator[Problem]:
         if other.digest == own.digest:
             yield Problem(code="copied", message=f"{other.name} on the board is this very submission")
             continue
-        found = [*_of_training(own, other)]
-        for benchmark, answers in own.answers.items():
-            found += _answers(answers, other.answers.get(benchmark, {}), f"answers to {benchmark}", other.name)
+        found = [*_of_training(own, other), *_of_answers(own, other)]
         if own.team != other.team:
             yield from found
         elif own.track == other.track:
@@ -38,11 +37,25 @@ def others(submitted: Submitted, context: Context) -> Iterator[Problem]:
 
 
 def _of_training(own: Fingerprint, other: Fingerprint) -> Iterator[Problem]:
-    if own.losses & other.losses:
-        text = f"a run has the loss of every item that one of {other.name} has: the same config and seed, or a copy"
-        yield Problem(code="copied", message=text, where="runs")
-    if own.adapters & other.adapters:
-        yield Problem(code="copied", message=f"an adapter is that of {other.name}", where="runs")
+    """Flagged where every shared one may be the other's training done again."""
+    texts = {
+        f"a run has the loss of every item that one of {other.name} has": (own.losses, other.losses),
+        f"an adapter is that of {other.name}": (own.adapters, other.adapters),
+    }
+    for text, (ours, theirs) in texts.items():
+        shared = sorted(ours.keys() & theirs.keys())
+        if shared and all(ours[one].may_repeat(theirs[one]) for one in shared):
+            yield Problem(code="copied", message=text + AGAIN, where="runs", level="flagged")
+        elif shared:
+            yield Problem(code="copied", message=f"{text}: a copy", where="runs")
+
+
+def _of_answers(own: Fingerprint, other: Fingerprint) -> Iterator[Problem]:
+    """Flagged where the training that answered may be the other's done again."""
+    again = own.answers_of.may_repeat(other.answers_of)
+    for benchmark, answers in own.answers.items():
+        alike = _answers(answers, other.answers.get(benchmark, {}), f"answers to {benchmark}", other.name)
+        yield from (replace(one, level="flagged", message=one.message + AGAIN) if again else one for one in alike)
 
 
 def _answers(own: Mapping[str, Sketch], theirs: Mapping[str, Sketch], what: str, name: str) -> Iterator[Problem]:
