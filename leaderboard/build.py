@@ -125,14 +125,14 @@ def _opened(path: Path, folder: Path) -> Read:
     if found := refusals(problems):
         raise UserError(found[0].line + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
     assert bundle is not None  # else there would be a refusal
-    found = kept.load(bundle)
-    if found is None:
-        found = kept.kept_of(bundle, [seed_scores(run) for run in bundle.runs()])
-        kept.save(bundle, found)
+    whole = kept.load(bundle)
+    if whole is None:
+        whole = kept.kept_of(bundle, [seed_scores(run) for run in bundle.runs()])
+        kept.save(bundle, whole)
     folder.mkdir(parents=True)
-    if found.answers is not None:
-        _write(folder / ANSWERS, found.answers)
-    return Read(slug=path.name, entry=found.entry, details=found.details, has_answers=found.answers is not None)
+    if whole.answers is not None:
+        _write(folder / ANSWERS, whole.answers)
+    return Read(slug=path.name, entry=whole.entry, details=whole.details, has_answers=whole.answers is not None)
 
 
 # --- writing

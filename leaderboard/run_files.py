@@ -145,7 +145,7 @@ class RunFiles:
 
 
 @functools.cache
-def _adapter(kind: type[R]) -> TypeAdapter[R]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
