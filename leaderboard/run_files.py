@@ -132,7 +132,7 @@ class RunFiles:
         return list(self._checked(name, kind)) if self.has(name) else []
 
     def _checked(self, name: str, kind: type[R]) -> Iterator[R]:
-        inside, adapter, known = self._inside(name), _adapter(kind), {field.name for field in fields(kind)}
+        inside, adapter, known = self._inside(name), _adapters()[kind], {field.name for field in fields(kind)}
         for number, value in enumerate(json_lines(self._path(name), inside), start=1):
             if unknown := value.keys() - known:  # a dataclass that pydantic did not make passes over them
                 text = f"no {kind.__name__.lower()}: unknown key {min(unknown)[:40]!a}"
@@ -145,8 +145,8 @@ class RunFiles:
 
 
 @functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _adapters() -> dict[Any, TypeAdapter[Any]]:
+    return {kind: TypeAdapter(kind) for kind in (Prompt, Answer, Judgement, Score)}
 
 
 def _first(error: ValueError) -> str:
