@@ -133,9 +133,8 @@ def means_by_part(scores: Iterable[Score]) -> dict[str, dict[str, float | None]]
 
 
 def _cluster_mean(scores: list[Score]) -> ClusterMean:
-    scored = [
-        (s.value, s.weight) for s in scores if s.value is not None and s.weight > 0
-    ]  # is_scored, in half the time
+    # `is_scored`, spelt out: this is asked of every item for every view
+    scored = [(s.value, s.weight) for s in scores if s.value is not None and s.weight > 0]
     weight = math.fsum(w for _, w in scored)
     mean = math.fsum(v * w for v, w in scored) / weight if scored else None
     return ClusterMean(mean=mean, weight=weight, n_scored=len(scored), n_unscored=len(scores) - len(scored))
