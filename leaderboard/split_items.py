@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from fedllm_bench.data.clients import sample_by_size
-from fedllm_bench.data.manifest import Part, Split
+from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.published import ORDER_FILE
-from fedllm_bench.data.rows import PreferenceRow, SftRow
+from fedllm_bench.data.rows import PreferenceRow
 from fedllm_bench.files import read_json
 from fedllm_bench.metrics.items import HELDOUT, Item, Probe, load_probes, probe_key
 from fedllm_bench.training.faults import participants
@@ -73,13 +73,10 @@ class SplitItems:
     def _items(self) -> Iterator[AnyItem]:
         probes = load_probes(self.split)
         for part in HELDOUT:
-            for row in self._rows(part):
+            for row in self.split.task_rows(part):
                 probe = probes.get(probe_key(row), Probe())
                 kind = "heldout" if part == "heldout" else "unseen"
                 yield Item(row, None, kind, probe.task, probe.holder, probe.choices)  # type: ignore[arg-type]
-
-    def _rows(self, part: Part) -> list[SftRow] | list[PreferenceRow]:
-        return self.split.rows(part) if self.split.task == "sft" else self.split.preference_rows(part)
 
     def of_metric(self, metric: str) -> dict[Key, Expected]:
         """The items that a metric scores, of all clients and unseen users."""

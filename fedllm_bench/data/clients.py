@@ -41,7 +41,7 @@ class Clients:
 
     def rows(self, part: Part) -> Sequence[Row]:
         """The rows of one part, of whatever task the split is."""
-        return self.split.rows(part) if self.split.task == "sft" else self.split.preference_rows(part)
+        return self.split.task_rows(part)
 
     @cached_property
     def file_order(self) -> tuple[int, ...]:

@@ -78,6 +78,10 @@ class Split:
         """As :meth:`rows`, for a split of task preference."""
         return [PreferenceRow.from_record(record) for record in self._records(part, "preference")]
 
+    def task_rows(self, part: Part) -> Sequence[Row]:
+        """The rows of one part, as :meth:`rows` or :meth:`preference_rows`, by the split's own task."""
+        return self.rows(part) if self.task == "sft" else self.preference_rows(part)
+
     def _records(self, part: Part, task: Task) -> Iterator[dict[str, Any]]:
         if part not in PARTS:
             raise UserError(f"no part {part!r} in a split; there are {', '.join(PARTS)}")

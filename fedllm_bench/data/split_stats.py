@@ -44,7 +44,7 @@ def split_stats(split: Split, counter: TokenCounter | None = None) -> dict[str, 
 
 
 def part_facts(split: Split, part: Part, counter: TokenCounter | None) -> list[Facts]:
-    rows: Sequence[Row] = split.rows(part) if split.task == "sft" else split.preference_rows(part)
+    rows = split.task_rows(part)
     return [_facts(row, lengths) for row, lengths in zip(rows, row_lengths(rows, counter), strict=True)]
 
 

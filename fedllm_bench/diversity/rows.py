@@ -33,7 +33,7 @@ def read_rows(split: Split, users: Users = "clients") -> list[DiversityRow]:
         raise unknown("users", users, get_args(Users))
     rows: list[Row] = []
     for part in PARTS[users]:
-        rows += split.rows(part) if split.task == "sft" else split.preference_rows(part)
+        rows += split.task_rows(part)
     return sorted((_of(row) for row in rows), key=lambda row: (row.client, row.row_id))
 
 

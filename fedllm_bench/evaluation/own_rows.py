@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench import files
-from fedllm_bench.data.manifest import Part, Split
+from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import PreferenceRow, Row
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.reference_metrics import Encoder, why_not
@@ -47,13 +47,9 @@ def owners_of_run(folder: Path) -> Owners | None:
 
 def owners_of(split: Split) -> Owners:
     """At most OWN_ROWS rows of each client and language, by chance: by a hash of their ids."""
-
-    def read(part: Part) -> Sequence[Row]:
-        return split.rows(part) if split.task == "sft" else split.preference_rows(part)
-
-    client_of = {row.row_id: row.client_id for part in HELDOUT for row in read(part)}
+    client_of = {row.row_id: row.client_id for part in HELDOUT for row in split.task_rows(part)}
     rows: dict[tuple[str, str], list[str]] = {}
-    for row in sorted(read("train"), key=lambda row: hashlib.sha256(row.row_id.encode()).digest()):
+    for row in sorted(split.task_rows("train"), key=lambda row: hashlib.sha256(row.row_id.encode()).digest()):
         found = rows.setdefault((row.client_id, row.language), [])
         if len(found) < OWN_ROWS:
             found.append(_completion(row))

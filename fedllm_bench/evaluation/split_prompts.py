@@ -42,8 +42,7 @@ def mini(split: Split) -> list[Prompt]:
 
 
 def _rows(split: Split) -> list[Row]:
-    read = split.rows if split.task == "sft" else split.preference_rows
-    return [row for part in HELDOUT for row in read(part)]
+    return [row for part in HELDOUT for row in split.task_rows(part)]
 
 
 def _place(row_id: str) -> str:
