@@ -1,37 +1,20 @@
-"""Boards as CSV: a line for each row and metric. Numbers of boards only, never an answer.
-
-A spreadsheet runs a text that begins like a formula, so such texts get an apostrophe in front (OWASP, CSV Injection).
-"""
+"""Boards as CSV: a line for each row and metric. Numbers of boards only, never an answer."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+
+from fedllm_bench.report.csv_text import csv_text
 
 from .boards import Board, Cell, Column, Interval, Row
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 Value = str | float | int | None
 
 
 def board_csv(boards: Sequence[Board]) -> str:
     """Header and lines; "" for what there is not."""
     lines = [line for board in boards for line in _lines(board)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else ["track"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _safe(value) for key, value in line.items()} for line in lines)
-    return text.getvalue()
-
-
-def _safe(value: Value) -> Any:
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, str) and value.lstrip().startswith(FORMULA):
-        return f"'{value}"
-    return "" if value is None else value
+    return csv_text(list(lines[0]) if lines else ["track"], lines)
 
 
 def _lines(board: Board) -> Iterator[dict[str, Value]]:

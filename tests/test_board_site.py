@@ -18,8 +18,8 @@ from scipy import stats
 
 from fedllm_bench.cli import main
 from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.board_csv import FORMULA
 from fedllm_bench.leaderboard.build import build
+from fedllm_bench.report.csv_text import FORMULA
 from fedllm_bench.report.formats import number
 
 LEVELS = {"fedavg": 0.50, "fedprox": 0.52, "scaffold": 0.75, "local": 0.30}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,33 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fedllm_bench.config import dotted
+from fedllm_bench.report.csv_text import csv_text
+
 if TYPE_CHECKING:
     from fedllm_bench.diversity.embedding import Arrays
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would run
 
 
 def clients_csv(report: Mapping[str, Any]) -> str:
     """One line for each client; nested values have dotted names, as prompt_tokens.mean."""
-    flat = [dict(_flat(client)) for client in report["clients"]]
-    columns = list(dict.fromkeys(name for own in flat for name in own))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_cell(name) for name in columns])
-    writer.writerows([_cell(own.get(name)) for name in columns] for own in flat)
-    return text.getvalue()
-
-
-def _flat(value: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, own in value.items():
-        found += _flat(own, f"{above}{name}.") if isinstance(own, Mapping) else [(f"{above}{name}", own)]
-    return found
-
-
-def _cell(value: Any) -> Any:
-    """Ids and topics are texts of others: one that a spreadsheet would take for a formula is quoted."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    flat = [dotted(client) for client in report["clients"]]
+    return csv_text(list(dict.fromkeys(name for own in flat for name in own)), flat)
 
 
 def pairs_parquet(report: Mapping[str, Any], arrays: Arrays) -> bytes:
