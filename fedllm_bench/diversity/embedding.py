@@ -24,6 +24,7 @@ from fedllm_bench.diversity.kernels import (
 )
 from fedllm_bench.diversity.lsa import LSA
 from fedllm_bench.diversity.maps import Map, draw_map
+from fedllm_bench.diversity.measured import computed_on
 from fedllm_bench.diversity.rows import DiversityRow
 from fedllm_bench.errors import UserError
 
@@ -81,7 +82,7 @@ def embedding_section(
     arrays = _arrays(embedded, features, clients, of_row, settings.seed)
     groups = cluster(_likeness(embedded.vectors, of_row, len(clients)))
     section = {
-        "computed_on": {"rows": len(rows), "clients": len(clients), "what": f"prompts embedded by {embedded.id}"},
+        "computed_on": computed_on(rows, f"prompts embedded by {embedded.id}"),
         "order": [clients[place] for place in groups.order],
         "clusters": _clusters(groups),
         "similarity": _similarity(arrays.similarity),

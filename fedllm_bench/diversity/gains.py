@@ -8,10 +8,10 @@ from pathlib import Path
 
 from fedllm_bench import files
 from fedllm_bench.cell import BASELINE, RESULTS
-from fedllm_bench.config import RunConfig, check, dotted
+from fedllm_bench.config import RunConfig, check
 from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.evaluation.measured import Measured
-from fedllm_bench.evaluation.scored_runs import from_training, read_score_file
+from fedllm_bench.evaluation.scored_runs import differences, from_training, read_score_file
 from fedllm_bench.metrics.base import LOSSES, Score, is_seen
 from fedllm_bench.metrics.stats import paired_clusters
 
@@ -113,14 +113,13 @@ def gains(after: Measured, other: Sequence[Score]) -> dict[str, float]:
 def baseline_of(run: Trained, others: Sequence[Trained]) -> Trained | None:
     """The run of clients alone with the same seed, split, base model and local training; the first that is found."""
     for other in others:
-        if other.method == BASELINE and other.hashes == run.hashes and not _differences(run.config, other.config):
+        if other.method == BASELINE and other.hashes == run.hashes and not _differ(run.config, other.config):
             return other
     return None
 
 
-def _differences(one: RunConfig, other: RunConfig) -> list[str]:
-    a, b = dotted(one.to_dict()), dotted(other.to_dict())
-    return [key for key in a.keys() | b.keys() if a.get(key) != b.get(key) and not _is_free(key)]
+def _differ(one: RunConfig, other: RunConfig) -> bool:
+    return any(not _is_free(key) for key in differences(one.to_dict(), other.to_dict()))
 
 
 def _is_free(key: str) -> bool:

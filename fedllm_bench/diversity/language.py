@@ -16,7 +16,7 @@ def language_section(rows: Sequence[DiversityRow]) -> Measured:
     """Rows by language and their entropy in bits, of the split and of each client."""
     clients = {client: _of_client(own) for client, own in by_client(rows).items()}
     entropies = [own["language_entropy"] for own in clients.values()]
-    counts = _counted(rows)
+    counts = by_language(rows)
     section = {
         "computed_on": computed_on(rows, "languages as the upstream's column names them"),
         "rows": counts,
@@ -28,7 +28,7 @@ def language_section(rows: Sequence[DiversityRow]) -> Measured:
 
 
 def _of_client(rows: Iterable[DiversityRow]) -> dict[str, Any]:
-    counts = _counted(rows)
+    counts = by_language(rows)
     return {
         "main_language": next(iter(counts)),
         "languages": counts,
@@ -36,7 +36,7 @@ def _of_client(rows: Iterable[DiversityRow]) -> dict[str, Any]:
     }
 
 
-def _counted(rows: Iterable[DiversityRow]) -> dict[str, int]:
+def by_language(rows: Iterable[DiversityRow]) -> dict[str, int]:
     """Rows by language, most first; of equally many, in the order of codes."""
     counts = Counter(row.language for row in rows)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedllm_bench import files
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.diversity.language import by_language
+from fedllm_bench.diversity.measured import by_client
 from fedllm_bench.diversity.rows import DiversityRow
 from fedllm_bench.errors import UserError
 
@@ -40,24 +41,18 @@ class Client:
 
 def clients_of(split: Split, rows: Sequence[DiversityRow], distances: Mapping[str, float | None]) -> list[Client]:
     """The clients of a split in order of ids; `rows` are its training and held-out rows."""
-    languages: dict[str, Counter[str]] = {}
-    for row in rows:
-        languages.setdefault(row.client, Counter())[row.language] += 1
-    everywhere = sum(languages.values(), Counter[str]())
+    languages = {client: by_language(own) for client, own in by_client(rows).items()}
+    everywhere = by_language(rows)
     return [
         Client(
             id=client.id,
             train_rows=client.train,
-            main_language=_main(languages[client.id]),
+            main_language=next(iter(languages[client.id])),
             language_rows=_language_rows(languages[client.id], everywhere),
             distance=distances.get(client.id),
         )
         for client in split.manifest.clients
     ]
-
-
-def _main(own: Mapping[str, int]) -> str:
-    return min(own, key=lambda language: (-own[language], language))
 
 
 def _language_rows(own: Mapping[str, int], everywhere: Mapping[str, int]) -> float:

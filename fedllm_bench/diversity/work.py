@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,10 @@ from fedllm_bench.diversity.duplicates import find_duplicates
 from fedllm_bench.diversity.ifd import Difficulty, difficulties
 from fedllm_bench.diversity.language import language_section
 from fedllm_bench.diversity.length import length_section
-from fedllm_bench.diversity.lsa import LSA
 from fedllm_bench.diversity.measured import Measured
 from fedllm_bench.diversity.preference import preference_section
 from fedllm_bench.diversity.quality import quality_section
-from fedllm_bench.diversity.quality_model import QualityModel, is_embedded, open_reader, quality_model
+from fedllm_bench.diversity.quality_model import QualityModel, open_reader, quality_model
 from fedllm_bench.diversity.quantity import quantity_section
 from fedllm_bench.diversity.rows import DiversityRow, read_rows
 from fedllm_bench.diversity.sampling import sample_rows
@@ -56,14 +55,7 @@ class Work:
     def embedded(self) -> tuple[dict[str, Any], Arrays]:
         from fedllm_bench.diversity.embedding import embedding_section
 
-        return embedding_section(self.sample, self._embedded_by)
-
-    @property
-    def _embedded_by(self) -> Settings:
-        """Offline for the embedded world, where nobody named an encoder."""
-        if self.settings.embedder is None and is_embedded(self.split):
-            return replace(self.settings, embedder=LSA)
-        return self.settings
+        return embedding_section(self.sample, self.settings)
 
 
 def quantity(work: Work) -> Measured:

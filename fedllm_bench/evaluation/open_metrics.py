@@ -19,6 +19,7 @@ from fedllm_bench.evaluation.grading import scores_of
 from fedllm_bench.evaluation.own_rows import Owners, own_rows_scores
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
 from fedllm_bench.evaluation.reference_metrics import (
+    NO_MODEL,
     Closeness,
     Encoder,
     chrf,
@@ -33,7 +34,6 @@ Scorer = Callable[[Sequence[Prompt], Mapping[str, Answer], Sequence[Judgement]],
 Across = Callable[[Sequence[Prompt], Mapping[str, Mapping[str, Answer]]], dict[str, list[Score]]]
 WITH_REFERENCES = ("ref_gpt4", "heldout_ref")
 DIVERSE = (*WITH_REFERENCES, "mini")  # what users ask, by language: there it can be seen how alike answers are
-NO_MODEL = "no embedding model; give --embedding-model"
 
 
 @dataclass(frozen=True, kw_only=True)

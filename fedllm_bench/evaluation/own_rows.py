@@ -12,7 +12,7 @@ from fedllm_bench import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import PreferenceRow, Row
 from fedllm_bench.evaluation.records import Answer, Prompt
-from fedllm_bench.evaluation.reference_metrics import Encoder, why_not
+from fedllm_bench.evaluation.reference_metrics import NO_MODEL, Encoder, why_not
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import HELDOUT
 
@@ -112,6 +112,6 @@ def own_rows_scores(
 ) -> list[Score]:
     """Scores of :class:`OwnRows`; every prompt unscored without an encoder or without rows."""
     if encoder is None or owners is None:
-        reason = NO_ROWS if encoder else "no embedding model; give --embedding-model"
+        reason = NO_ROWS if encoder else NO_MODEL
         return [Score(prompt.item_id, None, reason, cluster=prompt.item_id) for prompt in prompts]
     return OwnRows(owners, encoder)(prompts, answers)

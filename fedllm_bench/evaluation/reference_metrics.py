@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+NO_MODEL = "no embedding model; give --embedding-model"  # why an answer has no score of an encoder
 MAX_CHARACTERS = 100_000  # of an answer; chrF would hold all substrings of a longer one at once
 # scripts that put no spaces between words: each letter with its marks is a token, as in sacrebleu's Chinese tokeniser
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
@@ -96,7 +97,7 @@ def embedding_scores(prompts: Sequence[Prompt], answers: Mapping[str, Answer], e
     asked = with_reference(prompts)
     reasons = {p.item_id: why_not(answers.get(p.item_id)) for p in asked}
     if encoder is None:
-        reasons = dict.fromkeys(reasons, "no embedding model; give --embedding-model")
+        reasons = dict.fromkeys(reasons, NO_MODEL)
     whole = [p for p in asked if not reasons[p.item_id]]
     cosines: dict[str, float] = {}
     if whole and encoder is not None:
