@@ -148,6 +148,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"{error.strerror}{where}; what is done is kept: make room, then give the same command", BAD_INPUT)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        why = (str(error).strip().splitlines() or ["no more to be had"])[0][:200]
+        text = (
+            f"out of memory ({why}); what is done is kept: end what else uses it, or give a smaller model or split"
+        )
+        return _fail(text, BAD_INPUT)
+
+
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    if "torch" not in sys.modules:  # then it is no error of torch's, and torch takes seconds to load
+        return isinstance(error, MemoryError)
+    from fedllm_bench.training.out_of_memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def entry() -> NoReturn:

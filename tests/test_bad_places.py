@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from bench_runs import assert_refused, code_of, folder_of, outcome, quick, quiet_environment, words
 
 from fedllm_bench import cli, files
@@ -202,3 +203,34 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path: Path):
         process.stdout.close()
         _, err = process.communicate()
     assert (process.returncode, err) == (0, b"")
+
+
+# --- memory
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore"), "Tried to allocate 9 GiB"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "you tried 9 bytes"),
+        (MemoryError(), "no more to be had"),
+    ],
+)
+def test_out_of_memory_is_one_line_in_any_command(error: Exception, told: str, tmp_path: Path, capsys, monkeypatch):
+    def build(*words: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fedllm_bench.diversity.report.build", build)
+    assert code_of(["diversity", "mini-aya", "--only", "quantity", "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fedllm-bench: out of memory (")
+    assert told in line
+
+
+def test_another_fault_of_torch_is_not_taken_for_it(tmp_path: Path, monkeypatch):
+    def build(*words: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("fedllm_bench.diversity.report.build", build)
+    with pytest.raises(RuntimeError, match="mat1"):
+        code_of(["diversity", "mini-aya", "--only", "quantity", "--out", str(tmp_path / "out")])
