@@ -154,13 +154,13 @@ test test-slow: export MALLOC_TRIM_THRESHOLD_ := 17179869184
 test test-slow: export MALLOC_TOP_PAD_ := 268435456
 
 # one worker for each core; a file's tests stay together, since they share what they have set up
-test: export OMP_NUM_THREADS := 1
-test: WORKERS = $(shell $(BIN)/python -c 'import xdist' 2>/dev/null && printf '%s' '-n auto --dist loadfile')
+test test-slow: export OMP_NUM_THREADS := 1
+test test-slow: WORKERS = $(shell $(BIN)/python -c 'import xdist' 2>/dev/null && printf '%s' '-n auto --dist loadfile')
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(WORKERS)
 
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -m slow --durations=20
+	@$(BIN)/python -m pytest $(WORKERS) -m slow --durations=20
 
 test-gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu
