@@ -50,12 +50,18 @@ def regenerate(bundle: Bundle, context: Context, sample: Sample, own: Own) -> Ma
     made = Made()
     with tempfile.TemporaryDirectory(prefix="fedllm-bench-") as scratch:
         for run in bundle.runs():
+            _check_trained(run)
             adapter = _adapter(run, own, Path(scratch))
             if adapter is not None:
                 made += _run(run, context, sample, own, adapter)
     if not made.ids:
         raise UserError(f"{bundle.folder}: no adapter is inside; fetch one and give --adapter SEED=FOLDER")
     return made
+
+
+def _check_trained(run: RunFiles) -> None:
+    if config_of(run).model.trainable != "adapter":
+        raise UserError("all weights were trained: there is no adapter to make answers from; use `board retrain`")
 
 
 def _adapter(run: RunFiles, own: Own, scratch: Path) -> Path | None:
@@ -71,9 +77,16 @@ def _adapter(run: RunFiles, own: Own, scratch: Path) -> Path | None:
     return run.unpacked(scratch / str(run.seed)) / "adapter"
 
 
+def config_of(run: RunFiles) -> RunConfig:
+    """Raises a :class:`UserError` for work done outside this suite, which has none."""
+    if not run.has("config.json"):
+        raise UserError(f"runs/{run.seed} has no config: no run of this suite made it, so nothing can be made again")
+    return run.config()
+
+
 def cell_of(run: RunFiles, context: Context, own: Own, root: Path) -> Cell:
     """The run's cell on the maintainer's split and base, which have the hashes that it names."""
-    config = _config(run.config(), own)
+    config = _config(config_of(run), own)
     split = context.split_of(config, run.entry.split_hash)
     if split is None or split.hash != run.entry.split_hash:
         raise UserError(f"the split {run.entry.split_hash[:16]} is not at hand; give its folder with --split")
@@ -87,8 +100,6 @@ def cell_of(run: RunFiles, context: Context, own: Own, root: Path) -> Cell:
 def _config(config: RunConfig, own: Own) -> RunConfig:
     if config.model.adapter is not None:
         raise UserError("a starting adapter is part of this base; merge it and give the folder with --model")
-    if config.model.trainable != "adapter":
-        raise UserError("all weights were trained: there is no adapter to make answers from; use `board retrain`")
     return replace(config, split=None, model=replace(config.model, name=own.model or config.model.name))
 
 

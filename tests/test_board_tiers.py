@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from submissions import SEEDS, Forgery, codes, context, module, rejudged
 from fedllm_bench import files
 from fedllm_bench.commands import bench
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.errors import UserError
 
 NAME = ("--name", "A. Maintainer")
 
@@ -147,6 +149,27 @@ def test_regenerating_finds_what_recomputing_cannot(forge: Any, copy: Forgery, t
     assert record["outcome"] == "failed"
     assert record["details"]["problems"]
     assert tier_of(copy.folder, tiny_split) == "recomputed"
+
+
+@pytest.mark.parametrize("tier", ["regenerate", "retrain"])
+def test_what_no_run_made_cannot_be_made_again(tier: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (shipped,) = (Path(__file__).parents[1] / "leaderboard" / "submissions").glob("*-base-model-*")
+    folder = shutil.copytree(shipped, tmp_path / shipped.name)
+    assert board(tier, folder) == 2
+    assert "runs/0 has no config: no run of this suite made it" in capsys.readouterr().err
+    assert not (folder / "records").exists()
+
+
+def test_where_all_weights_were_trained_only_the_training_is_made_again(three_seeds: Path):
+    """Else the two commands would each send people to the other."""
+    run = module("bundle").open_bundle(three_seeds)[0].runs()[0]
+    config = run.config()
+    full = replace(config, model=replace(config.model, trainable="full"))
+    of_full = SimpleNamespace(seed=0, has=lambda name: True, config=lambda: full)
+    regenerating = module("regenerating")
+    with pytest.raises(UserError, match="use `board retrain`"):
+        regenerating._check_trained(of_full)
+    assert regenerating._config(full, regenerating.Own()).model.trainable == "full"
 
 
 def test_a_band_is_of_one_cell_under_five_seeds(three_seeds: Path):
