@@ -152,9 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_out_of_memory(error):
             raise
         why = (str(error).strip().splitlines() or ["no more to be had"])[0][:200]
-        text = (
-            f"out of memory ({why}); what is done is kept: end what else uses it, or give a smaller model or split"
-        )
+        text = f"out of memory ({why}); what is done is kept: end what else uses it, or give a smaller model or split"
         return _fail(text, BAD_INPUT)
 
 

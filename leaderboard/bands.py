@@ -16,6 +16,7 @@ from fedllm_bench import files
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.evaluation.scored_runs import differences
 
+SHIPPED = "shipped_bands"
 LEVEL = 0.99
 FEWEST = 5
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -55,14 +56,15 @@ def band_of(folders: Sequence[Path]) -> Band:
     configs = [files.read_json(folder / "config.json") for folder in folders]
     results = [files.read_json(folder / "results.json") for folder in folders]
     about = [files.read_json(folder / "environment.json")["data"] for folder in folders]
-    seeds = sorted({int(config["seed"]) for config in configs})
-    if len(seeds) < FEWEST or len(seeds) < len(folders):
-        raise UserError(f"a band needs runs of at least {FEWEST} seeds, one for each; got seeds {seeds}")
+    seeds = sorted(int(config["seed"]) for config in configs)
     for config, data in zip(configs, about, strict=True):
         if keys := differences(configs[0], config, besides=("seed", "split")):
             raise UserError(f"a band is of one cell; the runs differ in {', '.join(keys[:5])}")
         if (data["split_hash"], data["base_hash"]) != (about[0]["split_hash"], about[0]["base_hash"]):
             raise UserError("a band is of one cell; the runs differ in their split or base model")
+    if len(set(seeds)) < max(FEWEST, len(seeds)):
+        got = ", ".join(map(str, seeds))
+        raise UserError(f"a band needs runs of at least {FEWEST} seeds, one run for each seed; got seeds {got}")
     return Band(
         version=1,
         seeds=seeds,
@@ -95,6 +97,12 @@ def read_band(path: Path) -> Band:
         return BAND.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise UserError(f"{path} is no band ({first_line(error)[:200]}); make one of runs of {FEWEST} seeds") from error
+
+
+def shipped_bands() -> list[Band]:
+    """Those that come with the suite, of its own runs."""
+    folder = Path(__file__).parent / SHIPPED
+    return [read_band(path) for path in sorted(folder.glob("*.json"))]
 
 
 def too_good(band: Band, claimed: Mapping[str, float | None], again: Mapping[str, float | None]) -> list[str]:

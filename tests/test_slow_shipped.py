@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,16 @@ def test_the_boards_means_are_those_of_pandas_on_the_raw_records(boards):
                     assert value == pytest.approx(again, rel=1e-9), (row["slug"], name, seed)
                     seen += 1
     assert seen == 7 * 3 * (3 + 4)
+
+
+def test_a_shipped_row_is_retrained_with_the_shipped_band(environment, tmp_path):
+    """FedAvg under one of its seeds, on whatever machine this is: not better than claimed by more than seeds differ."""
+    (shipped,) = SHIPPED.glob("*-fedavg-fedllm-bench")
+    mine = shutil.copytree(shipped, tmp_path / shipped.name)
+    assert command(environment, "retrain", mine, "--name", "A. Maintainer", "--seed", 0) == 0
+    (record,) = (json.loads(path.read_text()) for path in (mine / "records").iterdir())
+    assert (record["tier"], record["outcome"]) == ("retrained", "passed")
+    assert set(record["details"]) >= set(OF_CLIENTS)
+    target = tmp_path / "problems.json"
+    assert command(environment, "validate", mine, "--json", target) == 0
+    assert json.loads(target.read_text())["reports"][0]["tier"] == "retrained"

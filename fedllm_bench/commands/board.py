@@ -12,6 +12,7 @@ COMMANDS: dict[str, str] = {
     "rejudge": "board_tiers",
     "regenerate": "board_tiers",
     "retrain": "board_tiers",
+    "band": "board_band",
 }
 EXAMPLES = """\
 examples:

@@ -27,8 +27,8 @@ examples:
 """,
     "retrain": """\
 examples:
-  fedllm-bench board retrain leaderboard/submissions/2026-01-31_mine --name "A. Maintainer" --band runs/mini-aya/fedavg
-  fedllm-bench board retrain PATH --name "A. Maintainer" --band leaderboard/bands/mini-aya-fedavg.json
+  fedllm-bench board retrain leaderboard/submissions/2026-01-31_mine --name "A. Maintainer"
+  fedllm-bench board retrain PATH --name "A. Maintainer" --band runs/mini-aya/fedprox
 """,
 }
 SUMMARY = {
@@ -82,8 +82,9 @@ def _add_regenerate(parser: argparse.ArgumentParser) -> None:
 
 def _add_retrain(parser: argparse.ArgumentParser) -> None:
     _add_own(parser)
-    parser.add_argument("--band", type=Path, nargs="+", required=True, metavar="FILE|RUN",
-                        help="a band, or your own runs of this cell under five or more seeds")  # fmt: skip
+    parser.add_argument("--band", type=Path, nargs="+", metavar="FILE|RUN",
+                        help="a file of `board band`, or your own runs of this cell under five or more seeds "
+                        "(default: the suite's, where it has one of this cell)")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to train, to go on after an interrupt")
 
 
@@ -173,12 +174,20 @@ def _regenerate(args: argparse.Namespace, bundle: Any, sample: Any) -> Any:
 
 
 def _retrain(args: argparse.Namespace, bundle: Any, sample: Any) -> Any:
-    bands, retraining = _module("bands"), _module("retraining")
-    is_file = len(args.band) == 1 and args.band[0].is_file()
-    band = bands.read_band(args.band[0]) if is_file else bands.band_of(retraining.read_runs(args.band))
+    retraining = _module("retraining")
+    band = _band(args.band, bundle)
     with tempfile.TemporaryDirectory(prefix="fedllm-bench-") as scratch:
         out = args.out or Path(scratch)
         return retraining.retrain(bundle, _context(args), sample, _own(args), band, out)
+
+
+def _band(given: list[Path] | None, bundle: Any) -> Any:
+    bands, retraining = _module("bands"), _module("retraining")
+    if given is None:
+        return retraining.shipped_band(bundle.runs()[0])
+    if len(given) == 1 and given[0].is_file():
+        return bands.read_band(given[0])
+    return bands.band_of(retraining.read_runs(given))
 
 
 MAKE: dict[str, Callable[[argparse.Namespace, Any, Any], Any]] = {
