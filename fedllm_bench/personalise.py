@@ -16,12 +16,12 @@ from fedllm_bench import files
 from fedllm_bench.config import Local, RunConfig
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.interrupts import Stop
+from fedllm_bench.loading import Bench
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, unscored
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.progress import track
-from fedllm_bench.setup import Bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.rounds import Run

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench import files
+from fedllm_bench.loading import Bench
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import Item
 from fedllm_bench.metrics.registry import score_group, together
 from fedllm_bench.progress import track
-from fedllm_bench.setup import Bench
 from fedllm_bench.trees import Tree
 
 Scores = dict[str, list[Score]]  # by metric

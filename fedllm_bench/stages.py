@@ -21,6 +21,7 @@ from fedllm_bench.cell import OUTPUTS, Cell
 from fedllm_bench.client_rounds import watcher
 from fedllm_bench.clock import Clock
 from fedllm_bench.errors import UserError
+from fedllm_bench.loading import Bench, check_cell, load_bench
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
@@ -28,7 +29,6 @@ from fedllm_bench.personalise import is_wanted, personalise
 from fedllm_bench.report.privacy import warnings_of
 from fedllm_bench.report.run import Sides, write_report
 from fedllm_bench.scoring import Scores, evaluate, read_scores, saved_scores
-from fedllm_bench.setup import Bench, check_cell, load_bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.adapter import save_adapter
 from fedllm_bench.training.checkpoint import ClientStates

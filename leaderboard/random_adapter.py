@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save
 from fedllm_bench import files
 from fedllm_bench.cell import Cell, resolve_split
 from fedllm_bench.errors import UserError
+from fedllm_bench.loading import load_bench
 from fedllm_bench.scoring import evaluate
-from fedllm_bench.setup import load_bench
 from fedllm_bench.trees import Tree
 
 from .own_runs import OwnRun

@@ -21,9 +21,9 @@ from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.sides import Side, Subject, read_adapter
 from fedllm_bench.evaluation.work import Order, answer_locally
 from fedllm_bench.files import sha256_file
+from fedllm_bench.loading import Bench, load_bench
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.scoring import Scores, evaluate
-from fedllm_bench.setup import Bench, load_bench
 from fedllm_bench.trees import Tree
 
 from .bundle import Bundle

@@ -13,9 +13,9 @@ from fedllm_bench import files, presets
 from fedllm_bench.cell import Cell
 from fedllm_bench.client_rounds import FILE, watcher
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.loading import Bench, load_bench
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.base import LOSSES
-from fedllm_bench.setup import Bench, load_bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.rounds import Run
 from fedllm_bench.trees import tmap

@@ -17,12 +17,12 @@ from benches import Killed, bench_loader, dying_after, trained
 from fedllm_bench import cli, files, personalise
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.interrupts import Interrupted, Stop
+from fedllm_bench.loading import Bench
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.likelihood import HeldoutLoss
 from fedllm_bench.metrics.stats import per_cluster
-from fedllm_bench.setup import Bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.batches import plan_steps
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block

@@ -17,12 +17,12 @@ from test_bench_dpo import run, words
 
 from fedllm_bench import client_rounds, files, personalise
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.loading import Bench
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.items import PairItem
 from fedllm_bench.metrics.stats import means_by_part
 from fedllm_bench.report.schema import check_results
 from fedllm_bench.scoring import read_scores
-from fedllm_bench.setup import Bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.batches import plan_steps
 from fedllm_bench.training.block import ClientTask, train_block

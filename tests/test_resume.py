@@ -123,7 +123,7 @@ def test_a_resumed_run_keeps_the_plan_of_its_first_session(
     written = {name: (folder / name).read_text() for name in ("plan.json", "environment.json", "config.json")}
     monkeypatch.setattr(bench, "num_threads", lambda: 2)
     used: list[int] = []
-    monkeypatch.setattr("fedllm_bench.setup.torch.set_num_threads", used.append)
+    monkeypatch.setattr("fedllm_bench.loading.torch.set_num_threads", used.append)
     assert cli.main(command) == 0
     assert set(used) == {1}
     assert {name: (folder / name).read_text() for name in written} == written

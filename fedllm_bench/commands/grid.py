@@ -116,7 +116,7 @@ def request_of(args: argparse.Namespace, profile: str) -> Request:
 
 def _check(cells: Sequence[GridCell]) -> None:
     """All that can be known to fail is refused before the first cell is run; this loads torch."""
-    from fedllm_bench.setup import check_cell
+    from fedllm_bench.loading import check_cell
 
     for each in cells:
         check_cell(each.cell)

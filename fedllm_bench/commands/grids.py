@@ -81,7 +81,7 @@ def _refused(waiting: Sequence[GridCell]) -> dict[tuple[str, int], str]:
     """The cells that can be known to fail, and why; this loads torch, but not where there is nothing to run."""
     reasons: dict[tuple[str, int], str] = {}
     if waiting:
-        from fedllm_bench.setup import check_cell
+        from fedllm_bench.loading import check_cell
 
         for each in waiting:
             try:

@@ -15,6 +15,7 @@ from fedllm_bench import files
 from fedllm_bench.cell import RESULTS
 from fedllm_bench.client_rounds import FILE
 from fedllm_bench.config import RunConfig
+from fedllm_bench.loading import Bench
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.stats import Resampling
@@ -26,7 +27,6 @@ from fedllm_bench.report.per_client import gains, over_rounds, scores_of
 from fedllm_bench.report.privacy import communication_block, privacy_block
 from fedllm_bench.report.results import ScoreSet, client_rows, metric_entry, metrics_of, results_payload, write_results
 from fedllm_bench.scoring import Scores
-from fedllm_bench.setup import Bench
 from fedllm_bench.training.faults import DROPPED_OUT
 
 
