@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from shipped import SUBMISSIONS
 
 from fedllm_bench.benchmarks.perf import board
 from fedllm_bench.leaderboard.bundle import open_bundle
@@ -27,8 +26,7 @@ def test_a_step_that_fails_is_no_number(tmp_path):
 
 
 def test_what_is_made_of_the_shipped_submissions_is_a_submission(tmp_path):
-    shipped = Path(__file__).parents[1] / "leaderboard" / "submissions"
-    found = [source for source in board.sources(shipped) if source.said["method"] == "fedavg"]
+    found = [source for source in board.sources(SUBMISSIONS) if source.said["method"] == "fedavg"]
     (folder,) = board.make(found, 1, tmp_path)
     bundle, problems = open_bundle(folder)
     assert [problem.code for problem in problems] == []

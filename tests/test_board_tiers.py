@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from bench_runs import code_of, quick
+from shipped import shipped_as
 from submissions import SEEDS, Forgery, codes, context, module, rejudged
 
 from fedllm_bench import files
@@ -153,7 +154,7 @@ def test_regenerating_finds_what_recomputing_cannot(forge: Any, copy: Forgery, t
 
 @pytest.mark.parametrize("tier", ["regenerate", "retrain"])
 def test_what_no_run_made_cannot_be_made_again(tier: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (shipped,) = (Path(__file__).parents[1] / "leaderboard" / "submissions").glob("*-base-model-*")
+    shipped = shipped_as("base-model")
     folder = shutil.copytree(shipped, tmp_path / shipped.name)
     assert board(tier, folder) == 2
     assert "runs/0 has no config: no run of this suite made it" in capsys.readouterr().err

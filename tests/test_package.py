@@ -81,7 +81,7 @@ def test_every_pattern_of_data_files_matches_something():
 
 def test_every_data_file_travels_in_the_wheel():
     taken = set().union(*data_files().values())
-    kinds = {".toml", ".jinja", ".json", ".safetensors", ".typed"}
+    kinds = {".toml", ".jinja", ".json", ".safetensors", ".typed", ".css", ".js"}
     there = {path for top in ("fedllm_bench", *MOVED) for path in (ROOT / top).rglob("*") if path.suffix in kinds} | {
         ROOT / "fedllm_bench/py.typed"
     }

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import pytest
+from shipped import shipped_as
 
 from fedllm_bench.errors import UserError
 from fedllm_bench.leaderboard.bands import FEWEST, SHIPPED, read_band, shipped_bands
@@ -20,8 +21,7 @@ RANKED = {"heldout", "mini_exact", "mini_choice"}
 
 
 def of_method(name):
-    (folder,) = (LEADERBOARD / "submissions").glob(f"*mini-aya-fixed-{name}-fedllm-bench")
-    return open_bundle(folder)[0]
+    return open_bundle(shipped_as(name))[0]
 
 
 def test_each_trained_cell_of_mini_aya_has_one():

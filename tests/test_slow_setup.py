@@ -17,12 +17,13 @@ import pytest
 from bench_runs import TINY
 from board_in_browser import COUNT, METHODS, SORT, choose, column_of, head
 from browser import Browser, chromium, wait_until
+from shipped import SUBMISSIONS, is_of_others
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = " ".join(TINY)
 PATIENCE_SECONDS = 460
-DATA_FILES = {".toml", ".jinja", ".json", ".safetensors", ".typed"}
+DATA_FILES = {".toml", ".jinja", ".json", ".safetensors", ".typed", ".css", ".js"}
 
 
 def run(*command: object, cwd: Path, env: dict[str, str]) -> str:
@@ -52,12 +53,12 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The working tree as it is now, without what git ignores, committed as a repository of its own."""
+    """The working tree as it is now, without what git ignores and what others submitted, as a repository of its own."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     folder = tmp_path_factory.mktemp("clone") / "fedllm-bench"
     for name in git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines():
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() and not is_of_others(ROOT / name):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     git(folder, "init", "--quiet")
@@ -150,9 +151,12 @@ def test_presets_and_embedded_files_travel_in_the_wheel(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         inside = {name: archive.read(name) for name in archive.namelist()}
     seen = 0
-    for top, prefix in (("fedllm_bench", ""), *((top, "fedllm_bench/") for top in ("benchmarks", "data_prep"))):
+    for top, prefix in (
+        ("fedllm_bench", ""),
+        *((top, "fedllm_bench/") for top in ("benchmarks", "data_prep", "leaderboard")),
+    ):
         for path in (ROOT / top).rglob("*"):
-            if path.suffix in {".py", *DATA_FILES} and path.is_file():
+            if path.suffix in {".py", *DATA_FILES} and path.is_file() and SUBMISSIONS not in path.parents:
                 assert inside[prefix + path.relative_to(ROOT).as_posix()] == path.read_bytes()
                 seen += 1
     assert seen > 90
