@@ -16,6 +16,8 @@ from fedllm_bench import files
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.evaluation.scored_runs import differences
 
+from .packing import public_name
+
 SHIPPED = "shipped_bands"
 LEVEL = 0.99
 FEWEST = 5
@@ -70,9 +72,18 @@ def band_of(folders: Sequence[Path]) -> Band:
         seeds=seeds,
         split_hash=about[0]["split_hash"],
         base_hash=about[0]["base_hash"],
-        config={key: value for key, value in configs[0].items() if key not in ("seed", "split")},
+        config=_public(configs[0]),
         metrics=_spreads([result["metrics"] for result in results]),
     )
+
+
+def _public(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without seed, and without places on this machine: bands are shipped."""
+    model = {
+        key: public_name(value) if key in ("name", "adapter") and value else value
+        for key, value in config["model"].items()
+    }
+    return {**{key: value for key, value in config.items() if key not in ("seed", "split")}, "model": model}
 
 
 def _spreads(results: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import statistics
 from pathlib import Path
 
 import pytest
+from bench_runs import code_of
 from shipped import shipped_as
 
 from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.bands import FEWEST, SHIPPED, read_band, shipped_bands
+from fedllm_bench.leaderboard.bands import FEWEST, SHIPPED, band_of, read_band, shipped_bands
 from fedllm_bench.leaderboard.bundle import open_bundle
 from fedllm_bench.leaderboard.retraining import shipped_band
 
@@ -53,6 +55,51 @@ def test_a_cell_of_which_none_is_shipped_says_what_to_do(monkeypatch):
     monkeypatch.setattr("fedllm_bench.leaderboard.retraining.shipped_bands", lambda: [])
     with pytest.raises(UserError, match=r"no band of fedavg .* give --band RUN RUN"):
         shipped_band(run)
+
+
+def run_folders(root, values, **other):
+    for seed, value in enumerate(values):
+        folder = root / f"s{seed}"
+        folder.mkdir(parents=True)
+        config = {"seed": seed, "split": "/home/me/split", "model": {"name": "/home/me/models/llama", "adapter": None}}
+        metrics = {"heldout": {"after": {"mean": value}, "higher_is_better": False}, "lost": {"after": {"mean": None}}}
+        contents = {
+            "config": {**config, "method": {"name": "fedavg"}, **other},
+            "environment": {"data": {"split_hash": "s", "base_hash": "b"}},
+            "results": {"metrics": metrics},
+        }
+        for name, content in contents.items():
+            (folder / f"{name}.json").write_text(json.dumps(content))
+    return sorted(root.iterdir())
+
+
+def test_a_band_is_the_mean_and_sample_deviation_of_the_runs_and_names_no_place(tmp_path):
+    values = [0.2, 0.25, 0.21, 0.3, 0.24]
+    band = band_of(run_folders(tmp_path, values))
+    assert band.seeds == [0, 1, 2, 3, 4]
+    assert list(band.metrics) == ["heldout"]  # where a run has no mean there is no band
+    spread = band.metrics["heldout"]
+    assert (spread.mean, spread.sd) == pytest.approx((statistics.mean(values), statistics.stdev(values)), rel=1e-12)
+    assert band.config == {"model": {"name": "llama", "adapter": None}, "method": {"name": "fedavg"}}
+
+
+def test_runs_of_two_cells_or_of_few_seeds_are_no_band(tmp_path, capsys):
+    few = run_folders(tmp_path / "few", [0.1] * 4)
+    assert code_of(["board", "band", *map(str, few), "--out", str(tmp_path / "band.json")]) == 2
+    assert "at least 5 seeds, one run for each seed; got seeds 0, 1, 2, 3" in capsys.readouterr().err
+    other = run_folders(tmp_path / "other", [0.1] * 5, method={"name": "fedprox"})
+    assert code_of(["board", "band", *map(str, [*few, *other]), "--out", str(tmp_path / "band.json")]) == 2
+    assert "the runs differ in method.name" in capsys.readouterr().err
+    assert code_of(["board", "band", str(tmp_path / "none"), "--out", str(tmp_path / "band.json")]) == 2
+    assert "none: no finished run there" in capsys.readouterr().err
+    assert not (tmp_path / "band.json").exists()
+
+
+def test_the_command_writes_what_retrain_reads(tmp_path, capsys):
+    folder = run_folders(tmp_path / "fedavg", [0.2, 0.25, 0.21, 0.3, 0.24])[0].parent
+    assert code_of(["board", "band", str(folder), "--out", str(tmp_path / "band.json")]) == 0
+    assert "seeds 0, 1, 2, 3, 4" in capsys.readouterr().out
+    assert read_band(tmp_path / "band.json") == band_of(sorted(folder.iterdir()))
 
 
 def test_a_band_that_was_changed_is_refused(tmp_path):

@@ -27,8 +27,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN",
                         help="runs of five or more seeds, or the folder of a method's runs")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FILE",
-                        help=f"default: {FOLDER}/<method>-<split>.json, where `retrain` finds it")  # fmt: skip
+    place = f"{FOLDER}/<method>-<split>.json, where `retrain` finds it in a checkout"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {place}")
     parser.set_defaults(run=run)
 
 
