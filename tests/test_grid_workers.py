@@ -224,8 +224,9 @@ def sleeper(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     (folder / "sitecustomize.py").write_text(
         "import time, pathlib\nfrom fedllm_bench import cli\n"
         "def main(argv=None):\n"
-        "    pathlib.Path(argv[0]).write_text('ready')\n"
-        "    try:\n        time.sleep(60)\n"
+        "    try:\n"
+        "        pathlib.Path(argv[0]).write_text('ready')\n"  # inside, for the signal may come right after it
+        "        time.sleep(60)\n"
         "    except KeyboardInterrupt:\n        return 130\n"
         "    return 0\n"
         "cli.main = main\n"
