@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,6 +11,7 @@ from scored_folders import a_run, of_units, scores_of
 
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.compare import (
+    alike_named,
     check_alike,
     chosen_metrics,
     compare_methods,
@@ -219,6 +222,24 @@ def test_metrics_are_those_of_both_sides_or_as_asked():
     del b.measured["m"]
     with pytest.raises(UserError, match="no metric in common"):
         chosen_metrics(a, b, None)
+
+
+def test_a_judged_metric_is_found_by_the_name_that_the_report_gives_it():
+    one, two = a_run([], judge="rule"), a_run([], judge="rule")
+    assert chosen_metrics(*alike_named([one, two], ["m@rule"]), ["m@rule"]) == ["m@rule"]
+    assert chosen_metrics(*alike_named([one, two], ["m"]), ["m"]) == ["m"]
+    with pytest.raises(UserError, match="no metric 'm@other'"):
+        chosen_metrics(*alike_named([one, two], ["m@other"]), ["m@other"])
+
+
+def test_a_run_of_one_judge_is_matched_with_one_of_several():
+    one, several = a_run([], judge="rule"), a_run([], judge="rule")
+    other = replace(one.measured["m"], judge="gpt")
+    several = replace(several, measured={"m@rule": one.measured["m"], "m@gpt": other})
+    named = alike_named([one, several], None)
+    assert chosen_metrics(*named, None) == ["m@rule"]
+    check_alike(named, ["m@rule"])
+    assert list(one.measured) == ["m"]  # the run itself stays
 
 
 SENTENCES = {

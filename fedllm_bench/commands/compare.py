@@ -54,6 +54,7 @@ def compared(a: Sequence[ScoredRun], b: Sequence[ScoredRun], wanted: Sequence[st
     """The whole comparison as JSON data (docs/comparing.md)."""
     from fedllm_bench.evaluation.compare import (
         Comparison,
+        alike_named,
         check_alike,
         chosen_metrics,
         compare_methods,
@@ -63,6 +64,8 @@ def compared(a: Sequence[ScoredRun], b: Sequence[ScoredRun], wanted: Sequence[st
     from fedllm_bench.metrics.stats import Resampling
     from fedllm_bench.report.comparison import sentence
 
+    named = alike_named([*a, *b], wanted)
+    a, b = named[: len(a)], named[len(a) :]
     metrics = chosen_metrics(a[0], b[0], wanted)
     check_alike([*a, *b], metrics)
     pairs = shared_seeds(a, b)

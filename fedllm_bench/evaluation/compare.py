@@ -71,6 +71,20 @@ class Comparison:
         return asdict(self)
 
 
+def alike_named(runs: Sequence[ScoredRun], wanted: Sequence[str] | None) -> list[ScoredRun]:
+    """The runs with judged metrics named alike.
+
+    Named by their judge too, as "mini@mini_rule", where `wanted` or a run that several judges graded names them so.
+    """
+    given = {*(wanted or ()), *(name for run in runs for name in run.measured)}
+
+    def name(short: str, one: Measured) -> str:
+        full = f"{short}@{one.judge}"
+        return full if full in given else short
+
+    return [replace(run, measured={name(key, one): one for key, one in run.measured.items()}) for run in runs]
+
+
 def chosen_metrics(a: ScoredRun, b: ScoredRun, wanted: Iterable[str] | None) -> list[str]:
     """Those of `wanted`, else all that both runs have.
 
