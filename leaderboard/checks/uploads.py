@@ -38,7 +38,7 @@ def traffic(submitted: Submitted, _: Context) -> Iterator[Problem]:
         else:
             shapes = shapes_of(run)
         if shapes is None:
-            text = "bytes are not derived: the base model is not at hand, and no adapter is in the bundle"
+            text = "bytes are not derived: it is no plain LoRA of the embedded base, and no adapter is in the bundle"
             yield Problem(code="bytes-not-derived", message=text, where=where, level="flagged")
             continue
         down, up = _of_one_client(run, shapes) if shapes else (0, 0)
