@@ -13,10 +13,12 @@ from pydantic.dataclasses import dataclass
 from scipy import stats
 
 from fedllm_bench import files
+from fedllm_bench.cell import RESULTS
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.evaluation.scored_runs import differences
 
-from .packing import public_name
+from .own_runs import CONFIG, ENVIRONMENT, OwnRun, read_config, read_object
+from .packing import public_config
 
 SHIPPED = "shipped_bands"
 LEVEL = 0.99
@@ -53,48 +55,69 @@ class Band:
 BAND: TypeAdapter[Band] = TypeAdapter(Band)
 
 
-def band_of(folders: Sequence[Path]) -> Band:
-    """The band of finished run folders. Raises a :class:`UserError` where they are not one cell under five seeds."""
-    configs = [files.read_json(folder / "config.json") for folder in folders]
-    results = [files.read_json(folder / "results.json") for folder in folders]
-    about = [files.read_json(folder / "environment.json")["data"] for folder in folders]
-    seeds = sorted(int(config["seed"]) for config in configs)
-    for config, data in zip(configs, about, strict=True):
-        if keys := differences(configs[0], config, besides=("seed", "split")):
+def band_of(paths: Sequence[Path]) -> Band:
+    """The band of finished runs; a path is a run folder, or the folder of a method's runs.
+
+    Raises a :class:`UserError` where they are not one cell under five seeds.
+    """
+    runs = [_read(folder) for path in paths for folder in _folders(path)]
+    if not runs:
+        raise UserError(f"{', '.join(map(str, paths))}: no finished run there; give run folders with {RESULTS}")
+    configs, hashes = [run.config.to_dict() for run in runs], [_hashes(run) for run in runs]
+    for other, of_other in zip(configs, hashes, strict=True):
+        if keys := differences(configs[0], other, besides=("seed", "split")):
             raise UserError(f"a band is of one cell; the runs differ in {', '.join(keys[:5])}")
-        if (data["split_hash"], data["base_hash"]) != (about[0]["split_hash"], about[0]["base_hash"]):
+        if of_other != hashes[0]:
             raise UserError("a band is of one cell; the runs differ in their split or base model")
+    seeds = sorted(run.seed for run in runs)
     if len(set(seeds)) < max(FEWEST, len(seeds)):
         got = ", ".join(map(str, seeds))
         raise UserError(f"a band needs runs of at least {FEWEST} seeds, one run for each seed; got seeds {got}")
+    config = public_config(runs[0].config)  # without places on this machine: bands are shipped
     return Band(
         version=1,
         seeds=seeds,
-        split_hash=about[0]["split_hash"],
-        base_hash=about[0]["base_hash"],
-        config=_public(configs[0]),
-        metrics=_spreads([result["metrics"] for result in results]),
+        split_hash=hashes[0][0],
+        base_hash=hashes[0][1],
+        config={key: value for key, value in config.items() if key not in ("seed", "split")},
+        metrics=_spreads(runs),
     )
 
 
-def _public(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Without seed, and without places on this machine: bands are shipped."""
-    model = {
-        key: public_name(value) if key in ("name", "adapter") and value else value
-        for key, value in config["model"].items()
-    }
-    return {**{key: value for key, value in config.items() if key not in ("seed", "split")}, "model": model}
+def _folders(path: Path) -> list[Path]:
+    if (path / CONFIG).is_file():
+        return [path]
+    return [child for child in sorted(path.glob("s*")) if (child / RESULTS).is_file()]
 
 
-def _spreads(results: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
-    found = {}
-    for name, entry in results[0].items():
-        means = [one[name]["after"]["mean"] for one in results if name in one]
-        if len(means) == len(results) and None not in means:
-            mean = math.fsum(means) / len(means)
-            sd = math.sqrt(math.fsum((value - mean) ** 2 for value in means) / (len(means) - 1))
-            found[name] = Spread(mean=mean, sd=sd, higher_is_better=bool(entry["higher_is_better"]))
-    return found
+def _read(folder: Path) -> OwnRun:
+    """What a band is made of; the other files that a submission needs are not asked for."""
+    config, environment, results = read_config(folder), read_object(folder, ENVIRONMENT), read_object(folder, RESULTS)
+    return OwnRun(folder=folder, config=config, environment=environment, results=results, baseline=None)
+
+
+def _hashes(run: OwnRun) -> tuple[str, str]:
+    split, base = (run.environment_value(("data", key)) for key in ("split_hash", "base_hash"))
+    if not isinstance(split, str) or not isinstance(base, str):
+        raise UserError(f"{run.folder}: {ENVIRONMENT} does not name its split and base; run it again")
+    return split, base
+
+
+def _spreads(runs: Sequence[OwnRun]) -> dict[str, Spread]:
+    """Of the metrics that every run has a mean of."""
+    try:
+        means = [{name: entry["after"]["mean"] for name, entry in run.results["metrics"].items()} for run in runs]
+        everywhere = [name for name in means[0] if all(of_run.get(name) is not None for of_run in means)]
+        higher = {name: bool(runs[0].results["metrics"][name]["higher_is_better"]) for name in everywhere}
+        return {name: _spread([of_run[name] for of_run in means], higher[name]) for name in everywhere}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{RESULTS} of a run is not of this version ({first_line(error)}); run it again") from error
+
+
+def _spread(values: Sequence[float], higher_is_better: bool) -> Spread:
+    mean = math.fsum(values) / len(values)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return Spread(mean=mean, sd=sd, higher_is_better=higher_is_better)
 
 
 def write_band(path: Path, band: Band) -> None:

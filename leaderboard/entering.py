@@ -16,7 +16,7 @@ from .tracks import Track, find_track, rule_problems, track_of
 
 def default_track(run: OwnRun) -> str:
     """Raises a :class:`UserError` for a data set that no track is of."""
-    return track_of(check(public_config(run)))
+    return track_of(check(public_config(run.config)))
 
 
 def check_track(name: str, runs: Sequence[OwnRun], kind: Literal["method", "canary"]) -> None:
@@ -31,7 +31,7 @@ def check_track(name: str, runs: Sequence[OwnRun], kind: Literal["method", "cana
                         f"give --track {config.name}/{track.kind}, or none")  # fmt: skip
     if kind == "canary":  # shown for what it is, whatever a track ranks
         return
-    wrong = [problem.message for problem in rule_problems(track, check(public_config(runs[0])))]
+    wrong = [problem.message for problem in rule_problems(track, check(public_config(runs[0].config)))]
     wrong += [line for run in runs for line in _unanswered(track, run)]
     if wrong:
         raise UserError(f"--track {name}: {'; '.join(dict.fromkeys(wrong))}")

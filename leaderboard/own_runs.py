@@ -85,17 +85,22 @@ def _folders(path: Path) -> list[Path]:
 
 def open_run(folder: Path) -> OwnRun:
     """Raises a :class:`UserError` for what is no run of this version of the suite, or has not ended."""
-    values = {name: _object(folder, name) for name in (CONFIG, ENVIRONMENT)}
-    try:
-        config = check(values[CONFIG])
-    except UserError as error:
-        raise UserError(f"RUN={folder}: {CONFIG} is not of this version ({error}); run it again") from error
+    config, environment = read_config(folder), read_object(folder, ENVIRONMENT)
     _check_whole(folder, config)
-    results = _object(folder, RESULTS)
+    results = read_object(folder, RESULTS)
     if results.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"RUN={folder}: {RESULTS} is of another version of the suite; {_again(config)}")
     baseline = _baseline(folder, config, results)
-    return OwnRun(folder=folder, config=config, environment=values[ENVIRONMENT], results=results, baseline=baseline)
+    return OwnRun(folder=folder, config=config, environment=environment, results=results, baseline=baseline)
+
+
+def read_config(folder: Path) -> RunConfig:
+    """Raises a :class:`UserError` where there is none of this version."""
+    values = read_object(folder, CONFIG)
+    try:
+        return check(values)
+    except UserError as error:
+        raise UserError(f"RUN={folder}: {CONFIG} is not of this version ({error}); run it again") from error
 
 
 def _baseline(folder: Path, config: RunConfig, results: Mapping[str, Any]) -> Path | None:
@@ -139,7 +144,8 @@ def _again(config: RunConfig) -> str:
     return f"give the command again that started it: fedllm-bench bench {config.dataset} {config.method.name} ..."
 
 
-def _object(folder: Path, name: str) -> dict[str, Any]:
+def read_object(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object of a run folder. Raises a :class:`UserError` where it is not there, or none."""
     try:
         value = files.read_json(folder / name)
     except (OSError, ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fedllm_bench import files
 from fedllm_bench.cell import RESULTS
+from fedllm_bench.config import RunConfig
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.scored_runs import AFTER
 
@@ -66,12 +67,12 @@ def _public(run: OwnRun, path: Path) -> Any:
     return without_places(_json(path))
 
 
-def public_config(run: OwnRun) -> dict[str, Any]:
+def public_config(config: RunConfig) -> dict[str, Any]:
     """The resolved config as it is published: its split is named by the hash in environment.json, not by a path."""
-    model = run.config.model
+    model = config.model
     adapter = model.adapter and public_name(model.adapter)
     model = replace(model, name=public_name(model.name), adapter=adapter)
-    return replace(run.config, split=None, model=model).to_dict()
+    return replace(config, split=None, model=model).to_dict()
 
 
 def public_name(name: str) -> str:
@@ -90,7 +91,7 @@ def _public_results(run: OwnRun, path: Path) -> dict[str, Any]:
 
 
 def _public_config(run: OwnRun, path: Path) -> dict[str, Any]:
-    return public_config(run)
+    return public_config(run.config)
 
 
 PUBLIC: dict[str, Callable[[OwnRun, Path], Any]] = {CONFIG: _public_config, RESULTS: _public_results}

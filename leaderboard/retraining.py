@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from fedllm_bench.config import RunConfig
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.scored_runs import differences
 from fedllm_bench.stages import run_cell
@@ -21,6 +22,7 @@ from .recompute import means, seed_scores
 from .regenerating import Own, cell_of, config_of
 from .run_files import RunFiles
 from .sampled import Made, Sample
+from .schema import RunEntry
 
 # What may differ between a run and a band of its cell: it names the run, or changes no number but by rounding.
 LOOSE = ("seed", "split", "engine", "model.name", "local.block_size", "local.gradient_checkpointing")
@@ -46,36 +48,24 @@ def retrain(bundle: Bundle, context: Context, sample: Sample, own: Own, band: Ba
 
 def shipped_band(run: RunFiles) -> Band:
     """The suite's own band of the run's cell. Raises a :class:`UserError` where none is shipped."""
+    config = config_of(run)
     for band in shipped_bands():
-        if not _apart(run, band):
+        if not _apart(run.entry, config, band):
             return band
     raise UserError(
-        f"no band of {config_of(run).method.name} with these settings on this split is shipped; "
+        f"no band of {config.method.name} with these settings on this split is shipped; "
         f"run it under {FEWEST} or more seeds of your own and give --band RUN RUN ..."
     )
 
 
 def _check_band(run: RunFiles, band: Band) -> None:
-    if keys := _apart(run, band):
+    if keys := _apart(run.entry, config_of(run), band):
         raise UserError(f"the band is of another cell: it differs in {', '.join(keys[:5])}; make one of this cell")
 
 
-def _apart(run: RunFiles, band: Band) -> list[str]:
+def _apart(entry: RunEntry, config: RunConfig, band: Band) -> list[str]:
     """In what a run is of another cell than a band."""
-    entry, config = run.entry, config_of(run).to_dict()
     if (band.split_hash, band.base_hash) != (entry.split_hash, entry.base_hash):
         return ["split or base model"]
-    ours = {key: value for key, value in config.items() if key not in ("seed", "split")}
-    return [key for key in differences(ours, band.config, besides=LOOSE) if not key.startswith("evaluation.")]
-
-
-def read_runs(folders: list[Path]) -> list[Path]:
-    """Run folders, each given as such or inside the folder of a method's runs."""
-    found = [folder for path in folders for folder in ([path] if (path / "config.json").is_file() else _inside(path))]
-    if not found:
-        raise UserError(f"{', '.join(map(str, folders))}: no finished run there; give run folders with results.json")
-    return found
-
-
-def _inside(path: Path) -> list[Path]:
-    return [child for child in sorted(path.glob("s*")) if (child / "results.json").is_file()]
+    keys = differences(config.to_dict(), band.config, besides=LOOSE)
+    return [key for key in keys if not key.startswith("evaluation.")]

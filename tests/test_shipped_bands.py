@@ -12,6 +12,7 @@ import pytest
 from bench_runs import code_of
 from shipped import shipped_as
 
+from fedllm_bench import presets
 from fedllm_bench.errors import UserError
 from fedllm_bench.leaderboard.bands import FEWEST, SHIPPED, band_of, read_band, shipped_bands
 from fedllm_bench.leaderboard.bundle import open_bundle
@@ -57,14 +58,22 @@ def test_a_cell_of_which_none_is_shipped_says_what_to_do(monkeypatch):
         shipped_band(run)
 
 
+def without(values, *keys):
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def config_of(seed):
+    model = ["model.name=/home/me/models/llama"]
+    return {**presets.load("aya", "fedavg", "mini", model, seed=seed).to_dict(), "split": "/home/me/split"}
+
+
 def run_folders(root, values, **other):
     for seed, value in enumerate(values):
         folder = root / f"s{seed}"
         folder.mkdir(parents=True)
-        config = {"seed": seed, "split": "/home/me/split", "model": {"name": "/home/me/models/llama", "adapter": None}}
         metrics = {"heldout": {"after": {"mean": value}, "higher_is_better": False}, "lost": {"after": {"mean": None}}}
         contents = {
-            "config": {**config, "method": {"name": "fedavg"}, **other},
+            "config": {**config_of(seed), **other},
             "environment": {"data": {"split_hash": "s", "base_hash": "b"}},
             "results": {"metrics": metrics},
         }
@@ -80,18 +89,49 @@ def test_a_band_is_the_mean_and_sample_deviation_of_the_runs_and_names_no_place(
     assert list(band.metrics) == ["heldout"]  # where a run has no mean there is no band
     spread = band.metrics["heldout"]
     assert (spread.mean, spread.sd) == pytest.approx((statistics.mean(values), statistics.stdev(values)), rel=1e-12)
-    assert band.config == {"model": {"name": "llama", "adapter": None}, "method": {"name": "fedavg"}}
+    config = config_of(0)
+    assert band.config == {**without(config, "seed", "split"), "model": {**config["model"], "name": "llama"}}
 
 
 def test_runs_of_two_cells_or_of_few_seeds_are_no_band(tmp_path, capsys):
     few = run_folders(tmp_path / "few", [0.1] * 4)
     assert code_of(["board", "band", *map(str, few), "--out", str(tmp_path / "band.json")]) == 2
     assert "at least 5 seeds, one run for each seed; got seeds 0, 1, 2, 3" in capsys.readouterr().err
-    other = run_folders(tmp_path / "other", [0.1] * 5, method={"name": "fedprox"})
+    other = run_folders(tmp_path / "other", [0.1] * 5, method={"name": "local", "constants": {}})
     assert code_of(["board", "band", *map(str, [*few, *other]), "--out", str(tmp_path / "band.json")]) == 2
     assert "the runs differ in method.name" in capsys.readouterr().err
     assert code_of(["board", "band", str(tmp_path / "none"), "--out", str(tmp_path / "band.json")]) == 2
     assert "none: no finished run there" in capsys.readouterr().err
+    assert not (tmp_path / "band.json").exists()
+
+
+BROKEN = {
+    "no config": ("config.json", None, "got seeds 1, 2, 3, 4"),  # as a folder of runs, with none in it
+    "config is cut": ("config.json", "{", "config.json is not JSON"),
+    "config of nothing": ("config.json", "{}", "config.json is not of this version"),
+    "no environment": ("environment.json", None, "environment.json is not there"),
+    "no hashes": ("environment.json", '{"data": {"split_hash": 3}}', "does not name its split and base"),
+    "results are a list": ("results.json", "[]", "results.json is no JSON object"),
+    "no metrics": ("results.json", "{}", "results.json of a run is not of this version"),
+    "a mean is a text": (
+        "results.json",
+        '{"metrics": {"heldout": {"after": {"mean": "0.1"}, "higher_is_better": false}}}',
+        "results.json of a run is not of this version",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_run_folder_is_one_line(tmp_path, capsys, case):
+    name, content, told = BROKEN[case]
+    folders = run_folders(tmp_path / "runs", [0.2, 0.25, 0.21, 0.3, 0.24])
+    (folders[0] / name).unlink()
+    if content is not None:
+        (folders[0] / name).write_text(content)
+    code = code_of(["board", "band", *map(str, folders), "--out", str(tmp_path / "band.json")])
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
     assert not (tmp_path / "band.json").exists()
 
 

@@ -33,10 +33,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    bands, retraining = (
-        importlib.import_module(f"fedllm_bench.leaderboard.{name}") for name in ("bands", "retraining")
-    )
-    band = bands.band_of(retraining.read_runs(args.runs))
+    bands = importlib.import_module("fedllm_bench.leaderboard.bands")
+    band = bands.band_of(args.runs)
     out = args.out or FOLDER / f"{band.config['method']['name']}-{band.split_hash[:8]}.json"
     bands.write_band(out, band)
     say(f"{'metric':24} {'mean':>9} {'sd of seeds':>12} {'room':>9}")

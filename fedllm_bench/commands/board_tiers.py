@@ -182,12 +182,12 @@ def _retrain(args: argparse.Namespace, bundle: Any, sample: Any) -> Any:
 
 
 def _band(given: list[Path] | None, bundle: Any) -> Any:
-    bands, retraining = _module("bands"), _module("retraining")
+    bands = _module("bands")
     if given is None:
-        return retraining.shipped_band(bundle.runs()[0])
+        return _module("retraining").shipped_band(bundle.runs()[0])
     if len(given) == 1 and given[0].is_file():
         return bands.read_band(given[0])
-    return bands.band_of(retraining.read_runs(given))
+    return bands.band_of(given)
 
 
 MAKE: dict[str, Callable[[argparse.Namespace, Any, Any], Any]] = {
