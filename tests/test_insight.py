@@ -196,6 +196,8 @@ BAD = {
     "no run": (["/nowhere"], "there is no config.json"),
     "only clients alone": (["LOCAL"], "only runs of local"),
     "no such metric": (["RUN", "--metric", "heldot"], "did you mean 'heldout'"),
+    "a config that is cut": (["CUT"], "config.json: not readable as JSON"),
+    "an environment that is a list": (["LISTED"], "environment.json: a JSON list, not an object"),
     "two splits": (["RUN", "OTHER"], "are not of one split"),
     "no report": (["RUN", "--diversity", "/nowhere"], "is no diversity.json"),
     "report of another split": (["RUN", "--diversity", "FOREIGN"], "is of another split"),
@@ -211,12 +213,15 @@ def test_bad_input_is_one_line(name, runs, report, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(runs / "fedavg" / "s0-0123456789", other)
     files.write_json(other / "environment.json", {"data": {"split_hash": "f" * 64, "base_hash": "b" * 64}})
+    cut, listed = (shutil.copytree(other, tmp_path / name) for name in ("cut", "listed"))
+    (cut / "config.json").write_text("{")
+    (listed / "environment.json").write_text("[]")
     content = files.read_json(report / "diversity.json")
     wrong, foreign = tmp_path / "wrong.json", tmp_path / "foreign.json"
     files.write_json(wrong, {**content, "clients": [{"id": "a", "distance_to_rest": "1e9"}]})
     files.write_json(foreign, {**content, "split": {"hash": "0" * 64}})
     places = {"RUN": runs / "fedavg" / "s0-0123456789", "LOCAL": runs / "local" / "s0-0123456789"}
-    places |= {"OTHER": other, "FOREIGN": foreign, "WRONG": wrong}
+    places |= {"CUT": cut, "LISTED": listed, "OTHER": other, "FOREIGN": foreign, "WRONG": wrong}
     try:
         code = cli.main(["insight", *(str(places.get(word, word)) for word in words)])
     except SystemExit as end:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedllm_bench import files
 from fedllm_bench.cell import BASELINE, RESULTS
 from fedllm_bench.config import RunConfig, check
 from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.evaluation.measured import Measured
-from fedllm_bench.evaluation.scored_runs import differences, from_training, read_score_file
+from fedllm_bench.evaluation.scored_runs import differences, from_training, read_object, read_score_file
 from fedllm_bench.metrics.base import LOSSES, Score, is_seen
 from fedllm_bench.metrics.stats import paired_clusters
 
@@ -61,8 +60,8 @@ def open_trained(folder: Path) -> Trained:
         if not (folder / name).is_file():
             raise UserError(f"RUN={folder}: there is no {name}; give the folder of a finished `fedllm-bench bench`")
     try:
-        config = check(files.read_json(folder / "config.json"))
-        data = files.read_json(folder / "environment.json")["data"]
+        config = check(read_object(folder / "config.json"))
+        data = read_object(folder / "environment.json")["data"]
         return Trained(path=folder, config=config, hashes=(str(data["split_hash"]), str(data["base_hash"])))
     except (KeyError, TypeError) as error:
         raise UserError(f"RUN={folder}: environment.json has no {error}; the folder was changed") from error

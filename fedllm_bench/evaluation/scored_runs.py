@@ -90,7 +90,8 @@ def _check_config(config: Mapping[str, Any]) -> None:
         raise TypeError("evaluation")
 
 
-def _object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a run folder. Raises a :class:`UserError` where it is not there, or none."""
     if not path.is_file():
         raise UserError(f"{path.parent}: there is no {path.name}; {FINISH}")
     try:
@@ -104,7 +105,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _plain(path: Path) -> dict[str, Any]:
     """An object whose strings can be shown: a terminal would obey control characters in another's file."""
-    value = _object(path)
+    value = read_object(path)
     try:
         shown = all(CONTROL.search(text) is None for text in _strings(value))
     except ValueError as error:
@@ -132,7 +133,7 @@ def from_training(folder: Path) -> dict[str, Measured]:
     paths = sorted((folder / "scores").glob(f"*{AFTER}"))
     if not paths:
         return {}
-    alike, entries = _of_run(folder), _object(folder / "results.json").get("metrics")
+    alike, entries = _of_run(folder), read_object(folder / "results.json").get("metrics")
     names = {path.name.removesuffix(AFTER): path for path in paths}
     return {name: _measured(folder, entries, name, path, alike) for name, path in names.items()}
 
