@@ -52,7 +52,7 @@ OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENG
 	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
 
-.PHONY: help setup bench grid download merge evaluate diversity submit board speed test test-slow test-lowest test-gpu check format mini-model clean
+.PHONY: help setup bench grid download merge evaluate diversity submit board speed test test-data test-slow test-lowest test-gpu check format mini-model clean
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models'
@@ -98,8 +98,9 @@ help:
 	@echo '  make board       the site of the leaderboard from its submissions, as'
 	@echo '                     make board SUBMISSIONS=leaderboard/submissions OUT=build/board'
 	@echo '  make speed       the training loop against a tight PEFT loop and against TRL, side by side'
-	@echo '  make test        unit tests, one worker for each core (8 minutes of processor time)'
-	@echo '  make test-slow   end to end: killed runs, set-up in a fresh clone, the commands of the README'
+	@echo '  make test        unit tests, one worker for each core (4 minutes on two cores); needs nothing but the clone'
+	@echo '  make test-data   unit tests on evaluation assets and real rows (FEDLLM_BENCH_MIRROR, FEDLLM_BENCH_REAL_ROWS)'
+	@echo '  make test-slow   the long tail and end to end: killed runs, a fresh clone, the commands of the README'
 	@echo '  make test-lowest what equals a reference, with the lowest supported versions'
 	@echo '  make test-gpu    tests that need a CUDA GPU'
 	@echo '  make check       formatter, linter and type checker'
@@ -149,15 +150,18 @@ speed: $(STAMP)
 	@$(BIN)/python benchmarks/perf/speed.py
 
 # as the command does for itself: without it glibc gives large blocks back to the kernel and faults them in again
-test test-slow: export MALLOC_MMAP_THRESHOLD_ := 4294967296
-test test-slow: export MALLOC_TRIM_THRESHOLD_ := 17179869184
-test test-slow: export MALLOC_TOP_PAD_ := 268435456
+test test-data test-slow: export MALLOC_MMAP_THRESHOLD_ := 4294967296
+test test-data test-slow: export MALLOC_TRIM_THRESHOLD_ := 17179869184
+test test-data test-slow: export MALLOC_TOP_PAD_ := 268435456
 
 # one worker for each core; a file's tests stay together, since they share what they have set up
-test test-slow: export OMP_NUM_THREADS := 1
-test test-slow: WORKERS = $(shell $(BIN)/python -c 'import xdist' 2>/dev/null && printf '%s' '-n auto --dist loadfile')
+test test-data test-slow: export OMP_NUM_THREADS := 1
+test test-data test-slow: WORKERS = $(shell $(BIN)/python -c 'import xdist' 2>/dev/null && printf '%s' '-n auto --dist loadfile')
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(WORKERS)
+
+test-data: $(STAMP)
+	@$(BIN)/python -m pytest $(WORKERS) -m '(assets or rows) and not slow and not gpu'
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest $(WORKERS) -m slow --durations=20
@@ -172,7 +176,7 @@ $(VENV)-lowest/.installed: setup.cfg pyproject.toml constraints-lowest.txt
 	@touch $@
 
 test-lowest: $(VENV)-lowest/.installed
-	@$(VENV)-lowest/bin/python -m pytest $(EQUALITY)
+	@$(VENV)-lowest/bin/python -m pytest $(EQUALITY) -m 'not gpu'
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check .

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from needs import _only_what_it_needs, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401
 from tiny import ALL_LINEAR, widen_norms
 
 from fedllm_bench import files, models, presets
@@ -178,6 +179,12 @@ def tiny_model(load_tiny: LoadTiny) -> LoraModel:
 def double_model(load_tiny: LoadTiny) -> LoraModel:
     """The same in float64 throughout, for what must agree to the last digits."""
     return load_tiny(dtype="float64")
+
+
+@pytest.fixture(scope="session")
+def dropping(load_tiny: LoadTiny) -> LoraModel:
+    """The same with dropout, whose masks must follow from (seed, round, client, step)."""
+    return load_tiny(dropout=0.1)
 
 
 @pytest.fixture(scope="session")

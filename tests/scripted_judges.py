@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,8 +24,7 @@ from fedllm_bench.evaluation.votes import Match, Vote, by_match, expert_votes, m
 from fedllm_bench.metrics.stats import Resampling
 
 FEW = Resampling(samples=300)
-NO_MIRROR = not os.environ.get("FEDLLM_BENCH_MIRROR")
-needs_mirror = pytest.mark.skipif(NO_MIRROR, reason="FEDLLM_BENCH_MIRROR is not set")
+needs_mirror = pytest.mark.assets
 ONE = "[The Start of Assistant {0}'s Answer]\n{1}\n[The End of Assistant {0}'s Answer]"
 TWO = "### Assistant {0}:\n{1}\n\n### Assistant {0}:\n{2}\n\n<|The End of Assistant {0}'s Conversation"
 PROMPTS = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 
@@ -24,7 +22,7 @@ from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.stats import Resampling
 
 FEW = Resampling(samples=500)
-needs_mirror = pytest.mark.skipif(not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="FEDLLM_BENCH_MIRROR is not set")
+needs_mirror = pytest.mark.assets
 
 
 def match(question: int, turn: int = 1) -> Match:

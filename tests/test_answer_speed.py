@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,7 @@ from fedllm_bench.evaluation import meter
 from fedllm_bench.evaluation.meter import Meter
 
 
-@pytest.mark.skipif(not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="FEDLLM_BENCH_MIRROR is not set")
+@pytest.mark.assets
 def test_both_ways_answer_alike_and_other_texts_show_no_ratio(monkeypatch, capsys):
     words = ["--questions", "8", "--new-tokens", "3", "--threads", "1", "--repeats", "1"]
     assert script.main(words) == 0

@@ -282,7 +282,8 @@ def test_a_declaration_and_extra_files_of_another_world_stand_in_the_manifest(tm
 REAL = os.environ.get("FEDLLM_BENCH_REAL_ROWS")
 
 
-@pytest.mark.skipif(REAL is None, reason="FEDLLM_BENCH_REAL_ROWS names no folder of real rows")
+@pytest.mark.rows
+@pytest.mark.slow
 def test_real_rows_keep_361_users(tmp_path):
     recipe = replace(AYA.recipe, min_samples=10, languages=("ukr", "spa", "eng"))
     split = build(Path(str(REAL)) / "aya_columns.jsonl.gz", tmp_path / "s", recipe)

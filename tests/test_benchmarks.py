@@ -18,7 +18,7 @@ from fedllm_bench.evaluation.records import Prompt
 EIGHT = {"arb", "eng", "fra", "por", "rus", "spa", "tel", "zho"}
 FETCHED = ("mt_bench", "vicuna_bench", "advbench", "ref_gpt4")
 NONE = Overrides()
-needs_assets = pytest.mark.skipif(not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="FEDLLM_BENCH_MIRROR is not set")
+needs_assets = pytest.mark.assets
 
 
 def prompts(name: str, **context: Any) -> list[Prompt]:
@@ -29,18 +29,22 @@ def settings(found: list[Prompt]) -> set[tuple[float, int]]:
     return {(prompt.temperature, prompt.max_new_tokens) for prompt in found}
 
 
-def test_every_benchmark_has_prompts_under_ids_of_their_own(tiny_split: Split):
+def test_there_are_seven_benchmarks_under_their_names():
     assert len(BENCHMARKS) == 7
     assert all(benchmark.name == name for name, benchmark in BENCHMARKS.items())
-    here = [name for name in BENCHMARKS if name not in FETCHED or os.environ.get("FEDLLM_BENCH_MIRROR")]
-    assert len(here) >= 3
-    for name in here:
-        found = prompts(name, dataset="aya", split=lambda: tiny_split)
-        assert found
-        assert len({prompt.item_id for prompt in found}) == len(found)
-        assert all(prompt.turns and all(turn.strip() for turn in prompt.turns) for prompt in found)
-        assert all(len(prompt.references) in (0, len(prompt.turns)) for prompt in found)
-        assert found == prompts(name, dataset="aya", split=lambda: tiny_split)
+
+
+FETCHED_ARE_MARKED = [pytest.param(name, marks=needs_assets if name in FETCHED else ()) for name in BENCHMARKS]
+
+
+@pytest.mark.parametrize("name", FETCHED_ARE_MARKED)
+def test_every_benchmark_has_prompts_under_ids_of_their_own(name, tiny_split: Split):
+    found = prompts(name, dataset="aya", split=lambda: tiny_split)
+    assert found
+    assert len({prompt.item_id for prompt in found}) == len(found)
+    assert all(prompt.turns and all(turn.strip() for turn in prompt.turns) for prompt in found)
+    assert all(len(prompt.references) in (0, len(prompt.turns)) for prompt in found)
+    assert found == prompts(name, dataset="aya", split=lambda: tiny_split)
 
 
 @needs_assets

@@ -20,6 +20,7 @@ def test_help_has_examples_and_counts_are_checked(capsys, tmp_path):
     assert "no submission of a method" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_is_no_number(tmp_path):
     with pytest.raises(RuntimeError, match="is no folder"):
         board.measured(["build", "--submissions", str(tmp_path / "none"), "--out", str(tmp_path / "out")], tmp_path)

@@ -26,6 +26,7 @@ def test_more_rows_are_rows_of_users_below_the_cut():
     assert len({row["inputs"] for row in islice(build_scale.raw_rows(base, len(base) + 1003), len(base), None)}) == 1003
 
 
+@pytest.mark.slow
 def test_it_measures_both_ways_at_every_size(tmp_path, capsys, monkeypatch):
     base = build_scale.base_rows()[:2000]
     monkeypatch.setattr(build_scale, "base_rows", lambda: base)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from bench_runs import TINY, assert_refused, folder_of, outcome, quick, run, words
 from benches import Killed, bench_loader, lines_of, run_of
+from sweeps import sweep
 
 from fedllm_bench import client_rounds, files
 from fedllm_bench.client_rounds import FILE, watcher
@@ -27,6 +28,7 @@ from fedllm_bench.training import rounds
 from fedllm_bench.training.rounds import run_rounds
 
 SIX_ROUNDS = (*TINY, "federation.rounds=6", "local.steps=1")
+SHARING = [name for name in METHODS if not METHODS[name].personal]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +61,9 @@ def test_a_line_is_the_held_out_loss_of_each_client_under_the_adapter_of_its_rou
     assert lines[0]["heldout"] != lines[1]["heldout"]
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].personal])
+@pytest.mark.parametrize(
+    "name", sweep([n for n in METHODS if not METHODS[n].personal], "fedavg", "scaffold", "fedadam")
+)
 def test_looking_changes_no_bit_of_any_method(name, bench_of):
     servers = []
     for every in (0, 1):

@@ -117,6 +117,7 @@ def test_one_client_and_single_rows_have_no_pairs(rows: list[DiversityRow]) -> N
         embedding_section([], Settings())
 
 
+@pytest.mark.slow
 def test_clients_of_one_language_each_are_found(tmp_path: Path) -> None:
     """Eight languages, four clients of ten rows each, by an encoder that was trained on English."""
     by_language: dict[str, list[DiversityRow]] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from diversity_reports import against, made_up
+from sweeps import sweep
 
 from fedllm_bench.report import style
 from fedllm_bench.report.diversity import drawing, fonts
@@ -56,7 +57,7 @@ def test_every_figure_has_a_caption_and_there_are_fourteen():
     assert len(drawing.FIGURES) == 14
 
 
-@pytest.mark.parametrize("name", drawing.FIGURES)
+@pytest.mark.parametrize("name", sweep(drawing.FIGURES, "quantity", "similarity"))
 def test_every_figure_holds_747_clients_and_says_on_how_many_rows_it_was_computed(name, tmp_path):
     found = frame_of(*many(), tmp_path)
     with warnings.catch_warnings():
@@ -86,6 +87,7 @@ def test_a_skipped_section_has_no_figure(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_one_client_has_no_pairs_and_all_other_figures(tmp_path):
     found = frame(tmp_path, 1)
     found.clients[0]["distance_to_rest"] = None

@@ -43,6 +43,7 @@ def test_every_stage_is_timed(tmp_path: Path) -> None:
     assert all(record["peak_mb"] > 0 for record in records)
 
 
+@pytest.mark.slow
 def test_both_ways_of_encoding_give_the_same_and_the_cache_is_faster() -> None:
     texts = [row.prompt for row in make_rows(24, 3, 0.2, seed=0)]
     arrival, _, kept = side_by_side(texts, EncoderSettings(name=str(encoder_folder()), device="cpu"))

@@ -170,6 +170,7 @@ def test_plain_peft_loads_what_is_saved(single, tiny_folder, tmp_path):
             assert not torch.allclose(theirs(input_ids=IDS).logits, ours, atol=0.1)
 
 
+@pytest.mark.slow
 def test_a_run_merges_and_another_starts_from_its_adapter(tiny_split, tiny_folder, tmp_path):
     from test_merge import cli_merge, logits
 

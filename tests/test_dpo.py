@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pairs import plain_logp, plain_loss, random_pairs, referenced
+from sweeps import UNLIKE, sweep
 from test_block import GROUPINGS, ROWS, STEPS, gap, start_of
 from tiny import CPU, adapter_parameters, client_task, plain_peft, plain_steps, random_tree, settings
 
@@ -43,8 +44,10 @@ def test_both_kinds_are_registered():
     assert KINDS == ["ipo", "sigmoid"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    sweep([(n, k) for n in METHODS for k in KINDS], *[(n, "sigmoid") for n in UNLIKE], ("fedavg", "ipo")),
+)
 def test_clients_at_once_are_the_clients_one_by_one(name, kind, double_model, tiny_run_config):
     """In any grouping and order, with unequal numbers of steps and accumulation."""
     local = dpo(kind, accumulation=2, weight_decay=0.1, clip=0.5)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sweeps import UNLIKE, sweep
 from test_rounds import START, by_client, scripted_run
 from test_rounds_resume import Killed, initial, killed_at, left_behind, same_bits
 
@@ -119,15 +120,10 @@ def test_dropouts_do_not_count_towards_the_failure_limit(tiny_clients, tiny_run_
         run_rounds(run, START)
 
 
-@pytest.fixture(scope="module")
-def dropping(load_tiny):
-    return load_tiny(dropout=0.1)
-
-
 FAULTY = ("faults.dropout=0.4", "faults.stragglers=0.5", "local.steps=3", "federation.rounds=4", "local.block_size=2")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sweep(METHODS, *UNLIKE))
 def test_every_method_survives_faults_and_resumes_bit_by_bit(name, dropping, tiny_clients, tiny_run_config, tmp_path):
     config = tiny_run_config(name, *FAULTY)
     method = make_method(config)
@@ -153,6 +149,7 @@ def test_every_method_survives_faults_and_resumes_bit_by_bit(name, dropping, tin
     assert same_bits(left_behind(broken), whole)
 
 
+@pytest.mark.slow
 def test_all_engines_meet_the_same_faults(tiny_model, tiny_clients, tiny_run_config, tmp_path):
     plans = {}
     for name, engine in ENGINES.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
+from sweeps import sweep
 
 from fedllm_bench.report.client_figures import clients, short_ids
 from fedllm_bench.report.figures import loss_over_rounds, tasks
@@ -71,7 +72,7 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", sweep(FIGURES, "many clients of shares", "rounds"))
 def test_figures_are_equal_to_the_byte_whatever_the_user_configured(name, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a missing glyph or a layout that does not fit is a warning

@@ -56,6 +56,7 @@ def test_a_grid_runs_once_and_is_then_shown_at_once(tiny_split: Split, less, tmp
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != ".lock"} == before
 
 
+@pytest.mark.slow
 def test_a_finished_grid_is_shown_without_loading_torch(tiny_split: Split, less, tmp_path: Path, capsys, started):
     argv = grid_words(tiny_split.folder, tmp_path, *less, "--seeds", "0")
     assert cli.main(argv) == 0

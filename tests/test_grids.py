@@ -147,6 +147,7 @@ def test_two_data_sets_are_two_grids_and_a_page_and_are_shown_again_at_once(
     assert list(out.glob("grids-*")) == [folder]
 
 
+@pytest.mark.slow
 def test_what_fails_is_listed_with_reason_and_command_and_only_that_is_tried_again(
     worlds, splits, less, out: Path, capsys, monkeypatch
 ):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sweeps import UNLIKE, sweep
 from test_rounds import START, by_client, scripted_run
 from test_rounds_resume import anew, left_behind, same_bits, undisturbed
 
@@ -20,13 +21,7 @@ from fedllm_bench.methods.base import Message
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.checkpoint import load_partial, load_server
 from fedllm_bench.training.engines import MapBlocks
-from fedllm_bench.training.model import LoraModel
 from fedllm_bench.training.rounds import run_rounds
-
-
-@pytest.fixture(scope="module")
-def dropping(load_tiny) -> LoraModel:
-    return load_tiny(dropout=0.1)
 
 
 def send(signum: int) -> None:
@@ -94,7 +89,7 @@ def test_a_round_that_needs_its_uploads_together_begins_anew(dropping, tiny_clie
     assert same_bits(left_behind(broken), whole)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sweep(METHODS, *UNLIKE))
 def test_an_interrupted_run_ends_as_an_undisturbed_one(name, dropping, tiny_clients, tiny_run_config, tmp_path):
     settings = ("local.block_size=2", "local.steps=1", "federation.clients_per_round=5", "faults.dropout=0.1")
     config = tiny_run_config(name, *settings)

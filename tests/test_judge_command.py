@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,7 @@ from fedllm_bench.evaluation.judges.preset import load_judge
 from fedllm_bench.evaluation.material import read_folder
 from fedllm_bench.evaluation.records import Answer, Judgement, read_records, write_records
 
-needs_mirror = pytest.mark.skipif(
-    not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="MT-Bench's prompts are fetched: set FEDLLM_BENCH_MIRROR"
-)
+needs_mirror = pytest.mark.assets
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import replace
 
 import pytest
@@ -15,9 +14,7 @@ from fedllm_bench.evaluation.judges.shown import MOST_CHARACTERS, shown
 from fedllm_bench.evaluation.judges.templates import Template, own_templates
 from fedllm_bench.evaluation.records import Answer, Prompt
 
-needs_mirror = pytest.mark.skipif(
-    not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="MT-Bench's prompts are fetched: set FEDLLM_BENCH_MIRROR"
-)
+needs_mirror = pytest.mark.assets
 
 
 def one(benchmark: str, prompt: Prompt, given: Answer | None, repeats: int = 1) -> list[Question]:

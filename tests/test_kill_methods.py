@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sweeps import sweep
 from test_rounds_resume import initial, left_behind, same_bits
 
 from fedllm_bench.files import read_jsonl
@@ -22,11 +23,7 @@ from fedllm_bench.training.rounds import Run, run_rounds
 
 ROUNDS, KILLS = 8, 3
 OBJECTIVE_CASES = {"sft": ("aya", "tiny_clients"), "dpo": ("chatbot_pa", "pair_clients")}  # data set, fixture
-
-
-@pytest.fixture(scope="module")
-def dropping(load_tiny) -> LoraModel:
-    return load_tiny(dropout=0.1)
+CASES = [(name, objective) for name in METHODS for objective in OBJECTIVE_CASES]
 
 
 def rounds_done(folder: Path) -> int:
@@ -51,8 +48,12 @@ def test_every_objective_has_a_case():
     assert list(OBJECTIVE_CASES) == list(OBJECTIVES)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVE_CASES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    sweep(
+        [(name, objective) for name in METHODS for objective in OBJECTIVE_CASES], ("scaffold", "sft"), ("local", "dpo")
+    ),
+)
 def test_a_run_killed_in_random_rounds_ends_with_the_same_bits(
     name, objective, dropping, request, tiny_run_config, tmp_path
 ):

@@ -154,6 +154,7 @@ def test_clients_that_are_trained_one_by_one_do_not_add_up(tiny_run_config):
         assert one == four
 
 
+@pytest.mark.slow
 def test_llama_2_7b_in_four_bits(paper, llama_7b):
     """3.9 GB instead of 13.5: half a byte for each of 6,476,005,376 weights in layers and a byte for 64 of them."""
     plain, packed = (estimate(with_model(paper, quantization=kind), llama_7b) for kind in ("none", "4bit"))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from bench_runs import TINY, quick
 from leaks import assert_no_leaks, prompt_of, responses_of, rows_of
+from sweeps import sweep
 
 from fedllm_bench import cli, files, models
 from fedllm_bench.data.manifest import Split
@@ -32,16 +35,29 @@ WILDCHAT = (
     *("redacted", "hashed_ip"),
 )
 PERMUTATIONS = 200
+QUICK = ("chatbot_pa", "wildchat_multi")  # the others are built by the same code
+
+
+class Made(dict[str, Any]):
+    """What a test asks for is made then, and once."""
+
+    def __init__(self, make: Callable[[str], Any]) -> None:
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = self.make(name)
+        return self[name]
 
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, list[RawRow]]:
-    return {name: BUILDERS[name].rows(WORLD) for name in CHATS}
+    return Made(lambda name: BUILDERS[name].rows(WORLD))
 
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Split]:
-    return {name: BUILDERS[name](WORLD, tmp_path_factory.mktemp(name) / "split") for name in CHATS}
+    return Made(lambda name: BUILDERS[name](WORLD, tmp_path_factory.mktemp(name) / "split"))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +73,7 @@ def test_there_is_a_variant_of_every_pipeline():
     assert len(CHATS) == 4
 
 
-@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("name", sweep(CHATS, *QUICK))
 def test_raw_rows_have_the_upstream_columns_and_some_several_turns(made, name):
     column = "conversation_a" if name.startswith("chatbot") else "conversation"
     turns = {len(row.columns[column]) // 2 for row in made[name]}
@@ -67,7 +83,7 @@ def test_raw_rows_have_the_upstream_columns_and_some_several_turns(made, name):
         assert row.columns["turn"] == len(row.columns[column]) // 2
 
 
-@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("name", sweep(CHATS, *QUICK))
 def test_38_clients_have_held_out_rows_and_nothing_leaks(splits, name):
     split = splits[name]
     assert split.name == f"mini-{name}"
@@ -80,7 +96,7 @@ def test_38_clients_have_held_out_rows_and_nothing_leaks(splits, name):
     assert_no_leaks(split)
 
 
-@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("name", sweep(CHATS, *QUICK))
 def test_the_funnel_shows_marked_rows_and_loses_no_held_out_one(splits, name):
     removed = {step.step: step.rows_removed for step in splits[name].manifest.funnel}
     marks = ("moderation", "toxicity", "vote") if name.startswith("chatbot") else ("moderation", "redacted")
@@ -89,7 +105,7 @@ def test_the_funnel_shows_marked_rows_and_loses_no_held_out_one(splits, name):
     assert (removed.get("turns", 0) > 0) == (name == "wildchat_multi")
 
 
-@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("name", sweep(CHATS, *QUICK))
 def test_there_is_a_probe_for_every_held_out_row(splits, name):
     split = splits[name]
     known = {(r["client"], r["prompt"], r["completion"]): r for r in files.read_jsonl(split.folder / PROBES)}
@@ -105,7 +121,7 @@ def test_there_is_a_probe_for_every_held_out_row(splits, name):
         assert len(record["choices"]) == len(set(record["choices"])) == (2 if record["task"] == "harmful" else 4)
 
 
-@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("name", sweep(CHATS, *QUICK))
 def test_the_order_of_rows_does_not_matter_and_another_seed_is_another_split(name, tmp_path: Path):
     builder = BUILDERS[name]
     first = builder(SMALL, tmp_path / "first")
@@ -119,7 +135,7 @@ def test_the_order_of_rows_does_not_matter_and_another_seed_is_another_split(nam
     assert builder(other, tmp_path / "other").hash != first.hash
 
 
-@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("name", sweep(CHATS, *QUICK))
 def test_the_tokenizer_of_the_base_spells_every_text_in_few_tokens(splits, name):
     from transformers import AutoTokenizer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 
 import pytest
@@ -138,7 +137,7 @@ def test_an_asset_is_fetched_once_and_a_changed_one_is_refused(tmp_path, monkeyp
         assets.fetch("../x")
 
 
-@pytest.mark.skipif(not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="FEDLLM_BENCH_MIRROR is not set")
+@pytest.mark.assets
 @pytest.mark.parametrize("name", assets.ASSETS)
 def test_real_assets_are_as_declared(name):
     assert len(assets.ASSETS) == 16

@@ -67,6 +67,7 @@ def test_the_released_schedule_counts_clients_in_the_order_of_the_file(tmp_path,
     assert first != schedule(config, 38)[0]  # the ids are not in the order of the file
 
 
+@pytest.mark.slow
 def test_an_order_that_names_a_client_twice_is_refused(tmp_path, good):
     split, _ = get(tmp_path, good)
     path = split.folder / ORDER_FILE
@@ -87,6 +88,7 @@ def test_all_five_sets_convert_and_differences_are_named(tmp_path, good, name):
     assert split.manifest.upstream.files[0].sha256 == official.sha256_file(tmp_path / "in.zip")
 
 
+@pytest.mark.slow
 def test_a_missing_root_folder_is_the_same_and_another_zip_is_reported(tmp_path, good):
     first, _ = get(tmp_path, good)
     second, notes = get(tmp_path, official_zip(root=""))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from saved import saved_bytes
+from sweeps import sweep
 from test_rounds_resume import distance, initial
 from tiny import client_task, random_part, settings
 
@@ -54,9 +55,9 @@ def plain(double_model):
     [
         (99, [(5, 4)]),
         (8, [(2, 4), (2, 4), (1, 4)]),
-        (4, [(1, 4)] * 5),
+        pytest.param(4, [(1, 4)] * 5, marks=pytest.mark.slow),
         (3, [(1, 2)] * 5),
-        (1, [(1, 1)] * 5),
+        pytest.param(1, [(1, 1)] * 5, marks=pytest.mark.slow),
     ],
 )
 def test_fewer_clients_then_fewer_rows_and_the_same_results(room, passes, plain):
@@ -119,7 +120,7 @@ def test_regrouping_keeps_the_rows_of_every_step(tiny_clients):
     assert regrouped(task, None) is task
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sweep(METHODS, "fedavg", "scaffold"))
 def test_a_run_that_meets_it_ends_as_one_that_does_not(
     name, double_model, tiny_clients, tiny_run_config, tmp_path, monkeypatch
 ):

@@ -158,6 +158,7 @@ def test_every_module_can_be_imported():
     assert all(importlib.import_module(name) for name in names)
 
 
+@pytest.mark.slow
 def test_importing_all_modules_changes_no_global_state():
     code = (
         "import random, sys, warnings, numpy, torch\n"

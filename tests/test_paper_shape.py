@@ -13,6 +13,7 @@ from fedllm_bench.training.model import load_model
 IDS = torch.arange(4, 40).view(2, 18)
 
 
+@pytest.mark.slow
 def test_a_tiny_shape_gives_a_markdown_table(capsys):
     before = torch.get_rng_state()
     assert paper_shape.main(["--shape=tiny", "--rounds=1"]) == 0

@@ -199,7 +199,7 @@ def test_a_prompt_without_spaces_is_found_inside_a_text():
     assert evaluation.stand_in(sample._replace(turns=(("user", "写诗！"),)))
 
 
-@pytest.mark.skipif(not os.environ.get("FEDLLM_BENCH_MIRROR"), reason="FEDLLM_BENCH_MIRROR is not set")
+@pytest.mark.assets
 def test_the_suites_own_evaluation_sets_are_read_whole():
     evaluation = evaluation_prompts("on")
     assert evaluation.sets == ("mt_bench", "vicuna_bench", "advbench", "ref_gpt4")
@@ -240,7 +240,7 @@ REAL_ROWS = {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(REAL is None, reason="FEDLLM_BENCH_REAL_ROWS names no folder of real rows")
+@pytest.mark.rows
 @pytest.mark.parametrize("dataset", REAL_ROWS)
 def test_real_rows_build(tmp_path, dataset):
     file, options, clients = REAL_ROWS[dataset]

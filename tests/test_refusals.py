@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 
 import pytest
@@ -264,7 +263,7 @@ def test_hostile_text_takes_no_longer_than_other_text(piece):
     assert time.perf_counter() - started < 2.0
 
 
-@pytest.mark.skipif("FEDLLM_BENCH_MIRROR" not in os.environ, reason="needs evaluation assets: set FEDLLM_BENCH_MIRROR")
+@pytest.mark.assets
 def test_real_answers_are_rarely_taken_for_refusals():
     """960 answers of six models to MT-Bench, of which three do refuse, and 160 references in eight languages."""
     answers = [

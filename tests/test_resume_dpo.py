@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sweeps import sweep
 from test_rounds_resume import (
     Killed,
     anew,
@@ -33,7 +34,7 @@ def config_of(tiny_run_config, name: str, *overrides: str):
     return tiny_run_config(name, *dynamic, *overrides, dataset="chatbot_pa")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sweep(METHODS, "fedavg", "scaffold"))
 def test_a_run_that_was_killed_anywhere_ends_as_an_undisturbed_one(
     name, tiny_model, pair_clients, tiny_run_config, tmp_path
 ):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from sweeps import UNLIKE, sweep
 
 from fedllm_bench.config import RunConfig
 from fedllm_bench.data.clients import Clients
@@ -28,11 +29,6 @@ from fedllm_bench.trees import Tree, norm
 
 class Killed(Exception):
     pass
-
-
-@pytest.fixture(scope="module")
-def dropping(load_tiny) -> LoraModel:
-    return load_tiny(dropout=0.1)
 
 
 def initial(model: LoraModel, dtype: torch.dtype = torch.float32) -> Tree:
@@ -112,7 +108,7 @@ def test_a_run_that_was_killed_anywhere_ends_as_an_undisturbed_one(
         assert same_bits(left_behind(broken), whole), (round_num, answers)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sweep(METHODS, *UNLIKE))
 @pytest.mark.parametrize("function", ["write_jsonl", "save_server"])
 def test_a_kill_between_the_writes_of_a_round_changes_nothing(
     name, function, dropping, tiny_clients, tiny_run_config, tmp_path, monkeypatch
@@ -164,8 +160,11 @@ def distance(ours: list[Tree], theirs: list[Tree]) -> float:
     return max((a[n] - b[n]).abs().max().item() for a, b in zip(ours, theirs, strict=True) for n in a)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", METHODS)
+CASES = [(name, engine) for name in METHODS for engine in ENGINES]
+QUICK = [(name, "inprocess") for name in UNLIKE] + [("scaffold", "trl")]
+
+
+@pytest.mark.parametrize(("name", "engine"), sweep(CASES, *QUICK))
 def test_engines_and_block_sizes_agree(name, engine, double_model, tiny_clients, tiny_run_config, tmp_path):
     def run(engine: str, block_size: int) -> list[Tree]:
         config = tiny_run_config(name, f"local.block_size={block_size}", "federation.rounds=2")
@@ -187,7 +186,7 @@ def test_engines_and_block_sizes_agree(name, engine, double_model, tiny_clients,
         assert norm(gap) < 1e-3 * norm(theirs)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sweep(METHODS, *UNLIKE))
 def test_the_order_in_which_blocks_arrive_changes_no_bit(name, dropping, tiny_clients, tiny_run_config, tmp_path):
     config = tiny_run_config(name, "local.block_size=1", "federation.rounds=2")
     method = make_method(config)

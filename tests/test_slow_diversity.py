@@ -60,7 +60,7 @@ def test_every_mini_split(dataset: str, tmp_path: Path):
     assert all(client["ifd"]["rows"] >= 2 for client in report["clients"])
 
 
-@pytest.mark.skipif(not REAL_ROWS, reason="FEDLLM_BENCH_REAL_ROWS is not set (see CONTRIBUTING.md)")
+@pytest.mark.rows
 @pytest.mark.parametrize("dataset", REAL)
 def test_real_rows(dataset: str, tmp_path: Path):
     raw, options, clients = REAL[dataset]

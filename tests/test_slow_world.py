@@ -74,7 +74,7 @@ def test_control_2_the_gap_closes_where_every_client_holds_all_facts(tmp_path: P
     assert gaps[True]["mean"] < gaps[False]["mean"] / 4
 
 
-@pytest.mark.skipif(not REAL_ROWS, reason="FEDLLM_BENCH_REAL_ROWS is not set (see CONTRIBUTING.md)")
+@pytest.mark.rows
 def test_real_rows_in_small(tmp_path: Path, capsys):
     raw, split = Path(str(REAL_ROWS)) / "aya_columns.jsonl.gz", tmp_path / "split"
     build = ["data", "build", "aya", "--raw", str(raw), "--out", str(split), "--decontaminate", "off"]

@@ -14,6 +14,7 @@ from fedllm_bench.benchmarks.perf import speed
 TINY = ["--hidden=16", "--clients=2", "--steps=2", "--tokens=6", "--repeats=2", "--threads=1"]
 
 
+@pytest.mark.slow
 def test_the_variants_agree_and_the_table_shows_what_was_measured(tmp_path, capsys):
     before = torch.get_rng_state()
     assert speed.main([*TINY, f"--json={tmp_path / 'speed.json'}"]) == 0

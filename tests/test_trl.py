@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sweeps import sweep
 from tiny import client_task, random_part, random_tree, settings
 from trl_double import skip_without_sft_in_double, widen_trl
 
@@ -81,8 +82,12 @@ def check_equal(ours: ClientResult, theirs: ClientResult, tolerance: float) -> N
         assert max((difference(a[key], b[key]) for key in a), default=0.0) <= tolerance
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("name", SHARP)
+OPTIMIZERS = [(name, optimizer) for name in SHARP for optimizer in ("adamw", "sgd")]
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"), sweep(OPTIMIZERS, ("fedavg", "adamw"), ("scaffold", "sgd"), ("released", "adamw"))
+)
 def test_trl_trains_as_train_block_does(name, optimizer, tiny_model, tiny_run_config):
     """With accumulation, clipping, weight decay, rows of unlike lengths and unequal numbers of steps."""
     method, local = SHARP[name], replace(LOCAL, optimizer=optimizer)
@@ -94,7 +99,7 @@ def test_trl_trains_as_train_block_does(name, optimizer, tiny_model, tiny_run_co
         check_equal(a, b, 1e-3)
 
 
-@pytest.mark.parametrize("name", SHARP)
+@pytest.mark.parametrize("name", sweep(SHARP, "scaffold"))
 @pytest.mark.usefixtures("_double")
 def test_in_float64_they_differ_by_rounding_alone(name, double_model, tiny_run_config):
     skip_without_sft_in_double()
@@ -107,7 +112,7 @@ def test_in_float64_they_differ_by_rounding_alone(name, double_model, tiny_run_c
     assert norm(theirs[2].upload["delta"]) > 0.1
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sweep(METHODS, "fedavg", "scaffold", "local"))
 def test_every_method_has_the_same_round_on_both_engines(name, tiny_model, tiny_run_config):
     config = tiny_run_config(name)
     method, local = make_method(config), settings(steps=1)
@@ -117,7 +122,7 @@ def test_every_method_has_the_same_round_on_both_engines(name, tiny_model, tiny_
         check_equal(a, b, 1e-3)
 
 
-@pytest.mark.parametrize("name", ["fedavg", "scaffold"])
+@pytest.mark.parametrize("name", sweep(["fedavg", "scaffold"], "scaffold"))
 def test_whole_runs_agree(name, tiny_model, tiny_clients, tiny_run_config, tmp_path):
     """Real rows, two rounds of three clients, server and clients' states included."""
     config = tiny_run_config(name, "federation.rounds=2", "local.accumulation=2", "local.micro_batch=2")
@@ -154,7 +159,7 @@ class Poisoned(FedAvg):
         return tmap(lambda y, p: y + p, y, client["poison"])
 
 
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("poison", [float("nan"), pytest.param(float("inf"), marks=pytest.mark.slow)])
 def test_a_loss_that_is_not_finite_is_a_failure_of_its_client_alone(poison, tiny_model, tiny_run_config):
     method, steps = Poisoned(), (3, 2, 2)
     message, tasks = setting(tiny_model, method, steps=steps)
@@ -176,7 +181,7 @@ def generators() -> list[str]:
     return [str(random.getstate()), str(np.random.get_state()), str(torch.get_rng_state().tolist())]  # noqa: NPY002
 
 
-@pytest.mark.parametrize("steps", [(2, 0, 1), (3, 0, 0)])
+@pytest.mark.parametrize("steps", [(2, 0, 1), pytest.param((3, 0, 0), marks=pytest.mark.slow)])
 def test_the_global_generators_and_the_models_are_left_alone(steps, load_tiny, tiny_run_config):
     """Trainers seed all generators; with dropout they draw from them too. A result is a function of its task."""
     model, config = load_tiny(dropout=0.3), tiny_run_config("fedavg", "lora.dropout=0.3")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from pairs import random_pairs
+from sweeps import sweep
 from test_dpo import dpo
 from test_rounds_resume import initial
 from test_trl import SHARP, check_equal, difference
@@ -65,8 +66,10 @@ def setting(model: LoraModel, method: FedAvg, part, local) -> tuple[Message, lis
     return message, tasks
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
-@pytest.mark.parametrize("name", SHARP)
+LOSSES = [(name, kind) for name in SHARP for kind in ("sigmoid", "ipo")]
+
+
+@pytest.mark.parametrize(("name", "kind"), sweep(LOSSES, ("fedprox", "sigmoid"), ("fedavg", "ipo")))
 @pytest.mark.usefixtures("_double")
 def test_dpo_trainer_trains_as_train_block_does(name, kind, part, double_model, tiny_run_config):
     """After some rounds, where a copy of the current adapter would be the wrong reference; with accumulation,
@@ -103,7 +106,11 @@ def rounds_by(engine: str, config: Any, model: LoraModel, clients: Clients, fold
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("fedavg", "sigmoid"), ("fedavg", "ipo"), ("fedprox", "sigmoid"), ("scaffold", "sigmoid")]
+    ("name", "kind"),
+    sweep(
+        [("fedavg", "sigmoid"), ("fedavg", "ipo"), ("fedprox", "sigmoid"), ("scaffold", "sigmoid")],
+        ("fedavg", "sigmoid"),
+    ),
 )
 @pytest.mark.usefixtures("_double")
 def test_two_federated_rounds_of_dpo_are_those_of_trl(

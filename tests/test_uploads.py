@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sweeps import slow, sweep
 from test_block import start_of, tasks_of
 from test_rounds import START, by_client, scripted_run
 from test_rounds_resume import initial, outcome_of
@@ -97,7 +98,7 @@ def test_half_uploads_leave_states_alone():
     assert received.tolist() == [pytest.approx(1 / 3, rel=2**-11), 0.0]  # what is below 6e-8 is lost
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", sweep(ENGINES, "inprocess"))
 def test_a_number_too_large_for_float16_is_a_failure_with_a_name(engine, double_model, tiny_run_config):
     config = tiny_run_config("fedavg", HALF)
     start = start_of(double_model)
@@ -116,7 +117,7 @@ def test_a_number_too_large_for_float16_is_a_failure_with_a_name(engine, double_
 # --- a frozen A
 
 
-@pytest.mark.parametrize(("name", "engine"), [*((name, "inprocess") for name in SENDING), ("scaffold", "trl")])
+@pytest.mark.parametrize(("name", "engine"), [*((name, "inprocess") for name in SENDING), slow(("scaffold", "trl"))])
 def test_a_is_bit_equal_after_a_run_and_b_is_trained(name, engine, tiny_model, tiny_clients, tiny_run_config, tmp_path):
     """Under weight decay too, which moves a tensor without gradient."""
     more = ("local.weight_decay=0.1", "federation.rounds=2", "local.steps=2")

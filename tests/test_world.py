@@ -252,6 +252,7 @@ def test_wrong_answers_stand_in_training_rows_only(rows):
     assert wrong["test"] == 0
 
 
+@pytest.mark.slow
 def test_with_everyone_knows_each_user_holds_all_facts():
     population = Population(seed=0, everyone_knows=True)
     everything = {(n, r) for n in range(population.num_names) for r in range(NUM_RELATIONS)}

@@ -1,0 +1,27 @@
+"""Sweeps over all methods: `make test` takes the cases that differ in kind, `make test-slow` takes all others.
+
+On resume, on grouping and on engines a method can fail in few ways: it keeps nothing (fedavg), it keeps something at
+the server (fedadam), with each client and in a second upload (scaffold), or everything with the client (local); it
+draws noise (dp_fedavg); it pools all rows (central).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+UNLIKE = ("fedavg", "fedadam", "scaffold", "local", "dp_fedavg", "central")  # one method of each kind
+
+
+def sweep(cases: Iterable[Any], *quick: Any) -> list[Any]:
+    """All cases as parameters of a test; those that are not quick are slow. Raises ValueError where one is unknown."""
+    every = list(cases)
+    if unknown := [case for case in quick if case not in every]:
+        raise ValueError(f"no case {unknown}; there are {every}")
+    return [case if case in quick else slow(case) for case in every]
+
+
+def slow(case: Any) -> Any:
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
