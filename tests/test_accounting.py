@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
+from sweeps import sweep
 
 from fedllm_bench.accounting import TOLERANCE, accountant_name, find_noise, spent_epsilon
 from fedllm_bench.errors import UserError
@@ -54,7 +55,7 @@ def test_epsilon_falls_with_noise_and_delta_and_rises_with_rounds_and_rate():
     assert spent_epsilon(0.0, 1e-4, 0.2, 10) is spent_epsilon(1e-9, 1e-4, 0.2, 10) is None
 
 
-@pytest.mark.parametrize("epsilon", [0.5, 8.0])
+@pytest.mark.parametrize("epsilon", sweep([0.5, 8.0], 8.0))
 def test_the_noise_that_is_found_spends_what_was_asked_and_hardly_less(epsilon):
     noise = find_noise(epsilon, 1e-4, 8 / 38, 30)
     assert spent_epsilon(noise, 1e-4, 8 / 38, 30) <= epsilon

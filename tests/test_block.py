@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from sweeps import UNLIKE, sweep
 from tiny import (
     CPU,
     adapter_parameters,
@@ -74,8 +75,11 @@ def gap(a: ClientResult, b: ClientResult) -> float:
     return max(differences, default=0.0)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("name", METHODS)
+CASES = [(name, optimizer) for name in METHODS for optimizer in ("adamw", "sgd")]
+QUICK = [*((name, "adamw") for name in UNLIKE), ("scaffold", "sgd")]
+
+
+@pytest.mark.parametrize(("name", "optimizer"), sweep(CASES, *QUICK))
 def test_clients_at_once_are_the_clients_one_by_one(name, optimizer, dropping, tiny_run_config):
     """In any grouping and order, with unequal numbers of steps, accumulation and dropout."""
     local = settings(optimizer=optimizer, accumulation=2, weight_decay=0.1, clip=0.5)

@@ -83,6 +83,7 @@ def test_no_id_stands_twice_and_every_reference_in_a_figure_is_there(written):
     assert used - {"main"} <= set(ids)
 
 
+@pytest.mark.slow
 def test_a_report_of_counts_alone_says_what_was_skipped_and_why(tmp_path):
     report, arrays = made_up(4, embedded=False)
     write_report(report, arrays, tmp_path)

@@ -110,6 +110,7 @@ def test_a_failed_cell_is_a_row_that_says_why_and_the_others_go_on(
     assert [key for key, _ in started] == ["local", "fedavg", "fedprox", "fedprox"]
 
 
+@pytest.mark.slow
 def test_without_a_reference_its_column_is_absent_and_that_is_said(
     tiny_split: Split, less, tmp_path: Path, capsys, started
 ):

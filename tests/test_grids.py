@@ -182,6 +182,7 @@ def test_what_fails_is_listed_with_reason_and_command_and_only_that_is_tried_aga
     assert {(each["dataset"], each["method"]): each["reason"] for each in failed} == not_today
 
 
+@pytest.mark.slow
 def test_a_method_that_cannot_run_fails_alone(worlds, less, tmp_path: Path, capsys, monkeypatch):
     started = started_here(monkeypatch, lambda task: False)
     methods = ("--methods", "fedavg,scaffold", "--set", "scaffold:federation.weighting=examples")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from scored_folders import a_run
+from sweeps import sweep
 
 from fedllm_bench import cli, files
 from fedllm_bench.data.mini.dataset import build_mini_aya
@@ -97,6 +98,7 @@ def told(*words):
     return cli.main(["insight", *map(str, words), "--permutations", "999"])
 
 
+@pytest.mark.slow
 def test_seeds_and_methods_together_find_what_was_planted(runs, report, gains, monkeypatch, tmp_path, capsys):
     given = [runs / "fedavg" / "s0-0123456789", runs / "fedavg" / "s1-0123456789", runs / "fedprox" / "s0-0123456789"]
     assert told(*given, "--diversity", report, "--out", tmp_path / "out") == 0
@@ -248,7 +250,7 @@ def test_the_page_of_the_docs_names_every_key(runs, report):
     shutil.rmtree(run / "insight")
 
 
-@pytest.mark.parametrize("count", [4, 30, 747])
+@pytest.mark.parametrize("count", sweep([4, 30, 747], 30))
 @pytest.mark.filterwarnings("error")
 def test_few_clients_many_and_those_of_one_language_without_distances_have_their_figure(count, tmp_path):
     rng = np.random.default_rng(0)

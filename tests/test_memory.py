@@ -111,6 +111,7 @@ def test_more_clients_in_a_pass_need_as_much_more(paper, small):
     assert three.activations == pytest.approx(3 * one.activations, rel=0.05)
 
 
+@pytest.mark.slow
 def test_what_fits_is_said_and_what_never_fits_is_refused(paper, small, caplog):
     config = with_local(paper, gradient_checkpointing=False)
     needed = estimate(config, small)

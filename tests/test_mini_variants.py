@@ -35,7 +35,7 @@ WILDCHAT = (
     *("redacted", "hashed_ip"),
 )
 PERMUTATIONS = 200
-QUICK = ("chatbot_pa", "wildchat_multi")  # the others are built by the same code
+QUICK = ("chatbot_pa",)  # the others are built by the same code
 
 
 class Made(dict[str, Any]):

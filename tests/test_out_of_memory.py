@@ -73,6 +73,7 @@ def test_fewer_clients_then_fewer_rows_and_the_same_results(room, passes, plain)
         assert ours.num_examples == theirs.num_examples
 
 
+@pytest.mark.slow
 def test_what_was_too_large_is_not_tried_again_and_said_once(plain, caplog):
     small = Small(plain, 2)
     train = WithinMemory(small)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from bench_runs import folder_of, outcome, quick, run, words
 from benches import Killed, bench_loader, dying_after, trained
+from sweeps import sweep
 
 from fedllm_bench import cli, files, personalise
 from fedllm_bench.data.manifest import Split
@@ -87,7 +88,7 @@ def test_the_steps_know_nothing_of_the_method_of_the_rounds_nor_of_their_number(
     assert personalise.personalise(other, replace(server, round=7)) == expected
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", sweep([1, 2, 4], 2))
 def test_a_client_of_a_sample_has_the_loss_that_it_has_among_all(count, bench_of):
     bench = bench_of("fedavg")
     server = trained(bench)
@@ -98,7 +99,7 @@ def test_a_client_of_a_sample_has_the_loss_that_it_has_among_all(count, bench_of
     assert found.items() <= everyone.items()
 
 
-@pytest.mark.parametrize("block_size", [1, 2])
+@pytest.mark.parametrize("block_size", sweep([1, 2], 2))
 def test_a_killed_stage_goes_on_to_the_same_bits_and_trains_nobody_twice(block_size, bench_of, monkeypatch):
     settings = f"local.block_size={block_size}"
     whole, broken = bench_of("fedavg", settings), bench_of("fedavg", settings)
@@ -139,7 +140,7 @@ def signalled_in(block: int, asked: list[list[int]], signal_it: Callable[[], Non
     return engine
 
 
-@pytest.mark.parametrize("block", [1, 3])
+@pytest.mark.parametrize("block", sweep([1, 3], 1))
 def test_when_it_is_to_stop_the_block_in_training_is_kept_and_no_other_begun(block, bench_of, monkeypatch):
     whole, broken = bench_of("fedavg", "local.block_size=2"), bench_of("fedavg", "local.block_size=2")
     server, stop, asked = trained(whole), Stop(), list[list[int]]()

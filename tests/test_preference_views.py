@@ -99,6 +99,7 @@ def test_looking_changes_no_bit_and_after_a_kill_the_lines_are_those_of_an_undis
         assert all(torch.equal(tensor, servers[0].params[key]) for key, tensor in server.params.items())
 
 
+@pytest.mark.slow
 def test_personalisation_is_plain_steps_of_dpo_from_the_global_adapter(bench_of):
     bench = bench_of("scaffold", "evaluation.personal_steps=3", "evaluation.personal_lr=1e-2", "local.block_size=1")
     server, config = trained(bench), bench.config

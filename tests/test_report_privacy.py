@@ -64,6 +64,7 @@ def test_a_guarantee_that_is_none_is_warned_of(noise, more, words, tiny_run_conf
     assert all(word in line for word, line in zip(words, found, strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_guarantee_on_the_terminal_and_in_its_results(
     tiny_split: Split, tiny_folder: Path, tmp_path: Path, capsys, caplog
 ):

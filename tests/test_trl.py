@@ -85,9 +85,7 @@ def check_equal(ours: ClientResult, theirs: ClientResult, tolerance: float) -> N
 OPTIMIZERS = [(name, optimizer) for name in SHARP for optimizer in ("adamw", "sgd")]
 
 
-@pytest.mark.parametrize(
-    ("name", "optimizer"), sweep(OPTIMIZERS, ("fedavg", "adamw"), ("scaffold", "sgd"), ("released", "adamw"))
-)
+@pytest.mark.parametrize(("name", "optimizer"), sweep(OPTIMIZERS, ("scaffold", "adamw"), ("fedprox", "sgd")))
 def test_trl_trains_as_train_block_does(name, optimizer, tiny_model, tiny_run_config):
     """With accumulation, clipping, weight decay, rows of unlike lengths and unequal numbers of steps."""
     method, local = SHARP[name], replace(LOCAL, optimizer=optimizer)
@@ -122,7 +120,8 @@ def test_every_method_has_the_same_round_on_both_engines(name, tiny_model, tiny_
         check_equal(a, b, 1e-3)
 
 
-@pytest.mark.parametrize("name", sweep(["fedavg", "scaffold"], "scaffold"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fedavg", "scaffold"])
 def test_whole_runs_agree(name, tiny_model, tiny_clients, tiny_run_config, tmp_path):
     """Real rows, two rounds of three clients, server and clients' states included."""
     config = tiny_run_config(name, "federation.rounds=2", "local.accumulation=2", "local.micro_batch=2")
@@ -214,6 +213,7 @@ def test_trainers_do_not_pile_up_on_the_base(tiny_model, tiny_run_config, monkey
     assert base.forward.__func__ is type(base).forward
 
 
+@pytest.mark.slow
 def test_the_base_has_no_dropout_of_its_own(tiny_folder, tmp_path, tiny_run_config, tiny_model):
     """A trainer switches the whole model to training; `train_block` leaves the frozen base as it is."""
     from transformers import AutoModelForCausalLM
@@ -228,6 +228,7 @@ def test_the_base_has_no_dropout_of_its_own(tiny_folder, tmp_path, tiny_run_conf
     check_equal(ours[2], theirs[2], 1e-3)
 
 
+@pytest.mark.slow
 def test_recomputed_activations_change_nothing(tiny_model, tiny_run_config):
     message, tasks = setting(tiny_model, FedAvg())
     ours = train_block(tiny_model, FedAvg(), message, tasks, LOCAL)

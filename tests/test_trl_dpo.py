@@ -105,12 +105,9 @@ def rounds_by(engine: str, config: Any, model: LoraModel, clients: Clients, fold
     return trees, files.read_jsonl(run.folder / "rounds.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    sweep(
-        [("fedavg", "sigmoid"), ("fedavg", "ipo"), ("fedprox", "sigmoid"), ("scaffold", "sigmoid")],
-        ("fedavg", "sigmoid"),
-    ),
+    ("name", "kind"), [("fedavg", "sigmoid"), ("fedavg", "ipo"), ("fedprox", "sigmoid"), ("scaffold", "sigmoid")]
 )
 @pytest.mark.usefixtures("_double")
 def test_two_federated_rounds_of_dpo_are_those_of_trl(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from sweeps import sweep
 
 from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.report import per_client, view_figures
@@ -60,7 +61,7 @@ def drawn(monkeypatch) -> list[Figure]:
     return seen
 
 
-@pytest.mark.parametrize("n", [1, 38, 747])
+@pytest.mark.parametrize("n", sweep([1, 38, 747], 38))
 def test_both_are_written_alike_for_equal_numbers_and_inside_the_page(n, tmp_path: Path, drawn: list[Figure]):
     for folder in ("one", "two"):
         view_figures.heldout_bands(payload(n), tmp_path / folder, label="mini-aya, fedavg, seed 0")
