@@ -1,0 +1,77 @@
+"""What this process must say to libraries before they are loaded: variables of the environment, loggers, warnings.
+
+Variables that other programs left behind must not break an import nor change a number. A user's own value of a variable
+that concerns speed is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+# glibc gives blocks above 32 MB back to the kernel and faults them in again at each step, which costs a
+# third of a training step on a CPU. It reads these only when a process starts.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+
+# How long a thread of torch spins for the others before it sleeps, in rounds of a loop of libgomp, which has 300,000
+# by default and reads it when torch is loaded.
+SPINNING = {"GOMP_SPINCOUNT": "10000"}
+WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # a user who gives one of them has chosen
+
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",  # else each try to reach it is two lines
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+# Messages that say nothing about a run: that no compiled code for 4-bit products came from the hub, which is not wanted
+# (training/quantized), and what a user's matplotlibrc has wrong, which is not read (report/style).
+LOUD = ("bitsandbytes.backends.cpu.ops", "matplotlib")
+USUALLY_IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+
+
+def prepare() -> None:
+    """Set variables and loggers. To be called before torch, transformers, PEFT and matplotlib are loaded.
+
+    Compiled code of the hub is never fetched and run: the package `kernels`, through which bitsandbytes (already when
+    it is imported) and transformers would do so, counts as not installed.
+    """
+    if not WAITING & os.environ.keys():
+        os.environ.update(SPINNING)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    os.environ.update(figure_variables())
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
+    for name in LOUD:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # PEFT 0.21 asks transformers 5.23 by the old name
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+
+
+def figure_variables() -> dict[str, str]:
+    """Variables under which matplotlib can be imported, whatever was there before. Figures are drawn into files.
+
+    A notebook's MPLBACKEND is inherited by what it starts, where the package that it names is often missing; and a
+    matplotlibrc in another encoding than UTF-8 ends the import too. So matplotlib gets its own one.
+    """
+    spec = find_spec("matplotlib")
+    folders = spec.submodule_search_locations if spec else None
+    own = Path((folders or [""])[0], "mpl-data", "matplotlibrc")
+    return {"MPLBACKEND": "agg"} | ({"MATPLOTLIBRC": str(own)} if own.is_file() else {})
+
+
+def warnings_as_usual() -> None:
+    """Warnings are no errors, whatever PYTHONWARNINGS says: libraries raise some while they are imported."""
+    if any(option.startswith("error") for option in sys.warnoptions):
+        warnings.resetwarnings()
+        for category in USUALLY_IGNORED:
+            warnings.simplefilter("ignore", category)
