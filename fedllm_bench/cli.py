@@ -117,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(message)s", level=logging.DEBUG if args.verbose else logging.WARNING, stream=sys.stderr
     )
     logging.getLogger("fedllm_bench").setLevel(logging.DEBUG if args.verbose else logging.INFO)
-    process.prepare()
     try:
+        process.prepare()
         with interrupts.at_once():
             code: int = args.run(args)
         return code
@@ -155,11 +155,10 @@ def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
 
 
 def entry() -> NoReturn:
-    """The installed command: :func:`main` in a process that was started with our allocator settings."""
-    training = sys.argv[1:2] in (["bench"], ["answer"], ["evaluate"]) and sys.platform == "linux"
-    if training and not process.ALLOCATOR.keys() & os.environ.keys():
-        words = [sys.executable, "-m", "fedllm_bench", *sys.argv[1:]]
-        os.execve(sys.executable, words, {**os.environ, **process.ALLOCATOR})
+    """The installed command: :func:`main` in a process that was started as it needs to be."""
+    variables = process.variables_of_a_restart(sys.argv[1:2] in (["bench"], ["answer"], ["evaluate"]))
+    if variables is not None:
+        os.execve(sys.executable, [sys.executable, "-m", "fedllm_bench", *sys.argv[1:]], variables)
     process.warnings_as_usual()
     sys.exit(main())
 
