@@ -175,7 +175,7 @@ def num_threads() -> int:
     took 10 times as long as with one thread each.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is one number for each nesting
     return min(cores, int(asked)) if asked.isascii() and asked.isdigit() and int(asked) else cores
 
 
