@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedllm_bench.data.lengths import TokenCounter
-from fedllm_bench.data.manifest import Split, SplitInfo, Upstream, UpstreamFile, check_target, write_split
+from fedllm_bench.data.manifest import Split, SplitInfo, Upstream, UpstreamFile, check_names, check_target, write_split
 from fedllm_bench.files import sha256_file
 from fedllm_bench.progress import track
 
@@ -82,6 +82,15 @@ class Builder:
             return declared
         licence = f"{declared.licence} for rows of {declared.upstream}; other raw rows keep their own licence"
         return replace(declared, upstream=name, licence=licence)
+
+
+def check_build(raw: Raw, out: Path, recipe: Recipe, declared: Declaration, name: str | None) -> None:
+    """Raise a :class:`UserError` for what is wrong with a build before anything is fetched or read."""
+    check_target(out)
+    check_names(name or declared.dataset)
+    filters(recipe.normal(), declared)
+    if isinstance(raw, Path):
+        raw_files(raw)
 
 
 def build_split(read: Callable[[], Iterable[Sample]], recipe: Recipe, out: Path, info: BuildInfo) -> Split:

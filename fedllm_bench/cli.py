@@ -9,11 +9,10 @@ import logging
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from fedllm_bench import __version__, interrupts
+from fedllm_bench import __version__, interrupts, process
 from fedllm_bench.commands import (
     answer,
     bench,
@@ -40,15 +39,6 @@ EPILOG = """start with:
 
 Each sub-command has its own --help with examples.
 """
-
-
-# glibc gives blocks above 32 MB back to the kernel and faults them in again at each step, which costs a
-# third of a training step on a CPU. It reads these only when a process starts.
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**34),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(message)s", level=logging.DEBUG if args.verbose else logging.WARNING, stream=sys.stderr
     )
     logging.getLogger("fedllm_bench").setLevel(logging.DEBUG if args.verbose else logging.INFO)
-    quiet_libraries()
     try:
+        process.prepare()
         with interrupts.at_once():
             code: int = args.run(args)
         return code
@@ -165,21 +155,12 @@ def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
 
 
 def entry() -> NoReturn:
-    """The installed command: :func:`main` in a process that was started with our allocator settings."""
-    training = sys.argv[1:2] in (["bench"], ["answer"], ["evaluate"]) and sys.platform == "linux"
-    if training and not ALLOCATOR.keys() & os.environ.keys():
-        os.execve(sys.executable, [sys.executable, "-m", "fedllm_bench", *sys.argv[1:]], {**os.environ, **ALLOCATOR})
+    """The installed command: :func:`main` in a process that was started as it needs to be."""
+    variables = process.variables_of_a_restart(sys.argv[1:2] in (["bench"], ["answer"], ["evaluate"]))
+    if variables is not None:
+        os.execve(sys.executable, [sys.executable, "-m", "fedllm_bench", *sys.argv[1:]], variables)
+    process.warnings_as_usual()
     sys.exit(main())
-
-
-def quiet_libraries() -> None:
-    """No progress bars and notices of libraries between our own lines."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # before tokenizers is loaded
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each try to reach it is two lines
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # PEFT 0.21 asks transformers 5.23 by the old name
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
 def _fail(message: str, code: int) -> int:

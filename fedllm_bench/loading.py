@@ -23,6 +23,7 @@ from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, loa
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.reference import with_reference
+from fedllm_bench.starting import locate_adapter
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel, load_model
@@ -72,6 +73,8 @@ class Bench:
 
 def check_cell(cell: Cell) -> None:
     """Raise a :class:`UserError` for what can be known to fail before anything is loaded or written."""
+    if cell.config.model.adapter is not None:
+        locate_adapter(cell.config.model.adapter)
     cell.config.federation.check(len(cell.split.manifest.clients))
     make_method(cell.config, len(cell.split.manifest.clients))
     _check_views(cell.config, usable_metrics(cell))

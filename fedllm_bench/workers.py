@@ -160,8 +160,9 @@ def seconds_left(ended: Sequence[Ended], *, open_cells: int, jobs: int) -> float
 
 def main() -> int:
     """The command of `sys.argv`, in a process that ends when the pipe to its parent is closed."""
-    from fedllm_bench import cli
+    from fedllm_bench import cli, process
 
+    process.warnings_as_usual()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits it ignored
     threading.Thread(target=_end_with_parent, daemon=True).start()
     return cli.main(sys.argv[1:])

@@ -9,6 +9,8 @@ import os
 
 # Before anything imports huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Before anything imports matplotlib: a notebook's backend, which its processes inherit, may not be installed here.
+os.environ["MPLBACKEND"] = "agg"
 
 import signal
 import socket

@@ -121,18 +121,21 @@ def test_the_lowest_constraints_pin_the_lower_bounds_of_what_is_probed():
 def test_constraints_pin_what_the_dependencies_need_too():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {canonicalize_name(line.partition("==")[0]) for line in lines if not line.startswith("#")}
-    todo = {canonicalize_name(Requirement(line).name) for line in listed("options", "install_requires")}
-    needed: set[str] = set()
+    todo = [Requirement(line) for line in listed("options", "install_requires")]
+    needed, seen = set[str](), set[tuple[str, str]]()
     while todo:
-        name = todo.pop()
+        asked = todo.pop()
+        name = canonicalize_name(asked.name)
         needed.add(name)
-        for line in importlib.metadata.requires(name) or ():
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({**default_environment(), "extra": ""}):
-                todo |= {canonicalize_name(requirement.name)} - needed
+        for extra in {"", *asked.extras} - {extra for known, extra in seen if known == name}:
+            seen.add((name, extra))
+            found = map(Requirement, importlib.metadata.requires(name) or ())
+            environment = {**default_environment(), "extra": extra}
+            todo += [one for one in found if one.marker is None or one.marker.evaluate(environment)]
     bundled = {"pip", "setuptools"}  # of the environment itself
     missing = {n for n in needed - pinned - bundled if not n.startswith(("nvidia-", "cuda-", "triton"))}
     assert len(needed) > 40
+    assert "pysocks" in needed  # what gdown asks for with an extra of requests
     assert not missing  # those of CUDA differ from machine to machine
 
 

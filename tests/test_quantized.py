@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from bench_runs import assert_refused, quick, run, words
-from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.functional import dequantize_4bit, has_avx512bf16
 from bitsandbytes.nn import Int8Params
 from test_rounds_resume import Killed, killed_at, left_behind, same_bits
 from tiny import ALL_LINEAR, adapter_parameters, client_task, plain_loss, random_part, random_tree, settings
@@ -78,6 +81,7 @@ def by_peft(folder: Path, kind: str, start: Tree, task: ClientTask) -> tuple[lis
 
     options = quantized.loading_options(named(folder, kind), "cpu")
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+    quantized.make_exact(base, str(folder))  # else it is bitsandbytes' own fast path, which rounds to bfloat16
     config = LoraConfig(r=4, lora_alpha=8, target_modules=list(ALL_LINEAR), task_type="CAUSAL_LM")
     model = get_peft_model(base, config).eval()
     assert not set_peft_model_state_dict(model, start).unexpected_keys
@@ -104,6 +108,52 @@ def test_training_is_that_of_pefts_own_layers(kind, loaded, packable_folder):
     assert norm(delta) > 1e-2
     assert distance(ours.upload["delta"], delta) < TOLERANCE[kind]
     assert {tensor.dtype for tensor in ours.upload["delta"].values()} == {torch.float32}
+
+
+def in_float64(layer: Any) -> torch.Tensor:
+    """The weights of a 4-bit layer from its codes and scales, as section 3 of the paper has it, in float64."""
+    state = layer.weight.quant_state
+    packed = layer.weight.data.view(-1)
+    codes = torch.stack([packed >> 4, packed & 15], dim=-1).view(-1, state.blocksize).long()
+    scales = state.state2.absmax.double().repeat_interleave(state.state2.blocksize)[: len(codes)]
+    scales = state.state2.code.double()[state.absmax.long()] * scales + state.offset.double()
+    return (state.code.double()[codes] * scales[:, None]).view(tuple(state.shape))
+
+
+def error_of_product(layer: Any) -> float:
+    """Relative L2 of a layer's product on normal inputs, against the product in float64."""
+    x = torch.randn(16, layer.in_features, generator=torch.Generator().manual_seed(0))
+    wanted = x.double() @ in_float64(layer).T
+    with torch.no_grad():
+        return ((layer(x).double() - wanted).norm() / wanted.norm()).item()
+
+
+def test_four_bit_products_are_those_of_float64(loaded):
+    """On any processor: float32 rounds at 1e-7, and what was rounded to bfloat16 on the way is 3e-3 off."""
+    errors = [error_of_product(layer.base) for layer in loaded("4bit").layers.values()]
+    assert len(errors) == 14
+    assert max(errors) < 1e-6
+
+
+@pytest.mark.skipif(not has_avx512bf16(), reason="needs a processor with bfloat16 arithmetic (AVX512-BF16)")
+def test_what_is_switched_off_rounds_to_bfloat16(packable_folder):
+    """The fast path of bitsandbytes, for which two processors gave two losses: it is the one that is off."""
+    layer = next(iter(load_model(named(packable_folder, "4bit"), LORA).layers.values())).base
+    layer.support_avx512bf16_for_cpu = True
+    assert 1e-3 < error_of_product(layer) < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variable", ["ATEN_CPU_CAPABILITY=avx2", "ATEN_CPU_CAPABILITY=default", "ONEDNN_MAX_CPU_ISA=AVX2"]
+)
+def test_other_processors_are_equal_to_peft_and_to_float64_too(variable):
+    """Torch, oneDNN and bitsandbytes read what the processor can when they are loaded."""
+    name, _, value = variable.partition("=")
+    words = [sys.executable, "-m", "pytest", __file__, "-k", "pefts_own_layers or float64"]
+    ran = subprocess.run(words, env={**os.environ, name: value}, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
+    assert "3 passed" in ran.stdout
 
 
 def test_stacked_clients_on_four_bits_are_the_clients_one_by_one(loaded):

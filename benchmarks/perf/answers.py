@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from fedllm_bench import files, presets, provenance
-from fedllm_bench.cli import quiet_libraries
 from fedllm_bench.commands.bench import num_threads
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.evaluation.answering import ModelAnswerer, conversation
@@ -34,6 +33,7 @@ from fedllm_bench.evaluation.decoding import end_tokens
 from fedllm_bench.evaluation.encoding import Encode, Template, encoder
 from fedllm_bench.evaluation.journal import Key, Turn
 from fedllm_bench.evaluation.records import Prompt
+from fedllm_bench.process import prepare
 from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel, load_model
 from fedllm_bench.trees import Tree, tmap
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="how often both take their turn (3)")
     parser.add_argument("--json", help="a file for the numbers")
     args = parser.parse_args(argv)
-    quiet_libraries()
+    prepare()
     torch.set_num_threads(args.threads)
     work = make_work(args.questions, args.new_tokens)
     batched(replace(work, prompts=work.prompts[:2]))  # what is loaded at first use is loaded

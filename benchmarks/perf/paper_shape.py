@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from fedllm_bench import presets
-from fedllm_bench.cli import quiet_libraries
 from fedllm_bench.config import RunConfig
 from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.errors import UserError
 from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.process import prepare
 from fedllm_bench.report.formats import size
 from fedllm_bench.training import quantized, targets
 from fedllm_bench.training.batches import plan_steps
@@ -226,7 +226,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    quiet_libraries()
+    prepare()
     try:
         run(build_parser().parse_args(argv))
     except UserError as error:

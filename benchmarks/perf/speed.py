@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 
 from fedllm_bench import files, presets, provenance
-from fedllm_bench.cli import ALLOCATOR, quiet_libraries
 from fedllm_bench.config import Local, RunConfig
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.process import ALLOCATOR, SPINNING, prepare
 from fedllm_bench.training.batches import collate
 from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.lora import initial_adapter
@@ -282,7 +282,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    quiet_libraries()
+    prepare()
     warnings.simplefilter("ignore", FutureWarning)
     torch.set_num_threads(args.threads or torch.get_num_threads())
     found = measure(Shape(**{name: getattr(args, name) for name in Shape.__annotations__}), args.repeats)
@@ -294,7 +294,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     if sys.platform == "linux" and not ALLOCATOR.keys() & os.environ.keys():  # read when a process starts
-        os.execve(
-            sys.executable, [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]], os.environ | ALLOCATOR
-        )
+        words = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]]
+        os.execve(sys.executable, words, {**SPINNING, **os.environ, **ALLOCATOR})
     sys.exit(main())

@@ -66,7 +66,7 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where answers/ is made (default: RUN)")
-    parser.add_argument("--seed", type=_whole, default=0, help="of sampled answers (default 0)")
+    parser.add_argument("--seed", type=whole, default=0, help="of sampled answers (default 0)")
     parser.add_argument("--temperature", type=_temperature, metavar="T", help="for all items (default: as published)")
     parser.add_argument("--max-new-tokens", type=positive, metavar="N", help="for all items (default: as published)")
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N items only, for trying out")
@@ -75,7 +75,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-failed", action="store_true", help="ask items again that have failed before")
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
     return int(text)
@@ -93,17 +93,21 @@ def _temperature(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     _check_source(args)
+    from fedllm_bench.evaluation.endpoint import EndpointAnswerer
     from fedllm_bench.evaluation.session import locked
     from fedllm_bench.evaluation.work import answer_locally, answer_remotely
 
-    order = _order(args)
-    if args.endpoint:
-        work = answer_remotely(order, _endpoint(args))
-    else:
-        work = answer_locally(order, _subject(args), num_threads())
-    with locked(order.folder):
+    context, folder = _context(args), args.out or args.run_folder
+    _check_benchmarks(args.metrics, context)
+    who = _endpoint(args) if args.endpoint else _subject(args)
+    with locked(folder):
+        order = _order(args, context)
+        if isinstance(who, EndpointAnswerer):
+            work = answer_remotely(order, who)
+        else:
+            work = answer_locally(order, who, num_threads())
         found = [_shown(done) for done in work]
-    say(f"Answers   {order.folder / 'answers'}")
+    say(f"Answers   {folder / 'answers'}")
     failed = sum(len(done.outcome.failed) for done in found)
     if failed:
         say(f"Failed    {failed} items have no whole answer; their records say why (--retry-failed asks again)")
@@ -125,6 +129,8 @@ def _check_source(args: argparse.Namespace) -> None:
         _refuse(args, "template", "dtype", "sides", "batch_tokens", "threads")
         if not args.model:
             raise UserError(f"--endpoint {args.endpoint}: give --model, the name that the server knows it by")
+        if not args.endpoint.startswith(("http://", "https://")):
+            raise UserError(f"--endpoint {args.endpoint}: no address; give one such as http://127.0.0.1:8000/v1")
 
 
 def _refuse(args: argparse.Namespace, *names: str) -> None:
@@ -134,16 +140,23 @@ def _refuse(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')}: not with {source}, which says it; leave it out")
 
 
-def _order(args: argparse.Namespace) -> Order:
-    """What is asked; everything that can be wrong with it is found before anything is loaded."""
+def _check_benchmarks(names: str, context: Context) -> None:
+    """Raise a :class:`UserError` for an unknown benchmark, and for what one lacks here, before anything is fetched."""
+    from fedllm_bench.evaluation.benchmarks import named
+
+    for benchmark in named(names):
+        benchmark.check(context)
+
+
+def _order(args: argparse.Namespace, context: Context) -> Order:
+    """What is asked. It is fetched here, so everything else must have been checked before."""
     from fedllm_bench.evaluation.benchmarks import Overrides, make_prompts, named
     from fedllm_bench.evaluation.work import Order
 
     overrides = Overrides(temperature=args.temperature, max_new_tokens=args.max_new_tokens, limit=args.limit)
-    benchmarks, context = named(args.metrics), _context(args)
     return Order(
         folder=args.out or args.run_folder,
-        asked=[(benchmark, make_prompts(benchmark, context, overrides)) for benchmark in benchmarks],
+        asked=[(benchmark, make_prompts(benchmark, context, overrides)) for benchmark in named(args.metrics)],
         overrides=overrides,
         seed=args.seed,
         batch_tokens=args.batch_tokens,
@@ -169,13 +182,17 @@ def _context(args: argparse.Namespace) -> Context:
 def _subject(args: argparse.Namespace) -> Subject:
     import torch
 
+    from fedllm_bench.data.chat import template_text
     from fedllm_bench.evaluation import sides
+    from fedllm_bench.evaluation.encoding import OWN
 
     wanted = [side.strip() for side in args.sides.split(",") if side.strip()] if args.sides else None
     if args.run_folder:
         return sides.subject_of_run(args.run_folder, wanted)
     dtype = args.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
-    template = args.template or "model"
+    template = args.template or OWN
+    if template != OWN:
+        template_text(template)  # an unknown one is refused before a model is fetched
     if args.adapter:
         subject = sides.subject_of_adapter(args.adapter, args.model, template, dtype)
     else:

@@ -132,7 +132,12 @@ def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = No
     if config.profile == "paper":
         _check_paper(config, cuda)
     check_quantization(config.model)
-    return Cell(config, resolve_split(config), out, threads or num_threads())
+    cell = Cell(config, resolve_split(config), out, threads or num_threads())
+    if not model_available(config.model.name, config.model.revision):  # it will be fetched: after all else is looked at
+        from fedllm_bench.loading import check_cell  # takes seconds, so else not before it is known what is left to do
+
+        check_cell(cell)
+    return cell
 
 
 def _check_paper(config: RunConfig, cuda: bool) -> None:
@@ -170,7 +175,7 @@ def num_threads() -> int:
     took 10 times as long as with one thread each.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is one number for each nesting
     return min(cores, int(asked)) if asked.isascii() and asked.isdigit() and int(asked) else cores
 
 

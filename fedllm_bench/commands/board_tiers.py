@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fedllm_bench.commands.answer import whole
+from fedllm_bench.commands.board_validate import check_splits
+from fedllm_bench.commands.judge import dollars
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.errors import UserError
 
@@ -51,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         )
         parser.add_argument("path", type=Path, metavar="PATH", help="the folder of a submission")
         parser.add_argument("--name", required=True, metavar="WHO", help="who verifies; public")
-        parser.add_argument("--seed", type=int, metavar="N", help="of the sample (default: drawn now)")
+        parser.add_argument("--seed", type=whole, metavar="N", help="of the sample (default: drawn now)")
         parser.add_argument("--split", dest="splits", type=Path, action="append", default=[], metavar="DIR",
                             help="a split of real data")  # fmt: skip
         ADD[name](parser)
@@ -66,7 +69,7 @@ def _add_rejudge(parser: argparse.ArgumentParser) -> None:
     _add_share(parser)
     parser.add_argument("--judge", dest="judges", type=Path, action="append", default=[], metavar="FILE.toml",
                         help="your own settings of the judge (address, key); those of the suite are known")  # fmt: skip
-    parser.add_argument("--max-cost", type=float, metavar="USD", help="stop before more is spent")
+    parser.add_argument("--max-cost", type=dollars, metavar="USD", help="stop before more is spent")
 
 
 def _add_own(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +122,7 @@ def _module(name: str) -> Any:
 def run(args: argparse.Namespace) -> int:
     """1 where something came out otherwise, or the submission is refused to begin with."""
     _check_name(args.name)
+    _check_places(args)
     bundle = _accepted(args)
     if bundle is None:
         return 1
@@ -134,6 +138,20 @@ def _check_name(name: str) -> None:
         _module("untrusted").checked_name(name)
     except ValueError as error:
         raise UserError(f"--name {name!r}: {error}; it stands in the record, which is public") from error
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Raise a :class:`UserError` for a place that is not there, before the submission is read."""
+    from fedllm_bench.evaluation.judges.preset import load_judge
+
+    if not args.path.is_dir():
+        raise UserError(f"PATH={args.path}: no such folder; give the folder of a submission")
+    check_splits(args.splits)
+    for path in getattr(args, "judges", ()):
+        load_judge(str(path))
+    for path in (*(folder for _, folder in getattr(args, "adapters", ())), *(getattr(args, "band", None) or ())):
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
 
 
 def _accepted(args: argparse.Namespace) -> Any:

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--jobs {args.jobs}: give 1 or more")
     if args.board is not None and not args.board.is_dir():
         raise UserError(f"--board {args.board}: no such folder; give the folder of all submissions")
+    check_splits(args.splits)
     with _Workers(args.jobs) as workers:
         known = [found for found in workers.map(_known, _board(args)) if found is not None]
         context = _module("validate").context_of(known=known, splits=args.splits)
@@ -62,6 +63,13 @@ def run(args: argparse.Namespace) -> int:
         _say(report)
     say_json(args.json, {"reports": [report.to_dict() for report in reports]})
     return 0 if all(report.is_accepted for report in reports) else 1
+
+
+def check_splits(folders: Sequence[Path]) -> None:
+    """Raise a :class:`UserError` for a `--split` that is none."""
+    for folder in folders:
+        if not (folder / "manifest.json").is_file():
+            raise UserError(f"--split {folder}: no split is there; give a folder with manifest.json")
 
 
 def _module(name: str) -> Any:

@@ -159,9 +159,12 @@ def run_build(args: argparse.Namespace) -> int:
     given: dict[str, Any] = {key: vars(args)[key] for key in RECIPE_OPTIONS if vars(args)[key] is not None}
     recipe = replace(pipeline.DECLARATION.recipe, **given)
     raw = importlib.import_module("fedllm_bench.data_prep.hub").raw_source(args.raw)
-    evaluation = importlib.import_module("fedllm_bench.data_prep.evaluation").evaluation_prompts(args.decontaminate)
+    check = importlib.import_module("fedllm_bench.data_prep.common").check_build
+    check(raw, args.out, recipe, pipeline.DECLARATION, args.name)
     counter = importlib.import_module("fedllm_bench.data.lengths").token_counter(args.tokenizer)
     counter.count([])  # a tokenizer that is none is refused now, not after minutes of reading
+    # it fetches, so it comes last
+    evaluation = importlib.import_module("fedllm_bench.data_prep.evaluation").evaluation_prompts(args.decontaminate)
     _say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation=evaluation, counter=counter))
     return 0
 

@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     other = find_split(args.against, "--against") if args.against else None
     out = args.out or default_folder(split, other)
     _check_place(out)
+    _fetch(settings)
     if MODELS & set(settings.sections):
         _use_threads()
     from fedllm_bench.diversity.report import build, write_files
@@ -93,20 +94,14 @@ def run(args: argparse.Namespace) -> int:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings, checked as far as can be before anything is computed. Raises a :class:`UserError`."""
-    from fedllm_bench import models
     from fedllm_bench.data.lengths import token_counter
-    from fedllm_bench.diversity.encoder import encoder_folder
-    from fedllm_bench.diversity.settings import NO_MODEL, Settings, chosen_sections
+    from fedllm_bench.diversity.settings import Settings, chosen_sections
 
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: give a whole number, 0 or more")
     sections = chosen_sections(args.only, args.skip)
     if "length" in sections:
         token_counter(args.tokenizer).count([""])
-    if EMBEDDED & set(sections) and args.embedder is not None:
-        encoder_folder(args.embedder)
-    if "quality" in sections and args.quality_model not in (None, NO_MODEL):
-        models.locate(args.quality_model)
     return Settings(
         embedder=args.embedder,
         tokenizer=args.tokenizer,
@@ -117,6 +112,18 @@ def settings_of(args: argparse.Namespace) -> Settings:
         seed=args.seed,
         device=_device(args.device),
     )
+
+
+def _fetch(settings: Settings) -> None:
+    """Models that are named must be there before anything is computed. Raises a :class:`UserError`."""
+    from fedllm_bench import models
+    from fedllm_bench.diversity.encoder import encoder_folder
+    from fedllm_bench.diversity.settings import NO_MODEL
+
+    if "quality" in settings.sections and settings.quality_model not in (None, NO_MODEL):
+        models.locate(settings.quality_model)
+    if EMBEDDED & set(settings.sections) and settings.embedder is not None:
+        encoder_folder(settings.embedder)
 
 
 def _device(asked: str) -> str:

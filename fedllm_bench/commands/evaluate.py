@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     commands = _commands()
     stages = [commands.parse_args(words) for words in _stages(args)]  # a bad option ends before anything is asked
     _check_judge(stages[1])
+    _check_encoder(args.embedding_model)
     for stage in stages:
         stage.run(stage)
     return 0
@@ -64,8 +65,18 @@ def _check_judge(args: argparse.Namespace) -> None:
         raise UserError(f"the judge {preset.id} is paid: add --max-cost USD or --yes")
 
 
+def _check_encoder(name: str | None) -> None:
+    """Raise a :class:`UserError` now for a model that `report` would refuse; nothing is fetched."""
+    if name:
+        from fedllm_bench.diversity.encoder import local_encoder
+
+        local_encoder(name)
+
+
 def _commands() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fedllm-bench", allow_abbrev=False)
+    from fedllm_bench.cli import Parser
+
+    parser = Parser(prog="fedllm-bench", allow_abbrev=False)
     subparsers = parser.add_subparsers()
     for command in (answer, judge, report):
         command.add_parser(subparsers)

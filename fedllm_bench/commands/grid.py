@@ -140,7 +140,7 @@ def exit_code(failed: Sequence[int]) -> int:
 def run_waiting(cells: Sequence[GridCell], waiting: Sequence[GridCell], folder: Path, jobs: int) -> list[Ended]:
     """Run the cells of `waiting`, `jobs` at once; those of `cells` that are not among them are not run."""
     from fedllm_bench import files
-    from fedllm_bench.cli import ALLOCATOR
+    from fedllm_bench.process import ALLOCATOR
     from fedllm_bench.workers import run_cells, start_worker
 
     grid, done = f"Grid of {counted(len(cells), 'cell')} on {cells[0].cell.split.name}", len(cells) - len(waiting)

@@ -89,12 +89,13 @@ def _measured(args: argparse.Namespace) -> dict[str, Any] | None:
     preset = judge.preset_of(args)
     if preset.kind == "rule":
         raise UserError(f"--judge {preset.name}: a rule for prompts with one right answer, which MT-Bench has not")
-    material, matches = mt_bench_material(), sample((vote.match for vote in expert_votes()), args.limit)
-    if not args.offline:
-        works = pair_works(args.out, preset, matches, material, args.repeats)
-        with judge_of(preset, max_cost=args.max_cost) as asked:
-            found = judge.ask(args, works, asked)
-        if found is None:
-            return None
-        judge.check_stopped(asked, args.max_cost, found.reasons)
+    if args.offline:
+        material, matches = mt_bench_material(), sample((vote.match for vote in expert_votes()), args.limit)
+        return check_of(args.out, preset, matches, material)
+    with judge_of(preset, max_cost=args.max_cost) as asked:  # it may lack its key: before anything is fetched
+        material, matches = mt_bench_material(), sample((vote.match for vote in expert_votes()), args.limit)
+        found = judge.ask(args, pair_works(args.out, preset, matches, material, args.repeats), asked)
+    if found is None:
+        return None
+    judge.check_stopped(asked, args.max_cost, found.reasons)
     return check_of(args.out, preset, matches, material)

@@ -104,7 +104,7 @@ def write_split(
     Lengths in the cards are in tokens of `counter`, by default of the embedded tokenizer.
     """
     target, extra = folder.resolve(), dict(extra_files or {})
-    _check_names(info.name, extra)
+    check_names(info.name, extra)
     check_target(target)
     ordered = {part: sorted(rows.get(part, ()), key=lambda r: (r.client_id, r.row_id)) for part in PARTS}
     try:
@@ -163,7 +163,7 @@ def _render(manifest: Manifest) -> str:
     return json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"
 
 
-def _check_names(name: str, extra: Iterable[str]) -> None:
+def check_names(name: str, extra: Iterable[str] = ()) -> None:
     if not SAFE_NAME.fullmatch(name):
         raise UserError(
             f"the split name {name!r} is not made of letters, digits, '.', '_' and '-'; give --name another"

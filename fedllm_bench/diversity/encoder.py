@@ -124,12 +124,21 @@ def encoder_folder(name: str | None) -> Path | None:
         except UserError as error:
             log.warning("embeddings are of LSA (character n-grams), not of a sentence encoder: %s", error)
             return None
+    here = local_encoder(name)
+    return here or _checked(_from_hub(name if "/" in name else f"{ORGANISATION}/{name}"), name)
+
+
+def local_encoder(name: str) -> Path | None:
+    """The folder that is called so; None for a name of the hub. Nothing is fetched.
+
+    Raises a :class:`UserError` for a folder that is no encoder, and for what can be no name of the hub.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _checked(folder, name)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(f"no encoder {name!r}: no such folder; {ADVICE}")
-    return _checked(_from_hub(name if "/" in name else f"{ORGANISATION}/{name}"), name)
+    return None
 
 
 def _from_hub(name: str) -> Path:

@@ -54,6 +54,7 @@ def _computed(texts: Sequence[str], seed: int) -> Floats:
     except ValueError:  # no text has a character that is not a space
         return np.zeros((len(texts), 1), dtype=np.float32)
     svd = TruncatedSVD(min(DIMENSIONS, *table.shape), n_iter=POWER_ITERATIONS, random_state=seed % 2**32)
-    with threadpool_limits(1):  # threads would add the floats in another order each time
+    # threads would add the floats in another order each time; of equal texts a share of variance is 0/0, and not used
+    with threadpool_limits(1), np.errstate(divide="ignore", invalid="ignore"):
         vectors: Floats = normalize(svd.fit_transform(table)).astype(np.float32)
     return vectors

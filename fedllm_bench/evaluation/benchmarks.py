@@ -66,6 +66,7 @@ class Benchmark:
     version: str
     description: str
     prompts: Callable[[Context], list[Prompt]]
+    check: Callable[[Context], object] = lambda context: None  # raises for what the context lacks; fetches nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +177,7 @@ def _ref_gpt4(context: Context) -> list[Prompt]:
 
     Which set is asked follows from the data set.
     """
-    if context.dataset not in REF_SETS:
-        got = f"the data set {context.dataset!r} has none" if context.dataset else "no data set is named"
-        raise UserError(f"ref_gpt4: {got}; give --dataset, one of {', '.join(REF_SETS)}")
-    name = REF_SETS[context.dataset]
+    name = _ref_set(context)
     value = json.loads(assets.fetch(f"ref_gpt4/{name}.json").read_text(encoding="utf-8"))
     rows = _by_language(value) if isinstance(value, dict) else [(_code(row.get("language", "")), row) for row in value]
     return [
@@ -194,6 +192,13 @@ def _ref_gpt4(context: Context) -> list[Prompt]:
         )
         for number, (language, row) in enumerate(rows)
     ]
+
+
+def _ref_set(context: Context) -> str:
+    if context.dataset not in REF_SETS:
+        got = f"the data set {context.dataset!r} has none" if context.dataset else "no data set is named"
+        raise UserError(f"ref_gpt4: {got}; give --dataset, one of {', '.join(REF_SETS)}")
+    return REF_SETS[context.dataset]
 
 
 def _by_language(value: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any]]:
@@ -234,16 +239,25 @@ _ALL = (
         name="harmless", version="1", prompts=_harmless, description="harmless questions that look like AdvBench's"
     ),
     Benchmark(
-        name="ref_gpt4", version="1", prompts=_ref_gpt4, description="Ref-GPT4: questions in the style of the data set"
+        name="ref_gpt4",
+        version="1",
+        prompts=_ref_gpt4,
+        check=_ref_set,
+        description="Ref-GPT4: questions in the style of the data set",
     ),
     Benchmark(
         name="heldout_ref",
         version="1",
         prompts=_heldout_ref,
+        check=_heldout_ref,
         description="held-out prompts of the split, with their users' completions as references",
     ),
     Benchmark(
-        name="mini", version="1", prompts=_mini, description="the mini world's held-out questions, with right answers"
+        name="mini",
+        version="1",
+        prompts=_mini,
+        check=_mini,
+        description="the mini world's held-out questions, with right answers",
     ),
 )
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}

@@ -123,12 +123,10 @@ def _work(folder: Path, preset: Preset, benchmark: str, side: str, wanted: Wante
     answers = read_answers(folder, benchmark, side)
     name = side
     if wanted.other is None:
-        asker = Asker.of(benchmark)
 
-        def questions() -> Iterator[Question]:
-            return asker.single(prompts, answers, wanted.repeats)
+        def questions() -> Iterator[Question]:  # MT-Bench's templates are fetched: not before all works are checked
+            return Asker.of(benchmark).single(prompts, answers, wanted.repeats)
     else:
-        asker = Asker.of(benchmark, paired=True)
         other_side = wanted.other_side or side
         others = read_answers(wanted.other, benchmark, other_side)
         if not others:
@@ -136,7 +134,7 @@ def _work(folder: Path, preset: Preset, benchmark: str, side: str, wanted: Wante
         name = _pair_name(side, answers_file(wanted.other, benchmark, other_side), wanted.other)
 
         def questions() -> Iterator[Question]:
-            return asker.pairs(prompts, answers, others, wanted.repeats)
+            return Asker.of(benchmark, paired=True).pairs(prompts, answers, others, wanted.repeats)
 
     path = judgements_file(folder, preset.id, benchmark, name)
     return Work(benchmark=benchmark, side=name, path=path, prompts=prompts, answers=answers, questions=questions,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedllm_bench.report.formats import counted, number
 from fedllm_bench.report.legend import SIDES, after_name
 from fedllm_bench.report.names import short_names
-from fedllm_bench.report.style import COLOURS, canvas, save, title
+from fedllm_bench.report.style import COLOURS, canvas, legend_below, save, title
 
 LABELLED_CLIENTS = 60  # more names than this cannot be read on one page
 HOLLOW_FROM = 10  # points squared; a smaller mark has no room for a hole
@@ -112,4 +112,4 @@ def _legend(figure: Figure, axes: Axes, rows: Sequence[Row], names: Mapping[str,
             name = f"trained alone ({counted(len(there), 'client')})" if side == "local" else names[side]
             text = f"{name}, median {number(float(np.median(there)))}"
             axes.scatter([], [], s=24, label=text, **_look(side))
-    figure.legend(loc="outside lower left", ncols=3, fontsize=8)
+    legend_below(figure, ncols=3)

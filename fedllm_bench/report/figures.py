@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedllm_bench.report.formats import counted, from_to
 from fedllm_bench.report.legend import SIDES, after_name
-from fedllm_bench.report.style import COLOURS, canvas, save, title
+from fedllm_bench.report.style import COLOURS, canvas, legend_below, save, title
 
 Heldout = tuple[int, float, float | None, float | None]
 
@@ -38,7 +38,7 @@ def loss_over_rounds(
         _draw_heldout(axes, heldout)
         axes.set(xlabel="round", ylabel=f"loss ({unit})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        figure.legend(loc="outside lower left", ncols=2, fontsize=8)
+        legend_below(figure, ncols=2)
         of = counted(from_to(per_round), "client")
         on = f"\nheld-out: {heldout_on}" if heldout_on else ""
         title(axes, label, f"Loss over {counted(len(rounds), 'round')} of {of}{on}")
@@ -99,7 +99,7 @@ def tasks(payload: Mapping[str, Any], out_dir: Path, *, metric: str = "mini_exac
         axes.set(ylabel=f"{metric} ({next(iter(entries.values()))['unit']})", ylim=(0, 1))
         axes.tick_params(axis="x", length=0)
         axes.grid(axis="x", visible=False)
-        figure.legend(loc="outside lower left", ncols=len(sides), fontsize=8)
+        legend_below(figure, ncols=len(sides))
         title(axes, label, f"{metric} by task: means over clients with 95% intervals")
         return save(figure, out_dir, metric)
 

@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from fedllm_bench.files import make_folder, write_bytes
 
@@ -52,6 +53,13 @@ def save(figure: Figure, out_dir: Path, name: str) -> list[Path]:
         paths.append(out_dir / f"{name}.{suffix}")
         write_bytes(paths[-1], content.getvalue())
     return paths
+
+
+def legend_below(figure: Figure, **options: Any) -> Legend | None:
+    """A legend under the axes; None where nothing in them has a name, of which matplotlib would warn."""
+    if not any(axes.get_legend_handles_labels()[1] for axes in figure.axes):
+        return None
+    return figure.legend(loc="outside lower left", fontsize=8, **options)
 
 
 def title(axes: Axes, label: str, text: str) -> None:

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from fedllm_bench.report.distribution import EQUAL
 from fedllm_bench.report.formats import counted, from_to, number, signed
 from fedllm_bench.report.names import LOSS_NAMES
-from fedllm_bench.report.style import COLOURS, canvas, save, title
+from fedllm_bench.report.style import COLOURS, canvas, legend_below, save, title
 
 WORST, UNSEEN = "#D55E00", "#009E73"  # Okabe and Ito, as the colours of `style`
 GAINED, LOST, STAYED = "#0072B2", "#D55E00", "#999999"
@@ -37,7 +37,7 @@ def heldout_bands(payload: Mapping[str, Any], out_dir: Path, *, label: str = "")
                      label="base, median", zorder=1)  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.set(xlabel="round", ylabel=f"{LOSS_NAMES[found['metric']]} ({found['unit']})")
-        figure.legend(loc="outside lower left", ncols=2, fontsize=8)
+        legend_below(figure, ncols=2)
         clients = counted(from_to(row["heldout"]["n"] for row in rows), "client")
         what = f"{LOSS_NAMES[found['metric']].capitalize()} over {clients}"
         title(axes, label, f"{what}, every {counted(found['every'], 'round')}")
@@ -117,7 +117,7 @@ def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
 
 
 def _gain_legend(figure: Figure) -> None:
-    legend = figure.legend(loc="outside lower left", ncols=4, fontsize=8)
-    for handle in legend.legend_handles:
+    legend = legend_below(figure, ncols=4)
+    for handle in legend.legend_handles if legend else ():
         if handle is not None:
             handle.set_alpha(1)

@@ -54,9 +54,10 @@ def settings(config: Model) -> Any:
 def make_exact(base: Any, name: str) -> None:
     """Keep bitsandbytes from unpacking the 4-bit weights of `base` wrongly, which it does in silence on a CPU.
 
-    With bfloat16 arithmetic it packs them anew at the first pass without gradients, and has no gradient for that
-    layout; so that is switched off. And it mixes up scales where a row is not whole blocks of 64 weights: such a base,
-    called `name`, is refused by a :class:`UserError`.
+    On a processor with bfloat16 arithmetic it packs them anew at the first pass without gradients. Products from that
+    layout are made of inputs, weights and scales in bfloat16 (3e-3 away from float64, where float32 is 2e-7 away), and
+    they have no gradient; so that is switched off. And it mixes up scales where a row is not whole blocks of 64
+    weights: such a base, called `name`, is refused by a :class:`UserError`.
     """
     from bitsandbytes.nn import Linear4bit
 
