@@ -18,7 +18,8 @@ from fedllm_bench.evaluation.judges.errors import NoReplyError, OverBudgetError
 from fedllm_bench.evaluation.judges.limiter import Limiter
 from fedllm_bench.evaluation.judges.preset import Limits, Preset, Price
 from fedllm_bench.evaluation.judges.questions import Question, Slot
-from fedllm_bench.evaluation.judges.window import MOST_GIVEN_UP, NOT_AFFORDED, outcomes
+from fedllm_bench.evaluation.judges.streak import MOST_GIVEN_UP, MOST_REFUSED
+from fedllm_bench.evaluation.judges.window import NOT_AFFORDED, outcomes
 from fedllm_bench.evaluation.records import Reply
 
 MESSAGES = ({"role": "user", "content": "ü" * 350},)
@@ -124,6 +125,9 @@ class Scripted:
         else:
             future.set_result(Reply(text="[[1]]"))
         return future
+
+    def check_any(self) -> None:
+        raise AssertionError("nothing was refused")
 
 
 def _questions(count: int, taken: list[int]) -> Iterator[Question]:
