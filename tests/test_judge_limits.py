@@ -18,7 +18,7 @@ from fedllm_bench.evaluation.judges.errors import NoReplyError, OverBudgetError
 from fedllm_bench.evaluation.judges.limiter import Limiter
 from fedllm_bench.evaluation.judges.preset import Limits, Preset, Price
 from fedllm_bench.evaluation.judges.questions import Question, Slot
-from fedllm_bench.evaluation.judges.streak import MOST_GIVEN_UP, MOST_REFUSED
+from fedllm_bench.evaluation.judges.streak import MOST_GIVEN_UP
 from fedllm_bench.evaluation.judges.window import NOT_AFFORDED, outcomes
 from fedllm_bench.evaluation.records import Reply
 

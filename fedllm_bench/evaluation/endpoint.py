@@ -17,6 +17,7 @@ from fedllm_bench.evaluation.judges.finishes import Ending, ending
 from fedllm_bench.evaluation.judges.preset import Limits
 from fedllm_bench.evaluation.judges.served import Served
 from fedllm_bench.evaluation.judges.streak import Streak
+from fedllm_bench.evaluation.judges.templates import Messages
 from fedllm_bench.evaluation.records import Finish, Prompt, Reply
 
 TIMEOUT_SECONDS = 300.0  # of one request
@@ -104,7 +105,7 @@ class _Session:
     def _ask(self, prompt: Prompt) -> None:
         number = next_turn(prompt, self.done)
         assert number is not None
-        talk = tuple(dict(said) for said in conversation(prompt, self.done, number))
+        talk: Messages = tuple({**said} for said in conversation(prompt, self.done, number))  # type: ignore[misc]
         future = self.client.run(self.client.reply(talk, self.answerer.options(prompt, number)))
         future.add_done_callback(lambda future: self.finished.put((prompt, number, future)))
 
