@@ -11,6 +11,8 @@ import ipaddress
 import os
 import re
 import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -18,7 +20,9 @@ from urllib.parse import SplitResult, urlsplit
 from fedllm_bench.errors import UserError, first_line
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
-CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+URLLIB_SCHEMES = ("http", "https")  # which also knows no ALL_PROXY
+OPENSSL = ("SSL_CERT_FILE",)
+REQUESTS = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 ADDRESS = re.compile(r"https?://[^/\s@]+(/\S*)?")
 
 
@@ -27,11 +31,15 @@ class Proxy:
     """A proxy and the variable that names it."""
 
     variable: str
-    address: str
+    value: str
+
+    @property
+    def address(self) -> str:
+        return self.value if "://" in self.value else f"http://{self.value}"
 
     def __str__(self) -> str:
         """As it is shown: without user and password."""
-        shown = re.sub(r"//[^/]*@", "//***@", self.address)
+        shown = re.sub(r"(//|^)[^/]*@", r"\1***@", self.value)
         return f"{self.variable}={''.join(c if c.isprintable() else '?' for c in shown)[:200]}"
 
 
@@ -48,25 +56,41 @@ def checked_address(address: str, option: str) -> str:
     return address
 
 
-def proxy_of(address: str) -> Proxy | None:
+def proxy_of(address: str, *, by_urllib: bool = False) -> Proxy | None:
     """The proxy that requests to `address` go through; None where they go there directly.
 
-    Raises a :class:`UserError` for a value that is no proxy.
+    Raises a :class:`UserError` for a value that is no proxy, or none that `urllib` knows.
     """
     parts = urlsplit(address)
-    proxy = _variable(f"{parts.scheme}_proxy") or _variable("all_proxy")
+    proxy = _variable(f"{parts.scheme}_proxy") or (None if by_urllib else _variable("all_proxy"))
     if proxy is None or _is_direct(parts):
         return None
-    return _checked(proxy, parts.hostname or "HOST")
+    return _checked(proxy, parts.hostname or "", URLLIB_SCHEMES if by_urllib else PROXY_SCHEMES)
 
 
-def check_environment() -> None:
+@contextmanager
+def blamed(certificates: Sequence[str] = OPENSSL) -> Iterator[None]:
+    """Around requests by a library that reads the environment for itself: whatever it raises is a :class:`UserError`
+    that names the variable, where one is wrong. `certificates` are those that it reads."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # raised again where the environment is in order
+        check_environment(certificates, error)
+        raise
+
+
+def check_environment(certificates: Sequence[str] = OPENSSL, cause: Exception | None = None) -> None:
     """Raises a :class:`UserError` for any value that would keep an HTTP client from being made."""
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        if (proxy := _variable(name)) is not None:
-            _checked(proxy, "HOST")
-    for name in CERTIFICATES:
-        _check_certificates(name)
+    try:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            if (proxy := _variable(name)) is not None:
+                _checked(proxy)
+        for name in certificates:
+            _check_certificates(name)
+    except UserError as error:
+        raise error from cause
 
 
 def ssl_context() -> ssl.SSLContext | None:
@@ -81,10 +105,10 @@ def ssl_context() -> ssl.SSLContext | None:
     return ssl.create_default_context(cafile=file, capath=folder) if file or folder else None
 
 
-def via(address: str) -> str:
+def via(address: str, *, by_urllib: bool = False) -> str:
     """ " through the proxy NAME=..." where requests to `address` go through one, else ""; never raises."""
     try:
-        proxy = proxy_of(address)
+        proxy = proxy_of(address, by_urllib=by_urllib)
     except UserError as error:
         return f" ({error})"
     return f" through the proxy {proxy}" if proxy else ""
@@ -92,7 +116,7 @@ def via(address: str) -> str:
 
 def _variable(name: str) -> Proxy | None:
     spelt, value = _value(name)
-    return Proxy(spelt, value if "://" in value else f"http://{value}") if value else None
+    return Proxy(spelt, value) if value else None
 
 
 def _value(name: str) -> tuple[str, str]:
@@ -101,26 +125,30 @@ def _value(name: str) -> tuple[str, str]:
     return spelt, os.environ.get(spelt, "").strip()
 
 
-def _checked(proxy: Proxy, host: str) -> Proxy:
-    advice = f"set it to http://HOST:PORT, unset it, or name {host} in NO_PROXY"
+def _checked(proxy: Proxy, host: str = "", schemes: Sequence[str] = PROXY_SCHEMES) -> Proxy:
+    advice = "set it to http://HOST:PORT or unset it" + (f", or name {host} in NO_PROXY" if host else "")
     try:
         parts = urlsplit(proxy.address)
         is_right = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", proxy.address)
         is_right = is_right and proxy.address.isprintable()
     except ValueError:
         is_right = False
-    if not is_right or parts.scheme not in PROXY_SCHEMES:
-        raise UserError(f"the environment variable {proxy} is no proxy of the kinds {', '.join(PROXY_SCHEMES)}; "
+    if not is_right or parts.scheme not in schemes:
+        raise UserError(f"the environment variable {proxy} is no proxy of the kinds {', '.join(schemes)}; "
                         f"{advice}")  # fmt: skip
-    if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+    if parts.scheme.startswith("socks") and not knows_socks():
         raise UserError(f"the environment variable {proxy} is a SOCKS proxy, which needs the package socksio; "
                         f"install it, or {advice}")  # fmt: skip
     return proxy
 
 
+def knows_socks() -> bool:
+    return importlib.util.find_spec("socksio") is not None
+
+
 def _check_certificates(name: str) -> None:
     value = os.environ.get(name)
-    if not value or (name != "SSL_CERT_FILE" and Path(value).is_dir()):
+    if not value or (name in REQUESTS and Path(value).is_dir()):
         return
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=value)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import email.utils
 import time
-from collections.abc import Mapping
 from datetime import UTC
+from typing import Any
 
 
-def wait_seconds(headers: Mapping[str, str] | None) -> float | None:
+def wait_seconds(headers: Any) -> float | None:
     """From retry-after-ms, or Retry-After as seconds, whole or decimal, or as a date (RFC 9110, 10.2.3).
 
     0 for a date that has passed; None where the server does not say.

@@ -105,8 +105,9 @@ class _Session:
     def _ask(self, prompt: Prompt) -> None:
         number = next_turn(prompt, self.done)
         assert number is not None
-        talk: Messages = tuple({**said} for said in conversation(prompt, self.done, number))  # type: ignore[misc]
-        future = self.client.run(self.client.reply(talk, self.answerer.options(prompt, number)))
+        talk = conversation(prompt, self.done, number)
+        messages: Messages = tuple({"role": said["role"], "content": said["content"]} for said in talk)
+        future = self.client.run(self.client.reply(messages, self.answerer.options(prompt, number)))
         future.add_done_callback(lambda future: self.finished.put((prompt, number, future)))
 
     def _collected(self, streak: Streak) -> Turn:
