@@ -117,15 +117,14 @@ REFUSALS: dict[str, tuple[Said, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_request_that_is_refused_is_unscored_with_the_servers_words_and_the_rest_is_judged(
-    name: str, concurrency: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said, kind, words = REFUSALS[name]
     folder = write_run(tmp_path / "run", (2,))
     with judge_server(for_bad(said)) as server:
-        assert judge(folder, server, concurrency=concurrency) == 0
+        assert judge(folder, server) == 0
         assert server.requests == ITEMS
     assert "5/6" in capsys.readouterr().out
     (reason,) = [j.reason for j in judgements(folder) if j.reply is None]
@@ -149,8 +148,7 @@ def test_whatever_the_order_the_run_is_finished_where_something_plain_has_a_repl
     assert sum(j.reply is not None for j in judgements(folder)) == ITEMS - len(bad)
 
 
-@pytest.mark.parametrize("status", [400, 403, 413, 422])
-@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize(("status", "concurrency"), [(400, 1), (403, 8), (413, 1), (422, 8)])
 def test_a_server_that_refuses_everything_ends_the_command_with_one_line(
     status: int, concurrency: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,16 +130,20 @@ def _turn(prompt: Prompt, number: int, future: Future[Reply], streak: Streak) ->
         streak.failed(error)
         return failed_turn(prompt, number, str(error))
     streak.replied()
-    finish = FINISHES.get(ending(reply.finish))
+    finish, text, named = FINISHES.get(ending(reply.finish)), reply.text.strip(), f"finish_reason {reply.finish[:80]!r}"
     if finish is None:
-        return failed_turn(prompt, number, f"the answer broke off (finish_reason {reply.finish[:80]!r})")
+        return failed_turn(prompt, number, f"the answer broke off ({named})")
+    withheld = f"withheld by a content filter ({named})" if finish == "filtered" else ""
+    if withheld and not text:
+        return failed_turn(prompt, number, withheld)
     return Turn(
         item_id=prompt.item_id,
         prompt_hash=prompt.hash,
         turn=number,
-        text=reply.text.strip(),
+        text=text,
         tokens=reply.completion_tokens,
         finish=finish,
+        reason=withheld,
     )
 
 

@@ -54,7 +54,8 @@ def said_in(body: bytes, status: int, key: str) -> Said:
 def of_error(found: Any, status: int, key: str) -> Said:
     """Of an error that was read as JSON."""
     inner = _inner(found)
-    names = [one_line(str(inner[name]), key)[:80] for name in ("code", "type") if isinstance(inner.get(name), str)]
+    given = [inner.get(name) for name in ("code", "type")]
+    names = [one_line(str(name), key)[:80] for name in given if isinstance(name, str | int) and name != status]
     return Said(
         status=status,
         text=one_line(_text(found), key) or "no words",

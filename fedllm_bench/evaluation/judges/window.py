@@ -26,11 +26,12 @@ class Submits(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A question and its reply, or none, and `reason` says why."""
+    """A question and its reply, or none, and `reason` says why. `is_refusal`: the server would not take it."""
 
     question: Question
     reason: str = ""
     reply: Reply | None = None
+    is_refusal: bool = False
 
 
 def outcomes(judge: Submits, questions: Iterable[Question], width: int) -> Iterator[Outcome]:
@@ -61,7 +62,7 @@ def _outcome(question: Question, future: Future[Reply], streak: Streak) -> Outco
         reply = future.result()
     except NoReplyError as error:
         streak.failed(error)
-        return Outcome(question, str(error))
+        return Outcome(question, str(error), is_refusal=error.is_refusal)
     except OverBudgetError:
         return Outcome(question, NOT_AFFORDED)
     streak.replied()
