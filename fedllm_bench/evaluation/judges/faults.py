@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PASSING = (408, 409, 425, 429)  # and from 500 on
 SHARED = (401, 402, 404, 405, 407)  # key, money, address: what every request would meet
+NO_KEY = "it wants a key: name the variable that holds it as key_env in a judge's file (docs/judges.md)"
 NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 FILTERED = ("content_filter", "content_policy_violation", "invalid_prompt", "moderation_blocked")
 TOO_LONG = ("context_length_exceeded", "string_above_max_length", "exceed_context_size_error")
@@ -113,7 +114,8 @@ def advice(said: Said, served: Served, request: Mapping[str, Any]) -> str:
     if {*NO_MONEY} & {*said.names} or said.status == 402:
         return "the account has no money left; what is done is kept"
     if said.status == 401:
-        return f"check the key in the environment variable {served.key_env or 'that ' + served.noun + ' names'}"
+        is_named = bool(served.key_env)
+        return f"check the key in the environment variable {served.key_env}" if is_named else NO_KEY
     if said.status == 403:
         return f"the key may not use this model; ask its owner or take another {served.noun}"
     if said.status == 407:
