@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedllm_bench import network
 from fedllm_bench.data.mirror import HUB_NAME
 from fedllm_bench.errors import UserError, first_line
 
@@ -41,10 +42,13 @@ class HubSource:
 
         log.info("reading %s", self)
         try:
-            splits = datasets.load_dataset(self.name, revision=self.revision, streaming=True)
-            for split in sorted(splits):
-                for number, row in enumerate(splits[split], start=1):
-                    yield str(split), number, row
+            with network.blamed():
+                splits = datasets.load_dataset(self.name, revision=self.revision, streaming=True)
+                for split in sorted(splits):
+                    for number, row in enumerate(splits[split], start=1):
+                        yield str(split), number, row
+        except UserError:
+            raise
         # A dataset that cannot be parsed is a ValueError or a RuntimeError there.
         except (datasets.exceptions.DatasetsError, HTTPError, OSError, ValueError, RuntimeError) as error:
             raise self._trouble(error) from error

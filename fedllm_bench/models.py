@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from fedllm_bench import network
 from fedllm_bench.config import EMBEDDED_MODEL
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import sha256_file, sha256_json
@@ -40,7 +41,10 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
     wanted = [f"*{ending}" for ending in LOADED]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        with network.blamed():
+            return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except UserError:
+        raise
     except (OSError, ValueError) as error:  # the hub's errors are of these two kinds
         raise not_a_model(name, error) from error
 

@@ -85,11 +85,15 @@ def _is_first(judgement: Judgement) -> bool:
 
 
 def _replies(judge: Judge, asked: Iterable[Question]) -> dict[str, Reply]:
-    """Item -> the judge's reply: what was stored on this machine before, or is asked now."""
+    """Item -> the judge's reply: what was stored on this machine before, or is asked now.
+
+    What its server refuses, as a filter does, has none, and would have none the next time.
+    """
     waiting = [question for question in asked if judge.stored(question) is None]
-    reasons = {o.question.slot.item_id: o.reason for o in outcomes(judge, waiting, judge.preset.limits.concurrency)}
-    if why := next((reason for reason in reasons.values() if reason), ""):
-        raise UserError(f"the judge did not reply to {sum(map(bool, reasons.values()))} questions ({why}); try again")
+    told = outcomes(judge, waiting, judge.preset.limits.concurrency)
+    reasons = [outcome.reason for outcome in told if outcome.reason and not outcome.is_refusal]
+    if reasons:
+        raise UserError(f"the judge did not reply to {len(reasons)} questions ({reasons[0]}); try again")
     return {question.slot.item_id: reply for question in asked if (reply := judge.stored(question)) is not None}
 
 

@@ -68,6 +68,9 @@ class Scripted:
         future.set_result(reply)
         return future
 
+    def check_any(self) -> None:
+        raise AssertionError("nothing was refused")
+
 
 def ask(scripted: Scripted, folder: Path, matches: list[Match], material: Material, repeats: int = 1) -> None:
     works = pair_works(folder, scripted.preset, matches, material, repeats)

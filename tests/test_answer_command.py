@@ -137,6 +137,45 @@ def test_an_endpoint_answers(tmp_path: Path, monkeypatch, capsys):
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"secret-key" in path.read_bytes()]
 
 
+def ask_endpoint(model: Model, out: Path, *words: str) -> int:
+    source = ["--endpoint", model.address, "--model", "m", "--concurrency", "1"]
+    return cli.main(["answer", *source, "--metrics", "harmless", "--limit", "6", "--out", str(out), *words])
+
+
+def test_prompts_that_a_provider_refuses_have_failed_and_others_are_answered(tmp_path: Path, capsys):
+    words = "Content violates usage guidelines."
+    refusal = (403, {}, json.dumps({"error": words}).encode())
+    with serving(Model(lambda number, body: refusal if "kill" in body["messages"][0]["content"] else None)) as model:
+        assert ask_endpoint(model, tmp_path) == 0
+        answers = read_records(answers_file(tmp_path, "harmless", "base"), Answer)
+        failed = [answer for answer in answers if not answer.is_whole]
+        assert 0 < len(failed) < 6
+        assert all(answer.reason == f"withheld by a content filter: 403: {words}" for answer in failed)
+        assert words in capsys.readouterr().out
+        asked = len(model.asked)
+        assert ask_endpoint(model, tmp_path) == 0  # nothing that is recorded is asked again
+        assert len(model.asked) == asked
+        assert ask_endpoint(model, tmp_path, "--retry-failed") == 0
+        assert len(model.asked) in (asked + len(failed), asked + len(failed) + 1)
+
+
+def test_a_server_that_takes_no_seed_is_answered_with_by_the_option_that_its_refusal_names(tmp_path: Path, capsys):
+    detail = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]
+    refusal = (422, {}, json.dumps({"detail": detail}).encode())
+    with serving(Model(lambda number, body: refusal if "seed" in body else None)) as model:
+        assert ask_endpoint(model, tmp_path) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "422: body.seed: Extra inputs are not permitted" in err
+        assert "--no-seed" in err
+        assert len(model.asked) == 4  # three items and something plain
+        assert ask_endpoint(model, tmp_path, "--no-seed") == 0
+    assert len(texts(tmp_path, "harmless", "base")) == 6
+    assert files.read_json(tmp_path / "answers/harmless/plan.json")["model"]["left_out"] == ["seed"]
+    assert ask_endpoint(model, tmp_path) == 2  # answers with and without a seed are not mixed
+    assert "left_out is None, was ['seed']" in capsys.readouterr().err
+
+
 def test_failed_items_are_shown_and_the_exit_code_is_0(shared: Path, monkeypatch, capsys):
     monkeypatch.setattr("fedllm_bench.evaluation.answering.context_of", lambda model: 12)
     assert cli.main(["answer", str(shared), "--metrics", "harmless", *FEW, "--sides", "base"]) == 0

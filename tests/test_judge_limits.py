@@ -18,7 +18,8 @@ from fedllm_bench.evaluation.judges.errors import NoReplyError, OverBudgetError
 from fedllm_bench.evaluation.judges.limiter import Limiter
 from fedllm_bench.evaluation.judges.preset import Limits, Preset, Price
 from fedllm_bench.evaluation.judges.questions import Question, Slot
-from fedllm_bench.evaluation.judges.window import MOST_GIVEN_UP, NOT_AFFORDED, outcomes
+from fedllm_bench.evaluation.judges.streak import MOST_GIVEN_UP, MOST_REFUSED
+from fedllm_bench.evaluation.judges.window import NOT_AFFORDED, outcomes
 from fedllm_bench.evaluation.records import Reply
 
 MESSAGES = ({"role": "user", "content": "ü" * 350},)
@@ -125,6 +126,9 @@ class Scripted:
             future.set_result(Reply(text="[[1]]"))
         return future
 
+    def check_any(self) -> None:
+        raise AssertionError("nothing was refused")
+
 
 def _questions(count: int, taken: list[int]) -> Iterator[Question]:
     for number in range(count):
@@ -152,6 +156,36 @@ def test_questions_that_fail_in_a_row_end_the_command_and_others_do_not() -> Non
     assert len(list(outcomes(Scripted(spread), _questions(500, []), 4))) == 500
     with pytest.raises(UserError, match=f"{MOST_GIVEN_UP} questions in a row"):
         list(outcomes(Scripted(dict.fromkeys(range(3, 50), gone)), _questions(500, []), 4))
+
+
+def test_refusals_end_the_command_only_where_something_plain_is_refused_too() -> None:
+    ended = UserError("refused whatever it was asked")
+    refused = NoReplyError("400", shared=ended)
+
+    class Refusing(Scripted):
+        checks = 0
+
+        def check_any(self) -> None:
+            self.checks += 1
+            if not self.takes_plain:
+                raise ended
+
+        takes_plain = True
+
+    every = dict.fromkeys(range(500), refused)
+    judge = Refusing(every)
+    assert len(list(outcomes(judge, _questions(500, []), 4))) == 500
+    assert judge.checks == 1  # once is enough
+    judge.takes_plain = False
+    for count in (1, MOST_REFUSED - 1, 500):
+        judge.given = 0
+        with pytest.raises(UserError, match="whatever it was asked"):
+            list(outcomes(judge, _questions(count, []), 4))
+        assert judge.given <= MOST_REFUSED + 4
+    late = Refusing(dict.fromkeys(range(1, 500), refused))
+    late.takes_plain = False
+    assert len(list(outcomes(late, _questions(500, []), 1))) == 500  # one reply has shown that requests are taken
+    assert late.checks == 0
 
 
 def test_progress_shows_the_cost_so_far(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

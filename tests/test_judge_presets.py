@@ -10,7 +10,9 @@ from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.judges import preset as presets
 from fedllm_bench.evaluation.judges.asking import AskingJudge
 from fedllm_bench.evaluation.judges.preset import judge_names, load_judge
+from fedllm_bench.evaluation.judges.templates import templates_hash
 from fedllm_bench.evaluation.records import checked_name
+from fedllm_bench.files import sha256_json
 
 MINE = 'model = "m"\nbase_url = "https://x.org/v1"\n'
 
@@ -51,6 +53,24 @@ def test_an_id_follows_model_options_and_prompts_and_nothing_else(
     assert id_of(MINE.replace('"m"', '"a/b:c d"')).startswith("a-b-c-d-")
     monkeypatch.setattr(presets, "templates_hash", lambda: "other prompts")
     assert id_of(MINE) != base
+
+
+def test_ids_of_judges_that_have_a_system_role_are_those_of_before(tmp_path: Path) -> None:
+    for name in judge_names():
+        preset = load_judge(name, model="m" if name == "local" else None)
+        asked = {"model": preset.model, "options": preset.options, "templates": templates_hash()}
+        assert preset.id.endswith(sha256_json(asked)[:8])
+    (tmp_path / "a.toml").write_text(MINE + "system_role = false\n")
+    assert load_judge(str(tmp_path / "a.toml")).id != load_judge(None, model="m", base_url="https://x.org/v1").id
+    assert load_judge(str(tmp_path / "a.toml")).system_role is False
+
+
+@pytest.mark.parametrize(
+    ("given", "model", "title"),
+    [(None, "a/b", "a/b"), ("local", "a/b", "a/b"), ("gpt-4", None, "gpt-4"), ("gpt-4", "gpt-4-0613", "gpt-4-0613")],
+)
+def test_a_judge_is_called_by_the_model_that_is_asked(given: str | None, model: str | None, title: str) -> None:
+    assert load_judge(given, model=model).title == title
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.bench import num_threads, positive
+from fedllm_bench.commands.judge import count
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.errors import UserError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fedllm_bench.evaluation.sides import Subject
     from fedllm_bench.evaluation.work import Done, Order
 
+LEAVABLE = ("seed", "temperature")
 DTYPES = ("float32", "bfloat16", "float16")
 EXAMPLES = """examples:
   fedllm-bench answer runs/mini-aya/fedavg/s0-0123456789 --metrics mini,harmless
@@ -59,9 +61,11 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
     others.add_argument("--dataset", help="for ref_gpt4: a data set, as aya")
     others.add_argument("--split", metavar="DIR", help="for heldout_ref and mini: a client split")
     others.add_argument("--api-key-env", metavar="NAME", default="OPENAI_API_KEY", help="variable with the key")
-    others.add_argument("--concurrency", type=positive, default=8, metavar="N", help="requests at once (default 8)")
+    others.add_argument("--concurrency", type=count, default=8, metavar="N", help="requests at once (default 8)")
     others.add_argument("--token-limit-name", default="max_tokens", metavar="NAME",
                         help="what the endpoint calls it, as max_completion_tokens (default max_tokens)")  # fmt: skip
+    for name in LEAVABLE:
+        others.add_argument(f"--no-{name}", action="store_true", help=f"send no {name}, for endpoints that refuse it")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -108,10 +112,15 @@ def run(args: argparse.Namespace) -> int:
             work = answer_locally(order, who, num_threads())
         found = [_shown(done) for done in work]
     say(f"Answers   {folder / 'answers'}")
-    failed = sum(len(done.outcome.failed) for done in found)
-    if failed:
-        say(f"Failed    {failed} items have no whole answer; their records say why (--retry-failed asks again)")
+    _say_failed([answer.reason for done in found for answer in done.outcome.failed])
     return 0
+
+
+def _say_failed(reasons: list[str]) -> None:
+    if reasons:
+        ((commonest, _),) = Counter(reasons).most_common(1)
+        say(f"Failed    {len(reasons)} items have no whole answer, as: {commonest}")
+        say("          their records say why; --retry-failed asks them again")
 
 
 def _check_source(args: argparse.Namespace) -> None:
@@ -201,15 +210,16 @@ def _subject(args: argparse.Namespace) -> Subject:
 
 
 def _endpoint(args: argparse.Namespace) -> EndpointAnswerer:
-    from fedllm_bench.evaluation.endpoint import EndpointAnswerer, make_client
+    from fedllm_bench.evaluation.endpoint import EndpointAnswerer, served_model
+    from fedllm_bench.network import checked_address
 
+    address = checked_address(args.endpoint, "--endpoint")
     return EndpointAnswerer(
-        client=make_client(args.endpoint, os.environ.get(args.api_key_env, "none")),
-        name=args.model,
+        served=served_model(address, args.model, key_env=args.api_key_env, concurrency=args.concurrency),
         benchmark="",
         seed=args.seed,
-        concurrency=args.concurrency,
         limit_name=args.token_limit_name,
+        left_out=tuple(name for name in LEAVABLE if getattr(args, f"no_{name}")),
     )
 
 

@@ -11,6 +11,7 @@ from fedllm_bench.errors import UserError
 
 PUBLISHED = "mt_bench,vicuna_bench,advbench,harmless,ref_gpt4"
 OFFLINE, RULE = "mini,harmless", "mini_rule"  # what a run of the embedded world is asked, and who grades it
+FLAGS = ("yes", "no-system-role", "no-temperature", "no-seed")  # of `judge`
 EXAMPLES = """examples:
   fedllm-bench evaluate runs/mini-aya/fedavg/s0-0123456789                              (offline, in seconds)
   fedllm-bench evaluate runs/aya/fedavg/s0-0123456789 --judge gpt-6-luna --max-cost 5
@@ -40,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--judge", metavar="NAME|FILE", help="a preset's name or a .toml file of one's own")
     parser.add_argument("--judge-url", metavar="URL", help="another address, as http://localhost:8000/v1")
     parser.add_argument("--judge-model", metavar="MODEL", help="another model, as its server lists it")
+    judge.add_sent(parser.add_argument_group("what the judge is sent"))
     parser.add_argument("--max-cost", metavar="USD", help="stop before this command has cost more")
     parser.add_argument("--yes", action="store_true", help="ask without a limit of the cost")
     parser.add_argument("--embedding-model", metavar="MODEL", help="of sentence-transformers, for similarities")
@@ -88,7 +90,8 @@ def _stages(args: argparse.Namespace) -> Iterator[list[str]]:
     run_folder, is_mini = str(args.run_folder), _is_mini(args.run_folder)
     metrics = args.metrics or (OFFLINE if is_mini else PUBLISHED)
     yield ["answer", run_folder, "--metrics", metrics, *_given(args, "sides", "limit", "threads")]
-    asked = _given(args, "judge", "judge_url", "judge_model", "max_cost") + ["--yes"] * args.yes
+    asked = _given(args, "judge", "judge_url", "judge_model", "max_cost", "token_limit_name")
+    asked += [f"--{name}" for name in FLAGS if getattr(args, name.replace("-", "_"))]
     if is_mini and "mini" in metrics.split(",") and not (args.judge or args.judge_url or args.judge_model):
         asked += ["--judge", RULE, "--metrics", "mini"]
     yield ["judge", run_folder, *asked, *_given(args, "sides")]

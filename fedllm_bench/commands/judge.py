@@ -46,6 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     judge.add_argument("--judge-url", metavar="URL", help="another address, as http://localhost:8000/v1")
     judge.add_argument("--judge-model", metavar="MODEL", help="another model, as its server lists it")
     judge.add_argument("--concurrency", metavar="N", type=count, help="requests at once (the judge's own limit)")
+    add_sent(judge)
     what = parser.add_argument_group("what is judged")
     what.add_argument("--metrics", metavar="NAMES", default="", help="benchmarks, with commas (all with answers)")
     what.add_argument("--sides", metavar="NAMES", default="", help="base, global, client-NAME, with commas (all)")
@@ -58,6 +59,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     cost.add_argument("--dry-run", action="store_true", help="only estimate the cost")
     parser.add_argument("--min-coverage", metavar="SHARE", type=_share, help="show a mean from this share on (1)")
     parser.set_defaults(run=run)
+
+
+def add_sent(group: argparse._ArgumentGroup) -> None:
+    """Options for servers that refuse a part of a request; they change the judge's id, as the same in its file do."""
+    group.add_argument("--no-system-role", action="store_true", help="put the system prompt into the user's turn")
+    group.add_argument("--no-temperature", action="store_true", help="send no temperature")
+    group.add_argument("--no-seed", action="store_true", help="send no seed, where the judge's file has one")
+    group.add_argument("--token-limit-name", metavar="NAME", help="what the server calls the limit of new tokens, as "
+                       "max_completion_tokens (as in the judge's file)")  # fmt: skip
 
 
 def count(text: str) -> int:
@@ -108,11 +118,14 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def preset_of(args: argparse.Namespace) -> Preset:
+    """The judge that the options name, with what they change of it."""
     from fedllm_bench.evaluation.judges.preset import load_judge
 
     preset = load_judge(args.judge, model=args.judge_model, base_url=args.judge_url)
     limits = replace(preset.limits, concurrency=args.concurrency) if args.concurrency else preset.limits
-    return replace(preset, limits=limits)
+    preset = replace(preset, limits=limits, system_role=preset.system_role and not args.no_system_role)
+    left_out = [name for name in ("seed", "temperature") if getattr(args, f"no_{name}")]
+    return preset.sending(without=left_out, limit_name=args.token_limit_name)
 
 
 def _without_judge(there: dict[str, list[str]]) -> int:

@@ -38,6 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     asked.add_argument("--judge-url", metavar="URL", help="another address, as http://localhost:8000/v1")
     asked.add_argument("--judge-model", metavar="MODEL", help="another model, as its server lists it")
     asked.add_argument("--concurrency", metavar="N", type=judge.count, help="requests at once (the judge's own limit)")
+    judge.add_sent(asked)
     asked.add_argument(
         "--limit",
         metavar="N",

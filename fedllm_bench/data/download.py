@@ -18,15 +18,16 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any
 
 from filelock import FileLock
 
+from fedllm_bench import network
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.files import make_folder, sha256_file, write_json
 from fedllm_bench.progress import track
+from fedllm_bench.retry_after import wait_seconds
 
 log = logging.getLogger(__name__)
 WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0)  # before each further try
@@ -129,6 +130,7 @@ def _copy(path: Path, part: Path, max_bytes: int) -> None:
 
 def _fetch(address: str, part: Path, max_bytes: int) -> None:
     """Try, wait and try again; a try that brought at least a chunk does not count against the number of tries."""
+    network.proxy_of(address, by_urllib=True)  # a wrong variable is named before anything is tried
     tries = 0
     while True:
         before = _size(part)
@@ -166,6 +168,7 @@ def _attempt(address: str, part: Path, max_bytes: int) -> None:
 
 def _open(request: urllib.request.Request, part: Path) -> Any:
     """The open response; http(s) only, whatever a redirect says."""
+    address, via = request.full_url, network.via(request.full_url, by_urllib=True)
     try:
         return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
@@ -174,27 +177,19 @@ def _open(request: urllib.request.Request, part: Path) -> Any:
             _forget(part)
             raise Transient("the file changed") from error
         if error.code in TRY_LATER:
-            raise Transient(f"answer {error.code} {error.reason}", _retry_after(error)) from error
-        raise Unreachable(f"{request.full_url}: answer {error.code} {error.reason}") from error
+            wait = wait_seconds(error.headers) or 0.0
+            raise Transient(f"answer {error.code} {error.reason}", wait) from error
+        raise Unreachable(f"{address}: answer {error.code} {error.reason}{via}") from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, CUT):
             raise Transient(f"connection cut ({error.reason})") from error
-        raise Unreachable(f"cannot reach {request.full_url} ({first_line(error.reason)})") from error
+        if isinstance(error.reason, ssl.SSLError):
+            network.ssl_context()  # names certificates of the environment that are none
+        raise Unreachable(f"cannot reach {address} ({first_line(error.reason)}){via}") from error
     except CUT as error:
         raise Transient(f"connection cut ({first_line(error)})") from error
     except (OSError, ValueError) as error:
-        raise Unreachable(f"cannot reach {request.full_url} ({first_line(error)})") from error
-
-
-def _retry_after(error: urllib.error.HTTPError) -> float:
-    """Seconds that the server asks to wait, given as a number or as a date; 0 where it does not say."""
-    text = error.headers.get("Retry-After", "") if error.headers else ""
-    if text.isdecimal():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
+        raise Unreachable(f"cannot reach {address} ({first_line(error)}){via}") from error
 
 
 def _start(response: Any, state: PartState | None, have: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from fedllm_bench import network
 from fedllm_bench.data.download import GIB, TIMEOUT_SECONDS, Check, Unreachable
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.files import make_folder
@@ -27,18 +28,19 @@ def from_drive(address: str, target: Path, check: Check) -> Path:
     part = target.with_name(f"{target.name}.drive")
     with FileLock(f"{target}.lock"):
         try:
-            gdown.download(
-                address,
-                str(part),
-                quiet=not sys.stderr.isatty(),
-                use_cookies=False,
-                resume=True,
-                timeout=TIMEOUT_SECONDS,
-                retries=RETRIES,
-                progress=_bounded,
-            )
+            with network.blamed(network.REQUESTS):
+                gdown.download(
+                    address,
+                    str(part),
+                    quiet=not sys.stderr.isatty(),
+                    use_cookies=False,
+                    resume=True,
+                    timeout=TIMEOUT_SECONDS,
+                    retries=RETRIES,
+                    progress=_bounded,
+                )
         except (DownloadError, OSError) as error:  # requests raises OSErrors
-            raise Unreachable(f"{address}: {_words(error)}") from error
+            raise Unreachable(f"{address}: {_words(error)}{network.via(address)}") from error
         try:
             check(part)
         except UserError as error:

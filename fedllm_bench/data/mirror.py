@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from fedllm_bench import network
 from fedllm_bench.data.download import GIB, Unreachable, download, is_url, join, sha256_is
 from fedllm_bench.data.manifest import Split, check_target, open_split
 from fedllm_bench.errors import UserError, first_line
@@ -92,7 +93,7 @@ def _publish_hub(split: Split, name: str) -> str:
     # HTTPError is that of httpx2, or of httpx before version 2 of the hub's client
     failures = (errors.HTTPError, errors.HFValidationError, OSError)  # type: ignore[attr-defined]
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with network.blamed(), tempfile.TemporaryDirectory() as folder:
             _fill(split, Path(folder))
             api = HfApi()
             api.create_repo(name, repo_type="dataset", exist_ok=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedllm_bench import network
 from fedllm_bench.diversity.cache import Kept, key
 from fedllm_bench.diversity.lsa import LSA, MAX_CHARACTERS, lsa_vectors
 from fedllm_bench.errors import UserError, first_line
@@ -145,7 +146,10 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(READ), ignore_patterns=list(LEFT)))
+        with network.blamed():
+            return Path(snapshot_download(name, allow_patterns=list(READ), ignore_patterns=list(LEFT)))
+    except UserError:
+        raise
     except (OSError, ValueError) as error:  # the hub's errors are of these two kinds
         raise UserError(f"cannot fetch the encoder {name!r} ({first_line(error)[:200]}); {ADVICE}") from error
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fedllm_bench.evaluation.judges.finishes import ending
 from fedllm_bench.evaluation.judges.questions import NotAskedError, Slot, answered, scale
 from fedllm_bench.evaluation.judges.shown import hidden
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
@@ -92,9 +93,15 @@ def _rating(judgement: Judgement, low: float, high: float) -> Verdict[float]:
 
 def unfinished(reply: Reply) -> str:
     """Why a reply cannot have a verdict at its end, where prompts ask for it; "" where it can."""
-    if reply.finish == "length":
-        return f"the judge's reply was cut after {reply.completion_tokens} tokens"
-    return "the judge's reply was withheld by a content filter" if reply.finish == "content_filter" else ""
+    named = "" if reply.finish in ("length", "content_filter") else f" (finish_reason {reply.finish[:80]!r})"
+    match ending(reply.finish):
+        case "whole":
+            return ""
+        case "cut":
+            return f"the judge's reply was cut after {reply.completion_tokens} tokens{named}"
+        case "filtered":
+            return f"the judge's reply was withheld by a content filter{named}"
+    return f"the judge's reply broke off{named}"
 
 
 def _single(judgements: Iterable[Judgement]) -> dict[tuple[str, int], list[Judgement]]:

@@ -42,7 +42,7 @@ def check_of(
 
     Raises a :class:`UserError` where none is. GPT-4's biases are over the same matches.
     """
-    judgements, judge = stored_judgements(folder, preset, matches, material), preset.name
+    judgements, judge = stored_judgements(folder, preset, matches, material), preset.title
     if not judgements:
         raise UserError(f"{folder}: no kept replies of the judge {preset.id}; ask it first, without --offline")
     experts, gpt4, wanted = expert_votes(), gpt4_votes(), set(matches)

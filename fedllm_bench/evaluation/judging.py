@@ -19,6 +19,7 @@ from fedllm_bench import __version__, files
 from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.evaluation.judges.asking import AskingJudge
 from fedllm_bench.evaluation.judges.cost import Budget, prompt_tokens
+from fedllm_bench.evaluation.judges.finishes import is_whole
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.questions import GRADINGS, Asker, Question, Slot
 from fedllm_bench.evaluation.judges.rule import RuleJudge
@@ -168,11 +169,13 @@ def to_ask(works: Iterable[Work], judge: Judge, found: Found) -> Iterator[Questi
 def own_replies(works: Iterable[Work], judge: Judge) -> Found:
     """Replies in the folder's judgements that are stored nowhere else, as in a folder from another machine.
 
-    They count for this folder alone and never enter the store: whoever made the folder could have written them.
+    They count for this folder alone and never enter the store: whoever made the folder could have written them. One
+    that was not said to its end is asked for again.
     """
     found = Found()
     for work in works:
-        said = {j.request_hash: j.reply for j in read_records(work.path, Judgement) if j.reply is not None}
+        records = read_records(work.path, Judgement)
+        said = {j.request_hash: j.reply for j in records if j.reply is not None and is_whole(j.reply.finish)}
         for question in work.questions() if said else ():
             key = judge.key(question) if question.messages else ""
             if key in said and judge.stored(question) is None:
@@ -188,7 +191,7 @@ def sizes(questions: Iterable[Question]) -> list[float]:
 def judge_all(works: Sequence[Work], judge: Judge, found: Found, total: int) -> None:
     """Ask `total` questions and write the judgements, also of an asking that is interrupted or fails."""
     width = judge.preset.limits.concurrency
-    label = f"judge {judge.preset.name}"
+    label = f"judge {judge.preset.title}"
     is_worth_keeping = False
     try:
         asked = outcomes(judge, to_ask(works, judge, found), width)
@@ -196,6 +199,8 @@ def judge_all(works: Sequence[Work], judge: Judge, found: Found, total: int) -> 
             if outcome.reason:
                 found.reasons[judge.key(outcome.question)] = outcome.reason
             is_worth_keeping |= not outcome.reason
+            if outcome.reply is not None and not is_whole(outcome.reply.finish):  # stored nowhere, and evidence
+                found.replies[judge.key(outcome.question)] = outcome.reply
         is_worth_keeping = True
     finally:
         if is_worth_keeping:  # not of a judge that nobody could reach, as without its key

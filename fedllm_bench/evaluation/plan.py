@@ -116,14 +116,23 @@ def keep_to(folder: Path, plan: Plan, side: str, fingerprint: str, environment: 
         files.write_json(path, found)
 
 
+def forget_unused(folder: Path, benchmark: str) -> None:
+    """Remove a plan by which nothing was answered, as of a server that refused its settings."""
+    path = plan_file(folder, benchmark)
+    there = [*path.parent.glob("*.jsonl"), *path.parent.glob("*.jsonl.partial")]
+    if not any(found.stat().st_size for found in there if found != prompts_file(folder, benchmark)):
+        path.unlink(missing_ok=True)
+
+
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """ "key is X, was Y" for each value of `wanted` that `found` has otherwise."""
+    """ "key is X, was Y" for each value of `wanted` that `found` has otherwise, and for each that it alone has in a
+    table of `wanted`."""
     texts = []
     for key, value in wanted.items():
         if isinstance(value, Mapping):
             inner = found.get(key)
             inner = inner if isinstance(inner, Mapping) else {}
-            texts += [f"{key}.{text}" for text in _differences(inner, value)]
+            texts += [f"{key}.{text}" for text in _differences(inner, {**dict.fromkeys(inner), **value})]
         elif found.get(key) != value:
             texts.append(f"{key} is {value!r}, was {found.get(key)!r}")
     return texts

@@ -87,18 +87,23 @@ def _answer(journal: Journal, prompts: Sequence[Prompt], answerer: Answerer, met
             meter.add(done, sum(turn.tokens for turn in turns))
 
 
-def forget_failed(folder: Path, benchmark: str, side: str, prompts: Sequence[Prompt]) -> int:
-    """Make failed turns unanswered again, whether the side is done or not; returns how many items had one."""
+def forget_failed(
+    folder: Path, benchmark: str, side: str, prompts: Sequence[Prompt], *, empty_too: bool = False
+) -> int:
+    """Make failed turns unanswered again, whether the side is done or not; returns how many items had one.
+
+    `empty_too`: also empty ones, and what came after them. Earlier versions recorded a server's error so.
+    """
     path = answers_file(folder, benchmark, side)
     there = finished(folder, benchmark, side, prompts)
     if there is None:
-        journal = Journal.open(journal_file(path), prompts)
-        kept = [turn for turn in journal.turns.values() if turn.finish != "failed"]
-        count = len(journal.turns) - len(kept)
+        turns = list(Journal.open(journal_file(path), prompts).turns.values())
     else:
-        kept = [turn for answer in there for turn in as_turns(answer) if turn.finish != "failed"]
-        count = sum(not answer.is_whole for answer in there)
-    if count:
+        turns = [turn for answer in there for turn in as_turns(answer)]
+    failed = {turn.key for turn in turns if turn.finish == "failed" or (empty_too and not turn.text)}
+    first = {item: min(number for other, number in failed if other == item) for item, _ in failed}
+    kept = [turn for turn in turns if turn.turn < first.get(turn.item_id, turn.turn + 1)]
+    if failed:
         Journal.rewrite(journal_file(path), kept)
         path.unlink(missing_ok=True)  # the journal is whole by now
-    return count
+    return len(first)

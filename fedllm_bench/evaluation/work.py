@@ -15,7 +15,7 @@ from fedllm_bench.evaluation.answering import ModelAnswerer
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
 from fedllm_bench.evaluation.encoding import Template, encoder, named_template
 from fedllm_bench.evaluation.endpoint import EndpointAnswerer
-from fedllm_bench.evaluation.plan import keep_to, plan_of, read_plan
+from fedllm_bench.evaluation.plan import forget_unused, keep_to, plan_of, read_plan
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.evaluation.session import Outcome, answer_side, forget_failed
 from fedllm_bench.evaluation.sides import BASE, Resident, Side, Subject
@@ -111,8 +111,8 @@ def _side(
         return Done(name, side.name, answer_side(order.folder, name, side.name, prompts, answerer))
 
 
-def _retry(order: Order, benchmark: str, side: str, prompts: Sequence[Prompt]) -> None:
-    if order.retry_failed and (count := forget_failed(order.folder, benchmark, side, prompts)):
+def _retry(order: Order, benchmark: str, side: str, prompts: Sequence[Prompt], *, empty_too: bool = False) -> None:
+    if order.retry_failed and (count := forget_failed(order.folder, benchmark, side, prompts, empty_too=empty_too)):
         log.info("%s %s: asking %d failed items again", benchmark, side, count)
 
 
@@ -134,10 +134,18 @@ def _remotely(order: Order, endpoint: EndpointAnswerer, benchmark: Benchmark, pr
         prompts,
         order.overrides,
         template={"name": "server", "hash": ""},
-        model={"endpoint": str(endpoint.client.base_url), "name": endpoint.name},
+        model=_endpoint_model(endpoint),
         seed=order.seed,
         followed={},
     )
+    forget_unused(order.folder, benchmark.name)
     keep_to(order.folder, plan, BASE, "", _environment())
-    _retry(order, benchmark.name, BASE, prompts)
+    _retry(order, benchmark.name, BASE, prompts, empty_too=True)
     return Done(benchmark.name, BASE, answer_side(order.folder, benchmark.name, BASE, prompts, lambda: endpoint))
+
+
+def _endpoint_model(endpoint: EndpointAnswerer) -> dict[str, Any]:
+    """Settings that are not sent are named where there are any: plans of before have no such key."""
+    address = endpoint.served.base_url
+    named = {"endpoint": address if address.endswith("/") else f"{address}/", "name": endpoint.name}
+    return {**named, "left_out": list(endpoint.left_out)} if endpoint.left_out else named

@@ -1,6 +1,7 @@
 """`openai`'s HTTP client, which reads a response of any length, with a bound on it.
 
-The bound is set in `send`, where errors and replies, with a stated length and without one, all pass.
+The bound is set in `send`, where errors and replies, with a stated length and without one, all pass. Proxy and
+certificates are chosen by `network`, which names a wrong variable of the environment.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from typing import Any
 
 import openai
 
+from fedllm_bench import network
 from fedllm_bench.evaluation.judges.faults import TooLongError
 
 PACKED = ("content-encoding", "content-length", "transfer-encoding")  # of a body that is now unpacked and whole
+HttpLimits = type(openai.DEFAULT_CONNECTION_LIMITS)
 
 
 class BoundedClient(openai.DefaultAsyncHttpxClient):
@@ -32,8 +35,19 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         return type(response)(response.status_code, headers=head, content=bytes(body), request=request)
 
 
-def bounded_client(most_bytes: int, *, connections: int, seconds: float) -> BoundedClient:
-    """`connections` at once; `seconds` bounds each single read, the caller bounds the whole."""
-    client = BoundedClient(timeout=seconds)
+def bounded_client(address: str, most_bytes: int, *, connections: int, seconds: float) -> BoundedClient:
+    """For requests to `address`, over at most `connections` at once; further requests wait for one of them.
+
+    `seconds` bounds each single read, the caller bounds the whole. Raises a :class:`UserError` for a proxy or for
+    certificates of the environment that are none.
+    """
+    proxy, context = network.proxy_of(address), network.ssl_context()
+    client = BoundedClient(
+        timeout=seconds,
+        limits=HttpLimits(max_connections=connections, max_keepalive_connections=connections),
+        trust_env=False,  # what the environment says is read above, where an error can name the variable
+        proxy=proxy.address if proxy else None,
+        verify=True if context is None else context,
+    )
     client.most_bytes = most_bytes
     return client

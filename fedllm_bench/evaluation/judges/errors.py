@@ -1,14 +1,25 @@
-"""Why a judge did not reply to one request. What concerns all requests is a UserError and ends the command."""
+"""Why a server did not reply to one request. What concerns all requests is a UserError and ends the command."""
 
 from __future__ import annotations
 
+from fedllm_bench.errors import UserError
+
 
 class NoReplyError(Exception):
-    """No reply to this request; the text says why. `gave_up`: the server failed again and again, others may too."""
+    """No reply to this request; the text says why.
 
-    def __init__(self, reason: str, *, gave_up: bool = False) -> None:
+    `gave_up`: the server failed again and again, others may too. `shared`: it refused this request, and this is what
+    would end the command if it refused whatever it is asked.
+    """
+
+    def __init__(self, reason: str, *, gave_up: bool = False, shared: UserError | None = None) -> None:
         super().__init__(reason)
         self.gave_up = gave_up
+        self.shared = shared
+
+    @property
+    def is_refusal(self) -> bool:
+        return self.shared is not None
 
 
 class PassingError(Exception):

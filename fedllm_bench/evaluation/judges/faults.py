@@ -1,108 +1,125 @@
-"""Which failures of a request can pass, which are its own, and which end the command."""
+"""Which failures of a request can pass, which are its own, and which end the command.
+
+No wording decides: a refusal (a status of 400 or above) is the request's own unless it speaks of the key, the money or
+the address, which all requests share. Whether the server refuses everything is found out by asking (`streak`).
+"""
 
 from __future__ import annotations
 
-import email.utils
-import time
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fedllm_bench import network
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.evaluation.judges.errors import NoReplyError, PassingError
-from fedllm_bench.evaluation.judges.preset import Preset
+from fedllm_bench.evaluation.judges.said import Said, of_error, one_line, said_in
+from fedllm_bench.evaluation.judges.served import Served, option_for
+from fedllm_bench.evaluation.judges.templates import Messages
+from fedllm_bench.retry_after import wait_seconds
 
 if TYPE_CHECKING:
     import openai
 
-# Refusals of one request's text, by the codes of OpenAI, Azure and vLLM; another text may be accepted.
-OWN_CODES = ("context_length_exceeded", "string_above_max_length", "content_filter", "content_policy_violation")
-OWN_WORDS = ("maximum context length", "content management policy", "content filter", "too many tokens")
+PASSING = (408, 409, 425, 429)  # and from 500 on
+SHARED = (401, 402, 404, 405, 407)  # key, money, address: what every request would meet
+NO_KEY = "it wants a key: name the variable that holds it as key_env in a judge's file (docs/judges.md)"
 NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
-LONGEST_TEXT = 300
+FILTERED = ("content_filter", "content_policy_violation", "invalid_prompt", "moderation_blocked")
+TOO_LONG = ("context_length_exceeded", "string_above_max_length", "exceed_context_size_error")
+# for the name of a reason alone: what is refused is decided above
+FILTERED_WORDS = re.compile(
+    r"content (filter|management|exists risk)|moderat|flagged|usage (polic|guideline)|high risk|inappropriate|safety"
+    r"|content polic|violat",
+    re.I,
+)
+TOO_LONG_WORDS = re.compile(
+    r"context (length|size|window)|too (long|large|many tokens)|maximum (context|number of tokens|input|prompt)"
+    r"|(exceed|longer than|must be <=).*(token|length)|token.*(exceed|longer than|must be <=)",
+    re.I,
+)
+NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+NOT_SENDABLE = ("UnsupportedProtocol", "LocalProtocolError", "InvalidURL", "UnicodeEncodeError")
 
 
 class TooLongError(Exception):
     """A response has more bytes than are read."""
 
 
-def named(error: openai.APIError, preset: Preset, key: str) -> Exception:
+def named(error: openai.APIError, served: Served, key: str, request: Mapping[str, Any]) -> Exception:
     """The failure as :class:`PassingError`, :class:`NoReplyError` or :class:`UserError`; no text holds the key."""
     import openai
 
-    said = _said(error, key)
     if isinstance(error, openai.APITimeoutError):
-        return PassingError("timed out", is_charged=True)
+        return PassingError(f"timed out{network.via(served.base_url)}", is_charged=True)
     if isinstance(error, openai.APIConnectionError):
-        return _connection(error, said)
-    if isinstance(error, openai.RateLimitError) and error.code not in NO_MONEY:
-        return PassingError(f"rate limited ({said})", wait_seconds=wait_seconds(error.response.headers))
-    if isinstance(error, openai.APIStatusError) and (error.status_code >= 500 or error.status_code in (408, 409)):
-        return PassingError(said, wait_seconds=wait_seconds(error.response.headers))
-    if isinstance(error, openai.APIStatusError) and _is_own(error, said):
-        return NoReplyError(f"the judge's server refused this request: {said}")
-    return UserError(
-        f"the judge {preset.name!r} ({preset.model} at {preset.base_url}) refused: {said}; {_advice(error)}"
-    )
+        return _connection(error, served, key)
+    if not isinstance(error, openai.APIStatusError):
+        return PassingError(one_line(first_line(error), key), is_charged=True)
+    said = said_in(error.response.content, error.status_code, key)
+    return of_status(said, served, request, wait_seconds(error.response.headers))
 
 
-def _connection(error: openai.APIConnectionError, said: str) -> Exception:
+def announced(error: Any, served: Served, key: str, request: Mapping[str, Any]) -> Exception:
+    """The same for an error that stands inside a response with status 200: one of the provider behind the server."""
+    code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+    known = int(str(code)) if re.fullmatch(r"[45]\d\d", str(code), re.ASCII) else 0
+    said = of_error({"error": error} if isinstance(error, dict) else error, known, key)
+    if not known:
+        return PassingError(f"the server announced an error: {said.line}", is_charged=True)
+    return of_status(said, served, request, None)
+
+
+def of_status(said: Said, served: Served, request: Mapping[str, Any], wait: float | None) -> Exception:
+    """A refusal or failure by its status, of HTTP or inside a response; the codes of its error tell some apart."""
+    is_lasting = bool({*NO_MONEY, *TOO_LONG, *FILTERED} & {*said.names})
+    if (said.status in PASSING or said.status >= 500) and not is_lasting:
+        limited = f"rate limited ({said.short})" if said.status == 429 else said.short
+        return PassingError(limited + network.via(served.base_url), wait_seconds=wait)
+    if said.status in SHARED or said.status < 400 or {*NO_MONEY} & {*said.names}:
+        return refused_all(said, served, request)
+    shared = refused_all(said, served, request, " whatever it was asked")
+    return NoReplyError(f"{_kind(said)}: {said.line}", shared=shared)
+
+
+def refused_all(said: Said, served: Served, request: Mapping[str, Any], before: str = "") -> UserError:
+    return UserError(f"{served.place} refused{before}: {said.line}{network.via(served.base_url)}; "
+                     f"{advice(said, served, request)}")  # fmt: skip
+
+
+def _kind(said: Said) -> str:
+    """What kind of refusal it is, in words: by the error's code, and by the server's words only where it has none."""
+    names, is_named = {*said.names}, {*TOO_LONG, *FILTERED} & {*said.names}
+    if names & {*FILTERED} or (not is_named and FILTERED_WORDS.search(said.text)):
+        return "withheld by a content filter"
+    if names & {*TOO_LONG} or said.status == 413 or TOO_LONG_WORDS.search(said.text):
+        return "too long for the model"
+    return "the server refused this request"
+
+
+def _connection(error: openai.APIConnectionError, served: Served, key: str) -> Exception:
     cause: BaseException | None = error.__cause__
     if isinstance(cause, TooLongError):
         return NoReplyError(str(cause))
-    refused = type(cause).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout")  # nothing was sent
-    return PassingError(f"connection lost ({first_line(cause) if cause else said})", is_charged=not refused)
+    said, via = one_line(first_line(cause or error), key), network.via(served.base_url)
+    if type(cause).__name__ in NOT_SENDABLE:
+        return UserError(f"{served.place} cannot be asked: {said}{via}; check {served.url_option}")
+    return PassingError(f"connection lost ({said}){via}", is_charged=type(cause).__name__ not in NOT_SENT)
 
 
-def _status(error: Any) -> int:
-    return int(getattr(error, "status_code", 0))
-
-
-def _is_own(error: openai.APIStatusError, said: str) -> bool:
-    if error.status_code not in (400, 413, 422):
-        return False
-    return error.status_code == 413 or error.code in OWN_CODES or any(words in said.lower() for words in OWN_WORDS)
-
-
-def _said(error: openai.APIError, key: str) -> str:
-    """What the server says, as one bounded line."""
-    body = error.body
-    message = body.get("message") if isinstance(body, dict) else None
-    text = " ".join(str(message or error.message).replace(key, "***").split())
-    line = "".join(c for c in text if c.isprintable())[:LONGEST_TEXT]
-    return f"{_status(error)}: {line}" if _status(error) else line
-
-
-def _advice(error: openai.APIError) -> str:
-    import openai
-
-    if isinstance(error, openai.AuthenticationError):
-        return "check the key in the environment variable that the judge names"
-    if isinstance(error, openai.PermissionDeniedError):
-        return "the key may not use this model; ask its owner or take another judge"
-    if isinstance(error, openai.NotFoundError):
-        return "the server has no such model or address; check --judge-model and --judge-url"
-    if isinstance(error, openai.RateLimitError):
+def advice(said: Said, served: Served, request: Mapping[str, Any]) -> str:
+    """What to do where every request is refused so."""
+    messages: Messages = tuple(request.get("messages", ()))
+    has_system = bool(messages) and messages[0]["role"] == "system"
+    if {*NO_MONEY} & {*said.names} or said.status == 402:
         return "the account has no money left; what is done is kept"
-    return "check the judge's model and options"
-
-
-def wait_seconds(headers: Any) -> float | None:
-    """How long a server asks to wait: Retry-After in seconds or as a date (RFC 9110, 10.2.3), or retry-after-ms."""
-    if not headers:
-        return None
-    if (given := _number(headers.get("retry-after-ms"))) is not None:
-        return given / 1000
-    if (given := _number(headers.get("retry-after"))) is not None:
-        return given
-    try:
-        when = email.utils.parsedate_to_datetime(headers.get("retry-after") or "")
-    except (TypeError, ValueError):
-        return None
-    return max(0.0, when.timestamp() - time.time())
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if 0 <= value < float("inf") else None
+    if said.status == 401:
+        is_named = bool(served.key_env)
+        return f"check the key in the environment variable {served.key_env}" if is_named else NO_KEY
+    if said.status == 403:
+        return f"the key may not use this model; ask its owner or take another {served.noun}"
+    if said.status == 407:
+        return "check user and password of the proxy"
+    if said.status in (404, 405) or said.status < 400:
+        return f"the server has no such model or address; check {served.model_option} and {served.url_option}"
+    return option_for(said, request, has_system=has_system) or f"check the {served.noun}'s model and options"

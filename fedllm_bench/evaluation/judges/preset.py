@@ -5,17 +5,19 @@
     key_env = "OPENAI_API_KEY"              # the environment variable that holds the key; "" for none
     note = "..."                            # shown before it is asked; optional
     reply_tokens = 300                      # what a reply is expected to have, for the estimate of the cost; optional
+    system_role = false                     # for a chat template without one: system prompts go into the user's turn
     [options]                               # sent as they stand: temperature may be absent, limits be named otherwise
     [price]                                 # US dollars per million tokens, and when that was read
     [limits]                                # how it is asked
 
-Its id follows from the model, the options and the prompt templates of the suite.
+Its id follows from the model, the options, the prompt templates of the suite and whether they have a system role.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -28,7 +30,9 @@ from fedllm_bench import files
 from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.evaluation.judges.templates import templates_hash
 from fedllm_bench.evaluation.records import STRICT
+from fedllm_bench.network import checked_address
 
+LOCAL = "local"  # the preset for a server of one's own
 PACKAGE = "fedllm_bench.benchmarks"  # named, not imported: in a checkout it lies outside fedllm_bench/
 REPLY_BOUNDS = ("max_tokens", "max_completion_tokens")
 NEAR_HOST = re.compile(r"https?://(localhost|127\.[\d.]+|\[::1\]|0\.0\.0\.0)(:\d+)?(/|$)")
@@ -75,13 +79,20 @@ class Preset:
     limits: Limits = Limits()
     reply_tokens: Annotated[int, Field(ge=1)] = 300
     note: str = ""
+    system_role: bool = True
 
     @property
     def id(self) -> str:
         """The model's name and a hash of its options and of all prompt templates: what a reply depends on."""
-        asked = {"model": self.model, "options": self.options, "templates": templates_hash()}
+        asked: dict[str, Any] = {"model": self.model, "options": self.options, "templates": templates_hash()}
+        asked |= {} if self.system_role else {"system_role": False}
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model).strip(".-") or "judge"
         return f"{slug[:80]}-{files.sha256_json(asked)[:8]}"
+
+    @property
+    def title(self) -> str:
+        """What tables and messages call it: by its name, and a server of one's own by the model that is asked there."""
+        return self.model if self.name == LOCAL and self.model else self.name
 
     @property
     def is_free(self) -> bool:
@@ -96,6 +107,13 @@ class Preset:
         given = [self.options[name] for name in REPLY_BOUNDS if isinstance(self.options.get(name), int)]
         return max(given) if given else None
 
+    def sending(self, *, without: Sequence[str] = (), limit_name: str | None = None) -> Preset:
+        """With other options: some left out, and the limit of a reply's tokens, if there is one, called otherwise."""
+        kept = {name: value for name, value in self.options.items() if name not in without}
+        if limit_name:
+            kept = {limit_name if name in REPLY_BOUNDS else name: value for name, value in kept.items()}
+        return replace(self, options=kept)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -109,10 +127,12 @@ def judge_names() -> list[str]:
 def load_judge(given: str | None, *, model: str | None = None, base_url: str | None = None) -> Preset:
     """The judge of a preset's name or of a TOML file; `model` and `base_url` take the place of its own.
 
-    Without a name the preset `local` is meant. Raises a :class:`UserError` for what is no judge.
+    Without a name the preset `local` is meant. A preset that is asked another model than its own is named by that.
+    Raises a :class:`UserError` for what is no judge.
     """
-    preset = _from_file(Path(given)) if given and given.endswith(".toml") else _packaged(given or "local")
-    preset = replace(preset, model=model or preset.model, base_url=base_url or preset.base_url)
+    preset = _from_file(Path(given)) if given and given.endswith(".toml") else _packaged(given or LOCAL)
+    name = model if model and preset.model not in ("", model) else preset.name
+    preset = replace(preset, name=name, model=model or preset.model, base_url=base_url or preset.base_url)
     if preset.kind == "http":
         _check_address(preset)
     return preset
@@ -153,7 +173,4 @@ def _checked(text: str, name: str, where: str) -> Preset:
 def _check_address(preset: Preset) -> None:
     if not preset.model:
         raise UserError(f"the judge {preset.name!r} names no model; give --judge-model, as the server lists it")
-    if not re.match(r"https?://[^/\s@]+(/\S*)?$", preset.base_url):
-        raise UserError(
-            f"the judge's address {preset.base_url!r} is not of the form https://HOST/v1 (without user or password)"
-        )
+    checked_address(preset.base_url, "the judge's address")

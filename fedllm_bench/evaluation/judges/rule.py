@@ -47,6 +47,9 @@ class RuleJudge:
         future.set_exception(NoReplyError("this judge is a rule for prompts with one right answer, and this has none"))
         return future
 
+    def check_any(self) -> None:
+        """A rule refuses nothing."""
+
 
 def _verdict(question: Question) -> str:
     is_right = [given.strip() == question.right.strip() for given in question.given]

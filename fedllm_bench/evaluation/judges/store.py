@@ -4,7 +4,8 @@
 
 Each reply is appended and synced to disk before it counts as had. Any number of processes append to one file, a lock
 at a time, and see what others added. A line that is torn (a killed machine, a full disk) is skipped, and its request
-is made again. Only places of replies are in memory, never their texts.
+is made again. So is one whose reply was not said to its end, which earlier versions kept: the next reply takes its
+place. Only places of replies are in memory, never their texts.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from fedllm_bench import files
+from fedllm_bench.evaluation.judges.finishes import is_whole
 from fedllm_bench.evaluation.records import Reply
 
 REPLY = TypeAdapter(Reply)
@@ -71,7 +73,7 @@ class ReplyStore:
                 if not line.endswith(b"\n"):
                     return
                 key, reply = _entry(line)
-                if reply is not None:
+                if reply is not None and is_whole(reply.finish):
                     self._places.setdefault(key, (self._read_to, len(line)))
                 self._read_to += len(line)
 

@@ -9,12 +9,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.judges.errors import NoReplyError, OverBudgetError
 from fedllm_bench.evaluation.judges.questions import Question
+from fedllm_bench.evaluation.judges.streak import Streak
 from fedllm_bench.evaluation.records import Reply
 
-MOST_GIVEN_UP = 5  # in a row: the server is down, and each further question would only wait for its retries
 NOT_AFFORDED = "not asked: --max-cost was reached"
 Finished = tuple[Question, Future[Reply]]
 
@@ -22,13 +21,17 @@ Finished = tuple[Question, Future[Reply]]
 class Submits(Protocol):
     def submit(self, question: Question) -> Future[Reply]: ...
 
+    def check_any(self) -> None: ...
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """A question that has its reply, which is stored, or none, and `reason` says why."""
+    """A question and its reply, or none, and `reason` says why. `is_refusal`: the server would not take it."""
 
     question: Question
     reason: str = ""
+    reply: Reply | None = None
+    is_refusal: bool = False
 
 
 def outcomes(judge: Submits, questions: Iterable[Question], width: int) -> Iterator[Outcome]:
@@ -37,20 +40,16 @@ def outcomes(judge: Submits, questions: Iterable[Question], width: int) -> Itera
     Raises a :class:`UserError` for what every question would meet; replies that came before are stored.
     """
     finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
-    waiting = iter(questions)
+    waiting, streak = iter(questions), Streak("the judge", judge.check_any)
     under_way = sum(_submit(judge, question, finished) for question in itertools.islice(waiting, width))
-    given_up = 0
     while under_way:
-        outcome, gave_up = _outcome(*finished.get())
+        outcome = _outcome(*finished.get(), streak)
         under_way -= 1
-        given_up = given_up + 1 if gave_up else 0 if not outcome.reason else given_up
-        if given_up >= MOST_GIVEN_UP:
-            raise UserError(f"the judge did not reply to {given_up} questions in a row ({outcome.reason}); what came "
-                            "before is kept: give the same command when it is back")  # fmt: skip
         if outcome.reason == NOT_AFFORDED:
             waiting = iter(())
         under_way += sum(_submit(judge, question, finished) for question in itertools.islice(waiting, 1))
         yield outcome
+    streak.end()
 
 
 def _submit(judge: Submits, question: Question, finished: queue.SimpleQueue[Finished]) -> int:
@@ -58,12 +57,13 @@ def _submit(judge: Submits, question: Question, finished: queue.SimpleQueue[Fini
     return 1
 
 
-def _outcome(question: Question, future: Future[Reply]) -> tuple[Outcome, bool]:
-    """What came of a question, and whether the server failed again and again."""
+def _outcome(question: Question, future: Future[Reply], streak: Streak) -> Outcome:
     try:
-        future.result()
+        reply = future.result()
     except NoReplyError as error:
-        return Outcome(question, str(error)), error.gave_up
+        streak.failed(error)
+        return Outcome(question, str(error), is_refusal=error.is_refusal)
     except OverBudgetError:
-        return Outcome(question, NOT_AFFORDED), False
-    return Outcome(question), False
+        return Outcome(question, NOT_AFFORDED)
+    streak.replied()
+    return Outcome(question, reply=reply)
