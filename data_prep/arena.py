@@ -19,7 +19,8 @@ LICENCE = "CC-BY-4.0 (prompts), CC-BY-NC-4.0 (answers)"
 FLAG_COLUMNS = {"moderation": "openai_moderation", "toxicity": "toxic_chat_tag"}
 COLUMNS = Columns(
     {"winner": str, "judge": USER_ID, "conversation_a": object, "conversation_b": object, "language": str},
-    {"source": str, **dict.fromkeys(FLAG_COLUMNS.values(), object)},
+    {"source": str},
+    FLAG_COLUMNS,
 )
 CHECKS = (Flag("vote", "a tie, both bad, or no vote"), MALFORMED)
 FLAGS = (MODERATION, TOXICITY)

@@ -10,7 +10,6 @@ import ast
 import json
 from typing import Any
 
-from fedllm_bench.errors import first_line
 from fedllm_bench.files import RepeatedKey, unique_keys
 
 from .columns import plain_value
@@ -118,7 +117,9 @@ def _python(text: str) -> Any:
         tree = ast.parse(text, mode="eval")
         for node in ast.walk(tree):
             if isinstance(node, ast.Dict):
-                unique_keys([(ast.dump(key) if key else "**", None) for key in node.keys])
+                unique_keys([(ast.literal_eval(key) if key else "**", None) for key in node.keys])
         return ast.literal_eval(tree)
+    except RepeatedKey as error:
+        raise Unclear(f"a Python dict with {error}") from error
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
-        raise Unclear(f"text {text[:40]!r}, which is neither JSON nor Python ({first_line(error)[:60]})") from error
+        raise Unclear(f"text {text[:40]!r}, which is neither JSON nor a Python literal") from error

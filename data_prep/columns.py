@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from types import UnionType
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType, UnionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,11 +24,17 @@ ADVICE = {bytes: " (binary); save it as text", float: "; save it as text or whol
 class Columns(NamedTuple):
     """Column -> type; a null is "" where a string is due, absent in another optional column, and else refused.
 
-    `object` is for columns whose cells the pipeline checks itself.
+    `object` is for columns whose cells the pipeline checks itself. `flags` are optional columns by the flag that they
+    raise.
     """
 
     required: Mapping[str, type | UnionType]
     optional: Mapping[str, type | UnionType]
+    flags: Mapping[str, str] = MappingProxyType({})
+
+    def with_flags(self, names: Iterable[str]) -> Columns:
+        """With the columns of these flags only: what nobody asks for is neither read nor refused."""
+        return self._replace(optional={**self.optional, **{self.flags[name]: object for name in names}})
 
 
 def check_names(where: str, names: Sequence[str], columns: Columns) -> None:

@@ -5,7 +5,6 @@ Two passes: the first only counts rows per user, so that the second keeps rows o
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,9 +27,6 @@ from .recipe import Declaration, Filter, Recipe, Sample, filters
 from .remarks import remarks
 
 __all__ = ["BuildInfo", "Builder", "Declaration", "Recipe", "Sample", "build_split"]
-
-log = logging.getLogger(__name__)
-MOST_NAMES = 8  # of the files that are passed over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +77,13 @@ class Builder:
             evaluation=evaluation,
             counter=counter,
         )
-        return build_split(lambda bad: self.samples(raw, bad), recipe or declared.recipe, out, info)
+        recipe = recipe or declared.recipe
+        return build_split(lambda bad: self.samples(raw, recipe, bad), recipe, out, info)
 
-    def samples(self, raw: Raw, bad: Handle = stop) -> Iterator[Sample]:
+    def samples(self, raw: Raw, recipe: Recipe, bad: Handle = stop) -> Iterator[Sample]:
         """The raw rows as samples; rows that cannot be read go to `bad`, which may raise."""
-        for record in read_rows(raw, *self.columns, bad):
+        columns = self.columns.with_flags(name for name in recipe.drop_flagged if name in self.columns.flags)
+        for record in read_rows(raw, columns.required, columns.optional, bad):
             try:
                 sample = self.sample(record)
             except BadRow as error:
@@ -106,7 +104,6 @@ class Builder:
 def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out: Path, info: BuildInfo) -> Split:
     """Write the split that `recipe` makes of the samples, which `read` gives twice, in any order."""
     check_target(out)  # not after minutes of reading
-    _say_passed_over(info.raw)
     recipe = recipe.normal()
     steps = filters(recipe, info.declaration)
     tally = count_rows(read, steps, recipe)
@@ -119,7 +116,8 @@ def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out:
     parts = make_parts(groups, kept, pool, recipe, info.evaluation)
     left += parts.left
     refuse_empty(left, usable)
-    notes = [*remarks(tally, usable, recipe), *parts.notes]
+    aside = [] if isinstance(info.raw, HubSource) else passed_over(info.raw)
+    notes = [*remarks(tally, usable, recipe, aside), *parts.notes]
     split_info = _split_info(info, recipe, tally, left, notes)
     return write_split(out, split_info, parts.rows, extra_files=info.extra_files, counter=info.counter)
 
@@ -129,14 +127,6 @@ def _path(raw: Raw, name: str) -> str:
     if isinstance(raw, HubSource):
         return f"{raw}, {name}"
     return str(raw / name if raw.is_dir() else raw)
-
-
-def _say_passed_over(raw: Raw) -> None:
-    names = [] if isinstance(raw, HubSource) else passed_over(raw)
-    if names:
-        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        shown = f"{', '.join(names[:MOST_NAMES])}{more}"
-        log.info("%s: passed over %s: metadata of the data set, or not in a format of raw rows", raw, shown)
 
 
 def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filter], recipe: Recipe) -> Tally:

@@ -17,7 +17,8 @@ TOXICITY = Flag("toxicity", "tagged as toxic")
 REDACTED = Flag("redacted", "personal data were replaced by placeholders, which a model would learn to write")
 MALFORMED = Flag("conversation", "turns are not user, assistant, user, ... up to an assistant's")
 KNOWN_FORMS = (
-    "known are true and false, 0 and 1, records with 'flagged' or 'categories', lists of these, and JSON text of these"
+    "give true or false, 0 or 1, a record with 'flagged' or 'categories', a list of these or JSON text of these, or "
+    "do without by --drop-flagged"
 )
 TEXT_PARTS = ("text", "input_text", "output_text")
 

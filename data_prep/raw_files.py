@@ -128,7 +128,10 @@ def refuse_foreign(file: Path) -> None:
     _refuse_kind(f"{file} is", head, GZIP)
     if head.startswith(GZIP):
         with open_raw(file) as packed:
-            _refuse_kind(f"{file} holds, packed with gzip,", packed.read(HEAD_BYTES), own)
+            inner = packed.read(HEAD_BYTES)
+        if inner.startswith(GZIP):
+            raise UserError(f"{file} is packed with gzip twice; unpack it once")
+        _refuse_kind(f"{file} is, once unpacked,", inner, own)
 
 
 def _refuse_kind(begin: str, head: bytes, own: bytes) -> None:

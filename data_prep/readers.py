@@ -36,6 +36,7 @@ MAX_LINE_BYTES = 64 * 2**20  # a file without line ends must not fill the memory
 ROWS_PER_BATCH = 1024
 TURN_FIELDS = {"role", "content"}
 ONE_A_LINE = "one JSON object a line is expected"
+WRITER = "pandas' to_json(FILE, orient='records', lines=True)"
 Raw = Path | HubSource  # a file, a folder of files, or a dataset of the hub
 Row = tuple[int, dict[str, Any] | BadRow]  # number in the file (for JSON lines: the line), then column -> value
 
@@ -161,6 +162,8 @@ def _json_object(file: str, number: int, line: bytes) -> dict[str, Any] | BadRow
         if number == 1:
             _refuse_lines_of_one(f"{file}, {where}", line, error)
         return BadRow(f"{where} is broken JSON: {first_line(error)}", "is broken JSON")
+    if number == 1 and isinstance(row, list):
+        raise UserError(f"{file}, {where} is a JSON list, not an object; {ONE_A_LINE}, such as by {WRITER}")
     if not isinstance(row, dict):
         return BadRow(f"{where} is a JSON {type(row).__name__}, not an object; {ONE_A_LINE}", "is no JSON object")
     return row
@@ -173,8 +176,7 @@ def _refuse_lines_of_one(where: str, line: bytes, error: Exception) -> None:
     if begins.startswith("[") or (begins.startswith("{") and begins.endswith(("{", "[")) and is_open):
         what = "an array" if begins.startswith("[") else "an object"
         raise UserError(
-            f"{where} is broken JSON: {what} over several lines (pretty-printed?); {ONE_A_LINE}, such as "
-            "pandas' to_json(FILE, orient='records', lines=True) writes"
+            f"{where} is broken JSON: {what} over several lines (pretty-printed?); {ONE_A_LINE}, such as by {WRITER}"
         )
 
 
@@ -205,7 +207,7 @@ def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
             batches = parquet.iter_batches(batch_size=ROWS_PER_BATCH, columns=wanted)
             rows = (row for batch in batches for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise UserError(f"{file} is not readable parquet: {first_line(error)}; fetch it again") from error
 
 
@@ -220,7 +222,7 @@ def _read_arrow(file: Path, columns: Columns) -> Iterator[Row]:
             wanted = [name for name in schema.names if name in columns.required or name in columns.optional]
             rows = (row for batch in batches for row in batch.select(wanted).to_pylist())
             yield from enumerate(rows, start=1)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise UserError(f"{file} is not readable Arrow: {first_line(error)}; fetch it again") from error
 
 

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from .funnel import Tally
 from .recipe import Recipe
 
+MOST_NAMES = 8  # of files
 
-def remarks(tally: Tally, users: Iterable[str], recipe: Recipe) -> Iterator[str]:
-    """Of skipped rows, of flags that rows do not state, and of `users` with ids that look alike."""
+
+def remarks(tally: Tally, users: Iterable[str], recipe: Recipe, aside: Sequence[str]) -> Iterator[str]:
+    """Of files laid `aside`, skipped rows, flags that rows do not state, and `users` with ids that look alike."""
+    if aside:
+        more = f" and {len(aside) - MOST_NAMES} more" if len(aside) > MOST_NAMES else ""
+        yield f"files: passed over {', '.join(aside[:MOST_NAMES])}{more}, which hold no raw rows in a known format"
     if tally.skipped:
         yield from tally.skipped.notes()
     for flag in recipe.drop_flagged:
         if unsaid := tally.unsaid[flag]:
-            yield f"{flag}: {_part(unsaid, tally.samples)} no column of it, or a null in it, and stayed"
+            silent = f"{unsaid} of {tally.samples} raw rows do not say it (no such column, or a null)"
+            yield f"{flag}: {silent}; they were not removed for it"
     if alike := count_alike(users):
         yield (
             f"user ids: {alike} differ from another one only in case, surrounding spaces or Unicode form; each is "
             "taken as a user of its own"
         )
-
-
-def _part(some: int, rows: int) -> str:
-    return f"all {rows} raw rows have" if some == rows else f"{some} of {rows} raw rows have"
 
 
 def count_alike(users: Iterable[str]) -> int:

@@ -17,7 +17,8 @@ from .recipe import Declaration, Flag, Message, Recipe, Sample
 FLAG_COLUMNS = {"moderation": "openai_moderation", "toxicity": "toxic", "redacted": "redacted"}
 COLUMNS = Columns(
     {"conversation": object, "language": str, "hashed_ip": USER_ID},
-    {"source": str, **dict.fromkeys(FLAG_COLUMNS.values(), object)},
+    {"source": str},
+    FLAG_COLUMNS,
 )
 FLAGS = (MODERATION, TOXICITY, REDACTED)
 DECLARATION = Declaration(

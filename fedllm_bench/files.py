@@ -91,7 +91,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise RepeatedKey(f"the key {next(key for key in keys if keys.count(key) > 1)[:60]!r} twice")
+        twice = str(next(key for key in keys if keys.count(key) > 1))
+        raise RepeatedKey(f"the key {twice[:60]!r} twice")
     return found
 
 
