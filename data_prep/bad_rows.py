@@ -57,7 +57,7 @@ class Skipped:
     def reason(self) -> str:
         """For the funnel: how many rows for which reason, in an order that does not follow that of the rows."""
         ordered = sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))
-        return f"cannot be read{': ' if ordered else ''}{'; '.join(f'{count} {reason}' for reason, count in ordered)}"
+        return f"cannot be read{': ' if ordered else ''}{', '.join(f'{count} ({reason})' for reason, count in ordered)}"
 
     def refuse_many(self, rows: int) -> None:
         """A :class:`UserError` where more than half of all rows are bad: then it is the columns that are wrong."""
@@ -70,4 +70,4 @@ class Skipped:
         if self.first:
             more = self.total - len(self.first)
             others = f"; and {more} more" if more else ""
-            yield f"bad_rows: {self.total} rows were skipped: {'; '.join(self.first)}{others}"
+            yield f"bad_rows: {self.total} skipped: {'; '.join(self.first)}{others}"

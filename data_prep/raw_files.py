@@ -7,6 +7,7 @@ import gzip
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, cast
@@ -61,13 +62,22 @@ def raw_files(path: Path) -> list[Path]:
     if path.is_dir():
         if not (files := [file for file in _inside(path) if _holds_rows(file)]):
             raise UserError(f"no raw rows in {path}: none of its files ends in {allowed}")
-        for file in files:
-            if not file.exists():
-                raise UserError(f"{file} is a link to a file that is not there; fetch it, or remove the link")
+        _refuse_incomplete(path, files)
         return files
     if ending(path) not in ENDINGS:
         raise UserError(f"cannot read {path}: its name must end in {allowed}")
     return [path]
+
+
+def _refuse_incomplete(folder: Path, files: Sequence[Path]) -> None:
+    """Links that lead nowhere, and several versions of one data set in the cache of the hub's client."""
+    for file in files:
+        if not file.exists():
+            raise UserError(f"{file} is a link to a file that is not there; fetch it, or remove the link")
+    versions = {parts[1] for file in files if (parts := file.relative_to(folder).parts)[0] == "snapshots"}
+    if len(versions) > 1:
+        one = folder / "snapshots" / min(versions)
+        raise UserError(f"{folder} holds {len(versions)} versions of one data set; give one of them, such as {one}")
 
 
 def passed_over(path: Path) -> list[str]:

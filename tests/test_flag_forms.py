@@ -147,10 +147,12 @@ def test_flagged_rows_are_removed_and_counted(tmp_path, form):
     assert built(as_parquet(tmp_path / "p.parquet", rows), tmp_path).hash == split.hash
 
 
-def built(path: Path, tmp_path: Path, dataset: str = "wildchat", **options: Any) -> Split:
+def built(path: Path, tmp_path: Path, dataset: str = "wildchat", folder: str = "", **options: Any) -> Split:
     pipeline = load_pipeline(dataset)
     options = {"min_samples": 1, "heldout": 0, "unseen_clients": 0} | options
-    return pipeline.build(path, tmp_path / f"built-{path.name}", replace(pipeline.DECLARATION.recipe, **options))
+    return pipeline.build(
+        path, tmp_path / f"built-{folder or path.name}", replace(pipeline.DECLARATION.recipe, **options)
+    )
 
 
 @pytest.mark.parametrize("dataset", ["wildchat", "wildchat_multi", "chatbot_it", "chatbot_pa"])
