@@ -5,45 +5,56 @@ Upstream: Zheng et al., 2023 (arXiv:2306.05685), lmsys/chatbot_arena_conversatio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from .conversations import MALFORMED, MODERATION, TOXICITY, alternates, is_flagged, turns_of
+from .bad_rows import bad_cell
+from .columns import USER_ID, Columns
+from .conversations import MALFORMED, MODERATION, TOXICITY, Flags, alternates, flags_of, turns_of
 from .languages import language_of_name
-from .readers import Raw, RawRecord, read_rows
+from .readers import RawRecord
 from .recipe import Flag, Message, Sample
 
 UPSTREAM = "lmsys/chatbot_arena_conversations"
 LICENCE = "CC-BY-4.0 (prompts), CC-BY-NC-4.0 (answers)"
-COLUMNS = {"winner": str, "judge": str, "conversation_a": list, "conversation_b": list, "language": str}
-OPTIONAL = {"source": str, "openai_moderation": object, "toxic_chat_tag": object}
+FLAG_COLUMNS = {"moderation": "openai_moderation", "toxicity": "toxic_chat_tag"}
+COLUMNS = Columns(
+    {"winner": str, "judge": USER_ID, "conversation_a": object, "conversation_b": object, "language": str},
+    {"source": str},
+    FLAG_COLUMNS,
+)
 CHECKS = (Flag("vote", "a tie, both bad, or no vote"), MALFORMED)
 FLAGS = (MODERATION, TOXICITY)
+SIDES = ("model_a", "model_b")
+NO_WINNER = ("", "tie", "tie (bothbad)", "bothbad", "both_bad")
 
 
 class Vote(NamedTuple):
     record: RawRecord
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
-    flags: frozenset[str]
+    flags: Flags
 
 
-def votes(raw: Raw) -> Iterator[Vote]:
-    """Every raw row; without a winner, the conversations stand as they came and the row is flagged."""
-    for record in read_rows(raw, COLUMNS, OPTIONAL):
-        values = record.values
-        sides = turns_of(record, "conversation_a"), turns_of(record, "conversation_b")
-        chosen, rejected = sides[::-1] if values["winner"] == "model_b" else sides
-        marks = {
-            "vote": values["winner"] not in ("model_a", "model_b"),
-            "conversation": not (alternates(chosen) and alternates(rejected)),
-            "moderation": is_flagged(values.get("openai_moderation")),
-            "toxicity": is_flagged(values.get("toxic_chat_tag")),
-        }
-        yield Vote(record, chosen, rejected, frozenset(name for name, is_up in marks.items() if is_up))
+def vote_of(record: RawRecord) -> Vote:
+    """The vote of a row; without a winner, the conversations stand as they came and the row is flagged."""
+    winner = _winner(record)
+    sides = turns_of(record, "conversation_a"), turns_of(record, "conversation_b")
+    chosen, rejected = sides[::-1] if winner == "model_b" else sides
+    failed = {"vote": winner not in SIDES, "conversation": not (alternates(chosen) and alternates(rejected))}
+    flags = flags_of(record, FLAG_COLUMNS)
+    return Vote(record, chosen, rejected, flags.with_failed(failed))
 
 
-def sample_of(vote: Vote, answers: tuple[str, ...], flags: frozenset[str]) -> Sample:
+def _winner(record: RawRecord) -> str:
+    winner: str = record.values["winner"].strip().lower()
+    if winner not in (*SIDES, *NO_WINNER):
+        known = ", ".join((*SIDES, *NO_WINNER[1:]))
+        detail = f": {record.values['winner'][:40]!r}; known are {known}, and blank for no vote"
+        raise bad_cell(record.number, "column 'winner' holds a word that is not known", detail)
+    return winner
+
+
+def sample_of(vote: Vote, answers: tuple[str, ...], flags: Flags) -> Sample:
     """The preferred conversation up to its last answer, and the answers that follow."""
     values = vote.record.values
     return Sample(
@@ -54,5 +65,6 @@ def sample_of(vote: Vote, answers: tuple[str, ...], flags: frozenset[str]) -> Sa
         source=values.get("source") or "arena",
         upstream_split=vote.record.split,
         file=vote.record.file,
-        flags=flags,
+        flags=flags.up,
+        unsaid=flags.unsaid,
     )

@@ -5,21 +5,23 @@ Upstream: Singh et al., 2024 (arXiv:2402.06619), CohereForAI/aya_dataset.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+from .columns import USER_ID, Columns
 from .common import Builder
 from .languages import normal_language
-from .readers import Raw, read_rows
+from .readers import RawRecord
 from .recipe import Declaration, Recipe, Sample
 
-COLUMNS = {
-    "inputs": str,
-    "targets": str,
-    "language": str,
-    "language_code": str,
-    "annotation_type": str,
-    "user_id": str,
-}
+COLUMNS = Columns(
+    {
+        "inputs": str,
+        "targets": str,
+        "language": str,
+        "language_code": str,
+        "annotation_type": str,
+        "user_id": USER_ID,
+    },
+    {"source": str},
+)
 AYA = Declaration(
     dataset="aya",
     upstream="CohereForAI/aya_dataset",
@@ -40,19 +42,18 @@ AYA = Declaration(
 DECLARATION = AYA
 
 
-def samples(raw: Raw) -> Iterator[Sample]:
-    """The raw rows as samples; an optional column `source` says where a row came from."""
-    for record in read_rows(raw, COLUMNS, {"source": str}):
-        values = record.values
-        yield Sample(
-            client=values["user_id"],
-            turns=(("user", values["inputs"]),),
-            answers=(values["targets"],),
-            language=normal_language(values["language_code"]),
-            source=values.get("source") or "aya",
-            upstream_split=record.split,
-            file=record.file,
-        )
+def sample_of(record: RawRecord) -> Sample:
+    """A raw row as a sample; an optional column `source` says where it came from."""
+    values = record.values
+    return Sample(
+        client=values["user_id"],
+        turns=(("user", values["inputs"]),),
+        answers=(values["targets"],),
+        language=normal_language(values["language_code"]),
+        source=values.get("source") or "aya",
+        upstream_split=record.split,
+        file=record.file,
+    )
 
 
-build = Builder(DECLARATION, samples)
+build = Builder(DECLARATION, COLUMNS, sample_of)

@@ -5,11 +5,9 @@ One conversation a vote, with as many turns as it had; every assistant turn is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from .arena import CHECKS, FLAGS, LICENCE, UPSTREAM, sample_of, votes
+from .arena import CHECKS, COLUMNS, FLAGS, LICENCE, UPSTREAM, sample_of, vote_of
 from .common import Builder
-from .readers import Raw
+from .readers import RawRecord
 from .recipe import Declaration, Recipe, Sample
 
 DECLARATION = Declaration(
@@ -32,9 +30,9 @@ DECLARATION = Declaration(
 )
 
 
-def samples(raw: Raw) -> Iterator[Sample]:
-    for vote in votes(raw):
-        yield sample_of(vote, tuple(content for _, content in vote.chosen[-1:]), vote.flags)
+def instruction_of(record: RawRecord) -> Sample:
+    vote = vote_of(record)
+    return sample_of(vote, tuple(content for _, content in vote.chosen[-1:]), vote.flags)
 
 
-build = Builder(DECLARATION, samples)
+build = Builder(DECLARATION, COLUMNS, instruction_of)

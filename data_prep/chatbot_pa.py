@@ -6,11 +6,9 @@ different histories, and an answer is judged in one of them. Both must ask the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from .arena import CHECKS, FLAGS, LICENCE, UPSTREAM, Vote, sample_of, votes
+from .arena import CHECKS, COLUMNS, FLAGS, LICENCE, UPSTREAM, sample_of, vote_of
 from .common import Builder
-from .readers import Raw
+from .readers import RawRecord
 from .recipe import Declaration, Flag, Recipe, Sample
 
 ASKED = Flag("prompt", "the two conversations do not ask the same")
@@ -35,20 +33,16 @@ DECLARATION = Declaration(
 )
 
 
-def samples(raw: Raw) -> Iterator[Sample]:
-    for vote in votes(raw):
-        answers = tuple(turns[-1][1] for turns in (vote.chosen, vote.rejected) if turns)
-        yield sample_of(vote, answers, vote.flags | _marks(vote, answers))
-
-
-def _marks(vote: Vote, answers: tuple[str, ...]) -> frozenset[str]:
+def preference_of(record: RawRecord) -> Sample:
+    vote = vote_of(record)
+    answers = tuple(turns[-1][1] for turns in (vote.chosen, vote.rejected) if turns)
     equal = len({answer.strip() for answer in answers}) < 2
-    marks = {ASKED.name: _asked(vote.chosen) != _asked(vote.rejected), EQUAL.name: equal}
-    return frozenset(name for name, is_up in marks.items() if is_up)
+    failed = {ASKED.name: _asked(vote.chosen) != _asked(vote.rejected), EQUAL.name: equal}
+    return sample_of(vote, answers, vote.flags.with_failed(failed))
 
 
 def _asked(turns: tuple[tuple[str, str], ...]) -> list[str]:
     return [content for role, content in turns if role == "user"]
 
 
-build = Builder(DECLARATION, samples)
+build = Builder(DECLARATION, COLUMNS, preference_of)

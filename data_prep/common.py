@@ -15,12 +15,16 @@ from fedllm_bench.data.manifest import Split, SplitInfo, Upstream, UpstreamFile,
 from fedllm_bench.files import sha256_file
 from fedllm_bench.progress import track
 
+from .bad_rows import BadRow, Handle, Skipped, stop
+from .columns import Columns
 from .evaluation import EvaluationPrompts
 from .funnel import Left, Tally, funnel, left_by_choice, left_by_filters, refuse_empty
 from .hub import HubSource
 from .parts import MIN_UNSEEN_ROWS, Groups, make_parts
-from .readers import Raw, raw_files, relative_name
+from .raw_files import passed_over, raw_files, relative_name
+from .readers import Raw, RawRecord, read_rows
 from .recipe import Declaration, Filter, Recipe, Sample, filters
+from .remarks import remarks
 
 __all__ = ["BuildInfo", "Builder", "Declaration", "Recipe", "Sample", "build_split"]
 
@@ -48,7 +52,8 @@ class Builder:
     """
 
     declaration: Declaration
-    samples: Callable[[Raw], Iterator[Sample]]
+    columns: Columns
+    sample: Callable[[RawRecord], Sample]
 
     def __call__(
         self,
@@ -72,7 +77,19 @@ class Builder:
             evaluation=evaluation,
             counter=counter,
         )
-        return build_split(lambda: self.samples(raw), recipe or declared.recipe, out, info)
+        recipe = recipe or declared.recipe
+        return build_split(lambda bad: self.samples(raw, recipe, bad), recipe, out, info)
+
+    def samples(self, raw: Raw, recipe: Recipe, bad: Handle = stop) -> Iterator[Sample]:
+        """The raw rows as samples; rows that cannot be read go to `bad`, which may raise."""
+        columns = self.columns.with_flags(name for name in recipe.drop_flagged if name in self.columns.flags)
+        for record in read_rows(raw, columns.required, columns.optional, bad):
+            try:
+                sample = self.sample(record)
+            except BadRow as error:
+                bad(_path(raw, record.file), record.file, error)
+            else:
+                yield sample
 
     def _stated(self, raw: Raw) -> Declaration:
         """A file in the upstream's columns, or another dataset, need not hold the upstream's rows."""
@@ -93,31 +110,44 @@ def check_build(raw: Raw, out: Path, recipe: Recipe, declared: Declaration, name
         raw_files(raw)
 
 
-def build_split(read: Callable[[], Iterable[Sample]], recipe: Recipe, out: Path, info: BuildInfo) -> Split:
+def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out: Path, info: BuildInfo) -> Split:
     """Write the split that `recipe` makes of the samples, which `read` gives twice, in any order."""
     check_target(out)  # not after minutes of reading
     recipe = recipe.normal()
     steps = filters(recipe, info.declaration)
-    tally = count_rows(read(), steps)
+    tally = count_rows(read, steps, recipe)
     usable = {client: rows for client, rows in tally.standing.items() if rows > 0}
     kept, pool = choose_clients(usable, recipe)
     left = [*left_by_filters(tally, steps), *left_by_choice(usable, kept, recipe)]
     refuse_empty(left, usable)
-    groups = collect(read(), steps, {*kept, *pool}, tally.rows_by_file.total())
+    samples = read(Skipped() if tally.skipped else stop)  # counted in the first pass
+    groups = collect(samples, steps, {*kept, *pool}, tally.samples)
     parts = make_parts(groups, kept, pool, recipe, info.evaluation)
     left += parts.left
     refuse_empty(left, usable)
-    split_info = _split_info(info, recipe, tally, left, parts.notes)
+    aside = [] if isinstance(info.raw, HubSource) else passed_over(info.raw)
+    notes = [*remarks(tally, usable, recipe, aside), *parts.notes]
+    split_info = _split_info(info, recipe, tally, left, notes)
     return write_split(out, split_info, parts.rows, extra_files=info.extra_files, counter=info.counter)
 
 
-def count_rows(samples: Iterable[Sample], steps: Sequence[Filter]) -> Tally:
-    """The first pass. Memory: one number per user, no rows."""
+def _path(raw: Raw, name: str) -> str:
+    """Where the file, or the split of the hub, that records call `name` is found."""
+    if isinstance(raw, HubSource):
+        return f"{raw}, {name}"
+    return str(raw / name if raw.is_dir() else raw)
+
+
+def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filter], recipe: Recipe) -> Tally:
+    """The first pass. Memory: one number per user, no rows. Too many bad rows are a :class:`UserError`."""
+    skipped = Skipped() if recipe.bad_rows == "skip" else None
     files: Counter[str] = Counter()
+    unsaid: Counter[str] = Counter()
     stopped = [0] * len(steps)
     standing: dict[str, int] = {}
-    for sample in samples:
+    for sample in read(skipped or stop):
         files[sample.file] += 1
+        unsaid.update(sample.unsaid)
         passed = _filters_passed(sample, steps)
         if passed == len(steps):
             standing[sample.client] = max(standing.get(sample.client, 0), 0) + 1
@@ -126,7 +156,10 @@ def count_rows(samples: Iterable[Sample], steps: Sequence[Filter]) -> Tally:
         if passed:  # a row that fails the first filter has no user
             ahead = passed - len(steps)
             standing[sample.client] = max(standing.get(sample.client, ahead), ahead)
-    return Tally(rows_by_file=files, stopped=tuple(stopped), standing=standing)
+    if skipped:
+        files += skipped.by_file
+        skipped.refuse_many(files.total())
+    return Tally(rows_by_file=files, stopped=tuple(stopped), standing=standing, unsaid=unsaid, skipped=skipped)
 
 
 def _filters_passed(sample: Sample, steps: Sequence[Filter]) -> int:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from fedllm_bench.data.manifest import FunnelStep
 from fedllm_bench.errors import UserError
 
+from .bad_rows import Skipped
 from .recipe import Filter, Recipe
 
 NO_LIMIT = "(no limit)"
@@ -21,11 +22,19 @@ class Tally:
     """Rows by file, rows stopped by each filter, and how far the best row of each user came.
 
     `standing`: the number of rows that passed every filter, or minus the number of filters still ahead.
+    `unsaid`: rows that do not say whether a flag is up. `skipped`: rows that could not be read; None if they stop.
     """
 
     rows_by_file: Counter[str]
     stopped: tuple[int, ...]
     standing: dict[str, int]
+    unsaid: Counter[str]
+    skipped: Skipped | None = None
+
+    @property
+    def samples(self) -> int:
+        """The rows that could be read."""
+        return self.rows_by_file.total() - (self.skipped.total if self.skipped else 0)
 
 
 class Left(NamedTuple):
@@ -40,6 +49,9 @@ class Left(NamedTuple):
 def left_by_filters(tally: Tally, steps: Sequence[Filter]) -> Iterator[Left]:
     rows = tally.rows_by_file.total()
     yield Left("raw", rows, len(tally.standing), "rows read")
+    if tally.skipped:
+        rows = tally.samples
+        yield Left("bad_rows", rows, len(tally.standing), tally.skipped.reason)
     for index, step in enumerate(steps):
         rows -= tally.stopped[index]
         clients = sum(standing > index - len(steps) for standing in tally.standing.values())
@@ -57,6 +69,8 @@ def left_by_choice(usable: Mapping[str, int], kept: Sequence[str], recipe: Recip
 def refuse_empty(left: Sequence[Left], usable: Mapping[str, int]) -> None:
     if left[-1].clients:
         return
+    if not left[0].rows:
+        raise UserError("nothing is left of 0 raw rows: the files hold no row at all")
     removed = [
         f"{now.step} {before.rows - now.rows} ({now.reason})"
         for before, now in pairwise(left)

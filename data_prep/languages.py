@@ -27,6 +27,8 @@ volapük vol|welsh cym|wolof wol|xhosa xho|yiddish yid|yoruba yor|zulu zul
 """
 NAMES = {pair.split()[0]: pair.split()[1] for pair in _NAMES.strip().replace("\n", "|").split("|")}
 
+CODES = frozenset(NAMES.values())
+
 
 def normal_language(code: str) -> str:
     """A code, or an English name, as lower-case ISO 639-3 without script or region; "und" where there is none."""
@@ -36,5 +38,6 @@ def normal_language(code: str) -> str:
 
 
 def language_of_name(name: str) -> str:
-    """ISO 639-3 of an English name; "und" for a name that no table has."""
-    return NAMES.get(name.strip().lower(), "und")
+    """ISO 639-3 of an English name, or of a code of these languages; "und" for what no table has."""
+    code = normal_language(name)
+    return code if code in CODES else "und"

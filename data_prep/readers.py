@@ -1,39 +1,44 @@
-"""Raw rows from the hub or local files (parquet, csv, JSON lines, each also gzip), one row in memory at a time."""
+"""Raw rows, one in memory at a time: of the hub, or of parquet, Arrow, csv and JSON lines, each also gzip."""
 
 from __future__ import annotations
 
 import csv
-import functools
 import gzip
 import io
 import json
-import re
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from types import UnionType
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.files import RepeatedKey, unique_keys
 
+from .bad_rows import BadRow, Handle, stop
+from .columns import Columns, check_columns, check_names, checked, missing
 from .hub import HubSource
+from .raw_files import (
+    SPLIT_WORDS,
+    ending,
+    open_raw,
+    open_seekable,
+    raw_files,
+    refuse_foreign,
+    relative_name,
+    split_of_name,
+)
 
 MAX_LINE_BYTES = 64 * 2**20  # a file without line ends must not fill the memory
 ROWS_PER_BATCH = 1024
-TURN_FIELDS = ("role", "content")
-# The words by which Hugging Face `datasets` finds the split in a file name.
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "dev", "val"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
+TURN_FIELDS = {"role", "content"}
+ONE_A_LINE = "one JSON object a line is expected"
+WRITER = "pandas' to_json(FILE, orient='records', lines=True)"
 Raw = Path | HubSource  # a file, a folder of files, or a dataset of the hub
-Row = tuple[int, dict[str, Any]]  # number in the file (for JSON lines: the line), then column -> value
+Row = tuple[int, dict[str, Any] | BadRow]  # number in the file (for JSON lines: the line), then column -> value
 
 
 class RawRecord(NamedTuple):
@@ -45,56 +50,41 @@ class RawRecord(NamedTuple):
     number: int
 
 
-class Columns(NamedTuple):
-    """Column -> type; a null is "" where a string is due, absent in another optional column, and else refused."""
-
-    required: Mapping[str, type]
-    optional: Mapping[str, type]
-
-
-def raw_files(path: Path) -> list[Path]:
-    """The readable files at `path`, a file or a folder with its sub-folders, in order of name."""
-    allowed = f"{', '.join(READERS)}, each also with .gz"
-    if not path.exists():
-        raise UserError(f"no raw rows at {path}: no such file or folder")
-    if path.is_dir():
-        inside = [file for file in path.rglob("*") if _is_visible(file.relative_to(path)) and file.is_file()]
-        if not (files := sorted(file for file in inside if _ending(file) in READERS)):
-            raise UserError(f"no raw rows in {path}: none of its files ends in {allowed}")
-        return files
-    if _ending(path) not in READERS:
-        raise UserError(f"cannot read {path}: its name must end in {allowed}")
-    return [path]
-
-
-def relative_name(file: Path, path: Path) -> str:
-    """How a file below `path` is called in records and manifests."""
-    return file.name if file == path else file.relative_to(path).as_posix()
-
-
-def read_rows(raw: Raw, columns: Mapping[str, type], optional: Mapping[str, type] | None = None) -> Iterator[RawRecord]:
+def read_rows(
+    raw: Raw,
+    columns: Mapping[str, type | UnionType],
+    optional: Mapping[str, type | UnionType] | None = None,
+    bad: Handle = stop,
+) -> Iterator[RawRecord]:
     """The rows of a file, folder or hub dataset with the given columns, checked; `optional` ones may be missing.
 
-    A column `split` says the upstream split of its row; without it the file name does, as on Hugging Face.
+    A column `split` says the upstream split of its row; without it the file name does, as on Hugging Face. Rows that
+    cannot be read go to `bad`, which may raise.
     """
     wanted = Columns(columns, {**(optional or {}), "split": str})
     if isinstance(raw, HubSource):
-        yield from _read_hub(raw, wanted)
+        yield from _read_hub(raw, wanted, bad)
         return
     for file in raw_files(raw):
-        yield from _read_file(file, relative_name(file, raw), wanted)
+        yield from _read_file(file, relative_name(file, raw), wanted, bad)
 
 
-def _read_hub(source: HubSource, columns: Columns) -> Iterator[RawRecord]:
+def _read_hub(source: HubSource, columns: Columns, bad: Handle) -> Iterator[RawRecord]:
+    names: tuple[str, ...] = ()
     for split, number, row in source.rows():
-        _check_columns(f"{source}, {split}, row {number}", list(row), columns)
-        yield _record(f"{source}, {split}", split, number, row, columns)
+        if tuple(row) != names:
+            names = tuple(row)
+            check_columns(f"{source}, {split}, row {number}", names, columns)
+        if record := _record(f"{source}, {split}", split, (number, row), columns, bad):
+            yield record
 
 
-def _read_file(file: Path, name: str, columns: Columns) -> Iterator[RawRecord]:
+def _read_file(file: Path, name: str, columns: Columns, bad: Handle) -> Iterator[RawRecord]:
     try:
-        for number, row in READERS[_ending(file)](file, columns):
-            yield _record(str(file), name, number, row, columns)
+        refuse_foreign(file)
+        for row in READERS[ending(file)](file, columns):
+            if record := _record(str(file), name, row, columns, bad):
+                yield record
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 ({error.reason}); save it as UTF-8") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -103,144 +93,187 @@ def _read_file(file: Path, name: str, columns: Columns) -> Iterator[RawRecord]:
         raise UserError(f"cannot read {file}: {first_line(error)}") from error
 
 
-def _record(where: str, name: str, number: int, row: Mapping[str, Any], columns: Columns) -> RawRecord:
-    """A checked row of the file or hub split `name`; `where` is what an error says."""
-    values = {key: _checked(where, number, key, row[key], kind) for key, kind in columns.required.items()}
+def _record(path: str, name: str, row: Row, columns: Columns, bad: Handle) -> RawRecord | None:
+    """A checked row of the file or hub split `name`; None for one that `bad` was told of."""
+    number, values = row
+    try:
+        if isinstance(values, BadRow):
+            raise values
+        return _checked_record(name, number, values, columns)
+    except BadRow as error:
+        bad(path, name, error)
+        return None
+
+
+def _checked_record(name: str, number: int, row: Mapping[str, Any], columns: Columns) -> RawRecord:
+    values = {key: checked(number, key, row[key], kind) for key, kind in columns.required.items()}
     for key, kind in columns.optional.items():
         if key in row and (row[key] is not None or kind is str):
-            values[key] = _checked(where, number, key, row[key], kind)
-    split = _split_of_value(where, number, values.pop("split", "")) or split_of_name(name.rpartition("/")[2])
+            values[key] = checked(number, key, row[key], kind)
+    split = _split_of_value(number, values.pop("split", "")) or split_of_name(name)
     return RawRecord(values, split, name, number)
 
 
-@functools.cache
-def split_of_name(name: str) -> str:
-    """The upstream split that a file name states as a word: train, validation or test; train by default."""
-    words = re.split(r"[-._ 0-9]+", name.lower())
-    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "train")
-
-
-def _split_of_value(where: str, number: int, value: str) -> str:
+def _split_of_value(number: int, value: str) -> str:
     word = value.strip().lower()
     if word and word not in SPLIT_WORDS:
-        raise UserError(f"{where}, row {number}: split {value[:40]!r} is unknown; there are {', '.join(SPLIT_WORDS)}")
+        known = f"there are {', '.join(SPLIT_WORDS)}"
+        raise BadRow(f"row {number}: split {value[:40]!r} is unknown; {known}", "column 'split' is no known split")
     return SPLIT_WORDS.get(word, "")
 
 
-def _checked(where: str, number: int, column: str, value: Any, kind: type) -> Any:
-    if value is None and kind is str:
-        return ""
-    if not isinstance(value, kind):
-        raise UserError(f"{where}, row {number}: column {column!r} is {type(value).__name__}, not {kind.__name__}")
-    return value
-
-
-def _check_columns(where: str, present: list[str], columns: Columns) -> None:
-    if missing := [column for column in columns.required if column not in present]:
-        shown = ", ".join(map(repr, present[:30])) or "none"
-        raise UserError(f"{where} has no column {', '.join(map(repr, missing))}; it has {shown}")
-
-
 def _read_jsonl(file: Path, columns: Columns) -> Iterator[Row]:
-    with _open(file) as lines:
+    names: tuple[str, ...] | None = None
+    with open_raw(file) as lines:
         number = 0
         while line := lines.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(line) > MAX_LINE_BYTES:
-                raise UserError(f"{file}, line {number} is longer than {MAX_LINE_BYTES} bytes; one JSON object a line")
-            if line.strip():
-                row = _json_object(f"{file}, line {number}", line)
-                _check_columns(f"{file}, line {number}", list(row), columns)
-                yield number, row
+                raise UserError(f"{file}, line {number} is longer than {MAX_LINE_BYTES} bytes; {ONE_A_LINE}")
+            if not line.strip():
+                continue
+            row = _json_object(str(file), number, line)
+            if isinstance(row, dict) and tuple(row) != names:
+                row = _with_columns(f"{file}, line {number}", number, row, columns, is_first=names is None)
+                names = tuple(row) if isinstance(row, dict) else names
+            yield number, row
 
 
-def _json_object(where: str, line: bytes) -> dict[str, Any]:
+def _with_columns(
+    where: str, number: int, row: dict[str, Any], columns: Columns, *, is_first: bool
+) -> dict[str, Any] | BadRow:
+    """The row, if it has the columns. What the first row lacks the file lacks, and that always stops."""
+    check_names(where, tuple(row), columns)
+    lacking = missing(tuple(row), columns)
+    if lacking and is_first:
+        raise UserError(f"{where} {lacking}")
+    return BadRow(f"line {number} {lacking}", lacking.partition(";")[0]) if lacking else row
+
+
+def _json_object(file: str, number: int, line: bytes) -> dict[str, Any] | BadRow:
+    where = f"line {number}"
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=unique_keys)
     except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8 ({error.reason}); save it as UTF-8") from error
+        return BadRow(f"{where} is not UTF-8 ({error.reason}); save it as UTF-8", "is not UTF-8")
+    except RepeatedKey as error:
+        raise UserError(f"{file}, {where} has {error}; rename or remove one") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is broken JSON: {first_line(error)}") from error
+        if number == 1:
+            _refuse_lines_of_one(f"{file}, {where}", line, error)
+        return BadRow(f"{where} is broken JSON: {first_line(error)}", "is broken JSON")
+    if number == 1 and isinstance(row, list):
+        raise UserError(f"{file}, {where} is a JSON list, not an object; {ONE_A_LINE}, such as by {WRITER}")
     if not isinstance(row, dict):
-        raise UserError(f"{where} is a JSON {type(row).__name__}, not an object; one object a line is expected")
+        return BadRow(f"{where} is a JSON {type(row).__name__}, not an object; {ONE_A_LINE}", "is no JSON object")
     return row
+
+
+def _refuse_lines_of_one(where: str, line: bytes, error: Exception) -> None:
+    """For a first line that only begins an array or an object: a pretty-printed file would be all bad rows."""
+    begins = line.decode("utf-8-sig", "replace").strip()
+    is_open = isinstance(error, json.JSONDecodeError) and error.pos >= len(begins)
+    if begins.startswith("[") or (begins.startswith("{") and begins.endswith(("{", "[")) and is_open):
+        what = "an array" if begins.startswith("[") else "an object"
+        raise UserError(
+            f"{where} is broken JSON: {what} over several lines (pretty-printed?); {ONE_A_LINE}, such as by {WRITER}"
+        )
 
 
 def _read_csv(file: Path, columns: Columns) -> Iterator[Row]:
     csv.field_size_limit(MAX_LINE_BYTES)  # the module's own limit, 128 KiB, is shorter than real conversations
-    with _open(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
+    with open_raw(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
         reader = csv.reader(text, strict=True)
         try:
-            head = next(reader, [])
-            _check_columns(str(file), head, columns)
+            if not (head := next(reader, [])):
+                raise UserError(f"{file} has no column names: its first line is empty")
+            check_columns(str(file), head, columns)
             for number, cells in enumerate(reader, start=1):
                 if cells and len(cells) != len(head):
-                    raise UserError(f"{file}, row {number} has {len(cells)} cells; the head has {len(head)}")
-                if cells:
+                    counts = f"has {len(cells)} cells; the head has {len(head)}"
+                    yield number, BadRow(f"row {number} {counts}", "has more or fewer cells than the head")
+                elif cells:
                     yield number, dict(zip(head, cells, strict=True))
         except csv.Error as error:
             raise UserError(f"{file}, line {reader.line_num} is broken csv: {error}") from error
 
 
 def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
-    with _seekable(file) as source:
+    with open_seekable(file) as source:
         try:
             parquet = pq.ParquetFile(source)
-            names = parquet.schema_arrow.names
-            _check_columns(str(file), names, columns)
+            _check_schema(str(file), parquet.schema_arrow, columns)
             wanted = _leaves(parquet, {*columns.required, *columns.optional})
             batches = parquet.iter_batches(batch_size=ROWS_PER_BATCH, columns=wanted)
             rows = (row for batch in batches for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
-        except pa.ArrowException as error:
-            raise UserError(f"{file} is not readable parquet: {first_line(error)}") from error
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{file} is not readable parquet: {first_line(error)}; fetch it again") from error
+
+
+def _read_arrow(file: Path, columns: Columns) -> Iterator[Row]:
+    """A file of Arrow's IPC format, or a stream of it, which is what `save_to_disk` writes."""
+    with open_seekable(file) as source:
+        try:
+            is_file = source.read(6) == b"ARROW1"
+            source.seek(0)
+            schema, batches = _arrow_batches(source, is_file=is_file)
+            _check_schema(str(file), schema, columns)
+            wanted = [name for name in schema.names if name in columns.required or name in columns.optional]
+            rows = (row for batch in batches for row in batch.select(wanted).to_pylist())
+            yield from enumerate(rows, start=1)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{file} is not readable Arrow: {first_line(error)}; fetch it again") from error
+
+
+def _arrow_batches(source: Any, *, is_file: bool) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    if not is_file:
+        stream = pa.ipc.open_stream(source)
+        return stream.schema, iter(stream)
+    file = pa.ipc.open_file(source)
+    return file.schema, (file.get_batch(place) for place in range(file.num_record_batches))
+
+
+def _check_schema(where: str, schema: pa.Schema, columns: Columns) -> None:
+    """The names of the columns, and of the fields within those that are read."""
+    check_columns(where, schema.names, columns)
+    for name in schema.names:
+        if name in columns.required or name in columns.optional:
+            _check_fields(f"{where}, column {name!r}", schema.field(name).type)
+
+
+def _check_fields(where: str, kind: pa.DataType) -> None:
+    fields = [kind.field(place) for place in range(kind.num_fields)]
+    names = [field.name for field in fields]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{where} has the field {twice[0]!r} twice; rename or remove one")
+    for field in fields:
+        _check_fields(where, field.type)
 
 
 def _leaves(parquet: pq.ParquetFile, names: set[str]) -> list[str]:
     """The parts of the wanted columns to read: of conversations only the turns' roles and contents.
 
-    Upstream turns carry headers, states and times, which would be most of the work and may not even convert.
+    Upstream turns carry headers, states and times, which would be most of the work and may not even convert. Turns
+    without one of the two are read whole, so that an error can say what they have.
     """
     paths = [parquet.schema.column(i).path for i in range(len(parquet.schema))]
-    turns = {path for path in paths if path.rpartition(".")[2] in TURN_FIELDS}
-    with_turns = {path.partition(".")[0] for path in turns}
-    tops = ((path, path.partition(".")[0]) for path in paths)
-    return [path for path, top in tops if path in names or (top in names and (top not in with_turns or path in turns))]
+    within = {path: TURN_FIELDS.intersection(path.split(".")[1:]) for path in paths}
+    tops = {path.partition(".")[0] for path in paths}
+    with_turns = {top for top in tops if _fields_below(top, within) == TURN_FIELDS}
+    wanted = [path for path in paths if path in names or path.partition(".")[0] in names]
+    return [path for path in wanted if path.partition(".")[0] not in with_turns or within[path]]
+
+
+def _fields_below(top: str, within: Mapping[str, set[str]]) -> set[str]:
+    return {field for path, fields in within.items() if path.partition(".")[0] == top for field in fields}
 
 
 READERS: dict[str, Callable[[Path, Columns], Iterator[Row]]] = {
     ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
     ".json": _read_jsonl,
     ".ndjson": _read_jsonl,
 }
-
-
-def _ending(file: Path) -> str:
-    name = file.with_suffix("") if file.suffix.lower() == ".gz" else file
-    return name.suffix.lower()
-
-
-def _is_visible(relative: Path) -> bool:
-    return not any(part.startswith(".") for part in relative.parts)  # .cache, .git and the like
-
-
-def _open(file: Path) -> AbstractContextManager[IO[bytes]]:
-    # GzipFile is an IO[bytes] in all but its type stub.
-    return cast("IO[bytes]", gzip.open(file, "rb")) if file.suffix.lower() == ".gz" else file.open("rb")
-
-
-def _seekable(file: Path) -> AbstractContextManager[IO[bytes]]:
-    """Parquet is read from its end, so a gzip one is unpacked first, to disk rather than into memory."""
-    if file.suffix.lower() != ".gz":
-        return file.open("rb")
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    try:
-        with _open(file) as packed:
-            shutil.copyfileobj(packed, unpacked, 2**20)
-    except BaseException:
-        unpacked.close()
-        raise
-    unpacked.seek(0)
-    return unpacked

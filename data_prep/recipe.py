@@ -27,6 +27,7 @@ class Sample(NamedTuple):
     upstream_split: str  # "train", "validation" or "test"
     file: str  # where it was read; no part of the row
     flags: frozenset[str] = frozenset()  # the declaration's checks that failed, and its flags that are up
+    unsaid: frozenset[str] = frozenset()  # the declaration's flags of which the row says nothing
 
     @property
     def prompt(self) -> str:
@@ -62,7 +63,8 @@ class Recipe:
     "upstream": the rows of the upstream test and validation splits. `unseen_clients` users who were not kept
     become the unseen part, those with most rows first. Without languages, all are kept. `near_duplicates`
     are counted or dropped. `partition` says who the clients are: users, or parts made of the same rows.
-    `prompt_disjoint` holds out whole prompts, the same for all clients.
+    `prompt_disjoint` holds out whole prompts, the same for all clients. `bad_rows` says whether a row that cannot be
+    read stops the build, or is skipped and counted.
     """
 
     min_samples: int = 1
@@ -81,6 +83,7 @@ class Recipe:
     near_duplicates: Literal["report", "drop", "off"] = "report"
     partition: str = "user"
     prompt_disjoint: bool = False
+    bad_rows: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         at_least = {"min_samples": 1, "max_samples": 1, "max_clients": 1, "unseen_clients": 0}
@@ -93,6 +96,8 @@ class Recipe:
             raise UserError(f"heldout={self.heldout!r} in the recipe; it must be in [0, 1) or 'upstream'")
         if self.near_duplicates not in ("report", "drop", "off"):
             raise UserError(f"near_duplicates={self.near_duplicates!r} in the recipe; it is report, drop or off")
+        if self.bad_rows not in ("stop", "skip"):
+            raise UserError(f"bad_rows={self.bad_rows!r} in the recipe; it is stop or skip")
         if self.prompt_disjoint and self.heldout == "upstream":
             raise UserError("prompt_disjoint chooses what is held out; heldout='upstream' has chosen already: give one")
         check_partition(self.partition)
@@ -115,7 +120,7 @@ class Recipe:
 
         so that a split that was built before them keeps its hash.
         """
-        later: dict[str, Any] = {"drop_flagged": (), "partition": "user", "prompt_disjoint": False}
+        later: dict[str, Any] = {"drop_flagged": (), "partition": "user", "prompt_disjoint": False, "bad_rows": "stop"}
         if self.near_duplicates != "drop":
             later["near_duplicates"] = self.near_duplicates
         values = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}

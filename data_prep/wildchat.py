@@ -5,16 +5,21 @@ Upstream: Zhao et al., 2024 (arXiv:2405.01470), allenai/WildChat-1M; versions be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 
+from .columns import USER_ID, Columns
 from .common import Builder
-from .conversations import MODERATION, REDACTED, ROLES, TOXICITY, is_flagged, turns_of
+from .conversations import MODERATION, REDACTED, ROLES, TOXICITY, flags_of, turns_of
 from .languages import language_of_name
-from .readers import Raw, RawRecord, read_rows
+from .readers import RawRecord
 from .recipe import Declaration, Flag, Message, Recipe, Sample
 
-COLUMNS = {"conversation": list, "language": str, "hashed_ip": str}
-OPTIONAL = {"source": str, "openai_moderation": object, "toxic": bool, "redacted": bool}
+FLAG_COLUMNS = {"moderation": "openai_moderation", "toxicity": "toxic", "redacted": "redacted"}
+COLUMNS = Columns(
+    {"conversation": object, "language": str, "hashed_ip": USER_ID},
+    {"source": str},
+    FLAG_COLUMNS,
+)
 FLAGS = (MODERATION, TOXICITY, REDACTED)
 DECLARATION = Declaration(
     dataset="wildchat",
@@ -36,21 +41,16 @@ DECLARATION = Declaration(
 )
 
 
-def samples(raw: Raw) -> Iterator[Sample]:
-    for record in read_rows(raw, COLUMNS, OPTIONAL):
-        turns = turns_of(record, "conversation")[:2]
-        begins = tuple(role for role, _ in turns) == ROLES
-        yield sample_of(record, turns, set() if begins else {"conversation"})
+def first_exchange_of(record: RawRecord) -> Sample:
+    turns = turns_of(record, "conversation")[:2]
+    begins = tuple(role for role, _ in turns) == ROLES
+    return sample_of(record, turns, {"conversation": not begins})
 
 
-def sample_of(record: RawRecord, turns: tuple[Message, ...], failed: set[str]) -> Sample:
+def sample_of(record: RawRecord, turns: tuple[Message, ...], failed: Mapping[str, bool]) -> Sample:
     """A conversation whose last turn is the answer, with the checks that it failed."""
     values = record.values
-    marks = {
-        "moderation": is_flagged(values.get("openai_moderation")),
-        "toxicity": values.get("toxic", False),
-        "redacted": values.get("redacted", False),
-    }
+    flags = flags_of(record, FLAG_COLUMNS).with_failed(failed)
     return Sample(
         client=values["hashed_ip"],
         turns=turns[:-1],
@@ -59,8 +59,9 @@ def sample_of(record: RawRecord, turns: tuple[Message, ...], failed: set[str]) -
         source=values.get("source") or "wildchat",
         upstream_split=record.split,
         file=record.file,
-        flags=frozenset(failed | {name for name, is_up in marks.items() if is_up}),
+        flags=flags.up,
+        unsaid=flags.unsaid,
     )
 
 
-build = Builder(DECLARATION, samples)
+build = Builder(DECLARATION, COLUMNS, first_exchange_of)

@@ -5,14 +5,13 @@ Every assistant turn is trained on; the chat templates see to it that nothing el
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from .common import Builder
 from .conversations import MALFORMED, alternates, turns_of
-from .readers import Raw, read_rows
+from .readers import RawRecord
 from .recipe import Flag, Sample
-from .wildchat import COLUMNS, OPTIONAL, sample_of
+from .wildchat import COLUMNS, sample_of
 from .wildchat import DECLARATION as SINGLE
 
 MIN_USER_TURNS = 2
@@ -25,11 +24,10 @@ DECLARATION = replace(
 )
 
 
-def samples(raw: Raw) -> Iterator[Sample]:
-    for record in read_rows(raw, COLUMNS, OPTIONAL):
-        turns = turns_of(record, "conversation")
-        failed = {"conversation": not alternates(turns), "turns": len(turns) < 2 * MIN_USER_TURNS}
-        yield sample_of(record, turns, {name for name, is_up in failed.items() if is_up})
+def conversation_of(record: RawRecord) -> Sample:
+    turns = turns_of(record, "conversation")
+    failed = {"conversation": not alternates(turns), "turns": len(turns) < 2 * MIN_USER_TURNS}
+    return sample_of(record, turns, failed)
 
 
-build = Builder(DECLARATION, samples)
+build = Builder(DECLARATION, COLUMNS, conversation_of)

@@ -82,6 +82,20 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     _write_parts(path, (f"{canonical_json(row)}\n".encode() for row in rows))
 
 
+class RepeatedKey(ValueError):
+    """A JSON object with one key twice, of which plain `json.loads` would silently keep the last."""
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The `object_pairs_hook` for JSON that users made; raises :class:`RepeatedKey`, which says the key."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = str(next(key for key in keys if keys.count(key) > 1))
+        raise RepeatedKey(f"the key {twice[:60]!r} twice")
+    return found
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 

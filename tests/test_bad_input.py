@@ -139,8 +139,8 @@ RAW: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
     "not parquet": ("a.parquet", lambda: b"PAR1 no", ("a.parquet", "parquet")),
     "number instead of text": (
         "a.jsonl",
-        lambda: (lines(ROWS[:2]) + json.dumps(ROWS[2] | {"user_id": 7}) + "\n").encode(),
-        ("row 3", "'user_id'", "int"),
+        lambda: (lines(ROWS[:2]) + json.dumps(ROWS[2] | {"user_id": 7.5}) + "\n").encode(),
+        ("row 3", "'user_id'", "float"),
     ),
     "other kind of file": ("a.xlsx", lambda: b"", ("a.xlsx", ".jsonl")),
     "no row": ("a.jsonl", lambda: b"", ("nothing is left of 0 raw rows",)),

@@ -87,7 +87,7 @@ def gated() -> Exception:
         (ConnectError("no route"), ["no route", "--from MIRROR"]),
         (datasets.exceptions.DatasetNotFoundError("doesn't exist"), ["check the name", "doesn't exist"]),
         ({"train": [{"inputs": "q"}]}, ["row 1", "no column 'targets'", COMMIT]),
-        ({"train": [aya("u", "q", "a") | {"user_id": 5}]}, ["row 1", "'user_id' is int, not str"]),
+        ({"train": [aya("u", "q", "a") | {"user_id": 5.0}]}, ["row 1", "'user_id' is float, not str"]),
     ],
 )
 def test_trouble_with_the_hub_is_one_line(hub, tmp_path, splits, words):

@@ -168,7 +168,7 @@ def test_parquet_with_upstream_types_is_the_same_as_json_lines(tmp_path):
         ({"conversation": [{"from": "human", "value": "q"}]}, "without a role and a content"),
         ({"conversation": [{"role": "user", "content": 5}]}, "without a role and a content"),
         ({"toxic": "yes"}, "column 'toxic' is str, not bool"),
-        ({"hashed_ip": 7}, "column 'hashed_ip' is int, not str"),
+        ({"hashed_ip": 7.0}, "column 'hashed_ip' is float, not str"),
     ],
 )
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])

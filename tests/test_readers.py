@@ -46,12 +46,21 @@ def as_parquet(rows=ROWS) -> bytes:
     return sink.getvalue()
 
 
+def as_arrow(rows=ROWS) -> bytes:
+    """A stream, which is what `save_to_disk` writes."""
+    sink, table = io.BytesIO(), pa.Table.from_pylist(rows)
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table, max_chunksize=2)
+    return sink.getvalue()
+
+
 WRITERS = {
     ".jsonl": as_jsonl,
     ".json": as_jsonl,
     ".ndjson": as_jsonl,
     ".csv": as_csv,
     ".parquet": as_parquet,
+    ".arrow": as_arrow,
 }
 
 
@@ -72,7 +81,7 @@ def error(path: Path, columns=COLUMNS) -> str:
 
 def test_every_reader_is_tested():
     assert set(WRITERS) == set(readers.READERS)
-    assert len(WRITERS) == 5
+    assert len(WRITERS) == 6
 
 
 @pytest.mark.parametrize("packed", ["", ".gz"])

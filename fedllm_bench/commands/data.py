@@ -23,9 +23,11 @@ examples:
   fedllm-bench data build wildchat_multi --raw WildChat-1M/ --near-duplicates drop --out splits/multi
   fedllm-bench data build chatbot_it --raw arena.parquet --decontaminate off --out splits/chatbot_it
   fedllm-bench data build aya --raw aya_dataset/ --partition dirichlet:0.5:topic --out splits/artificial
+  fedllm-bench data build wildchat --raw rows.jsonl --bad-rows skip --out splits/wildchat
 
-Raw rows are parquet, csv or JSON lines (.jsonl, .json, .ndjson), each also gzip (.gz), in upstream columns; or a
-dataset of the Hugging Face hub at a commit, streamed (gated ones: accept the licence there, then `hf auth login`).
+Raw rows are parquet, Arrow (a folder of `save_to_disk`), csv or JSON lines (.jsonl, .json, .ndjson), each also gzip
+(.gz), in upstream columns; or a dataset of the Hugging Face hub at a commit, streamed (gated ones: accept the licence
+there, then `hf auth login`).
 What is not given is the recipe's default for the dataset; the manifest names every value that was used.
 """
 SHOW_EXAMPLES = """\
@@ -99,6 +101,16 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build.add_argument(
         "--partition", metavar="HOW", help="user, language, iid:N, dirichlet:ALPHA[:language|source|topic]"
     )
+    _add_row_options(build)
+    build.add_argument(
+        "--tokenizer", default="mini", metavar="mini|FOLDER", help="counts the lengths in the data card (default: mini)"
+    )
+    build.add_argument("--name", help="name of the split (default: DATASET-custom)")
+    build.set_defaults(run=run_build)
+
+
+def _add_row_options(build: argparse.ArgumentParser) -> None:
+    """What of the raw rows stays."""
     build.add_argument(
         "--near-duplicates", choices=("report", "drop", "off"), help="count or remove rows much like others (MinHash)"
     )
@@ -106,16 +118,16 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--drop-flagged", type=_flags, metavar="FLAGS", help="of moderation, toxicity, redacted; with commas, or 'none'"
     )
     build.add_argument(
+        "--bad-rows",
+        choices=("stop", "skip"),
+        help="what a row that cannot be read does: stop the build, or be counted and left out",
+    )
+    build.add_argument(
         "--decontaminate",
         default="on",
         metavar="on|off|FILE|FOLDER",
         help="remove rows that hold a prompt of the suite's evaluation sets (default: on), or of your own",
     )
-    build.add_argument(
-        "--tokenizer", default="mini", metavar="mini|FOLDER", help="counts the lengths in the data card (default: mini)"
-    )
-    build.add_argument("--name", help="name of the split (default: DATASET-custom)")
-    build.set_defaults(run=run_build)
 
 
 def _languages(text: str) -> tuple[str, ...]:
@@ -151,6 +163,7 @@ RECIPE_OPTIONS = (
     "partition",
     "near_duplicates",
     "drop_flagged",
+    "bad_rows",
 )
 
 

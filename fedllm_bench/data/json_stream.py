@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.files import RepeatedKey, unique_keys
 
 MAX_ID_CHARACTERS = 256  # a user with a longer id is no client, whatever the upstream
 MAX_SAMPLE_CHARACTERS = 16 * 2**20
@@ -21,7 +22,7 @@ class _Reader:
         self.where = where
         self._text = self._decoded(chunks)
         self._window, self._at, self._ended = "", 0, False
-        self._scan = json.JSONDecoder().raw_decode
+        self._scan = json.JSONDecoder(object_pairs_hook=unique_keys).raw_decode
 
     def _decoded(self, chunks: Iterable[bytes]) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
@@ -67,6 +68,8 @@ class _Reader:
         while True:
             try:
                 value, end = self._scan(self._window, self._at)
+            except RepeatedKey as error:
+                raise UserError(f"{self.where}: {what} has {error}") from error
             except (ValueError, RecursionError) as error:
                 reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
                 if isinstance(error, RecursionError) or self._ended:
