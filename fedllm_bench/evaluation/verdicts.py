@@ -1,36 +1,70 @@
 """What a judge's reply says: a rating as "[[7]]" or a winner as "[[A]]", the form its prompt asked for.
 
-Only a reply is read here, never the answer it judges. The last verdict counts: what comes before is explanation, as the
-prompts of MT-Bench ask (Zheng et al., 2023, arXiv:2306.05685, appendix A). A verdict that stands in quotation marks, in
-a block quote or in code repeats somebody's words, so it counts only where it is all of the reply's last line. What is
-not a verdict becomes None with a reason, never a number.
+Only a reply is read here. Its thoughts are not part of it (thoughts.py). The last line with a verdict counts: what comes
+before is explanation, as the prompts of MT-Bench ask (Zheng et al., 2023, arXiv:2306.05685, appendix A). Of several
+verdicts in that line the scale and what is only named go (scales.py); of two that are left the last one counts where the
+line tells that it is meant ("..., but in the end", "Rating:"), and otherwise neither does.
+
+A verdict in quotation marks, in a block quote or in code counts where the reply has no other and ends with it, unless it
+repeats what was judged. What is not a verdict becomes None with a reason, never a number.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+import regex
+
+from fedllm_bench.evaluation import scales
+from fedllm_bench.evaluation.quotations import MARKS, Line, Quotations
+from fedllm_bench.evaluation.thoughts import said
+
 V = TypeVar("V")
 Winner = Literal["A", "B", "tie"]
+Found = Sequence["regex.Match[str]"]
 
 NUMBER = r"[+-]?\d{1,6}(?:[.,٫]\d{1,6})?"  # \d: the digits of every script
-RATING = re.compile(rf"\[\[\s*({NUMBER})\s*\]\]")
-WINNER = re.compile(r"\[\[\s*([ABCabc])\s*\]\]")
-LOOKALIKES = str.maketrans("АВСΑΒ", "ABCAB")  # Cyrillic and Greek capitals that a judge may write instead
+RATING = regex.compile(rf"\[\[\s*({NUMBER})\s*\]\]")
+WINNER = regex.compile(r"\[\[\s*([ABCabc])\s*\]\]")
+LOOKALIKES = str.maketrans("АВСΑΒас", "ABCABac")  # Cyrillic and Greek letters that a judge may write instead
+OTHER_NUMBERS = regex.compile(r"\p{No}")  # raised, circled and the like: NFKC would make digits of them
 MOST_SEEN = 50  # a reply with more quoted verdicts than this at its end has none of its own
 WINNERS: dict[str, Winner] = {"A": "A", "B": "B", "C": "tie"}
 
-THOUGHT = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
-FENCE = re.compile(r"^\s*(?:```|~~~)")
-SCALE = re.compile(r"(?:/|\bout of)\s*[*_]*$", re.IGNORECASE)  # "[[7]]/[[10]]": the second is the scale
-PAIRS = (("“", "”"), ("„", "“"), ("«", "»"), ("「", "」"), ("『", "』"), ("‘", "’"))
-MARKS = r"""\s*_#`"'“”„«»「」『』‘’"""
-ALONE = re.compile(rf"[{MARKS}]*(?:[^\W\d][\w \-]{{0,40}}[:：])?[{MARKS}]*\[\[[^\[\]]*\]\][{MARKS}.!。]*")
+LABEL = (
+    r"(?:rating|score|verdict|grade|winner|decision|choice|preference|overall|total|final \w+|conclusion"
+    r"|nota|note|puntuaci[oó]n|calificaci[oó]n|valoraci[oó]n|pontuação|avaliação|classificação|évaluation|bewertung"
+    r"|оценка|рейтинг|балл|итого?|вердикт|التقييم|تقييم|تقييمي|الدرجة|النتيجة|రేటింగ్|స్కోర్|స్కోరు|评分|得分|评级|打分|分数|总分|结论)"
+)
+LABELLED = regex.compile(rf"\b{LABEL}(?: is| es| est| é| ist)?[\s*_:：=\-–—]*\Z", regex.IGNORECASE)
+TURN = regex.compile(
+    r"(?:^|[.,;:!?…。，；、—–-])[\s*_\"'”»)]*(?:but|however|no|wait|actually|on (?:second thought|reflection)|in the end|instead|finally"
+    r"|so|hence|therefore|thus|revised|now|pero|sin embargo|al final|finalmente|entonces|mais|cependant|finalement|au final|donc|mas|porém|no final"
+    r"|portanto|но|однако|в итоге|нет|поэтому|لكن|ولكن|في النهاية|أخيرا|لذا|కానీ|చివరికి|చివరకు|但是?|不过|然而|最终|最后|所以|因此|aber|doch|letztlich)(?!\w)"
+    r"|\A[\s*_]*(?:→|->|=>)[\s*_]*\Z",
+    regex.IGNORECASE,
+)
+ALONE = regex.compile(r"[.!?。！？…][\s*_]*\Z")  # before a verdict that is a sentence of its own
+TURN_CHINESE = regex.compile("[，。；、,.;][^，。；、]{0,6}(?:但|不过|然而|最终|最后|所以|因此)")  # no blanks between words
+COMPARED = regex.compile(
+    r"\b(?:than|over|as|to|unlike|against|vs\.?|versus|of|with|and|or|que|sobre|y|o|et|ou|à|e|а|и|или|чем|als|und|oder)[\s*_]*\Z",
+    regex.IGNORECASE,
+)
+# what leads to words that are not the judge's own, or says that it gives none
+REPORTS = regex.compile(
+    r"\b(?:say|says|said|saying|claim\w*|states?|stated|writes?|wrote|written|reads?|demand\w*|asks?|asked|asking|begs?|begged|begging|plead\w*"
+    r"|pleas?|insist\w*|contain\w*|includ\w+|quot\w+|instruct\w*|tells?|told|text|words?|phrase|inject\w*|ignor\w+|refus\w+|declin\w+"
+    r"|dice|dijo|pide|afirma|escribe|exige|contiene|texto|dit|demande|affirme|écrit|exige|contient|texte|diz|pede|escreve|contém"
+    r"|говорит|сказано|гласит|пишет|просит|требует|утверждает|содержит|текст|يقول|تقول|يطلب|تطلب|كتب|يكتب|النص|sagt|schreibt|behauptet|verlangt|bittet|steht)\b"
+    r"|(?:not|n't|n’t|cannot|never)(?: \w+){0,3} (?:rate|give|assign|award|score|obey|comply|follow|repeat|output)\b"
+    r"|అంటుంది|చెబుతుంది|అడుగుతుంది|要求|声称|写着|写道|它说|文中|原文|拒绝|不会给",
+    regex.IGNORECASE,
+)
+SENTENCE_END = regex.compile(r"[.!?。！？][\s\"'”»]+")
+SEVERAL = "the last line with a verdict has several, and nothing says which one is meant"
 
 
 @dataclass(frozen=True)
@@ -41,59 +75,110 @@ class Verdict(Generic[V]):
     reason: str = ""
 
 
-def rating(text: str, low: float = 1, high: float = 10) -> Verdict[float]:
-    """The last rating of a reply; unscored where that one is outside [low, high]."""
-    found, reason = _last(RATING, unicodedata.normalize("NFKC", text))
-    if found is None:
+def rating(text: str, low: float = 1, high: float = 10, judged: Sequence[str] = ()) -> Verdict[float]:
+    """The last rating of a reply; unscored where that one is outside [low, high].
+
+    `judged`: the texts that were judged; a quoted rating that one of them has is a quotation.
+    """
+
+    def kept(line: str, found: Found) -> Found:
+        rated = [scales.Rated(_value(match), *match.span()) for match in found]
+        starts = {one.start for one in scales.given(line, rated, low, high)}
+        return [match for match in found if match.start() in starts]
+
+    match, reason = _last(RATING, _plain(text), kept, [_plain(one) for one in judged])
+    if match is None:
         return Verdict(None, reason)
-    value = float(re.sub("[,٫]", ".", found))
-    if not low <= value <= high:
-        return Verdict(None, f"its rating {value:g} is not in {low:g} to {high:g}")
-    return Verdict(value)
+    value = _value(match)
+    return Verdict(value) if low <= value <= high else Verdict(None, f"its rating {value:g} is not in {low:g} to {high:g}")
 
 
-def pair_verdict(text: str) -> Verdict[Winner]:
+def pair_verdict(text: str, judged: Sequence[str] = ()) -> Verdict[Winner]:
     """Which of two answers the reply prefers: "A", "B", or "tie" for "[[C]]"."""
-    found, reason = _last(WINNER, unicodedata.normalize("NFKC", text).translate(LOOKALIKES))
-    return Verdict(None, reason) if found is None else Verdict(WINNERS[found.upper()])
+
+    def kept(line: str, found: Found) -> Found:
+        return [match for match in found if not scales.is_negated(line, match.start())]
+
+    match, reason = _last(WINNER, _winners(text), kept, [_winners(one) for one in judged])
+    return Verdict(None, reason) if match is None else Verdict(WINNERS[match[1].upper()])
 
 
-def _last(form: re.Pattern[str], text: str) -> tuple[str | None, str]:
-    """What the last verdict of this form says; None with a reason where there is none."""
-    spoken = THOUGHT.sub("", text, count=1) if text.lstrip().startswith("<think>") else text
-    if not spoken.strip():
-        return None, "the judge's reply is empty"
-    found = list(itertools.islice(_backwards(form, spoken), MOST_SEEN))
-    for line, quoted, match in found:
-        if not quoted and not SCALE.search(line[: match.start()][-20:]) and not _in_quotes(line, match):
-            return match[1], ""
-    alone = form.search(_last_line(spoken)) if ALONE.fullmatch(_last_line(spoken)) else None
-    if alone is not None:
-        return alone[1], ""
-    return None, "the judge only quotes a verdict" if found else "no verdict in the judge's reply"
+def _plain(text: str) -> str:
+    """Compatible forms as plain ones, and one kind of line end."""
+    return "\n".join(unicodedata.normalize("NFKC", OTHER_NUMBERS.sub("\ufffd", text)).splitlines())
 
 
-def _backwards(form: re.Pattern[str], text: str) -> Iterator[tuple[str, bool, re.Match[str]]]:
-    """What has the form of a verdict, the last first: its line, whether all of the line is quoted, the match."""
-    lines, fences, fenced = text.splitlines(), [], False
-    for line in lines:
-        fenced ^= bool(FENCE.match(line))
-        fences.append(fenced)
-    for line, in_code in zip(reversed(lines), reversed(fences), strict=True):
-        for match in reversed(list(form.finditer(line))):
-            yield line, in_code or line.lstrip().startswith(">"), match
+def _winners(text: str) -> str:
+    return _plain(text).translate(LOOKALIKES)
 
 
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip() and not FENCE.match(line)]
-    return lines[-1] if lines else ""
+def _value(match: regex.Match[str]) -> float:
+    return float(regex.sub("[,٫]", ".", match[1]))
 
 
-def _in_quotes(line: str, match: re.Match[str]) -> bool:
-    before, after = line[: match.start()], line[match.end() :]
-    for mark in ('"', "`"):  # the same mark opens and closes; a quotation may have begun in an earlier line
-        if (before.count(mark) % 2 and mark in after) or after.startswith(mark):
-            return True
-    if before.endswith("'") and after.startswith("'"):
-        return True
-    return any(before.rfind(left) > before.rfind(right) and right in after for left, right in PAIRS)
+def _last(
+    form: regex.Pattern[str], text: str, kept: Callable[[str, Found], Found], judged: Sequence[str]
+) -> tuple[regex.Match[str] | None, str]:
+    """The last verdict of this form; None with a reason where there is none."""
+    reply = said(text)
+    if reply.is_cut or not reply.text.strip():
+        return None, "the judge's reply is empty" + (": it ended within its thought" if reply.is_cut else "")
+    quotations, seen = Quotations.of(reply.text), 0
+    for line in reversed(quotations.lines):
+        found = list(form.finditer(line.text))[-MOST_SEEN:]
+        own = [match for match in found if not quotations.holds(line, *match.span())]
+        try:
+            given = kept(line.text, own)
+        except scales.OtherScaleError as error:
+            return None, str(error)
+        if given:
+            return _decided(line.text, given)
+        seen += len(found)
+        if seen >= MOST_SEEN:
+            break
+    match = _quoted_at_the_end(form, quotations, judged)
+    is_quoted = seen and any(quotations.holds(line, *m.span()) for line in quotations.lines for m in _few(form, line))
+    return match, "" if match else "the judge only quotes a verdict" if is_quoted else "no verdict in the judge's reply"
+
+
+def _few(form: regex.Pattern[str], line: Line) -> Found:
+    return list(form.finditer(line.text))[-1:]
+
+
+def _decided(line: str, given: Found) -> tuple[regex.Match[str] | None, str]:
+    """The verdict of a line: its only one, or the last of several where the line tells that this is meant."""
+    last = given[-1]
+    others = [match for match in given if match[1].casefold() != last[1].casefold()]
+    if not others:
+        return last, ""
+    between, lead = line[others[-1].end() : last.start()], line[: last.start()][-80:]
+    is_meant = ALONE.search(lead) or LABELLED.search(lead) or TURN.search(between) or TURN_CHINESE.search(between)
+    is_last = not regex.search(r"\w", line[last.end() :][:200])
+    return (last, "") if is_meant and is_last and not COMPARED.search(lead) else (None, SEVERAL)
+
+
+def _quoted_at_the_end(
+    form: regex.Pattern[str], quotations: Quotations, judged: Sequence[str]
+) -> regex.Match[str] | None:
+    """The verdict in quotation marks or code with which a reply ends, in the judge's own words."""
+    lines = [line for line in quotations.lines if line.text.strip() and line.kind != "fence"]
+    found = list(form.finditer(lines[-1].text)) if lines else []
+    if not 0 < len(found) < MOST_SEEN or len({match[1] for match in found}) > 1:
+        return None
+    line, match = lines[-1].text, found[-1]
+    if regex.search(r"\w", line[match.end() :]) or not _is_balanced(line):
+        return None
+    lead = SENTENCE_END.split(line[: match.start()])[-1]
+    if len(lines) > 1 and not regex.search(r"\w", _unlabelled(lead)):
+        lead = SENTENCE_END.split(lines[-2].text + " ")[-2 if lines[-2].text.rstrip()[-1:] in ".!?。" else -1]
+    repeated = any(match[1] == one[1] for text in judged for one in form.finditer(text))
+    return None if repeated or REPORTS.search(lead) else match
+
+
+def _unlabelled(lead: str) -> str:
+    return regex.sub(rf"(?i)\b{LABEL}\b|[{regex.escape(MARKS)}]", "", lead)
+
+
+def _is_balanced(line: str) -> bool:
+    """Whether the quotation marks of a line are all of its own: a quotation may have begun in an earlier line."""
+    return all(sum(map(line.count, marks)) % 2 == 0 for marks in ('"', "“”„", "«»", "‹›", "「」", "『』"))
