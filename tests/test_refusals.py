@@ -266,7 +266,7 @@ def test_hostile_text_takes_no_longer_than_other_text(piece):
 
 @pytest.mark.skipif("FEDLLM_BENCH_MIRROR" not in os.environ, reason="needs evaluation assets: set FEDLLM_BENCH_MIRROR")
 def test_real_answers_are_rarely_taken_for_refusals():
-    """960 answers of six models to MT-Bench, of which three do refuse, and 160 references in eight languages."""
+    """960 answers of six models to MT-Bench, of which four do refuse, and 160 references in eight languages."""
     answers = [
         text
         for name in ASSETS
@@ -276,7 +276,7 @@ def test_real_answers_are_rarely_taken_for_refusals():
         for text in json.loads(line)["choices"][0]["turns"]
     ]
     assert len(answers) == 960
-    assert sum(map(refuses, answers)) == 3
+    assert sum(map(refuses, answers)) == 4
     assert sum(map(refuses_legacy, answers)) == 67
     references = json.loads(fetch("ref_gpt4/aya.json").read_text(encoding="utf-8"))
     texts = [row["reference"] for rows in references.values() for row in rows]
