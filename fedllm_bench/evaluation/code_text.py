@@ -1,8 +1,8 @@
 """Which parts of a text are code: fenced blocks and inline code, as CommonMark 0.31 reads them (sections 4.5 and 6.1).
 
-A block closes by the sign that opened it, at least as long and with nothing behind it; a fence that never closes runs to
-the end. A list item may hold a block, which is then indented as the item's text is. Indented blocks without a fence are
-not told from other text: models indent for other reasons.
+A block closes by the sign that opened it, at least as long and with nothing behind it; a fence that never closes runs
+to the end. A list item may hold a block, which is then indented as the item's text is. Indented blocks without a fence
+are not told from other text: models indent for other reasons.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INLINE = re.compile(r"(?<!`)(`+)(?!`)((?:(?!\n[ \t]*\n).){1,2000}?)(?<!`)\1(?!`)
 
 @dataclass
 class _Block:
-    """Where the reading of lines is. `offset`: how far the text of the list item is indented; `sign`: the open fence."""
+    """Where the reading of lines is. `offset`: how far the list item's text is indented; `sign`: the open fence."""
 
     offset: int = 0
     sign: str = ""

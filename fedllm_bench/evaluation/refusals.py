@@ -79,7 +79,7 @@ def refuses(text: str) -> bool:
 
 
 def normalised(text: str) -> str:
-    """One spelling of what is read as the same: case, width, apostrophes, blanks, alef, ё; without invisible characters.
+    """One spelling of what is read as the same: case, width, apostrophes, blanks, alef, ё; nothing invisible.
 
     A line that breaks within a sentence goes on; other line ends stay.
     """
@@ -87,7 +87,8 @@ def normalised(text: str) -> str:
     composed = unicodedata.normalize("NFKC", INVISIBLE.sub("", unicodedata.normalize("NFKC", plain)))
     lines = "\n".join(BLANKS.sub(" ", line) for line in composed.splitlines())
     whole = WITHIN_CHINESE.sub("", BROKEN_LINE.sub(" ", lines))
-    return whole.casefold().translate(SAME)
+    folded: str = whole.casefold().translate(SAME)
+    return folded
 
 
 def languages() -> list[str]:

@@ -7,13 +7,13 @@ Records keep answers and replies word for word; scores, judges and verdicts read
     channels    <|channel|>analysis<|message|> ... (harmony), also where a decoder dropped the special tokens
     headings    "Here is my thought process:" ... "Here is my response:" (Granite)
 
-A closing mark that nothing opened ends a thought that the chat template opened: all before it is thought. A thought that
-never closes runs to the end. Thoughts may hold thoughts. A label alone before a thought ("Assistant:") goes with it.
+A closing mark that nothing opened ends a thought that the chat template opened: all before it is thought. A thought
+that never closes runs to the end. Thoughts may hold thoughts. A label alone before a thought ("Assistant:") goes too.
 
-Text about these marks is left alone. Outside of a thought a mark is only named, and changes nothing, where it stands in a
-block of code or a block quote, right behind a quotation mark or backtick, or in the middle of a sentence (a word and a
-blank before it, a blank and a small letter or a stop behind it), and an opening one also where it never closes and other
-words stand before it on its line. What no mark tells, as special tokens that a decoder dropped, is read as said.
+Text about these marks is left alone. Outside of a thought a mark is only named, and changes nothing, where it stands in
+code or a block quote, right behind a quotation mark, or in the middle of a sentence (a word and a blank before it, a
+blank and a small letter or a stop behind it), and an opening one also where it never closes and other words stand
+before it on its line. What no mark tells, as special tokens that a decoder dropped, is read as said.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from fedllm_bench.evaluation.records import Answer
 
 ENDED_WITHIN = "the answer ended within its thought"
 
-NAME = r"(?:[a-z][\w-]{0,20}:)?(?:(?:ant)?think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|inner[_-](?:thoughts?|monologue))"
+NAME = (
+    r"(?:[a-z][\w-]{0,20}:)?"
+    r"(?:(?:ant)?think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|inner[_-](?:thoughts?|monologue))"
+)
 OPEN = (
     rf"<\s*{NAME}(?:\s[^<>]{{0,200}})?/?>|<\|{NAME}\|>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>"
     r"|<\|inner_prefix\|>|<unused94>|<\|channel>\s*(?:thought)?"
@@ -38,11 +41,11 @@ CLOSE = (
     rf"<\s*/\s*{NAME}\s*>|<\|/{NAME}\|>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>|<\|inner_suffix\|>"
     r"|<unused95>|<channel\|>"
 )
-MARK = regex.compile(rf"(?P<open>{OPEN})|(?P<close>{CLOSE})", regex.IGNORECASE)
+MARK = regex.compile(rf"(?=[<\[◁])(?:(?P<open>{OPEN})|(?P<close>{CLOSE}))", regex.IGNORECASE)
 BARE = regex.compile(r"<\|(?:begin_of_solution|end_of_solution|START_RESPONSE|END_RESPONSE)\|>")  # around what is said
-HINT = regex.compile(
-    rf"{MARK.pattern}|<\|channel\|>|\A\s*(?:assistant\s*)?(?:analysis|commentary|final)|\A\W*here\W.{{0,4}}my thought",
-    regex.IGNORECASE,
+HARMONY = "<|channel|>"
+BEGINNING = regex.compile(
+    r"\A\s*(?:assistant\s*)?(?:analysis|commentary|final)|\A\W*here\W.{0,4}my thought", regex.IGNORECASE
 )
 LABEL = regex.compile(r"[\W_]*(?:\w[\w .-]{0,30}[:：])?[\W_]*")
 LONGEST_LABEL = 80
@@ -52,9 +55,13 @@ CLOSING_MARKS = SYMMETRIC_MARKS | frozenset("”“«»‹›’‘」』》")
 WORD_BEFORE = regex.compile(r"[\p{L}\p{N},;][ \t]+\Z")
 GOES_ON = regex.compile(r"[ \t]+[\p{Ll}\p{Lo}\p{N}(&+]|[ \t]?[,.;:!?)]")
 
-CHANNEL = regex.compile(r"""(?<!["'`“‘«])(?:<\|start\|>\w+(?: [^<]{0,80})?)?<\|channel\|>\s*(?:analysis|commentary|final)\b""")
+CHANNEL = regex.compile(
+    r"""(?<!["'`“‘«])(?:<\|start\|>\w+(?: [^<]{0,80})?)?<\|channel\|>\s*(?:analysis|commentary|final)\b"""
+)
 MESSAGE_END = regex.compile(r"<\|(?:start|end|return|call)\|>")
-DROPPED = regex.compile(r"\A\s*(?:assistant\s*)?(?:(?:analysis|commentary)(?=[\s\p{Lu}\p{Lo}\p{P}\p{N}])|final(?=[\n\p{Lu}\p{Lo}]))")
+DROPPED = regex.compile(
+    r"\A\s*(?:assistant\s*)?(?:(?:analysis|commentary)(?=[\s\p{Lu}\p{Lo}\p{P}\p{N}])|final(?=[\n\p{Lu}\p{Lo}]))"
+)
 DROPPED_FINAL = regex.compile(r"(?:assistant\n?|\A\s*)final(?=[\s\p{Lu}\p{Lo}\p{P}\p{S}\p{N}]|\Z)")
 DROPPED_CUT = regex.compile(r"\A\s*(?:assistant)?(?:analysis|commentary)(?=\p{Lu}|\p{Lo})")
 HEADING = regex.compile(r"\A\W*here(?: is|['’]s) my thought process\s*:?", regex.IGNORECASE)
@@ -77,7 +84,7 @@ class Said:
 
 def said(text: str) -> Said:
     """What a model said to its user."""
-    if HINT.search(text) is None:
+    if not (BEGINNING.match(text) or HARMONY in text or MARK.search(text)):
         return Said(text)
     return _channels(text) or _dropped_channels(text) or _headings(text) or _tagged(text)
 
@@ -158,7 +165,7 @@ def _tagged(text: str) -> Said:
     thoughts = list(_thoughts(_marks(text)))
     if not thoughts:
         return Said(text)
-    parts, at = [], 0
+    parts, at = list[str](), 0
     for thought in thoughts:
         if thought.start is None:
             parts.clear()
@@ -177,7 +184,8 @@ def _joined(parts: Sequence[str]) -> str:
     for part in parts:
         is_glued = whole[-1:].isalnum() and part[:1].isalnum()
         whole += f" {part}" if is_glued else part
-    return BARE.sub("", whole).strip()
+    plain: str = BARE.sub("", whole)
+    return plain.strip()
 
 
 def _thoughts(marks: Sequence[_Mark]) -> Iterator[_Thought]:
@@ -226,7 +234,8 @@ def _marks(text: str) -> list[_Mark]:
             continue
         is_empty = match[0].endswith("/>")
         depth = max(0, depth + (0 if is_empty else 1 if opens else -1))
-        found.append(_Mark(*match.span(), opens=opens, is_empty=is_empty, is_led=_is_led(text, match.start(), found)))
+        is_led = _is_led(text, match.start(), found)
+        found.append(_Mark(match.start(), match.end(), opens=opens, is_empty=is_empty, is_led=is_led))
     return found
 
 
@@ -255,17 +264,18 @@ def _is_about(text: str, span: tuple[int, int]) -> bool:
 
 def _code(text: str) -> Callable[[int], int | None]:
     """From a place in the text to the start of the code that it is in, None outside of code."""
-    starts, ends, at, opened = [], [], 0, None
+    blocks, at, opened = list[tuple[int, int]](), 0, None
     lines = text.split("\n")
     for line, kind in zip(lines, line_kinds(lines), strict=True):
-        if kind == "fence" and opened is None:
-            opened = at
-        elif kind == "fence" and opened is not None:
-            starts.append(opened)
-            ends.append(at)
-            opened = None
+        if kind == "fence":
+            if opened is None:
+                opened = at
+            else:
+                blocks.append((opened, at))
+                opened = None
         at += len(line) + 1
-    blocks = [*zip(starts, ends, strict=True), *([(opened, at)] if opened is not None else [])]
+    if opened is not None:
+        blocks.append((opened, at))
     spans = sorted([*blocks, *inline_code(text)])
     begins = [start for start, _ in spans]
 

@@ -1,16 +1,17 @@
 """What a judge's reply says: a rating as "[[7]]" or a winner as "[[A]]", the form its prompt asked for.
 
-Only a reply is read here. Its thoughts are not part of it (thoughts.py). The last line with a verdict counts: what comes
-before is explanation, as the prompts of MT-Bench ask (Zheng et al., 2023, arXiv:2306.05685, appendix A). Of several
-verdicts in that line the scale and what is only named go (scales.py); of two that are left the last one counts where the
-line tells that it is meant ("..., but in the end", "Rating:"), and otherwise neither does.
+Only a reply is read here. Its thoughts are not part of it (thoughts.py). The last line with a verdict counts: what
+comes before is explanation, as the prompts of MT-Bench ask (Zheng et al., 2023, arXiv:2306.05685, appendix A). Of
+several verdicts in that line the scale and what is only named go (scales.py); of two that are left the last one counts
+where the line tells that it is meant ("..., but in the end", "Rating:"), and otherwise neither does.
 
-A verdict in quotation marks, in a block quote or in code counts where the reply has no other and ends with it, unless it
-repeats what was judged. What is not a verdict becomes None with a reason, never a number.
+A verdict in quotation marks, in a block quote or in code counts where the reply has no other and ends with it, unless
+it repeats what was judged. What is not a verdict becomes None with a reason, never a number.
 """
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Generic, Literal, TypeVar
 import regex
 
 from fedllm_bench.evaluation import scales
-from fedllm_bench.evaluation.quotations import MARKS, Line, Quotations
+from fedllm_bench.evaluation.quotations import Line, Quotations
 from fedllm_bench.evaluation.thoughts import said
 
 V = TypeVar("V")
@@ -34,37 +35,37 @@ OTHER_NUMBERS = regex.compile(r"\p{No}")  # raised, circled and the like: NFKC w
 MOST_SEEN = 50  # a reply with more quoted verdicts than this at its end has none of its own
 WINNERS: dict[str, Winner] = {"A": "A", "B": "B", "C": "tie"}
 
-LABEL = (
-    r"(?:rating|score|verdict|grade|winner|decision|choice|preference|overall|total|final \w+|conclusion"
-    r"|nota|note|puntuaci[oó]n|calificaci[oó]n|valoraci[oó]n|pontuação|avaliação|classificação|évaluation|bewertung"
-    r"|оценка|рейтинг|балл|итого?|вердикт|التقييم|تقييم|تقييمي|الدرجة|النتيجة|రేటింగ్|స్కోర్|స్కోరు|评分|得分|评级|打分|分数|总分|结论)"
-)
-LABELLED = regex.compile(rf"\b{LABEL}(?: is| es| est| é| ist)?[\s*_:：=\-–—]*\Z", regex.IGNORECASE)
-TURN = regex.compile(
-    r"(?:^|[.,;:!?…。，；、—–-])[\s*_\"'”»)]*(?:but|however|no|wait|actually|on (?:second thought|reflection)|in the end|instead|finally"
-    r"|so|hence|therefore|thus|revised|now|pero|sin embargo|al final|finalmente|entonces|mais|cependant|finalement|au final|donc|mas|porém|no final"
-    r"|portanto|но|однако|в итоге|нет|поэтому|لكن|ولكن|في النهاية|أخيرا|لذا|కానీ|చివరికి|చివరకు|但是?|不过|然而|最终|最后|所以|因此|aber|doch|letztlich)(?!\w)"
-    r"|\A[\s*_]*(?:→|->|=>)[\s*_]*\Z",
-    regex.IGNORECASE,
-)
 ALONE = regex.compile(r"[.!?。！？…][\s*_]*\Z")  # before a verdict that is a sentence of its own
-TURN_CHINESE = regex.compile("[，。；、,.;][^，。；、]{0,6}(?:但|不过|然而|最终|最后|所以|因此)")  # no blanks between words
-COMPARED = regex.compile(
-    r"\b(?:than|over|as|to|unlike|against|vs\.?|versus|of|with|and|or|que|sobre|y|o|et|ou|à|e|а|и|или|чем|als|und|oder)[\s*_]*\Z",
-    regex.IGNORECASE,
-)
-# what leads to words that are not the judge's own, or says that it gives none
-REPORTS = regex.compile(
-    r"\b(?:say|says|said|saying|claim\w*|states?|stated|writes?|wrote|written|reads?|demand\w*|asks?|asked|asking|begs?|begged|begging|plead\w*"
-    r"|pleas?|insist\w*|contain\w*|includ\w+|quot\w+|instruct\w*|tells?|told|text|words?|phrase|inject\w*|ignor\w+|refus\w+|declin\w+"
-    r"|dice|dijo|pide|afirma|escribe|exige|contiene|texto|dit|demande|affirme|écrit|exige|contient|texte|diz|pede|escreve|contém"
-    r"|говорит|сказано|гласит|пишет|просит|требует|утверждает|содержит|текст|يقول|تقول|يطلب|تطلب|كتب|يكتب|النص|sagt|schreibt|behauptet|verlangt|bittet|steht)\b"
-    r"|(?:not|n't|n’t|cannot|never)(?: \w+){0,3} (?:rate|give|assign|award|score|obey|comply|follow|repeat|output)\b"
-    r"|అంటుంది|చెబుతుంది|అడుగుతుంది|要求|声称|写着|写道|它说|文中|原文|拒绝|不会给",
-    regex.IGNORECASE,
-)
 SENTENCE_END = regex.compile(r"[.!?。！？][\s\"'”»]+")
 SEVERAL = "the last line with a verdict has several, and nothing says which one is meant"
+
+
+@dataclass(frozen=True)
+class Words:
+    """`labelled`, `compared`: what stands right before a verdict; `turn`: between two; `reports`: somewhere before."""
+
+    label: regex.Pattern[str]
+    labelled: regex.Pattern[str]
+    turn: regex.Pattern[str]
+    compared: regex.Pattern[str]
+    reports: regex.Pattern[str]
+
+
+@functools.cache
+def words() -> Words:
+    label, turns, whole = scales.words("labels"), scales.words("turns"), r"(?!(?!\p{Han})\w)"
+    clause = (
+        r"(?:^|[.,;:!?…。，；、—–-])[\s*_\"'”»)]*(?:[^\s，。；、]{0,6}(?=\p{Han}))?"  # in Chinese words stand before it
+    )
+    arrow = r"\A[\s*_]*(?:→|->|=>)[\s*_]*\Z"
+    reports = rf"\b{scales.words('reports')}\b|{scales.words('reports_unspaced')}"
+    return Words(
+        label=regex.compile(rf"\b{label}\b", regex.IGNORECASE),
+        labelled=regex.compile(rf"(?<!\p{{L}}){label}(?: is| es| est| é| ist)?[\s*_:：=\-–—]*\Z", regex.IGNORECASE),
+        turn=regex.compile(rf"{clause}{turns}{whole}|{arrow}", regex.IGNORECASE),
+        compared=regex.compile(rf"(?<!(?!\p{{Han}})\w){scales.words('compared')}[\s*_]*\Z", regex.IGNORECASE),
+        reports=regex.compile(reports, regex.IGNORECASE),
+    )
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ def rating(text: str, low: float = 1, high: float = 10, judged: Sequence[str] = 
     if match is None:
         return Verdict(None, reason)
     value = _value(match)
-    return Verdict(value) if low <= value <= high else Verdict(None, f"its rating {value:g} is not in {low:g} to {high:g}")
+    return (
+        Verdict(value) if low <= value <= high else Verdict(None, f"its rating {value:g} is not in {low:g} to {high:g}")
+    )
 
 
 def pair_verdict(text: str, judged: Sequence[str] = ()) -> Verdict[Winner]:
@@ -152,9 +155,9 @@ def _decided(line: str, given: Found) -> tuple[regex.Match[str] | None, str]:
     if not others:
         return last, ""
     between, lead = line[others[-1].end() : last.start()], line[: last.start()][-80:]
-    is_meant = ALONE.search(lead) or LABELLED.search(lead) or TURN.search(between) or TURN_CHINESE.search(between)
+    is_meant = ALONE.search(lead) or words().labelled.search(lead) or words().turn.search(between)
     is_last = not regex.search(r"\w", line[last.end() :][:200])
-    return (last, "") if is_meant and is_last and not COMPARED.search(lead) else (None, SEVERAL)
+    return (last, "") if is_meant and is_last and not words().compared.search(lead) else (None, SEVERAL)
 
 
 def _quoted_at_the_end(
@@ -172,11 +175,12 @@ def _quoted_at_the_end(
     if len(lines) > 1 and not regex.search(r"\w", _unlabelled(lead)):
         lead = SENTENCE_END.split(lines[-2].text + " ")[-2 if lines[-2].text.rstrip()[-1:] in ".!?。" else -1]
     repeated = any(match[1] == one[1] for text in judged for one in form.finditer(text))
-    return None if repeated or REPORTS.search(lead) else match
+    return None if repeated or words().reports.search(lead) else match
 
 
 def _unlabelled(lead: str) -> str:
-    return regex.sub(rf"(?i)\b{LABEL}\b|[{regex.escape(MARKS)}]", "", lead)
+    plain: str = words().label.sub("", lead)
+    return plain
 
 
 def _is_balanced(line: str) -> bool:
