@@ -10,6 +10,10 @@ from fedllm_bench.evaluation.code_text import LineKind, inline_code, line_kinds
 
 # a quotation within a paragraph: not 5" (a letter or digit before it), closed where no word goes on
 STRAIGHT = re.compile(r'(?<![\w"])"(?=[^\s"])((?:(?!\n[ \t]*\n)[^"]){1,2000})(?<=\S)"(?!\w)')
+# likewise between two marks that differ; not from where one quotation closes to where the next opens
+PAIRED = re.compile(
+    r"(?<![^\s(])(?:“[^“”]{1,2000}”|„[^„“”]{1,2000}[“”]|«[^«»]{1,2000}»|»[^«»]{1,2000}«)|「[^「」]{1,2000}」|『[^『』]{1,2000}』"
+)
 PAIRS = (("“", "”"), ("„", "“"), ("„", "”"), ("”", "”"), ("«", "»"), ("»", "«"), ("‹", "›"), ("›", "‹"), ("‚", "‘"),
          ("‘", "’"), ("「", "」"), ("『", "』"), ("《", "》"), ("〈", "〉"), ("〝", "〞"))  # fmt: skip
 MARKS = "\"'`“”„‟«»‹›‚‘’「」『』《》〈〉〝〞"
@@ -34,8 +38,8 @@ class Quotations:
 
     @classmethod
     def of(cls, text: str) -> Quotations:
-        spans = [match.span() for match in STRAIGHT.finditer(text)] + inline_code(text)
-        return cls(list(_lines(text)), sorted(spans))
+        marked = [match.span() for form in (STRAIGHT, PAIRED) for match in form.finditer(text)]
+        return cls(list(_lines(text)), [*marked, *inline_code(text)])
 
     def holds(self, line: Line, start: int, end: int) -> bool:
         """Whether [start, end) of a line is quoted."""

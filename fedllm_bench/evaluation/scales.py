@@ -45,6 +45,7 @@ def patterns() -> Patterns:
     unit, maximum, scale, linked = (words(kind) for kind in ("units", "maximum", "scales", "is"))
     most = rf"(?:{words('most')} )*"
     beside = r"[\s:：=*_~\"'“«(\[]*\Z"
+    joined = r"[\s*_\"'“«(]*\Z"  # a colon after "no" ends what is negated
     articles = rf"(?: {words('articles')})*"
     noun = r"(?:answer|response|reply|score|rating|respuesta|réponse|resposta|ответ\w*)?"
 
@@ -57,9 +58,9 @@ def patterns() -> Patterns:
             rf"\W*(?:{unit}\W*)?{words('of')}\W*(?:{linked}\W*)?{most}(?:(?:{maximum}|{scale})\W*(?:{linked}\W*)?)*{most}"
         ),
         to=compiled(rf"\W*(?:{unit}\W*)?{words('to')}\W*"),
-        scale_first=compiled(rf"\W*{unit}?\W*{words('scale_first')}\W*(?:得|获得|で)?\W*"),
+        scale_first=compiled(rf"\W*{unit}?\W*{words('scale_first')}\W*(?:我?给|得|获得|で)?\W*"),
         is_scale=compiled(rf"(?:[/⁄∕]|\bout of{possible}|{maximum}\W*(?:{linked}\W*)*|\bscale of|\bskala von){beside}"),
-        not_given=compiled(rf"(?<!\p{{L}}){words('not_given')}{articles}{beside}"),
+        not_given=compiled(rf"(?<!\p{{L}}){words('not_given')}{articles}{joined}"),
         ideal_before=compiled(rf"(?<!(?!\p{{Han}})\p{{L}}){words('ideal_before')}{articles}{beside}"),
         ideal_after=compiled(rf"[\s*_\])]*{noun}\s*{words('ideal_after')}(?!(?!\p{{Han}})\w)"),
     )

@@ -62,7 +62,7 @@ MESSAGE_END = regex.compile(r"<\|(?:start|end|return|call)\|>")
 DROPPED = regex.compile(
     r"\A\s*(?:assistant\s*)?(?:(?:analysis|commentary)(?=[\s\p{Lu}\p{Lo}\p{P}\p{N}])|final(?=[\n\p{Lu}\p{Lo}]))"
 )
-DROPPED_FINAL = regex.compile(r"(?:assistant\n?|\A\s*)final(?=[\s\p{Lu}\p{Lo}\p{P}\p{S}\p{N}]|\Z)")
+DROPPED_FINAL = regex.compile(r"assistant\n?final|\A\s*final(?=[\n\p{Lu}\p{Lo}])")
 DROPPED_CUT = regex.compile(r"\A\s*(?:assistant)?(?:analysis|commentary)(?=\p{Lu}|\p{Lo})")
 HEADING = regex.compile(r"\A\W*here(?: is|['’]s) my thought process\s*:?", regex.IGNORECASE)
 RESPONSE = regex.compile(r"here(?: is|['’]s) my response\s*:?", regex.IGNORECASE)

@@ -26,6 +26,7 @@ from fedllm_bench.evaluation.thoughts import said
 V = TypeVar("V")
 Winner = Literal["A", "B", "tie"]
 Found = Sequence["regex.Match[str]"]
+Kept = Callable[[str, Found], Found]  # a line and the verdicts in it -> those that were given
 
 NUMBER = r"[+-]?\d{1,6}(?:[.,٫]\d{1,6})?"  # \d: the digits of every script
 RATING = regex.compile(rf"\[\[\s*({NUMBER})\s*\]\]")
@@ -87,7 +88,10 @@ def rating(text: str, low: float = 1, high: float = 10, judged: Sequence[str] = 
         starts = {one.start for one in scales.given(line, rated, low, high)}
         return [match for match in found if match.start() in starts]
 
-    match, reason = _last(RATING, _plain(text), kept, [_plain(one) for one in judged])
+    try:
+        match, reason = _last(RATING, _plain(text), kept, [_plain(one) for one in judged])
+    except scales.OtherScaleError as error:
+        return Verdict(None, str(error))
     if match is None:
         return Verdict(None, reason)
     value = _value(match)
@@ -120,32 +124,25 @@ def _value(match: regex.Match[str]) -> float:
 
 
 def _last(
-    form: regex.Pattern[str], text: str, kept: Callable[[str, Found], Found], judged: Sequence[str]
+    form: regex.Pattern[str], text: str, kept: Kept, judged: Sequence[str]
 ) -> tuple[regex.Match[str] | None, str]:
     """The last verdict of this form; None with a reason where there is none."""
     reply = said(text)
-    if reply.is_cut or not reply.text.strip():
+    if reply.why_none or not reply.text.strip():
         return None, "the judge's reply is empty" + (": it ended within its thought" if reply.is_cut else "")
-    quotations, seen = Quotations.of(reply.text), 0
+    if reply.is_cut:
+        return None, "the judge's reply ended within its thought"
+    quotations, seen, is_quoted = Quotations.of(reply.text), 0, False
     for line in reversed(quotations.lines):
         found = list(form.finditer(line.text))[-MOST_SEEN:]
         own = [match for match in found if not quotations.holds(line, *match.span())]
-        try:
-            given = kept(line.text, own)
-        except scales.OtherScaleError as error:
-            return None, str(error)
-        if given:
+        if given := kept(line.text, own):
             return _decided(line.text, given)
-        seen += len(found)
+        seen, is_quoted = seen + len(found), is_quoted or len(own) < len(found)
         if seen >= MOST_SEEN:
             break
-    match = _quoted_at_the_end(form, quotations, judged)
-    is_quoted = seen and any(quotations.holds(line, *m.span()) for line in quotations.lines for m in _few(form, line))
+    match = _quoted_at_the_end(form, quotations, kept, judged)
     return match, "" if match else "the judge only quotes a verdict" if is_quoted else "no verdict in the judge's reply"
-
-
-def _few(form: regex.Pattern[str], line: Line) -> Found:
-    return list(form.finditer(line.text))[-1:]
 
 
 def _decided(line: str, given: Found) -> tuple[regex.Match[str] | None, str]:
@@ -161,21 +158,31 @@ def _decided(line: str, given: Found) -> tuple[regex.Match[str] | None, str]:
 
 
 def _quoted_at_the_end(
-    form: regex.Pattern[str], quotations: Quotations, judged: Sequence[str]
+    form: regex.Pattern[str], quotations: Quotations, kept: Kept, judged: Sequence[str]
 ) -> regex.Match[str] | None:
     """The verdict in quotation marks or code with which a reply ends, in the judge's own words."""
     lines = [line for line in quotations.lines if line.text.strip() and line.kind != "fence"]
     found = list(form.finditer(lines[-1].text)) if lines else []
-    if not 0 < len(found) < MOST_SEEN or len({match[1] for match in found}) > 1:
+    if not 0 < len(found) < MOST_SEEN:
         return None
-    line, match = lines[-1].text, found[-1]
-    if regex.search(r"\w", line[match.end() :]) or not _is_balanced(line):
+    last = lines[-1]
+    given = [match for match in kept(last.text, found) if quotations.holds(last, *match.span())]
+    is_end = not regex.search(r"\w", last.text[found[-1].end() :])
+    if not is_end or len({match[1] for match in given}) != 1 or not _is_balanced(last.text):
         return None
-    lead = SENTENCE_END.split(line[: match.start()])[-1]
-    if len(lines) > 1 and not regex.search(r"\w", _unlabelled(lead)):
-        lead = SENTENCE_END.split(lines[-2].text + " ")[-2 if lines[-2].text.rstrip()[-1:] in ".!?。" else -1]
-    repeated = any(match[1] == one[1] for text in judged for one in form.finditer(text))
-    return None if repeated or words().reports.search(lead) else match
+    match = given[-1]
+    is_repeated = any(match[1] == one[1] for text in judged for one in form.finditer(text))
+    return None if is_repeated or words().reports.search(_lead(lines, match.start())) else match
+
+
+def _lead(lines: Sequence[Line], start: int) -> str:
+    """The sentence that leads to a place in the last line: of the line before where this one has none."""
+    lead: str = SENTENCE_END.split(lines[-1].text[:start])[-1]
+    if len(lines) == 1 or regex.search(r"\w", _unlabelled(lead)):
+        return lead
+    before = lines[-2].text.rstrip()
+    sentences = SENTENCE_END.split(before + " ")
+    return str(sentences[-2] if before[-1:] in ".!?。" and len(sentences) > 1 else sentences[-1])
 
 
 def _unlabelled(lead: str) -> str:
