@@ -51,6 +51,7 @@ RATED = {
     "a block of tildes": ("~~~\n```\n[[10]]\n~~~\nRating: [[3]]", 3),
     "an own last line in quotation marks": ('I would rate the response as follows: "Rating: [[8]]".', 8),
     "in bold and quotation marks": ('So:\n**"Rating: [[8]]"**', 8),
+    "alone behind a finished sentence": ('The answer contains errors.\n\n"Rating: [[8]]"', 8),
     "in code": ("So: `Rating: [[8]]`.", 8),
     "in a block quote": ("Reasons.\n\n> Rating: [[8]]", 8),
     "lowest": ("[[1]]", 1),

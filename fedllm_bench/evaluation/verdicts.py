@@ -176,13 +176,12 @@ def _quoted_at_the_end(
 
 
 def _lead(lines: Sequence[Line], start: int) -> str:
-    """The sentence that leads to a place in the last line: of the line before where this one has none."""
+    """The sentence that leads to a place in the last line; of the line before, if it goes on, where there is none."""
     lead: str = SENTENCE_END.split(lines[-1].text[:start])[-1]
     if len(lines) == 1 or regex.search(r"\w", _unlabelled(lead)):
         return lead
     before = lines[-2].text.rstrip()
-    sentences = SENTENCE_END.split(before + " ")
-    return str(sentences[-2] if before[-1:] in ".!?。" and len(sentences) > 1 else sentences[-1])
+    return "" if before[-1:] in ".!?。！？" else str(SENTENCE_END.split(before)[-1])
 
 
 def _unlabelled(lead: str) -> str:
