@@ -105,7 +105,7 @@ def _pair(
     claimed, again = told[item].reply, replies.get(item)
     if claimed is None or again is None:
         return None
-    values = [reply_rating(reply, *limits).value for reply in (claimed, again)]
+    values = [reply_rating(reply, *limits, judged=question.given).value for reply in (claimed, again)]
     return None if None in values else Pair(item, values[0] or 0.0, values[1] or 0.0)
 
 

@@ -212,7 +212,7 @@ def test_metrics_that_need_a_model_carry_its_name_and_encode_each_text_once(tmp_
     owners = Owners(client_of={}, rows={})
     chosen = open_metrics(remembering(encode), "my-encoder", owners)
     found = evaluate(tmp_path, metrics=chosen, embedding_model="my-encoder").metrics
-    named = [name for name, entry in found.items() if entry.version == "1+my-encoder"]
+    named = [name for name, entry in found.items() if entry.version == "2+my-encoder"]
     assert named == [n for n in OPEN_METRICS if n.endswith(("_embedding", "_spread"))]  # no row of any user is known
     assert found["ref_gpt4_spread"].views["mean"].sides["global"].mean == 1  # all vectors are orthogonal
     assert len(asked) == len(set(asked)) == 8

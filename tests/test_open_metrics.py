@@ -89,7 +89,7 @@ def test_mt_bench_equals_an_own_computation_to_the_last_digit(tmp_path):
     change = entry.views["mean"].differences["global"]
     assert change.mean == pytest.approx(0.75, abs=1e-12)
     assert change.significant
-    assert (entry.judge, entry.benchmark, entry.version) == ("stub", "mt_bench", "1")
+    assert (entry.judge, entry.benchmark, entry.version) == ("stub", "mt_bench", "2")
 
 
 def test_with_one_reply_lost_the_coverage_is_79_of_80_and_the_mean_is_refused(tmp_path):
@@ -170,7 +170,7 @@ def test_embedding_similarity_carries_the_model_in_its_version(tmp_path):
     write_answers(tmp_path, "ref_gpt4", "base", prompts, lambda p, turn: "x")
     metrics = open_metrics(lambda texts: np.ones((len(texts), 1), dtype=np.float32), "my-encoder")
     entry = evaluate(tmp_path, metrics=metrics, embedding_model="my-encoder").metrics["ref_gpt4_embedding"]
-    assert (entry.version, entry.views["mean"].sides["base"].mean) == ("1+my-encoder", 1.0)
+    assert (entry.version, entry.views["mean"].sides["base"].mean) == ("2+my-encoder", 1.0)
 
 
 def test_a_share_of_all_or_none_has_an_exact_interval_of_some_width(tmp_path):

@@ -3,7 +3,8 @@
 Three measures of one model's answers are means over pairs of answers to two different questions in one language, so
 that they do not hang on how many questions were asked, as shares over a whole collection do. The score of a question
 is the mean over its pairs; the mean over the questions of a language is that over its pairs (a U-statistic of degree
-2: Hoeffding, 1948), for which views.pseudo_values makes the intervals. Only the first turn is looked at.
+2: Hoeffding, 1948), for which views.pseudo_values makes the intervals. Only the first turn is looked at, without its
+thoughts.
 
     distinct-n   distinct n-grams of two answers taken together over all their n-grams (Li et al., 2016)
     self-BLEU    BLEU of one answer with the other as its reference (Zhu et al., 2018), sampled pairs
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.reference_metrics import Encoder, rouge_l, tokens, why_not
+from fedllm_bench.evaluation.thoughts import first_said
 from fedllm_bench.metrics.base import Score
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def among_scores(prompts: Sequence[Prompt], answers: Mapping[str, Answer], measu
         enough = len(whole) >= LEAST
         reasons |= {item: reason or FEW for item, reason in missing.items() if reason or not enough}
         if enough:
-            found = measure([answers[item].turns[0] for item in whole])
+            found = measure([first_said(answers[item]).text for item in whole])
             values |= dict(zip(whole, map(float, found), strict=True))
     asked = [p.item_id for p in prompts if p.item_id in values or p.item_id in reasons]
     return [Score(item, values.get(item), reasons.get(item, ""), cluster=item) for item in asked]
@@ -160,7 +162,7 @@ def between_scores(prompts: Sequence[Prompt], answers: Mapping[str, Mapping[str,
 
 def _apart(item: str, clients: Mapping[str, Mapping[str, Answer]]) -> dict[str, Score]:
     reasons = {side: why_not(found.get(item)) for side, found in clients.items()}
-    texts = {side: clients[side][item].turns[0] for side, reason in reasons.items() if not reason}
+    texts = {side: first_said(clients[side][item]).text for side, reason in reasons.items() if not reason}
     scores = {side: Score(item, None, reason, cluster=item) for side, reason in reasons.items() if reason}
     for side, text in texts.items():
         others = [unlike(text, other) for name, other in texts.items() if name != side]

@@ -14,6 +14,7 @@ from fedllm_bench.evaluation.encoding import Encode
 from fedllm_bench.evaluation.journal import Key, Turn, next_turn
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.evaluation.sampling import uniforms
+from fedllm_bench.evaluation.thoughts import said
 from fedllm_bench.training.model import LoraModel
 
 
@@ -96,11 +97,14 @@ def context_of(model: LoraModel) -> int | None:
 
 
 def conversation(prompt: Prompt, turns: Mapping[Key, Turn], number: int) -> list[ChatTurn]:
-    """The user's turns up to `number`, with the model's own answers between."""
+    """The user's turns up to `number`, with what the model said between: thoughts are not shown to it again.
+
+    That is how models with thoughts are trained, and what their own templates do.
+    """
     talk: list[ChatTurn] = []
     for before in range(number):
         talk.append({"role": "user", "content": prompt.turns[before]})
-        talk.append({"role": "assistant", "content": turns[prompt.item_id, before].text})
+        talk.append({"role": "assistant", "content": said(turns[prompt.item_id, before].text).text})
     return [*talk, {"role": "user", "content": prompt.turns[number]}]
 
 

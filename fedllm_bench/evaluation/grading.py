@@ -14,6 +14,7 @@ from fedllm_bench.evaluation.judges.finishes import ending
 from fedllm_bench.evaluation.judges.questions import NotAskedError, Slot, answered, scale
 from fedllm_bench.evaluation.judges.shown import hidden
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
+from fedllm_bench.evaluation.thoughts import without_thoughts
 from fedllm_bench.evaluation.verdicts import Verdict, rating
 from fedllm_bench.metrics.base import Score
 
@@ -79,16 +80,16 @@ def mean_or_refusal(scores: Iterable[Score], *, min_coverage: float = MIN_COVERA
     return Graded(mean=math.fsum(means) / n_scored, n_scored=n_scored, n=n)
 
 
-def reply_rating(reply: Reply, low: float, high: float) -> Verdict[float]:
-    """The rating in a reply that was said to its end."""
+def reply_rating(reply: Reply, low: float, high: float, judged: Sequence[str] = ()) -> Verdict[float]:
+    """The rating in a reply that was said to its end; `judged`: see :func:`verdicts.rating`."""
     cut = unfinished(reply)
-    return Verdict(None, cut) if cut else rating(reply.text, low, high)
+    return Verdict(None, cut) if cut else rating(reply.text, low, high, judged)
 
 
-def _rating(judgement: Judgement, low: float, high: float) -> Verdict[float]:
+def _rating(judgement: Judgement, low: float, high: float, judged: Sequence[str]) -> Verdict[float]:
     if judgement.reply is None:
         return Verdict(None, judgement.reason or "no reply")
-    return reply_rating(judgement.reply, low, high)
+    return reply_rating(judgement.reply, low, high, judged)
 
 
 def unfinished(reply: Reply) -> str:
@@ -134,7 +135,7 @@ def _score(
 ) -> Score:
     value, reason, ratings = _value(prompt, answer, turn, judgements, benchmark)
     evidence: dict[str, object] = {"ratings": ratings} if ratings else {}
-    if answer is not None and (unseen := sum(hidden(text) for text in answer.turns[:turn])):
+    if answer is not None and (unseen := sum(map(hidden, without_thoughts(answer.turns[:turn])))):
         evidence["characters_not_shown"] = unseen
     return turn_score(prompt, turn, value, reason, evidence)
 
@@ -157,13 +158,13 @@ def _value(
 ) -> tuple[float | None, str, list[float | None]]:
     """The mean rating, or why there is none, and the rating of each repeat."""
     try:
-        answered(prompt, answer, turn)
+        given = answered(prompt, answer, turn)
     except NotAskedError as error:
         return None, str(error), []
     if isinstance(judgements, str):
         return None, judgements, []
     low, high = scale(benchmark, prompt, turn)
-    verdicts = [_rating(judgement, low, high) for judgement in judgements]
+    verdicts = [_rating(judgement, low, high, (*prompt.turns, *given)) for judgement in judgements]
     ratings = [verdict.value for verdict in verdicts]
     reasons = [verdict.reason for verdict in verdicts if verdict.value is None]
     if reasons:

@@ -22,6 +22,7 @@ from fedllm_bench.evaluation.records import (
     prompts_file,
     read_records,
 )
+from fedllm_bench.evaluation.thoughts import has_thoughts
 from fedllm_bench.files import SAFE_NAME
 
 MISSING = "the other answers or judge.json are not in this folder"
@@ -91,7 +92,7 @@ def _material(folder: Path, benchmark: str) -> Material:
     pairs, unread = _pairs(folder, benchmark, prompts, answers)
     why = [one.note for told in judges.values() for one in told.values() if one.note]
     notes = dict.fromkeys(current.unchecked(benchmark, note) for note in why)
-    notes |= dict.fromkeys([*unread, *(one.note for one in pairs if one.note)])
+    notes |= dict.fromkeys([*unread, *(one.note for one in pairs if one.note), *_of_thoughts(benchmark, answers)])
     return Material(
         prompts=tuple(prompts),
         plan=_plan(path.with_name(PLAN)),
@@ -100,6 +101,13 @@ def _material(folder: Path, benchmark: str) -> Material:
         notes=tuple(notes),
         pairs=tuple(pairs),
     )
+
+
+def _of_thoughts(benchmark: str, sides: Mapping[str, Mapping[str, Answer]]) -> Iterator[str]:
+    for side, answers in sides.items():
+        if count := sum(map(has_thoughts, answers.values())):
+            yield (f"{benchmark}: {count} of {len(answers)} answers of {side} hold thoughts: they are kept "
+                   "and shown, and scores and judges do not read them")  # fmt: skip
 
 
 def _plan(path: Path) -> Plan:

@@ -33,6 +33,7 @@ from fedllm_bench.metrics.base import MetricInfo, Score
 Scorer = Callable[[Sequence[Prompt], Mapping[str, Answer], Sequence[Judgement]], list[Score]]
 Across = Callable[[Sequence[Prompt], Mapping[str, Mapping[str, Answer]]], dict[str, list[Score]]]
 WITH_REFERENCES = ("ref_gpt4", "heldout_ref")
+VERSION = "2"  # of all of them: since 2 thoughts are not part of an answer, and verdicts and refusals are read anew
 DIVERSE = (*WITH_REFERENCES, "mini")  # what users ask, by language: there it can be seen how alike answers are
 
 
@@ -61,7 +62,7 @@ def _judged(
     return OpenMetric(
         info=MetricInfo(
             name=name,
-            version="1",
+            version=VERSION,
             unit=f"rating, {low:g} to {high:g}",
             higher_is_better=up,
             description=description,
@@ -80,14 +81,14 @@ def _refused(name: str, benchmark: str, description: str, rule: Refuses, *, lega
         return refusal_scores(prompts, answers, rule=rule, empty_counts=legacy)
 
     info = MetricInfo(
-        name=name, version="1", unit="share", higher_is_better=benchmark == "advbench", description=description
+        name=name, version=VERSION, unit="share", higher_is_better=benchmark == "advbench", description=description
     )
     return OpenMetric(info=info, benchmark=benchmark, needs_judge=False, low=0, high=1, score=score)
 
 
 def _referenced(name: str, description: str, unit: str, limits: tuple[float, float], score: Scorer) -> OpenMetric:
     return OpenMetric(
-        info=MetricInfo(name=name, version="1", unit=unit, higher_is_better=True, description=description),
+        info=MetricInfo(name=name, version=VERSION, unit=unit, higher_is_better=True, description=description),
         benchmark=next(of for of in WITH_REFERENCES if name.startswith(of)),
         needs_judge=False,
         low=limits[0],
@@ -118,7 +119,7 @@ def _alike(name: str, description: str, unit: str, limits: tuple[float, float], 
     """How unlike answers are: `higher_is_better` says which way is more diverse, and no more than that."""
     info = MetricInfo(
         name=name,
-        version="1",
+        version=VERSION,
         unit=unit,
         higher_is_better=not name.endswith("_self_bleu"),
         description=description,
@@ -206,7 +207,7 @@ def open_metrics(
         return OPEN_METRICS
     scorers = {"_embedding": _embedded(encoder), "_spread": _spread(encoder), "_own_rows": _own_rows(owners, encoder)}
     changed = {
-        name: replace(metric, score=scorer, info=replace(metric.info, version=f"1+{encoder_name}"))
+        name: replace(metric, score=scorer, info=replace(metric.info, version=f"{VERSION}+{encoder_name}"))
         for name, metric in OPEN_METRICS.items()
         for ending, scorer in scorers.items()
         if name.endswith(ending)

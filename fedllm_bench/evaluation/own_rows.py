@@ -13,6 +13,7 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import PreferenceRow, Row
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.reference_metrics import NO_MODEL, Encoder, why_not
+from fedllm_bench.evaluation.thoughts import first_said
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import HELDOUT
 
@@ -93,7 +94,7 @@ class OwnRows:
         own = [self.owners.client_of[prompt.item_id] for prompt, _ in whole]
         named = [(user, p.language) for user, (p, others) in zip(own, whole, strict=True) for user in (user, *others)]
         means = self._means(list(dict.fromkeys(named)))
-        vectors = self.encoder([answers[prompt.item_id].turns[0] for prompt, _ in whole])
+        vectors = self.encoder([first_said(answers[prompt.item_id]).text for prompt, _ in whole])
         values = {}
         for vector, user, (prompt, others) in zip(vectors, own, whole, strict=True):
             rest = [float(vector @ means[other, prompt.language]) for other in others]

@@ -2,7 +2,7 @@
 
 ROUGE-L is our own: the package rouge-score keeps Latin letters and digits only, so every Chinese, Arabic, Russian or
 Telugu answer scores 0 there, and it has had no release since 2022. For English without stemming the two agree. chrF is
-sacrebleu's. Only the first turn has a reference.
+sacrebleu's. Only the first turn has a reference, and only what it says to the user is read (thoughts.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import regex
 
 from fedllm_bench.evaluation.records import Answer, Prompt
+from fedllm_bench.evaluation.thoughts import first_said
 from fedllm_bench.metrics.base import Score
 
 if TYPE_CHECKING:
@@ -82,12 +83,13 @@ def _chrf() -> Any:
 def closeness_scores(prompts: Sequence[Prompt], answers: Mapping[str, Answer], closeness: Closeness) -> list[Score]:
     """The closeness of each first answer to its reference, for prompts that have one.
 
-    An answer without text is as far from a reference as can be: 0. One that failed is unscored.
+    An answer without text is as far from a reference as can be: 0. One that failed, or ended within its thought, is
+    unscored.
     """
     return [
         Score(p.item_id, None, reason, cluster=p.item_id)
         if (reason := why_not(answers.get(p.item_id)))
-        else Score(p.item_id, closeness(answers[p.item_id].turns[0], p.references[0]), cluster=p.item_id)
+        else Score(p.item_id, closeness(first_said(answers[p.item_id]).text, p.references[0]), cluster=p.item_id)
         for p in with_reference(prompts)
     ]
 
@@ -101,7 +103,7 @@ def embedding_scores(prompts: Sequence[Prompt], answers: Mapping[str, Answer], e
     whole = [p for p in asked if not reasons[p.item_id]]
     cosines: dict[str, float] = {}
     if whole and encoder is not None:
-        vectors = encoder([answers[p.item_id].turns[0] for p in whole] + [p.references[0] for p in whole])
+        vectors = encoder([first_said(answers[p.item_id]).text for p in whole] + [p.references[0] for p in whole])
         products = (vectors[: len(whole)] * vectors[len(whole) :]).sum(axis=1)
         cosines = {p.item_id: float(product) for p, product in zip(whole, products, strict=True)}
     return [Score(p.item_id, cosines.get(p.item_id), reasons[p.item_id], cluster=p.item_id) for p in asked]
@@ -117,9 +119,10 @@ def why_not(answer: Answer | None) -> str:
         return "no answer"
     if answer.finish[0] == "failed":
         return "the answer failed"
-    if len(answer.turns[0]) > MAX_CHARACTERS:
+    first = first_said(answer)
+    if len(first.text) > MAX_CHARACTERS:
         return f"the answer is longer than {MAX_CHARACTERS} characters"
-    return ""
+    return first.why_none
 
 
 def load_encoder(name: str) -> Encoder:

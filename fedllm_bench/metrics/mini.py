@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedllm_bench.data.rows import Task
+from fedllm_bench.evaluation.thoughts import said
 from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.generate import answers
 from fedllm_bench.metrics.items import HeldoutItem
@@ -16,11 +17,11 @@ from fedllm_bench.training.model import LoraModel
 
 @dataclass(frozen=True)
 class MiniExact:
-    """Whether the greedy answer is the right one, letter by letter."""
+    """Whether what the greedy answer says is the right one, letter by letter."""
 
     info = MetricInfo(
         name="mini_exact",
-        version="1",
+        version="2",  # 2: thoughts are not part of an answer
         unit="share",
         higher_is_better=True,
         description="greedy answer equals the right one",
@@ -38,7 +39,7 @@ def _exact(item: HeldoutItem, answer: str) -> Score:
     right = item.row.completion.strip()
     return Score(
         item.row.row_id,
-        float(answer == right),
+        float(said(answer).text == right),
         evidence={"prompt": item.row.prompt, "answer": answer, "right": right},
         cluster=item.row.client_id,
         group=item.group,

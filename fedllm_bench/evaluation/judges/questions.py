@@ -16,6 +16,7 @@ from fedllm_bench.errors import unknown
 from fedllm_bench.evaluation.judges.shown import shown
 from fedllm_bench.evaluation.judges.templates import Messages, Template, mt_bench_templates, own_templates
 from fedllm_bench.evaluation.records import Answer, Order, Prompt
+from fedllm_bench.evaluation.thoughts import said
 
 REFERENCE_CATEGORIES = ("math", "reasoning", "coding")
 TOGETHER = "User:\n{}\n\nAssistant:\n{}\n\n"  # earlier turns, before the one that is graded
@@ -165,14 +166,17 @@ class Asker:
 
 
 def answered(prompt: Prompt, answer: Answer | None, turn: int) -> tuple[str, ...]:
-    """The answers up to `turn`. Raises :class:`NotAskedError` where one is missing or is to another prompt."""
+    """What was said up to `turn`, without thoughts. Raises :class:`NotAskedError` where there is no such answer."""
     if answer is None:
         raise NotAskedError("no answer")
     if answer.prompt_hash != prompt.hash or len(answer.turns) != len(prompt.turns):
         raise NotAskedError("the answer is to another prompt; answer again")
     if "failed" in answer.finish[:turn] or len(answer.finish) < turn:
         raise NotAskedError(f"no answer: {answer.reason or 'generation failed'}")
-    return answer.turns[:turn]
+    given = [said(text) for text in answer.turns[:turn]]
+    if reason := next((one.why_none for one in given if one.why_none), ""):
+        raise NotAskedError(f"no answer: {reason}")
+    return tuple(one.text for one in given)
 
 
 def _repeated(question: Question, repeats: int) -> Iterator[Question]:

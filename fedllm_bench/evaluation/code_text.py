@@ -1,0 +1,63 @@
+"""Which parts of a text are code: fenced blocks and inline code, as CommonMark 0.31 reads them (sections 4.5 and 6.1).
+
+A block closes by the sign that opened it, at least as long and with nothing behind it; a fence that never closes runs
+to the end. A list item may hold a block, which is then indented as the item's text is. Indented blocks without a fence
+are not told from other text: models indent for other reasons.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+LineKind = Literal["text", "fence", "code"]
+
+FENCE = re.compile(r"(`{3,}(?=[^`]*$)|~{3,})")  # an information string behind backticks has no backtick in it
+CLOSING = re.compile(r"(`{3,}|~{3,})\s*$")
+ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]+")
+DEEPEST = 3  # spaces before a fence
+INLINE = re.compile(r"(?<!`)(`+)(?!`)((?:(?!\n[ \t]*\n).){1,2000}?)(?<!`)\1(?!`)", re.DOTALL)
+
+
+@dataclass
+class _Block:
+    """Where the reading of lines is. `offset`: how far the list item's text is indented; `sign`: the open fence."""
+
+    offset: int = 0
+    sign: str = ""
+
+    def read(self, line: str) -> LineKind:
+        text = line.expandtabs(4)
+        indent = len(text) - len(text.lstrip())
+        return self._inside(text.strip(), indent) if self.sign else self._outside(text, indent)
+
+    def _inside(self, text: str, indent: int) -> LineKind:
+        closing = CLOSING.fullmatch(text)
+        if closing and indent <= self.offset + DEEPEST and closing[1].startswith(self.sign):
+            self.sign = ""
+            return "fence"
+        return "code"
+
+    def _outside(self, text: str, indent: int) -> LineKind:
+        item = ITEM.match(text, indent)
+        if text.strip() and (item or indent < self.offset):
+            self.offset = item.end() if item else 0
+        start = item.end() if item else indent
+        fence = FENCE.match(text, start)
+        if fence is None or (not item and indent > self.offset + DEEPEST):
+            return "text"
+        self.sign = fence[1]
+        return "fence"
+
+
+def line_kinds(lines: Sequence[str]) -> list[LineKind]:
+    """Of each line: whether it is text, a fence, or inside a block of code."""
+    block = _Block()
+    return [block.read(line) for line in lines]
+
+
+def inline_code(text: str) -> list[tuple[int, int]]:
+    """(start, end) of inline code with its backticks, within a paragraph; as many backticks close it as opened it."""
+    return [match.span() for match in INLINE.finditer(text)]
