@@ -24,9 +24,10 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(2**28),
 }
 
-# How long a thread of torch spins for the others before it sleeps, in rounds of a loop of libgomp, which has 300,000
-# by default and reads it when torch is loaded.
-SPINNING = {"GOMP_SPINCOUNT": "10000"}
+# How long a thread of torch spins for the others before it sleeps, in rounds of a loop of libgomp, which reads it when
+# torch is loaded. Its default of 300,000 trains a hundred times slower where other programs take the cores, since who
+# spins holds the core that the other thread waits for; without them the two are equally fast (benchmarks/LOG.md).
+SPINNING = {"GOMP_SPINCOUNT": "300"}
 WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # a user who gives one of them has chosen
 
 QUIET = {

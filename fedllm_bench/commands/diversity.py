@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,9 +160,12 @@ def default_folder(split: Split, other: Split | None) -> Path:
 
 
 def _check_place(out: Path) -> None:
+    """Raise a :class:`UserError` where no folder `out` can be made; a command that fails later leaves none behind."""
     from fedllm_bench import files
 
-    files.make_folder(out)
+    above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        files.make_folder(out)  # it says why not
 
 
 def _remove_others(out: Path, written: list[Path]) -> None:
