@@ -18,6 +18,7 @@ from fedllm_bench.evaluation.judges import asking
 from fedllm_bench.models import locate
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+HTTPS = "https://a.org/v1"
 NO_PORT = "http://127.0.0.1:9"  # nobody listens
 
 
@@ -63,7 +64,6 @@ WRONG = {
     "a file that is lost": {"SSL_CERT_FILE": "/nope/ca.pem"},
     "a file without certificates": {"SSL_CERT_FILE": "NOT"},
     "a folder for a file": {"SSL_CERT_FILE": "/"},
-    "a folder that is lost": {"SSL_CERT_DIR": "/nope"},
 }
 
 
@@ -163,12 +163,17 @@ def test_lower_case_comes_first_and_an_empty_one_switches_a_proxy_off(monkeypatc
 
 
 def test_certificates_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert network.ssl_context() is None
+    assert network.ssl_context(HTTPS) is None
+    monkeypatch.setenv("SSL_CERT_DIR", "/nope")
+    with pytest.raises(UserError, match="SSL_CERT_DIR=/nope"):
+        network.ssl_context(HTTPS)
+    assert network.ssl_context("http://a.org") is None  # needs none
+    monkeypatch.delenv("SSL_CERT_DIR")
     file = ssl.get_default_verify_paths().cafile
     if file is None:
         pytest.skip("this machine has no file of certificates")
     monkeypatch.setenv("SSL_CERT_FILE", file)
-    context = network.ssl_context()
+    context = network.ssl_context(HTTPS)
     assert context is not None
     assert context.get_ca_certs()
 
