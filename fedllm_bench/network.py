@@ -93,13 +93,15 @@ def check_environment(certificates: Sequence[str] = OPENSSL, cause: Exception | 
         raise error from cause
 
 
-def ssl_context() -> ssl.SSLContext | None:
-    """For the certificates that SSL_CERT_FILE and SSL_CERT_DIR name; None where neither is set.
+def ssl_context(address: str) -> ssl.SSLContext | None:
+    """For the certificates that SSL_CERT_FILE and SSL_CERT_DIR name; None where neither is set, or none is needed.
 
     Raises a :class:`UserError` where there are none.
     """
     file, folder = os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None
     _check_certificates("SSL_CERT_FILE")
+    if not address.lower().startswith("https:"):
+        return None
     if folder and not any(Path(part).is_dir() for part in folder.split(os.pathsep)):
         raise UserError(f"SSL_CERT_DIR={folder} is no folder; name one that holds certificates, or unset the variable")
     return ssl.create_default_context(cafile=file, capath=folder) if file or folder else None

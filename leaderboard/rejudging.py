@@ -89,6 +89,7 @@ def _replies(judge: Judge, asked: Iterable[Question]) -> dict[str, Reply]:
 
     What its server refuses, as a filter does, has none, and would have none the next time.
     """
+    asked = list(asked)
     waiting = [question for question in asked if judge.stored(question) is None]
     told = outcomes(judge, waiting, judge.preset.limits.concurrency)
     reasons = [outcome.reason for outcome in told if outcome.reason and not outcome.is_refusal]

@@ -10,7 +10,7 @@ import pytest
 from bench_runs import code_of, quick, run
 
 from fedllm_bench import cli
-from fedllm_bench.commands import answer
+from fedllm_bench.commands import answer, evaluate, judge
 from fedllm_bench.data.manifest import Split
 
 MORE = ("--metrics", "heldout", "--set", "lora.rank=4", "--set", "lora.alpha=8", "--set", "evaluation.local_clients=1")
@@ -61,6 +61,15 @@ def test_bad_words_end_before_anything_is_asked(run_folder: Path, capsys, words:
     assert expected in said
     assert "Traceback" not in said
     assert sorted(run_folder.rglob("*")) == before
+
+
+def test_what_is_left_out_of_requests_to_the_judge_is_an_option_here_too(run_folder: Path) -> None:
+    sent = ["--no-system-role", "--no-temperature", "--no-seed", "--token-limit-name", "max_completion_tokens"]
+    parser = cli.build_parser()
+    args = parser.parse_args(["evaluate", str(run_folder), "--judge-model", "m", *sent])
+    _, asked, _ = evaluate._stages(args)
+    preset = judge.preset_of(parser.parse_args(asked))
+    assert (preset.model, preset.system_role, preset.options) == ("m", False, {"max_completion_tokens": 2048})
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys) -> None:

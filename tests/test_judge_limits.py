@@ -21,6 +21,7 @@ from fedllm_bench.evaluation.judges.questions import Question, Slot
 from fedllm_bench.evaluation.judges.streak import MOST_GIVEN_UP, MOST_REFUSED
 from fedllm_bench.evaluation.judges.window import NOT_AFFORDED, outcomes
 from fedllm_bench.evaluation.records import Reply
+from fedllm_bench.leaderboard import rejudging
 
 MESSAGES = ({"role": "user", "content": "ü" * 350},)
 PRICE = Price(input=10, output=30)
@@ -186,6 +187,17 @@ def test_refusals_end_the_command_only_where_something_plain_is_refused_too() ->
     late.takes_plain = False
     assert len(list(outcomes(late, _questions(500, []), 1))) == 500  # one reply has shown that requests are taken
     assert late.checks == 0
+
+
+def test_judging_again_goes_on_without_what_the_judges_server_refuses() -> None:
+    """Else a maintainer could never judge a submission again of which a filter withholds one item."""
+    judge = Scripted({1: NoReplyError("filtered", shared=UserError("all"))})
+    judge.preset, judge.stored = PAID, lambda question: None  # type: ignore[attr-defined]
+    assert rejudging._replies(judge, _questions(3, [])) == {}  # type: ignore[arg-type]
+    judge = Scripted({1: NoReplyError("500", gave_up=True)})
+    judge.preset, judge.stored = PAID, lambda question: None  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="did not reply to 1 questions"):
+        rejudging._replies(judge, _questions(3, []))  # type: ignore[arg-type]
 
 
 def test_progress_shows_the_cost_so_far(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,12 @@ from fedllm_bench.data import download as downloads
 from fedllm_bench.data.download import download
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.judges import asking
+from fedllm_bench.evaluation.judges.preset import Preset
+from fedllm_bench.evaluation.judges.served import served_judge
 from fedllm_bench.models import locate
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+HTTPS = "https://a.org/v1"
 NO_PORT = "http://127.0.0.1:9"  # nobody listens
 
 
@@ -63,7 +66,6 @@ WRONG = {
     "a file that is lost": {"SSL_CERT_FILE": "/nope/ca.pem"},
     "a file without certificates": {"SSL_CERT_FILE": "NOT"},
     "a folder for a file": {"SSL_CERT_FILE": "/"},
-    "a folder that is lost": {"SSL_CERT_DIR": "/nope"},
 }
 
 
@@ -163,12 +165,17 @@ def test_lower_case_comes_first_and_an_empty_one_switches_a_proxy_off(monkeypatc
 
 
 def test_certificates_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert network.ssl_context() is None
+    assert network.ssl_context(HTTPS) is None
+    monkeypatch.setenv("SSL_CERT_DIR", "/nope")
+    with pytest.raises(UserError, match="SSL_CERT_DIR=/nope"):
+        network.ssl_context(HTTPS)
+    assert network.ssl_context("http://a.org") is None  # needs none
+    monkeypatch.delenv("SSL_CERT_DIR")
     file = ssl.get_default_verify_paths().cafile
     if file is None:
         pytest.skip("this machine has no file of certificates")
     monkeypatch.setenv("SSL_CERT_FILE", file)
-    context = network.ssl_context()
+    context = network.ssl_context(HTTPS)
     assert context is not None
     assert context.get_ca_certs()
 
@@ -176,29 +183,41 @@ def test_certificates_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatc
 ADDRESSES = ("ftp://a", "http://[::1", "http://a:b/v1", "http://", "http://me:word@a/v1", "http://a b/v1", "host:8000")
 
 
+@pytest.mark.parametrize("command", ["answer", "judge"])
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_an_address_that_is_none_is_refused(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--model", "m", "--metrics", "harmless", "--out", str(tmp_path)]
-    assert cli.main(["answer", "--endpoint", address, *words]) == 2
+def test_an_address_that_is_none_is_refused(
+    address: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = ["--endpoint", address, "--model", "m", "--metrics", "harmless", "--out", str(tmp_path)]
+    judge = [str(tmp_path), "--judge-url", address, "--judge-model", "m"]
+    assert cli.main([command, *(answer if command == "answer" else judge)]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert f"--endpoint {address!r}" in err
+    assert f"{address!r} is not of the form https://HOST/v1" in err
 
 
 @pytest.mark.parametrize("key", ["sk-ü", "sk-1\nX-Other: 2"])
-@pytest.mark.parametrize("command", ["judge", "answer"])
-def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(
-    key: str, command: str, ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(key: str, ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    code, err = ask(command)
-    if command == "judge":  # a server of one's own needs none
-        assert code == 0
-        return
+    assert ask("judge") == (0, "")  # a server of one's own needs none, and is sent none
+    code, err = ask("answer")
     assert code == 2
     assert err.count("\n") == 1
     assert "OPENAI_API_KEY" in err
     assert "sk-" not in err
+    preset = Preset(name="j", model="m", base_url="http://127.0.0.1:9/v1", key_env="OPENAI_API_KEY")
+    with pytest.raises(UserError, match="OPENAI_API_KEY, which holds no plain text"):
+        served_judge(preset).key()
+
+
+def test_certificates_of_requests_are_named_where_a_library_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in network.REQUESTS:
+        monkeypatch.setenv(name, "/nope/ca.pem")
+        with pytest.raises(UserError, match=f"{name}=/nope/ca.pem"), network.blamed(network.REQUESTS):
+            raise OSError("Could not find a suitable TLS CA certificate bundle")
+        with pytest.raises(OSError, match="other"), network.blamed():  # httpx does not read it
+            raise OSError("other")
+        monkeypatch.delenv(name)
 
 
 def test_downloads_name_a_wrong_proxy_before_they_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

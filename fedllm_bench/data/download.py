@@ -184,7 +184,7 @@ def _open(request: urllib.request.Request, part: Path) -> Any:
         if isinstance(error.reason, CUT):
             raise Transient(f"connection cut ({error.reason})") from error
         if isinstance(error.reason, ssl.SSLError):
-            network.ssl_context()  # names certificates of the environment that are none
+            network.ssl_context(address)  # names certificates of the environment that are none
         raise Unreachable(f"cannot reach {address} ({first_line(error.reason)}){via}") from error
     except CUT as error:
         raise Transient(f"connection cut ({first_line(error)})") from error

@@ -41,7 +41,7 @@ def bounded_client(address: str, most_bytes: int, *, connections: int, seconds: 
     `seconds` bounds each single read, the caller bounds the whole. Raises a :class:`UserError` for a proxy or for
     certificates of the environment that are none.
     """
-    proxy, context = network.proxy_of(address), network.ssl_context()
+    proxy, context = network.proxy_of(address), network.ssl_context(address)
     client = BoundedClient(
         timeout=seconds,
         limits=HttpLimits(max_connections=connections, max_keepalive_connections=connections),
