@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .bad_rows import bad_cell
-from .columns import USER_ID, Columns
+from .columns import USER_ID, Columns, Kind
 from .conversations import MALFORMED, MODERATION, TOXICITY, Flags, alternates, flags_of, turns_of
 from .languages import language_of_name
 from .readers import RawRecord
@@ -17,11 +17,14 @@ from .recipe import Flag, Message, Sample
 UPSTREAM = "lmsys/chatbot_arena_conversations"
 LICENCE = "CC-BY-4.0 (prompts), CC-BY-NC-4.0 (answers)"
 FLAG_COLUMNS = {"moderation": "openai_moderation", "toxicity": "toxic_chat_tag"}
-COLUMNS = Columns(
-    {"winner": str, "judge": USER_ID, "conversation_a": object, "conversation_b": object, "language": str},
-    {"source": str},
-    FLAG_COLUMNS,
-)
+COLUMNS: dict[str, Kind] = {
+    "winner": str,
+    "judge": USER_ID,
+    "conversation_a": object,
+    "conversation_b": object,
+    "language": str,
+}
+READ = Columns(COLUMNS, {"source": str}, FLAG_COLUMNS)
 CHECKS = (Flag("vote", "a tie, both bad, or no vote"), MALFORMED)
 FLAGS = (MODERATION, TOXICITY)
 SIDES = ("model_a", "model_b")

@@ -5,23 +5,20 @@ Upstream: Singh et al., 2024 (arXiv:2402.06619), CohereForAI/aya_dataset.
 
 from __future__ import annotations
 
-from .columns import USER_ID, Columns
+from .columns import USER_ID, Columns, Kind
 from .common import Builder
 from .languages import normal_language
 from .readers import RawRecord
 from .recipe import Declaration, Recipe, Sample
 
-COLUMNS = Columns(
-    {
-        "inputs": str,
-        "targets": str,
-        "language": str,
-        "language_code": str,
-        "annotation_type": str,
-        "user_id": USER_ID,
-    },
-    {"source": str},
-)
+COLUMNS: dict[str, Kind] = {
+    "inputs": str,
+    "targets": str,
+    "language": str,
+    "language_code": str,
+    "annotation_type": str,
+    "user_id": USER_ID,
+}
 AYA = Declaration(
     dataset="aya",
     upstream="CohereForAI/aya_dataset",
@@ -56,4 +53,4 @@ def sample_of(record: RawRecord) -> Sample:
     )
 
 
-build = Builder(DECLARATION, COLUMNS, sample_of)
+build = Builder(DECLARATION, Columns(COLUMNS, {"source": str}), sample_of)

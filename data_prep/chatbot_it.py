@@ -5,7 +5,7 @@ One conversation a vote, with as many turns as it had; every assistant turn is t
 
 from __future__ import annotations
 
-from .arena import CHECKS, COLUMNS, FLAGS, LICENCE, UPSTREAM, sample_of, vote_of
+from .arena import CHECKS, FLAGS, LICENCE, READ, UPSTREAM, sample_of, vote_of
 from .common import Builder
 from .readers import RawRecord
 from .recipe import Declaration, Recipe, Sample
@@ -35,4 +35,4 @@ def instruction_of(record: RawRecord) -> Sample:
     return sample_of(vote, tuple(content for _, content in vote.chosen[-1:]), vote.flags)
 
 
-build = Builder(DECLARATION, COLUMNS, instruction_of)
+build = Builder(DECLARATION, READ, instruction_of)

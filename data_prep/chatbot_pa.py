@@ -6,7 +6,7 @@ different histories, and an answer is judged in one of them. Both must ask the s
 
 from __future__ import annotations
 
-from .arena import CHECKS, COLUMNS, FLAGS, LICENCE, UPSTREAM, sample_of, vote_of
+from .arena import CHECKS, FLAGS, LICENCE, READ, UPSTREAM, sample_of, vote_of
 from .common import Builder
 from .readers import RawRecord
 from .recipe import Declaration, Flag, Recipe, Sample
@@ -45,4 +45,4 @@ def _asked(turns: tuple[tuple[str, str], ...]) -> list[str]:
     return [content for role, content in turns if role == "user"]
 
 
-build = Builder(DECLARATION, COLUMNS, preference_of)
+build = Builder(DECLARATION, READ, preference_of)

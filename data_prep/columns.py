@@ -15,8 +15,9 @@ from fedllm_bench.errors import UserError
 
 from .bad_rows import BadRow, bad_cell
 
+Kind = type | UnionType
 USER_ID = str | int  # an id that is a whole number is taken as its digits
-TEXTS: dict[type | UnionType, str] = {USER_ID: "str", str: "str"}
+TEXTS: dict[Kind, str] = {USER_ID: "str", str: "str"}
 BLANKS = "\ufeff\u200b"  # a byte order mark and a zero-width space, which str.strip leaves
 ADVICE = {bytes: " (binary); save it as text", float: "; save it as text or whole numbers"}
 
@@ -28,8 +29,8 @@ class Columns(NamedTuple):
     raise.
     """
 
-    required: Mapping[str, type | UnionType]
-    optional: Mapping[str, type | UnionType]
+    required: Mapping[str, Kind]
+    optional: Mapping[str, Kind]
     flags: Mapping[str, str] = MappingProxyType({})
 
     def with_flags(self, names: Iterable[str]) -> Columns:
@@ -71,7 +72,7 @@ def check_columns(where: str, names: Sequence[str], columns: Columns) -> None:
         raise UserError(f"{where} {lacking}")
 
 
-def checked(number: int, column: str, value: Any, kind: type | UnionType) -> Any:
+def checked(number: int, column: str, value: Any, kind: Kind) -> Any:
     """The cell of row `number` in the type that is due; a :class:`BadRow` for any other."""
     if value is None and kind in TEXTS:
         return ""

@@ -9,7 +9,6 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import UnionType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.files import RepeatedKey, unique_keys
 
 from .bad_rows import BadRow, Handle, stop
-from .columns import Columns, check_columns, check_names, checked, missing
+from .columns import Columns, Kind, check_columns, check_names, checked, missing
 from .hub import HubSource
 from .raw_files import (
     SPLIT_WORDS,
@@ -52,8 +51,8 @@ class RawRecord(NamedTuple):
 
 def read_rows(
     raw: Raw,
-    columns: Mapping[str, type | UnionType],
-    optional: Mapping[str, type | UnionType] | None = None,
+    columns: Mapping[str, Kind],
+    optional: Mapping[str, Kind] | None = None,
     bad: Handle = stop,
 ) -> Iterator[RawRecord]:
     """The rows of a file, folder or hub dataset with the given columns, checked; `optional` ones may be missing.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .columns import USER_ID, Columns
+from .columns import USER_ID, Columns, Kind
 from .common import Builder
 from .conversations import MODERATION, REDACTED, ROLES, TOXICITY, flags_of, turns_of
 from .languages import language_of_name
@@ -15,11 +15,8 @@ from .readers import RawRecord
 from .recipe import Declaration, Flag, Message, Recipe, Sample
 
 FLAG_COLUMNS = {"moderation": "openai_moderation", "toxicity": "toxic", "redacted": "redacted"}
-COLUMNS = Columns(
-    {"conversation": object, "language": str, "hashed_ip": USER_ID},
-    {"source": str},
-    FLAG_COLUMNS,
-)
+COLUMNS: dict[str, Kind] = {"conversation": object, "language": str, "hashed_ip": USER_ID}
+READ = Columns(COLUMNS, {"source": str}, FLAG_COLUMNS)
 FLAGS = (MODERATION, TOXICITY, REDACTED)
 DECLARATION = Declaration(
     dataset="wildchat",
@@ -64,4 +61,4 @@ def sample_of(record: RawRecord, turns: tuple[Message, ...], failed: Mapping[str
     )
 
 
-build = Builder(DECLARATION, COLUMNS, first_exchange_of)
+build = Builder(DECLARATION, READ, first_exchange_of)

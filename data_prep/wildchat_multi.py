@@ -11,8 +11,8 @@ from .common import Builder
 from .conversations import MALFORMED, alternates, turns_of
 from .readers import RawRecord
 from .recipe import Flag, Sample
-from .wildchat import COLUMNS, sample_of
 from .wildchat import DECLARATION as SINGLE
+from .wildchat import READ, sample_of
 
 MIN_USER_TURNS = 2
 DECLARATION = replace(
@@ -30,4 +30,4 @@ def conversation_of(record: RawRecord) -> Sample:
     return sample_of(record, turns, failed)
 
 
-build = Builder(DECLARATION, COLUMNS, conversation_of)
+build = Builder(DECLARATION, READ, conversation_of)
