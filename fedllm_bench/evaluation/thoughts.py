@@ -31,7 +31,8 @@ ENDED_WITHIN = "the answer ended within its thought"
 
 NAME = (
     r"(?:[a-z][\w-]{0,20}:)?"
-    r"(?:(?:ant)?think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|inner[_-](?:thoughts?|monologue))"
+    r"(?:(?:ant)?think(?:ing)?(?:[_-](?:process|steps?|block))?|thoughts?|reasoning|reflection|scratchpad|cot"
+    r"|chain[_-]of[_-]thought|(?:inner|internal)[_-](?:thoughts?|monologue))"
 )
 OPEN = (
     rf"<\s*{NAME}(?:\s[^<>]{{0,200}})?/?>|<\|{NAME}\|>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>"
@@ -41,9 +42,21 @@ CLOSE = (
     rf"<\s*/\s*{NAME}\s*>|<\|/{NAME}\|>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>|<\|inner_suffix\|>"
     r"|<unused95>|<channel\|>"
 )
-MARK = regex.compile(rf"(?=[<\[◁])(?:(?P<open>{OPEN})|(?P<close>{CLOSE}))", regex.IGNORECASE)
+MARK = regex.compile(rf"(?=<\s{{0,2}}[/|a-z]|\[/?T|◁)(?:(?P<open>{OPEN})|(?P<close>{CLOSE}))", regex.IGNORECASE)
 BARE = regex.compile(r"<\|(?:begin_of_solution|end_of_solution|START_RESPONSE|END_RESPONSE)\|>")  # around what is said
-HARMONY = "<|channel|>"
+WORDS = (
+    "think",
+    "thought",
+    "reasoning",
+    "reflection",
+    "scratchpad",
+    "cot",
+    "chain",
+    "inner",
+    "internal",
+    "unused9",
+    "channel",
+)
 BEGINNING = regex.compile(
     r"\A\s*(?:assistant\s*)?(?:analysis|commentary|final)|\A\W*here\W.{0,4}my thought", regex.IGNORECASE
 )
@@ -84,9 +97,14 @@ class Said:
 
 def said(text: str) -> Said:
     """What a model said to its user."""
-    if not (BEGINNING.match(text) or HARMONY in text or MARK.search(text)):
+    if not BEGINNING.match(text) and not _has_word(text):  # fast: most texts end here
         return Said(text)
     return _channels(text) or _dropped_channels(text) or _headings(text) or _tagged(text)
+
+
+def _has_word(text: str) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in WORDS)
 
 
 def first_said(answer: Answer) -> Said:
