@@ -61,7 +61,8 @@ BEGINNING = regex.compile(
     r"\A\s*(?:assistant\s*)?(?:analysis|commentary|final)|\A\W*here\W.{0,4}my thought", regex.IGNORECASE
 )
 LABEL = regex.compile(r"[\W_]*(?:\w[\w .-]{0,30}[:：])?[\W_]*")
-LONGEST_LABEL = 80
+LONGEST_LABEL = 80  # characters
+LONGEST_LINE = 500  # of it what is looked at
 SYMMETRIC_MARKS = frozenset("\"'`")
 OPENING_MARKS = SYMMETRIC_MARKS | frozenset("“„‟«»‹›‘‚「『《")
 CLOSING_MARKS = SYMMETRIC_MARKS | frozenset("”“«»‹›’‘」』》")
@@ -208,17 +209,19 @@ def _joined(parts: Sequence[str]) -> str:
 
 def _thoughts(marks: Sequence[_Mark]) -> Iterator[_Thought]:
     """Thoughts in order; one in another is a part of it."""
-    place = 0
+    place, closings = 0, _closings(marks)
+    last = max((number for number, mark in enumerate(marks) if not mark.opens), default=-1)
     while place < len(marks):
         first = marks[place]
         if not first.opens or first.is_empty:
             yield _Thought(first.start if first.is_empty else None, first.end)
             place += 1
             continue
-        last = _closing(marks, place)
-        if last is not None:
-            yield _Thought(first.start, marks[last].end)
-            place = last + 1
+        # where a tag is only named in a thought, the last one of all closes it
+        close = closings.get(place, last if first.is_led and place < last else None)
+        if close is not None:
+            yield _Thought(first.start, marks[close].end)
+            place = close + 1
         elif first.is_led:
             yield _Thought(first.start, None)
             return
@@ -226,16 +229,15 @@ def _thoughts(marks: Sequence[_Mark]) -> Iterator[_Thought]:
             place += 1  # it never closes, and words stand before it: it is only named
 
 
-def _closing(marks: Sequence[_Mark], place: int) -> int | None:
-    """Which mark closes the thought that `place` opens: its own, or the last one where some inner one never closes."""
-    depth, last = 0, None
-    for number in range(place, len(marks)):
-        mark = marks[number]
-        depth += 0 if mark.is_empty else 1 if mark.opens else -1
-        last = last if mark.opens else number
-        if depth == 0:
-            return number
-    return last
+def _closings(marks: Sequence[_Mark]) -> dict[int, int]:
+    """Of each mark that opens a thought the one that closes it, where there is one."""
+    found, opened = dict[int, int](), list[int]()
+    for number, mark in enumerate(marks):
+        if mark.opens and not mark.is_empty:
+            opened.append(number)
+        elif not mark.opens and opened:
+            found[opened.pop()] = number
+    return found
 
 
 def _marks(text: str) -> list[_Mark]:
@@ -258,8 +260,15 @@ def _marks(text: str) -> list[_Mark]:
 
 
 def _is_led(text: str, start: int, found: Sequence[_Mark]) -> bool:
-    before = text[text.rfind("\n", 0, start) + 1 : start]
-    return bool(found and found[-1].end == start) or LABEL.fullmatch(before[-LONGEST_LABEL:]) is not None
+    before = _line_before(text, start)
+    is_short = len(before) <= LONGEST_LABEL
+    return bool(found and found[-1].end == start) or (is_short and LABEL.fullmatch(before) is not None)
+
+
+def _line_before(text: str, start: int) -> str:
+    """What stands before a place on its line, the last LONGEST_LINE characters of it."""
+    first = max(0, start - LONGEST_LINE)
+    return text[max(first, text.rfind("\n", first, start) + 1) : start]
 
 
 def _is_quoted(text: str, span: tuple[int, int], opens: bool) -> bool:
@@ -267,15 +276,14 @@ def _is_quoted(text: str, span: tuple[int, int], opens: bool) -> bool:
     start, end = span
     if not start or text[start - 1] not in OPENING_MARKS or not (opens or text[end : end + 1] in CLOSING_MARKS):
         return False
-    mark, line = text[start - 1], text[text.rfind("\n", 0, start) + 1 : start]
-    return mark not in SYMMETRIC_MARKS or line.count(mark) % 2 == 1
+    mark = text[start - 1]
+    return mark not in SYMMETRIC_MARKS or _line_before(text, start).count(mark) % 2 == 1
 
 
 def _is_about(text: str, span: tuple[int, int]) -> bool:
     """In a block quote or in the middle of a sentence."""
     start, end = span
-    line = text.rfind("\n", 0, start) + 1
-    if text[line : line + 4].lstrip().startswith(">"):
+    if _line_before(text, start).lstrip().startswith(">"):
         return True
     return bool(WORD_BEFORE.search(text[max(0, start - 8) : start]) and GOES_ON.match(text[end : end + 8]))
 
