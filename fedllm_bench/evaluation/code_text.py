@@ -7,8 +7,9 @@ are not told from other text: models indent for other reasons.
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +59,30 @@ def line_kinds(lines: Sequence[str]) -> list[LineKind]:
     """Of each line: whether it is text, a fence, or inside a block of code."""
     block = _Block()
     return [block.read(line) for line in lines]
+
+
+def code_places(text: str) -> Callable[[int], int | None]:
+    """From a place in the text to the start of the code that it is in, None outside of code."""
+    blocks, at, opened = list[tuple[int, int]](), 0, None
+    lines = text.split("\n")
+    for line, kind in zip(lines, line_kinds(lines), strict=True):
+        if kind == "fence":
+            if opened is None:
+                opened = at
+            else:
+                blocks.append((opened, at))
+                opened = None
+        at += len(line) + 1
+    if opened is not None:
+        blocks.append((opened, at))
+    spans = sorted([*blocks, *inline_code(text)])
+    begins = [start for start, _ in spans]
+
+    def code_at(place: int) -> int | None:
+        number = bisect.bisect_right(begins, place) - 1
+        return begins[number] if number >= 0 and place < spans[number][1] else None
+
+    return code_at
 
 
 def inline_code(text: str) -> list[tuple[int, int]]:
