@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fedllm_bench import files
 from fedllm_bench.evaluation.open_scores import GLOBAL
+from fedllm_bench.evaluation.thoughts import without_thoughts
 from fedllm_bench.metrics.base import Score
 
 from .problems import Refused
@@ -135,7 +136,10 @@ def sketches(run: Run) -> dict[str, dict[str, Sketch]]:
     """
     found = {}
     for benchmark, material in run.materials.items():
-        texts = {item: plain("\n".join(answer.turns)) for item, answer in material.answers.get(GLOBAL, {}).items()}
+        texts = {
+            item: plain("\n".join(without_thoughts(answer.turns)))
+            for item, answer in material.answers.get(GLOBAL, {}).items()
+        }
         times = Counter(texts.values())
         telling = {item: text for item, text in texts.items() if len(text) >= SHORTEST and times[text] == 1}
         found[benchmark] = {item: sketch(text) for item, text in telling.items()}

@@ -17,7 +17,6 @@ from fedllm_bench.evaluation.material import BASE, Material, read_folder
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
 from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.scored import Scored, score_all
-from fedllm_bench.evaluation.thoughts import said
 from fedllm_bench.evaluation.views import MEAN_OVER_LANGUAGES, views_of, weighted
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import METRICS
@@ -139,10 +138,7 @@ def rescored(metric: str, score: Score) -> Score:
 
 
 def _exact(evidence: Mapping[str, Any]) -> float | None:
-    if not {"answer", "right"} <= evidence.keys():
-        return None
-    answer = evidence["answer"]
-    return float((said(answer).text if isinstance(answer, str) else answer) == evidence["right"])
+    return float(evidence["answer"] == evidence["right"]) if {"answer", "right"} <= evidence.keys() else None
 
 
 def _choice(evidence: Mapping[str, Any]) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch.nn.functional as F
 from items import SETTINGS, item_of
 from tiny import random_tree
 
-from fedllm_bench.leaderboard.recompute import rescored
 from fedllm_bench.metrics import generate, mini
 from fedllm_bench.metrics.generate import answers
 from fedllm_bench.metrics.mini import MiniExact
@@ -27,15 +25,6 @@ def test_exact_match_compares_the_stripped_text_letter_by_letter(monkeypatch):
     scores = MiniExact().score(SimpleNamespace(), items, SETTINGS)
     assert [score.value for score in scores] == [1.0, 0.0, 0.0, 0.0, 1.0]
     assert scores[1].evidence == {"prompt": "b", "answer": "Blue", "right": "blue"}
-
-
-def test_exact_match_does_not_read_thoughts(monkeypatch):
-    given = {"a": "<think>\n\n</think>\n\nblue", "b": "<think>blue</think>red", "c": "<think>blue"}
-    monkeypatch.setattr(mini, "answers", lambda model, turns, settings: [given[t[0]["content"]] for t in turns])
-    scores = MiniExact().score(SimpleNamespace(), [item_of(name, "blue") for name in "abc"], SETTINGS)
-    assert [score.value for score in scores] == [1.0, 0.0, 0.0]
-    assert [rescored("mini_exact", replace(score, value=0.5)).value for score in scores] == [1.0, 0.0, 0.0]
-    assert scores[0].evidence["answer"] == given["a"]  # as it was said
 
 
 def greedy(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:

@@ -54,6 +54,7 @@ MIDDLE = {
     "between lines": ("yes\n<think>hm</think>\nno", "yes\n\nno"),
     "several": ("<think>a</think>x\n<think>b</think>\ny", "x\n\ny"),
     "at the end": ("yes <think>hm</think>", "yes"),
+    "a tag that is named before": ("yes <think>\n\n<think>hm</think>no", "yes <think>\n\nno"),
     "a label after the first": ("<think>a</think>Sure: <think>b</think>yes", "Sure: yes"),
 }
 CUT = {
@@ -126,7 +127,8 @@ def test_what_was_said_holds_no_thought(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["<think>", "</think>", "<think>a</think>", "<", "`", '"<think>"', "``` <think>\n", "["]
+    "piece",
+    ["<think>", "</think>", "<think>a</think>", "<", "`", '"<think>"', "``` <think>\n", "[", "a <think>", "`` ` "],
 )
 def test_hostile_text_is_read_in_linear_time(piece: str) -> None:
     started = time.perf_counter()

@@ -28,6 +28,7 @@ from fedllm_bench.evaluation.own_rows import Owners, OwnRows
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.refusals import refusal_scores, refuses, refuses_legacy
 from fedllm_bench.evaluation.thoughts import ENDED_WITHIN
+from fedllm_bench.leaderboard.checks import writing
 from fedllm_bench.report.html_run import write_evaluation_report
 
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -184,3 +185,10 @@ def test_records_keep_thoughts_and_the_report_counts_and_shows_them(tmp_path):
     assert note in page
     kept = records.read_records(records.answers_file(tmp_path, "advbench", "base"), Answer)
     assert kept[0].turns == (f"<think>hm</think>{REFUSAL}",)
+
+
+def test_a_constant_answer_behind_thoughts_that_differ_is_found_constant():
+    prompts = [Prompt(item_id=str(i), turns=("?",)) for i in range(10)]
+    given = [answer_of(prompt, (f"<think>{prompt.item_id * 9}</think>always",)) for prompt in prompts]
+    (problem,) = writing._alike(given, "answers", is_expected=False)
+    assert (problem.code, problem.level) == ("answers-constant", "refused")

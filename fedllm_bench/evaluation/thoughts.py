@@ -18,42 +18,34 @@ before it on its line. What no mark tells, as special tokens that a decoder drop
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import regex
 
-from fedllm_bench.evaluation.code_text import inline_code, line_kinds
+from fedllm_bench.evaluation.code_text import code_places
 from fedllm_bench.evaluation.records import Answer
+from fedllm_bench.evaluation.thought_marks import LABEL, LONGEST_LABEL, Mark, marks_of
 
 ENDED_WITHIN = "the answer ended within its thought"
 
-NAME = (
-    r"(?:[a-z][\w-]{0,20}:)?"
-    r"(?:(?:ant)?think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|inner[_-](?:thoughts?|monologue))"
-)
-OPEN = (
-    rf"<\s*{NAME}(?:\s[^<>]{{0,200}})?/?>|<\|{NAME}\|>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>"
-    r"|<\|inner_prefix\|>|<unused94>|<\|channel>\s*(?:thought)?"
-)
-CLOSE = (
-    rf"<\s*/\s*{NAME}\s*>|<\|/{NAME}\|>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>|<\|inner_suffix\|>"
-    r"|<unused95>|<channel\|>"
-)
-MARK = regex.compile(rf"(?=[<\[◁])(?:(?P<open>{OPEN})|(?P<close>{CLOSE}))", regex.IGNORECASE)
 BARE = regex.compile(r"<\|(?:begin_of_solution|end_of_solution|START_RESPONSE|END_RESPONSE)\|>")  # around what is said
-HARMONY = "<|channel|>"
+WORDS = (
+    "think",
+    "thought",
+    "reasoning",
+    "reflection",
+    "scratchpad",
+    "cot",
+    "chain",
+    "inner",
+    "internal",
+    "unused9",
+    "channel",
+)
 BEGINNING = regex.compile(
     r"\A\s*(?:assistant\s*)?(?:analysis|commentary|final)|\A\W*here\W.{0,4}my thought", regex.IGNORECASE
 )
-LABEL = regex.compile(r"[\W_]*(?:\w[\w .-]{0,30}[:：])?[\W_]*")
-LONGEST_LABEL = 80
-SYMMETRIC_MARKS = frozenset("\"'`")
-OPENING_MARKS = SYMMETRIC_MARKS | frozenset("“„‟«»‹›‘‚「『《")
-CLOSING_MARKS = SYMMETRIC_MARKS | frozenset("”“«»‹›’‘」』》")
-WORD_BEFORE = regex.compile(r"[\p{L}\p{N},;][ \t]+\Z")
-GOES_ON = regex.compile(r"[ \t]+[\p{Ll}\p{Lo}\p{N}(&+]|[ \t]?[,.;:!?)]")
 
 CHANNEL = regex.compile(
     r"""(?<!["'`“‘«])(?:<\|start\|>\w+(?: [^<]{0,80})?)?<\|channel\|>\s*(?:analysis|commentary|final)\b"""
@@ -84,9 +76,14 @@ class Said:
 
 def said(text: str) -> Said:
     """What a model said to its user."""
-    if not (BEGINNING.match(text) or HARMONY in text or MARK.search(text)):
+    if not BEGINNING.match(text) and not _has_word(text):  # fast: most texts end here
         return Said(text)
     return _channels(text) or _dropped_channels(text) or _headings(text) or _tagged(text)
+
+
+def _has_word(text: str) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in WORDS)
 
 
 def first_said(answer: Answer) -> Said:
@@ -108,7 +105,7 @@ def without_thoughts(texts: Iterable[str]) -> tuple[str, ...]:
 def _channels(text: str) -> Said | None:
     """Harmony's messages: what was said is in the channel `final`, or in a message without a channel."""
     first = CHANNEL.search(text)
-    if first is None or _code(text)(first.start()) is not None:
+    if first is None or code_places(text)(first.start()) is not None:
         return None
     messages = [_message(part) for part in MESSAGE_END.split(text[first.start() :])]
     final = [body for channel, body in messages if channel in ("final", "assistant")]
@@ -143,17 +140,6 @@ def _headings(text: str) -> Said | None:
 
 
 @dataclass(frozen=True)
-class _Mark:
-    """`is_empty`: a tag that closes itself. `is_led`: no other words before it on its line."""
-
-    start: int
-    end: int
-    opens: bool
-    is_empty: bool
-    is_led: bool
-
-
-@dataclass(frozen=True)
 class _Thought:
     """`end` is None where the thought never closes. `start` is None where the chat template opened it."""
 
@@ -162,7 +148,7 @@ class _Thought:
 
 
 def _tagged(text: str) -> Said:
-    thoughts = list(_thoughts(_marks(text)))
+    thoughts = list(_thoughts(marks_of(text)))
     if not thoughts:
         return Said(text)
     parts, at = list[str](), 0
@@ -188,19 +174,21 @@ def _joined(parts: Sequence[str]) -> str:
     return plain.strip()
 
 
-def _thoughts(marks: Sequence[_Mark]) -> Iterator[_Thought]:
+def _thoughts(marks: Sequence[Mark]) -> Iterator[_Thought]:
     """Thoughts in order; one in another is a part of it."""
-    place = 0
+    place, closings = 0, _closings(marks)
+    last = max((number for number, mark in enumerate(marks) if not mark.opens), default=-1)
     while place < len(marks):
         first = marks[place]
         if not first.opens or first.is_empty:
             yield _Thought(first.start if first.is_empty else None, first.end)
             place += 1
             continue
-        last = _closing(marks, place)
-        if last is not None:
-            yield _Thought(first.start, marks[last].end)
-            place = last + 1
+        # where a tag is only named in a thought, the last one of all closes it
+        close = closings.get(place, last if first.is_led and place < last else None)
+        if close is not None:
+            yield _Thought(first.start, marks[close].end)
+            place = close + 1
         elif first.is_led:
             yield _Thought(first.start, None)
             return
@@ -208,79 +196,12 @@ def _thoughts(marks: Sequence[_Mark]) -> Iterator[_Thought]:
             place += 1  # it never closes, and words stand before it: it is only named
 
 
-def _closing(marks: Sequence[_Mark], place: int) -> int | None:
-    """Which mark closes the thought that `place` opens: its own, or the last one where some inner one never closes."""
-    depth, last = 0, None
-    for number in range(place, len(marks)):
-        mark = marks[number]
-        depth += 0 if mark.is_empty else 1 if mark.opens else -1
-        last = last if mark.opens else number
-        if depth == 0:
-            return number
-    return last
-
-
-def _marks(text: str) -> list[_Mark]:
-    """The marks that are no mere text about marks."""
-    code_at, found = _code(text), list[_Mark]()
-    depth, named = 0, set[int]()  # how many thoughts are open; parts of the code in which one was named
-    for match in MARK.finditer(text):
-        opens = match["open"] is not None
-        code = code_at(match.start()) if depth == 0 else None
-        if _is_quoted(text, match.span(), opens) or (depth == 0 and _is_about(text, match.span())):
-            continue
-        if code is not None and (opens or code in named):  # code may also be what a thought leaves open at its end
-            named.add(code)
-            continue
-        is_empty = match[0].endswith("/>")
-        depth = max(0, depth + (0 if is_empty else 1 if opens else -1))
-        is_led = _is_led(text, match.start(), found)
-        found.append(_Mark(match.start(), match.end(), opens=opens, is_empty=is_empty, is_led=is_led))
+def _closings(marks: Sequence[Mark]) -> dict[int, int]:
+    """Of each mark that opens a thought the one that closes it, where there is one."""
+    found, opened = dict[int, int](), list[int]()
+    for number, mark in enumerate(marks):
+        if mark.opens and not mark.is_empty:
+            opened.append(number)
+        elif not mark.opens and opened:
+            found[opened.pop()] = number
     return found
-
-
-def _is_led(text: str, start: int, found: Sequence[_Mark]) -> bool:
-    before = text[text.rfind("\n", 0, start) + 1 : start]
-    return bool(found and found[-1].end == start) or LABEL.fullmatch(before[-LONGEST_LABEL:]) is not None
-
-
-def _is_quoted(text: str, span: tuple[int, int], opens: bool) -> bool:
-    """Right behind an opening quotation mark, and a closing tag before another: a thought may end with a quotation."""
-    start, end = span
-    if not start or text[start - 1] not in OPENING_MARKS or not (opens or text[end : end + 1] in CLOSING_MARKS):
-        return False
-    mark, line = text[start - 1], text[text.rfind("\n", 0, start) + 1 : start]
-    return mark not in SYMMETRIC_MARKS or line.count(mark) % 2 == 1
-
-
-def _is_about(text: str, span: tuple[int, int]) -> bool:
-    """In a block quote or in the middle of a sentence."""
-    start, end = span
-    line = text.rfind("\n", 0, start) + 1
-    if text[line : line + 4].lstrip().startswith(">"):
-        return True
-    return bool(WORD_BEFORE.search(text[max(0, start - 8) : start]) and GOES_ON.match(text[end : end + 8]))
-
-
-def _code(text: str) -> Callable[[int], int | None]:
-    """From a place in the text to the start of the code that it is in, None outside of code."""
-    blocks, at, opened = list[tuple[int, int]](), 0, None
-    lines = text.split("\n")
-    for line, kind in zip(lines, line_kinds(lines), strict=True):
-        if kind == "fence":
-            if opened is None:
-                opened = at
-            else:
-                blocks.append((opened, at))
-                opened = None
-        at += len(line) + 1
-    if opened is not None:
-        blocks.append((opened, at))
-    spans = sorted([*blocks, *inline_code(text)])
-    begins = [start for start, _ in spans]
-
-    def code_at(place: int) -> int | None:
-        number = bisect.bisect_right(begins, place) - 1
-        return begins[number] if number >= 0 and place < spans[number][1] else None
-
-    return code_at

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedllm_bench.data.rows import Task
-from fedllm_bench.evaluation.thoughts import said
 from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.generate import answers
 from fedllm_bench.metrics.items import HeldoutItem
@@ -17,11 +16,11 @@ from fedllm_bench.training.model import LoraModel
 
 @dataclass(frozen=True)
 class MiniExact:
-    """Whether what the greedy answer says is the right one, letter by letter."""
+    """Whether the greedy answer is the right one, letter by letter."""
 
     info = MetricInfo(
         name="mini_exact",
-        version="2",  # 2: thoughts are not part of an answer
+        version="1",
         unit="share",
         higher_is_better=True,
         description="greedy answer equals the right one",
@@ -39,7 +38,7 @@ def _exact(item: HeldoutItem, answer: str) -> Score:
     right = item.row.completion.strip()
     return Score(
         item.row.row_id,
-        float(said(answer).text == right),
+        float(answer == right),
         evidence={"prompt": item.row.prompt, "answer": answer, "right": right},
         cluster=item.row.client_id,
         group=item.group,

@@ -15,6 +15,7 @@ from importlib.resources import files
 
 from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.records import Answer, Prompt
+from fedllm_bench.evaluation.thoughts import without_thoughts
 
 from ..context import Context
 from ..fingerprints import SHORTEST, plain
@@ -47,7 +48,7 @@ def _trained(run: Run, benchmark: str) -> list[str]:
 
 
 def _alike(given: Sequence[Answer], where: str, is_expected: bool) -> Iterator[Problem]:
-    texts = [plain("\n".join(answer.turns)) for answer in given]
+    texts = [plain("\n".join(without_thoughts(answer.turns))) for answer in given]  # as scores read them
     empty = sum(not text for text in texts)
     if empty == len(texts):
         yield Problem(code="answers-empty", message="every answer is empty", where=where, level=_unless(is_expected))
@@ -80,7 +81,7 @@ def _references(given: Sequence[Answer], asked: Mapping[str, Prompt], where: str
         references = [plain(text) for text in asked[answer.item_id].references] if answer.item_id in asked else []
         right = {text for text in references if len(text) >= SHORTEST}
         long += bool(right)
-        if right & {plain(text) for text in answer.turns}:
+        if right & {plain(text) for text in without_thoughts(answer.turns)}:
             copied.append(answer.item_id)
     if long >= FEWEST and len(copied) > REFERENCES * long:
         text = f"{len(copied)} of {long} answers are the reference, as {copied[0][:40]!a}"
