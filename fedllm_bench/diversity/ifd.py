@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedllm_bench.data.chat import prompts
+from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
-from fedllm_bench.data.tokens import TokenRow, encode_prompts, encode_turns
+from fedllm_bench.data.tokens import TokenRow, encode_turns
 from fedllm_bench.diversity.rows import DiversityRow
 from fedllm_bench.files import sha256_json
 from fedllm_bench.metrics.likelihood import summed_nll
@@ -70,10 +71,8 @@ class Reader:
     @functools.cached_property
     def announced(self) -> list[int]:
         """The tokens that stand between an instruction and its response."""
-        eos = self.model.tokenizer.eos_token or ""
-        (rendered,) = prompts(self.template, [[_turn("user", MARK)]], eos)
-        (ids,) = encode_prompts([rendered.rpartition(MARK)[2]], self.model.tokenizer)
-        return ids
+        (rendered,) = prompts(self.template, [[_turn("user", MARK)]], self.model.tokenizer.eos_token or "")
+        return ChatEncoder(self.model.tokenizer, self.template).markup(rendered.rpartition(MARK)[2])
 
     def key(self, text: Text) -> str:
         return sha256_json([VERSION, self.id, self.template, self.max_tokens, *text])
