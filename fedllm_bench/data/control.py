@@ -13,9 +13,10 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 # What marks look like: <|end|>, <start_of_turn>, </think>, [INST], <<SYS>>. Bytes as <0x0A> are text.
 MARK = re.compile(r"<[|\uff5c].*[|\uff5c]>|<<.+>>|</?(?!0x)\w[\w.:-]*>|\[/?[A-Z][A-Z0-9_]*\]")
@@ -68,6 +69,8 @@ def plain(backend: Tokenizer, control: Mapping[int, str]) -> PlainTokenizer:
 
 @lru_cache(maxsize=2)  # a vocabulary of 250,000 tokens takes seconds
 def _plain(source: str, control: tuple[tuple[int, str], ...]) -> PlainTokenizer:
+    from tokenizers import Tokenizer
+
     names = {number: _secret_name() for number, _ in control}
     described = json.loads(source)
     _rename(described, {content: names[number] for number, content in control})

@@ -5,13 +5,14 @@ Training, scoring and answering all come through here, so that a text has the sa
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from fedllm_bench.data.chat import GENERATION_MARK, Segment, Spans, render, render_quoted
+from fedllm_bench.data.chat import GENERATION_MARK, Segment, render, render_quoted
 from fedllm_bench.data.control import PlainTokenizer, control_tokens, plain
 from fedllm_bench.data.rows import Turn
 
@@ -99,8 +100,10 @@ class ChatEncoder:
         """The usual ids where no more control tokens are among them than the template writes."""
         pieces = usual
         if self._count(usual) != self._expected_count(turns, asks):
-            found = self._quoted(turns, asks)
-            pieces = [self._encode_quoted(segment) for segment in found]
+            spans = [[(start, stop) for start, stop, _ in self._marks(turn["content"])] for turn in turns]
+            if any(spans):
+                found = render_quoted(self.template, turns, spans, self._values, asks=asks)
+                pieces = [self._encode_quoted(segment) for segment in found]
         counted = (False, *(segment.counted for segment in found))
         return Encoded((self._begin, *pieces), counted, holds_control=pieces != usual)
 
@@ -116,29 +119,30 @@ class ChatEncoder:
             self._expected[key] = self._count(self._usual([segment.text for segment in found]))
         return self._expected[key]
 
-    def _quoted(self, turns: Sequence[Turn], asks: bool) -> list[Segment]:
-        spans = [self._control_spans(turn["content"]) for turn in turns]
-        return render_quoted(self.template, turns, spans, self._values, asks=asks)
+    def _marks(self, text: str) -> list[tuple[int, int, int]]:
+        """Start, stop and id of the control tokens that the tokenizer finds in a text, without spaces around them.
 
-    def _control_spans(self, text: str) -> Spans:
-        """Where the tokenizer finds control tokens in a text, without the spaces that some take with them."""
+        An unknown character has the id of the unknown token too, but is none.
+        """
         (encoding,) = self.tokenizer([text], add_special_tokens=False).encodings
-        places = [place for place, token in enumerate(encoding.ids) if token in self.control]
-        found = {_without_spaces(text, *encoding.token_to_chars(place)) for place in places}
-        return sorted(span for span in found if span[0] < span[1])
+        found = []
+        for place, token in enumerate(encoding.ids):
+            if token in self.control:
+                start, stop = encoding.token_to_chars(place)
+                written = text[start:stop]
+                start, stop = stop - len(written.lstrip()), start + len(written.rstrip())
+                if token != self.tokenizer.unk_token_id or _folded(written) == _folded(self.control[token]):
+                    found.append((start, stop, token))
+        return found
 
     def _encode_quoted(self, segment: Segment) -> Ids:
         """The template's own marks under their secret names, and all else as text."""
-        (encoding,) = self.tokenizer([segment.text], add_special_tokens=False).encodings
-        secret, text, end = self._plain, "", 0
-        for place, token in enumerate(encoding.ids):
-            if token in self.control:
-                start, stop = _without_spaces(segment.text, *encoding.token_to_chars(place))
-                if start >= end and not any(start < b and a < stop for a, b in segment.quoted):
-                    text, end = text + segment.text[end:start] + secret.names[token], stop
-        return secret.encode(text + segment.text[end:])
+        text, end = "", 0
+        for start, stop, token in self._marks(segment.text):
+            if not any(start < b and a < stop for a, b in segment.quoted):
+                text, end = text + segment.text[end:start] + self._plain.names[token], stop
+        return self._plain.encode(text + segment.text[end:])
 
 
-def _without_spaces(text: str, start: int, stop: int) -> tuple[int, int]:
-    token = text[start:stop]
-    return start + len(token) - len(token.lstrip()), stop - len(token) + len(token.rstrip())
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold().strip()

@@ -161,8 +161,9 @@ def report_control(parts: Mapping[str, Any], what: str) -> None:
     found = {name: part.num_control for name, part in parts.items() if part.num_control}
     if found:
         log.info(
-            "%s hold control tokens of the tokenizer in their text; they are tokenised as text, not as marks of turns",
-            " and ".join(f"{count:,} {name} {what}" for name, count in found.items()),
+            "%s that hold control tokens of the tokenizer in their text: %s; they are tokenised as text, not as marks",
+            what,
+            ", ".join(f"{name} {count:,}" for name, count in found.items()),
         )
 
 
