@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from own_tokenizers import TOKENIZERS
+from own_tokenizers import TOKENIZERS, fast
 from tokenizers import AddedToken, Tokenizer, models
 
 from fedllm_bench.data.chat import NAMES, render, template_text
@@ -65,8 +65,8 @@ OWN = {
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
     "trim": "{{ bos_token }}{% for m in messages %}<|user|>{{ m.role }}\n\n{{ m['content'] | trim }}{{ eos_token }}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
-    "llama2": "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content.strip() + ' [/INST]' }}"
-    "{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}",
+    "llama2": "{% for m in messages %}{% if m.role == 'user' %}"
+    "{{ bos_token + '[INST] ' + m.content.strip() + ' [/INST]' }}{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}",
     "joined role": "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|' + 'assistant' + '|>' }}{% endif %}",
     "thoughts": "{% for m in messages %}<|user|>{{ m.content.split('<|end|>')[-1].lstrip('\n') }}</s>{% endfor %}",
@@ -246,7 +246,8 @@ def test_training_scoring_and_answering_see_the_same_tokens(kind):
             (row,) = encode([sft(*texts)], tokenizer, template)
             (prompt,) = encode_prompts([turns[:-1]], tokenizer, template)
             assert row.ids[: len(prompt)].tolist() == prompt
-            assert not row.counted[: len(prompt)][-1] and row.counted[len(prompt) :].all()
+            assert row.counted[len(prompt) :].all()
+            assert not row.counted[len(prompt) - 1]
             assert encoder(Template(name, template), tokenizer)(turns[:-1]) == prompt
             (pair,) = encode_pairs([vote(texts[:-1], texts[-1], "b")], tokenizer, template)
             assert pair.chosen.ids.tolist() == row.ids.tolist()
@@ -288,8 +289,6 @@ def test_merges_that_lead_to_a_control_token_are_left_out():
     letters = ["<", "/", "s", ">", "a", "</", "s>", "</s>", "</s>a"]
     merges = [("<", "/"), ("s", ">"), ("</", "s>"), ("</s>", "a")]
     bpe = Tokenizer(models.BPE({token: number for number, token in enumerate(letters)}, merges))
-    from own_tokenizers import fast
-
     tokenizer = fast(bpe, bos_token="</s>", unk_token="</s>")
     encode_own = encoder(Template("model", "{{ messages[0]['content'] }}</s>"), tokenizer)
     assert tokenizer.convert_ids_to_tokens(encode_own(talk("a</s>a"))) == ["a", "</", "s>", "a", "</s>"]
@@ -313,17 +312,19 @@ def test_a_template_gets_text_as_data(own):
 # --- how many rows it concerns
 
 
+TEXTS = {"train": [("a", "b <|end|>"), ("a", "b"), ("<|user|>", "c")], "heldout": [("<|pad|>", "x")]}
+
+
 class Rows:
     """Two of three training rows hold control tokens, and the held-out one."""
 
     hash = "h"
-    texts = {"train": [("a", "b <|end|>"), ("a", "b"), ("<|user|>", "c")], "heldout": [("<|pad|>", "x")]}
 
     def rows(self, part: str) -> list[SftRow]:
-        return [sft(*texts) for texts in self.texts.get(part, [])]
+        return [sft(*texts) for texts in TEXTS.get(part, [])]
 
     def preference_rows(self, part: str) -> list[PreferenceRow]:
-        return [vote([prompt], answer, "r") for prompt, answer in self.texts.get(part, [])]
+        return [vote([prompt], answer, "r") for prompt, answer in TEXTS.get(part, [])]
 
 
 @pytest.mark.parametrize("task", ["sft", "preference"])
@@ -334,13 +335,13 @@ def test_one_line_says_how_many_rows_hold_control_tokens(task, tiny_model, tmp_p
         caplog.clear()
         parts = tokenise(Rows(), tiny_model.tokenizer, MINI, 64, tmp_path)
         assert {name: part.num_control for name, part in parts.items()} == {"train": 2, "heldout": 1, "unseen": 0}
-        (line,) = caplog.messages
-        assert line.startswith(
-            f"2 train {what} and 1 heldout {what} hold control tokens of the tokenizer in their text"
+        assert caplog.messages[-1] == (
+            f"{what} that hold control tokens of the tokenizer in their text: train 2, heldout 1; they are tokenised as "
+            "text, not as marks"
         )
 
 
 def test_no_line_where_no_row_does(tiny_split, tiny_model, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     tokenise_split(tiny_split, tiny_model.tokenizer, MINI, 256, tmp_path)
-    assert not caplog.messages
+    assert "control" not in caplog.text
