@@ -62,7 +62,8 @@ class Recipe:
     "upstream": the rows of the upstream test and validation splits. `unseen_clients` users who were not kept
     become the unseen part, those with most rows first. Without languages, all are kept. `near_duplicates`
     are counted or dropped. `partition` says who the clients are: users, or parts made of the same rows.
-    `prompt_disjoint` holds out whole prompts, the same for all clients.
+    `prompt_disjoint` holds out whole prompts, the same for all clients. `leakage` says how held-out rows are compared
+    with training rows: in the normal form of decontamination, or exactly.
     """
 
     min_samples: int = 1
@@ -81,6 +82,7 @@ class Recipe:
     near_duplicates: Literal["report", "drop", "off"] = "report"
     partition: str = "user"
     prompt_disjoint: bool = False
+    leakage: Literal["normal", "exact"] = "normal"
 
     def __post_init__(self) -> None:
         at_least = {"min_samples": 1, "max_samples": 1, "max_clients": 1, "unseen_clients": 0}
@@ -93,6 +95,8 @@ class Recipe:
             raise UserError(f"heldout={self.heldout!r} in the recipe; it must be in [0, 1) or 'upstream'")
         if self.near_duplicates not in ("report", "drop", "off"):
             raise UserError(f"near_duplicates={self.near_duplicates!r} in the recipe; it is report, drop or off")
+        if self.leakage not in ("normal", "exact"):
+            raise UserError(f"leakage={self.leakage!r} in the recipe; it is normal or exact")
         if self.prompt_disjoint and self.heldout == "upstream":
             raise UserError("prompt_disjoint chooses what is held out; heldout='upstream' has chosen already: give one")
         check_partition(self.partition)
@@ -116,6 +120,7 @@ class Recipe:
         so that a split that was built before them keeps its hash.
         """
         later: dict[str, Any] = {"drop_flagged": (), "partition": "user", "prompt_disjoint": False}
+        later["leakage"] = "exact"
         if self.near_duplicates != "drop":
             later["near_duplicates"] = self.near_duplicates
         values = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}

@@ -47,6 +47,13 @@ WHOLE_IDS = {
     "wildchat": ("d3e054a3ec5e0b07", "d3e054a3ec5e0b07"),
     "wildchat_multi": ("183b9a7c24b25110", "001f4eb15257b80f"),
 }
+WHOLE_HASHES = {
+    "aya": "5b271abdb7c18124",
+    "chatbot_it": "6d411fea32352b03",
+    "chatbot_pa": "15d4621bb777cd08",
+    "wildchat": "1c4526334372c424",
+    "wildchat_multi": "91bdf58d2bf468fa",
+}
 CLEAN = [
     ["Name a colour.", "Blue."],
     ["  spaces around \n", "\ttabs\n\nand lines ", " x", "y "],
@@ -66,7 +73,8 @@ OWN = {
     "trim": "{{ bos_token }}{% for m in messages %}<|user|>{{ m.role }}\n\n{{ m['content'] | trim }}{{ eos_token }}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
     "llama2": "{% for m in messages %}{% if m.role == 'user' %}"
-    "{{ bos_token + '[INST] ' + m.content.strip() + ' [/INST]' }}{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}",
+    "{{ bos_token + '[INST] ' + m.content.strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}",
     "joined role": "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|' + 'assistant' + '|>' }}{% endif %}",
     "thoughts": "{% for m in messages %}<|user|>{{ m.content.split('<|end|>')[-1].lstrip('\n') }}</s>{% endfor %}",
@@ -140,7 +148,9 @@ def test_every_row_and_probe_of_a_small_mini_split_has_the_ids_that_it_always_ha
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_row_and_probe_of_the_mini_data_has_the_ids_that_it_always_had(name, tiny_model, tmp_path):
-    assert digests(mini_split(name, 0, tmp_path), tiny_model.tokenizer) == WHOLE_IDS[name]
+    split = mini_split(name, 0, tmp_path)
+    assert split.hash[:16] == WHOLE_HASHES[name]
+    assert digests(split, tiny_model.tokenizer) == WHOLE_IDS[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -336,8 +346,8 @@ def test_one_line_says_how_many_rows_hold_control_tokens(task, tiny_model, tmp_p
         parts = tokenise(Rows(), tiny_model.tokenizer, MINI, 64, tmp_path)
         assert {name: part.num_control for name, part in parts.items()} == {"train": 2, "heldout": 1, "unseen": 0}
         assert caplog.messages[-1] == (
-            f"{what} that hold control tokens of the tokenizer in their text: train 2, heldout 1; they are tokenised as "
-            "text, not as marks"
+            f"{what} that hold control tokens of the tokenizer in their text: train 2, heldout 1; "
+            "they are tokenised as text, not as marks"
         )
 
 
