@@ -55,25 +55,29 @@ def hold_out(
 ) -> tuple[list[Sample], list[Sample]]:
     """The training and the held-out samples of one client, as the recipe's `heldout` says.
 
-    Prompts that are `shared` are held out for all clients alike; without any, each client has its own.
+    Prompts that are `shared` are held out for all clients alike; without any, each client has its own. Rows of one
+    prompt, in the form of the recipe's `leakage`, stay on one side.
     """
     if not samples:
         return [], []
     if recipe.heldout == "upstream":
         is_heldout = [is_upstream_heldout(sample) for sample in samples]
     else:
-        own = Counter(sample.prompt for sample in samples)
+        asked = [compared(sample.prompt, recipe) for sample in samples]
+        own = Counter(asked)
         prompts = shared or heldout_prompts(own, samples[0].client, recipe.heldout, recipe.seed)
-        is_heldout = [sample.prompt in prompts for sample in samples]
+        is_heldout = [prompt in prompts for prompt in asked]
     train = [sample for sample, out in zip(samples, is_heldout, strict=True) if not out]
     return train, [sample for sample, out in zip(samples, is_heldout, strict=True) if out]
 
 
 def shared_prompts(samples: Iterable[Sample], recipe: Recipe) -> set[str]:
-    """The prompts that a prompt-disjoint recipe holds out: about `heldout` of all rows."""
+    """The prompts that a prompt-disjoint recipe holds out, in its form: about `heldout` of all rows."""
     if not recipe.prompt_disjoint or recipe.heldout == "upstream":
         return set()
-    return heldout_prompts(Counter(sample.prompt for sample in samples), "", recipe.heldout, recipe.seed)
+    return heldout_prompts(
+        Counter(compared(sample.prompt, recipe) for sample in samples), "", recipe.heldout, recipe.seed
+    )
 
 
 def heldout_prompts(rows_by_prompt: Counter[str], client: str, fraction: float, seed: int) -> set[str]:
