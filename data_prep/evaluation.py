@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.files import sha256_json
 
 from .recipe import Sample
-from .words import WORD
+from .words import normal
 
 KEY_WORDS = 3  # a prompt of fewer words ("Write a poem") must be a whole turn, else half of all rows would go
 ENDINGS = (".jsonl", ".json", ".csv")
@@ -32,11 +31,6 @@ SETS: dict[str, tuple[str, ...]] = {
 }
 KINDS = "records with 'turns', 'prompt', 'instruction' or 'goal' as json, jsonl or csv"
 NOT_REMOVED = "decontaminate: off; rows may hold prompts of evaluation sets"
-
-
-def normal(text: str) -> tuple[str, ...]:
-    """The words of a text, without case, punctuation and spacing."""
-    return tuple(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 @dataclass(frozen=True)

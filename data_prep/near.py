@@ -13,7 +13,7 @@ from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
 
 from .recipe import Sample
 from .sampling import row_id
-from .words import WORD
+from .words import normal
 
 SIMILARITY = 0.8  # of the sets of word sequences (Jaccard)
 PERMUTATIONS, BANDS, ROWS_PER_BAND = 64, 12, 5  # a pair at 0.8 is looked at with 99%, one at 0.4 with 12%
@@ -58,7 +58,7 @@ def sketch(*texts: str) -> MinHash:
 
     Two sketches' share of equal values estimates the Jaccard similarity of the two sets of sequences.
     """
-    words = WORD.findall(" ".join(texts).casefold())
+    words = normal(" ".join(texts))
     shingles = {" ".join(words[i : i + WORDS]).encode() for i in range(max(1, len(words) - WORDS + 1))}
     found = MinHash(num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
     found.update_batch(list(shingles))

@@ -14,10 +14,11 @@ from .funnel import NO_LIMIT, Left
 from .near import REASON, count, near_duplicates, without
 from .partition import regroup
 from .recipe import Recipe, Sample
-from .sampling import cap, hold_out, row_id, shared_prompts, unique, without_leaks
+from .sampling import cap, hold_out, row_id, shared_prompts, unique, without_leaks, without_prompts
 
 MIN_UNSEEN_ROWS = 5  # fewer say nothing about a user
 LEAKAGE = "held-out rows with (client, prompt) or (prompt, completion) of a training row"
+IN_ANY_FORM = ", whatever their case, punctuation, width and spacing"
 Groups = Mapping[str, Sequence[Sample]]  # client -> its samples
 
 
@@ -43,17 +44,16 @@ def make_parts(
     sides = {client: hold_out(samples, recipe, shared) for client, samples in sorted(clients.items())}
     sides = {client: side for client, side in sides.items() if side[0]}
     train = [sample for side in sides.values() for sample in side[0]]
-    heldout = without_leaks(train, (sample for side in sides.values() for sample in side[1]))
-    trained_on = {sample.prompt for sample in train} if recipe.prompt_disjoint else set()
-    candidates = {client: [s for s in cleaned.groups[client] if s.prompt not in trained_on] for client in pool}
-    unseen = _choose_unseen(train, candidates, recipe.unseen_clients)
+    heldout = _without_leaks(train, [sample for side in sides.values() for sample in side[1]], recipe)
+    unseen = _choose_unseen(train, {client: cleaned.groups[client] for client in pool}, recipe)
     left = list(cleaned.left)
     if recipe.partition != "user":
         left.append(_left("partition", clients, f"the same rows by {recipe.partition} instead of by user"))
     trained = {client: clients[client] for client in sides}
     by_whom = "" if recipe.prompt_disjoint else " upstream"
     left.append(_left("no_training", trained, f"clients whose rows are all held out{by_whom}"))
-    left.append(Left("leakage", len(train) + len(heldout), len(sides), LEAKAGE))
+    reason = LEAKAGE + (IN_ANY_FORM if recipe.leakage == "normal" else "")
+    left.append(Left("leakage", len(train) + len(heldout), len(sides), reason))
     rows: dict[Part, list[Row]] = {
         "train": [to_row(sample, "train") for sample in train],
         "heldout": [to_row(sample, "heldout") for sample in heldout],
@@ -88,15 +88,21 @@ def _of(groups: Groups, kept: Sequence[str]) -> dict[str, Sequence[Sample]]:
     return {client: groups[client] for client in kept}
 
 
-def _choose_unseen(train: Iterable[Sample], candidates: Groups, most: int) -> list[Sample]:
-    """All rows, without leaks, of the first `most` candidates who have enough of them left."""
-    if not most:
+def _without_leaks(train: Sequence[Sample], others: Iterable[Sample], recipe: Recipe) -> list[Sample]:
+    if recipe.prompt_disjoint:
+        others = without_prompts(train, others, recipe)
+    return without_leaks(train, others, recipe)
+
+
+def _choose_unseen(train: Sequence[Sample], candidates: Groups, recipe: Recipe) -> list[Sample]:
+    """All rows, without leaks, of the first candidates who have enough of them left."""
+    if not recipe.unseen_clients:
         return []
     clean: dict[str, list[Sample]] = {client: [] for client in candidates}
-    for sample in without_leaks(train, (sample for rows in candidates.values() for sample in rows)):
+    for sample in _without_leaks(train, chain.from_iterable(candidates.values()), recipe):
         clean[sample.client].append(sample)
     enough = [rows for rows in clean.values() if len(rows) >= MIN_UNSEEN_ROWS]
-    return [sample for rows in enough[:most] for sample in rows]
+    return [sample for rows in enough[: recipe.unseen_clients] for sample in rows]
 
 
 def to_row(sample: Sample, split: str) -> Row:

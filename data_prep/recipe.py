@@ -64,7 +64,8 @@ class Recipe:
     become the unseen part, those with most rows first. Without languages, all are kept. `near_duplicates`
     are counted or dropped. `partition` says who the clients are: users, or parts made of the same rows.
     `prompt_disjoint` holds out whole prompts, the same for all clients. `bad_rows` says whether a row that cannot be
-    read stops the build, or is skipped and counted.
+    read stops the build, or is skipped and counted. `leakage` says how held-out rows are compared with training rows:
+    in the normal form of decontamination, or exactly.
     """
 
     min_samples: int = 1
@@ -84,6 +85,7 @@ class Recipe:
     partition: str = "user"
     prompt_disjoint: bool = False
     bad_rows: Literal["stop", "skip"] = "stop"
+    leakage: Literal["normal", "exact"] = "normal"
 
     def __post_init__(self) -> None:
         at_least = {"min_samples": 1, "max_samples": 1, "max_clients": 1, "unseen_clients": 0}
@@ -98,6 +100,8 @@ class Recipe:
             raise UserError(f"near_duplicates={self.near_duplicates!r} in the recipe; it is report, drop or off")
         if self.bad_rows not in ("stop", "skip"):
             raise UserError(f"bad_rows={self.bad_rows!r} in the recipe; it is stop or skip")
+        if self.leakage not in ("normal", "exact"):
+            raise UserError(f"leakage={self.leakage!r} in the recipe; it is normal or exact")
         if self.prompt_disjoint and self.heldout == "upstream":
             raise UserError("prompt_disjoint chooses what is held out; heldout='upstream' has chosen already: give one")
         check_partition(self.partition)
@@ -120,7 +124,8 @@ class Recipe:
 
         so that a split that was built before them keeps its hash.
         """
-        later: dict[str, Any] = {"drop_flagged": (), "partition": "user", "prompt_disjoint": False, "bad_rows": "stop"}
+        later: dict[str, Any] = {"drop_flagged": (), "partition": "user", "prompt_disjoint": False}
+        later |= {"bad_rows": "stop", "leakage": "exact"}
         if self.near_duplicates != "drop":
             later["near_duplicates"] = self.near_duplicates
         values = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}

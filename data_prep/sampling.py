@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from fedllm_bench.files import sha256_json
 
 from .recipe import Message, Recipe, Sample
+from .words import normal_text
 
 
 def row_id(sample: Sample) -> str:
@@ -54,25 +55,29 @@ def hold_out(
 ) -> tuple[list[Sample], list[Sample]]:
     """The training and the held-out samples of one client, as the recipe's `heldout` says.
 
-    Prompts that are `shared` are held out for all clients alike; without any, each client has its own.
+    Prompts that are `shared` are held out for all clients alike; without any, each client has its own. Rows of one
+    prompt, in the form of the recipe's `leakage`, stay on one side.
     """
     if not samples:
         return [], []
     if recipe.heldout == "upstream":
         is_heldout = [is_upstream_heldout(sample) for sample in samples]
     else:
-        own = Counter(sample.prompt for sample in samples)
+        asked = [compared(sample.prompt, recipe) for sample in samples]
+        own = Counter(asked)
         prompts = shared or heldout_prompts(own, samples[0].client, recipe.heldout, recipe.seed)
-        is_heldout = [sample.prompt in prompts for sample in samples]
+        is_heldout = [prompt in prompts for prompt in asked]
     train = [sample for sample, out in zip(samples, is_heldout, strict=True) if not out]
     return train, [sample for sample, out in zip(samples, is_heldout, strict=True) if out]
 
 
 def shared_prompts(samples: Iterable[Sample], recipe: Recipe) -> set[str]:
-    """The prompts that a prompt-disjoint recipe holds out: about `heldout` of all rows."""
+    """The prompts that a prompt-disjoint recipe holds out, in its form: about `heldout` of all rows."""
     if not recipe.prompt_disjoint or recipe.heldout == "upstream":
         return set()
-    return heldout_prompts(Counter(sample.prompt for sample in samples), "", recipe.heldout, recipe.seed)
+    return heldout_prompts(
+        Counter(compared(sample.prompt, recipe) for sample in samples), "", recipe.heldout, recipe.seed
+    )
 
 
 def heldout_prompts(rows_by_prompt: Counter[str], client: str, fraction: float, seed: int) -> set[str]:
@@ -95,27 +100,39 @@ def heldout_prompts(rows_by_prompt: Counter[str], client: str, fraction: float, 
     return chosen or ({smallest} if 2 * rows_by_prompt[smallest] <= total else set())
 
 
-def without_leaks(train: Iterable[Sample], heldout: Iterable[Sample]) -> list[Sample]:
+def without_leaks(train: Iterable[Sample], heldout: Iterable[Sample], recipe: Recipe) -> list[Sample]:
     """The held-out samples that share neither (client, prompt) nor (prompt, response) with training.
 
-    The chosen and the rejected answer are both responses. A conversation that goes on where another one ends has
-    the other's last exchange inside: that is a leak too, in either direction.
+    Texts are compared in the form that the recipe's `leakage` names. The chosen and the rejected answer are both
+    responses. A conversation that goes on where another one ends has the other's last exchange inside: that is a leak
+    too, in either direction.
     """
     ends: set[bytes] = set()
     inside: set[bytes] = set()
     for sample in train:
-        own_ends, own_inside = _exchanges(sample)
+        own_ends, own_inside = _exchanges(sample, recipe)
         ends |= own_ends
         inside |= own_inside
-    return [sample for sample in heldout if not _leaks(sample, ends, inside)]
+    return [sample for sample in heldout if not _leaks(_exchanges(sample, recipe), ends, inside)]
 
 
-def _leaks(sample: Sample, ends: set[bytes], inside: set[bytes]) -> bool:
-    own_ends, own_inside = _exchanges(sample)
+def without_prompts(train: Iterable[Sample], others: Iterable[Sample], recipe: Recipe) -> list[Sample]:
+    """Those of `others` whose prompt, in the form of the recipe, is that of no training sample."""
+    trained_on = {compared(sample.prompt, recipe) for sample in train}
+    return [sample for sample in others if compared(sample.prompt, recipe) not in trained_on]
+
+
+def compared(text: str, recipe: Recipe) -> str:
+    """A text as the leakage rule compares it."""
+    return text if recipe.leakage == "exact" else normal_text(text)
+
+
+def _leaks(own: tuple[set[bytes], set[bytes]], ends: set[bytes], inside: set[bytes]) -> bool:
+    own_ends, own_inside = own
     return not (own_ends.isdisjoint(ends) and own_ends.isdisjoint(inside) and own_inside.isdisjoint(ends))
 
 
-def _exchanges(sample: Sample) -> tuple[set[bytes], set[bytes]]:
+def _exchanges(sample: Sample, recipe: Recipe) -> tuple[set[bytes], set[bytes]]:
     """Keys of (client, prompt) and (prompt, response): at the end of a sample, and inside it.
 
     16 bytes each, as prompts that hold all turns so far would be quadratic in the length of a conversation.
@@ -123,11 +140,13 @@ def _exchanges(sample: Sample) -> tuple[set[bytes], set[bytes]]:
     """
     context = hashlib.blake2b(digest_size=16)
     inside: set[bytes] = set()
-    for place, (role, content) in enumerate(sample.turns):
+    answers = [compared(answer, recipe) for answer in sample.answers]
+    for place, (role, written) in enumerate(sample.turns):
+        content = compared(written, recipe)
         if role == "assistant" and place > 1:
             inside |= _keys(sample.client, context.digest(), (content,))
         context.update((("\n" if place else "") + content).encode())
-    return _keys(sample.client, context.digest(), sample.answers), inside
+    return _keys(sample.client, context.digest(), answers), inside
 
 
 def _keys(client: str, prompt: bytes, responses: Iterable[str]) -> set[bytes]:

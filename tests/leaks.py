@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Callable
+
 from fedllm_bench.data.manifest import Part, Split
 from fedllm_bench.data.rows import PreferenceRow, Row, SftRow
 
@@ -22,20 +26,39 @@ def turns_of(row: Row) -> list[str]:
     return [turn["content"] for turn in (row.messages[:-1] if isinstance(row, SftRow) else row.prompt)]
 
 
+def words_of(text: str) -> str:
+    """Without case, punctuation, width and spacing; a text without words as it is."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())) or text
+
+
 def assert_no_leaks(split: Split) -> None:
     """Held-out and unseen rows share neither (client, prompt) nor (prompt, response) with training, nor
-    does a conversation on one side continue one on the other."""
+    does a conversation on one side continue one on the other; nor but for case, punctuation, width and spacing."""
+    assert_no_equals(split, str)
+    if split.manifest.recipe.get("leakage") == "normal":
+        assert_no_equals(split, words_of)
+
+
+def assert_no_equals(split: Split, form: Callable[[str], str]) -> None:
+    def prompt(row: Row) -> str:
+        return form(prompt_of(row))
+
+    def responses(row: Row) -> list[str]:
+        return [form(answer) for answer in responses_of(row)]
+
+    def turns(row: Row) -> tuple[str, ...]:
+        return tuple(map(form, turns_of(row)))
+
     train = rows_of(split, "train")
-    asked = {(row.client_id, prompt_of(row)) for row in train}
-    answered = {(prompt_of(row), answer) for row in train for answer in responses_of(row)}
-    whole = {(*turns_of(row), answer) for row in train for answer in responses_of(row)}
-    begun = {tuple(turns_of(row)[:end]) for row in train for end in range(4, len(turns_of(row)), 2)}
+    asked = {(row.client_id, prompt(row)) for row in train}
+    answered = {(prompt(row), answer) for row in train for answer in responses(row)}
+    whole = {(*turns(row), answer) for row in train for answer in responses(row)}
+    begun = {turns(row)[:end] for row in train for end in range(4, len(turns(row)), 2)}
     tested = rows_of(split, "heldout") + rows_of(split, "unseen")
     for row in tested:
-        assert (row.client_id, prompt_of(row)) not in asked
-        for answer in responses_of(row):
-            assert (prompt_of(row), answer) not in answered
-            assert (*turns_of(row), answer) not in begun
-        turns = turns_of(row)
-        assert not {tuple(turns[:end]) for end in range(4, len(turns), 2)} & whole
+        assert (row.client_id, prompt(row)) not in asked
+        for answer in responses(row):
+            assert (prompt(row), answer) not in answered
+            assert (*turns(row), answer) not in begun
+        assert not {turns(row)[:end] for end in range(4, len(turns(row)), 2)} & whole
     assert not {row.client_id for row in rows_of(split, "unseen")} & {row.client_id for row in train}

@@ -14,7 +14,7 @@ import torch
 from asked import PROMPTS
 from tiny import random_tree
 
-from fedllm_bench.data.chat import NAMES, prompts, template_text
+from fedllm_bench.data.chat import NAMES, template_text
 from fedllm_bench.data.tokens import encode_prompts, encode_turns
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.answering import ModelAnswerer, context_of
@@ -55,7 +55,7 @@ def test_later_turns_have_the_tokens_of_training(name, tiny_model):
     (whole,) = encode_turns([talk], tokenizer, template.text, last_only=True)
     begin = int(np.flatnonzero(whole.counted)[0])
     assert encoder(template, tokenizer)(talk[:3]) == whole.ids[:begin].tolist()
-    one = encode_prompts(prompts(template.text, [talk[:1]], tokenizer.eos_token), tokenizer)[0]
+    one = encode_prompts([talk[:1]], tokenizer, template.text)[0]
     assert encoder(template, tokenizer)(talk[:1]) == one
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from html.parser import HTMLParser
 
-from raw_rows import random_rows, vote
+from own_tokenizers import byte_level_bpe
+from raw_rows import aya, random_rows, vote
 from test_manifest import forge
 from test_pipelines import make
 
 from fedllm_bench.data.card import Contents, histogram
 from fedllm_bench.data.card_html import html_card
-from fedllm_bench.data.lengths import spread
+from fedllm_bench.data.lengths import spread, token_counter
 from fedllm_bench.data.manifest import FunnelStep, SplitInfo, Upstream, open_split
+from fedllm_bench.data.split_stats import lines_of, split_stats
 
 
 def test_the_card_compares_with_the_published_split_and_warns(tmp_path):
@@ -111,3 +113,35 @@ def test_the_histogram_counts_every_client_once():
     lines = histogram([1, 2, 3, 4, 7, 8, 100])
     assert sum(int(line.split()[3]) for line in lines) == 7
     assert len(lines) == 7  # empty classes are shown
+
+
+def test_cards_and_stats_count_rows_with_control_tokens(tmp_path):
+    texts = ["plain", "a </s> b", "<|endoftext|> and </s>", "[INST] x [/INST]", "1 < 2 | 3 > 2 [1] <b>bold</b>"]
+    rows = [aya("a", f"q {n}", text) for n, text in enumerate(texts)] + [aya("b", "<start_of_turn>", "fine")]
+    split = make(tmp_path, "aya", rows, heldout=0)
+    line = (
+        "4 rows hold some in their text (train 4; </s> 2, <start_of_turn> 1, <|endoftext|> 1, [/INST] 1, [INST] 1); "
+        "they are tokenised as text"
+    )
+    assert f"Control tokens {line}" in " ".join(Page((split.folder / "card.html").read_text(encoding="utf-8")).text)
+    card = (split.folder / "README.md").read_text(encoding="utf-8")
+    assert "- Control tokens: 4 rows hold some" in card
+    assert "<" not in card.partition("- Control tokens:")[2].partition("\n")[0]  # a page would strike text out
+    found = split_stats(split)["control_tokens"]
+    assert found["rows"] == {"train": 4, "heldout": 0, "unseen": 0}
+    assert found["marks"]["</s>"] == 2
+    assert f"control tokens: {line}" in lines_of(split_stats(split))
+    clean = make(tmp_path, "aya", [aya("a", "q", "plain")], "clean", heldout=0)
+    assert "- Control tokens: no row holds any in its text" in (clean.folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_tokenizers_own_control_tokens_are_counted_and_their_text_has_its_length(tmp_path):
+    tokenizer = byte_level_bpe()
+    tokenizer.add_tokens(["<mark>"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    counter = token_counter(str(tmp_path / "model"))
+    split = make(tmp_path, "aya", [aya("a", "q <mark>", "x"), aya("a", "r", "y")], heldout=0)
+    assert split_stats(split)["control_tokens"]["marks"] == {}
+    assert split_stats(split, counter)["control_tokens"]["marks"] == {"<mark>": 1}
+    assert counter.count(["<mark>"])[0] > 1
+    assert counter.count(["a word"]) == [len(tokenizer("a word", add_special_tokens=False)["input_ids"])]

@@ -88,8 +88,7 @@ def test_the_prompt_of_training_is_that_of_generation_token_by_token(name, tiny_
     tokenizer = tiny_model.tokenizer
     rows = [*tiny_clients.split.rows("train")[:40], *tiny_clients.split.rows("heldout")]
     encoded = encode(rows, tokenizer, template_text(name))
-    texts = prompts(template_text(name), [row.messages[:-1] for row in rows], tokenizer.eos_token)
-    asked = encode_prompts(texts, tokenizer)
+    asked = encode_prompts([row.messages[:-1] for row in rows], tokenizer, template_text(name))
     assert len(asked) == len(rows) > 60
     for trained, prompt in zip(encoded, asked, strict=True):
         assert trained.ids[~trained.counted].tolist() == prompt

@@ -54,6 +54,17 @@ def test_ifd_is_the_ratio_of_two_losses_of_transformers(reader, template):
         assert difficulty.ifd == pytest.approx(given / alone, rel=1e-4)
 
 
+def test_control_tokens_in_a_text_are_text_and_no_number_of_before_is_taken_for_it(reader):
+    texts = [("what is it", "it is red"), ("what is it", "it <|end|> is"), ("<|user|> what", "no")]
+    of_old = [ifd.sha256_json(["ifd-1", "tiny", reader.template, 128, *text]) for text in texts]
+    assert [reader.key(text) == old for text, old in zip(texts, of_old, strict=True)] == [True, False, False]
+    (found,) = difficulties([row("a", *texts[1])], reader, Memory())
+    tokenizer = reader.model.tokenizer
+    assert found.num_tokens > len(tokenizer(" it <|end|> is")["input_ids"])
+    pieces = [tokenizer(text)["input_ids"] for text in (" it <", "|", "end", "|", ">", " is")]
+    assert found.num_tokens <= sum(map(len, pieces))
+
+
 def test_the_token_that_ends_an_answer_is_not_counted(reader):
     (found,) = difficulties(ROWS[:1], reader, Memory())
     assert found.num_tokens == len(reader.model.tokenizer(" it is red", add_special_tokens=False)["input_ids"])

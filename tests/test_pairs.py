@@ -51,12 +51,11 @@ def vote(prompt: str, chosen: str, rejected: str, before: tuple[str, ...] = ()) 
 @pytest.mark.parametrize("template", NAMES)
 @pytest.mark.parametrize("before", [(), ("who", "me"), ("who", "me", "what", "that")])
 def test_only_the_last_answer_counts_and_both_follow_the_prompt_of_generation(template, before, tokenizer):
-    from fedllm_bench.data.chat import prompts
 
     text, eos = template_text(template), tokenizer.eos_token
     row = vote("and now", "yes sir", "no", before)
     (pair,) = encode_pairs([row], tokenizer, text)
-    (prompt,) = encode_prompts(prompts(text, [row.prompt], eos), tokenizer)
+    (prompt,) = encode_prompts([row.prompt], tokenizer, text)
     for sequence, answer in ((pair.chosen, "yes sir"), (pair.rejected, "no")):
         start = len(prompt)
         assert sequence.ids[:start].tolist() == prompt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,18 +112,13 @@ def test_an_empty_part_is_empty(tokenizer, tmp_path):
 
 
 def test_a_token_before_the_text_is_never_counted(tokenizer):
-    class WithBos:
-        bos_token_id = 7
-        eos_token = tokenizer.eos_token
-
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            return tokenizer(*args, **kwargs)
-
+    with_bos = copy.deepcopy(tokenizer)
+    with_bos.bos_token = tokenizer.convert_ids_to_tokens(7)
     (plain,) = encode([row("a", "b")], tokenizer, MINI)
-    (found,) = encode([row("a", "b")], WithBos(), MINI)
+    (found,) = encode([row("a", "b")], with_bos, MINI)
     assert found.ids.tolist() == [7, *plain.ids.tolist()]
     assert found.counted.tolist() == [False, *plain.counted.tolist()]
-    assert tokens.encode_prompts(["a"], WithBos())[0][0] == 7
+    assert tokens.encode_prompts([row("a", "b").messages[:1]], with_bos, MINI)[0][0] == 7
 
 
 def test_the_second_call_does_not_tokenise(tiny_split: Split, tokenizer, tmp_path, request):
@@ -142,8 +138,6 @@ def test_tokens_are_mapped_from_disk_and_read_only(tiny_split: Split, tokenizer,
 
 
 def other_vocabulary(tokenizer: Any) -> Any:
-    import copy
-
     other = copy.deepcopy(tokenizer)
     other.add_tokens(["qqq"])
     return other

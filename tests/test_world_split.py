@@ -75,6 +75,10 @@ def test_there_is_a_probe_for_every_heldout_row_of_a_client(split: Split):
         assert bool(probe.choices) == (probe.task in ("facts", "personal", "arithmetic", "translation"))
 
 
+def test_the_mini_split_is_the_one_that_shipped_submissions_name(split: Split):
+    assert split.hash == "5b271abdb7c18124b886014cc6a867e65112950eb3caf15d9eb2c0e2866dd605"
+
+
 @pytest.mark.slow
 def test_a_built_split_is_taken_from_the_cache_and_another_seed_is_another_split(split: Split, tmp_path: Path):
     again = mini_split("aya", 0, files.cache_root())

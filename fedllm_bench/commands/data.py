@@ -95,6 +95,11 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="hold out whole prompts, the same for all clients (where many users answer the same prompts)",
     )
     build.add_argument(
+        "--leakage",
+        choices=("normal", "exact"),
+        help="compare held-out with training rows without case, punctuation, width and spacing (normal), or exactly",
+    )
+    build.add_argument(
         "--unseen", dest="unseen_clients", type=int, metavar="N", help="users below the cut, for testing"
     )
     build.add_argument("--seed", type=int, metavar="N", help="of the held-out choice and of --max-samples")
@@ -158,6 +163,7 @@ RECIPE_OPTIONS = (
     "languages",
     "heldout",
     "prompt_disjoint",
+    "leakage",
     "unseen_clients",
     "seed",
     "partition",

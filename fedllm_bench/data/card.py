@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fedllm_bench.data import table1
 from fedllm_bench.data.lengths import Spreads
 from fedllm_bench.data.manifest_fields import FunnelStep, SplitInfo
+from fedllm_bench.data.written_marks import WrittenMarks
 
 BAR = 40  # characters of the longest bar of a histogram
 
@@ -27,6 +28,7 @@ class Contents:
     languages: Mapping[str, int]
     lengths: Spreads = field(default_factory=dict)
     tokenizer: str = ""  # whose tokens were counted
+    marks: WrittenMarks = field(default_factory=WrittenMarks)
 
     @property
     def warnings(self) -> list[str]:
@@ -62,6 +64,7 @@ def data_card(contents: Contents) -> str:
             f"- Licence: {info.licence}",
             f"- Rows: {', '.join(f'{part} {rows}' for part, rows in rows_by_part.items())}",
             f"- Clients: {client_sizes_line(contents.client_sizes)}",
+            *([f"- Control tokens: {_quoted_marks(contents.marks.line)}"] if contents.marks.line else []),
             "",
             *_section("Warnings", [f"- {line}" for line in contents.warnings]),
             *_section("Compared with the published split", comparison_table(contents.compared)),
@@ -76,6 +79,11 @@ def data_card(contents: Contents) -> str:
             "",
         ]
     )
+
+
+def _quoted_marks(line: str) -> str:
+    """A page must show `<s>`, not strike out what follows."""
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace("[", "\\[").replace("|", "\\|")
 
 
 def who_clients_are(info: SplitInfo) -> str:

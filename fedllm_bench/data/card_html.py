@@ -63,6 +63,7 @@ def _head(contents: Contents) -> str:
         "Rows": ", ".join(f"{part} {rows}" for part, rows in contents.rows_by_part.items()),
         "Clients": client_sizes_line(contents.client_sizes),
     }
+    facts |= {"Control tokens": contents.marks.line} if contents.marks.line else {}
     listed = "".join(f"<dt>{name}</dt><dd>{escape(_shown(value))}</dd>" for name, value in facts.items())
     return f"<p>{escape(made)} {escape(who_clients_are(info))}</p>\n<dl>{listed}</dl>\n"
 

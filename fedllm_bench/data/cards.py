@@ -12,6 +12,7 @@ from fedllm_bench.data.card_html import html_card
 from fedllm_bench.data.lengths import TokenCounter, length_spreads, row_lengths
 from fedllm_bench.data.manifest_fields import SplitInfo
 from fedllm_bench.data.rows import Row
+from fedllm_bench.data.written_marks import count_marks, mark_pattern, marks_of
 from fedllm_bench.files import write_text
 
 CARD, HTML_CARD = "README.md", "card.html"
@@ -25,6 +26,7 @@ def write_cards(
     counter: TokenCounter,
 ) -> None:
     """Write README.md and card.html; `rows` by part, without parts that the split does not have."""
+    pattern = mark_pattern(counter.control)
     contents = Contents(
         info=info,
         rows_by_part={part: len(own) for part, own in rows.items()},
@@ -32,6 +34,7 @@ def write_cards(
         languages=Counter(row.language for own in rows.values() for row in own),
         lengths=length_spreads(row_lengths(chain(rows["train"], rows["heldout"]), counter)),
         tokenizer=counter.name,
+        marks=count_marks({part: (marks_of(row, pattern) for row in own) for part, own in rows.items()}),
     )
     write_text(folder / CARD, data_card(contents))
     write_text(folder / HTML_CARD, html_card(contents))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.config import EMBEDDED_MODEL
+from fedllm_bench.data.control import control_tokens, plain
 from fedllm_bench.data.rows import Row, SftRow
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.models import locate
@@ -26,19 +27,26 @@ Spreads = Mapping[str, Mapping[str, float]]  # such as prompt_tokens -> mean, st
 class TokenCounter:
     """Counts the tokens of texts, without special ones, by the tokenizer.json of a folder.
 
-    The first use raises a :class:`UserError` where there is none.
+    A control token that stands in a text is counted as the text that it is. The first use raises a :class:`UserError`
+    where there is no tokenizer.
     """
 
     name: str
     folder: Path
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        found = self.plain.encode_batch_fast(texts, add_special_tokens=False)
         return [len(encoding) for encoding in found]
 
+    @property
+    def control(self) -> list[str]:
+        """The control tokens of the tokenizer."""
+        return list(_load(self.folder / "tokenizer.json")[0].values())
+
     @cached_property
-    def tokenizer(self) -> Tokenizer:
-        return _load(self.folder / "tokenizer.json")
+    def plain(self) -> Tokenizer:
+        """The tokenizer, for which its control tokens are text."""
+        return _load(self.folder / "tokenizer.json")[1]
 
 
 def token_counter(name: str = EMBEDDED_MODEL) -> TokenCounter:
@@ -50,7 +58,8 @@ def token_counter(name: str = EMBEDDED_MODEL) -> TokenCounter:
 
 
 @cache
-def _load(path: Path) -> Tokenizer:
+def _load(path: Path) -> tuple[dict[int, str], Tokenizer]:
+    """The control tokens of a tokenizer by id, and the tokenizer for which they are text."""
     from tokenizers import Tokenizer
 
     if not path.is_file():
@@ -59,9 +68,8 @@ def _load(path: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for a broken file
         raise UserError(f"{path} is no readable tokenizer: {first_line(error)}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    control = control_tokens(tokenizer)
+    return control, plain(tokenizer, control).backend
 
 
 def texts_of(row: Row) -> dict[str, str]:

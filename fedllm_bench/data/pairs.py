@@ -19,6 +19,7 @@ from fedllm_bench.data.tokens import (
     TokenRow,
     encode_turns,
     inputs,
+    report_control,
     report_losses,
     tokenised,
 )
@@ -98,6 +99,11 @@ class PairPart:
         """Counted tokens of the pairs of the split that are not here."""
         return self.sequences.num_lost
 
+    @property
+    def num_control(self) -> int:
+        """Pairs of the split that hold control tokens of the tokenizer in their text."""
+        return self.sequences.num_control
+
 
 def tokenise_pairs(
     split: Split, tokenizer: Any, template: str, sequence_length: int, cache: Path
@@ -110,6 +116,7 @@ def tokenise_pairs(
     depends_on = {**inputs(split, tokenizer, template, sequence_length), "task": "preference"}
     parts = tokenised(split.preference_rows, examples, depends_on, cache)
     report_losses(parts, sequence_length, "pairs", "an answer and are left out")
+    report_control(parts, "pairs")
     return {name: PairPart(part) for name, part in parts.items()}
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from fedllm_bench.data import table1
@@ -12,6 +14,7 @@ from fedllm_bench.data.card import published_as
 from fedllm_bench.data.lengths import TokenCounter, length_spreads, row_lengths, spread, texts_of
 from fedllm_bench.data.manifest import PARTS, Part, Split
 from fedllm_bench.data.rows import Row
+from fedllm_bench.data.written_marks import WrittenMarks, count_marks, mark_pattern, marks_of
 
 
 class Facts(NamedTuple):
@@ -22,6 +25,7 @@ class Facts(NamedTuple):
     asked: bytes  # a key of the prompt
     whole: bytes  # a key of the prompt and all answers
     lengths: dict[str, int]  # such as prompt_characters -> 120
+    marks: frozenset[str]  # control tokens in its texts
 
 
 def split_stats(split: Split, counter: TokenCounter | None = None) -> dict[str, Any]:
@@ -39,18 +43,21 @@ def split_stats(split: Split, counter: TokenCounter | None = None) -> dict[str, 
         "parts": {part: part_stats(rows) for part, rows in facts.items()},
         "clients": over_clients,
         "duplicates": duplicates(clients),
+        "control_tokens": asdict(count_marks({part: [fact.marks for fact in rows] for part, rows in facts.items()})),
         "table1": [{"what": what, "published": published, "here": here} for what, published, here in compared],
     }
 
 
 def part_facts(split: Split, part: Part, counter: TokenCounter | None) -> list[Facts]:
     rows = split.task_rows(part)
-    return [_facts(row, lengths) for row, lengths in zip(rows, row_lengths(rows, counter), strict=True)]
+    pattern = mark_pattern(counter.control if counter else ())
+    return [_facts(row, lengths, pattern) for row, lengths in zip(rows, row_lengths(rows, counter), strict=True)]
 
 
-def _facts(row: Row, lengths: dict[str, int]) -> Facts:
+def _facts(row: Row, lengths: dict[str, int], pattern: re.Pattern[str]) -> Facts:
     prompt, *answers = texts_of(row).values()
-    return Facts(row.client_id, row.language, _key(prompt), _key(prompt, *answers), lengths)
+    marks = marks_of(row, pattern)
+    return Facts(row.client_id, row.language, _key(prompt), _key(prompt, *answers), lengths, marks)
 
 
 def _key(*texts: str) -> bytes:
@@ -102,6 +109,7 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
         f"across clients: {shared['rows_of_several_clients']} rows stand with several clients, "
         f"{shared['prompts_of_several_clients']} rows have a prompt of several clients"
     )
+    lines.append(f"control tokens: {WrittenMarks(**found['control_tokens']).line}")
     if found["table1"]:
         lines.append(f"{'compared with Table 1':<36}{'published':>16}{'here':>16}")
         lines += [f"  {line['what']:<34}{line['published']:>16}{line['here']:>16}" for line in found["table1"]]

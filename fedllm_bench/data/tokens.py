@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedllm_bench import files
-from fedllm_bench.data.chat import segments
+from fedllm_bench.data.encoder import ChatEncoder, Encoded
 from fedllm_bench.data.manifest import PARTS, Part, Split
 from fedllm_bench.data.rows import SftRow, Turn
 from fedllm_bench.progress import track
@@ -28,10 +28,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One row: token ids, and which of them the loss counts; both of shape (T,)."""
+    """One row: token ids, and which of them the loss counts; both of shape (T,).
+
+    `holds_control`: a text of it has a control token of the tokenizer, which is text here.
+    """
 
     ids: IntArray
     counted: BoolArray
+    holds_control: bool = False
 
     @property
     def num_counted(self) -> int:
@@ -62,6 +66,7 @@ class TokenPart:
     num_cut: int  # rows that were longer than the sequence length
     num_skipped: int  # rows with no counted token within it
     num_lost: int = 0  # counted tokens of the rows of the split that are not here
+    num_control: int = 0  # rows of the split that hold control tokens of the tokenizer in their text
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,6 +94,7 @@ def tokenise_split(
 
     parts = tokenised(split.rows, examples, inputs(split, tokenizer, template, sequence_length), cache)
     report_losses(parts, sequence_length, "rows", "the completion")
+    report_control(parts, "rows")
     return parts
 
 
@@ -100,7 +106,7 @@ def inputs(split: Split, tokenizer: Any, template: str, sequence_length: int) ->
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
         "special": [tokenizer.bos_token_id, tokenizer.eos_token],
         "sequence_length": sequence_length,
-        "version": 2,
+        "version": 3,  # another one where equal texts could get other ids
     }
 
 
@@ -150,6 +156,17 @@ def report_losses(parts: dict[str, TokenPart], sequence_length: int, what: str, 
         )
 
 
+def report_control(parts: Mapping[str, Any], what: str) -> None:
+    """Say how many rows hold control tokens; nothing where none does."""
+    found = {name: part.num_control for name, part in parts.items() if part.num_control}
+    if found:
+        log.info(
+            "%s that hold control tokens of the tokenizer in their text: %s; they are tokenised as text, not as marks",
+            what,
+            ", ".join(f"{name} {count:,}" for name, count in found.items()),
+        )
+
+
 def _write(
     folder: Path,
     rows_of: Callable[[Part], Sequence[R]],
@@ -162,11 +179,12 @@ def _write(
         kept: list[TokenRow] = []
         numbers: list[int] = []
         starts = range(0, len(rows), ROWS_AT_ONCE)
-        num_cut = num_counted = 0
+        num_cut = num_counted = num_control = 0
         for start in track(starts, f"tokenise {name}", len(starts)) if rows else ():
             for number, example in enumerate(examples(rows[start : start + ROWS_AT_ONCE]), start):
                 num_cut += any(len(row.ids) > sequence_length for row in example)
                 num_counted += sum(row.num_counted for row in example)
+                num_control += any(row.holds_control for row in example)
                 short = [TokenRow(row.ids[:sequence_length], row.counted[:sequence_length]) for row in example]
                 if all(row.num_counted for row in short):
                     kept += short
@@ -175,6 +193,7 @@ def _write(
             "num_cut": num_cut,
             "num_skipped": len(rows) - len(set(numbers)),
             "num_lost": num_counted - sum(row.num_counted for row in kept),
+            "num_control": num_control,
         }
         _write_part(folder, name, kept, numbers)
     files.write_json(folder / "counts.json", counts)
@@ -212,28 +231,28 @@ def encode(rows: Sequence[SftRow], tokenizer: Any, template: str) -> list[TokenR
 def encode_turns(
     conversations: Sequence[Sequence[Turn]], tokenizer: Any, template: str, *, last_only: bool = False
 ) -> list[TokenRow]:
-    """As :func:`encode`; with `last_only` nothing the assistant said counts but its last answer."""
-    cut = segments(template, conversations, tokenizer.eos_token or "")
-    flat = [segment.text for found in cut for segment in found]
-    ids = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    encoded = []
-    for found in cut:
-        pieces = [bos, *(next(ids) for _ in found)]
-        counted = [False, *(segment.counted for segment in found)]
-        if last_only:
-            last = max(place for place, counts in enumerate(counted) if counts)
-            counted = [place == last for place in range(len(counted))]
-        encoded.append(
-            TokenRow(
-                np.array([token for piece in pieces for token in piece], np.int32),
-                np.repeat(counted, [len(piece) for piece in pieces]),
-            )
-        )
-    return encoded
+    """As :func:`encode`; with `last_only` nothing the assistant said counts but its last answer.
+
+    Raises a ValueError for a template that does not mark what the assistant says: nothing would be counted.
+    """
+    chat = ChatEncoder(tokenizer, template)
+    if not chat.is_cut:
+        raise ValueError("the chat template has no {% generation %} marks")
+    return [_token_row(encoded, last_only) for encoded in chat(conversations)]
 
 
-def encode_prompts(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Token ids of rendered prompts, exactly as they stand before a completion in training."""
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return [bos + ids for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
+def _token_row(encoded: Encoded, last_only: bool) -> TokenRow:
+    counted = list(encoded.counted)
+    if last_only:
+        last = max(place for place, counts in enumerate(counted) if counts)
+        counted = [place == last for place in range(len(counted))]
+    return TokenRow(
+        np.array(encoded.ids, np.int32),
+        np.repeat(counted, [len(piece) for piece in encoded.pieces]),
+        encoded.holds_control,
+    )
+
+
+def encode_prompts(conversations: Sequence[Sequence[Turn]], tokenizer: Any, template: str) -> list[list[int]]:
+    """Token ids of turns that end with the user's, exactly as they stand before a completion in training."""
+    return [encoded.ids for encoded in ChatEncoder(tokenizer, template)(conversations, asks=True)]

@@ -13,6 +13,7 @@ announce it ("### Response:"), so that its first token has a context too. The to
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedllm_bench.data.chat import prompts
+from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
-from fedllm_bench.data.tokens import TokenRow, encode_prompts, encode_turns
+from fedllm_bench.data.tokens import TokenRow, encode_turns
+from fedllm_bench.data.written_marks import mark_pattern
 from fedllm_bench.diversity.rows import DiversityRow
 from fedllm_bench.files import sha256_json
 from fedllm_bench.metrics.likelihood import summed_nll
@@ -30,6 +33,7 @@ from fedllm_bench.progress import track
 from fedllm_bench.training.model import LoraModel
 
 VERSION = "ifd-1"  # another one where equal texts could get other numbers
+VERSION_OF_MARKS = "ifd-2"  # of texts that hold control tokens, which are text since
 ROWS_AT_ONCE = 256  # computed and kept together: what a killed process loses at most
 MARK = "\u27e6instruction\u27e7"
 Text = tuple[str, str]  # prompt and completion
@@ -70,13 +74,17 @@ class Reader:
     @functools.cached_property
     def announced(self) -> list[int]:
         """The tokens that stand between an instruction and its response."""
-        eos = self.model.tokenizer.eos_token or ""
-        (rendered,) = prompts(self.template, [[_turn("user", MARK)]], eos)
-        (ids,) = encode_prompts([rendered.rpartition(MARK)[2]], self.model.tokenizer)
-        return ids
+        (rendered,) = prompts(self.template, [[_turn("user", MARK)]], self.model.tokenizer.eos_token or "")
+        return ChatEncoder(self.model.tokenizer, self.template).markup(rendered.rpartition(MARK)[2])
+
+    @functools.cached_property
+    def marks(self) -> re.Pattern[str]:
+        """Finds control tokens in texts."""
+        return mark_pattern(ChatEncoder(self.model.tokenizer, self.template).control.values())
 
     def key(self, text: Text) -> str:
-        return sha256_json([VERSION, self.id, self.template, self.max_tokens, *text])
+        version = VERSION_OF_MARKS if any(map(self.marks.search, text)) else VERSION
+        return sha256_json([version, self.id, self.template, self.max_tokens, *text])
 
 
 def difficulties(rows: Sequence[DiversityRow], reader: Reader, kept: Kept) -> list[Difficulty | None]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_bench import files
-from fedllm_bench.data.chat import GENERATION_MARK, NAMES, prompt_segments, template_text
+from fedllm_bench.data.chat import NAMES, template_text
+from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn as ChatTurn
 from fedllm_bench.errors import UserError, first_line, unknown
 
@@ -43,36 +44,20 @@ def named_template(name: str, tokenizer: Callable[[], Any]) -> Template:
 
 
 def encoder(template: Template, tokenizer: Any) -> Encode:
-    """From turns that end with the user's to ids, up to where the assistant begins.
+    """From turns that end with the user's to ids, up to where the assistant begins, as :class:`ChatEncoder` has them.
 
-    A template with generation marks is cut as in training, each segment tokenised alone. One without is the model
-    maker's: it is rendered and tokenised as transformers does it.
+    What users wrote and what the model answered before are text: control tokens in them are none.
     """
-    return _cut_encoder(template, tokenizer) if GENERATION_MARK.search(template.text) else _plain(template, tokenizer)
-
-
-def _cut_encoder(template: Template, tokenizer: Any) -> Encode:
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-
-    def encode(turns: Sequence[ChatTurn]) -> list[int]:
-        (found,) = prompt_segments(template.text, [turns], tokenizer.eos_token or "")
-        pieces = tokenizer([segment.text for segment in found], add_special_tokens=False)["input_ids"]
-        return [*bos, *(token for piece in pieces for token in piece)]
-
-    return encode
-
-
-def _plain(template: Template, tokenizer: Any) -> Encode:
     from jinja2 import TemplateError
+
+    chat = ChatEncoder(tokenizer, template.text)
 
     def encode(turns: Sequence[ChatTurn]) -> list[int]:
         try:
-            ids = tokenizer.apply_chat_template(
-                list(turns), chat_template=template.text, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
+            (encoded,) = chat([turns], asks=True)
         except TemplateError as error:
             raise UserError(f"the model's chat template refuses a conversation ({first_line(error)[:200]}); "
                             f"give --template, one of {', '.join(NAMES)}") from error  # fmt: skip
-        return [int(token) for token in ids]
+        return encoded.ids
 
     return encode

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from fedllm_bench.data.chat import prompts as render_prompts
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import encode_prompts
 from fedllm_bench.metrics.batching import by_length
@@ -16,8 +15,7 @@ from fedllm_bench.training.model import LoraModel
 
 def answers(model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings) -> list[str]:
     """One greedy answer for each conversation that ends with the user's turn, without surrounding spaces."""
-    eos = model.tokenizer.eos_token or ""
-    prompts = encode_prompts(render_prompts(settings.template, conversations, eos), model.tokenizer)
+    prompts = encode_prompts(conversations, model.tokenizer, settings.template)
     found = [""] * len(prompts)
     lengths = [len(prompt) + settings.max_new_tokens for prompt in prompts]
     for batch in by_length(lengths, settings.batch_tokens):

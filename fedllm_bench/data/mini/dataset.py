@@ -80,7 +80,7 @@ class Variant:
     def build(self, raw: Path, population: Population, out: Path, known: bytes) -> Split:
         """The split of raw rows that were written before."""
         pipeline: Any = importlib.import_module("fedllm_bench.data_prep").load_pipeline(self.dataset)
-        recipe = replace(pipeline.DECLARATION.recipe, min_samples=self.min_samples, heldout="upstream")
+        recipe = replace(pipeline.DECLARATION.recipe, min_samples=self.min_samples, heldout="upstream", leakage="exact")
         declaration = replace(
             pipeline.DECLARATION,
             upstream=f"the mini world {files.canonical_json(asdict(population))}",
