@@ -24,6 +24,10 @@ AGREEMENT_NOTES = (
     "which one vote is a tie are left out. By chance: 33% with ties, 50% without. Published: Zheng et al., 2023 "
     "(arXiv:2306.05685), Table 5.",
 )
+VOTES_NOTES = (
+    "Share of pairs of votes that name the same winner, with its 95% interval over questions. Without ties: pairs in "
+    "which one vote is a tie are left out. By chance: 33% with ties, 50% without, if each verdict were as likely.",
+)
 BIAS_NOTES = (
     "A judge sees each pair in both orders; one winner in both wins, all else is a tie.",
     "errors for length: how much more often the judge decides against the experts' majority where they prefer the "
@@ -32,10 +36,20 @@ BIAS_NOTES = (
 
 
 def judge_check_text(payload: Payload, width: int = 100) -> str:
-    lines = [*_agreement(payload["agreement"]), "", *_notes(AGREEMENT_NOTES, width)]
+    notes = VOTES_NOTES if "votes" in payload else AGREEMENT_NOTES
+    lines = [*_agreement(payload["agreement"]), "", *_notes(notes, width)]
+    if "votes" in payload:
+        lines += ["", _votes(payload["votes"])]
     if "biases" in payload:
         lines += ["", *_biases(payload), "", *_notes(BIAS_NOTES, width), "", *_judge(payload, width)]
     return "\n".join(lines)
+
+
+def _votes(about: Mapping[str, Any]) -> str:
+    text = f"Votes     {about['votes']} of {counted(len(about['judges']), 'judge')}"
+    text += f", {about['without_verdict']} of them without a verdict" if about["without_verdict"] else ""
+    orders = about["inconsistent"]
+    return text + (f", {orders} ties since the two orders have different winners" if orders else "")
 
 
 def _notes(notes: Sequence[str], width: int) -> list[str]:
