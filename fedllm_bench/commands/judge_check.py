@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   fedllm-bench judge-check --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
   fedllm-bench judge-check --judge gpt-6-luna --offline --json check.json
   fedllm-bench judge-check --votes votes.csv                              judges of your own with each other
+  fedllm-bench judge-check --reviews reviews.jsonl                        sums of scores, as in the Vicuna blog
 
 Without a judge, the published votes of MT-Bench's experts and of GPT-4 are compared with each other. With one, it is
 asked about pairs of answers that experts voted on, each in both orders. Replies are kept: the same command again asks
@@ -56,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--out", type=Path, default=Path("judge-checks"), metavar="DIR", help="where replies are kept (judge-checks)"
     )
     parser.add_argument("--votes", type=Path, metavar="FILE", help="compare the judges of these votes with each other")
+    parser.add_argument("--reviews", type=Path, metavar="FILE", help='sum the scores of reviews of pairs ("8 9")')
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON too")
     parser.set_defaults(run=run)
 
@@ -63,6 +65,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from fedllm_bench.report.judge_check import judge_check_text
 
+    if args.reviews:
+        return _reviews(args)
     named = args.judge or args.judge_url or args.judge_model
     if args.offline and not named:
         raise UserError("--offline measures the kept replies of a judge; name it with --judge")
@@ -72,6 +76,18 @@ def run(args: argparse.Namespace) -> int:
     if payload is None:
         return 0
     say(judge_check_text(payload))
+    say_json(args.json, payload)
+    return 0
+
+
+def _reviews(args: argparse.Namespace) -> int:
+    from fedllm_bench.evaluation.pair_reviews import totals_of
+    from fedllm_bench.report.judge_check import reviews_text
+
+    if args.judge or args.judge_url or args.judge_model or args.offline or args.votes:
+        raise UserError("--reviews sums the scores of a file, and asks nobody; leave out the judge and --votes")
+    payload = totals_of(args.reviews)
+    say(reviews_text(payload))
     say_json(args.json, payload)
     return 0
 
