@@ -3,7 +3,8 @@
 Chiang et al., 2023 (the Vicuna blog): GPT-4 sees a question with two answers and is asked to "first output a single
 line containing only two values indicating the scores for Assistant 1 and 2, respectively", on a scale of 1 to 10; the
 scores of a model are summed over the 80 questions. A file has a JSON object a line with `question_id` and `text` (the
-review); `model_1` and `model_2` name who answered, and a file that does not name them is of one pair of models. A first line of anything else is unscored, with a reason, and never a number.
+review); `model_1` and `model_2` name who answered, and a file that does not name them is of one pair of models. A first
+line of anything else is unscored, with a reason, and never a number.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def read_reviews(path: Path) -> list[Review]:
         raise UserError(f"--reviews {path}: there is no review in it")
     counts = Counter(review.question for review in found if review.models == (FIRST, SECOND))
     if twice := next((question for question, count in counts.items() if count > 1), None):
-        raise UserError(f"--reviews {path}: question {twice!a} is reviewed {counts[twice]} times and nobody is named; give "
-                        "model_1 and model_2, or a file for each two models")  # fmt: skip
+        raise UserError(f"--reviews {path}: question {twice!a} is reviewed {counts[twice]} times and nobody is named; "
+                        "give model_1 and model_2, or a file for each two models")  # fmt: skip
     return found
 
 
