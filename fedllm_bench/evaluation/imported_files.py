@@ -176,7 +176,7 @@ def _alpaca(value: Value) -> Row:
 def _plain(value: Value) -> Row:
     key = next(key for key in ("turns", *TEXT_KEYS) if key in value)
     turns = _turns(value[key], key) if isinstance(value[key], list) else (_text(value[key], key),)
-    return Row(ids=(_id(value),), turns=turns, model=_model(value, "model"))
+    return Row(ids=(_id(value),), turns=turns, model=_model(value, "model_id" if "model_id" in value else "model"))
 
 
 def _lm_eval(value: Value) -> Row:
