@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import subprocess
@@ -29,12 +30,13 @@ GIT_TIMEOUT_SECONDS = 5.0
 
 
 def environment(threads: int | None = None, gpus: Sequence[str] | None = None) -> dict[str, Any]:
-    """JSON data about this process. Without names of `gpus`, torch is asked if it is already imported."""
+    """JSON data about this process and the day (UTC). Without names of `gpus`, torch is asked if it is imported."""
     commit, dirty = git_state(Path(__file__).resolve().parents[1])
     return {
         "fedllm_bench": __version__,
         "commit": commit,
         "dirty": dirty,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": platform.python_version(),
         "packages": {name: package_version(name) for name in PACKAGES},
         "platform": platform.platform(),

@@ -40,6 +40,7 @@ def _about(board: Board, row: Row) -> dict[str, Value]:
         "rank_high": row.rank_high,
         "points": row.borda,
         "unranked": row.unranked,
+        "names": "; ".join(row.names),
         "num_bytes": row.num_bytes,
         "epsilon": row.epsilon,
     }

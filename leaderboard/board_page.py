@@ -149,6 +149,7 @@ def _row(row: Row, board: Board, axes: dict[str, tuple[float, float]], with_epsi
         "method": row.method,
         "team": row.team,
         "note": _note(row),
+        "names": row.names,
         "tier": row.tier,
         "rank": band(row.rank_low, row.rank_high),
         "rank_key": _key(None if row.rank_low is None else row.rank_low + (row.rank_high or 0) / 1e4),

@@ -77,7 +77,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """`unranked`: why it has no rank; "" where it has one."""
+    """`unranked`: why it has no rank; "" where it has one. `names`: what a reader should know of its names."""
 
     slug: str
     digest: str
@@ -97,6 +97,7 @@ class Row:
     rank_low: int | None = None
     rank_high: int | None = None
     borda: float | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

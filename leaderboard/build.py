@@ -25,6 +25,7 @@ from .board_page import board_json, board_page, empty_page
 from .boards import Board, Entry
 from .bundle import open_bundle
 from .details import Details
+from .internal import own_errors
 from .problems import refusals
 from .recompute import seed_scores
 from .standing import boards_of
@@ -115,7 +116,8 @@ def _read(path: Path, *, part: Path) -> Read:
     if not files.SAFE_NAME.fullmatch(slug):
         return Read(slug=ascii(slug)[1:-1], refused="the name of the folder has other letters than A-Z a-z 0-9 . _ -")
     try:
-        return _opened(path, part / "submissions" / slug)
+        with own_errors(f"reading {slug} for the site"):
+            return _opened(path, part / "submissions" / slug)
     except UserError as error:
         return Read(slug=slug, refused=first_line(error))
 

@@ -11,7 +11,7 @@ from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
 
 from .own_runs import OwnRun
 from .packing import public_config
-from .tracks import Track, find_track, rule_problems, track_of
+from .tracks import ROOM, Track, find_track, rule_problems, track_of
 
 
 def default_track(run: OwnRun) -> str:
@@ -32,7 +32,7 @@ def check_track(name: str, runs: Sequence[OwnRun], kind: Literal["method", "cana
     if kind == "canary":  # shown for what it is, whatever a track ranks
         return
     wrong = [problem.message for problem in rule_problems(track, check(public_config(runs[0].config)))]
-    wrong += [line for run in runs for line in _unanswered(track, run)]
+    wrong += [line for run in runs for line in (*_unanswered(track, run), *_unprotected(track, run))]
     if wrong:
         raise UserError(f"--track {name}: {'; '.join(dict.fromkeys(wrong))}")
 
@@ -49,6 +49,16 @@ def _unanswered(track: Track, run: OwnRun) -> Iterator[str]:
             yield f"the track ranks {metric}: seed {run.seed} has no answers; run `fedllm-bench answer {run.folder}`"
         elif found.needs_judge and not any((run.folder / "judgements").glob(f"*/{found.benchmark}/*.jsonl")):
             yield f"the track ranks {metric}: no judge graded seed {run.seed}; run `fedllm-bench judge {run.folder}`"
+
+
+def _unprotected(track: Track, run: OwnRun) -> Iterator[str]:
+    """A guarantee that is weaker than the track allows, however the noise was set."""
+    limit, stated = track.rules.at_most.get("privacy.epsilon"), run.results.get("privacy")
+    if limit is not None and stated is not None:
+        epsilon = stated["epsilon"]
+        if epsilon is None or epsilon > limit * (1 + ROOM):
+            got = "no guarantee" if epsilon is None else f"epsilon {epsilon:.3g}"
+            yield f"seed {run.seed} has {got}, at most {limit:g} is allowed; give more noise"
 
 
 def note_on_seeds(runs: Sequence[OwnRun], track: str) -> str:

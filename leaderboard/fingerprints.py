@@ -20,7 +20,7 @@ SHORTEST = 40  # characters: shorter answers may be alike by themselves
 WORDS, SAMPLES = 5, 8  # of a sketch: sequences of WORDS words, the smallest of SAMPLES hashes each
 SEEDS = tuple(range(1, SAMPLES + 1))
 LOSSES = ("heldout", "preference_loss", "preference_margin")  # real numbers: no two trainings give the same ones
-VERSION = 4  # raise it when equal submissions give other fingerprints
+VERSION = 5  # raise it when equal submissions give other fingerprints
 Sketch = tuple[int, ...]
 
 
@@ -53,6 +53,8 @@ class Fingerprint:
 
     name: str
     team: str
+    contact: str
+    method: str
     track: str
     digest: str
     losses: Mapping[str, Training]
@@ -69,6 +71,8 @@ def fingerprint(submitted: Submitted) -> Fingerprint:
     return Fingerprint(
         name=bundle.folder.name,
         team=bundle.submission.team,
+        contact=bundle.submission.contact,
+        method=bundle.submission.method,
         track=bundle.submission.track,
         digest=bundle.digest,
         losses={digest: of[run.seed] for run in runs for digest in loss_digests(run)},

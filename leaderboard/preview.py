@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from fedllm_bench.errors import UserError
+
+from .board_files import submissions_in
 from .entering import note_on_seeds
+from .names import Known
 from .own_runs import OwnRun
 from .placing import Draft, folder_name
-from .schema import Submission
+from .reading import read_plain
+from .schema import MOST_BYTES, SUBMISSION, Submission, examine
 
 KIB = 1024
 LABEL = 10  # columns
@@ -32,6 +38,22 @@ def lines(made: Draft, runs: Sequence[OwnRun]) -> Iterator[str]:
     yield from (_line("File", text) for text in _files(made))
     yield from (_line("Note", note) for note in (_notes(said, runs) if said.suite.version else ()))
     yield _line("Digest", made.digest)
+
+
+def flags(made: Draft, root: Path) -> Iterator[str]:
+    """What `board validate` will flag in the names, beside those of the submissions below `root`."""
+    own = root / folder_name(made.submission)
+    others = [found for path in submissions_in(root) if path != own and (found := _said(path)) is not None]
+    for text in Known.of(others).notes(made.submission):
+        yield _line("Flagged", f"{text}; whoever reviews it will look at this")
+
+
+def _said(folder: Path) -> Submission | None:
+    """What a submission says of itself; None where it cannot be read."""
+    try:
+        return examine(read_plain(folder / SUBMISSION, MOST_BYTES, SUBMISSION))[0]
+    except UserError:
+        return None
 
 
 def _files(made: Draft) -> Iterator[str]:

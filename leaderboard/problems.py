@@ -54,6 +54,12 @@ PROBLEMS: dict[str, str] = {
     "split": "the split is not the one that the benchmark builds",
     "split-not-at-hand": "what follows from the split's rows was not checked",
     "track": "no such track, or one that these runs cannot enter",
+    # what it says of itself
+    "date": "a day on which these runs cannot have been submitted",
+    "look-alike": "a name that a reader could take for another one",
+    "team": "a team's name with another contact than on the board",
+    "canary": "a row called a canary that nothing shows to be one",
+    "privacy": "a guarantee that does not follow from the config, or is weaker than the track allows",
     # scores
     "items": "items left out, added, or taken for others",
     "uncovered": "questions without a score or an answer",
@@ -96,6 +102,7 @@ PROBLEMS: dict[str, str] = {
     "copied-answers": "answers that another submission, or another seed, has",
     # a tier
     "tier": "what a maintainer made again came out otherwise",
+    "tier-record": "a record that lifts the row, which a maintainer must have committed",
     # the rules of the track
     "track-rule": "a setting that the rules of the track do not allow",
 }

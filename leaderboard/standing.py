@@ -16,10 +16,11 @@ from fedllm_bench.metrics.stats import Resampling
 
 from . import ranking
 from .boards import Board, Cell, Column, Entry, Row
-from .cells import cells_of, reference_of, with_tests
+from .cells import cells_of, not_scored, reference_of, with_tests
 from .measures import Measure
-from .relations import Compared, Signs, clearly_better
-from .tracks import BASELINE, Track, load_tracks, winners
+from .names import Known
+from .relations import Compared, Signs, clearly_better, seed_values
+from .tracks import BASELINE, Track, load_tracks, pinned_baselines, winners
 
 RESAMPLING = Resampling(samples=2000)
 
@@ -46,7 +47,7 @@ def _judges(entries: Sequence[Entry]) -> list[str]:
 def board_of(entries: Sequence[Entry], track: Track, *, judge: str = "", resampling: Resampling = RESAMPLING) -> Board:
     """The board of entries that all are of `track` and of one split. At least one entry."""
     entries = sorted(entries, key=lambda entry: entry.slug)
-    baseline = baseline_of(entries)
+    baseline = baseline_of(entries, track, judge)
     reference = {name: reference_of(name, entries, baseline) for name in track.metrics(judge)}
     cells = {entry.slug: cells_of(entry, reference, resampling) for entry in entries}
     cells = with_tests(entries, baseline, cells, resampling)
@@ -54,7 +55,15 @@ def board_of(entries: Sequence[Entry], track: Track, *, judge: str = "", resampl
     rows = _ranked_rows(ranked, list(reference), cells, track, resampling)
     rows += [_row(e, cells[e.slug], _unranked(e, track, cells[e.slug]), baseline) for e in entries if e not in ranked]
     columns = tuple(_column(name, measure) for name, measure in reference.items() if measure is not None)
-    rows = [replace(row, is_baseline=baseline is not None and row.slug == baseline.slug) for row in rows]
+    known = Known.of(entries)
+    rows = [
+        replace(
+            row,
+            is_baseline=baseline is not None and row.slug == baseline.slug,
+            names=tuple(known.notes(row)),
+        )
+        for row in rows
+    ]
     return Board(
         track=track.id,
         title=track.title,
@@ -74,10 +83,33 @@ def board_version(track: Track, split_hash: str) -> str:
     return f"{track.version}-{split_hash[:8]}" if split_hash else track.version
 
 
-def baseline_of(entries: Sequence[Entry]) -> Entry | None:
-    """FedAvg of the track: of several the oldest, so that nobody can put a weaker one in its place."""
+def baseline_of(entries: Sequence[Entry], track: Track, judge: str = "") -> Entry | None:
+    """FedAvg of the board: the one that tracks.toml names by its digest, else the strongest.
+
+    Neither hangs on what a submission says of itself, as its date or name, so nobody can put a weaker one in its place.
+    The strongest has enough seeds for a rank, and then the best mean on the first metric of the board, of those scored
+    on the items that most rows have; on equal means the next metric decides.
+    """
     found = [entry for entry in entries if entry.made_by == BASELINE and entry.kind == "method"]
-    return min(found, key=lambda entry: (len(entry.seeds) < 2, entry.date, entry.slug), default=None)
+    pinned = [entry for entry in found if entry.digest in pinned_baselines()]
+    wanted = {name: reference_of(name, entries, None) for name in track.metrics(judge)}
+    return max(pinned or found, key=lambda entry: _strength(entry, track, wanted), default=None)
+
+
+def _strength(entry: Entry, track: Track, wanted: Mapping[str, Measure | None]) -> tuple[Any, ...]:
+    means = [_mean_of(entry.measures.get(name), of) for name, of in wanted.items() if of is not None]
+    return (len(entry.seeds) >= track.min_seeds, *((mean is not None, mean or 0.0) for mean in means), entry.digest)
+
+
+def _mean_of(measure: Measure | None, reference: Measure) -> float | None:
+    """The mean over seeds, higher for better; None where the board would show none."""
+    if measure is None or not_scored(measure, reference):
+        return None
+    values = seed_values(measure)
+    if len(values) < len(measure.seeds):
+        return None
+    mean = statistics.fmean(values.values())
+    return mean if reference.higher_is_better else -mean
 
 
 # --- ranks
@@ -154,13 +186,16 @@ def _column(name: str, measure: Measure) -> Column:
 
 
 def _order(row: Row, columns: Sequence[Column]) -> tuple[Any, ...]:
-    """Ranked rows by band, Borda's count and the first metric; then the rest by the first metric, canaries last."""
+    """Ranked rows by band, Borda's count and the first metric; then the rest by the first metric, canaries last.
+
+    Rows that are equal in all of it stand in the order of their digests, which no date or name moves.
+    """
     value: float | None = None
     if columns:
         mean = row.cells[columns[0].name].mean
         value = None if mean is None else -mean if columns[0].higher_is_better else mean
     band = (row.rank_low or 0, row.rank_high or 0, -(row.borda or 0.0))
-    return (bool(row.unranked), row.kind != "method", *band, value is None, value or 0.0, row.slug)
+    return (bool(row.unranked), row.kind != "method", *band, value is None, value or 0.0, row.digest)
 
 
 def alarms(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:

@@ -12,6 +12,7 @@ from fedllm_bench import files
 from fedllm_bench.errors import UserError
 
 from .bundle import Bundle, open_bundle
+from .dates import date_problems
 from .entering import check_track, default_track
 from .limits import LIMITS, MIB
 from .own_runs import OwnRun
@@ -20,6 +21,7 @@ from .placing import Draft, write_files
 from .problems import refusals
 from .recompute import means, seed_scores
 from .schema import SCHEMA_VERSION, SUBMISSION, examine
+from .submitted import reading
 
 Adapters = Literal["auto", "first", "all", "none"]
 ADAPTERS: tuple[Adapters, ...] = ("auto", "first", "all", "none")
@@ -78,6 +80,7 @@ def assemble(entries: Sequence[Entry], said: Statement, suite: Mapping[str, Any]
     head = {**_head(said, suite, [entry.about for entry in entries]), "files": listed(contents)}
     with tempfile.TemporaryDirectory() as scratch:
         bundle = _opened({SUBMISSION: encoded({**head, "claims": {}}), **contents}, scratch)
+        _check_day(bundle)
         head["claims"] = _claims(bundle, entries)
     submission, value, problems = examine(text := encoded(head))
     if submission is None:  # the first examination found nothing
@@ -138,6 +141,13 @@ def _opened(contents: Mapping[str, bytes], scratch: str) -> Bundle:
     if bundle is None or wrong:
         raise UserError("; ".join(_as_option(problem.where, problem.message) for problem in wrong))
     return bundle
+
+
+def _check_day(bundle: Bundle) -> None:
+    """Raises a :class:`UserError` for a day that validation would refuse."""
+    with reading(bundle) as submitted:
+        if wrong := next(date_problems(submitted), None):
+            raise UserError(_as_option(wrong.where, wrong.message))
 
 
 def _as_option(where: str, message: str) -> str:

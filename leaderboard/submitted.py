@@ -56,7 +56,19 @@ class Round:
         return all(len(values) == len(self.clients) for values in lists)
 
 
+@checked(frozen=True, kw_only=True, config=LENIENT)
+class AnswerPlan:
+    """What is read of the plan.json of answers."""
+
+    benchmark: dict[str, Any]
+    overrides: dict[str, Any]
+    model: dict[str, Any]
+    sides: dict[str, str]
+    seed: int
+
+
 ROUND: TypeAdapter[Round] = TypeAdapter(Round)
+ANSWER_PLAN: TypeAdapter[AnswerPlan] = TypeAdapter(AnswerPlan)
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,16 @@ class Run:
         except ValueError as error:
             raise Refused("record", first_line(error)[:300], f"{self.where}/results.json.gz") from error
         return value
+
+    def plan(self, benchmark: str) -> AnswerPlan:
+        """What a benchmark's answers were made with."""
+        name = f"answers/{benchmark}/plan.json"
+        try:
+            return ANSWER_PLAN.validate_json(canonical_json(self.files.json(name)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise Refused("record", text[:300], f"{self.where}/{name}") from error
 
     @property
     def num_clients(self) -> int:

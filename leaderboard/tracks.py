@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from .problems import Problem
 PACKAGE, FILE = "fedllm_bench.leaderboard", "tracks.toml"
 BASELINE = "fedavg"  # whose preset stands in for that of a method which the suite does not have
 KINDS = ("fixed", "open_base", "private", "personalised", "unseen", "open")
+ROOM = 0.01  # of a track's epsilon: the noise that is found for one spends a little more or less
 DEFAULTS = ("fixed", "private", "open_base", "open")  # in this order, a run's track unless another is asked for
 
 
@@ -80,6 +82,17 @@ def find_track(name: str) -> Track:
 def winners() -> frozenset[str]:
     """Canaries that may do better than the median method without an alarm."""
     return frozenset(_table()["canaries"]["may_win"])
+
+
+def pinned_baselines() -> frozenset[str]:
+    """Digests of the submissions that are the baseline of the board that they are on."""
+    return frozenset(_table()["baselines"].values())
+
+
+def first_day() -> datetime.date:
+    """The day of the suite's first release."""
+    day: datetime.date = _table()["dates"]["first"]
+    return day
 
 
 @functools.cache

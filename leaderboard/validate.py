@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -16,29 +17,33 @@ from .bundle import Bundle, open_bundle
 from .checks import CHECKS
 from .context import Context
 from .fingerprints import Fingerprint, fingerprint
+from .internal import InternalError, own_errors
 from .known import remembered
 from .problems import Problem, Refused, refusals
 from .submitted import Submitted, reading
 from .tiers import tier_of
 
-Tier = Literal["refused", "recomputed", "rejudged", "regenerated", "retrained"]
-# What reading a record that fits its schema and makes no sense can raise; a check names its file where it can.
-MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+log = logging.getLogger(__name__)
+Tier = Literal["refused", "unchecked", "recomputed", "rejudged", "regenerated", "retrained"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What validation found. `tier`: the highest that holds for this very content; "refused" where something is."""
+    """What validation found. `tier`: the highest that holds for this very content; "refused" where something is.
+
+    `error`: an error of this program that kept a check from its end; then the tier is "unchecked", whatever was found.
+    """
 
     path: str
     problems: tuple[Problem, ...]
     digest: str
     tier: Tier
     seconds: float
+    error: str = ""
 
     @property
     def is_accepted(self) -> bool:
-        return self.tier != "refused"
+        return self.tier not in ("refused", "unchecked")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,55 +51,66 @@ class Report:
 
 def validate(path: Path, context: Context) -> Report:
     """Every check on the submission in a folder or zip; what is wrong is in the report, never raised."""
-    started = time.perf_counter()
-    bundle, problems = open_bundle(path)
+    started, error = time.perf_counter(), ""
+    with own_errors(f"opening {path.name}"):
+        bundle, problems = open_bundle(path)
     if bundle is not None:
         with reading(bundle) as submitted:
             problems_of_files = refusals(problems)
-            problems = [*problems, *run_checks(submitted, _without(context, bundle))]
+            found, error = run_checks(submitted, _without(context, bundle))
+            problems = [*problems, *found]
             if bundle.folder == path and not problems_of_files:
                 _keep(submitted)
-    found = tuple(dict.fromkeys(problems))
-    tier: Tier = "refused" if bundle is None or refusals(found) else tier_of(bundle)
+    found = list(dict.fromkeys(problems))
     return Report(
         path=str(path),
-        problems=found,
+        problems=tuple(found),
         digest=bundle.digest if bundle else "",
-        tier=tier,
+        tier="unchecked" if error else "refused" if bundle is None or refusals(found) else tier_of(bundle),
         seconds=round(time.perf_counter() - started, 2),
+        error=error,
     )
 
 
 def _keep(submitted: Submitted) -> None:
     """For `board build`, which reads what it opens without a problem, whatever the checks say."""
-    with suppress(UserError, *MALFORMED):
+    with suppress(UserError), own_errors("reading a submission for the site"):
         kept.save(submitted.bundle, kept.kept_of(submitted.bundle, [run.scores for run in submitted.runs]))
 
 
 def _without(context: Context, bundle: Bundle) -> Context:
-    """The board without the submission at hand, which may lie there already."""
-    own = bundle.folder.name
-    return replace(context, others=[other for other in context.others if other.name != own])
+    """The board without the submission at hand, which may lie there already: the same content under the same name.
+
+    A name alone proves nothing: a copy in a folder of the same name is still a copy.
+    """
+    own = (bundle.folder.name, bundle.digest)
+    return replace(context, others=[other for other in context.others if (other.name, other.digest) != own])
 
 
-def run_checks(submitted: Submitted, context: Context) -> list[Problem]:
-    return [problem for name in CHECKS for problem in _of_check(name, submitted, context)]
+def run_checks(submitted: Submitted, context: Context) -> tuple[list[Problem], str]:
+    """What the checks found; and the first error of this program's own, "" where there was none."""
+    problems: list[Problem] = []
+    error = ""
+    for name in CHECKS:
+        try:
+            problems += _of_check(name, submitted, context)
+        except InternalError as fault:
+            log.debug("the check of %s failed", name, exc_info=True)
+            error = error or str(fault)
+    return problems, error
 
 
 def _of_check(name: str, submitted: Submitted, context: Context) -> Iterator[Problem]:
     """What a check found until a record stopped it, and that record."""
     try:
-        yield from CHECKS[name](submitted, context)
+        with own_errors(f"the check of {name} on {submitted.bundle.folder.name}"):
+            yield from CHECKS[name](submitted, context)
+    except InternalError:
+        raise
     except Refused as refused:
         yield refused.problem
     except UserError as error:
         yield Problem(code="record", message=first_line(error)[:400])
-    except MALFORMED as error:
-        yield Problem(code="record", message=f"the check of {name} could not read a record ({_named(error)})")
-
-
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error)[:120]}"
 
 
 def context_of(*, known: Iterable[Fingerprint] = (), splits: Sequence[Path] = ()) -> Context:
@@ -104,7 +120,8 @@ def context_of(*, known: Iterable[Fingerprint] = (), splits: Sequence[Path] = ()
 
 def known(folder: Path) -> Fingerprint | None:
     """The fingerprint of a submission of the board; None where it cannot be read: nobody can copy from it."""
-    return remembered(folder, _fingerprint)
+    with own_errors(f"reading {folder.name} of the board"):
+        return remembered(folder, _fingerprint)
 
 
 def _fingerprint(folder: Path) -> Fingerprint | None:
@@ -114,5 +131,7 @@ def _fingerprint(folder: Path) -> Fingerprint | None:
     try:
         with reading(bundle) as submitted:
             return fingerprint(submitted)
-    except (UserError, *MALFORMED):
+    except InternalError:
+        raise
+    except UserError:
         return None

@@ -51,7 +51,7 @@ def submitted(folders: Iterable[Path], out: Path, *, track: str = OPEN, **said: 
     """As `fedllm-bench submit` makes it."""
     submit, runs = module("submit"), module("own_runs").open_runs(list(folders), dirty=True)
     statement = {"team": "Example Lab", "contact": "lab@example.org", "tuning": "as published", "method": "mine"}
-    statement |= {"date": "2026-01-31", "track": track, **said}
+    statement |= {"date": module("dates").today().isoformat(), "track": track, **said}
     made = submit.draft(runs, submit.Statement(**statement))
     return module("placing").write(made, out)
 

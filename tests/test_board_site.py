@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import html
 import json
 import re
 import shutil
@@ -217,6 +218,18 @@ def test_csv_runs_no_formula(tmp_path, team):
     assert (line["team"], line["method"]) == (f"'{team}", f"'{team}x")
     cells = [value for line in csv.reader(text.splitlines()) for value in line]
     assert not [value for value in cells if value.startswith(FORMULA) and not re.fullmatch(r"-?[\d.e-]+", value)]
+
+
+def test_a_look_alike_name_is_marked_on_the_board_and_in_its_data(tmp_path):
+    root = tmp_path / "submissions"
+    for team, slug in (("Example Lab", "2026-11-21_a"), ("Ex\u0430mple Lab", "2026-11-21_b")):
+        write_method(root, "mine", 0.5, made_by="fedavg", seeds=(0,), team=team, slug=slug)
+    build(root, tmp_path / "out")
+    (board,) = json.loads((tmp_path / "out" / "board.json").read_text())["boards"]
+    names = {row["slug"]: row["names"] for row in board["rows"]}
+    assert len(names["2026-11-21_b"]) == 2
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert all(text in html.unescape(page) for text in names["2026-11-21_b"])
 
 
 def test_nothing_is_asked_of_another_host(site):

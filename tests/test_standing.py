@@ -12,6 +12,7 @@ import pytest
 from board_entries import TRACK, entry, full, measure, table
 from scipy import stats
 
+from fedllm_bench.leaderboard import standing
 from fedllm_bench.leaderboard.boards import Entry
 from fedllm_bench.leaderboard.standing import board_of, board_version
 from fedllm_bench.leaderboard.tracks import find_track
@@ -109,13 +110,34 @@ def test_the_test_against_fedavg_equals_scipy_with_holms_correction(plain):
     assert all(cell.against is None for cell in row(plain, "fedavg").cells.values())
 
 
-def test_the_oldest_fedavg_is_the_baseline_whatever_others_call_themselves():
+def test_the_strongest_fedavg_is_the_baseline_whatever_others_call_themselves():
     rng = np.random.default_rng(0)
-    old = entry("FedAvg", full(rng, 0.5), made_by="fedavg")
-    new = entry("fedavg", full(rng, 0.2, seeds=5), made_by="fedavg", date="2026-02-01")
-    named = entry("fedavg 2", full(rng, 0.2), made_by="mine", date="2025-01-01")
-    assert board([new, named, old]).baseline == old.slug
+    strong = entry("FedAvg", full(rng, 0.5), made_by="fedavg", date="2026-12-31")
+    weak = entry("fedavg", full(rng, 0.2, seeds=5), made_by="fedavg", date="2026-01-01")
+    few = entry("fedavg 2", full(rng, 0.9, seeds=2), made_by="fedavg", date="2020-01-01")
+    named = entry("fedavg 3", full(rng, 0.9), made_by="mine", date="2020-01-01")
+    easy = {"heldout": measure("heldout", table(rng, 0.1), prefix="easy")}
+    others = replace(entry("fedavg 4", easy), made_by="fedavg")
+    assert board([weak, named, others, few, strong]).baseline == strong.slug
     assert board([named]).baseline == ""
+
+
+def test_a_baseline_that_tracks_toml_names_stays_whatever_comes(monkeypatch):
+    rng = np.random.default_rng(0)
+    named = entry("FedAvg", full(rng, 0.2), made_by="fedavg")
+    stronger = entry("a fedavg", full(rng, 0.5, seeds=9), made_by="fedavg", date="2001-01-01")
+    assert board([named, stronger]).baseline == stronger.slug
+    monkeypatch.setattr(standing, "pinned_baselines", lambda: {named.digest})
+    assert board([named, stronger]).baseline == named.slug
+
+
+def test_no_date_and_no_name_moves_a_row():
+    """Rows that are equal in every number stand in the order of their digests."""
+    found = entries()
+    twins = [replace(found[2], slug=f"{day}_{name}", digest=digest * 64, method=name, team=name, date=day)
+             for day, name, digest in (("2001-01-01", "a", "f"), ("2090-01-01", "z", "e"))]  # fmt: skip
+    order = [one.digest[0] for one in board([*found, *twins]).rows if one.method in "az"]
+    assert order == ["e", "f"]
 
 
 # --- ranks

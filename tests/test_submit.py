@@ -257,3 +257,32 @@ def test_the_command_shows_what_becomes_public_and_writes_it(tmp_path, three, ca
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["2026-11-21_mini-aya-open-fedavg-example-lab"]
     assert cli.main([*words[:6], "--out", str(tmp_path / "no")]) == 2
     assert "--tuning" in capsys.readouterr().err
+
+
+DAYS = {
+    "2001-01-01": "before the suite's first release",
+    "2026-11-20": "before the suite's first release",
+    "2090-01-01": "in the future",
+}
+
+
+@pytest.mark.parametrize("day", DAYS)
+def test_a_day_that_cannot_be_is_refused_before_anything_is_written(day: str, tmp_path, three, capsys):
+    words = ["submit", str(three), "--team", "Example Lab", "--contact", "lab@example.org", "--tuning", "preset"]
+    assert cli.main([*words, "--track", "mini-aya/open", "--date", day, "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fedllm-bench: --date: {day} is {DAYS[day]}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_look_alike_name_is_told_before_it_becomes_public(tmp_path, three, capsys):
+    words = ["submit", str(three), "--contact", "lab@example.org", "--tuning", "preset", "--track", "mini-aya/open"]
+    words += ["--date", "2026-11-21", "--out", str(tmp_path / "out")]
+    assert cli.main([*words, "--team", "F\u0435dLLM-Bench", "--dry-run"]) == 0
+    flagged = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Flagged")]
+    assert len(flagged) == 2  # two scripts in a word, and the suite's own name
+    assert all(line.isascii() for line in flagged)
+    assert cli.main([*words, "--team", "Example Lab"]) == 0
+    assert "Flagged" not in capsys.readouterr().out
+    assert cli.main([*words, "--team", "Example-Lab", "--method", "mine", "--dry-run"]) == 0
+    assert "looks like the team 'Example Lab'" in capsys.readouterr().out

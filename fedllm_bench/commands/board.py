@@ -16,9 +16,9 @@ COMMANDS: dict[str, str] = {
 }
 EXAMPLES = """\
 examples:
-  fedllm-bench board validate leaderboard/submissions/2026-01-31_mine
+  fedllm-bench board validate leaderboard/submissions/2026-11-30_mine
   fedllm-bench board validate leaderboard/submissions/* --jobs 4 --json problems.json
-  fedllm-bench board rejudge leaderboard/submissions/2026-01-31_mine --name "A. Maintainer"
+  fedllm-bench board rejudge leaderboard/submissions/2026-11-30_mine --name "A. Maintainer"
 """
 
 

@@ -20,17 +20,17 @@ from fedllm_bench.errors import UserError
 EXAMPLES = {
     "rejudge": """\
 examples:
-  fedllm-bench board rejudge leaderboard/submissions/2026-01-31_mine --name "A. Maintainer"
+  fedllm-bench board rejudge leaderboard/submissions/2026-11-30_mine --name "A. Maintainer"
   fedllm-bench board rejudge PATH --name "A. Maintainer" --judge judge.toml --share 0.1 --max-cost 2
 """,
     "regenerate": """\
 examples:
-  fedllm-bench board regenerate leaderboard/submissions/2026-01-31_mine --name "A. Maintainer"
+  fedllm-bench board regenerate leaderboard/submissions/2026-11-30_mine --name "A. Maintainer"
   fedllm-bench board regenerate PATH --name "A. Maintainer" --adapter 0=adapters/s0 --split splits/aya --model llama/
 """,
     "retrain": """\
 examples:
-  fedllm-bench board retrain leaderboard/submissions/2026-01-31_mine --name "A. Maintainer"
+  fedllm-bench board retrain leaderboard/submissions/2026-11-30_mine --name "A. Maintainer"
   fedllm-bench board retrain PATH --name "A. Maintainer" --band runs/mini-aya/fedprox
 """,
 }
@@ -158,6 +158,8 @@ def _accepted(args: argparse.Namespace) -> Any:
     """The submission, if nothing of it is refused: a higher tier rests on this one."""
     validate = _module("validate")
     report = validate.validate(args.path, validate.context_of(splits=getattr(args, "splits", ())))
+    if report.error:
+        raise UserError(f"{report.error}; nothing was made again")
     if not report.is_accepted:
         for problem in report.problems:
             say(problem.line)

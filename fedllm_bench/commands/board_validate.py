@@ -18,12 +18,13 @@ from fedllm_bench.progress import track
 
 EXAMPLES = """\
 examples:
-  fedllm-bench board validate leaderboard/submissions/2026-01-31_mine
+  fedllm-bench board validate leaderboard/submissions/2026-11-30_mine
   fedllm-bench board validate mine.zip --json problems.json
   fedllm-bench board validate leaderboard/submissions/* --jobs 4
   fedllm-bench board validate mine --split splits/aya
 
-Exit code: 0 where nothing is refused, 1 where something is, 2 for bad usage. docs/verifying.md explains every problem.
+Exit code: 0 where nothing is refused, 1 where something is, 2 for bad usage and where a check itself failed, which
+says nothing of the submission. docs/verifying.md explains every problem.
 """
 BOARD = Path("leaderboard/submissions")
 
@@ -48,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """1 where a submission is refused."""
+    """1 where a submission is refused; 2 where an error of our own kept one from being checked."""
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: give 1 or more")
     if args.board is not None and not args.board.is_dir():
@@ -62,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
     for report in reports:
         _say(report)
     say_json(args.json, {"reports": [report.to_dict() for report in reports]})
+    if failed := [report for report in reports if report.error]:
+        others = f" ({len(failed)} of {len(reports)} submissions are unchecked)" if len(reports) > 1 else ""
+        raise UserError(f"{failed[0].error}{others}")
     return 0 if all(report.is_accepted for report in reports) else 1
 
 

@@ -17,10 +17,12 @@ EXAMPLES = """examples:
   fedllm-bench evaluate runs/aya/fedavg/s0-0123456789 --judge gpt-6-luna --max-cost 5
   fedllm-bench evaluate RUN --metrics mt_bench --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
   fedllm-bench evaluate RUN --metrics advbench,harmless                                (rules alone: no judge)
+  fedllm-bench evaluate answers-d --judge gpt-6-luna --max-cost 5                      (a folder of answers)
 
 The same as `fedllm-bench answer`, `judge` and `report`, which have more options. Without --judge nothing is asked of
 anybody: answers are kept, and metrics that need a judge are unscored. A run of profile mini is asked the questions of
-the embedded world, which a rule grades. Interrupt it: the same command goes on where it stopped.
+the embedded world, which a rule grades. A folder of answers alone (`fedllm-bench answer --out`) is judged and reported
+as it stands. Interrupt it: the same command goes on where it stopped.
 """
 
 
@@ -33,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a finished run folder")
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a finished run folder, or a folder of answers")
     parser.add_argument("--metrics", help=f"benchmarks with commas between (default: {PUBLISHED})")
     parser.add_argument("--sides", help="who answers, with commas between (default: base and global, or 5 clients)")
     parser.add_argument("--limit", metavar="N", help="the first N items only, for trying out")
@@ -51,7 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     commands = _commands()
     stages = [commands.parse_args(words) for words in _stages(args)]  # a bad option ends before anything is asked
-    _check_judge(stages[1])
+    _check_judge(stages[-2])
     _check_encoder(args.embedding_model)
     for stage in stages:
         stage.run(stage)
@@ -86,16 +88,42 @@ def _commands() -> argparse.ArgumentParser:
 
 
 def _stages(args: argparse.Namespace) -> Iterator[list[str]]:
-    """The words of each command."""
-    run_folder, is_mini = str(args.run_folder), _is_mini(args.run_folder)
-    metrics = args.metrics or (OFFLINE if is_mini else PUBLISHED)
-    yield ["answer", run_folder, "--metrics", metrics, *_given(args, "sides", "limit", "threads")]
+    """The words of each command; answers that lie alone in a folder are made already."""
+    run_folder = str(args.run_folder)
+    benchmarks = _answered(args.run_folder)
+    if benchmarks is None:
+        is_mini = _is_mini(args.run_folder)
+        metrics = args.metrics or (OFFLINE if is_mini else PUBLISHED)
+        yield ["answer", run_folder, "--metrics", metrics, *_given(args, "sides", "limit", "threads")]
+        is_ruled, judged = is_mini and "mini" in metrics.split(","), []
+    else:
+        _check_answered(args, benchmarks)
+        is_ruled = "mini" in (args.metrics.split(",") if args.metrics else benchmarks)
+        judged = _given(args, "metrics")
     asked = _given(args, "judge", "judge_url", "judge_model", "max_cost", "token_limit_name")
     asked += [f"--{name}" for name in FLAGS if getattr(args, name.replace("-", "_"))]
-    if is_mini and "mini" in metrics.split(",") and not (args.judge or args.judge_url or args.judge_model):
-        asked += ["--judge", RULE, "--metrics", "mini"]
-    yield ["judge", run_folder, *asked, *_given(args, "sides")]
+    if is_ruled and not (args.judge or args.judge_url or args.judge_model):
+        asked, judged = [*asked, "--judge", RULE], ["--metrics", "mini"]
+    yield ["judge", run_folder, *asked, *judged, *_given(args, "sides")]
     yield ["report", run_folder, *_given(args, "embedding_model")]
+
+
+def _answered(folder: Path) -> list[str] | None:
+    """The benchmarks of a folder of answers alone, which `answer --out` made; None for any other folder."""
+    if (folder / "config.json").exists() or not (folder / "answers").is_dir():
+        return None
+    return sorted(path.parent.name for path in (folder / "answers").glob("*/prompts.jsonl"))
+
+
+def _check_answered(args: argparse.Namespace, benchmarks: list[str]) -> None:
+    """Raise a :class:`UserError` for what only a run can be asked."""
+    for name in ("limit", "threads"):
+        if getattr(args, name):
+            raise UserError(f"--{name}: {args.run_folder} is a folder of answers, which are made; leave it out")
+    wanted = [name.strip() for name in (args.metrics or "").split(",") if name.strip()]
+    if missing := [name for name in wanted if name not in benchmarks]:
+        there = ", ".join(benchmarks) or "none"
+        raise UserError(f"--metrics {missing[0]}: {args.run_folder} has no answers to it; there are {there}")
 
 
 def _given(args: argparse.Namespace, *names: str) -> list[str]:
@@ -111,5 +139,6 @@ def _is_mini(folder: Path) -> bool:
         return bool(files.read_json(folder / "config.json")["profile"] == "mini")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"RUN={folder} is no run folder; give one that `fedllm-bench bench` printed as `Run folder`"
+            f"RUN={folder} is no run folder, and has no answers/; give one that `fedllm-bench bench` printed as "
+            "`Run folder`, or a folder that `fedllm-bench answer --out` made"
         ) from error

@@ -17,10 +17,13 @@ EXAMPLES = """examples:
   fedllm-bench judge-check --judge gpt-6-luna --limit 200 --repeats 2 --max-cost 1
   fedllm-bench judge-check --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
   fedllm-bench judge-check --judge gpt-6-luna --offline --json check.json
+  fedllm-bench judge-check --votes votes.csv                              judges of your own with each other
+  fedllm-bench judge-check --reviews reviews.jsonl                        sums of scores, as in the Vicuna blog
 
 Without a judge, the published votes of MT-Bench's experts and of GPT-4 are compared with each other. With one, it is
 asked about pairs of answers that experts voted on, each in both orders. Replies are kept: the same command again asks
-only what has no reply yet. See docs/comparing.md.
+only what has no reply yet. See docs/comparing.md. A file of votes is CSV or JSON lines with question, model_a, model_b,
+winner (model_a, model_b or tie) and judge, and a turn (1 or 2) where there is more than one; see docs/judges.md.
 """
 
 
@@ -54,6 +57,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--out", type=Path, default=Path("judge-checks"), metavar="DIR", help="where replies are kept (judge-checks)"
     )
+    parser.add_argument("--votes", type=Path, metavar="FILE", help="compare the judges of these votes with each other")
+    parser.add_argument("--reviews", type=Path, metavar="FILE", help='sum the scores of reviews of pairs ("8 9")')
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON too")
     parser.set_defaults(run=run)
 
@@ -61,15 +66,38 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from fedllm_bench.report.judge_check import judge_check_text
 
+    if args.reviews:
+        return _reviews(args)
     named = args.judge or args.judge_url or args.judge_model
     if args.offline and not named:
         raise UserError("--offline measures the kept replies of a judge; name it with --judge")
-    payload = _measured(args) if named else _published()
+    if args.votes and (named or args.offline):
+        raise UserError("--votes compares the judges of a file, and asks nobody; leave out the judge")
+    payload = _measured(args) if named else _votes(args.votes) if args.votes else _published()
     if payload is None:
         return 0
     say(judge_check_text(payload))
     say_json(args.json, payload)
     return 0
+
+
+def _reviews(args: argparse.Namespace) -> int:
+    from fedllm_bench.evaluation.pair_reviews import totals_of
+    from fedllm_bench.report.judge_check import reviews_text
+
+    if args.judge or args.judge_url or args.judge_model or args.offline or args.votes:
+        raise UserError("--reviews sums the scores of a file, and asks nobody; leave out the judge and --votes")
+    payload = totals_of(args.reviews)
+    say(reviews_text(payload))
+    say_json(args.json, payload)
+    return 0
+
+
+def _votes(path: Path) -> dict[str, Any]:
+    from fedllm_bench.evaluation.judge_check import votes_check
+    from fedllm_bench.evaluation.vote_files import read_vote_file
+
+    return votes_check(read_vote_file(path))
 
 
 def _published() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--tuning: say how constants were chosen and on what, such as --tuning 'as published'")
     runs = importlib.import_module("fedllm_bench.leaderboard.own_runs").open_runs(args.runs, dirty=args.allow_dirty)
     made = _draft(args, runs)
-    for line in importlib.import_module("fedllm_bench.leaderboard.preview").lines(made, runs):
+    preview = importlib.import_module("fedllm_bench.leaderboard.preview")
+    for line in (*preview.lines(made, runs), *preview.flags(made, args.out)):
         say(line)
     if args.dry_run:
         say("Dry run   nothing was written")
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _draft(args: argparse.Namespace, runs: Any) -> Any:
     submit = importlib.import_module("fedllm_bench.leaderboard.submit")
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    today = importlib.import_module("fedllm_bench.leaderboard.dates").today().isoformat()
     said = submit.Statement(**{key: getattr(args, key) for key in STATED}, date=args.date or today)
     if args.canary:
         return importlib.import_module("fedllm_bench.leaderboard.canaries").canary(args.canary, runs, said)

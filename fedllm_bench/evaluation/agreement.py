@@ -75,9 +75,11 @@ def pairs_among(votes: Iterable[Vote]) -> list[VotePair]:
     return [(one, other) for one, other in pairs if one.judge != other.judge]
 
 
-def agreements(who: str, pairs: Sequence[VotePair], resampling: Resampling | None = None) -> list[Agreement]:
+def agreements(
+    who: str, pairs: Sequence[VotePair], resampling: Resampling | None = None, *, turns: Sequence[int] = TURNS
+) -> list[Agreement]:
     """One row for each turn and setup."""
-    return [_agreement(who, pairs, turn, setup, resampling) for turn, setup in product(TURNS, SETUPS)]
+    return [_agreement(who, pairs, turn, setup, resampling) for turn, setup in product(turns, SETUPS)]
 
 
 def _agreement(

@@ -6,6 +6,7 @@ Agreement and length bias are of the first repeat, as of someone who asks once; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.stats import Resampling, Summary
 
 VERSION = 1
+FEW_JUDGES = 6  # of which each two have rows of their own
 
 
 def published_check(
@@ -33,6 +35,42 @@ def published_check(
         *agreements(EXPERTS, pairs_among(experts), resampling),
     ]
     return {"judge_check_version": VERSION, "agreement": [row.to_dict() for row in rows]}
+
+
+def votes_check(votes: Sequence[Vote], resampling: Resampling | None = None) -> dict[str, Any]:
+    """Of somebody's votes: all judges with each other, and each two of them, or each with all others where many are.
+
+    Raises a :class:`UserError` where no two judges voted on the same answers.
+    """
+    judges, turns = sorted({vote.judge for vote in votes}), sorted({vote.match.turn for vote in votes})
+    pairs = pairs_among(votes)
+    if not pairs:
+        raise UserError(f"--votes: no two judges voted on the same question and models (judges: {_named(judges)})")
+    groups = {"all judges with each other": pairs}
+    if 2 < len(judges) <= FEW_JUDGES:
+        wanted = {f"{one} with {other}": {one, other} for one, other in combinations(judges, 2)}
+        groups |= {who: [pair for pair in pairs if _judges(pair) == of] for who, of in wanted.items()}
+    elif len(judges) > FEW_JUDGES:
+        groups |= {f"{one} with all others": [pair for pair in pairs if one in _judges(pair)] for one in judges}
+    rows = [row.to_dict() for who, of in groups.items() if of for row in agreements(who, of, resampling, turns=turns)]
+    return {
+        "judge_check_version": VERSION,
+        "votes": {
+            "judges": judges,
+            "votes": len(votes),
+            "without_verdict": sum(vote.winner is None for vote in votes),
+            "inconsistent": sum(not vote.consistent for vote in votes),
+        },
+        "agreement": rows,
+    }
+
+
+def _judges(pair: tuple[Vote, Vote]) -> set[str]:
+    return {vote.judge for vote in pair}
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(map(ascii, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def check_of(

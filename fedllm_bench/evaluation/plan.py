@@ -17,6 +17,7 @@ from fedllm_bench.evaluation.records import STRICT, Prompt, prompts_file
 
 SCHEMA_VERSION = 1
 PLAN = "plan.json"
+OF_FILE = "sha256:"  # the fingerprint of a side whose answers were imported begins so
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Plan:
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT)
 class Stored(Plan):
-    """plan.json. `sides`: the fingerprint of each side's adapter; `environment` is not compared."""
+    """plan.json. `sides`: the fingerprint of each side's adapter or imported file; `environment` is not compared."""
 
     schema_version: Literal[1]
     followed: Mapping[str, Annotated[int, Field(ge=1)]]
@@ -104,7 +105,8 @@ def keep_to(folder: Path, plan: Plan, side: str, fingerprint: str, environment: 
         found = {"schema_version": SCHEMA_VERSION, **wanted, "sides": {}, "environment": dict(environment)}
     differing = _differences(found, wanted)
     if found["sides"].get(side, fingerprint) != fingerprint:
-        differing.append(f"the adapter of side {side} is another one")
+        what = "imported file" if fingerprint.startswith(OF_FILE) else "adapter"
+        differing.append(f"the {what} of side {side} is another one")
     if differing:
         raise UserError(
             f"{path.parent} holds answers made otherwise: {'; '.join(differing)}. Give the same settings, or another "

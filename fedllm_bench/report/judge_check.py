@@ -24,6 +24,14 @@ AGREEMENT_NOTES = (
     "which one vote is a tie are left out. By chance: 33% with ties, 50% without. Published: Zheng et al., 2023 "
     "(arXiv:2306.05685), Table 5.",
 )
+VOTES_NOTES = (
+    "Share of pairs of votes that name the same winner, with its 95% interval over questions. Without ties: pairs in "
+    "which one vote is a tie are left out. By chance: 33% with ties, 50% without, if each verdict were as likely.",
+)
+REVIEWS_NOTES = (
+    "Sums of scores from 1 to 10 over the questions that have one. The interval of a difference is paired by question. "
+    "A judge that sees each pair in one order only may prefer a place (docs/comparing.md).",
+)
 BIAS_NOTES = (
     "A judge sees each pair in both orders; one winner in both wins, all else is a tie.",
     "errors for length: how much more often the judge decides against the experts' majority where they prefer the "
@@ -32,10 +40,46 @@ BIAS_NOTES = (
 
 
 def judge_check_text(payload: Payload, width: int = 100) -> str:
-    lines = [*_agreement(payload["agreement"]), "", *_notes(AGREEMENT_NOTES, width)]
+    notes = VOTES_NOTES if "votes" in payload else AGREEMENT_NOTES
+    lines = [*_agreement(payload["agreement"]), "", *_notes(notes, width)]
+    if "votes" in payload:
+        lines += ["", _votes(payload["votes"])]
     if "biases" in payload:
         lines += ["", *_biases(payload), "", *_notes(BIAS_NOTES, width), "", *_judge(payload, width)]
     return "\n".join(lines)
+
+
+def reviews_text(payload: Payload, width: int = 100) -> str:
+    """The sums of pairs of models."""
+    rows = [["model", "total [95% CI]", "questions", "mean"]]
+    for pair in payload["reviews"]:
+        first, second = pair["models"]
+        named = {**pair["totals"], f"{first} - {second}": pair["difference"]}
+        rows += [[name, _sum(total), str(total["questions"]), _mean(total)] for name, total in named.items()]
+    unscored = sum(sum(pair["unscored"].values()) for pair in payload["reviews"])
+    number = sum(pair["reviews"] for pair in payload["reviews"])
+    why = sorted({reason for pair in payload["reviews"] for reason in pair["unscored"]})
+    left = f", {unscored} unscored ({'; '.join(why)})" if unscored else ""
+    lines = [*aligned(rows), "", *_notes(REVIEWS_NOTES, width), "", f"Reviews   {number}{left}"]
+    return "\n".join(lines)
+
+
+def _sum(total: Mapping[str, Any]) -> str:
+    if total["total"] is None:
+        return MISSING
+    limits = "[no interval]" if total["ci_low"] is None else f"[{total['ci_low']:.1f}, {total['ci_high']:.1f}]"
+    return f"{total['total']:.1f} {limits}"
+
+
+def _mean(total: Mapping[str, Any]) -> str:
+    return MISSING if total["mean"] is None else f"{total['mean']:.3f}"
+
+
+def _votes(about: Mapping[str, Any]) -> str:
+    text = f"Votes     {about['votes']} of {counted(len(about['judges']), 'judge')}"
+    text += f", {about['without_verdict']} of them without a verdict" if about["without_verdict"] else ""
+    orders = about["inconsistent"]
+    return text + (f", {orders} ties since the two orders have different winners" if orders else "")
 
 
 def _notes(notes: Sequence[str], width: int) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from ..context import Context
 from ..problems import Problem
 from ..submitted import Submitted
-from . import answers, copies, identity, judged, scores, training, uploads, writing
+from . import answers, canaries, copies, identity, judged, privacy, said, scores, training, uploads, writing
 
 Check = Callable[[Submitted, Context], Iterable[Problem]]
 
@@ -20,6 +20,10 @@ CHECKS: dict[str, Check] = {
     "provenance": identity.provenance,
     "track rules": identity.track_rules,
     "base": identity.base,
+    "date": said.dates,
+    "names": said.names,
+    "tiers": said.tiers,
+    "canary": canaries.canary,
     "items": scores.items,
     "ranked metrics": scores.ranked,
     "evidence": scores.evidence,
@@ -27,6 +31,7 @@ CHECKS: dict[str, Check] = {
     "results": scores.results,
     "log": training.log,
     "schedule": training.derived,
+    "privacy": privacy.privacy,
     "traffic": uploads.traffic,
     "adapter": uploads.adapter,
     "prompts": answers.prompts,

@@ -30,8 +30,7 @@ def prompts(submitted: Submitted, context: Context) -> Iterator[Problem]:
 
 
 def _plan(run: Run, benchmark: str, where: str) -> Iterator[Problem]:
-    plan = run.files.json(f"answers/{benchmark}/plan.json")
-    about, overrides = plan["benchmark"], plan["overrides"]
+    plan = run.plan(benchmark)
     asked = run.files.prompts(benchmark)
     right = {
         "name": benchmark,
@@ -39,15 +38,15 @@ def _plan(run: Run, benchmark: str, where: str) -> Iterator[Problem]:
         "items": len(asked),
         "prompts_hash": files.sha256_json([asdict(prompt) for prompt in asked])[:16],
     }
-    if wrong := [key for key, value in right.items() if about.get(key) != value]:
+    if wrong := [key for key, value in right.items() if plan.benchmark.get(key) != value]:
         yield Problem(
             code="plan", message=f"{', '.join(wrong)} are not those of the prompts", where=f"{where}/plan.json"
         )
-    if changed := {key: value for key, value in overrides.items() if value is not None}:
+    if changed := {key: value for key, value in plan.overrides.items() if value is not None}:
         text = f"settings in place of the published ones: {str(changed)[:120]!a}"
         yield Problem(code="plan", message=text, where=f"{where}/plan.json")
     base_hash = run.files.entry.base_hash
-    if base_hash and plan["model"].get("base_hash") != base_hash:
+    if base_hash and plan.model.get("base_hash") != base_hash:
         yield Problem(code="plan", message="another base model answered", where=f"{where}/plan.json")
 
 
@@ -90,7 +89,7 @@ def coverage(submitted: Submitted, _: Context) -> Iterator[Problem]:
 
 def _asked_sides(run: Run, benchmark: str) -> list[str]:
     """Those of the plan, and the trained model unless single clients were asked; the base may be left out."""
-    planned = run.files.json(f"answers/{benchmark}/plan.json")["sides"]
+    planned = run.plan(benchmark).sides
     of_clients = any(side.startswith("client-") for side in run.files.sides(benchmark))
     return sorted({*planned, *([] if of_clients else [GLOBAL])})
 

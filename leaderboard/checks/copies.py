@@ -14,13 +14,15 @@ from ..submitted import Submitted
 NEAR = 0.75  # of the word sequences of two answers
 SOME, MOST = 0.2, 0.8  # shares of answers alike from which on it is flagged, and refused
 FEWEST = 10
+OWN = "; team and contact are equal: see that the same people submit it"
 AGAIN = ": a copy, or an exact reproduction (config, seed, split and base are the same)"
 
 
 def others(submitted: Submitted, context: Context) -> Iterator[Problem]:
     """Losses, adapters and answers are not those of a submission that is on the board.
 
-    A team may enter the same runs in several tracks; in one track again it is flagged. Canaries are copies by nature.
+    A team may enter the same runs in several tracks; that is flagged, since anybody can write the name and contact of
+    another. A team's name alone makes nobody that team. Canaries are copies by nature.
     """
     if not context.others or submitted.is_canary:
         return
@@ -30,10 +32,10 @@ def others(submitted: Submitted, context: Context) -> Iterator[Problem]:
             yield Problem(code="copied", message=f"{other.name} on the board is this very submission")
             continue
         found = [*_of_training(own, other), *_of_answers(own, other)]
-        if own.team != other.team:
+        if (own.team, own.contact) != (other.team, other.contact):
             yield from found
-        elif own.track == other.track:
-            yield from (replace(problem, level="flagged") for problem in found)
+        else:
+            yield from (replace(problem, level="flagged", message=problem.message + OWN) for problem in found)
 
 
 def _of_training(own: Fingerprint, other: Fingerprint) -> Iterator[Problem]:

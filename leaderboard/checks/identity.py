@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -12,8 +12,9 @@ from fedllm_bench.config import EMBEDDED_MODEL
 from fedllm_bench.evaluation.scored_runs import differences
 
 from ..context import Context
-from ..fingerprints import base_key, base_scores, digest, loss_digests
+from ..fingerprints import BaseScores, base_key, base_scores, digest, loss_digests
 from ..problems import Problem
+from ..schema import Suite
 from ..submitted import Run, Submitted
 from ..tracks import rule_problems
 
@@ -61,9 +62,20 @@ def _same_adapters(submitted: Submitted) -> Iterator[Problem]:
 def provenance(submitted: Submitted, _: Context) -> Iterator[Problem]:
     """Hashes of split, base and config are the same wherever they stand, and the config's is right."""
     if submitted.is_of_suite:
+        suite = submitted.bundle.submission.suite
         for run in submitted.runs:
+            yield from _suite(run, suite)
             yield from _hashes(run)
             yield from _about(run)
+
+
+def _suite(run: Run, said: Suite) -> Iterator[Problem]:
+    """The version and commit of submission.json are those that made the run; no commit where runs differ in it."""
+    stated = {"version": said.version, "commit": said.commit}
+    own = {"version": run.environment.get("fedllm_bench"), "commit": run.environment.get("commit")}
+    if wrong := [key for key in own if stated[key] != own[key] and (key != "commit" or said.commit is not None)]:
+        text = f"suite.{wrong[0]} is {str(stated[wrong[0]])[:40]!a}, and {str(own[wrong[0]])[:40]!a} of the run"
+        yield Problem(code="provenance", message=text, where=f"{run.where}/environment.json")
 
 
 def _hashes(run: Run) -> Iterator[Problem]:
@@ -159,10 +171,16 @@ def _base_of_board(run: Run, context: Context) -> Iterator[Problem]:
     key, ours = base_key(run), base_scores(run)
     known = [other.bases[key] for other in context.others if key and key in other.bases]
     for name, mine in ours.items() if known else ():
-        theirs = known[0].get(name)
+        theirs = _middle([scores[name] for scores in known if name in scores])
         if theirs is None or theirs.digest == mine.digest or theirs.mean is None:
             continue
         room = (MEAN_CLOSE if "loss" in name or name == "heldout" else FEW) * max(1.0, abs(theirs.mean))
         if mine.mean is None or mine.n != theirs.n or abs(mine.mean - theirs.mean) > room:
             text = f"the base's mean is {mine.mean} over {mine.n} items; the board's is {theirs.mean} over {theirs.n}"
             yield Problem(code="base", message=text, where=f"{run.where}/scores/{name}.before.jsonl.gz")
+
+
+def _middle(scores: Sequence[BaseScores]) -> BaseScores | None:
+    """The median by mean of what the board has: neither the first one, by name or date, nor a single one decides."""
+    ordered = sorted((one for one in scores if one.mean is not None), key=lambda one: (one.mean, one.n, one.digest))
+    return ordered[(len(ordered) - 1) // 2] if ordered else None

@@ -40,9 +40,11 @@ def _preset(run: Run, judge: str) -> tuple[Preset | None, list[Problem]]:
     """The judge of judge.json, whose id is the hash of what its replies depend on."""
     where = f"{run.where}/judgements/{judge}/judge.json"
     stated = run.files.json(f"judgements/{judge}/judge.json")
+    if not isinstance(stated, dict):
+        return None, [Problem(code="judge", message="no judge: not a JSON object", where=where)]
     try:
         preset = PRESET.validate_python({key: value for key, value in stated.items() if key not in OF_FILE})
-    except (ValidationError, AttributeError) as error:
+    except ValidationError as error:
         return None, [Problem(code="judge", message=f"no judge ({first_line(error)[:120]})", where=where)]
     if not judge == stated.get("id") == preset.id:
         text = f"its model, options and this suite's prompts make the id {preset.id}, not {judge[:100]!a}"

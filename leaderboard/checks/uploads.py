@@ -161,8 +161,8 @@ def _rank(run: Run, tree: Tree, where: str) -> Iterator[Problem]:
     """Of a base that is not at hand: pairs of A and B of the config's rank."""
     rank = run.config.lora.rank
     wrong = [name for name in tree if not name.endswith(A_AND_B)] if not run.config.lora.dora else []
-    wrong += [name for name, t in tree.items() if name.endswith(A_AND_B[0]) and t.shape[0] != rank]
-    wrong += [name for name, t in tree.items() if name.endswith(A_AND_B[1]) and t.shape[1] != rank]
+    for place, ending in enumerate(A_AND_B):
+        wrong += [n for n, t in tree.items() if n.endswith(ending) and (t.ndim != 2 or t.shape[place] != rank)]
     if wrong:
         text = f"{len(wrong)} tensors are not of a LoRA adapter of rank {rank}, as {wrong[0][:80]!a}"
         yield Problem(code="adapter-file", message=text, where=where)

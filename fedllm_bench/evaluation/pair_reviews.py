@@ -1,0 +1,135 @@
+"""Reviews of pairs with a score for each answer, as the Vicuna blog's reviewer gives them: "8 9" on the first line.
+
+Chiang et al., 2023 (the Vicuna blog): GPT-4 sees a question with two answers and is asked to "first output a single
+line containing only two values indicating the scores for Assistant 1 and 2, respectively", on a scale of 1 to 10; the
+scores of a model are summed over the 80 questions. A file has a JSON object a line with `question_id` and `text` (the
+review); `model_1` and `model_2` name who answered, and a file that does not name them is of one pair of models. A first
+line of anything else is unscored, with a reason, and never a number.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench import files
+from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.evaluation.imported_files import without_repeats
+from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.stats import Resampling, Summary, paired_difference, per_cluster, summarise
+
+LOW, HIGH = 1.0, 10.0
+NUMBER = r"(\d{1,3}(?:[.,]\d{1,3})?)"
+TWO = re.compile(rf"[\s*_`]*{NUMBER}(?:\s*[,;]\s*|\s+){NUMBER}[\s*_`.]*")
+FIRST, SECOND = "Assistant 1", "Assistant 2"
+NAMES = (("model_1", "model_2"), ("model_a", "model_b"))
+TEXTS = ("text", "content", "review")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """`scores` of the two models, by name; empty where the review has none, and `reason` says why."""
+
+    question: str
+    models: tuple[str, str]
+    scores: Mapping[str, float]
+    reason: str = ""
+
+
+def pair_scores(text: str) -> tuple[tuple[float, float] | None, str]:
+    """The two scores of a review, or None and the reason."""
+    line = next((line for line in unicodedata.normalize("NFKC", text).splitlines() if line.strip()), "")
+    found = TWO.fullmatch(line)
+    if found is None:
+        return None, "the first line is not two scores" if line else "the review is empty"
+    first, second = (float(number.replace(",", ".")) for number in found.groups())
+    if not (LOW <= first <= HIGH and LOW <= second <= HIGH):
+        return None, f"a score is not from {LOW:g} to {HIGH:g}"
+    return (first, second), ""
+
+
+def read_reviews(path: Path) -> list[Review]:
+    """Raises a :class:`UserError` of one line for what is no file of reviews."""
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"--reviews {path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"--reviews {path}: {error.strerror or 'it cannot be read'}; give a file") from None
+    found = [_review(line, f"--reviews {path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise UserError(f"--reviews {path}: there is no review in it")
+    counts = Counter(review.question for review in found if review.models == (FIRST, SECOND))
+    if twice := next((question for question, count in counts.items() if count > 1), None):
+        raise UserError(f"--reviews {path}: question {twice!a} is reviewed {counts[twice]} times and nobody is named; "
+                        "give model_1 and model_2, or a file for each two models")  # fmt: skip
+    return found
+
+
+def _review(line: str, where: str) -> Review:
+    try:
+        row = json.loads(line, object_pairs_hook=without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: no JSON ({first_line(error)[:80]}); give one JSON object a line") from None
+    key = next((key for key in TEXTS if isinstance(row, dict) and isinstance(row.get(key), str)), None)
+    question = row.get("question_id") if isinstance(row, dict) else None
+    if key is None or isinstance(question, bool) or not isinstance(question, str | int):
+        raise UserError(f"{where}: no review; it has question_id and {' or '.join(TEXTS)}")
+    models = next((_names(row, keys, where) for keys in NAMES if keys[0] in row), (FIRST, SECOND))
+    scores, reason = pair_scores(row[key])
+    named = dict(zip(models, scores, strict=True)) if scores else {}
+    return Review(question=str(question), models=models, scores=named, reason=reason)
+
+
+def _names(row: Mapping[str, Any], keys: tuple[str, str], where: str) -> tuple[str, str]:
+    first, second = (row.get(key) for key in keys)
+    if not (
+        isinstance(first, str) and isinstance(second, str) and first.strip() and second.strip() and first != second
+    ):
+        raise UserError(f"{where}: {keys[0]} is {first!a} and {keys[1]} is {second!a}; give two names")
+    return first, second
+
+
+# --- sums
+
+
+def totals_of(path: Path, resampling: Resampling | None = None) -> dict[str, Any]:
+    """For each two models the sums of their scores, and their difference, with 95% intervals over questions."""
+    groups: dict[frozenset[str], list[Review]] = {}
+    for review in read_reviews(path):
+        groups.setdefault(frozenset(review.models), []).append(review)
+    pairs = [_pair(reviews, resampling) for reviews in groups.values()]
+    return {"judge_check_version": 1, "file": {"name": path.name, "sha256": files.sha256_file(path)}, "reviews": pairs}
+
+
+def _pair(reviews: Sequence[Review], resampling: Resampling | None) -> dict[str, Any]:
+    """A question with several reviews, as one in each order, counts once, with their mean."""
+    models = reviews[0].models
+    sides = {model: per_cluster(_scores(reviews, model)) for model in models}
+    first, second = (sides[model] for model in models)
+    return {
+        "models": list(models),
+        "reviews": len(reviews),
+        "unscored": dict(Counter(review.reason for review in reviews if review.reason)),
+        "totals": {model: _total(summarise(side, resampling=resampling)) for model, side in sides.items()},
+        "difference": _total(paired_difference(first, second, resampling=resampling)),
+    }
+
+
+def _scores(reviews: Iterable[Review], model: str) -> Iterator[Score]:
+    for number, review in enumerate(reviews):
+        yield Score(str(number), review.scores.get(model), review.reason, cluster=review.question)
+
+
+def _total(summary: Summary) -> dict[str, Any]:
+    """A mean over questions as the sum over them."""
+    scored = {key: getattr(summary, key) for key in ("mean", "ci_low", "ci_high")}
+    sums = {key: None if value is None else value * summary.n for key, value in scored.items()}
+    return {"total": sums["mean"], "ci_low": sums["ci_low"], "ci_high": sums["ci_high"], "mean": summary.mean,
+            "questions": summary.n, "interval": summary.interval}  # fmt: skip

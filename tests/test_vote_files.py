@@ -1,0 +1,162 @@
+"""Judges of one's own compared with each other: by hand, against another implementation, and with bad files."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedllm_bench import cli, files
+from fedllm_bench.evaluation.agreement import EXPERTS, PUBLISHED
+from fedllm_bench.evaluation.judge_check import FEW_JUDGES, votes_check
+from fedllm_bench.evaluation.vote_files import read_vote_file
+from fedllm_bench.metrics.stats import Resampling
+
+FEW = Resampling(samples=100)
+HEAD = "question,model_a,model_b,winner,judge\n"
+MIRROR = os.environ.get("FEDLLM_BENCH_MIRROR")
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "votes"
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def found(path: Path) -> list[tuple[str, str, str | None]]:
+    return [(vote.match.question, vote.judge, vote.winner) for vote in read_vote_file(path)]
+
+
+ROWS: list[dict[str, Any]] = [
+    {"question": 1, "model_a": "x", "model_b": "y", "winner": "model_a", "judge": "me"},
+    {"question": 1, "model_a": "y", "model_b": "x", "winner": "model_a", "judge": "you"},
+    {"question": 2, "model_a": "y", "model_b": "x", "winner": "x", "judge": "me"},
+    {"question": 2, "model_a": "x", "model_b": "y", "winner": "tie (bothbad)", "judge": "you"},
+    {"question": 3, "model_a": "x", "model_b": "y", "winner": "", "judge": "me"},
+]
+READ = [("1", "me", "a"), ("1", "you", "b"), ("2", "me", "a"), ("2", "you", "tie"), ("3", "me", None)]
+
+
+def as_csv(delimiter: str = ",") -> str:
+    lines = [list(ROWS[0]), *([str(value) for value in row.values()] for row in ROWS)]
+    return "".join(delimiter.join(line) + "\r\n" for line in lines)
+
+
+TEXTS = {
+    "CSV": as_csv(),
+    "semicolons, with a mark at its beginning": "\ufeff" + as_csv(";"),
+    "tabs": as_csv("\t"),
+    "JSON lines": "".join(json.dumps(row) + "\n" for row in ROWS),
+    "a JSON array": json.dumps(ROWS),
+    "FastChat's name of the question": as_csv().replace("question", "question_id"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", TEXTS)
+def test_all_forms_give_the_same_votes_in_one_order_of_the_models(form: str, tmp_path: Path):
+    assert found(written(tmp_path, TEXTS[form])) == READ
+
+
+def test_one_judge_in_both_orders_has_one_decision(tmp_path: Path):
+    rows = ["1,x,y,x,j", "1,y,x,x,j", "2,x,y,model_a,j", "2,y,x,model_a,j", "3,x,y,tie,j", "3,y,x,y,j"]
+    votes = read_vote_file(written(tmp_path, HEAD + "\n".join(rows)))
+    assert [(vote.winner, vote.consistent) for vote in votes] == [("a", True), ("tie", False), ("tie", False)]
+
+
+def test_agreement_equals_a_plain_count_over_pairs_of_votes(tmp_path: Path):
+    """Judges like PandaLM's annotators: one turn, three verdicts."""
+    rng = np.random.default_rng(0)
+    said = {(q, j): str(rng.choice(["model_a", "model_b", "tie"])) for q in range(60) for j in "abc"}
+    path = written(tmp_path, HEAD + "".join(f"{q},m1,m2,{winner},{j}\n" for (q, j), winner in said.items()))
+    rows = votes_check(read_vote_file(path), FEW)["agreement"]
+    means = {(row["who"], row["setup"]): (row["share"]["mean"], row["share"]["n_scored"]) for row in rows}
+    assert len(rows) == 8
+    for who, judges in {
+        "a with b": "ab",
+        "a with c": "ac",
+        "b with c": "bc",
+        "all judges with each other": "abc",
+    }.items():
+        pairs = [(said[q, i], said[q, j]) for q in range(60) for i, j in itertools.combinations(judges, 2)]
+        for setup, kept in {"S1": pairs, "S2": [pair for pair in pairs if "tie" not in pair]}.items():
+            share = sum(one == other for one, other in kept) / len(kept)
+            assert means[who, setup] == (pytest.approx(share), len(kept))
+
+
+def test_many_judges_are_each_compared_with_all_others(tmp_path: Path):
+    judges = [f"j{n}" for n in range(FEW_JUDGES + 1)]
+    path = written(tmp_path, HEAD + "".join(f"{q},x,y,x,{judge}\n" for q in range(3) for judge in judges))
+    rows = votes_check(read_vote_file(path), FEW)["agreement"]
+    assert {row["who"] for row in rows} == {"all judges with each other", *(f"{j} with all others" for j in judges)}
+
+
+BAD = {
+    "nothing in it": ("", "no column question"),
+    "a header alone": (HEAD, "there is no vote in it"),
+    "a column missing": ("question,model_a,model_b,winner\n1,x,y,x\n", "no judge"),
+    "a column twice": ("question,model_a,model_b,winner,judge,winner\n", "the column 'winner' stands there twice"),
+    "a cell too many": (HEAD + "1,x,y,x,j,k\n", "line 2: 6 cells, the header has 5"),
+    "an unknown winner": (HEAD + "1,x,y,z,j\n", "line 2: winner is 'z'; give model_a, model_b, tie, 'x' or 'y'"),
+    "a number for a winner": (HEAD + "1,x,y,1,j\n", "winner is '1'"),
+    "one model twice": (HEAD + "1,x,x,tie,j\n", "model_a and model_b are both 'x'"),
+    "no judge's name": (HEAD + "1,x,y,x,\n", "judge is ''"),
+    "a third turn": ("question,turn,model_a,model_b,winner,judge\n1,3,x,y,x,j\n", "turn is '3'"),
+    "one vote twice": (HEAD + "1,x,y,x,j\n1,x,y,x,j\n", "line 3: 'j' has voted on question '1'"),
+    "three votes": (HEAD + "1,x,y,x,j\n1,y,x,x,j\n1,x,y,y,j\n", "give one vote for each order"),
+    "one judge": (HEAD + "1,x,y,x,j\n2,x,y,x,j\n", "no two judges voted on the same question"),
+    "names that cross": (HEAD + "1,model_b,y,model_b,j\n", "a model's name and the other one's column"),
+    "an open quotation mark": (HEAD + '1,"x,y,x,j\n', "no CSV"),
+    "broken JSON": ('{"question": 1', "line 1: no JSON"),
+    "a list in JSON lines": ('{"question": 1}\n', "no model_a, model_b, winner, judge"),
+    "numbers in an array": ("[1]", "entry 1: a JSON int, not an object"),
+    "null for a model": (json.dumps({**ROWS[0], "model_a": None}), "model_a is None"),
+    "a list for a winner": (json.dumps({**ROWS[0], "winner": ["x"]}), "winner is ['x']"),
+    "not UTF-8": (b"question,model_a\n\xff", "not UTF-8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_file_is_one_line_and_ends_with_2(what: str, tmp_path: Path, capsys):
+    content, expected = BAD[what]
+    path = tmp_path / "votes"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert cli.main(["judge-check", "--votes", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["--votes", "/nowhere"], "No such file"), (["--votes", "x", "--judge", "local"], "leave out the judge")],
+)
+def test_bad_words_are_refused_in_one_line(words: list[str], expected: str, capsys):
+    assert cli.main(["judge-check", *words]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_the_command_shows_the_table_and_writes_it_as_json(tmp_path: Path, capsys):
+    path = written(tmp_path, TEXTS["CSV"])
+    assert cli.main(["judge-check", "--votes", str(path), "--json", str(tmp_path / "check.json")]) == 0
+    told = capsys.readouterr().out
+    assert "all judges with each other" in told
+    assert "5 of 2 judges, 1 of them without a verdict" in told
+    payload = files.read_json(tmp_path / "check.json")
+    assert [row["share"]["mean"] for row in payload["agreement"]] == [0.0, 0.0]
+    assert payload["votes"]["judges"] == ["me", "you"]
+
+
+@pytest.mark.skipif(not MIRROR, reason="FEDLLM_BENCH_MIRROR is not set")
+def test_the_experts_votes_agree_as_published(tmp_path: Path):
+    rows = files.read_jsonl(Path(str(MIRROR)) / "mt_bench" / "human_labels.jsonl")
+    experts = [json.dumps(row) for row in rows if row["judge"].startswith("expert_")]
+    made = votes_check(read_vote_file(written(tmp_path, "\n".join(experts))), FEW)["agreement"]
+    shares = {(row["turn"], row["setup"]): row["share"] for row in made if row["who"].startswith("all")}
+    for (turn, setup), share in shares.items():
+        expected = PUBLISHED[EXPERTS, turn, setup]
+        assert (round(share["mean"], 2), share["n_scored"]) == expected
+    assert len(shares) == 4
