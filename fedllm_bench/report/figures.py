@@ -38,7 +38,8 @@ def loss_over_rounds(
         _draw_heldout(axes, heldout)
         axes.set(xlabel="round", ylabel=f"loss ({unit})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        figure.legend(loc="outside lower left", ncols=2, fontsize=8)
+        if axes.get_legend_handles_labels()[0]:  # nothing is drawn where no loss could be computed
+            figure.legend(loc="outside lower left", ncols=2, fontsize=8)
         of = counted(from_to(per_round), "client")
         on = f"\nheld-out: {heldout_on}" if heldout_on else ""
         title(axes, label, f"Loss over {counted(len(rounds), 'round')} of {of}{on}")
