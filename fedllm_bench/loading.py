@@ -89,13 +89,17 @@ def _check_views(config: RunConfig, metrics: Sequence[str]) -> None:
             raise UserError(f"evaluation.{key}={value} needs the metric {loss}; add it to METRICS, or give 0")
 
 
-def load_bench(cell: Cell) -> Bench:
-    """Load the base model, tokenise the split (or read both from the cache)."""
+def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
+    """Load the base model, tokenise the split (or read both from the cache).
+
+    `is_baseline`: of another cell with the same model and length, which has said what there is to say of them.
+    """
     check_cell(cell)
     config, metrics = cell.config, usable_metrics(cell)
     torch.set_num_threads(cell.threads)
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
-    limits.check_length(model, config.model.name, config.local.sequence_length)
+    if not is_baseline:
+        limits.check_length(model, config.model.name, config.local.sequence_length)
     template = template_text(config.data.template)
     tokens = _tokens(cell, model, template)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)

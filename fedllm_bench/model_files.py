@@ -38,7 +38,7 @@ def problem(folder: Path) -> str | None:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """config.json; a :class:`ValueError` where it is no JSON object."""
+    """config.json; a :class:`ValueError` where it is none, or no JSON object."""
     return _read_object(folder / CONFIG)
 
 
@@ -136,6 +136,8 @@ def _is_known(model_type: Any) -> bool:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not JSON ({first_line(error)[:200]})") from error
     if not isinstance(found, dict):

@@ -128,8 +128,6 @@ def load_encoder(name: str) -> Encoder:
 
     Raises a :class:`UserError` where it cannot be loaded.
     """
-    from sentence_transformers import SentenceTransformer
-
     from fedllm_bench.errors import UserError, first_line
     from fedllm_bench.model_files import problem_of_encoder
 
@@ -137,6 +135,8 @@ def load_encoder(name: str) -> Encoder:
     problem = problem_of_encoder(folder) if folder.is_dir() else None
     if problem is not None:
         raise UserError(f"--embedding-model {name}: {problem}")
+    from sentence_transformers import SentenceTransformer
+
     try:
         model = SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:

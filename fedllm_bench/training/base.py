@@ -61,7 +61,6 @@ def save_plain(folder: Path, model: Any, tokenizer: Any, notes: Mapping[str, Any
     """
     from safetensors import SafetensorError
 
-    _untie(model)
     with files.new_folder(folder) as part:
         try:
             model.save_pretrained(part)
@@ -76,14 +75,6 @@ def save_plain(folder: Path, model: Any, tokenizer: Any, notes: Mapping[str, Any
         problem = model_files.problem(part)
         if problem is not None:
             raise UserError(f"{folder}: what was written is no whole model: {problem}")
-
-
-def _untie(model: Any) -> None:
-    """Let the config say so where the output head no longer is the embedding, as after an adapter of one of them."""
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    settings = model.config.get_text_config()
-    if settings.tie_word_embeddings and head is not None and head.weight is not embeddings.weight:
-        settings.tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 def _check_weights(found: dict[str, Any], name: str) -> None:
