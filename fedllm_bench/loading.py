@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -13,8 +14,8 @@ from fedllm_bench.cell import Cell
 from fedllm_bench.config import RunConfig
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.clients import Clients, sample_by_size
-from fedllm_bench.data.pairs import PairPart, tokenise_pairs
-from fedllm_bench.data.tokens import TokenPart, tokenise_split
+from fedllm_bench.data.pairs import PairPart, PairRow, encode_pairs, tokenise_pairs
+from fedllm_bench.data.tokens import TokenPart, TokenRow, encode, tokenise_split
 from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
@@ -24,6 +25,8 @@ from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.reference import with_reference
 from fedllm_bench.starting import locate_adapter
+from fedllm_bench.training import limits
+from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.model import LoraModel, load_model
@@ -89,15 +92,21 @@ def _check_views(config: RunConfig, metrics: Sequence[str]) -> None:
             raise UserError(f"evaluation.{key}={value} needs the metric {loss}; add it to METRICS, or give 0")
 
 
-def load_bench(cell: Cell) -> Bench:
-    """Load the base model, tokenise the split (or read both from the cache)."""
+def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
+    """Load the base model, tokenise the split (or read both from the cache).
+
+    `is_baseline`: of another cell with the same model and length, which has said what there is to say of them.
+    """
     check_cell(cell)
     config, metrics = cell.config, usable_metrics(cell)
     torch.set_num_threads(cell.threads)
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
+    if not is_baseline:
+        limits.check_length(model, config.model.name, config.local.sequence_length)
     template = template_text(config.data.template)
     tokens = _tokens(cell, model, template)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
+    _check_trainable(config, clients)
     evaluation = config.evaluation
     settings = EvalSettings(
         template=template,
@@ -106,7 +115,41 @@ def load_bench(cell: Cell) -> Bench:
         dpo_beta=config.local.dpo_beta,
     )
     items = heldout_items(clients) if cell.split.task == "sft" else pair_items(clients)
+    _check_answers_fit(model, config, items, settings)
     return Bench(cell, model, clients, items, settings, metrics)
+
+
+def _check_answers_fit(
+    model: LoraModel, config: RunConfig, items: Sequence[HeldoutItem] | Sequence[PairItem], settings: EvalSettings
+) -> None:
+    """Refuse metrics that ask for more tokens than a table of positions has: the mini world's own questions."""
+    table = limits.table_of(model.base)
+    metrics = [name for name in config.evaluation.metrics if METRICS[name].needs_probes]
+    rows: Sequence[Any] = [item.row for item in items if item.task]
+    if table is None or not metrics or not rows:
+        return
+    encoded: Sequence[TokenRow | PairRow]
+    encoded = (encode if config.data.task == "sft" else encode_pairs)(rows, model.tokenizer, settings.template)
+    longest = max(len(part.ids) for row in encoded for part in row.sequences) + settings.max_new_tokens
+    if longest > table:
+        raise UserError(
+            f"METRICS={','.join(metrics)}: a question and its answer take up to {longest} tokens, more than the "
+            f"{table} positions of MODEL={config.model.name}; give --metrics without them, as --metrics "
+            f"{LOSSES[config.data.task]}"
+        )
+
+
+def _check_trainable(config: RunConfig, clients: Clients) -> None:
+    """Refuse a run whose every client comes without a usable row; that some do is noted in the report."""
+    chosen = {client for choice in schedule(config, len(clients), clients.file_order) for client in choice}
+    if any(clients.train_rows[clients.ids[client]] for client in chosen):
+        return
+    part = clients.tokens["train"]
+    raise UserError(
+        f"no client that the schedule chooses can train anything: {part.num_skipped} of "
+        f"{len(part) + part.num_skipped} training rows keep no token of their answer within "
+        f"local.sequence_length={config.local.sequence_length}; raise it: --set local.sequence_length=N"
+    )
 
 
 def _tokens(cell: Cell, model: LoraModel, template: str) -> Mapping[str, TokenPart | PairPart]:

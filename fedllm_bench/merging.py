@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedllm_bench import files, models, starting
 from fedllm_bench.config import RunConfig, check
@@ -79,28 +78,29 @@ def merge(trained: Trained, out: Path) -> Path:
     have the type that the run trained on (`model.dtype`), as safetensors. Raises a :class:`UserError` where `out`
     exists, and where the base is not the one of the run any more.
     """
-    from transformers import AutoTokenizer
+    import torch
 
     from fedllm_bench.training.adapter import merged
+    from fedllm_bench.training.base import load_base, load_tokenizer, save_plain
 
     if out.exists():
         raise UserError(f"OUT={out} exists; give a new folder")
     source = base_folder(trained)
-    model = _load(source, trained.config)
-    for name in (trained.config.model.adapter, str(trained.adapter)):
-        model = merged(model, name) if name else model
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    base = trained.config.model
+    model = load_base(source, base.name, getattr(torch, base.dtype))
+    if base.adapter is not None:
+        model = merged(model, base.adapter)
+    model = merged(model, str(trained.adapter), "the adapter of RUN")
+    tokenizer = load_tokenizer(source, base.name)
     tokenizer.chat_template = template_text(trained.config.data.template)  # that of training, not the base's
-    with files.new_folder(out) as part:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        files.write_json(part / ABOUT, _about(trained))
+    save_plain(out, model, tokenizer, {ABOUT: _about(trained)})
     return out
 
 
 def base_folder(trained: Trained) -> Path:
     """Where the run's base lies; a :class:`UserError` where its files or the starting adapter's changed since."""
     model = trained.config.model
+    _check_place(trained)
     folder = models.locate(model.name, model.revision)
     then = _data(trained)["base_hash"]
     if starting.base_fingerprint(folder, model.adapter, model.quantization) != then:
@@ -110,11 +110,19 @@ def base_folder(trained: Trained) -> Path:
     return folder
 
 
-def _load(folder: Path, config: RunConfig) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
+def _check_place(trained: Trained) -> None:
+    """Older runs kept relative paths: one must not be looked up on the hub, though it may look like an id of it.
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.model.dtype))
+    Of a model of the hub the adapter names the folder in the cache instead.
+    """
+    name = trained.config.model.name
+    folder = Path(name).expanduser()
+    made_on = starting.adapter_settings(trained.adapter).get("base_model_name_or_path")
+    if made_on == str(folder) and not folder.is_absolute() and not folder.is_dir():
+        raise UserError(
+            f"MODEL={name} was a folder below the one that {trained.folder} was started in, and is not below "
+            f"{Path.cwd()}; go there and give the command again"
+        )
 
 
 def _data(trained: Trained) -> dict[str, str]:

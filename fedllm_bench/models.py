@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from fedllm_bench import network
+from fedllm_bench import model_files, network
 from fedllm_bench.config import EMBEDDED_MODEL
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import sha256_file, sha256_json
@@ -22,18 +22,47 @@ LOADED = (
 def locate(name: str, revision: str | None = None) -> Path:
     """The folder of a base model; an id of the hub is fetched when it is not in the local cache.
 
-    Raises a :class:`UserError` where there is no such model.
+    Raises a :class:`UserError` where there is no such model, and for one that holds more than plain weights (an
+    adapter, code, pickles, quantised weights): nothing is loaded that was not asked for.
     """
     if name == EMBEDDED_MODEL:
         return Path(str(files("fedllm_bench.data.mini") / "base"))
+    folder = _own_folder(name) or _from_hub(name, revision)
+    problem = model_files.problem(folder)
+    if problem is not None:
+        raise UserError(f"MODEL={name}: {problem}")
+    return folder
+
+
+def locate_settings(name: str, revision: str | None = None) -> Path:
+    """As :func:`locate`, where config.json alone is needed: of a model on the hub no other file is fetched."""
+    if name == EMBEDDED_MODEL:
+        return locate(name)
+    folder = _own_folder(name) or _settings_from_hub(name, revision)
+    try:
+        problem = model_files.problem_of_settings(model_files.read_settings(folder))
+    except ValueError as error:
+        problem = str(error)
+    if problem is not None:
+        raise UserError(f"MODEL={name}: {problem}")
+    return folder
+
+
+def _own_folder(name: str) -> Path | None:
+    """The folder of this name; None for what may be an id of the hub."""
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"MODEL={name}: the folder has no config.json, so it is not a model; {ADVICE}")
-        return folder
+        if (folder / model_files.CONFIG).is_file():
+            return folder
+        if (folder / model_files.ADAPTER_CONFIG).is_file():
+            raise UserError(
+                f"MODEL={name}: the folder holds an adapter and no model; give its base model as MODEL and the adapter "
+                f"with --set model.adapter={name}"
+            )
+        raise UserError(f"MODEL={name}: the folder has no config.json, so it is not a model; {ADVICE}")
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise UserError(f"MODEL={name}: no such folder; {ADVICE}")
-    return _from_hub(name, revision)
+    return None
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -49,7 +78,18 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise not_a_model(name, error) from error
 
 
+def _settings_from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, model_files.CONFIG, revision=revision)).parent
+    except (OSError, ValueError) as error:
+        raise not_a_model(name, error) from error
+
+
 def not_a_model(name: str, error: Exception) -> UserError:
+    if "trust_remote_code" in str(error):  # of a tokenizer, or of a class that config.json alone does not show
+        return UserError(f"MODEL={name}: it brings code of its own; {model_files.NO_CODE}")
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return UserError(f"MODEL={name}: no causal language model could be loaded ({reason[:200]}); {ADVICE}")
 

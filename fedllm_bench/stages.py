@@ -39,28 +39,28 @@ from fedllm_bench.trees import Tree
 log = logging.getLogger(__name__)
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
+def run_cell(cell: Cell, *, is_baseline: bool = False) -> dict[str, Any]:
     """Run what is left of the cell's stages and return its results (docs/results.md).
 
-    Raises a :class:`UserError` when another process works on the same folder.
+    `is_baseline`: it is run for another cell. Raises a :class:`UserError` when another process works on the folder.
     """
     check_cell(cell)
     files.make_folder(cell.folder)
     try:
         with FileLock(cell.folder / ".lock", timeout=0):
-            return cell.finished() or _run_stages(_load(cell))
+            return cell.finished() or _run_stages(_load(cell, is_baseline))
     except Timeout as error:
         raise UserError(
             f"{cell.folder}: another process is running this; wait for it, or change SEED or OUT"
         ) from error
 
 
-def _load(cell: Cell) -> Bench:
+def _load(cell: Cell, is_baseline: bool) -> Bench:
     """The cell with everything loaded; one that cannot be loaded leaves no folder behind."""
     for part in cell.folder.rglob("*.part"):  # what a killed session was writing; nobody else holds the lock
         shutil.rmtree(part) if part.is_dir() else part.unlink()
     try:
-        return load_bench(_as_planned(cell))
+        return load_bench(_as_planned(cell), is_baseline=is_baseline)
     except UserError:
         if {path.name for path in cell.folder.iterdir()} <= {".lock", "plan.json"}:
             shutil.rmtree(cell.folder)
@@ -201,5 +201,5 @@ def score_local(bench: Bench) -> Scores:
     cell = bench.cell.baseline
     if cell.finished() is None:
         log.info("the baseline `local` (in %s)", cell.folder)
-        run_cell(cell)
+        run_cell(cell, is_baseline=True)
     return read_scores(cell.folder, "after", bench.metrics)

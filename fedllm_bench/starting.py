@@ -14,6 +14,22 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 ADVICE = "give the folder of a LoRA adapter in PEFT's format, such as adapter/ of a finished run"
 PLACES = ("base_model_name_or_path", "revision", "inference_mode")  # where the adapter was made, not what it is
 
+# Values of init_lora_weights under which PEFT takes the first A and B out of the base's weights, the same each time.
+CHANGE_THE_BASE = ("pissa", "olora")
+BEGINNINGS = (True, False, "gaussian", "eva", "orthogonal", "mica", *CHANGE_THE_BASE)
+CONVERTED = "save it as plain LoRA: save_pretrained(FOLDER, path_initial_model_for_weight_conversion=FIRST_ADAPTER)"
+NOT_PLAIN = "which merged weights cannot do; train an adapter without it"
+# Settings that cannot be merged: the values of each that can, and what to say of others.
+NOT_MERGED: dict[str, tuple[tuple[object, ...], str]] = {
+    "init_lora_weights": (BEGINNINGS, f"so it was trained on a changed base, which cannot be made again; {CONVERTED}"),
+    "lora_bias": ((False,), "a bias beside A and B, for which a plain layer has no place; train an adapter without it"),
+    "layer_replication": ((), "so it is for a model of more layers; train an adapter on the layers as they are"),
+    "megatron_config": ((), "so it is for layers of Megatron; give an adapter on layers of transformers"),
+    "use_qalora": ((False,), NOT_PLAIN),
+    **dict.fromkeys(("alora_invocation_tokens", "arrow_config", "use_bdlora"), ((), NOT_PLAIN)),
+    **dict.fromkeys(("velora_config", "monteclora_config", "kasa_config"), ((), NOT_PLAIN)),
+}
+
 
 def locate_adapter(name: str) -> Path:
     """The folder of a LoRA adapter in PEFT's format. Raises a :class:`UserError` where there is none.
@@ -22,14 +38,20 @@ def locate_adapter(name: str) -> Path:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise UserError(f"model.adapter={name}: no such folder; {ADVICE}")
+        here = "" if folder.is_absolute() else f" below {Path.cwd()}"
+        raise UserError(f"model.adapter={name}: no such folder{here}; {ADVICE}")
     for file in (CONFIG, TENSORS):
         if not (folder / file).is_file():
             hint = " (adapter_model.bin is a pickle, which is not read)" if any(folder.glob("*.bin")) else ""
             raise UserError(f"model.adapter={name}: the folder has no {file}{hint}; {ADVICE}")
-    kind = adapter_settings(folder).get("peft_type")
+    settings = adapter_settings(folder)
+    kind = settings.get("peft_type")
     if kind != "LORA":
         raise UserError(f"model.adapter={name}: it is of PEFT type {kind}, only LORA can be merged; {ADVICE}")
+    for key, (allowed, why) in NOT_MERGED.items():
+        value = settings.get(key)
+        if value and value not in allowed:
+            raise UserError(f"model.adapter={name}: {CONFIG} says {key}={str(value)[:60]}, {why}")
     return folder
 
 

@@ -143,7 +143,7 @@ def report_losses(parts: dict[str, TokenPart], sequence_length: int, what: str, 
     cut = sum(part.num_cut for part in parts.values())
     skipped = sum(part.num_skipped for part in parts.values())
     left = sum(len(set(part.rows.tolist())) for part in parts.values())
-    if cut:
+    if cut and len(parts["train"]):  # a run without a usable row is refused, with these numbers
         log.info(
             "%d of %d %s are longer than %d tokens and were cut; %d of them keep no token of %s "
             "(local.sequence_length)",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench import network
+from fedllm_bench import model_files, network
 from fedllm_bench.diversity.cache import Kept, key
 from fedllm_bench.diversity.lsa import LSA, MAX_CHARACTERS, lsa_vectors
 from fedllm_bench.errors import UserError, first_line
@@ -157,6 +157,9 @@ def _from_hub(name: str) -> Path:
 def _checked(folder: Path, name: str) -> Path:
     if not (folder / "modules.json").is_file():
         raise UserError(f"{name!r} is no model of sentence-transformers: it has no modules.json; {ADVICE}")
+    problem = model_files.problem_of_encoder(folder)
+    if problem is not None:
+        raise UserError(f"the encoder {name!r} is not loaded: {problem}; {ADVICE}")
     return folder
 
 

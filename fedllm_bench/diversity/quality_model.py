@@ -11,6 +11,7 @@ from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.diversity.ifd import Reader
 from fedllm_bench.preflight import model_available
+from fedllm_bench.training.limits import context_of
 from fedllm_bench.training.model import LoraModel, load_model
 
 MAX_TOKENS = 2048  # of prompt and response; fewer where the model has fewer places
@@ -68,5 +69,4 @@ def _dtype(name: str, device: str) -> Literal["float32", "bfloat16"]:
 
 
 def _max_tokens(model: LoraModel) -> int:
-    config = model.base.config.get_text_config().to_dict()
-    return min(MAX_TOKENS, config.get("max_position_embeddings") or MAX_TOKENS)
+    return min(MAX_TOKENS, context_of(model) or MAX_TOKENS)

@@ -111,7 +111,9 @@ def load(folder: Path, settings: EncoderSettings) -> SentenceTransformer:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = SentenceTransformer(str(folder), device=device, local_files_only=True, model_kwargs=options)
+        model = SentenceTransformer(
+            str(folder), device=device, local_files_only=True, model_kwargs=options, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"cannot load the encoder {folder.name!r} ({first_line(error)[:200]}); {ADVICE}") from error
     model.max_seq_length = min(model.max_seq_length or settings.max_tokens, settings.max_tokens)

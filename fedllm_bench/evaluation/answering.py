@@ -15,6 +15,7 @@ from fedllm_bench.evaluation.journal import Key, Turn, next_turn
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.evaluation.sampling import uniforms
 from fedllm_bench.evaluation.thoughts import said
+from fedllm_bench.training.limits import context_of
 from fedllm_bench.training.model import LoraModel
 
 
@@ -87,13 +88,6 @@ class ModelAnswerer:
             finish=row.finish,
             reason=row.reason,
         )
-
-
-def context_of(model: LoraModel) -> int | None:
-    """The tokens that the model has positions for; None where its architecture sets no limit."""
-    # not every architecture has the setting, and some have it under another name that transformers maps to this one
-    context = getattr(model.base.config.get_text_config(), "max_position_embeddings", None)
-    return int(context) if context else None
 
 
 def conversation(prompt: Prompt, turns: Mapping[Key, Turn], number: int) -> list[ChatTurn]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import regex
@@ -130,13 +131,18 @@ def load_encoder(name: str) -> Encoder:
 
     Raises a :class:`UserError` where it cannot be loaded.
     """
+    from fedllm_bench.errors import UserError, first_line
+    from fedllm_bench.model_files import problem_of_encoder
+
+    folder = Path(name).expanduser()
+    problem = problem_of_encoder(folder) if folder.is_dir() else None
+    if problem is not None:
+        raise UserError(f"--embedding-model {name}: {problem}")
     from sentence_transformers import SentenceTransformer
 
-    from fedllm_bench.errors import UserError, first_line
-
     try:
-        model = SentenceTransformer(name)
-    except (OSError, ValueError, KeyError) as error:
+        model = SentenceTransformer(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"cannot load the embedding model {name!r} ({first_line(error)}); give --embedding-model the "
                         "folder or the name of a model of sentence-transformers") from error  # fmt: skip
 

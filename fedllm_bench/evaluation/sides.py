@@ -34,7 +34,9 @@ PLAIN = {  # settings of LoRA as we know it; an adapter that has others is merge
     "layers_to_transform": None,
     "target_parameters": None,
     "lora_bias": False,
-    "alora_invocation_tokens": None,
+    "exclude_modules": None,
+    "layers_pattern": None,
+    "ensure_weight_tying": False,
 }
 
 
@@ -141,6 +143,8 @@ def subject_of_adapter(adapter: Path, model: str | None, template: str, dtype: s
 def plain_lora(settings: dict[str, Any]) -> Lora | None:
     """The settings of an adapter that our layers can take; None for one with more than A and B at named layers."""
     if any(settings.get(key) not in (value, None) for key, value in PLAIN.items()):
+        return None
+    if settings.get("init_lora_weights") in starting.CHANGE_THE_BASE:
         return None
     rank, alpha, targets = (settings.get(key) for key in ("r", "lora_alpha", "target_modules"))
     if not (isinstance(rank, int) and isinstance(alpha, int) and isinstance(targets, list) and targets):

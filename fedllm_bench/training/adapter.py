@@ -8,7 +8,7 @@ from typing import Any
 from fedllm_bench import files
 from fedllm_bench.config import Lora
 from fedllm_bench.errors import UserError
-from fedllm_bench.starting import ADVICE, TENSORS, locate_adapter
+from fedllm_bench.starting import ADVICE, CHANGE_THE_BASE, CONFIG, TENSORS, locate_adapter
 from fedllm_bench.training.targets import WORDS, last_names
 from fedllm_bench.trees import Tree
 
@@ -43,38 +43,87 @@ def save_adapter(folder: Path, tree: Tree, lora: Lora, base: str, *, transposed:
         files.write_bytes(part / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
 
 
-def merged(base: Any, name: str) -> Any:
+def merged(base: Any, name: str, label: str = "model.adapter") -> Any:
     """`base`, a model of transformers, with the weights of the LoRA adapter in the folder `name` added to its own.
 
-    Raises a :class:`UserError` where that is no adapter, or one of another model.
+    `label` says in messages what `name` is. Raises a :class:`UserError` where that is no adapter, one of another
+    model, or one that cannot be merged exactly.
     """
-    from peft import PeftModel
-    from safetensors import SafetensorError, safe_open
+    folder, about = locate_adapter(name), f"{label}={name}"
+    config = _loadable(folder, about)
+    model = _attached(base, folder, config, about)
+    _untie_adapted(model)
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except Exception as error:  # PEFT raises anything for what it cannot merge
+        raise UserError(f"{about}: it cannot be merged ({_reason(error)}); {ADVICE}") from error
 
-    folder = locate_adapter(name)
+
+def _loadable(folder: Path, about: str) -> Any:
+    """PEFT's config of the adapter; a :class:`UserError` where it holds what PEFT does not take."""
+    from peft import LoraConfig
+
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+    except Exception as error:  # a config may hold anything
+        raise UserError(f"{about}: {CONFIG} cannot be read ({_reason(error)}); {ADVICE}") from error
+    if config.init_lora_weights not in CHANGE_THE_BASE:
+        config.init_lora_weights = True  # only how A and B began, which are read from the file
+    return config
+
+
+def _attached(base: Any, folder: Path, config: Any, about: str) -> Any:
+    """The adapter on `base` under PEFT, all of its tensors and none besides."""
+    import torch
+    from peft import PeftModel
+    from safetensors import safe_open
+
+    # on the meta device PEFT draws no first values, and cannot take them out of the base's weights either
+    is_plain = config.init_lora_weights is True
     try:
         with safe_open(folder / TENSORS, framework="pt") as file:
             wanted = set(file.keys())
-        # Without low_cpu_mem_usage PEFT would draw first values from the global generator.
-        model = PeftModel.from_pretrained(base, str(folder), low_cpu_mem_usage=True)
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"model.adapter={name}: it does not fit this base model ({reason}); {ADVICE}") from error
-    _check_all_used(model, wanted, name)
-    return model.merge_and_unload(safe_merge=True)
+        with torch.random.fork_rng(devices=[]):
+            model = PeftModel.from_pretrained(base, str(folder), config=config, low_cpu_mem_usage=is_plain)
+    except Exception as error:  # PEFT raises anything for tensors and settings that do not fit
+        raise UserError(f"{about}: it does not fit this base model ({_reason(error)}); {ADVICE}") from error
+    _check_all_used(model, wanted, about)
+    return model
 
 
-def _check_all_used(model: Any, wanted: set[str], name: str) -> None:
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _check_all_used(model: Any, wanted: set[str], about: str) -> None:
     """PEFT passes over tensors that the base has no place for, and leaves those it misses empty."""
     from peft import get_peft_model_state_dict
 
-    used = set(get_peft_model_state_dict(model, save_embedding_layers=False))  # "auto" would ask the hub
-    wrong = sorted(used ^ wanted)
+    # "auto" would ask the hub; PEFT writes the whole embedding where the adapter is on it
+    whole = any(name.endswith(".base_layer.weight") for name in wanted)
+    wrong = sorted(set(get_peft_model_state_dict(model, save_embedding_layers=whole)) ^ wanted)
     if wrong:
         raise UserError(
-            f"model.adapter={name}: {len(wrong)} of its tensors are missing or have no place in this base model, as "
+            f"{about}: {len(wrong)} of its tensors are missing or have no place in this base model, as "
             f"{wrong[0]}; {ADVICE}"
         )
+
+
+def _untie_adapted(model: Any) -> None:
+    """Give the output head weights of its own where an adapter changes the embedding that it is tied to.
+
+    Under PEFT the adapter is on one of the two alone; merged into a weight that both share it would change both.
+    """
+    from peft.tuners.lora import LoraLayer
+    from torch import nn
+
+    base = model.get_base_model()
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    if not any(isinstance(end, LoraLayer) for end in ends) or None in ends:
+        return
+    weights = [end.get_base_layer() if isinstance(end, LoraLayer) else end for end in ends]
+    if weights[0].weight is weights[1].weight:
+        weights[1].weight = nn.Parameter(weights[0].weight.detach().clone(), requires_grad=False)
 
 
 def _adapted(tree: Tree) -> tuple[str, ...]:

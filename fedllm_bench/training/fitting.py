@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fedllm_bench import models
 from fedllm_bench.config import RunConfig
 from fedllm_bench.errors import UserError
 from fedllm_bench.report.formats import size
+from fedllm_bench.training.base import load_settings
 from fedllm_bench.training.memory import Estimate, NoEstimate, estimate
 
 log = logging.getLogger(__name__)
@@ -19,15 +19,8 @@ log = logging.getLogger(__name__)
 
 def model_settings(config: RunConfig) -> Any:
     """The model's config of transformers; of a model on the hub no other file is fetched."""
-    from transformers import AutoConfig
-
     name, revision = config.model.name, config.model.revision
-    try:
-        if Path(name).is_dir() or name.count("/") != 1:
-            return AutoConfig.from_pretrained(models.locate(name, revision))
-        return AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise models.not_a_model(name, error) from error
+    return load_settings(models.locate_settings(name, revision), name)
 
 
 def check_fits(config: RunConfig, settings: Any, free: int) -> None:

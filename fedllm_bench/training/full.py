@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedllm_bench import files
+from fedllm_bench.training.base import load_tokenizer, save_plain
 from fedllm_bench.trees import Tree
 
 
@@ -80,11 +80,7 @@ def save_model(folder: Path, model: Any, tree: Tree, source: Path, template: str
 
     `model` is the run's LoraModel, `source` the folder of its base; `template` becomes the chat template.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = load_tokenizer(source, str(source))
     tokenizer.chat_template = template  # that of training, not the base's
-    with files.new_folder(folder) as part:
-        with model.using(tree):
-            model.base.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+    with model.using(tree):
+        save_plain(folder, model.base, tokenizer)

@@ -14,15 +14,22 @@ from torch import Tensor, nn
 from fedllm_bench import models
 from fedllm_bench.config import Lora, Model
 from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.training import limits, quantized, targets
 from fedllm_bench.training import lora as lora_layers
-from fedllm_bench.training import quantized, targets
 from fedllm_bench.training.adapter import merged
+from fedllm_bench.training.base import load_base, load_tokenizer
 from fedllm_bench.training.full import FullWeights
 from fedllm_bench.training.peft_layers import DoraLayer, is_transposed
 from fedllm_bench.trees import Tree
 
 log = logging.getLogger(__name__)
-FORWARD_ERRORS = (AttributeError, TypeError, ValueError, RuntimeError)  # what a model that cannot run so raises
+FORWARD_ERRORS = (
+    AttributeError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+)  # what a model that cannot run so raises
 
 
 @dataclass(frozen=True)
@@ -101,28 +108,16 @@ def load_model(config: Model, lora: Lora, device: str = "cpu") -> LoraModel:
 
     Raises a :class:`UserError` where there is no model, or one whose output is not made of its decoder's states.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     options = quantized.loading_options(config, device)
     folder = models.locate(config.name, config.revision)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        base, found = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, config.dtype),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options,
-        )
-    except Exception as error:  # a broken config or tokenizer raises anything, a plain Exception too
-        raise models.not_a_model(config.name, error) from error
-    _check_weights(found, config.name)
+    tokenizer = load_tokenizer(folder, config.name)
+    base = load_base(folder, config.name, getattr(torch, config.dtype), **options)
+    limits.check_tokens(base, tokenizer, config.name)
     if config.adapter is not None:
         base = merged(base, config.adapter)
     base = (base if options else base.to(device)).eval()  # bitsandbytes has put it there
     model = _with_layers(base, tokenizer, config, lora)
-    _check_tokenizer(model, config.name)
-    model = _tried(model, config.name)
+    model = _tried(model, config)
     if not model.stackable:
         log.info("%s: %s", base.config.model_type, _why_one_by_one(model.layers, config.quantization))
     return model
@@ -141,32 +136,12 @@ def _with_layers(base: Any, tokenizer: Any, config: Model, lora: Lora) -> LoraMo
     return LoraModel(base, tokenizer, layers, switch, names)
 
 
-def _check_weights(found: dict[str, Any], name: str) -> None:
-    """`found` is the loading info of transformers, which leaves weights that it does not find random."""
-    wrong = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
-    if wrong:
-        raise UserError(
-            f"MODEL={name}: {len(wrong)} weights are missing, or of another size than its config.json says, "
-            f"as {wrong[0]}; {models.ADVICE}"
-        )
-
-
-def _check_tokenizer(model: LoraModel, name: str) -> None:
-    tokenizer = model.tokenizer
-    if not tokenizer.is_fast:
-        raise UserError(f"MODEL={name}: its tokenizer is not a fast one; save it with tokenizer.json")
-    if tokenizer.eos_token is None:
-        raise UserError(f"MODEL={name}: its tokenizer has no end-of-sequence token; set one and save it")
-    if len(tokenizer) > model.base.get_input_embeddings().weight.shape[0]:
-        raise UserError(f"MODEL={name}: its tokenizer has more tokens than the model has embeddings")
-
-
-def _tried(model: LoraModel, name: str) -> LoraModel:
+def _tried(model: LoraModel, config: Model) -> LoraModel:
     """The model after a first pass: how logits follow from hidden states, and which layers take several clients.
 
     Training applies the head at counted tokens only; that must give what the whole model gives.
     """
-    ids = torch.arange(8, device=model.device).view(2, 4)
+    name, ids = config.name, torch.arange(8, device=model.device).view(2, 4)
     with torch.no_grad():
         try:
             with _noting_partial(model.layers, ids):
@@ -177,6 +152,7 @@ def _tried(model: LoraModel, name: str) -> LoraModel:
                 f"MODEL={name} cannot run with LoRA on {', '.join(model.targets)} ({first_line(error)[:200]}); "
                 f"{targets.ADVICE}"
             ) from error
+        limits.check_finite(whole, config)
         as_whole = replace(model, split_head=False)
         if _gives(as_whole, states, whole):
             far = 1000 * states  # a cap bends large logits, and a tiny model has none

@@ -24,7 +24,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from fedllm_bench import models
 from fedllm_bench.config import Local, RunConfig
@@ -34,6 +34,7 @@ from fedllm_bench.errors import UserError
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training import block
 from fedllm_bench.training.adapter import merged
+from fedllm_bench.training.base import load_base, load_settings
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.engines import Block, MapBlocks
 from fedllm_bench.training.model import LoraModel
@@ -71,11 +72,11 @@ def load_peft(model: LoraModel, config: RunConfig) -> Any:
     The base's own dropout is off: a trainer switches it on, and `train_block` leaves the frozen base alone.
     """
     folder = models.locate(config.model.name, config.model.revision)
-    settings = AutoConfig.from_pretrained(folder)
+    settings = load_settings(folder, config.model.name)
     for name, value in vars(settings).items():
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(settings, name, 0.0)
-    base = AutoModelForCausalLM.from_pretrained(folder, config=settings, dtype=model.base.dtype)
+    base = load_base(folder, config.model.name, model.base.dtype, config=settings)
     if config.model.adapter is not None:
         base = merged(base, config.model.adapter)
     lora = LoraConfig(

@@ -1,0 +1,87 @@
+"""A base model and its tokenizer as transformers loads them, and as a plain model is written: one way for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench import files, model_files, models
+from fedllm_bench.errors import UserError, first_line
+
+
+def load_base(folder: Path, name: str, dtype: Any, **options: Any) -> Any:
+    """The causal language model in `folder`, as :func:`fedllm_bench.models.locate` gave it for `name`.
+
+    Its code is that of transformers and its weights are safetensors. Raises a :class:`UserError` where it cannot be
+    loaded, or not with all its weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        base, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            **options,
+        )
+    except Exception as error:  # a broken config raises anything, a plain Exception too
+        raise models.not_a_model(name, error) from error
+    _check_weights(found, name)
+    return base
+
+
+def load_tokenizer(folder: Path, name: str) -> Any:
+    """The tokenizer in `folder`; a :class:`UserError` where it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise models.not_a_model(name, error) from error
+
+
+def load_settings(folder: Path, name: str) -> Any:
+    """The model's config of transformers; a :class:`UserError` where it cannot be loaded."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise models.not_a_model(name, error) from error
+
+
+def save_plain(folder: Path, model: Any, tokenizer: Any, notes: Mapping[str, Any] | None = None) -> None:
+    """Write a plain model of transformers into `folder`, whole or not at all; `notes` are more JSON files by name.
+
+    Raises a :class:`UserError` where what was written is no whole model, or could not be written.
+    """
+    from safetensors import SafetensorError
+
+    with files.new_folder(folder) as part:
+        try:
+            model.save_pretrained(part)
+        except SafetensorError as error:  # as where the disk is full, which is no OSError here
+            raise UserError(
+                f"{folder}: the model could not be written ({first_line(error)[:200]}); what is done is kept: make "
+                "room, then give the same command"
+            ) from error
+        tokenizer.save_pretrained(part)
+        for name, note in (notes or {}).items():
+            files.write_json(part / name, note)
+        problem = model_files.problem(part)
+        if problem is not None:
+            raise UserError(f"{folder}: what was written is no whole model: {problem}")
+
+
+def _check_weights(found: dict[str, Any], name: str) -> None:
+    """`found` is the loading info of transformers, which leaves weights that it does not find random."""
+    wrong = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if wrong:
+        raise UserError(
+            f"MODEL={name}: {len(wrong)} weights are missing, or of another size than its config.json says, "
+            f"as {wrong[0]}; {models.ADVICE}"
+        )
