@@ -45,6 +45,8 @@ NUMBERS: dict[str, Callable[[str], float]] = {
     "HF_HUB_DOWNLOAD_TIMEOUT": int,
     "HF_HUB_ETAG_TIMEOUT": int,
     "HF_DATASETS_IN_MEMORY_MAX_SIZE": float,
+    **dict.fromkeys(("TQDM_NCOLS", "TQDM_NROWS", "TQDM_MINITERS", "TQDM_POSITION"), int),
+    **dict.fromkeys(("TQDM_MININTERVAL", "TQDM_MAXINTERVAL", "TQDM_SMOOTHING", "TQDM_DELAY"), float),
 }
 USUALLY_IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
