@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from judge_server import Body, JudgeServer, Said, fails, judge_server, says
 from judged import answer
 
 from fedllm_bench import cli
+from fedllm_bench.evaluation.grading import unfinished
 from fedllm_bench.evaluation.judges import asking
 from fedllm_bench.evaluation.judges.streak import MOST_REFUSED
 from fedllm_bench.evaluation.records import (
     Judgement,
     Prompt,
+    Reply,
     answers_file,
     prompts_file,
     read_records,
@@ -35,7 +38,7 @@ def _own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1")
 
 
-def write_run(folder: Path, bad: tuple[int, ...], items: int = ITEMS) -> Path:
+def write_run(folder: Path, bad: Sequence[int], items: int = ITEMS) -> Path:
     prompts = [Prompt(item_id=str(n), turns=(f"question {n}",)) for n in range(items)]
     write_records(prompts_file(folder, "heldout_ref"), prompts)
     said = [BAD if n in bad else f"answer {n}" for n in range(items)]
@@ -117,26 +120,35 @@ REFUSALS: dict[str, tuple[Said, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSALS)
-def test_a_request_that_is_refused_is_unscored_with_the_servers_words_and_the_rest_is_judged(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said, kind, words = REFUSALS[name]
-    folder = write_run(tmp_path / "run", (2,))
-    with judge_server(for_bad(said)) as server:
-        assert judge(folder, server) == 0
-        assert server.requests == ITEMS
-    assert "5/6" in capsys.readouterr().out
-    (reason,) = [j.reason for j in judgements(folder) if j.reply is None]
-    assert reason.startswith(f"{kind}: ")
-    assert words in reason
-    assert reason.isprintable()
-
-
-@pytest.mark.parametrize("bad", [(0,), (0, 1), (0, 1, 2, 3), (0, 1, 2, 3, 4, 5)])
 @pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_request_that_is_refused_is_unscored_with_the_servers_words_and_the_rest_is_judged(
+    concurrency: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each refusal on an item of its own, and one item that is taken."""
+    names = list(REFUSALS)
+    folder = write_run(tmp_path / "run", (), len(names) + 1)
+
+    def script(body: Body, before: int) -> Said:
+        asked = re.search(r"answer (\d+)", body["messages"][-1]["content"])
+        number = int(asked[1]) if asked else len(names)
+        return REFUSALS[names[number]][0] if number < len(names) else says()
+
+    with judge_server(script) as server:
+        assert judge(folder, server, concurrency=concurrency) == 0
+        assert server.requests in (len(names) + 1, len(names) + 2)
+    assert f"1/{len(names) + 1}" in capsys.readouterr().out
+    told = judgements(folder)
+    assert [j.reply is None for j in told] == [True] * len(names) + [False]
+    for (_, kind, words), judgement in zip(REFUSALS.values(), told, strict=False):
+        assert judgement.reason.startswith(f"{kind}: ")
+        assert words in judgement.reason
+        assert judgement.reason.isprintable()
+    assert len(names) == 17
+
+
+@pytest.mark.parametrize(("bad", "concurrency"), [((0,), 1), ((0, 1, 2, 3), 1), ((0, 1, 2, 3), 8), (range(6), 8)])
 def test_whatever_the_order_the_run_is_finished_where_something_plain_has_a_reply(
-    bad: tuple[int, ...], concurrency: int, tmp_path: Path
+    bad: Sequence[int], concurrency: int, tmp_path: Path
 ) -> None:
     folder = write_run(tmp_path / "run", bad)
     with judge_server(for_bad(fails(400, "odd"))) as server:
@@ -204,33 +216,30 @@ def ends(finish: Any, text: str = "It starts well, so [[7]] so far, but then", *
     return says(choices=[{"index": 0, "message": message, "finish_reason": finish, **more}])
 
 
-@pytest.mark.parametrize("finish", BROKEN)
 def test_a_reply_that_was_not_said_to_its_end_is_unscored_named_and_asked_again(
-    finish: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write_run(tmp_path / "run", (2,))
-    with judge_server(for_bad(ends(finish))) as server:
+    ends_of = (*BROKEN, "stop", "eos", "", None)
+    folder = write_run(tmp_path / "run", (), len(ends_of))
+
+    def script(body: Body, before: int) -> Said:
+        number = re.search(r"answer (\d+)", body["messages"][-1]["content"])
+        assert number
+        return ends(ends_of[int(number[1])])
+
+    with judge_server(script) as server:
         assert judge(folder, server) == 0
-    shown = capsys.readouterr().out
-    assert "5/6" in shown
-    assert finish in shown
-    assert [j.reply.finish for j in judgements(folder) if j.reply].count(finish) == 1  # kept as evidence
+    assert f"4/{len(ends_of)}" in capsys.readouterr().out
+    for finish in BROKEN:
+        assert repr(finish) in unfinished(Reply(text="Rating: [[7]]", finish=finish))
+    kept = [j.reply.finish for j in judgements(folder) if j.reply]
+    assert kept[: len(BROKEN)] == list(BROKEN)  # as evidence
     (store,) = (tmp_path / "cache").rglob("replies.jsonl")
-    assert "It starts well" not in store.read_text()
+    assert store.read_text().count("It starts well") == 4
     with judge_server(lambda body, before: says()) as server:
         assert judge(folder, server) == 0
-        assert server.requests == 1
-    assert "6/6" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("finish", ["stop", "eos", "", None])
-def test_a_reply_that_was_said_to_its_end_is_scored(
-    finish: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = write_run(tmp_path / "run", (2,))
-    with judge_server(for_bad(ends(finish))) as server:
-        assert judge(folder, server) == 0
-    assert "6/6" in capsys.readouterr().out
+        assert server.requests == len(BROKEN)
+    assert "11/11" in capsys.readouterr().out
 
 
 INSIDE = {
