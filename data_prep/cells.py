@@ -28,7 +28,8 @@ class Unclear(ValueError):
 def is_flagged(value: Any, depth: int = 0) -> bool | None:
     """Whether a flag is up: a boolean itself, or any `flagged` in a record, for a row, a turn or a classifier.
 
-    Of a record whose `flagged` is missing or says nothing, any of its `categories`. None for a null or an empty list, which say nothing.
+    Of a record whose `flagged` is missing or blank, any of its `categories`. None for a null or an empty list, which
+    say nothing.
     Raises :class:`Unclear` for a form that is not known.
     """
     value = opened(value, depth)
