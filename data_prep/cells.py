@@ -28,7 +28,8 @@ class Unclear(ValueError):
 def is_flagged(value: Any, depth: int = 0) -> bool | None:
     """Whether a flag is up: a boolean itself, or any `flagged` in a record, for a row, a turn or a classifier.
 
-    Of a record without `flagged`, any of its `categories`. None for a null or an empty list, which say nothing.
+    Of a record whose `flagged` is missing or blank, any of its `categories`. None for a null or an empty list, which
+    say nothing.
     Raises :class:`Unclear` for a form that is not known.
     """
     value = opened(value, depth)
@@ -47,7 +48,8 @@ def _record_is_flagged(record: dict[Any, Any], depth: int) -> bool | None:
     known = {key: value for key, value in record.items() if value is not None}
     nested = [value for key, value in known.items() if key not in OWN_KEYS and isinstance(value, dict | list)]
     if FLAGGED in known or CATEGORIES in known:
-        own = is_flagged(known[FLAGGED], depth) if FLAGGED in known else _any_category(known[CATEGORIES], depth)
+        own = is_flagged(known.get(FLAGGED), depth)
+        own = _any_category(known.get(CATEGORIES), depth) if own is None else own
         return _any([own, *(is_flagged(value, depth) for value in nested if _mentions_flag(value, depth))])
     records = [item for value in nested for item in (value if isinstance(value, list) else [value])]
     if known and not all(isinstance(item, dict | None) for item in records or [0]):

@@ -47,6 +47,10 @@ CLEAR: dict[str, tuple[Any, Any]] = {
     "digits": ("1", "0"),
     "digits with a point": ("1.0", "0.0"),
     "categories alone": ([{"categories": CATEGORIES}], [{"categories": {"violence": False, "hate": False}}]),
+    "categories beside a flag that is blank": (
+        {"flagged": "", "categories": {"hate": True}},
+        {"flagged": "", "categories": {"hate": False}},
+    ),
     "lists of categories": ({"categories": {"hate": [False, True]}}, {"categories": {"hate": [False, False]}}),
     "categories as text": ({"categories": '{"hate": true}'}, {"categories": '{"hate": false}'}),
     "the reply of the service": (
