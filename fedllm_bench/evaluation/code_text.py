@@ -32,6 +32,8 @@ class _Block:
     sign: str = ""
 
     def read(self, line: str) -> LineKind:
+        if not line:  # often, in hostile text
+            return "code" if self.sign else "text"
         text = line.expandtabs(4)
         indent = len(text) - len(text.lstrip())
         return self._inside(text.strip(), indent) if self.sign else self._outside(text, indent)

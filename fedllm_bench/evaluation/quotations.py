@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fedllm_bench.evaluation.code_text import LineKind, inline_code, line_kinds
@@ -31,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Quotations:
-    """What of `text` is quoted."""
+    """What of a text is quoted; `spans` (start, end) are in order and apart."""
 
     lines: Sequence[Line]
     spans: Sequence[tuple[int, int]]
@@ -39,13 +40,24 @@ class Quotations:
     @classmethod
     def of(cls, text: str) -> Quotations:
         marked = [match.span() for form in (STRAIGHT, PAIRED) for match in form.finditer(text)]
-        return cls(list(_lines(text)), [*marked, *inline_code(text)])
+        return cls(list(_lines(text)), _merged([*marked, *inline_code(text)]))
 
     def holds(self, line: Line, start: int, end: int) -> bool:
         """Whether [start, end) of a line is quoted."""
-        if line.is_apart or any(a < line.start + start < b for a, b in self.spans):
-            return True
-        return _is_marked(line.text, start, end)
+        place = line.start + start
+        number = bisect.bisect_left(self.spans, (place, 0)) - 1  # the last one that begins before it
+        is_inside = number >= 0 and place < self.spans[number][1]
+        return line.is_apart or is_inside or _is_marked(line.text, start, end)
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if found and start < found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
 
 
 def _lines(text: str) -> Iterator[Line]:
