@@ -57,7 +57,7 @@ def tier_of(bundle: Bundle) -> Tier:
 def records_of(bundle: Bundle) -> list[Record]:
     """Those of this digest, in order of time; what is no record is passed over: it lifts nothing."""
     found = []
-    for path in sorted(bundle.records, key=_when):
+    for path in sorted(bundle.records, key=when):
         try:
             record = RECORD.validate_json(files.canonical_json(bundle.record(path)))
         except (UserError, ValidationError):
@@ -67,7 +67,8 @@ def records_of(bundle: Bundle) -> list[Record]:
     return found
 
 
-def _when(path: str) -> tuple[str, int]:
+def when(path: str) -> tuple[str, int]:
+    """The day and the number in a record's name, by which later records of a tier stand in for earlier ones."""
     _, year, month, day, number = path.removesuffix(".json").rsplit("-", 4)
     return f"{year}-{month}-{day}", int(number)
 

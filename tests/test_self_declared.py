@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,9 +146,9 @@ def test_a_record_that_lifts_a_row_is_flagged(forgery: Forgery, tiny_split: Spli
     tiers.write_record(forgery.folder, tiers.new_record(bundle, "retrained", **said))
     report = validated(forgery.folder, tiny_split)
     assert (report.tier, "tier-record" in codes(report, "flagged")) == ("retrained", True)
-
-
-CANARY: dict[str, Callable[[Any], None]] = {"a trained method": lambda head: head.update(kind="canary", method="base")}
+    (record,) = (forgery.folder / "records").iterdir()
+    record.rename(record.with_name("retrained-2999-01-01-1.json"))
+    assert "date" in codes(validated(forgery.folder, tiny_split), "refused")  # it would outlast every true record
 
 
 def test_a_method_that_calls_itself_a_canary_is_flagged(forgery: Forgery, tiny_split: Split):

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from fedllm_bench import presets
 
 from ..context import Context
-from ..dates import date_problems
+from ..dates import ZONES, date_problems, today
 from ..names import Known
 from ..problems import Problem
 from ..schema import SUBMISSION
 from ..submitted import Submitted
-from ..tiers import records_of
+from ..tiers import records_of, when
 
 
 def dates(submitted: Submitted, _: Context) -> Iterator[Problem]:
@@ -43,7 +43,12 @@ def _method(submitted: Submitted) -> Iterator[Problem]:
 
 
 def tiers(submitted: Submitted, _: Context) -> Iterator[Problem]:
-    """A record that lifts the row was written by somebody who names himself a maintainer."""
+    """A record that lifts the row was written by somebody who says to be a maintainer; none is of a day to come."""
+    latest = (today() + ZONES).isoformat()
+    for path in sorted(submitted.bundle.records):
+        if when(path)[0] > latest:
+            text = f"it would stand in for every later record of its tier; at most {latest} is allowed"
+            yield Problem(code="date", message=text, where=path)
     for record in records_of(submitted.bundle):
         if record.outcome == "passed":
             text = f"a record of {record.name[:60]!a} lifts it to {record.tier}: see that a maintainer committed it"
