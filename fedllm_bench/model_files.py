@@ -34,7 +34,7 @@ def problem(folder: Path) -> str | None:
         settings = read_settings(folder)
         return problem_of_settings(settings) or _problem_of_weights(folder, settings)
     except ValueError as error:  # of a file that is no JSON object, with its name
-        return str(error)
+        return f"no causal language model could be loaded ({error})"
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _other_weights(folder: Path) -> str:
         if path.suffix in OTHER_FORMATS:
             kind = OTHER_FORMATS[path.suffix]
             return f"its weights are in the format of {kind} ({path.name}), which is not read; give them as safetensors"
-    return f"the folder has no weights ({WEIGHTS}, or {INDEX} and what it names)"
+    return f"the folder has no file named {WEIGHTS}, nor {INDEX} and what it names"
 
 
 def _kind(packed: Any) -> str:
@@ -139,7 +139,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not JSON ({first_line(error)[:200]})") from error
+        raise ValueError(f"{path.name} is not a valid JSON file ({first_line(error)[:200]})") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path.name} is not a JSON object")
     return found

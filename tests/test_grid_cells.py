@@ -143,7 +143,7 @@ def test_the_baseline_is_the_one_that_a_run_reads(weighting: str, tiny_split: Sp
         tiny_split, methods=("fedavg",), seeds=(3,), overrides=(*TINY, f"federation.weighting={weighting}")
     )
     ran: list[Path] = []
-    monkeypatch.setattr(stages, "run_cell", lambda cell: ran.append(cell.folder))
+    monkeypatch.setattr(stages, "run_cell", lambda cell, **_: ran.append(cell.folder))
     monkeypatch.setattr(stages, "read_scores", lambda *args: {})
     stages.score_local(SimpleNamespace(cell=cell.cell, config=cell.cell.config, metrics=()))  # type: ignore[arg-type]
     assert ran == [cell.baseline.folder]

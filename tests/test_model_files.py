@@ -69,7 +69,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "a kernel": (settings(attn_implementation="someone/kernel"), r"someone/kernel in config\.json would fetch and run"),
     "a pickle": (renamed("pytorch_model.bin"), r"pickles \(pytorch_model\.bin\), which are not read"),
     "GGUF": (renamed("model.gguf"), r"in the format of GGUF"),
-    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), r"the folder has no weights"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), r"no file named model"),
     "weights outside": (indexed("../elsewhere.safetensors"), r"names the weights '\.\./elsewhere\.safetensors'"),
     "weights below": (indexed("below/part.safetensors"), r"names the weights 'below/part\.safetensors'"),
     "pickled shards": (indexed("part.bin"), r"names the weights 'part\.bin', which is no safetensors file"),
@@ -77,7 +77,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "an empty index": (lambda f: (f / WEIGHTS).rename(f / INDEX) and with_file(INDEX)(f), r"has no weight_map"),
     "named elsewhere": (settings(transformers_weights="../w.safetensors"), r"config\.json names the weights"),
     "a named pickle": (settings(transformers_weights="adapter_model.bin"), r"config\.json names the weights"),
-    "no JSON": (with_file("config.json", "{"), r"config\.json is not JSON"),
+    "no JSON": (with_file("config.json", "{"), r"config\.json is not a valid JSON"),
     "a list": (with_file("config.json", "[]"), r"config\.json is not a JSON object"),
 }  # fmt: skip
 

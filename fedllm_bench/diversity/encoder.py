@@ -159,7 +159,7 @@ def _checked(folder: Path, name: str) -> Path:
         raise UserError(f"{name!r} is no model of sentence-transformers: it has no modules.json; {ADVICE}")
     problem = model_files.problem_of_encoder(folder)
     if problem is not None:
-        raise UserError(f"the encoder {name!r} is not loaded: {problem}; {ADVICE}")
+        raise UserError(f"cannot load the encoder {name!r}: {problem}; {ADVICE}")
     return folder
 
 
