@@ -12,10 +12,9 @@ from typing import Any
 
 from fedllm_bench.errors import UserError
 from fedllm_bench.metrics.base import SCALES, MetricInfo, Score
-from fedllm_bench.metrics.intervals import LEVEL
 from fedllm_bench.metrics.stats import per_cluster
 from fedllm_bench.report.grid_stats import difference, point
-from fedllm_bench.report.results import ScoreSet, View, views_of
+from fedllm_bench.report.results import ScoreSet, View, made_with, views_of
 
 GRID_VERSION = 1
 BASE = "base"  # the row of the base model, which no method is called
@@ -59,7 +58,7 @@ def grid_payload(
         "data": {"num_clients": runs[0].results["data"]["num_clients"]},
         "cells": [_cell(run) for run in runs] + [vars(failure) | {"config_hash": None} for failure in failures],
         "references": {name: _absent(name, runs, about["methods"]) for name in REFERENCES},
-        "intervals": {"level": LEVEL, "samples": 0, "seed": 0, "bootstrap_from": None},  # nothing is resampled
+        "intervals": made_with(),
         "cost": {method: _cost(runs, method) for method in _methods(runs)},
         "metrics": metrics,
     }

@@ -238,7 +238,7 @@ def results_payload(
         "run": dict(run),
         "data": dict(data),
         "cost": dict(cost),
-        "intervals": {"level": LEVEL, "samples": 0, "seed": 0, "bootstrap_from": None},  # nothing is resampled
+        "intervals": made_with(),
         "metrics": dict(metrics),
         "clients": {name: [asdict(row) for row in rows] for name, rows in clients.items()},
         "over_rounds": over_rounds,
@@ -246,6 +246,11 @@ def results_payload(
         "privacy": privacy,
         "communication": communication,
     }
+
+
+def made_with() -> dict[str, Any]:
+    """`intervals`: nothing is resampled any more."""
+    return {"level": LEVEL, "samples": 0, "seed": 0, "bootstrap_from": None}
 
 
 def write_results(path: Path, payload: Mapping[str, Any]) -> None:
