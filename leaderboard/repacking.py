@@ -33,7 +33,7 @@ def repacked(folder: Path) -> bool:
     """Whether anything changed. Raises a :class:`UserError` for what is no submission that could be validated."""
     bundle, problems = open_bundle(folder)
     if bundle is None or (wrong := refusals(problems)):
-        raise UserError(f"{folder}: {wrong[0].message if bundle else 'no submission'}")
+        raise UserError(f"{folder}: {f'{wrong[0].where}: {wrong[0].message}' if bundle else 'no submission'}")
     changed = {f"runs/{run.seed}/{RESULTS}.gz": _packed(run) for run in bundle.runs() if run.has(RESULTS)}
     changed = {name: content for name, content in changed.items() if (folder / name).read_bytes() != content}
     if changed:
