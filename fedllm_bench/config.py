@@ -134,7 +134,7 @@ class Evaluation(_Strict):
     metrics: Names
     local_clients: CountOrZero
     batch_tokens: Count
-    bootstrap_samples: Count
+    bootstrap_samples: Count  # read by nothing: kept because the name of a run folder is a hash of all settings
     max_new_tokens: Count
     every: CountOrZero = 0
     personal_steps: CountOrZero = 0

@@ -62,6 +62,7 @@ def _metric(column: Column, cell: Cell) -> dict[str, Value]:
         "p_value": cell.against.p_value if cell.against else None,
         "p_holm": cell.against.p_holm if cell.against else None,
         "verdict": cell.against.verdict if cell.against else "",
+        "detectable": cell.against.detectable if cell.against else None,
     }
 
 

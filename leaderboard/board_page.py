@@ -8,7 +8,7 @@ from typing import Any
 
 from fedllm_bench.report.formats import MISSING, counted, number, size
 
-from .boards import Board, Cell, Column, Interval, Row
+from .boards import Against, Board, Cell, Column, Interval, Row
 from .pages import render
 from .plots import plots_of
 from .tiers import ORDER
@@ -18,7 +18,8 @@ THICK, THIN = 2.5, 6.5  # heights of the two intervals, of 8
 CAPTION = (
     "Thick bars are 95% intervals of these models (over clients or questions), thin ones of this method (over seeds); "
     "a tick is the mean over seeds. Ranks are bands: rows that cannot be told apart share ranks. Comparisons are with "
-    "FedAvg of this board, Holm-corrected."
+    "FedAvg of this board, Holm-corrected; beside one that tells nothing apart stands the smallest true difference "
+    "that so many seeds find in four of five tries (80% power)."
 )
 VERDICTS = {
     "better": ("better than FedAvg", "better"),
@@ -181,7 +182,7 @@ def band(low: int | None, high: int | None) -> str:
 def _cell(cell: Cell, axis: tuple[float, float]) -> Shown:
     if cell.mean is None or cell.models is None or cell.method is None:
         return Shown(key="", reason=cell.reason)
-    verdict, tone = VERDICTS[cell.against.verdict] if cell.against else ("", "")
+    verdict, tone = told(cell.against) if cell.against else ("", "")
     at = _place(cell.mean, axis)
     return Shown(
         key=_key(cell.mean),
@@ -195,6 +196,14 @@ def _cell(cell: Cell, axis: tuple[float, float]) -> Shown:
         verdict=verdict,
         tone=tone,
     )
+
+
+def told(against: Against) -> tuple[str, str]:
+    """The verdict in words, with the difference that would have shown, and its tone."""
+    words, tone = VERDICTS[against.verdict]
+    if against.verdict != "not told apart" or against.detectable is None:
+        return words, tone
+    return f"{words} (80% power: {number(against.detectable)})", tone
 
 
 def limits(interval: Interval) -> str:

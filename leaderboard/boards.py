@@ -51,12 +51,18 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Against:
-    """row - baseline over the seeds that both have. `verdict` follows the p value after Holm's correction."""
+    """row - baseline over the seeds that both have. `verdict` follows the p value after Holm's correction.
+
+    `sd` is that of the differences of seeds, `detectable` the smallest true difference that so many seeds show with
+    80% power under it.
+    """
 
     mean: float
     models: Interval
     method: Interval
     p_value: float | None
+    sd: float | None = None
+    detectable: float | None = None
     p_holm: float | None = None
     verdict: str = "no test"
 

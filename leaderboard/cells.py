@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fedllm_bench.evaluation.power import ALPHA
+from fedllm_bench.evaluation.power import ALPHA, smallest
 from fedllm_bench.evaluation.significance import holm, paired_t
-from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.grid_stats import over_seeds
 
 from .boards import Against, Cell, Entry, Interval
@@ -33,18 +32,18 @@ def _items(measure: Measure) -> str:
     return next(iter(measure.seeds.values())).items
 
 
-def cells_of(entry: Entry, reference: Mapping[str, Measure | None], resampling: Resampling) -> Cells:
-    return {name: _cell(entry.measures.get(name), of, resampling) for name, of in reference.items() if of is not None}
+def cells_of(entry: Entry, reference: Mapping[str, Measure | None]) -> Cells:
+    return {name: _cell(entry.measures.get(name), of) for name, of in reference.items() if of is not None}
 
 
-def _cell(measure: Measure | None, reference: Measure, resampling: Resampling) -> Cell:
+def _cell(measure: Measure | None, reference: Measure) -> Cell:
     if reason := not_scored(measure, reference):
         return Cell(reason=reason)
     assert measure is not None
     values = seed_values(measure)
     if len(values) < len(measure.seeds):
         return Cell(reason="a seed has no score")
-    found, seeds = over_units(measure, resampling=resampling), over_seeds(values)
+    found, seeds = over_units(measure), over_seeds(values)
     return Cell(
         mean=statistics.fmean(values.values()),
         by_seed={str(seed): value for seed, value in values.items()},
@@ -74,7 +73,6 @@ def with_tests(
     entries: Sequence[Entry],
     baseline: Entry | None,
     cells: Mapping[str, Cells],
-    resampling: Resampling,
 ) -> dict[str, Cells]:
     """Each row against the baseline; Holm's correction is over all rows and metrics of the board."""
     if baseline is None:
@@ -85,36 +83,39 @@ def with_tests(
         if entry.slug != baseline.slug
         for name, cell in cells[entry.slug].items()
         if cell.mean is not None and cells[baseline.slug][name].mean is not None
-        if (found := _against(entry.measures[name], baseline.measures[name], resampling)) is not None
+        if (found := _against(entry.measures[name], baseline.measures[name])) is not None
     }
     adjusted = holm([found.p_value for found in tested.values()])
+    num_tests = sum(p is not None for p in adjusted)
     with_all = {slug: dict(of) for slug, of in cells.items()}
     for ((slug, name), found), p_holm in zip(tested.items(), adjusted, strict=True):
-        judged = _judged(found, p_holm, higher_is_better=baseline.measures[name].higher_is_better)
+        judged = _judged(found, p_holm, num_tests, higher_is_better=baseline.measures[name].higher_is_better)
         with_all[slug][name] = replace(with_all[slug][name], against=judged)
     return with_all
 
 
-def _against(measure: Measure, baseline: Measure, resampling: Resampling) -> Against | None:
+def _against(measure: Measure, baseline: Measure) -> Against | None:
     shared = sorted(measure.seeds.keys() & baseline.seeds.keys())
     if not shared:
         return None
     ours, theirs = (replace(one, seeds={seed: one.seeds[seed] for seed in shared}) for one in (measure, baseline))
     values, base = seed_values(ours), seed_values(theirs)
     t = paired_t([values[seed] - base[seed] for seed in shared])
-    found = over_units(ours, theirs, resampling=resampling)
+    found = over_units(ours, theirs)
     return Against(
         mean=t.mean,
         models=Interval(of="models", low=found.ci_low, high=found.ci_high, kind=found.interval, n=found.n),
         method=_over_seeds(t.ci_low, t.ci_high, t.n),
         p_value=t.p_value,
+        sd=t.sd,
     )
 
 
-def _judged(found: Against, p_holm: float | None, *, higher_is_better: bool) -> Against:
+def _judged(found: Against, p_holm: float | None, num_tests: int, *, higher_is_better: bool) -> Against:
     """With its corrected p value, and the verdict that follows from it."""
     verdict = "no test"
     if p_holm is not None:
         better = "better" if (found.mean > 0) == higher_is_better else "worse"
         verdict = better if p_holm < ALPHA else "not told apart"
-    return replace(found, p_holm=p_holm, verdict=verdict)
+    shown = smallest(found.method.n, found.sd, num_tests) if p_holm is not None else None
+    return replace(found, p_holm=p_holm, verdict=verdict, detectable=shown)

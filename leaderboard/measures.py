@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 from fedllm_bench.evaluation.views import MEAN_OVER_LANGUAGES, MEAN_OVER_QUESTIONS
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import (
+from fedllm_bench.metrics.estimators import (
     MEAN_OVER_CLIENTS,
     MEAN_OVER_TOKENS,
     PERPLEXITY,
-    ClusterMean,
     Estimator,
-    per_cluster,
     worst_tenth,
 )
+from fedllm_bench.metrics.intervals import Scale
+from fedllm_bench.metrics.stats import ClusterMean, per_cluster
 
 from .recompute import MetricScores, SeedScores
 
@@ -46,9 +46,10 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One metric of a submission. `estimator` is the description of one in ESTIMATORS, `unit_of_n` what is resampled.
+    """One metric of a submission. `estimator` is the description of one in ESTIMATORS, `unit_of_n` what varies.
 
-    With `whole_only` a mean over fewer than all items is none.
+    `scale`: the lowest and the highest possible score, where known. With `whole_only` a mean over fewer than all items
+    is none.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Measure:
     judge: str
     unit_of_n: str
     whole_only: bool
+    scale: Scale | None = None
     seeds: Mapping[int, Side]
 
     @property
@@ -86,6 +88,7 @@ def _measure(by_seed: Mapping[int, MetricScores]) -> Measure:
         judge=first.judge,
         unit_of_n="question" if first.is_whole_only else "client",
         whole_only=first.is_whole_only,
+        scale=first.scale,
         seeds={seed: side_of(one.after) for seed, one in sorted(by_seed.items())},
     )
 

@@ -18,9 +18,11 @@ from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
 from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.scored import Scored, score_all
 from fedllm_bench.evaluation.views import MEAN_OVER_LANGUAGES, views_of, weighted
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.base import SCALES, Score
+from fedllm_bench.metrics.estimators import Estimator
+from fedllm_bench.metrics.intervals import Scale
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.metrics.stats import Estimator, per_cluster
+from fedllm_bench.metrics.stats import per_cluster
 from fedllm_bench.report.grid_stats import point
 from fedllm_bench.report.results import ScoreSet
 from fedllm_bench.report.results import views_of as suite_views
@@ -50,6 +52,7 @@ class MetricScores:
     judge: str = ""
     description: str = ""
     benchmark: str = ""
+    scale: Scale | None = None
 
     @property
     def is_whole_only(self) -> bool:
@@ -97,6 +100,7 @@ def suite_metrics(sets: Mapping[str, ScoreSet]) -> dict[str, MetricScores]:
                 unit=view.info.unit,
                 higher_is_better=info.higher_is_better,
                 description=view.info.description,
+                scale=SCALES.get(view.info.unit),
                 estimator=view.estimator,
                 before=list(kept.before),
                 after=list(kept.after),
@@ -197,6 +201,7 @@ def _open_ended(one: Scored) -> MetricScores:
         estimator=view.estimator,
         judge=one.judge or "",
         benchmark=one.metric.benchmark,
+        scale=(float(one.metric.low), float(one.metric.high)),
         before=kept(one.sides[BASE]) if BASE in one.sides else None,
         after=kept(one.sides[GLOBAL]),
     )

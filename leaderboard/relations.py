@@ -3,10 +3,10 @@
 A row is clearly better than another where both intervals of the difference exclude 0 on its side:
     over seeds     Student's t on the differences of seeds that both rows have, if these are three or more; else
                    Welch's t on the two rows' seeds
-    over units     clients or questions, each with its mean over the row's seeds: Student's t on jackknife
-                   pseudo-values, which of a mean are the units' own values. An estimator that hangs on a few units
-                   (the worst tenth) has a bootstrap there from 20 units on, and else none: then nothing is clear.
-Welch, 1947, The generalization of Student's problem; Efron and Stein, 1981, The jackknife estimate of variance.
+    over units     clients or questions, each with its value's mean over the row's seeds: the rule of every difference
+                   (docs/statistics.md), for all pairs in a few products of matrices. Where it gives no interval,
+                   as for the worst tenth of few clients, nothing is clear.
+Welch, 1947, The generalization of Student's problem.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fedllm_bench.metrics.stats import LEVEL, Estimator, Resampling
+from fedllm_bench.metrics.estimators import Estimator, freedom_of, refused, shown_values
+from fedllm_bench.metrics.intervals import LEVEL, NO_WIDTH, most_elsewhere, reach
+from fedllm_bench.metrics.stats import columns_of, of_differences
 from fedllm_bench.report.grid_stats import point
 
-from .measures import Clusters, Measure
-from .tails import tail_signs
+from .intervals import always_scored
+from .measures import Measure
 
 # R rows, N units (clients or questions), S seeds
 Array = NDArray[np.float64]
 Signs = NDArray[np.int8]  # (R, R): 1 where the row is clearly better than the column, -1 clearly worse, 0 neither
 PAIRED_FROM = 3  # shared seeds
-NO_WIDTH = 1e-12  # a spread below this is rounding: there is no interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,6 @@ class Compared:
     """Rows that are scored on the same items under one metric."""
 
     measures: Sequence[Measure]
-    resampling: Resampling
 
     @property
     def estimator(self) -> Estimator:
@@ -47,8 +47,7 @@ def clearly_better(compared: Compared) -> Signs:
     """Signs in the sense of the metric: 1 is better, also where lower is."""
     if not compared.measures:
         return np.zeros((0, 0), dtype=np.int8)
-    seeds = seed_signs(compared)
-    units = unit_signs(compared) if compared.estimator.smooth else tail_signs(compared.measures, compared.resampling)
+    seeds, units = seed_signs(compared), unit_signs(compared)
     both = np.where(seeds == units, seeds, 0).astype(np.int8)
     return both if compared.measures[0].higher_is_better else -both
 
@@ -79,7 +78,7 @@ def _of_groups(rows: Sequence[Mapping[int, float]], columns: Sequence[Mapping[in
         a, b = (np.array([[one[seed] for seed in shared] for one in side]) for side in (rows, columns))
         difference = a[:, None, :] - b[None, :, :]
         error = difference.std(axis=-1, ddof=1) / np.sqrt(len(shared))
-        return _signs(difference.mean(axis=-1), error, np.full(error.shape, len(shared) - 1.0))
+        return _of_t(difference.mean(axis=-1), error, np.full(error.shape, len(shared) - 1.0))
     if min(len(rows[0]), len(columns[0])) < 2:
         return np.zeros((len(rows), len(columns)), dtype=np.int8)
     return _welch(np.array([list(one.values()) for one in rows]), np.array([list(one.values()) for one in columns]))
@@ -90,47 +89,65 @@ def _welch(a: Array, b: Array) -> Signs:
     square = parts[0][:, None] + parts[1][None, :]
     below = parts[0][:, None] ** 2 / (a.shape[-1] - 1) + parts[1][None, :] ** 2 / (b.shape[-1] - 1)
     freedom = np.divide(square**2, below, out=np.ones_like(square), where=below > 0)
-    return _signs(a.mean(axis=-1)[:, None] - b.mean(axis=-1)[None, :], np.sqrt(square), freedom)
+    return _of_t(a.mean(axis=-1)[:, None] - b.mean(axis=-1)[None, :], np.sqrt(square), freedom)
 
 
 def unit_signs(compared: Compared) -> Signs:
-    """As :func:`seed_signs`, over clients or questions, of an estimator that is smooth."""
-    values = np.stack([pseudo_values(measure) for measure in compared.measures])  # (R, N)
-    num_units = values.shape[-1]
-    if num_units < 2:
-        return np.zeros((len(values), len(values)), dtype=np.int8)
-    means = values.mean(axis=-1)
-    centred = values - means[:, None]
-    products = centred @ centred.T / (num_units - 1)
-    squares = np.diag(products)
-    variance = np.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
-    rounding = 1e-12 * (squares[:, None] + squares[None, :])  # below it the rows are equal but for a shift
-    error = np.sqrt(np.where(variance <= rounding, 0.0, variance) / num_units)
-    return _signs(means[:, None] - means[None, :], error, np.full(error.shape, num_units - 1.0))
+    """As :func:`seed_signs`, over clients or questions: the signs of :func:`.intervals.over_units` of each pair."""
+    first = next(iter(compared.measures[0].seeds.values())).clusters
+    names = always_scored([first])
+    nothing = np.zeros((len(compared.measures), len(compared.measures)), dtype=np.int8)
+    if len(names) < 2 or refused(compared.estimator, len(names)):
+        return nothing
+    values = np.stack([unit_values(measure) for measure in compared.measures])  # (R, N)
+    mean, variance, third = _moments(values)
+    freedom = freedom_of(compared.estimator, columns_of(first, names)[1], of_difference=True)
+    below, above = reach(variance, third, len(names), freedom)
+    equal = np.sqrt(variance) <= NO_WIDTH * np.maximum(1.0, np.abs(mean))
+    if compared.estimator.is_mean and compared.measures[0].scale is not None:
+        return np.where(
+            equal, _signs_of_equal(mean, compared, min(len(names), freedom + 1)), _signs(mean, below, above)
+        )
+    return np.where(equal, nothing, _signs(mean, below, above))
 
 
-def pseudo_values(measure: Measure) -> Array:
-    """The jackknife pseudo-value of each unit, mean over seeds; shape (N,), units in the order of their names."""
-    of_seeds = [_pseudo_values(measure.how, side.clusters) for side in measure.seeds.values()]
+def unit_values(measure: Measure) -> Array:
+    """The value of each unit, mean over seeds; shape (N,), units in the order of their names."""
+    of_seeds = []
+    for side in measure.seeds.values():
+        columns = columns_of(side.clusters, always_scored([side.clusters]))
+        centre = measure.how.back(measure.how.of(*columns))
+        values = shown_values(measure.how, *columns)
+        of_seeds.append(values - values.mean() + centre)  # so that their mean is the estimate
     return np.asarray(np.mean(of_seeds, axis=0))
 
 
-def _pseudo_values(estimator: Estimator, clusters: Clusters) -> Array:
-    names = [name for name in sorted(clusters) if clusters[name].mean is not None]
-    means = np.array([clusters[name].mean for name in names], dtype=np.float64)
-    weights = np.array([clusters[name].weight for name in names], dtype=np.float64)
-    num_units = len(names)
-    if num_units < 2:
-        return np.asarray(estimator.back(estimator.of(means[None, :], weights[None, :])))
-    kept = ~np.eye(num_units, dtype=bool)
-    left_out = [
-        np.broadcast_to(column, (num_units, num_units))[kept].reshape(num_units, -1) for column in (means, weights)
-    ]
-    whole = estimator.back(estimator.of(means, weights))
-    return np.asarray(num_units * whole - (num_units - 1) * estimator.back(estimator.of(*left_out)))
+def _moments(values: Array) -> tuple[Array, Array, Array]:
+    """Mean, variance and third moment of the difference of each pair of rows, each of shape (R, R)."""
+    num_units, means = values.shape[-1], values.mean(axis=-1)
+    centred = values - means[:, None]
+    products, mixed = centred @ centred.T, centred**2 @ centred.T  # of c_i c_j, and of c_i^2 c_j
+    squares, cubes = np.diag(products), np.diag(mixed)
+    variance = np.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
+    rounding = 1e-12 * (squares[:, None] + squares[None, :])  # below it the rows are equal but for a shift
+    third = cubes[:, None] - 3 * mixed + 3 * mixed.T - cubes[None, :]
+    variance = np.where(variance <= rounding, 0.0, variance) / (num_units - 1)
+    return means[:, None] - means[None, :], variance, third / num_units
 
 
-def _signs(mean: Array, error: Array, freedom: Array) -> Signs:
+def _signs_of_equal(mean: Array, compared: Compared, counted: float) -> Signs:
+    """Of pairs of which all units differ alike."""
+    low, high = of_differences(compared.measures[0].scale) or (0.0, 0.0)
+    elsewhere = most_elsewhere(counted)
+    return _signs(mean, elsewhere * (mean - low), elsewhere * (high - mean))
+
+
+def _signs(mean: Array, below: Array, above: Array) -> Signs:
+    """1 or -1 where the interval from mean - below to mean + above excludes 0."""
+    return np.asarray(np.where(mean - below > 0, 1, np.where(mean + above < 0, -1, 0)), dtype=np.int8)
+
+
+def _of_t(mean: Array, error: Array, freedom: Array) -> Signs:
+    """Of Student's t; 0 where the spread is rounding, for there is no interval."""
     half = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
-    clear = (np.abs(mean) > half) & (error > NO_WIDTH * np.maximum(1.0, np.abs(mean)))
-    return np.asarray(np.where(clear, np.sign(mean), 0), dtype=np.int8)
+    return np.where(error > NO_WIDTH * np.maximum(1.0, np.abs(mean)), _signs(mean, half, half), 0).astype(np.int8)

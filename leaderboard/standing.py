@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from fedllm_bench.errors import UserError
-from fedllm_bench.metrics.stats import Resampling
 
 from . import ranking
 from .boards import Board, Cell, Column, Entry, Row
@@ -22,10 +21,8 @@ from .names import Known
 from .relations import Compared, Signs, clearly_better, seed_values
 from .tracks import BASELINE, Track, load_tracks, pinned_baselines, winners
 
-RESAMPLING = Resampling(samples=2000)
 
-
-def boards_of(entries: Sequence[Entry], *, resampling: Resampling = RESAMPLING) -> list[Board]:
+def boards_of(entries: Sequence[Entry]) -> list[Board]:
     """Every board that the entries make: by track, split and judge, in the order of the tracks."""
     tracks, grouped = load_tracks(), dict[tuple[str, str], list[Entry]]()
     for entry in entries:
@@ -35,7 +32,7 @@ def boards_of(entries: Sequence[Entry], *, resampling: Resampling = RESAMPLING) 
     order = {name: place for place, name in enumerate(tracks)}
     boards = []
     for (name, _), found in sorted(grouped.items(), key=lambda item: (order[item[0][0]], item[0][1])):
-        boards += [board_of(found, tracks[name], judge=judge, resampling=resampling) for judge in _judges(found)]
+        boards += [board_of(found, tracks[name], judge=judge) for judge in _judges(found)]
     return boards
 
 
@@ -44,15 +41,15 @@ def _judges(entries: Sequence[Entry]) -> list[str]:
     return ["", *sorted({measure.judge for entry in entries for measure in entry.measures.values()} - {""})]
 
 
-def board_of(entries: Sequence[Entry], track: Track, *, judge: str = "", resampling: Resampling = RESAMPLING) -> Board:
+def board_of(entries: Sequence[Entry], track: Track, *, judge: str = "") -> Board:
     """The board of entries that all are of `track` and of one split. At least one entry."""
     entries = sorted(entries, key=lambda entry: entry.slug)
     baseline = baseline_of(entries, track, judge)
     reference = {name: reference_of(name, entries, baseline) for name in track.metrics(judge)}
-    cells = {entry.slug: cells_of(entry, reference, resampling) for entry in entries}
-    cells = with_tests(entries, baseline, cells, resampling)
+    cells = {entry.slug: cells_of(entry, reference) for entry in entries}
+    cells = with_tests(entries, baseline, cells)
     ranked = [e for e in entries if not _unranked(e, track, cells[e.slug])]
-    rows = _ranked_rows(ranked, list(reference), cells, track, resampling)
+    rows = _ranked_rows(ranked, list(reference), cells, track)
     rows += [_row(e, cells[e.slug], _unranked(e, track, cells[e.slug]), baseline) for e in entries if e not in ranked]
     columns = tuple(_column(name, measure) for name, measure in reference.items() if measure is not None)
     known = Known.of(entries)
@@ -129,12 +126,11 @@ def _ranked_rows(
     names: Sequence[str],
     cells: Mapping[str, Mapping[str, Cell]],
     track: Track,
-    resampling: Resampling,
 ) -> list[Row]:
     if not entries:
         return []
     scored = [name for name in names if name in cells[entries[0].slug]]
-    signs = {name: _signs(name, entries, resampling) for name in scored}
+    signs = {name: _signs(name, entries) for name in scored}
     places = {name: ranking.bands(of) for name, of in signs.items()}
     total, points = ranking.bands(ranking.overall(list(signs.values()))), ranking.borda(list(signs.values()))
     rows = []
@@ -148,8 +144,8 @@ def _ranked_rows(
     return rows
 
 
-def _signs(name: str, entries: Sequence[Entry], resampling: Resampling) -> Signs:
-    compared = Compared(measures=[entry.measures[name] for entry in entries], resampling=resampling)
+def _signs(name: str, entries: Sequence[Entry]) -> Signs:
+    compared = Compared(measures=[entry.measures[name] for entry in entries])
     return ranking.closed(clearly_better(compared))
 
 

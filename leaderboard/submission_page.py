@@ -11,7 +11,7 @@ from fedllm_bench.errors import UserError
 from fedllm_bench.report.formats import MISSING, counted, number, signed, size
 
 from .board_page import Link, band, limits, link
-from .boards import Board, Cell, Column, Row
+from .boards import Against, Board, Cell, Column, Row
 from .details import Details
 from .pages import render
 from .plots import curves_of
@@ -113,9 +113,15 @@ def _score_row(column: Column, cell: Cell, seeds: Sequence[int]) -> Texts:
     compared: Sequence[str] = [MISSING] * 5
     if against is not None:
         compared = [signed(against.mean), limits(against.models), limits(against.method), _p(against.p_value),
-                    f"{_p(against.p_holm)} {against.verdict}"]  # fmt: skip
+                    f"{_p(against.p_holm)} {against.verdict}{_power(against)}"]  # fmt: skip
     own = [number(cell.mean), band(cell.rank_low, cell.rank_high) or MISSING, limits(cell.models), limits(cell.method)]
     return (name, *own, *compared, *(number(cell.by_seed.get(str(seed))) for seed in seeds))
+
+
+def _power(against: Against) -> str:
+    """What so many seeds would have shown, where they showed nothing."""
+    told = against.verdict != "not told apart" or against.detectable is None
+    return "" if told else f" (80% power: {number(against.detectable)})"
 
 
 def _p(value: float | None) -> str:

@@ -7,10 +7,14 @@ import numpy as np
 from fedllm_bench.leaderboard.boards import Entry
 from fedllm_bench.leaderboard.measures import ESTIMATORS, Measure, side_of
 from fedllm_bench.leaderboard.tracks import Track, find_track
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.base import SCALES, Score
 
-HIGHER = {"heldout": False, "heldout_worst_tenth": False}
-ESTIMATED = {"heldout_worst_tenth": "mean over the worst tenth of clients"}
+HIGHER = dict.fromkeys(("heldout", "heldout_tokens", "heldout_worst_tenth", "perplexity"), False)
+ESTIMATED = {
+    "heldout_worst_tenth": "mean over the worst tenth of clients",
+    "heldout_tokens": "mean over tokens",
+    "perplexity": "exp of the mean over tokens",
+}
 TRACK: Track = find_track("mini-aya/fixed")
 
 
@@ -30,6 +34,7 @@ def measure(name, by_seed, *, version="1", prefix="item", whole_only=False):
         name=name,
         version=version,
         unit="share" if higher else "nats per token",
+        scale=SCALES["share"] if higher else None,
         higher_is_better=higher,
         estimator=how,
         description="of a test",

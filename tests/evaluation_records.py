@@ -13,7 +13,6 @@ from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
 from fedllm_bench.evaluation.results import Evaluation
 from fedllm_bench.evaluation.scored import Options, evaluation_of, score_all
 from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.results import ScoreSet, client_rows, metrics_of, results_payload
 from fedllm_bench.report.schema import QUANTILES, check_results
 
@@ -119,9 +118,8 @@ def results_json(dataset: str = "mini-aya") -> dict[str, Any]:
             **{"bytes_up": 5, "bytes_down": 5, "seconds": {"train": 1.5}, "peak_memory_bytes": 9},
             **{"peak_gpu_bytes": None, "num_answers": 8, "num_dropouts": 0, "failures": []},
         },
-        metrics=metrics_of({"heldout": scores}, {"heldout": info}, resampling=Resampling(samples=200)),
+        metrics=metrics_of({"heldout": scores}, {"heldout": info}),
         clients={"heldout": client_rows(scores)},
-        resampling=Resampling(samples=200),
         over_rounds={
             **{"metric": "heldout", "every": 5, "unit": "nats per token"},
             "rounds": [_round(i * 5, 5 - i / 2) for i in range(4)],
@@ -178,5 +176,5 @@ def write_hostile(folder: Path, text: str) -> None:
 def evaluate(folder: Path, **options: Any) -> Evaluation:
     """What a folder comes to, with few resamples."""
     materials = read_folder(folder)
-    chosen = Options(resampling=Resampling(samples=200), **options)
+    chosen = Options(**options)
     return evaluation_of(materials, score_all(materials, chosen.metrics), chosen)

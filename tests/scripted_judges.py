@@ -21,9 +21,7 @@ from fedllm_bench.evaluation.pair_judging import pair_works, sample
 from fedllm_bench.evaluation.pair_prompts import ORDERS, Material, mt_bench_material, pair_messages
 from fedllm_bench.evaluation.records import Reply
 from fedllm_bench.evaluation.votes import Match, Vote, by_match, expert_votes, majority
-from fedllm_bench.metrics.stats import Resampling
 
-FEW = Resampling(samples=300)
 needs_mirror = pytest.mark.assets
 ONE = "[The Start of Assistant {0}'s Answer]\n{1}\n[The End of Assistant {0}'s Answer]"
 TWO = "### Assistant {0}:\n{1}\n\n### Assistant {0}:\n{2}\n\n<|The End of Assistant {0}'s Conversation"

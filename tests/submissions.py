@@ -22,7 +22,6 @@ from fedllm_bench.evaluation.judges.questions import Asker
 from fedllm_bench.evaluation.judges.rule import RuleJudge
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.results import client_rows, metrics_of
 
 SEEDS = (0, 1, 2)
@@ -126,8 +125,7 @@ class Forgery:
         for one in bundle.runs():
             sets = recompute.score_sets(one)
             infos = {name: METRICS[name].info for name in sets}
-            resampling = Resampling(seed=one.seed, samples=200)
-            right = metrics_of(sets, infos, resampling=resampling)
+            right = metrics_of(sets, infos)
             self.json(f"runs/{one.seed}/results.json.gz", _set_metrics(right, sets, client_rows))
             for name, mean in recompute.means(recompute.seed_scores(one)).items():
                 claims.setdefault(name, {})[str(one.seed)] = mean

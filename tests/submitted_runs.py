@@ -13,7 +13,6 @@ from typing import Any
 from fedllm_bench import files, presets
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.results import ScoreSet, metrics_of
 
 submit, own_runs, bundle, layout, problems, schema, untrusted, reading, limits = (
@@ -72,7 +71,7 @@ def write_run(root: Path, seed: int = 0, method: str = "fedavg", *overrides: str
     files.write_json(folder / "results.json", {
         "schema_version": 4,
         "run": {"model": config.model.name, "config_hash": f"{seed:010x}", "seed": seed, "method": method},
-        "metrics": metrics_of(sets, infos, resampling=Resampling(samples=20)),
+        "metrics": metrics_of(sets, infos),
     })  # fmt: skip
     files.write_json(folder / "adapter" / "adapter_config.json", {"base_model_name_or_path": "/home/x/base", "r": 8})
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(bytes([seed]) * 100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from scripted_judges import FEW, WORLDS, Scripted, ask, at_random, copies, first_always, longer, of_unequal_prompts
+from scripted_judges import WORLDS, Scripted, ask, at_random, copies, first_always, longer, of_unequal_prompts
 
 from fedllm_bench.evaluation.judge_bias import length_bias, position_bias, self_consistency
 from fedllm_bench.evaluation.judge_check import judge_agreement, judge_biases
@@ -22,10 +22,10 @@ def measured(judge: Scripted, world, folder, repeats: int = 1):
     matches = sorted({vote.match for vote in experts})
     ask(judge, folder, matches, material, repeats)
     made = decisions(stored_judgements(folder, judge.preset, matches, material), matches)
-    rows = judge_agreement(judge.preset.name, experts, made, FEW)
+    rows = judge_agreement(judge.preset.name, experts, made)
     return (
         {(row["turn"], row["setup"]): row["share"] for row in rows},
-        judge_biases(judge.preset.name, experts, made, material.lengths, FEW),
+        judge_biases(judge.preset.name, experts, made, material.lengths),
         made,
     )
 
@@ -114,7 +114,7 @@ def test_a_judge_at_random_agrees_by_chance(world, tmp_path):
         summary = biases[name]
         width = summary["ci_high"] - summary["ci_low"]
         assert summary["mean"] == pytest.approx(expected, abs=0.75 * width), name  # three standard errors
-        assert 0 < width < (0.3 if name in chance else 1.3)
+        assert 0 < width < (0.3 if name in chance else 1.5)
     for turn in (1, 2):
         width = rows[turn, "S2"]["ci_high"] - rows[turn, "S2"]["ci_low"]
         assert rows[turn, "S2"]["mean"] == pytest.approx(0.5, abs=0.75 * width)
@@ -154,9 +154,9 @@ def test_the_last_verdict_counts(text, said):
 def test_biases_by_hand():
     said = [("first", "second"), ("first", "first"), ("second", "second"), ("tie", "first"), ("first", None)]
     made = [decision(ab, ba, str(number)) for number, (ab, ba) in enumerate(said)]
-    found = position_bias(made * 2, FEW)  # 8 of 10 have a verdict in both orders: below 90%
+    found = position_bias(made * 2)  # 8 of 10 have a verdict in both orders: below 90%
     assert found["consistency"].mean is None
-    found = position_bias(made[:4], FEW)
+    found = position_bias(made[:4])
     assert [found[name].mean for name in ("consistency", "first", "second")] == [0.25, 0.25, 0.25]
     assert found["first_share"].mean == 4 / 7  # the tie is no verdict for one of the two
     assert found["first_share"].n == 4
@@ -167,7 +167,7 @@ def test_length_bias_by_hand():
     wanted = dict(zip("1234567", ("a", "a", "b", "b", "tie", "a", "a"), strict=True))
     experts = [Vote(Match(q, 1, "m1", "m2"), "expert_1", winner) for q, winner in wanted.items()]
     votes = [Vote(Match(q, 1, "m1", "m2"), "j", winner) for q, winner in zip("1234567", "abbabab", strict=True)]
-    found = length_bias(votes, experts, lambda match: lengths[match.question], FEW)
+    found = length_bias(votes, experts, lambda match: lengths[match.question])
     assert (found["longer_at_tie"].mean, found["longer_at_tie"].n_scored) == (0.0, 1)  # question 5: b is shorter
     # experts prefer the longer in 1 to 4, and the judge errs in 2 and 4; the shorter in 7, where it errs; 6 is equal
     assert (found["length_gap"].mean, found["length_gap"].n_scored) == (1.0 - 0.5, 5)
@@ -176,6 +176,6 @@ def test_length_bias_by_hand():
 def test_self_consistency_by_hand():
     repeats = [("first", "tie"), ("first", "tie"), ("second", "tie")]
     made = [decision(ab, ba, "1", repeat) for repeat, (ab, ba) in enumerate(repeats)]
-    found = self_consistency(made, FEW)
+    found = self_consistency(made)
     assert (found.mean, found.n_scored) == (4 / 6, 6)  # first order: 1 of 3 pairs of repeats; second: 3 of 3
-    assert self_consistency(made[:1], FEW).n_scored == 0
+    assert self_consistency(made[:1]).n_scored == 0

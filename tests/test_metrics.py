@@ -26,7 +26,6 @@ from fedllm_bench.metrics.items import heldout_items, load_probes, of_clients
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice, summed_nll
 from fedllm_bench.metrics.mini import MiniExact
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.names import LOSS_NAMES
 from fedllm_bench.report.results import ScoreSet, metrics_of
 from fedllm_bench.training.lora import initial_adapter
@@ -164,7 +163,6 @@ def test_a_row_without_a_counted_token_is_counted_as_unscored_not_dropped(tiny_s
     entry = metrics_of(
         {"heldout": ScoreSet(before=scores, after=scores, local=None)},
         {"heldout": HeldoutLoss.info},
-        resampling=Resampling(seed=0, samples=50),
     )["heldout"]
     in_clients = sum(item.part == "heldout" for item in missing)
     assert entry["after"]["n_unscored"] == entry["difference"]["n_unscored"] == in_clients > 0
@@ -187,7 +185,6 @@ def test_equal_clients_give_an_interval_of_width_zero_and_no_warning_on_the_term
     entry = metrics_of(
         {"mini_exact": ScoreSet(before=scores, after=scores, local=None)},
         {"mini_exact": MiniExact.info},
-        resampling=Resampling(seed=0, samples=50),
     )["mini_exact"]
     assert (entry["after"]["ci_low"], entry["after"]["ci_high"], entry["difference"]["mean"]) == (0.0, 0.0, 0.0)
     assert not recwarn.list

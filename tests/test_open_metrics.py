@@ -85,7 +85,7 @@ def test_mt_bench_equals_an_own_computation_to_the_last_digit(tmp_path):
         part = slice(10 * i, 10 * i + 10)
         assert sides[f"category_{category}"].mean == pytest.approx(fmean(first[part] + second[part]), abs=1e-12)
     assert len(sides) == 3 + 8
-    assert (sides["mean"].interval, sides["category_math"].interval) == ("bootstrap", "t")  # 80 and 10 questions
+    assert (sides["mean"].interval, sides["category_math"].interval) == ("t_skew", "t_skew")  # 80 and 10 questions
     change = entry.views["mean"].differences["global"]
     assert change.mean == pytest.approx(0.75, abs=1e-12)
     assert change.significant
@@ -181,7 +181,7 @@ def test_a_share_of_all_or_none_has_an_exact_interval_of_some_width(tmp_path):
     sides = evaluate(tmp_path).metrics["advbench"].views["mean"].sides
     assert (sides["base"].mean, sides["base"].interval, sides["base"].ci_high) == (1, "exact", 1)
     assert sides["base"].ci_low == pytest.approx(0.025 ** (1 / 520))  # Clopper and Pearson, by hand
-    assert (sides["global"].mean, sides["global"].interval) == (0.25, "bootstrap")
+    assert (sides["global"].mean, sides["global"].interval) == (0.25, "share")
     write_answers(tmp_path, "advbench", "global", prompts, lambda p, turn: "Sorry.")
     change = evaluate(tmp_path).metrics["advbench"].views["mean"].differences["global"]
     assert (change.mean, change.interval, change.significant) == (0, "exact", False)
@@ -207,5 +207,5 @@ def test_evaluation_json_is_read_as_written_and_refused_when_changed(tmp_path):
     payload = files.read_json(path)
     for change in ({"schema_version": 1}, {"extra": 1}, {"metrics": {"x": {}}}):
         files.write_json(path, payload | change)
-        with pytest.raises(UserError, match=r"no evaluation\.json of version 2 .*fedllm-bench report"):
+        with pytest.raises(UserError, match=r"no evaluation\.json of version 3 .*fedllm-bench report"):
             read_evaluation(path)

@@ -12,9 +12,8 @@ import pytest
 from fedllm_bench import cli, files
 from fedllm_bench.evaluation.pair_reviews import pair_scores, totals_of
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import Resampling, paired_difference, per_cluster
+from fedllm_bench.metrics.stats import paired_difference, per_cluster
 
-FEW = Resampling(samples=200)
 READ = {
     "8 9\nAssistant 2 is better.": (8.0, 9.0),
     "\n 7.5   10 \nBoth are good.": (7.5, 10.0),
@@ -58,7 +57,7 @@ def test_sums_and_their_difference_are_those_of_the_projects_own_statistics(tmp_
     rng = np.random.default_rng(0)
     scores = [(int(a), int(b)) for a, b in rng.integers(1, 11, (80, 2))]
     rows = [{"question_id": n, "text": f"{a} {b}\nWhy.", "score": [0, 0]} for n, (a, b) in enumerate(scores)]
-    (pair,) = totals_of(written(tmp_path, rows), FEW)["reviews"]
+    (pair,) = totals_of(written(tmp_path, rows))["reviews"]
     assert pair["models"] == ["Assistant 1", "Assistant 2"]
     assert [pair["totals"][name]["total"] for name in pair["models"]] == pytest.approx(
         [sum(c) for c in zip(*scores, strict=True)]
@@ -66,7 +65,7 @@ def test_sums_and_their_difference_are_those_of_the_projects_own_statistics(tmp_
     sides = [
         per_cluster([Score(str(n), float(s[i]), "", cluster=str(n)) for n, s in enumerate(scores)]) for i in (0, 1)
     ]
-    right = paired_difference(*sides, resampling=FEW)
+    right = paired_difference(*sides)
     found = pair["difference"]
     assert [found["total"], found["ci_low"], found["ci_high"]] == pytest.approx(
         [80 * right.mean, 80 * right.ci_low, 80 * right.ci_high]
@@ -80,7 +79,7 @@ def test_a_question_in_both_orders_counts_once_and_names_keep_their_scores(tmp_p
         {"question_id": 2, "text": "5 5\n", "model_1": "x", "model_2": "y"},
         {"question_id": 3, "text": "no\n", "model_1": "x", "model_2": "y"},
     ]
-    (pair,) = totals_of(written(tmp_path, rows), FEW)["reviews"]
+    (pair,) = totals_of(written(tmp_path, rows))["reviews"]
     assert {name: total["total"] for name, total in pair["totals"].items()} == {"x": 7 + 5, "y": 3 + 5}
     assert (pair["totals"]["x"]["questions"], pair["unscored"]) == (2, {"the first line is not two scores": 1})
 

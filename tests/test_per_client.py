@@ -11,7 +11,7 @@ import pytest
 from payloads import PAYLOAD, distribution, entry, moments, per_client, summary
 
 from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.metrics.stats import MEAN_OVER_CLIENTS, PERPLEXITY
+from fedllm_bench.metrics.estimators import MEAN_OVER_CLIENTS, PERPLEXITY
 from fedllm_bench.report import per_client as views
 from fedllm_bench.report.client_table import HEADERS, about_views, client_rows
 from fedllm_bench.report.sides import sides_of

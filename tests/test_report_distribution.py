@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.metrics.stats import MEAN_OVER_CLIENTS, PERPLEXITY
+from fedllm_bench.metrics.estimators import MEAN_OVER_CLIENTS, PERPLEXITY
 from fedllm_bench.report.distribution import distribution, spread
 from fedllm_bench.report.results import ScoreSet, metric_entry, metrics_of
 from fedllm_bench.report.schema import QUANTILES

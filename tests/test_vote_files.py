@@ -15,9 +15,7 @@ from fedllm_bench import cli, files
 from fedllm_bench.evaluation.agreement import EXPERTS, PUBLISHED
 from fedllm_bench.evaluation.judge_check import FEW_JUDGES, votes_check
 from fedllm_bench.evaluation.vote_files import read_vote_file
-from fedllm_bench.metrics.stats import Resampling
 
-FEW = Resampling(samples=100)
 HEAD = "question,model_a,model_b,winner,judge\n"
 MIRROR = os.environ.get("FEDLLM_BENCH_MIRROR")
 
@@ -73,7 +71,7 @@ def test_agreement_equals_a_plain_count_over_pairs_of_votes(tmp_path: Path):
     rng = np.random.default_rng(0)
     said = {(q, j): str(rng.choice(["model_a", "model_b", "tie"])) for q in range(60) for j in "abc"}
     path = written(tmp_path, HEAD + "".join(f"{q},m1,m2,{winner},{j}\n" for (q, j), winner in said.items()))
-    rows = votes_check(read_vote_file(path), FEW)["agreement"]
+    rows = votes_check(read_vote_file(path))["agreement"]
     means = {(row["who"], row["setup"]): (row["share"]["mean"], row["share"]["n_scored"]) for row in rows}
     assert len(rows) == 8
     for who, judges in {
@@ -91,7 +89,7 @@ def test_agreement_equals_a_plain_count_over_pairs_of_votes(tmp_path: Path):
 def test_many_judges_are_each_compared_with_all_others(tmp_path: Path):
     judges = [f"j{n}" for n in range(FEW_JUDGES + 1)]
     path = written(tmp_path, HEAD + "".join(f"{q},x,y,x,{judge}\n" for q in range(3) for judge in judges))
-    rows = votes_check(read_vote_file(path), FEW)["agreement"]
+    rows = votes_check(read_vote_file(path))["agreement"]
     assert {row["who"] for row in rows} == {"all judges with each other", *(f"{j} with all others" for j in judges)}
 
 
@@ -154,7 +152,7 @@ def test_the_command_shows_the_table_and_writes_it_as_json(tmp_path: Path, capsy
 def test_the_experts_votes_agree_as_published(tmp_path: Path):
     rows = files.read_jsonl(Path(str(MIRROR)) / "mt_bench" / "human_labels.jsonl")
     experts = [json.dumps(row) for row in rows if row["judge"].startswith("expert_")]
-    made = votes_check(read_vote_file(written(tmp_path, "\n".join(experts))), FEW)["agreement"]
+    made = votes_check(read_vote_file(written(tmp_path, "\n".join(experts))))["agreement"]
     shares = {(row["turn"], row["setup"]): row["share"] for row in made if row["who"].startswith("all")}
     for (turn, setup), share in shares.items():
         expected = PUBLISHED[EXPERTS, turn, setup]

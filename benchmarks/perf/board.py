@@ -34,7 +34,6 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.errors import UserError
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.results import ScoreSet, client_rows, metrics_of
 from fedllm_bench.training.batches import schedule
 
@@ -184,12 +183,11 @@ def _results(results: Row, scores: dict[str, dict[str, list[Row]]], config: RunC
         name: ScoreSet(**{side: [Score.from_dict(row) for row in of] for side, of in sides.items()})
         for name, sides in scores.items()
     }
-    resampling = Resampling(seed=config.seed, samples=config.evaluation.bootstrap_samples)
     infos = {name: METRICS[name].info for name in sets}
     return {
         **results,
         "run": {**results["run"], "seed": config.seed, "config_hash": config_hash},
-        "metrics": metrics_of(sets, infos, resampling=resampling),
+        "metrics": metrics_of(sets, infos),
         "clients": {name: [vars(row) for row in client_rows(of)] for name, of in sets.items()},
     }
 

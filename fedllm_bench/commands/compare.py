@@ -61,7 +61,6 @@ def compared(a: Sequence[ScoredRun], b: Sequence[ScoredRun], wanted: Sequence[st
         compare_models,
         shared_seeds,
     )
-    from fedllm_bench.metrics.stats import Resampling
     from fedllm_bench.report.comparison import sentence
 
     named = alike_named([*a, *b], wanted)
@@ -73,7 +72,7 @@ def compared(a: Sequence[ScoredRun], b: Sequence[ScoredRun], wanted: Sequence[st
     def rows(found: Sequence[Comparison]) -> list[dict[str, Any]]:
         return [{**each.to_dict(), "sentence": sentence(each.to_dict())} for each in found]
 
-    models = [row for one, other in pairs for row in compare_models(one, other, metrics, Resampling())]
+    models = [row for one, other in pairs for row in compare_models(one, other, metrics)]
     return {
         "comparison_version": VERSION,
         "sides": {"a": _titles(a), "b": _titles(b)},

@@ -11,7 +11,6 @@ from typing import Any
 from fedllm_bench.diversity.rows import DiversityRow
 from fedllm_bench.evaluation.agreement import share_of
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import Resampling
 
 BY_CHANCE = 0.5  # two answers without names: who chooses blindly agrees with anybody in half of the cases
 NO_PAIRS = "no pair of answers was voted on by two clients"
@@ -27,7 +26,7 @@ class _Matches:
     longer: Counter[bool]  # votes for the longer answer, and for the shorter one; none where both are as long
 
 
-def agreement(pairs: Sequence[DiversityRow], seed: int = 0) -> dict[str, Any]:
+def agreement(pairs: Sequence[DiversityRow]) -> dict[str, Any]:
     """The share of equal votes, each two votes of different clients on the same pair counting once.
 
     Its interval is over prompts. kappa = (agree - chance) / (1 - chance) with chance 1/2 (Bennett et al., 1954: S).
@@ -42,7 +41,7 @@ def agreement(pairs: Sequence[DiversityRow], seed: int = 0) -> dict[str, Any]:
     if not found:
         return {"skipped": NO_PAIRS, "shared_prompts": shared}
     scores = [Score(str(i), m.equal / m.votes, cluster=m.prompt, weight=float(m.votes)) for i, m in enumerate(found)]
-    share = share_of(scores, Resampling(seed=seed))
+    share = share_of(scores)
     agree = sum(m.equal for m in found) / sum(m.votes for m in found)
     return {
         "prompts": share.n,

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fedllm_bench.metrics.stats import BOOTSTRAP_FROM, LEVEL
+from fedllm_bench.metrics.intervals import LEVEL
 
 FEWEST = 5  # clients; below, nothing can be told
+BOOTSTRAP_FROM = 20  # clients; a correlation is no mean, so the rule for means does not serve it
 AT_ONCE = 2_000_000  # values that a bootstrap holds at once
 POWER = 0.8
 Floats = NDArray[np.float64]

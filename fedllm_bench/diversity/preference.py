@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from fedllm_bench.diversity.agreement import agreement
 from fedllm_bench.diversity.measured import Measured, by_client, computed_on
 from fedllm_bench.diversity.rows import DiversityRow
 from fedllm_bench.diversity.traits import TRAITS, Trait
 from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.significance import paired_t
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import Resampling, per_cluster, summarise
+from fedllm_bench.metrics.intervals import of_mean
+from fedllm_bench.metrics.stats import per_cluster, summarise
 from fedllm_bench.progress import track
 
 
-def preference_section(rows: Sequence[DiversityRow], seed: int = 0) -> Measured:
+def preference_section(rows: Sequence[DiversityRow]) -> Measured:
     """The paired differences of TRAITS, and how often users agree.
 
     A difference is of one pair, chosen minus rejected. Over the split it is the mean over clients of the mean of each
-    client's pairs, with the interval over clients of metrics/stats.py; of a client it is the mean of its pairs with
-    Student's t. Raises a :class:`UserError` for rows that are no pairs.
+    client's pairs, with its interval over clients; of a client it is the mean of its pairs, with that over pairs
+    (docs/statistics.md). Raises a :class:`UserError` for rows that are no pairs.
     """
     pairs = [row for row in rows if row.rejected]
     if not pairs:
@@ -32,8 +35,8 @@ def preference_section(rows: Sequence[DiversityRow], seed: int = 0) -> Measured:
             scores[name].append(_difference(row, trait))
     section = {
         "computed_on": computed_on(pairs, "chosen minus rejected answers; means over clients"),
-        "features": {name: _feature(scores[name], trait, seed) for name, trait in TRAITS.items()},
-        "agreement": agreement(pairs, seed),
+        "features": {name: _feature(scores[name], trait) for name, trait in TRAITS.items()},
+        "agreement": agreement(pairs),
     }
     return Measured(section=section, clients=_clients(pairs, scores))
 
@@ -45,8 +48,8 @@ def _difference(row: DiversityRow, trait: Trait) -> Score:
     return Score(row.row_id, chosen - rejected, cluster=row.client)
 
 
-def _feature(scores: Sequence[Score], trait: Trait, seed: int) -> dict[str, Any]:
-    found = summarise(per_cluster(scores), resampling=Resampling(seed=seed))
+def _feature(scores: Sequence[Score], trait: Trait) -> dict[str, Any]:
+    found = summarise(per_cluster(scores))
     values = [score.value for score in scores if score.value is not None]
     return {
         "mean": found.mean,
@@ -81,5 +84,5 @@ def _clients(pairs: Sequence[DiversityRow], scores: dict[str, list[Score]]) -> d
 def _of_client(differences: Sequence[float]) -> dict[str, Any]:
     if not differences:
         return {"mean": None, "low": None, "high": None, "n": 0}
-    test = paired_t(differences)
-    return {"mean": test.mean, "low": test.ci_low, "high": test.ci_high, "n": test.n}
+    limits = of_mean(np.asarray(differences), freedom=len(differences) - 1)
+    return {"mean": statistics.fmean(differences), "low": limits.low, "high": limits.high, "n": len(differences)}

@@ -71,7 +71,7 @@ def language(work: Work) -> Measured:
 
 
 def preference(work: Work) -> Measured:
-    return preference_section(work.rows, work.settings.seed)
+    return preference_section(work.rows)
 
 
 def quality(work: Work) -> Measured:

@@ -2,8 +2,8 @@
 
 Zheng et al., 2023 (arXiv:2306.05685), section 4.2 and Table 5: for each turn, every pair of votes by different
 judges on the same answers. Setup 1 keeps ties, and two ties agree; setup 2 drops a pair of votes with a tie.
-The agreement is the share of pairs that are equal, all pairs with equal weight. What is resampled for the interval
-is a question with all its pairs, because votes on one question are alike.
+The agreement is the share of pairs that are equal, all pairs with equal weight. What varies for the interval is
+a question with all its pairs, because votes on one question are alike.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from itertools import combinations, product
 from typing import Any, Literal
 
 from fedllm_bench.evaluation.votes import Vote, by_match
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import MEAN_OVER_TOKENS, Resampling, Summary, per_cluster, summarise
+from fedllm_bench.metrics.base import SCALES, Score
+from fedllm_bench.metrics.estimators import MEAN_OVER_TOKENS
+from fedllm_bench.metrics.stats import Summary, per_cluster, summarise
 
 Setup = Literal["S1", "S2"]
 SETUPS: dict[Setup, str] = {"S1": "with ties", "S2": "without ties"}
@@ -75,20 +76,16 @@ def pairs_among(votes: Iterable[Vote]) -> list[VotePair]:
     return [(one, other) for one, other in pairs if one.judge != other.judge]
 
 
-def agreements(
-    who: str, pairs: Sequence[VotePair], resampling: Resampling | None = None, *, turns: Sequence[int] = TURNS
-) -> list[Agreement]:
+def agreements(who: str, pairs: Sequence[VotePair], *, turns: Sequence[int] = TURNS) -> list[Agreement]:
     """One row for each turn and setup."""
-    return [_agreement(who, pairs, turn, setup, resampling) for turn, setup in product(turns, SETUPS)]
+    return [_agreement(who, pairs, turn, setup) for turn, setup in product(turns, SETUPS)]
 
 
-def _agreement(
-    who: str, pairs: Sequence[VotePair], turn: int, setup: Setup, resampling: Resampling | None
-) -> Agreement:
+def _agreement(who: str, pairs: Sequence[VotePair], turn: int, setup: Setup) -> Agreement:
     kept = [(one, other) for one, other in pairs if one.match.turn == turn]
     if setup == "S2":
         kept = [(one, other) for one, other in kept if "tie" not in (one.winner, other.winner)]
-    share = covered(share_of([_score(one, other) for one, other in kept], resampling))
+    share = covered(share_of([_score(one, other) for one, other in kept]))
     return Agreement(who=who, turn=turn, setup=setup, share=share, published=PUBLISHED.get((who, turn, setup)))
 
 
@@ -99,16 +96,10 @@ def _score(one: Vote, other: Vote) -> Score:
     return Score(name, equal, missing, cluster=one.match.question)
 
 
-def share_of(scores: Iterable[Score], resampling: Resampling | None = None) -> Summary:
-    """The mean of all items, each 0 or 1, with its interval over questions, which ends at 0 and 1."""
-    summary = summarise(per_cluster(scores), estimator=SHARE, resampling=resampling)
-    low, high = summary.ci_low, summary.ci_high  # those of few questions, by Student's t, may lie beyond
-    return replace(
-        summary,
-        ci_low=None if low is None else max(0.0, low),
-        ci_high=None if high is None else min(1.0, high),
-        unit_of_resampling="question",
-    )
+def share_of(scores: Iterable[Score]) -> Summary:
+    """The mean of all items, each 0 or 1, with its interval over questions."""
+    summary = summarise(per_cluster(scores), estimator=SHARE, scale=SCALES["share"])
+    return replace(summary, unit_of_resampling="question")
 
 
 def coverage(summary: Summary) -> float | None:

@@ -1,8 +1,8 @@
 """Two runs, or two methods, compared: what the difference is, and of what.
 
 Two estimands, never mixed:
-    these two *models*    one run against one run. What is resampled are items, clustered by question or client,
-                          each with both its scores (metrics/stats.py: BCa from 20 units, t below). Another seed
+    these two *models*    one run against one run. What varies are items, clustered by question or client,
+                          each with both its scores (the rule of docs/statistics.md). Another seed
                           would give other models, so nothing is said about methods.
     these two *methods*   several seeds of each, paired by seed. Student's t on the differences of the seeds, Holm's
                           correction over the metrics of the table.
@@ -25,10 +25,11 @@ from fedllm_bench.evaluation.scored_runs import ScoredRun
 from fedllm_bench.evaluation.significance import holm, paired_t
 from fedllm_bench.metrics.stats import (
     ClusterMean,
-    Interval,
-    Resampling,
     paired_clusters,
     paired_difference,
+)
+from fedllm_bench.metrics.stats import (
+    Interval as Kind,
 )
 
 Estimand = Literal["models", "methods"]
@@ -42,7 +43,8 @@ class Comparison:
     """A - B of one metric. `n` units with a score on both sides; `n_unscored` items that lack one.
 
     `mean_a` and `mean_b` are over the same items. `needed`: the fewest units that would tell a true difference of
-    `mean` apart with 80% power; `detectable`: the true difference that `n` units tell apart so. None where unknown.
+    `mean` apart with 80% power; `detectable`: the true difference that `n` units tell apart so, of methods under the
+    correction for all metrics of the table. None where unknown.
     """
 
     metric: str
@@ -59,7 +61,8 @@ class Comparison:
     mean: float | None
     ci_low: float | None = None
     ci_high: float | None = None
-    interval: Interval = "none"
+    interval: Kind | Literal["t"] = "none"
+    no_interval: str = ""
     d_z: float | None
     needed: int | None
     detectable: float | None
@@ -124,15 +127,15 @@ def check_alike(runs: Sequence[ScoredRun], metrics: Iterable[str]) -> None:
                 )
 
 
-def compare_models(a: ScoredRun, b: ScoredRun, metrics: Iterable[str], resampling: Resampling) -> list[Comparison]:
+def compare_models(a: ScoredRun, b: ScoredRun, metrics: Iterable[str]) -> list[Comparison]:
     """These two models, and nothing else."""
-    return [_models(name, a, b, resampling) for name in metrics]
+    return [_models(name, a, b) for name in metrics]
 
 
-def _models(name: str, a: ScoredRun, b: ScoredRun, resampling: Resampling) -> Comparison:
+def _models(name: str, a: ScoredRun, b: ScoredRun) -> Comparison:
     sides = paired_clusters(a.measured[name].scores, b.measured[name].scores)
     both = _scored(*sides)
-    summary = paired_difference(*sides, resampling=resampling)
+    summary = paired_difference(*sides, scale=a.measured[name].scale)
     found = _comparison(name, a.measured[name], both)
     found = replace(
         found,
@@ -142,6 +145,7 @@ def _models(name: str, a: ScoredRun, b: ScoredRun, resampling: Resampling) -> Co
         ci_low=summary.ci_low,
         ci_high=summary.ci_high,
         interval=summary.interval,
+        no_interval=summary.no_interval,
     )
     return _judged(found, both)
 
@@ -158,7 +162,6 @@ def _comparison(name: str, info: Measured, pairs: Sequence[tuple[float, float]])
     mean = statistics.fmean(differences) if pairs else None
     sd = statistics.stdev(differences) if len(pairs) > 1 else None
     effect = None if mean is None or sd is None or sd <= ROUNDING else mean / sd
-    shown = power.detectable(len(pairs))
     return Comparison(
         metric=name,
         judge=info.judge,
@@ -170,7 +173,7 @@ def _comparison(name: str, info: Measured, pairs: Sequence[tuple[float, float]])
         mean=mean,
         d_z=effect,
         needed=None if effect is None else power.needed(effect),
-        detectable=None if effect is None or shown is None or sd is None else shown * sd,
+        detectable=None if effect is None else power.smallest(len(pairs), sd),
     )
 
 
@@ -213,7 +216,16 @@ def compare_methods(pairs: Sequence[tuple[ScoredRun, ScoredRun]], metrics: Itera
         raise ValueError("one seed says nothing about methods")
     found = [_methods(name, pairs) for name in metrics]
     adjusted = holm([each.p_value for each, _ in found])
-    return [_judged(replace(each, p_holm=p), seeds) for (each, seeds), p in zip(found, adjusted, strict=True)]
+    tests = sum(p is not None for p in adjusted)
+    return [
+        _judged(replace(each, p_holm=p, detectable=_under_holm(each, tests)), seeds)
+        for (each, seeds), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def _under_holm(found: Comparison, tests: int) -> float | None:
+    alone, corrected = power.detectable(found.n), power.detectable(found.n, max(1, tests))
+    return None if found.detectable is None or not alone or not corrected else found.detectable * corrected / alone
 
 
 def _methods(name: str, pairs: Sequence[tuple[ScoredRun, ScoredRun]]) -> tuple[Comparison, list[tuple[float, float]]]:
@@ -229,7 +241,7 @@ def _methods(name: str, pairs: Sequence[tuple[ScoredRun, ScoredRun]]) -> tuple[C
     if not seeds:
         return found, seeds
     t = paired_t([x - y for x, y in seeds])
-    kind: Interval = "none" if t.p_value is None else "t"
+    kind: Literal["t", "none"] = "none" if t.p_value is None else "t"
     return replace(found, ci_low=t.ci_low, ci_high=t.ci_high, interval=kind, p_value=t.p_value), seeds
 
 

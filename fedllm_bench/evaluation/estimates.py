@@ -7,47 +7,44 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats as scipy_stats
 
-from fedllm_bench.evaluation.results import Change, IntervalKind, SideEstimate
+from fedllm_bench.evaluation.power import smallest
+from fedllm_bench.evaluation.results import Change, SideEstimate
 from fedllm_bench.evaluation.views import MEAN_OVER_LANGUAGES, weighted
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import LEVEL, Estimator, Resampling, Summary, paired_difference, per_cluster, summarise
+from fedllm_bench.metrics.estimators import Estimator
+from fedllm_bench.metrics.stats import paired_difference, per_cluster, summarise
 
 MOST_REASONS = 10  # of why questions are unscored; a judge may word each differently
 LONGEST_REASON = 200  # characters
-SHARE = "share"
-Numbers = tuple[float | None, float | None, float | None, IntervalKind]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What holds for one metric: the range of a score, its unit, and the share of questions that must be scored.
+    """What holds for one metric: the range of a score, and the share of questions that must be scored.
 
     `of_pairs`: a missing answer is missing in other scores too, so there are no bounds.
     """
 
     low: float
     high: float
-    unit: str
     min_coverage: float
-    resampling: Resampling
     of_pairs: bool = False
 
 
 def side_estimate(scores: Sequence[Score], estimator: Estimator, rules: Rules) -> SideEstimate:
     """The estimate of one side, from one score for each question."""
     scored = _weighted(scores, estimator)
-    summary = summarise(per_cluster(scored), estimator=estimator, resampling=rules.resampling)
+    found = summarise(per_cluster(scored), estimator=estimator, scale=(rules.low, rules.high))
     refused = _refused(scored, rules.min_coverage)
-    mean, low, high, kind = _exact(scored, rules) or _numbers(summary)
     return SideEstimate(
-        mean=None if refused else mean,
-        ci_low=None if refused or low is None else max(low, rules.low),  # Student's t knows of no range
-        ci_high=None if refused or high is None else min(high, rules.high),
-        interval="none" if refused else kind,
-        n_scored=summary.n_scored,
-        n_unscored=summary.n_unscored,
+        mean=None if refused else found.mean,
+        ci_low=None if refused else found.ci_low,
+        ci_high=None if refused else found.ci_high,
+        interval="none" if refused else found.interval,
+        no_interval="" if refused else found.no_interval,
+        n_scored=found.n_scored,
+        n_unscored=found.n_unscored,
         coverage=_coverage(scored),
         unscored=reasons(scored),
         refused=refused,
@@ -59,20 +56,21 @@ def change(side: Sequence[Score], base: Sequence[Score], estimator: Estimator, r
     """side - base over the questions that both have scored, of all that either was asked."""
     ours, theirs = _pairs(side, base)
     a, b = (_weighted(scores, estimator) for scores in (ours, theirs))
-    summary = paired_difference(per_cluster(a), per_cluster(b), estimator=estimator, resampling=rules.resampling)
+    found = paired_difference(per_cluster(a), per_cluster(b), estimator=estimator, scale=(rules.low, rules.high))
     refused = _refused(a, rules.min_coverage)
-    mean, low, high, kind = _no_discordance(a, b, rules) or _numbers(summary)
     return Change(
-        mean=None if refused else mean,
-        ci_low=None if refused else low,
-        ci_high=None if refused else high,
-        interval="none" if refused else kind,
-        n_scored=summary.n_scored,
-        n_unscored=summary.n_unscored,
+        mean=None if refused else found.mean,
+        ci_low=None if refused else found.ci_low,
+        ci_high=None if refused else found.ci_high,
+        interval="none" if refused else found.interval,
+        no_interval="" if refused else found.no_interval,
+        n_scored=found.n_scored,
+        n_unscored=found.n_unscored,
         coverage=_coverage(a),
         unscored=reasons(a),
         refused=refused,
-        significant=None if refused or low is None or high is None else low > 0 or high < 0,
+        significant=None if refused else found.excludes_zero,
+        detectable=None if refused else smallest(found.n, found.sd),
     )
 
 
@@ -118,30 +116,6 @@ def _refused(scores: Sequence[Score], min_coverage: float) -> str:
     if scored >= min_coverage * len(scores):
         return ""
     return f"coverage {scored}/{len(scores)} is below the limit of {100 * min_coverage:g}%"
-
-
-def _numbers(summary: Summary) -> Numbers:
-    return summary.mean, summary.ci_low, summary.ci_high, summary.interval
-
-
-def _exact(scores: Sequence[Score], rules: Rules) -> Numbers | None:
-    """Of shares of 0 or 1 the interval of Clopper and Pearson: all questions alike leave a bootstrap without width."""
-    values = {score.value for score in scores if score.is_scored}
-    scored = sum(score.is_scored for score in scores)
-    if rules.unit != SHARE or len(values) != 1 or not values <= {0.0, 1.0} or scored < 2:
-        return None
-    (value,) = values
-    interval = scipy_stats.binomtest(round(scored * (value or 0)), scored).proportion_ci(LEVEL, method="exact")
-    return value, float(interval.low), float(interval.high), "exact"
-
-
-def _no_discordance(a: Sequence[Score], b: Sequence[Score], rules: Rules) -> Numbers | None:
-    """Of shares that agree on every question: 0, and how often they may differ all the same, as in :func:`_exact`."""
-    pairs = [(x.value, y.value) for x, y in zip(a, b, strict=True) if x.is_scored]
-    if rules.unit != SHARE or len(pairs) < 2 or any(x != y for x, y in pairs):
-        return None
-    most = float(scipy_stats.binomtest(0, len(pairs)).proportion_ci(LEVEL, method="exact").high)
-    return 0.0, -most, most, "exact"
 
 
 def _bounds(scores: Sequence[Score], estimator: Estimator, rules: Rules) -> tuple[float, float] | None:

@@ -24,21 +24,23 @@ from fedllm_bench.evaluation.agreement import covered, share_of
 from fedllm_bench.evaluation.pair_decisions import Decision, Said
 from fedllm_bench.evaluation.votes import Match, Vote, Winner, by_match, majority
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import Array, ClusterMean, Estimator, Resampling, Summary, summarise
+from fedllm_bench.metrics.estimators import Estimator
+from fedllm_bench.metrics.intervals import Array
+from fedllm_bench.metrics.stats import ClusterMean, Summary, summarise
 
 Lengths = Callable[[Match], tuple[int, int]]  # of model_a's and of model_b's answer
 
 
-def position_bias(decisions: Sequence[Decision], resampling: Resampling | None = None) -> dict[str, Summary]:
+def position_bias(decisions: Sequence[Decision]) -> dict[str, Summary]:
     shares: dict[str, Callable[[Decision], bool | None]] = {
         "consistency": lambda decision: decision.is_consistent,
         "first": lambda decision: _both(decision, "first"),
         "second": lambda decision: _both(decision, "second"),
     }
-    found = {name: share_of([_score(d, is_so(d)) for d in decisions], resampling) for name, is_so in shares.items()}
+    found = {name: share_of([_score(d, is_so(d)) for d in decisions]) for name, is_so in shares.items()}
     places = [(decision, said) for decision in decisions for said in decision.said if said != "tie"]
     first = [_score(decision, None if said is None else said == "first") for decision, said in places]
-    return {name: covered(summary) for name, summary in (found | {"first_share": share_of(first, resampling)}).items()}
+    return {name: covered(summary) for name, summary in (found | {"first_share": share_of(first)}).items()}
 
 
 def _both(decision: Decision, said: Said) -> bool | None:
@@ -51,9 +53,7 @@ def _score(decision: Decision, value: bool | None) -> Score:
     return Score(name, known, decision.reason or "no verdict" if value is None else "", cluster=decision.match.question)
 
 
-def length_bias(
-    votes: Iterable[Vote], experts: Iterable[Vote], lengths: Lengths, resampling: Resampling | None = None
-) -> dict[str, Summary]:
+def length_bias(votes: Iterable[Vote], experts: Iterable[Vote], lengths: Lengths) -> dict[str, Summary]:
     """Of a judge's `votes`, on matches that experts voted on; what has no winner, or a tie, says nothing of length."""
     preferred = {match: majority(own) for match, own in by_match(experts).items()}
     longer = {match: _longer(lengths(match)) for match in preferred}
@@ -65,7 +65,7 @@ def length_bias(
     ]
     errors = [(v.match.question, preferred[v.match] == longer[v.match], v.winner != preferred[v.match])
               for v in decided if preferred[v.match] != "tie"]  # fmt: skip
-    return {"longer_at_tie": share_of(scores, resampling), "length_gap": _gap(errors, resampling)}
+    return {"longer_at_tie": share_of(scores), "length_gap": _gap(errors)}
 
 
 def _longer(lengths: tuple[int, int]) -> Winner:
@@ -73,7 +73,7 @@ def _longer(lengths: tuple[int, int]) -> Winner:
     return "tie" if a == b else "a" if a > b else "b"
 
 
-def _gap(errors: Sequence[tuple[str, bool, bool]], resampling: Resampling | None) -> Summary:
+def _gap(errors: Sequence[tuple[str, bool, bool]]) -> Summary:
     """From (question, is the longer answer right, is the judge wrong). What is drawn is a question's row of counts."""
     questions = sorted({question for question, _, _ in errors})
     counts = np.zeros((len(questions), 2, 2))  # question, is the longer right, (all, wrong)
@@ -91,11 +91,11 @@ def _gap(errors: Sequence[tuple[str, bool, bool]], resampling: Resampling | None
         for place, question in enumerate(questions)
     }
     estimator = Estimator(description="difference of error rates", of=gap)
-    summary = summarise(clusters, estimator=estimator, resampling=resampling)
+    summary = summarise(clusters, estimator=estimator)
     return replace(summary, unit_of_resampling="question")
 
 
-def self_consistency(decisions: Iterable[Decision], resampling: Resampling | None = None) -> Summary:
+def self_consistency(decisions: Iterable[Decision]) -> Summary:
     """Over all pairs of repeats of a match and order; no items where nothing was repeated."""
     found: dict[Match, list[Decision]] = {}
     for decision in decisions:
@@ -106,7 +106,7 @@ def self_consistency(decisions: Iterable[Decision], resampling: Resampling | Non
         for one, other in combinations(own, 2)
         for place in (0, 1)
     ]
-    return covered(share_of(scores, resampling))
+    return covered(share_of(scores))
 
 
 def _repeated(decision: Decision, place: int, one: Said | None, other: Said | None) -> Score:

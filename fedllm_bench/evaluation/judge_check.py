@@ -20,24 +20,22 @@ from fedllm_bench.evaluation.pair_prompts import Material
 from fedllm_bench.evaluation.records import Judgement
 from fedllm_bench.evaluation.votes import Match, Vote, expert_votes, gpt4_votes
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import Resampling, Summary
+from fedllm_bench.metrics.stats import Summary
 
 VERSION = 1
 FEW_JUDGES = 6  # of which each two have rows of their own
 
 
-def published_check(
-    experts: Sequence[Vote], gpt4: Sequence[Vote], resampling: Resampling | None = None
-) -> dict[str, Any]:
+def published_check(experts: Sequence[Vote], gpt4: Sequence[Vote]) -> dict[str, Any]:
     """From the stored votes alone: experts with each other, and with GPT-4."""
     rows = [
-        *agreements(GPT4, pairs_between(experts, gpt4), resampling),
-        *agreements(EXPERTS, pairs_among(experts), resampling),
+        *agreements(GPT4, pairs_between(experts, gpt4)),
+        *agreements(EXPERTS, pairs_among(experts)),
     ]
     return {"judge_check_version": VERSION, "agreement": [row.to_dict() for row in rows]}
 
 
-def votes_check(votes: Sequence[Vote], resampling: Resampling | None = None) -> dict[str, Any]:
+def votes_check(votes: Sequence[Vote]) -> dict[str, Any]:
     """Of somebody's votes: all judges with each other, and each two of them, or each with all others where many are.
 
     Raises a :class:`UserError` where no two judges voted on the same answers.
@@ -52,7 +50,7 @@ def votes_check(votes: Sequence[Vote], resampling: Resampling | None = None) -> 
         groups |= {who: [pair for pair in pairs if _judges(pair) == of] for who, of in wanted.items()}
     elif len(judges) > FEW_JUDGES:
         groups |= {f"{one} with all others": [pair for pair in pairs if one in _judges(pair)] for one in judges}
-    rows = [row.to_dict() for who, of in groups.items() if of for row in agreements(who, of, resampling, turns=turns)]
+    rows = [row.to_dict() for who, of in groups.items() if of for row in agreements(who, of, turns=turns)]
     return {
         "judge_check_version": VERSION,
         "votes": {
@@ -73,9 +71,7 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(map(ascii, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
-def check_of(
-    folder: Path, preset: Preset, matches: Sequence[Match], material: Material, resampling: Resampling | None = None
-) -> dict[str, Any]:
+def check_of(folder: Path, preset: Preset, matches: Sequence[Match], material: Material) -> dict[str, Any]:
     """All of it, from the replies that are kept below `folder`.
 
     Raises a :class:`UserError` where none is. GPT-4's biases are over the same matches.
@@ -85,24 +81,22 @@ def check_of(
         raise UserError(f"{folder}: no kept replies of the judge {preset.id}; ask it first, without --offline")
     experts, gpt4, wanted = expert_votes(), gpt4_votes(), set(matches)
     made = decisions(judgements, matches)
-    found = published_check(experts, gpt4, resampling)
-    found["agreement"] += judge_agreement(judge, [v for v in experts if v.match in wanted], made, resampling)
+    found = published_check(experts, gpt4)
+    found["agreement"] += judge_agreement(judge, [v for v in experts if v.match in wanted], made)
     return {
         **found,
         "judge": judge,
         "judge_id": preset.id,
-        "biases": judge_biases(judge, experts, made, material.lengths, resampling),
-        "gpt4_biases": gpt4_biases([v for v in gpt4 if v.match in wanted], experts, material.lengths, resampling),
+        "biases": judge_biases(judge, experts, made, material.lengths),
+        "gpt4_biases": gpt4_biases([v for v in gpt4 if v.match in wanted], experts, material.lengths),
         "coverage": coverage(made),
         "cost": cost(judgements),
     }
 
 
-def judge_agreement(
-    name: str, experts: Sequence[Vote], made: Iterable[Decision], resampling: Resampling | None = None
-) -> list[dict[str, Any]]:
+def judge_agreement(name: str, experts: Sequence[Vote], made: Iterable[Decision]) -> list[dict[str, Any]]:
     votes = [decision.vote(name) for decision in made if decision.repeat == 0]
-    rows = agreements(f"experts with {name}", pairs_between(experts, votes), resampling)
+    rows = agreements(f"experts with {name}", pairs_between(experts, votes))
     return [row.to_dict() for row in rows]
 
 
@@ -111,20 +105,17 @@ def judge_biases(
     experts: Sequence[Vote],
     made: Sequence[Decision],
     lengths: Lengths,
-    resampling: Resampling | None = None,
 ) -> dict[str, Any]:
     first = [decision.vote(name) for decision in made if decision.repeat == 0]
     biases = {
-        **position_bias(made, resampling),
-        **length_bias(first, experts, lengths, resampling),
-        "self_consistency": self_consistency(made, resampling),
+        **position_bias(made),
+        **length_bias(first, experts, lengths),
+        "self_consistency": self_consistency(made),
     }
     return _dicts(biases)
 
 
-def gpt4_biases(
-    gpt4: Sequence[Vote], experts: Sequence[Vote], lengths: Lengths, resampling: Resampling | None = None
-) -> dict[str, Any]:
+def gpt4_biases(gpt4: Sequence[Vote], experts: Sequence[Vote], lengths: Lengths) -> dict[str, Any]:
     """What the published votes still tell: not which answer was shown first, and nothing was repeated.
 
     Over the matches that experts voted on, like the figures of a judge.
@@ -132,7 +123,7 @@ def gpt4_biases(
     seen = {vote.match for vote in experts}
     votes = [vote for vote in gpt4 if vote.match in seen]
     consistent = [Score(str(vote.match), float(vote.consistent), cluster=vote.match.question) for vote in votes]
-    return _dicts({"consistency": share_of(consistent, resampling), **length_bias(votes, experts, lengths, resampling)})
+    return _dicts({"consistency": share_of(consistent), **length_bias(votes, experts, lengths)})
 
 
 def _dicts(summaries: Mapping[str, Summary]) -> dict[str, Any]:

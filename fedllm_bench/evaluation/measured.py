@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedllm_bench.metrics.base import Score
+from fedllm_bench.metrics.intervals import Scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,7 @@ class Measured:
     """The scores of one metric. `cluster`: what an item's cluster is, "client" or "question".
 
     `alike`: what else must be equal on both sides, as the split that items are of; name -> value.
+    `scale`: the lowest and the highest possible score, where known.
     """
 
     scores: tuple[Score, ...]
@@ -21,6 +23,7 @@ class Measured:
     higher_is_better: bool
     cluster: str = "client"
     judge: str = ""
+    scale: Scale | None = None
     alike: Mapping[str, str] = field(default_factory=dict)
 
     def identity(self) -> dict[str, str]:

@@ -47,6 +47,7 @@ def _measured(one: Scored, material: Material) -> Measured:
         unit=info.unit,
         higher_is_better=info.higher_is_better,
         cluster="question",
+        scale=(float(one.metric.low), float(one.metric.high)),
         judge=one.judge or "",
         alike={
             "benchmark version": plan.benchmark.version,

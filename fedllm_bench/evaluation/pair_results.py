@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from fedllm_bench.evaluation.estimates import SHARE, Rules, change, side_estimate
+from fedllm_bench.evaluation.estimates import Rules, side_estimate
 from fedllm_bench.evaluation.material import Material
 from fedllm_bench.evaluation.pair_files import JudgedPairs
 from fedllm_bench.evaluation.pairing import pair_scores_of
-from fedllm_bench.evaluation.results import PairResult, SideEstimate
+from fedllm_bench.evaluation.results import PairResult
 from fedllm_bench.evaluation.views import MEAN_OVER_QUESTIONS, per_question
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import Resampling
-
-TIE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +30,8 @@ class Tally:
         return self.consistent / judged if judged else None
 
 
-def pair_results(
-    materials: Mapping[str, Material], *, min_coverage: float, resampling: Resampling
-) -> tuple[PairResult, ...]:
-    rules = Rules(low=0, high=1, unit=SHARE, min_coverage=min_coverage, resampling=resampling)
+def pair_results(materials: Mapping[str, Material], *, min_coverage: float) -> tuple[PairResult, ...]:
+    rules = Rules(low=0, high=1, min_coverage=min_coverage)
     return tuple(
         _result(benchmark, pairs, pair_scores_of(material.prompts, pairs.judgements), rules)
         for benchmark, material in materials.items()
@@ -67,7 +62,7 @@ def _result(benchmark: str, pairs: JudgedPairs, scores: Sequence[Score], rules: 
         other_side=pairs.here or names.other_side,
         other_answers=names.digest,
         is_checked=not pairs.note,
-        win_rate=_win_rate(per_question(scores), rules),
+        win_rate=side_estimate(per_question(scores), MEAN_OVER_QUESTIONS, rules),
         estimator=MEAN_OVER_QUESTIONS.description,
         wins=counted.wins,
         ties=counted.ties,
@@ -75,15 +70,3 @@ def _result(benchmark: str, pairs: JudgedPairs, scores: Sequence[Score], rules: 
         consistent=counted.consistent,
         consistency=counted.consistency,
     )
-
-
-def _win_rate(questions: Sequence[Score], rules: Rules) -> SideEstimate:
-    """Of ties alone a bootstrap has no width: then as far from 0.5 as half of the pairs that may be decided."""
-    found = side_estimate(questions, MEAN_OVER_QUESTIONS, rules)
-    if found.refused or any(score.is_scored and score.value != TIE for score in questions):
-        return found
-    decided = change(questions, questions, MEAN_OVER_QUESTIONS, rules)
-    if decided.ci_high is None:
-        return found
-    half = decided.ci_high / 2
-    return replace(found, ci_low=TIE - half, ci_high=TIE + half, interval=decided.interval)

@@ -22,7 +22,7 @@ from fedllm_bench import files
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.evaluation.imported_files import without_repeats
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import Resampling, Summary, paired_difference, per_cluster, summarise
+from fedllm_bench.metrics.stats import Summary, paired_difference, per_cluster, summarise
 
 LOW, HIGH = 1.0, 10.0
 NUMBER = r"(\d{1,3}(?:[.,]\d{1,3})?)"
@@ -99,16 +99,16 @@ def _names(row: Mapping[str, Any], keys: tuple[str, str], where: str) -> tuple[s
 # --- sums
 
 
-def totals_of(path: Path, resampling: Resampling | None = None) -> dict[str, Any]:
+def totals_of(path: Path) -> dict[str, Any]:
     """For each two models the sums of their scores, and their difference, with 95% intervals over questions."""
     groups: dict[frozenset[str], list[Review]] = {}
     for review in read_reviews(path):
         groups.setdefault(frozenset(review.models), []).append(review)
-    pairs = [_pair(reviews, resampling) for reviews in groups.values()]
+    pairs = [_pair(reviews) for reviews in groups.values()]
     return {"judge_check_version": 1, "file": {"name": path.name, "sha256": files.sha256_file(path)}, "reviews": pairs}
 
 
-def _pair(reviews: Sequence[Review], resampling: Resampling | None) -> dict[str, Any]:
+def _pair(reviews: Sequence[Review]) -> dict[str, Any]:
     """A question with several reviews, as one in each order, counts once, with their mean."""
     models = reviews[0].models
     sides = {model: per_cluster(_scores(reviews, model)) for model in models}
@@ -117,8 +117,8 @@ def _pair(reviews: Sequence[Review], resampling: Resampling | None) -> dict[str,
         "models": list(models),
         "reviews": len(reviews),
         "unscored": dict(Counter(review.reason for review in reviews if review.reason)),
-        "totals": {model: _total(summarise(side, resampling=resampling)) for model, side in sides.items()},
-        "difference": _total(paired_difference(first, second, resampling=resampling)),
+        "totals": {model: _total(summarise(side)) for model, side in sides.items()},
+        "difference": _total(paired_difference(first, second)),
     }
 
 

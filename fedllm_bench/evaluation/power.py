@@ -2,7 +2,7 @@
 
 Cohen, 1988, Statistical Power Analysis, chapter 2. n paired differences with mean d and standard deviation s have
 the effect size d_z = d / s, and t is noncentral with n - 1 degrees of freedom and noncentrality d_z sqrt(n). For
-differences far from normal, or intervals by bootstrap, the numbers are approximate.
+differences far from normal the numbers are approximate.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ from scipy import optimize, special
 ALPHA = 0.05
 POWER = 0.8
 MIDPOINTS = (np.arange(2000) + 0.5) / 2000  # of quantiles; the error of the mean is below 1e-5
+LARGEST = 1e6  # an effect that two differences show, whatever the number of tests
 MANY = 10_000_000  # a number of items beyond this is not worth naming
 
 
-def power(effect: float, n: int) -> float:
+def power(effect: float, n: int, tests: int = 1) -> float:
     """The chance that n paired differences of effect size `effect` are told from 0 at the 5% level. n from 2.
+
+    Of several `tests`, at 5% over all of them: that of the first step of Holm's correction.
 
     The mean over standard deviations s of the chance given s, in which the mean is normal; scipy's noncentral t
     gives NaN for some effects.
     """
-    shift, limits = abs(effect) * math.sqrt(n), _limits(n)
+    shift, limits = abs(effect) * math.sqrt(n), _limits(n, tests)
     return float(np.mean(special.ndtr(shift - limits) + special.ndtr(-limits - shift)))
 
 
 @functools.lru_cache(maxsize=256)
-def _limits(n: int) -> NDArray[np.float64]:
+def _limits(n: int, tests: int) -> NDArray[np.float64]:
     """How far from 0 the mean over its standard error must lie, at quantiles of the standard deviation that is seen."""
     s = np.sqrt(special.chdtri(n - 1, 1 - MIDPOINTS) / (n - 1))
-    return np.asarray(special.stdtrit(n - 1, 1 - ALPHA / 2) * s)
+    return np.asarray(special.stdtrit(n - 1, 1 - ALPHA / tests / 2) * s)
 
 
 def needed(effect: float) -> int | None:
@@ -50,9 +53,18 @@ def needed(effect: float) -> int | None:
     return n
 
 
+def smallest(n: int, sd: float | None, tests: int = 1) -> float | None:
+    """The smallest true difference that n paired differences with this standard deviation show with a power of 80%.
+
+    `tests` as in :func:`power`. None where there is none to name: below two, or where they are all equal.
+    """
+    effect = detectable(n, tests)
+    return None if effect is None or not sd or not math.isfinite(sd) else effect * sd
+
+
 @functools.lru_cache(maxsize=256)
-def detectable(n: int) -> float | None:
-    """The effect size that n paired differences show with a power of 80%; None below two."""
+def detectable(n: int, tests: int = 1) -> float | None:
+    """The effect size that n paired differences show with a power of 80%; None below two. `tests` as in `power`."""
     if n < 2:
         return None
-    return float(optimize.brentq(lambda effect: power(effect, n) - POWER, 0.0, 40.0, xtol=1e-9))
+    return float(optimize.brentq(lambda effect: power(effect, n, tests) - POWER, 0.0, LARGEST, xtol=1e-9))

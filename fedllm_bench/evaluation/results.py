@@ -13,14 +13,17 @@ from fedllm_bench import files
 from fedllm_bench.errors import UserError
 
 FILE = "evaluation.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
-IntervalKind = Literal["bootstrap", "t", "exact", "none"]
+IntervalKind = Literal["t_skew", "share", "exact", "none", "bootstrap", "t"]  # the last two: before version 3
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Estimate:
-    """A mean over questions with its 95% interval; `mean` is None where `refused` says why."""
+    """A mean over questions with its 95% interval; `mean` is None where `refused` says why.
+
+    Where there is a mean and no interval, `no_interval` says why (docs/statistics.md).
+    """
 
     mean: float | None
     ci_low: float | None
@@ -31,6 +34,7 @@ class Estimate:
     coverage: str
     unscored: dict[str, int]
     refused: str = ""
+    no_interval: str = ""
     unit_of_resampling: Literal["question"] = "question"
 
 
@@ -43,9 +47,13 @@ class SideEstimate(Estimate):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Change(Estimate):
-    """A side minus the base, paired by question. `significant`: whether the interval excludes 0."""
+    """A side minus the base, paired by question. `significant`: whether the interval excludes 0.
+
+    `detectable`: the smallest true difference that these questions would show with a power of 80%.
+    """
 
     significant: bool | None = None
+    detectable: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -135,12 +143,12 @@ class Settings:
     level: float
     samples: int
     seed: int
-    bootstrap_from: int
+    bootstrap_from: int | None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Evaluation:
-    schema_version: Literal[2]
+    schema_version: Literal[2, 3]
     settings: Settings
     benchmarks: dict[str, BenchmarkResult]
     judges: dict[str, JudgeResult]

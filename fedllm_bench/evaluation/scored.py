@@ -14,7 +14,7 @@ from fedllm_bench.evaluation.pair_results import pair_results
 from fedllm_bench.evaluation.records import Judgement
 from fedllm_bench.evaluation.views import View, labelled, views_of
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import BOOTSTRAP_FROM, LEVEL, Resampling
+from fedllm_bench.metrics.intervals import LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,6 @@ class Options:
 
     min_coverage: float = 1.0
     embedding_model: str = ""
-    resampling: Resampling = field(default_factory=Resampling)
     metrics: Mapping[str, OpenMetric] = field(default_factory=lambda: OPEN_METRICS)
 
 
@@ -66,21 +65,20 @@ def _scored(metric: OpenMetric, material: Material, judge: str | None) -> Scored
 
 
 def evaluation_of(materials: Mapping[str, Material], scored: Iterable[Scored], options: Options) -> results.Evaluation:
-    resampling = options.resampling
     return results.Evaluation(
-        schema_version=2,
+        schema_version=3,
         settings=results.Settings(
             min_coverage=options.min_coverage,
             embedding_model=options.embedding_model,
             level=LEVEL,
-            samples=resampling.samples,
-            seed=resampling.seed,
-            bootstrap_from=BOOTSTRAP_FROM,
+            samples=0,
+            seed=0,
+            bootstrap_from=None,  # no interval is made by resampling
         ),
         benchmarks={name: _benchmark(material) for name, material in materials.items()},
         judges=_judges(materials),
         metrics={one.key: _metric(one, options) for one in scored},
-        pairs=pair_results(materials, min_coverage=options.min_coverage, resampling=resampling),
+        pairs=pair_results(materials, min_coverage=options.min_coverage),
     )
 
 
@@ -126,9 +124,7 @@ def _metric(one: Scored, options: Options) -> results.MetricResult:
     rules = Rules(
         low=metric.low,
         high=metric.high,
-        unit=info.unit,
         min_coverage=options.min_coverage,
-        resampling=options.resampling,
         of_pairs=metric.of_pairs,
     )
     everything = [score for side in one.sides.values() for score in side]

@@ -19,7 +19,7 @@ from fedllm_bench.config import dotted
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.measured import Measured
 from fedllm_bench.evaluation.open_scores import from_answers
-from fedllm_bench.metrics.base import Score, is_seen
+from fedllm_bench.metrics.base import SCALES, Score, is_seen
 
 AFTER = ".after.jsonl"
 CONFIG = "config.json"
@@ -162,7 +162,14 @@ def _measured(folder: Path, entries: Any, name: str, path: Path, alike: Mapping[
             raise ValueError("control characters")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: results.json does not say what {name} is; {FINISH}") from error
-    return Measured(scores=scores, version=version, unit=unit, higher_is_better=higher, alike=alike)
+    return Measured(
+        scores=scores,
+        version=version,
+        unit=unit,
+        higher_is_better=higher,
+        scale=SCALES.get(unit),
+        alike=alike,
+    )
 
 
 def read_score_file(path: Path) -> list[Score]:

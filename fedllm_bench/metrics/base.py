@@ -10,6 +10,10 @@ from typing import Any, Self
 LOSSES = {"sft": "heldout", "preference": "preference_loss"}
 
 
+# Unit -> the lowest and the highest possible value, of units that have both. Ratings come with their own.
+SCALES = {"share": (0.0, 1.0)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class MetricInfo:
     """`version` changes whenever equal answers could score otherwise; `unit` is that of one item's value."""

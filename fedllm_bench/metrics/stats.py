@@ -1,40 +1,32 @@
 """From scores of items to a mean over clients with a 95% interval.
 
-Items of one client are alike, so they are not independent: what is resampled is a client with all its items.
-An :class:`Estimator` is a function of the clients' means and weights; every summary and every paired
-difference goes through the same three rules for the interval (see :func:`summarise`).
+Items of one client are alike, so they are not independent: what varies is a client with all its items. An
+estimator is a function of the clients' means and weights (metrics/estimators.py). Every summary and every paired
+difference, of one trained model or of one for each seed, takes its interval from metrics/intervals.py.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
+from fedllm_bench.metrics import intervals
 from fedllm_bench.metrics.base import Score, is_unseen
+from fedllm_bench.metrics.estimators import (
+    MEAN_OVER_CLIENTS,
+    Estimator,
+    freedom_of,
+    refused,
+    shown_values,
+    values_of,
+)
+from fedllm_bench.metrics.intervals import Array, Limits, Scale
 
-LEVEL = 0.95
-BOOTSTRAP_FROM = 20  # clients; below, the bootstrap is too narrow (it uses n where t uses n - 1) and t is used
-RESAMPLED_VALUES = 4_000_000  # at most this many are held at once: 32 MB for each array
-
-# N clients; "..." stands for the resamples
-Array = NDArray[np.float64]
-Statistic = Callable[..., Array]  # columns of shape (..., N) -> (...)
-Interval = Literal["bootstrap", "t", "none"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resampling:
-    """Equal seeds give equal intervals, in whatever order clients and metrics come."""
-
-    seed: int = 0
-    samples: int = 10_000
+Interval = intervals.Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +34,8 @@ class Summary:
     """An estimate over `n` clients with its 95% interval.
 
     `n_scored` and `n_unscored` count items (pairs of items in a paired difference). `mean` is None where no
-    client has a score, the limits where `interval` is "none".
+    client has a score, the limits where `interval` is "none"; then `no_interval` says why. `sd` is the standard
+    deviation of the clients' values, of which the estimate is the mean; None below two.
     """
 
     mean: float | None
@@ -52,6 +45,8 @@ class Summary:
     n_scored: int
     n_unscored: int
     interval: Interval
+    no_interval: str = ""
+    sd: float | None = None
     unit_of_resampling: str = "client"
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,47 +68,6 @@ class ClusterMean:
     weight: float
     n_scored: int
     n_unscored: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimator:
-    """`of(means, weights)`, each of shape (..., N), gives one number for each leading index.
-
-    `back` maps the estimate to what is shown: the interval of a perplexity is made on the scale of the loss
-    and then exponentiated. A paired difference is one of shown numbers. An estimator that is not `smooth`
-    (it hangs on a few clients) has no interval below 20 clients and a percentile one from there on.
-    """
-
-    description: str
-    of: Callable[[Array, Array], Array]
-    back: Callable[[Array], Array] = np.asarray
-    smooth: bool = True
-
-
-def _token_mean(means: Array, weights: Array) -> Array:
-    return np.asarray((means * weights).sum(axis=-1) / weights.sum(axis=-1))
-
-
-def _tail_mean(sign: int) -> Callable[[Array, Array], Array]:
-    def of(means: Array, weights: Array) -> Array:
-        worst = math.ceil(means.shape[-1] / 10)
-        return np.asarray(sign * np.sort(sign * means, axis=-1)[..., :worst].mean(axis=-1))
-
-    return of
-
-
-MEAN_OVER_CLIENTS = Estimator(description="mean over clients", of=lambda means, _: np.asarray(means.mean(axis=-1)))
-MEAN_OVER_TOKENS = Estimator(description="mean over tokens", of=_token_mean)
-PERPLEXITY = Estimator(description="exp of the mean over tokens", of=_token_mean, back=np.exp)
-
-
-def worst_tenth(*, higher_is_better: bool) -> Estimator:
-    """The mean of the worst ceil(N / 10) clients.
-
-    A difference compares the worst tenth of one side with that of the other, which may be other clients.
-    """
-    sign = 1 if higher_is_better else -1
-    return Estimator(description="mean over the worst tenth of clients", of=_tail_mean(sign), smooth=False)
 
 
 def per_cluster(scores: Iterable[Score]) -> dict[str, ClusterMean]:
@@ -167,24 +121,11 @@ def _by_item(scores: Iterable[Score]) -> dict[tuple[str, str], Score]:
 
 
 def summarise(
-    clusters: Mapping[str, ClusterMean],
-    *,
-    estimator: Estimator = MEAN_OVER_CLIENTS,
-    resampling: Resampling | None = None,
+    clusters: Mapping[str, ClusterMean], *, estimator: Estimator = MEAN_OVER_CLIENTS, scale: Scale | None = None
 ) -> Summary:
-    """The estimate over clients and its 95% interval.
-
-    With 20 clients or more a bootstrap over clients (BCa; percentile for an estimator that is not smooth).
-    With 2 to 19 Student's t on jackknife pseudo-values, because the bootstrap covers too rarely there (92%
-    instead of 95% at 12 clients); for the mean over clients this is the textbook t interval. With one client
-    there is none.
-    """
+    """The estimate over clients and its 95% interval. `scale`: the lowest and highest possible score, where known."""
     names = [name for name in sorted(clusters) if clusters[name].mean is not None]
-    columns = _columns(clusters, names)
-    estimate, low, high, interval = _estimate(estimator.of, columns, estimator.smooth, resampling or Resampling())
-    with np.errstate(over="ignore"):  # a perplexity beyond the largest float is shown as not computed
-        shown = [_finite(estimator.back(np.asarray(x))) for x in (estimate, low, high)]
-    return _summary(shown, interval, len(names), list(clusters.values()))
+    return over_seeds([clusters], names, estimator=estimator, scale=scale)
 
 
 def paired_difference(
@@ -192,90 +133,130 @@ def paired_difference(
     b: Mapping[str, ClusterMean],
     *,
     estimator: Estimator = MEAN_OVER_CLIENTS,
-    resampling: Resampling | None = None,
+    scale: Scale | None = None,
 ) -> Summary:
-    """a - b over the clients scored in both; a client is drawn with both its sides.
+    """a - b over the clients scored in both; a client comes with both its sides. `scale` is that of one side.
 
     Intervals as in :func:`summarise`. :func:`paired_clusters` gives the two sides over equal items.
     """
     shared = sorted(a.keys() & b.keys())
     names = [name for name in shared if a[name].mean is not None and b[name].mean is not None]
-
-    def difference(*columns: Array) -> Array:
-        return np.asarray(estimator.back(estimator.of(*columns[:2])) - estimator.back(estimator.of(*columns[2:])))
-
-    columns = [*_columns(a, names), *_columns(b, names)]
-    with np.errstate(over="ignore", invalid="ignore"):
-        *numbers, interval = _estimate(difference, columns, estimator.smooth, resampling or Resampling())
-    return _summary([_finite(x) for x in numbers], interval, len(names), [a[name] for name in shared])
+    ours, theirs = ({name: side[name] for name in shared} for side in (a, b))
+    return over_seeds([ours], names, minus=[theirs], estimator=estimator, scale=scale)
 
 
-def _columns(clusters: Mapping[str, ClusterMean], names: list[str]) -> list[Array]:
-    means = [clusters[name].mean for name in names]
-    return [
-        np.asarray(means, dtype=np.float64),
-        np.asarray([clusters[n].weight for n in names], dtype=np.float64),
-    ]
+def over_seeds(
+    seeds: Sequence[Mapping[str, ClusterMean]],
+    names: Sequence[str],
+    *,
+    minus: Sequence[Mapping[str, ClusterMean]] | None = None,
+    estimator: Estimator = MEAN_OVER_CLIENTS,
+    scale: Scale | None = None,
+) -> Summary:
+    """The mean over seeds of the estimate over the clients `names`, or of its difference to that of `minus`.
+
+    All have a mean in each seed of each side. A client comes with its scores of all seeds; items are counted over all.
+    """
+    counted = [cluster for clusters in seeds for cluster in clusters.values()]
+    if not names:
+        return _summary(None, Limits(reason="no client has a score"), [], counted)
+    with np.errstate(over="ignore", invalid="ignore"):  # a perplexity beyond the largest float is no number
+        if minus is None:
+            return _summary(*_one_side(seeds, names, estimator, scale), counted)
+        return _summary(*_two_sides((seeds, minus), names, estimator, scale), counted)
 
 
-def _finite(value: Array | float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+Found = tuple[float | None, Limits, Array]  # the estimate, its interval, the clients' values
 
 
-def _summary(shown: list[float | None], interval: Interval, n: int, clusters: list[ClusterMean]) -> Summary:
-    mean, low, high = shown
-    whole = low is not None and high is not None
+def _one_side(
+    seeds: Sequence[Mapping[str, ClusterMean]], names: Sequence[str], estimator: Estimator, scale: Scale | None
+) -> Found:
+    columns = [columns_of(clusters, names) for clusters in seeds]
+    values = np.mean([values_of(estimator, *each) for each in columns], axis=0)
+    inner = float(np.mean([estimator.of(*each) for each in columns]))
+    shown = float(np.mean([estimator.back(estimator.of(*each)) for each in columns]))
+    if reason := refused(estimator, len(names)):
+        return _finite(shown), Limits(reason=reason), values
+    if limits := _of_share(seeds, names, estimator, scale):
+        return _finite(shown), limits, values
+    freedom = freedom_of(estimator, columns[0][1], of_difference=False)
+    limits = intervals.of_mean(values - values.mean() + inner, freedom=freedom, scale=_at_ends(estimator, scale))
+    return _finite(shown), _shown_limits(limits, estimator, inner, shown), values
+
+
+def _at_ends(estimator: Estimator, scale: Scale | None) -> Scale | None:
+    """Only the values of a mean lie on its scale."""
+    return scale if estimator.is_mean else None
+
+
+def _shown_limits(limits: Limits, estimator: Estimator, inner: float, shown: float) -> Limits:
+    """Exponentiated, where the estimate is."""
+    if limits.low is None or limits.high is None or estimator.back is np.asarray:
+        return limits
+    low, centre, high = (float(estimator.back(np.asarray(x))) for x in (limits.low, inner, limits.high))
+    return Limits(low=shown + (low - centre), high=shown + (high - centre), kind=limits.kind)
+
+
+def _of_share(
+    seeds: Sequence[Mapping[str, ClusterMean]], names: Sequence[str], estimator: Estimator, scale: Scale | None
+) -> Limits | None:
+    """None where the items are not all 0 or 1, or the estimate is no mean of them."""
+    if scale != (0.0, 1.0) or not estimator.is_mean or len(names) < 2:
+        return None
+    means = np.array([[clusters[name].mean for name in names] for clusters in seeds], dtype=np.float64)
+    items = np.array([[clusters[name].n_scored for name in names] for clusters in seeds], dtype=np.float64)
+    hits = means * items
+    if np.any(np.abs(hits - np.round(hits)) > 1e-9 * np.maximum(1.0, items)):
+        return None
+    weights = columns_of(seeds[0], names)[1] if estimator.counts == "weights" else np.ones(len(names))
+    return intervals.of_share(means.mean(axis=0), weights / weights.sum(), items.sum(axis=0))
+
+
+def _two_sides(
+    sides: tuple[Sequence[Mapping[str, ClusterMean]], Sequence[Mapping[str, ClusterMean]]],
+    names: Sequence[str],
+    estimator: Estimator,
+    scale: Scale | None,
+) -> Found:
+    columns = [[columns_of(clusters, names) for clusters in seeds] for seeds in sides]
+    shown = [float(np.mean([estimator.back(estimator.of(*each)) for each in side])) for side in columns]
+    ours, theirs = (np.mean([shown_values(estimator, *each) for each in side], axis=0) for side in columns)
+    estimate, values = shown[0] - shown[1], ours - theirs
+    if reason := refused(estimator, len(names)):
+        return _finite(estimate), Limits(reason=reason), values
+    freedom = freedom_of(estimator, columns[0][0][1], of_difference=True)
+    ends = _at_ends(estimator, of_differences(scale))
+    return _finite(estimate), intervals.of_mean(values - values.mean() + estimate, freedom=freedom, scale=ends), values
+
+
+def of_differences(scale: Scale | None) -> Scale | None:
+    return None if scale is None else (scale[0] - scale[1], scale[1] - scale[0])
+
+
+def columns_of(clusters: Mapping[str, ClusterMean], names: Sequence[str]) -> tuple[Array, Array]:
+    """Means and weights of the clients, each of shape (N,)."""
+    means = np.asarray([clusters[name].mean for name in names], dtype=np.float64)
+    return means, np.asarray([clusters[name].weight for name in names], dtype=np.float64)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _summary(
+    mean: float | None, limits: Limits, values: Sequence[float] | Array, counted: Sequence[ClusterMean]
+) -> Summary:
+    whole = all(limit is not None and math.isfinite(limit) for limit in (mean, limits.low, limits.high))
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return Summary(
         mean=mean,
-        ci_low=low if whole else None,
-        ci_high=high if whole else None,
-        n=n,
-        n_scored=sum(cluster.n_scored for cluster in clusters),
-        n_unscored=sum(cluster.n_unscored for cluster in clusters),
-        interval=interval if whole else "none",
+        ci_low=limits.low if whole else None,
+        ci_high=limits.high if whole else None,
+        n=len(values),
+        n_scored=sum(cluster.n_scored for cluster in counted),
+        n_unscored=sum(cluster.n_unscored for cluster in counted),
+        interval=limits.kind if whole else "none",
+        no_interval="" if whole else limits.reason or "a number is beyond the largest float",
+        sd=_finite(sd),
     )
-
-
-def _estimate(
-    statistic: Statistic, columns: list[Array], smooth: bool, resampling: Resampling
-) -> tuple[float, float, float, Interval]:
-    """(estimate, low, high, kind of interval); NaN stands for what cannot be computed."""
-    n = len(columns[0])
-    if n == 0:
-        return math.nan, math.nan, math.nan, "none"
-    estimate = float(statistic(*columns))
-    if not math.isfinite(estimate) or n == 1 or (n < BOOTSTRAP_FROM and not smooth):
-        return estimate, math.nan, math.nan, "none"
-    if n < BOOTSTRAP_FROM:
-        return (estimate, *_t_interval(statistic, columns, estimate), "t")
-    return (estimate, *_bootstrap_interval(statistic, columns, estimate, smooth, resampling), "bootstrap")
-
-
-def _t_interval(statistic: Statistic, columns: list[Array], estimate: float) -> tuple[float, float]:
-    n = len(columns[0])
-    left_out = np.array([float(statistic(*(np.delete(column, i) for column in columns))) for i in range(n)])
-    pseudo_values = n * estimate - (n - 1) * left_out
-    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * pseudo_values.std(ddof=1) / math.sqrt(n)
-    return estimate - float(half), estimate + float(half)
-
-
-def _bootstrap_interval(
-    statistic: Statistic, columns: list[Array], estimate: float, smooth: bool, resampling: Resampling
-) -> tuple[float, float]:
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # equal clients: handled below
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        result = stats.bootstrap(
-            columns,
-            lambda *resampled, axis: statistic(*resampled),
-            paired=True,  # the columns of one client stay together
-            vectorized=True,
-            axis=-1,
-            n_resamples=resampling.samples,
-            batch=max(1, RESAMPLED_VALUES // len(columns[0])),
-            confidence_level=LEVEL,
-            method="BCa" if smooth else "percentile",
-            rng=np.random.default_rng(resampling.seed),
-        )
-    if np.ptp(result.bootstrap_distribution) <= 1e-12 * max(1.0, abs(estimate)):
-        return estimate, estimate  # all clients are equal but for rounding, where BCa is 0/0
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -58,8 +58,16 @@ def _columns(row: Row, brief: bool) -> dict[str, str]:
         columns["p (Holm)"] = MISSING if row["p_holm"] is None else f"{row['p_holm']:.3f}"
     columns["n"] = counted(row["n"], row["unit_of_n"])
     if brief:
-        return columns | {"verdict": f"{row['verdict']} better" if row["verdict"] in ("A", "B") else row["verdict"]}
+        return columns | {"verdict": _brief(row)}
     return columns | {"80% power": MISSING if row["needed"] is None else f"{row['needed']:,}"}
+
+
+def _brief(row: Row) -> str:
+    if row["verdict"] in ("A", "B"):
+        return f"{row['verdict']} better"
+    if row["verdict"] == "not distinguishable" and row["detectable"] is not None:
+        return f"{row['verdict']} (80% power: {number(row['detectable'])})"
+    return str(row["verdict"])
 
 
 def _label(row: Row) -> str:
@@ -94,6 +102,8 @@ def _verdict(row: Row) -> str:
 def _no_interval(row: Row) -> str:
     if row["n"] == 1:
         return f"n = 1 {row['unit_of_n']} has no interval"
+    if row["no_interval"] and "equal" not in row["no_interval"]:
+        return str(row["no_interval"])
     return f"the difference is {signed(row['mean'])} in each of {counted(row['n'], row['unit_of_n'])}"
 
 

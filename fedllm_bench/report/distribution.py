@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench.metrics.stats import ClusterMean, Estimator
+from fedllm_bench.metrics.estimators import Estimator
+from fedllm_bench.metrics.stats import ClusterMean
 from fedllm_bench.report.schema import QUANTILES
 from fedllm_bench.report.sides import Sides
 

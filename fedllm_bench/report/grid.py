@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_bench.errors import UserError
-from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.metrics.stats import BOOTSTRAP_FROM, LEVEL, Resampling, per_cluster
+from fedllm_bench.metrics.base import SCALES, MetricInfo, Score
+from fedllm_bench.metrics.stats import per_cluster
 from fedllm_bench.report.grid_stats import difference, point
-from fedllm_bench.report.results import ScoreSet, View, views_of
+from fedllm_bench.report.results import ScoreSet, View, made_with, views_of
 
 GRID_VERSION = 1
 BASE = "base"  # the row of the base model, which no method is called
@@ -46,25 +46,19 @@ def grid_payload(
     failures: Sequence[Failure],
     *,
     about: Mapping[str, Any],
-    resampling: Resampling,
 ) -> dict[str, Any]:
     """The whole of grid.json. `about` holds "methods" and "seeds" as asked for, and what else names the grid.
 
     At least one run is needed. Raises a :class:`UserError` where runs have other versions of a metric.
     """
-    metrics = {view.info.name: entry for view, entry in _entries(runs, resampling)}
+    metrics = {view.info.name: entry for view, entry in _entries(runs)}
     return {
         "grid_version": GRID_VERSION,
         "grid": dict(about),
         "data": {"num_clients": runs[0].results["data"]["num_clients"]},
         "cells": [_cell(run) for run in runs] + [vars(failure) | {"config_hash": None} for failure in failures],
         "references": {name: _absent(name, runs, about["methods"]) for name in REFERENCES},
-        "intervals": {
-            "level": LEVEL,
-            "samples": resampling.samples,
-            "seed": resampling.seed,
-            "bootstrap_from": BOOTSTRAP_FROM,
-        },
+        "intervals": made_with(),
         "cost": {method: _cost(runs, method) for method in _methods(runs)},
         "metrics": metrics,
     }
@@ -98,11 +92,11 @@ def _cost(runs: Sequence[GridRun], method: str) -> dict[str, float]:
 # --- metrics
 
 
-def _entries(runs: Sequence[GridRun], resampling: Resampling) -> Iterator[tuple[View, dict[str, Any]]]:
+def _entries(runs: Sequence[GridRun]) -> Iterator[tuple[View, dict[str, Any]]]:
     for name in runs[0].scores:
         info = _info(runs, name)
         for view in views_of(info, runs[0].scores[name]):
-            yield view, _entry(view, _sides(runs, name, view), resampling)
+            yield view, _entry(view, _sides(runs, name, view))
 
 
 def _info(runs: Sequence[GridRun], name: str) -> MetricInfo:
@@ -126,7 +120,7 @@ def _sides(runs: Sequence[GridRun], name: str, view: View) -> dict[str, BySeed]:
     return dict(sides)
 
 
-def _entry(view: View, sides: Mapping[str, BySeed], resampling: Resampling) -> dict[str, Any]:
+def _entry(view: View, sides: Mapping[str, BySeed]) -> dict[str, Any]:
     info = view.info
     return {
         "version": info.version,
@@ -134,16 +128,17 @@ def _entry(view: View, sides: Mapping[str, BySeed], resampling: Resampling) -> d
         "higher_is_better": info.higher_is_better,
         "description": info.description,
         "estimator": view.estimator.description,
-        "methods": {name: _row(name, view, sides, resampling) for name in sides},
+        "methods": {name: _row(name, view, sides) for name in sides},
     }
 
 
-def _row(name: str, view: View, sides: Mapping[str, BySeed], resampling: Resampling) -> dict[str, Any]:
+def _row(name: str, view: View, sides: Mapping[str, BySeed]) -> dict[str, Any]:
     others = [reference for reference in REFERENCES if reference in sides and reference != name]
     return {
         **_value(view, sides[name]),
         "differences": {
-            other: difference(view.estimator, sides[name], sides[other], resampling=resampling) for other in others
+            other: difference(view.estimator, sides[name], sides[other], scale=SCALES.get(view.info.unit))
+            for other in others
         },
     }
 

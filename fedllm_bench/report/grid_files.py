@@ -9,7 +9,6 @@ from typing import Any
 from fedllm_bench import files
 from fedllm_bench.cell import RESULTS
 from fedllm_bench.grid import GridCell
-from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.grid import GRID_VERSION, Failure, GridRun, grid_payload
 from fedllm_bench.report.grid_table import TABLE_WIDTH, markdown, terminal_table
 from fedllm_bench.report.results import ScoreSet
@@ -56,8 +55,7 @@ def _payload(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[
     }
     failures = [Failure(method=method, seed=seed, reason=reason) for (method, seed), reason in reasons.items()]
     runs = [_run(each) for each in cells if each.key not in reasons]
-    resampling = Resampling(seed=0, samples=config.evaluation.bootstrap_samples)
-    return grid_payload(runs, failures, about=about, resampling=resampling)
+    return grid_payload(runs, failures, about=about)
 
 
 def _run(each: GridCell) -> GridRun:

@@ -1,8 +1,8 @@
 """Differences of two methods over clients and seeds, with an interval over each of the two.
 
-S seeds, N clients. Of a mean over clients, what is resampled over clients is each client's own mean over seeds.
-Of other estimators (a perplexity, the worst tenth) there is none; there a drawn client comes with its scores
-of all seeds, and the estimate is made anew for each seed.
+S seeds, N clients. Of a mean over clients, a client's value is its own mean over the seeds in which it is scored. Of
+other estimators (a perplexity, the worst tenth) it is the mean over seeds of its pseudo-values, over the clients that
+are scored in every seed (metrics/stats.py).
 """
 
 from __future__ import annotations
@@ -13,20 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
+from fedllm_bench.evaluation.power import smallest
+from fedllm_bench.evaluation.significance import paired_t
+from fedllm_bench.metrics import stats
 from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import (
-    LEVEL,
-    MEAN_OVER_CLIENTS,
-    Array,
-    ClusterMean,
-    Estimator,
-    Resampling,
-    Summary,
-    paired_clusters,
-    summarise,
-)
+from fedllm_bench.metrics.estimators import MEAN_OVER_CLIENTS, Estimator
+from fedllm_bench.metrics.intervals import Scale
+from fedllm_bench.metrics.stats import ClusterMean, Summary, columns_of, paired_clusters, summarise
 
 Clusters = Mapping[str, ClusterMean]
 Pairs = Mapping[int, tuple[Clusters, Clusters]]  # by seed
@@ -41,18 +35,29 @@ def difference(
     ours: Mapping[int, Sequence[Score]],
     theirs: Mapping[int, Sequence[Score]],
     *,
-    resampling: Resampling,
+    scale: Scale | None = None,
 ) -> dict[str, Any]:
     """ours - theirs over the seeds that both have, and of each seed over the clients that both have.
 
-    `n` clients; `n_scored` and `n_unscored` count pairs of items over all seeds.
+    `n` clients; `n_scored` and `n_unscored` count pairs of items over all seeds. `scale` is that of one side.
+    `detectable`: the smallest true difference that so many clients, and so many seeds, would show with 80% power.
     """
     shared = sorted(ours.keys() & theirs.keys())
     pairs = {seed: paired_clusters(ours[seed], theirs[seed]) for seed in shared}
     linear = estimator is MEAN_OVER_CLIENTS
-    clients = _mean_of_clients(pairs, resampling) if linear else _shown(estimator, pairs, resampling)
+    clients = _mean_of_clients(pairs, scale) if linear else _shown(estimator, pairs, scale)
     seeds = over_seeds(_by_seed(estimator, pairs, None if linear else _always_scored(pairs)))
-    return {**clients.to_dict(), "seeds": seeds, "verdict": verdict(clients, seeds)}
+    shown = {"seeds": seeds, "verdict": verdict(clients, seeds), "detectable": _detectable(clients, seeds)}
+    return {**clients.to_dict(), **shown}
+
+
+def _detectable(clients: Summary, seeds: Mapping[str, Any]) -> float | None:
+    """A difference is clear where both intervals show it; None where one of them cannot."""
+    needed = [smallest(clients.n, clients.sd) if clients.ci_low is not None else None]
+    if seeds["n"] > 1:
+        needed.append(smallest(seeds["n"], seeds["sd"]))
+    known = [value for value in needed if value is not None]
+    return max(known) if len(known) == len(needed) else None
 
 
 def verdict(clients: Summary, seeds: Mapping[str, Any]) -> Verdict:
@@ -60,23 +65,23 @@ def verdict(clients: Summary, seeds: Mapping[str, Any]) -> Verdict:
     if clients.ci_low is None or clients.ci_high is None:
         return NO_INTERVAL
     limits = [(clients.ci_low, clients.ci_high)]
-    if seeds["n"] > 1:
+    if seeds["n"] > 1 and clients.excludes_zero:
+        if seeds["ci_low"] is None:
+            return NO_INTERVAL
         limits.append((seeds["ci_low"], seeds["ci_high"]))
     same_side = all(low > 0 for low, _ in limits) or all(high < 0 for _, high in limits)
     return CLEAR if same_side else NOT_DISTINGUISHABLE
 
 
 def over_seeds(values: Mapping[int, float | None]) -> dict[str, Any]:
-    """Student's t interval of the mean over seeds; no limits with fewer than two."""
+    """Student's t interval of the mean over seeds; no limits with fewer than two, or where all are equal."""
     known = [value for value in values.values() if value is not None]
-    low = high = None
-    if len(known) > 1:
-        half = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1)) * statistics.stdev(known) / math.sqrt(len(known))
-        low, high = statistics.fmean(known) - half, statistics.fmean(known) + half
+    t = paired_t(known) if known else None
     return {
         "mean": statistics.fmean(known) if known else None,
-        "ci_low": low,
-        "ci_high": high,
+        "sd": t.sd if t else None,
+        "ci_low": t.ci_low if t else None,
+        "ci_high": t.ci_high if t else None,
         "n": len(known),
         "values": {str(seed): value for seed, value in values.items()},
     }
@@ -88,34 +93,24 @@ def point(estimator: Estimator, clusters: Clusters) -> float | None:
     if not names:
         return None
     with np.errstate(over="ignore", invalid="ignore"):
-        value = float(estimator.back(estimator.of(*_columns(clusters, names))))
+        value = float(estimator.back(estimator.of(*columns_of(clusters, names))))
     return value if math.isfinite(value) else None
 
 
-def _mean_of_clients(pairs: Pairs, resampling: Resampling) -> Summary:
+def _mean_of_clients(pairs: Pairs, scale: Scale | None) -> Summary:
     """Over clients, each with the mean of its differences in the seeds where it has one."""
     found: dict[str, list[float]] = {}
     for a, b in pairs.values():
         for name in _scored(a, b):
             found.setdefault(name, []).append((a[name].mean or 0.0) - (b[name].mean or 0.0))
     values = {name: statistics.fmean(differences) for name, differences in found.items()}
-    return summarise(_counted(pairs, values), resampling=resampling)
+    return summarise(_counted(pairs, values), scale=stats.of_differences(scale))
 
 
-def _shown(estimator: Estimator, pairs: Pairs, resampling: Resampling) -> Summary:
-    """Over the clients that are scored in every seed. What is drawn is a client's place in the columns."""
-    names = _always_scored(pairs)
-    columns = [(_columns(a, names), _columns(b, names)) for a, b in pairs.values()]
-
-    def mean_difference(places: Array, _: Array) -> Array:
-        chosen = places.astype(np.int64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            sides = [[estimator.back(estimator.of(*(c[chosen] for c in side))) for side in pair] for pair in columns]
-            return np.asarray(np.mean([ours - theirs for ours, theirs in sides], axis=0))
-
-    places = Estimator(description=estimator.description, of=mean_difference, smooth=estimator.smooth)
-    clusters = _counted(pairs, {name: float(i) for i, name in enumerate(names)})
-    return summarise(clusters, estimator=places, resampling=resampling)
+def _shown(estimator: Estimator, pairs: Pairs, scale: Scale | None) -> Summary:
+    """Over the clients that are scored in every seed."""
+    ours, theirs = ([pair[side] for pair in pairs.values()] for side in (0, 1))
+    return stats.over_seeds(ours, _always_scored(pairs), minus=theirs, estimator=estimator, scale=scale)
 
 
 def _by_seed(estimator: Estimator, pairs: Pairs, only: Sequence[str] | None) -> dict[int, float | None]:
@@ -149,9 +144,3 @@ def _counted(pairs: Pairs, values: Mapping[str, float]) -> dict[str, ClusterMean
         name: ClusterMean(mean=values.get(name), weight=1.0, n_scored=scored, n_unscored=unscored)
         for name, (scored, unscored) in counts.items()
     }
-
-
-def _columns(clusters: Clusters, names: Sequence[str]) -> list[Array]:
-    """Means and weights of the clients, each of shape (N,)."""
-    means = [clusters[name].mean for name in names]
-    return [np.asarray(means, dtype=np.float64), np.asarray([clusters[n].weight for n in names], dtype=np.float64)]

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedllm_bench.report.formats import MISSING, change, counted, duration, from_to, number, size, wrapped
+from fedllm_bench.report.formats import MISSING, change, counted, duration, number, size, wrapped
 from fedllm_bench.report.grid import BASE, REFERENCES
 from fedllm_bench.report.grid_stats import CLEAR, NOT_DISTINGUISHABLE
+from fedllm_bench.report.interval_words import few_seeds, how, why_none
 
 Payload = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -103,7 +104,15 @@ def _difference(row: Mapping[str, Any], other: str, *, wide: bool) -> str:
     text = change(found).ljust(23)
     if wide:
         text += f" {half_width(found['seeds']):6}"
-    return f"{text} {MARKS.get(found['verdict'], '')}"
+    return f"{text} {mark(found)}"
+
+
+def mark(found: Mapping[str, Any]) -> str:
+    """ "●", or "○ 0.021" with the difference that would have shown."""
+    sign = MARKS.get(found["verdict"], "")
+    if found["verdict"] != NOT_DISTINGUISHABLE or found["detectable"] is None:
+        return sign
+    return f"{sign} {number(found['detectable'])}"
 
 
 def half_width(seeds: Mapping[str, Any]) -> str:
@@ -139,8 +148,11 @@ def about_intervals(payload: Payload, views: Sequence[str]) -> list[str]:
     )
     held = "both intervals exclude 0" if several else "the interval excludes 0"
     return [
-        f"minus: paired per client and seed; [95% interval over clients: {_how(found)}]{over_seeds}",
-        f"{MARKS[CLEAR]} clear: {held}; {MARKS[NOT_DISTINGUISHABLE]} not distinguishable, which is not equal",
+        f"minus: paired per client and seed; [95% interval over clients: {how(found)}]{over_seeds}",
+        f"{MARKS[CLEAR]} clear: {held}; {MARKS[NOT_DISTINGUISHABLE]} not distinguishable, which is not equal; behind "
+        f"{MARKS[NOT_DISTINGUISHABLE]} the smallest true difference that is found in four of five tries (80% power)",
+        *(few_seeds(min(each["seeds"]["n"] for each in found)) if several else []),
+        *why_none({f"{view}, {name}": each for view, name, each in _named(payload, views)}),
         f"{counted(len(found), 'difference')} shown, each at its own 95%; nothing is claimed over all of them",
     ]
 
@@ -150,16 +162,15 @@ def from_to_seeds(seeds: Sequence[int]) -> str:
 
 
 def _differences(payload: Payload, views: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    yield from (found for _, _, found in _named(payload, views))
+
+
+def _named(payload: Payload, views: Sequence[str]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(view, reference, difference) of all that have one."""
     for view in views:
         for row in payload["metrics"][view]["methods"].values():
-            yield from (each for each in row["differences"].values() if each["mean"] is not None)
-
-
-def _how(found: Sequence[Mapping[str, Any]]) -> str:
-    names = {"bootstrap": "bootstrap over {} clients", "t": "Student's t over {} clients"}
-    counts = {kind: from_to(each["n"] for each in found if each["interval"] == kind) for kind in names}
-    used = [text.format(counts[kind]) for kind, text in names.items() if counts[kind]]
-    return "; ".join(used) or "none could be computed"
+            found = ((view, f"minus {name}", each) for name, each in row["differences"].items())
+            yield from (each for each in found if each[2]["mean"] is not None)
 
 
 def _about_local(payload: Payload, views: Sequence[str]) -> list[str]:
@@ -235,7 +246,7 @@ def _markdown_difference(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return MISSING
     over_seeds = change(found["seeds"]).partition(" ")[2] if found["seeds"]["n"] > 1 else ""
-    return f"{change(found)} {over_seeds} {MARKS.get(found['verdict'], '')}".replace("  ", " ").strip()
+    return f"{change(found)} {over_seeds} {mark(found)}".replace("  ", " ").strip()
 
 
 def _markdown_cost(payload: Payload) -> str:

@@ -89,7 +89,7 @@ def _footer(evaluation: Evaluation) -> list[str]:
     ]
     settings = evaluation.settings
     made = (
-        f"Intervals of {settings.level:.0%}: bootstrap over questions (BCa, {settings.samples:,} samples) from "
-        f"{settings.bootstrap_from} questions on, Student's t below, exact for a share of all or none."
+        f"Intervals of {settings.level:.0%} over questions: of shares of 0 or 1 binomial, of other scores Student's t, "
+        "widened where scores are skewed; where all are equal, exact from the ends of the scale."
     )
     return [*lines, made] if lines else []

@@ -7,7 +7,8 @@ from typing import Any
 
 from fedllm_bench.report.client_table import about_views
 from fedllm_bench.report.cuts import about_cuts
-from fedllm_bench.report.formats import counted, duration, from_to, size, wrapped
+from fedllm_bench.report.formats import counted, duration, size, wrapped
+from fedllm_bench.report.interval_words import how, why_none
 from fedllm_bench.report.names import listed, short_name
 
 Payload = Mapping[str, Any]
@@ -22,6 +23,7 @@ def legend(payload: Payload, width: int) -> list[str]:
         _units(metrics),
         "↓ lower is better, ↑ higher is better",
         _how(metrics),
+        *_without(metrics),
         *_better(payload),
         *about_views(payload),
         *_about_adapters(payload),
@@ -55,11 +57,16 @@ def _units(metrics: Mapping[str, Entry]) -> str:
 def _how(metrics: Mapping[str, Entry]) -> str:
     summaries = [s for entry in metrics.values() for s in (entry["difference"], entry["difference_to_local"]) if s]
     units = sorted({summary["unit_of_resampling"] for summary in summaries}) or ["client"]
-    kinds = {kind: from_to(s["n"] for s in summaries if s["interval"] == kind) for kind in ("bootstrap", "t")}
-    names = {"bootstrap": "bootstrap over {} clients", "t": "Student's t over {} clients"}
-    used = [text.format(kinds[kind]) for kind, text in names.items() if kinds[kind]]
-    method = "; ".join(used) if used else "none could be computed"
-    return f"[95% CI]: paired per {', '.join(units)}; {method}"
+    return f"[95% CI]: paired per {', '.join(units)}; {how(summaries)}"
+
+
+def _without(metrics: Mapping[str, Entry]) -> list[str]:
+    """Why some differences have no interval."""
+    lines = []
+    for key, words in {"difference": "after - base", "difference_to_local": "after - local"}.items():
+        found = {name: entry[key] for name, entry in metrics.items() if entry[key]}
+        lines += [f"{words}: {line}" for line in why_none(found)]
+    return lines
 
 
 def _better(payload: Payload) -> list[str]:

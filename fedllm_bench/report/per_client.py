@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.metrics.stats import Estimator, means_by_part, per_cluster, worst_tenth
+from fedllm_bench.metrics.estimators import Estimator, worst_tenth
+from fedllm_bench.metrics.stats import means_by_part, per_cluster
 from fedllm_bench.report.distribution import means_of, spread
 from fedllm_bench.report.sides import Clusters, Sides
 

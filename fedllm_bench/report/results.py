@@ -11,22 +11,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedllm_bench.evaluation.power import smallest
 from fedllm_bench.files import write_json
-from fedllm_bench.metrics.base import MetricInfo, Score, is_seen, is_unseen
-from fedllm_bench.metrics.stats import (
-    BOOTSTRAP_FROM,
-    LEVEL,
+from fedllm_bench.metrics.base import SCALES, MetricInfo, Score, is_seen, is_unseen
+from fedllm_bench.metrics.estimators import (
     MEAN_OVER_CLIENTS,
     MEAN_OVER_TOKENS,
     PERPLEXITY,
     Estimator,
-    Resampling,
-    Summary,
-    paired_difference,
-    per_cluster,
-    summarise,
     worst_tenth,
 )
+from fedllm_bench.metrics.intervals import LEVEL
+from fedllm_bench.metrics.stats import Summary, paired_difference, per_cluster, summarise
 from fedllm_bench.report.distribution import distribution
 from fedllm_bench.report.per_client import per_client
 from fedllm_bench.report.schema import SCHEMA_VERSION, check_results
@@ -70,27 +66,23 @@ class ClientRow:
     n_rows: int
 
 
-def metric_entry(
-    info: MetricInfo,
-    scores: ScoreSet,
-    *,
-    estimator: Estimator = MEAN_OVER_CLIENTS,
-    resampling: Resampling | None = None,
-) -> dict[str, Any]:
+def metric_entry(info: MetricInfo, scores: ScoreSet, *, estimator: Estimator = MEAN_OVER_CLIENTS) -> dict[str, Any]:
     """One entry of `metrics`: a summary of each side, paired differences of after to the others, the spread."""
 
     sides = sides_of(scores.before, scores.after, scores.local)
-    return _entry(info, sides, estimator, resampling)
+    return _entry(info, sides, estimator)
 
 
-def _entry(info: MetricInfo, sides: Sides, estimator: Estimator, resampling: Resampling | None) -> dict[str, Any]:
+def _entry(info: MetricInfo, sides: Sides, estimator: Estimator) -> dict[str, Any]:
+    scale = SCALES.get(info.unit)
+
     def summary(clusters: Clusters | None) -> dict[str, Any] | None:
-        return None if clusters is None else summarise(clusters, estimator=estimator, resampling=resampling).to_dict()
+        return None if clusters is None else summarise(clusters, estimator=estimator, scale=scale).to_dict()
 
     def difference(pair: tuple[Clusters, Clusters] | None) -> dict[str, Any] | None:
         if pair is None:
             return None
-        return difference_dict(paired_difference(*pair, estimator=estimator, resampling=resampling))
+        return difference_dict(paired_difference(*pair, estimator=estimator, scale=scale))
 
     return {
         "version": info.version,
@@ -109,13 +101,15 @@ def _entry(info: MetricInfo, sides: Sides, estimator: Estimator, resampling: Res
 
 
 def difference_dict(summary: Summary) -> dict[str, Any]:
-    """`significant` is whether the paired interval excludes 0; null where there is no interval."""
-    return {**summary.to_dict(), "significant": summary.excludes_zero}
+    """`significant` is whether the paired interval excludes 0; null where there is no interval.
+
+    `detectable` is the smallest true difference that so many clients would show with a power of 80%.
+    """
+    detectable = smallest(summary.n, summary.sd)
+    return {**summary.to_dict(), "significant": summary.excludes_zero, "detectable": detectable}
 
 
-def metrics_of(
-    scores: Mapping[str, ScoreSet], infos: Mapping[str, MetricInfo], *, resampling: Resampling | None = None
-) -> dict[str, dict[str, Any]]:
+def metrics_of(scores: Mapping[str, ScoreSet], infos: Mapping[str, MetricInfo]) -> dict[str, dict[str, Any]]:
     """The flat `metrics` object: each metric, followed by its views that have at least one item."""
     entries: dict[str, dict[str, Any]] = {}
     for name, score_set in scores.items():
@@ -126,7 +120,7 @@ def metrics_of(
             if view.keep not in kept:
                 of = score_set.keep(view.keep)
                 kept[view.keep] = sides_of(of.before, of.after, of.local)
-            entries[view.info.name] = _entry(view.info, kept[view.keep], view.estimator, resampling)
+            entries[view.info.name] = _entry(view.info, kept[view.keep], view.estimator)
     return entries
 
 
@@ -233,25 +227,18 @@ def results_payload(
     cost: Mapping[str, Any],
     metrics: Mapping[str, Any],
     clients: Mapping[str, Sequence[ClientRow]],
-    resampling: Resampling | None = None,
     over_rounds: Mapping[str, Any] | None = None,
     personalisation: Mapping[str, Any] | None = None,
     privacy: Mapping[str, Any] | None = None,
     communication: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole of results.json; keys are those of `schema.RESULTS`."""
-    used = resampling or Resampling()
     return {
         "schema_version": SCHEMA_VERSION,
         "run": dict(run),
         "data": dict(data),
         "cost": dict(cost),
-        "intervals": {
-            "level": LEVEL,
-            "samples": used.samples,
-            "seed": used.seed,
-            "bootstrap_from": BOOTSTRAP_FROM,
-        },
+        "intervals": made_with(),
         "metrics": dict(metrics),
         "clients": {name: [asdict(row) for row in rows] for name, rows in clients.items()},
         "over_rounds": over_rounds,
@@ -259,6 +246,11 @@ def results_payload(
         "privacy": privacy,
         "communication": communication,
     }
+
+
+def made_with() -> dict[str, Any]:
+    """`intervals`: nothing is resampled any more."""
+    return {"level": LEVEL, "samples": 0, "seed": 0, "bootstrap_from": None}
 
 
 def write_results(path: Path, payload: Mapping[str, Any]) -> None:

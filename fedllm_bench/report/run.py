@@ -18,7 +18,6 @@ from fedllm_bench.config import RunConfig
 from fedllm_bench.loading import Bench
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.personalise import local_of
 from fedllm_bench.report import client_figures, figures, view_figures
 from fedllm_bench.report.cuts import cuts_block
@@ -52,16 +51,14 @@ def write_report(bench: Bench, sides: Sides, seconds: Mapping[str, float]) -> di
     }
     lines = files.read_jsonl_so_far(folder / FILE)
     infos = {name: METRICS[name].info for name in bench.metrics}
-    resampling = Resampling(seed=config.seed, samples=config.evaluation.bootstrap_samples)
     payload = results_payload(
         run=_about_run(bench),
         data=_about_data(bench),
         cost=_cost(rounds, lines, seconds),
-        metrics=metrics_of(sets, infos, resampling=resampling),
+        metrics=metrics_of(sets, infos),
         clients={name: client_rows(scores) for name, scores in sets.items()},
-        resampling=resampling,
         over_rounds=_over_rounds(bench, sides, lines),
-        personalisation=_personalisation(bench, sides, resampling),
+        personalisation=_personalisation(bench, sides),
         privacy=privacy_block(bench.method, config, len(bench.clients), rounds),
         communication=communication_block(config, rounds),
     )
@@ -125,7 +122,7 @@ def _over_rounds(bench: Bench, sides: Sides, lines: Sequence[Mapping[str, Any]])
     )
 
 
-def _personalisation(bench: Bench, sides: Sides, resampling: Resampling) -> dict[str, Any] | None:
+def _personalisation(bench: Bench, sides: Sides) -> dict[str, Any] | None:
     if sides.personal is None:
         return None
     local, ids = local_of(bench.config), bench.clients.ids
@@ -133,7 +130,6 @@ def _personalisation(bench: Bench, sides: Sides, resampling: Resampling) -> dict
     entry = metric_entry(
         METRICS[bench.loss].info,
         ScoreSet(before=scores_of(after, sides.personal), after=sides.personal),
-        resampling=resampling,
     )
     return {
         "metric": bench.loss,

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+READABLE = (4, SCHEMA_VERSION)
 QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}
 
 
@@ -35,6 +36,13 @@ class OrNull:
     structure: Any
 
 
+@dataclass(frozen=True)
+class Since5:
+    """A key that files of version 4 lack."""
+
+    structure: Any
+
+
 SUMMARY = {
     "mean": OrNull(float),
     "ci_low": OrNull(float),
@@ -42,10 +50,12 @@ SUMMARY = {
     "n": int,
     "n_scored": int,
     "n_unscored": int,
-    "interval": OneOf(("bootstrap", "t", "none")),
+    "interval": OneOf(("t_skew", "share", "exact", "none", "bootstrap", "t")),
     "unit_of_resampling": str,
+    "no_interval": Since5(str),
+    "sd": Since5(OrNull(float)),
 }
-DIFFERENCE = {**SUMMARY, "significant": OrNull(bool)}
+DIFFERENCE = {**SUMMARY, "significant": OrNull(bool), "detectable": Since5(OrNull(float))}
 SPREAD = {**dict.fromkeys(QUANTILES, OrNull(float)), "n": int}
 DISTRIBUTION = {
     "after": SPREAD,
@@ -126,7 +136,7 @@ COMMUNICATION = {
     "aggregation_error_norm": OrNull(float),
 }
 RESULTS = {
-    "schema_version": OneOf((SCHEMA_VERSION,)),
+    "schema_version": OneOf(READABLE),
     "run": {
         "dataset": str,
         "method": str,
@@ -158,7 +168,7 @@ RESULTS = {
         "peak_memory_bytes": int,
         "peak_gpu_bytes": OrNull(int),
     },
-    "intervals": {"level": float, "samples": int, "seed": int, "bootstrap_from": int},
+    "intervals": {"level": float, "samples": int, "seed": int, "bootstrap_from": OrNull(int)},
     "metrics": MapOf(METRIC),
     "clients": MapOf(ListOf(CLIENT)),
     "over_rounds": OrNull(OVER_ROUNDS),
@@ -170,7 +180,21 @@ RESULTS = {
 
 def check_results(payload: Mapping[str, Any]) -> None:
     """ValueError naming a key that is missing, unknown or of a wrong kind, as "metrics.heldout.after.n"."""
-    _check(payload, RESULTS, "")
+    _check(payload, _of_version(payload.get("schema_version"), RESULTS), "")
+
+
+def _of_version(version: Any, structure: Any) -> Any:
+    """The structure of a file of that version."""
+    match structure:
+        case dict():
+            there = {k: v for k, v in structure.items() if version != 4 or not isinstance(v, Since5)}
+            return {key: _of_version(version, value) for key, value in there.items()}
+        case MapOf(inner) | ListOf(inner) | OrNull(inner):
+            return type(structure)(_of_version(version, inner))
+        case Since5(inner):
+            return inner
+        case _:
+            return structure
 
 
 def _check(value: Any, structure: Any, where: str) -> None:

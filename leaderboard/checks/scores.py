@@ -8,7 +8,6 @@ from typing import Any
 
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.metrics.stats import Resampling
 from fedllm_bench.report.results import client_rows, metrics_of
 
 from ..context import Context, split_of
@@ -17,7 +16,7 @@ from ..recompute import SMALLEST, means, rescored
 from ..split_items import Expected, Key, SplitItems
 from ..submitted import SIDES, Run, Submitted
 
-INTERVALS = ("ci_low", "ci_high", "interval", "significant")
+INTERVALS = ("ci_low", "ci_high", "interval", "significant", "no_interval", "sd", "detectable")
 OF_LOCAL = ("local", "difference_to_local")  # keys that hang on the baseline, a run of its own that need not be here
 
 
@@ -189,9 +188,8 @@ def results(submitted: Submitted, _: Context) -> Iterator[Problem]:
         if not (run.files.has("results.json") and run.files.has("config.json")):
             continue
         stated, where = run.results, f"{run.where}/results.json.gz"
-        resampling = Resampling(seed=run.config.seed, samples=min(run.config.evaluation.bootstrap_samples, 10_000))
         infos = {name: METRICS[name].info for name in run.sets}
-        right = metrics_of(run.sets, infos, resampling=resampling)
+        right = metrics_of(run.sets, infos)
         rows = {name: [vars(row) for row in client_rows(sides)] for name, sides in run.sets.items()}
         without = () if any(sides.local for sides in run.sets.values()) else OF_LOCAL
         pairs = {"metrics": right, "clients": rows}
