@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 
-def summary(mean, low=None, high=None, *, n=38, unscored=0, interval="bootstrap", **more) -> dict:
+def summary(mean, low=None, high=None, *, n=38, unscored=0, interval="t_skew", **more) -> dict:
     return {
         "mean": mean, "ci_low": low, "ci_high": high, "n": n, "n_scored": 100, "n_unscored": unscored,
-        "interval": interval, "unit_of_resampling": "client", **more,
+        "interval": interval, "unit_of_resampling": "client",
+        "no_interval": "", "sd": None, **more,
     }  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def entry(unit, higher, before, after, difference, local=None, to_local=None, sp
 
 
 PAYLOAD = {
-    "schema_version": 4,
+    "schema_version": 5,
     "run": {
         "dataset": "mini-aya", "method": "fedprox", "personal": False, "profile": "mini", "track": "mini", "seed": 3,
     },
@@ -63,7 +64,7 @@ PAYLOAD = {
     "metrics": {
         "heldout": entry(
             "nats per token", False, summary(1.11), summary(0.61), summary(-0.5, -0.55, -0.45),
-            summary(1.4, n=12), summary(-0.72, -0.95, -0.49, n=12, interval="t"),
+            summary(1.4, n=12), summary(-0.72, -0.95, -0.49, n=12),
         ),
         "heldout_tokens": entry(
             "nats per token", False, summary(1.2), summary(0.7), summary(-0.5, -0.6, -0.4)

@@ -166,6 +166,19 @@ def test_bench_leaves_no_run_folder(
     assert_refused(argv, tmp_path, capsys, f"MODEL={folder}", "code of its own")
 
 
+@pytest.mark.usefixtures("_silent")
+@pytest.mark.parametrize("more", [{}, {"auto_map": {"AutoModelForCausalLM": "modeling_x.Y"}}])
+def test_memory_of_what_is_no_causal_model_is_one_line(
+    more: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "t5", **more}))
+    argv = ["bench", "aya", "fedavg", "--profile", "mini", "--model", str(folder), "--dry-run"]
+    capsys.readouterr()
+    assert cli.main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"MODEL={folder}" in line
+
+
 def test_other_commands_refuse_it_alike(
     folder: Path, tiny_split: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,7 +36,7 @@ def test_legend_says_what_was_resampled_and_the_costs():
     for part in (
         "mini-aya · fedprox · seed 3 · profile mini",
         "nats per token (heldout); share (mini_exact)",
-        "paired per client; bootstrap over 38 clients; Student's t over 12 clients",
+        "paired per client; Student's t over 12 to 38 clients, widened where values are skewed",
         "communication: 5.2 MB up, 10.4 MB down",
         "wall time: data 1.2 s, train 1 min 05 s (total 1 min 06 s)",
         "peak memory: 1.3 GB",

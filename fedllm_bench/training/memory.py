@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from fedllm_bench import models
 from fedllm_bench.config import Local, RunConfig
 from fedllm_bench.errors import UserError
 from fedllm_bench.training import quantized, targets
@@ -85,11 +86,15 @@ def sequences_at_once(local: Local) -> int:
 
 
 def empty_base(config: RunConfig, settings: Any) -> Any:
-    """The base without contents, on the meta device."""
+    """The base without contents, on the meta device; a :class:`UserError` where that is no causal language model."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.model.dtype)).eval()
+    dtype = getattr(torch, config.model.dtype)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False).eval()
+    except Exception as error:  # a config may hold anything
+        raise models.not_a_model(config.model.name, error) from error
 
 
 def with_layers(base: Any, config: RunConfig) -> LoraModel:
