@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from fedllm_bench.evaluation.power import MANY, detectable, needed, power
+from fedllm_bench.evaluation.power import MANY, detectable, needed, power, smallest
 from fedllm_bench.evaluation.significance import holm, paired_t
 
 
@@ -103,3 +103,15 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     draws = np.random.default_rng(4).normal(0.7, 2.0, size=(4000, 4))
     covered = [found.ci_low < 0.7 < found.ci_high for found in map(paired_t, draws.tolist())]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.011)
+
+
+def test_three_seeds_show_large_effects_only_and_less_under_holm():
+    assert detectable(3) == pytest.approx(3.26, abs=0.01)
+    assert detectable(5) == pytest.approx(1.68, abs=0.01)
+    assert detectable(3, 13) == pytest.approx(11.8, abs=0.05)  # at 5% over 13 metrics
+    assert power(detectable(3, 13), 3, 13) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_the_smallest_difference_is_the_effect_in_units_of_the_spread():
+    assert smallest(5, 0.02) == pytest.approx(0.02 * detectable(5))
+    assert smallest(1, 0.02) is smallest(5, 0.0) is smallest(5, None) is None

@@ -110,9 +110,8 @@ def _difference(row: Mapping[str, Any], other: str, *, wide: bool) -> str:
 def mark(found: Mapping[str, Any]) -> str:
     """ "●", or "○ 0.021" with the difference that would have shown."""
     sign = MARKS.get(found["verdict"], "")
-    if found["verdict"] != NOT_DISTINGUISHABLE or found["detectable"] is None:
-        return sign
-    return f"{sign} {number(found['detectable'])}"
+    shown = found.get("detectable")  # grid.json of before has none
+    return sign if found["verdict"] != NOT_DISTINGUISHABLE or shown is None else f"{sign} {number(shown)}"
 
 
 def half_width(seeds: Mapping[str, Any]) -> str:
