@@ -14,6 +14,7 @@ from fedllm_bench import files, presets
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.report.results import ScoreSet, metrics_of
+from fedllm_bench.report.schema import SCHEMA_VERSION
 
 submit, own_runs, bundle, layout, problems, schema, untrusted, reading, limits = (
     importlib.import_module(f"fedllm_bench.leaderboard.{name}")
@@ -69,7 +70,7 @@ def write_run(root: Path, seed: int = 0, method: str = "fedavg", *overrides: str
             files.write_jsonl(folder / "scores" / f"{metric}.{side}.jsonl", [score.to_dict() for score in scores])
     infos = {name: METRICS[name].info for name in sets}
     files.write_json(folder / "results.json", {
-        "schema_version": 4,
+        "schema_version": SCHEMA_VERSION,
         "run": {"model": config.model.name, "config_hash": f"{seed:010x}", "seed": seed, "method": method},
         "metrics": metrics_of(sets, infos),
     })  # fmt: skip

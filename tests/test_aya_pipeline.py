@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from sweeps import sweep
 
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.data_prep.aya import AYA, build
@@ -76,7 +77,7 @@ def test_the_order_of_raw_rows_does_not_matter(tmp_path, recipe):
     assert open_split(split.folder) == split
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", sweep(range(4), 0))
 @pytest.mark.parametrize("heldout", [0.1, 0.5, "upstream"])
 @pytest.mark.parametrize("deduplicate", [True, False])
 def test_nothing_held_out_or_unseen_was_trained_on(tmp_path, seed, heldout, deduplicate):

@@ -215,7 +215,7 @@ def test_a_folder_of_answers_is_not_asked_again(words: list[str], expected: str,
     assert expected in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not MIRROR, reason="FEDLLM_BENCH_MIRROR is not set")
+@pytest.mark.assets
 @pytest.mark.parametrize("model", ["alpaca-13b", "gpt-4", "vicuna-13b-v1.2"])
 def test_published_answers_to_mt_bench_are_imported_whole(model: str, tmp_path: Path):
     path = Path(str(MIRROR)) / "mt_bench" / "model_answer" / f"{model}.jsonl"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from saved import saved_bytes
+from sweeps import sweep
 from test_memory import LENGTH, ROWS, full_rows, llama_7b, paper, with_local
 from tiny import client_task, settings
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ def test_activations_are_what_training_keeps(kind, measured):
     assert found.activations < peak < 1.1 * (found.activations + found.logits)
 
 
-@pytest.mark.parametrize("kind", ["dpo", "lora.dora=true", "model.quantization=4bit"])
+@pytest.mark.parametrize("kind", sweep(["dpo", "lora.dora=true", "model.quantization=4bit"], "dpo"))
 def test_with_checkpointing_they_are_an_upper_bound(kind, measured):
     _, found, _, peak = measured(kind, checkpointing=True)
     assert peak < 1.2 * (found.activations + found.logits)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from leaks import assert_no_leaks, rows_of
 from raw_rows import chat, random_rows, turns, vote, write_raw
+from sweeps import sweep
 
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.data.mini.dataset import build_mini_aya
@@ -42,7 +43,7 @@ def test_there_are_five_pipelines():
     assert [name for name, task in tasks.items() if task == "preference"] == ["chatbot_pa"]
 
 
-@pytest.mark.parametrize("dataset", PIPELINES)
+@pytest.mark.parametrize("dataset", sweep(PIPELINES, "chatbot_pa", "wildchat_multi"))
 @pytest.mark.parametrize("options", [{}, {"near_duplicates": "drop"}, {"partition": "dirichlet:0.5"}])
 def test_the_order_of_raw_rows_does_not_matter(tmp_path, dataset, options):
     rows = random_rows(dataset, 1)

@@ -50,6 +50,7 @@ def loaded_with(folder: Path, **variables: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_said_and_nothing_breaks_under_the_variables_of_other_programs(tmp_path: Path):
     """A notebook's MPLBACKEND, for one; and bitsandbytes' line of kernels, which PEFT's import prints."""
     (tmp_path / "latin1").write_bytes("# café\nbackend: inline\n".encode("latin-1"))

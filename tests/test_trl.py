@@ -181,6 +181,7 @@ def generators() -> list[str]:
 
 
 @pytest.mark.parametrize("steps", [(2, 0, 1), pytest.param((3, 0, 0), marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_global_generators_and_the_models_are_left_alone(steps, load_tiny, tiny_run_config):
     """Trainers seed all generators; with dropout they draw from them too. A result is a function of its task."""
     model, config = load_tiny(dropout=0.3), tiny_run_config("fedavg", "lora.dropout=0.3")

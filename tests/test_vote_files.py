@@ -148,7 +148,7 @@ def test_the_command_shows_the_table_and_writes_it_as_json(tmp_path: Path, capsy
     assert payload["votes"]["judges"] == ["me", "you"]
 
 
-@pytest.mark.skipif(not MIRROR, reason="FEDLLM_BENCH_MIRROR is not set")
+@pytest.mark.assets
 def test_the_experts_votes_agree_as_published(tmp_path: Path):
     rows = files.read_jsonl(Path(str(MIRROR)) / "mt_bench" / "human_labels.jsonl")
     experts = [json.dumps(row) for row in rows if row["judge"].startswith("expert_")]

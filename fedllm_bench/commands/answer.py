@@ -11,6 +11,7 @@ from fedllm_bench.commands.bench import num_threads, positive
 from fedllm_bench.commands.judge import count
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.errors import UserError
+from fedllm_bench.network import checked_address
 
 if TYPE_CHECKING:
     from fedllm_bench.evaluation.benchmarks import Context
@@ -146,8 +147,7 @@ def _check_source(args: argparse.Namespace) -> None:
         _refuse(args, "template", "dtype", "sides", "batch_tokens", "threads")
         if not args.model:
             raise UserError(f"--endpoint {args.endpoint}: give --model, the name that the server knows it by")
-        if not args.endpoint.startswith(("http://", "https://")):
-            raise UserError(f"--endpoint {args.endpoint}: no address; give one such as http://127.0.0.1:8000/v1")
+        checked_address(args.endpoint, "--endpoint")
 
 
 def _refuse(args: argparse.Namespace, *names: str) -> None:
@@ -244,7 +244,6 @@ def _subject(args: argparse.Namespace) -> Subject:
 
 def _endpoint(args: argparse.Namespace) -> EndpointAnswerer:
     from fedllm_bench.evaluation.endpoint import EndpointAnswerer, served_model
-    from fedllm_bench.network import checked_address
 
     address = checked_address(args.endpoint, "--endpoint")
     return EndpointAnswerer(
