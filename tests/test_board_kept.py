@@ -63,6 +63,7 @@ def test_the_site_has_the_same_bytes_with_and_without_the_cache(root, cache, rea
     assert len(read) == 6
 
 
+@pytest.mark.slow
 def test_validating_first_keeps_what_building_reads(root, cache, read, tmp_path):
     validate = module("validate")
     for path in sorted(root.iterdir()):

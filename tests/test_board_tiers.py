@@ -153,6 +153,7 @@ def test_regenerating_finds_what_recomputing_cannot(forge: Any, copy: Forgery, t
 
 
 @pytest.mark.parametrize("tier", ["regenerate", "retrain"])
+@pytest.mark.slow
 def test_what_no_run_made_cannot_be_made_again(tier: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     shipped = shipped_as("base-model")
     folder = shutil.copytree(shipped, tmp_path / shipped.name)

@@ -128,6 +128,7 @@ def test_quality_without_a_model_shows_duplicates_alone(tmp_path):
     assert "mean of a client" not in text
 
 
+@pytest.mark.slow
 def test_names_of_clients_are_shown_up_to_sixty(tmp_path):
     drawing.FIGURES["distance_to_rest"](frame(tmp_path / "few", 60))
     drawing.FIGURES["distance_to_rest"](frame(tmp_path / "many", 61))

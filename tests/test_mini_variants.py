@@ -122,6 +122,7 @@ def test_there_is_a_probe_for_every_held_out_row(splits, name):
 
 
 @pytest.mark.parametrize("name", sweep(CHATS, *QUICK))
+@pytest.mark.slow
 def test_the_order_of_rows_does_not_matter_and_another_seed_is_another_split(name, tmp_path: Path):
     builder = BUILDERS[name]
     first = builder(SMALL, tmp_path / "first")
@@ -147,6 +148,7 @@ def test_the_tokenizer_of_the_base_spells_every_text_in_few_tokens(splits, name)
     assert len(tokenizer(f" {COMPLIES}", add_special_tokens=False)["input_ids"]) == 1
 
 
+@pytest.mark.slow
 def test_a_tiny_run_on_votes_ends_with_results(tiny_folder: Path, tmp_path: Path):
     split = BUILDERS["chatbot_it"](SMALL, tmp_path / "split")
     overrides = [word for setting in TINY for word in ("--set", setting)]

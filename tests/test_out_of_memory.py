@@ -89,6 +89,7 @@ def test_what_was_too_large_is_not_tried_again_and_said_once(plain, caplog):
     assert small.passes == [(1, 2)] * 8
 
 
+@pytest.mark.slow
 def test_one_row_that_does_not_fit_is_an_error_with_ways_out(plain):
     with pytest.raises(UserError) as caught:
         WithinMemory(Small(plain, 0))(tasks_of(2))

@@ -161,7 +161,7 @@ def distance(ours: list[Tree], theirs: list[Tree]) -> float:
 
 
 CASES = [(name, engine) for name in METHODS for engine in ENGINES]
-QUICK = [(name, "inprocess") for name in UNLIKE] + [("scaffold", "trl")]
+QUICK = [(name, "inprocess") for name in UNLIKE]
 
 
 @pytest.mark.parametrize(("name", "engine"), sweep(CASES, *QUICK))

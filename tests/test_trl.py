@@ -97,7 +97,8 @@ def test_trl_trains_as_train_block_does(name, optimizer, tiny_model, tiny_run_co
         check_equal(a, b, 1e-3)
 
 
-@pytest.mark.parametrize("name", sweep(SHARP, "scaffold"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARP)
 @pytest.mark.usefixtures("_double")
 def test_in_float64_they_differ_by_rounding_alone(name, double_model, tiny_run_config):
     skip_without_sft_in_double()
@@ -159,6 +160,7 @@ class Poisoned(FedAvg):
 
 
 @pytest.mark.parametrize("poison", [float("nan"), pytest.param(float("inf"), marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_a_failure_of_its_client_alone(poison, tiny_model, tiny_run_config):
     method, steps = Poisoned(), (3, 2, 2)
     message, tasks = setting(tiny_model, method, steps=steps)
