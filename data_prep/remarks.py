@@ -21,7 +21,7 @@ def remarks(tally: Tally, users: Iterable[str], recipe: Recipe, aside: Sequence[
         yield from tally.skipped.notes()
     for flag in recipe.drop_flagged:
         if unsaid := tally.unsaid[flag]:
-            silent = f"{unsaid} of {tally.samples} raw rows do not say it (no such column, or a null)"
+            silent = f"{unsaid} of {tally.samples} raw rows do not state this flag (no such column, or a null)"
             yield f"{flag}: {silent}; they were not removed for it"
     if alike := count_alike(users):
         yield (

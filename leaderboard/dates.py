@@ -46,7 +46,7 @@ def run_day(run: Run) -> datetime.date:
             started = datetime.date.fromisoformat(stated)
         except (TypeError, ValueError):
             where = f"{run.where}/environment.json"
-            raise Refused("record", f"date: {str(stated)[:40]!a} is no day", where) from None
+            raise Refused("record", f"date: {str(stated)[:40]!a} is not a date", where) from None
     taken = [line.get("seconds") for line in run.files.lines("rounds.jsonl")]
     seconds = sum(max(0.0, one) for one in taken if isinstance(one, int | float))  # the check of the log refuses others
     return started + datetime.timedelta(days=min(seconds // DAY, MOST_DAYS))

@@ -45,7 +45,7 @@ def flags(made: Draft, root: Path) -> Iterator[str]:
     own = root / folder_name(made.submission)
     others = [found for path in submissions_in(root) if path != own and (found := _said(path)) is not None]
     for text in Known.of(others).notes(made.submission):
-        yield _line("Flagged", f"{text}; whoever reviews it will look at this")
+        yield _line("Flagged", f"{text}; a reviewer will look at this")
 
 
 def _said(folder: Path) -> Submission | None:

@@ -74,8 +74,15 @@ def _write(folder: Path, changed: dict[str, bytes]) -> None:
 
 
 def main(words: Sequence[str]) -> int:
+    if not words:
+        sys.stderr.write("repacking: give the folders of submissions, such as leaderboard/submissions/*\n")
+        return 2
     for word in words:
-        state = "made again" if repacked(Path(word)) else "as it was"
+        try:
+            state = "made again" if repacked(Path(word)) else "as it was"
+        except UserError as error:
+            sys.stderr.write(f"repacking: {error}\n")
+            return 2
         sys.stdout.write(f"{word}: {state}\n")
     return 0
 

@@ -192,7 +192,7 @@ def test_rows_that_do_not_state_a_flag_are_counted_in_a_note(tmp_path):
     write_raw(folder / "a.jsonl", [chat("u", f"q{i}", "a", toxic=i == 0, redacted=False) for i in range(3)])
     write_raw(folder / "b.jsonl", [chat("u", f"r{i}", "a", redacted=False) for i in range(2)])
     notes = built(folder, tmp_path, near_duplicates="off").manifest.notes
-    silent = "raw rows do not say it (no such column, or a null); they were not removed for it"
+    silent = "raw rows do not state this flag (no such column, or a null); they were not removed for it"
     assert notes == (f"moderation: 5 of 5 {silent}", f"toxicity: 2 of 5 {silent}")
     assert built(folder, tmp_path, near_duplicates="off", drop_flagged=()).manifest.notes == ()
 

@@ -205,7 +205,7 @@ def test_the_legend_says_what_was_resampled_and_how_much_is_compared(payload):
         "Student's t over 12 to 24 clients, widened where values are skewed",
         "with 3 seeds a difference of 3.264 standard deviations between seeds is found in four of five tries",
         "over seeds 0, 1, 2",
-        "● clear: both intervals exclude 0; ○ not distinguishable, which is not equal; behind ○ the smallest true",
+        "● clear: both intervals exclude 0; ○ not distinguishable, which is not equal; after ○ the smallest true",
         "24 differences shown, each at its own 95%; nothing is claimed over all of them",
         "local: 12 of 24 clients in each seed",
     ):
@@ -231,7 +231,7 @@ def test_markdown_has_a_table_for_each_view_and_one_of_costs(payload):
     mean, tail = [line for line in lines if line.startswith("| scaffold | 0.")][:2]
     assert re.search(r"\| [-+]0\.\d{3} \[.{14,16}\] \[.{14,16}\] ● \|", mean)
     assert re.search(r"\| [-+]0\.\d{3} \[no interval\] \[.{14,16}\] \|", tail)  # 24 clients: no worst tenth
-    reason = "no interval of the worst tenth covers with fewer than 31 clients"
+    reason = "no method gives a reliable one with fewer than 31 clients"
     assert f"- no interval of heldout_worst_tenth, minus fedavg, heldout_worst_tenth, minus local: {reason}" in lines
     assert any(re.search(r"\] ○ \d\.\d{3} \|", line) for line in lines)  # what would have shown
     assert "| fedprox | 5.0 MB | 10.0 MB | 1 min 01 s |" in lines

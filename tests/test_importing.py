@@ -118,7 +118,7 @@ BAD = {
     "half a line": ('{"id": "h00", "text": "x"}\n{"id": "h0', "line 2: no JSON"),
     "a pretty-printed object": ('{\n "id": "h00",\n "text": "x"\n}', "one JSON object a line"),
     "a list of numbers": ("[1, 2]", "a JSON int, not an object"),
-    "a key twice": ('{"id": "h00", "text": "x", "text": "y"}', "the key 'text' stands there twice"),
+    "a key twice": ('{"id": "h00", "text": "x", "text": "y"}', "the key 'text' appears twice"),
     "unknown keys": ('{"prompt": "x", "completion": "y"}', "known forms are FastChat"),
     "two formats": ('{"id": "h00", "text": "x"}\n{"instruction": "x", "output": "y"}', "line 2: its keys are"),
     "a number for a text": ('{"id": "h00", "text": 3}', "line 1: text is int, not text"),

@@ -55,6 +55,12 @@ def test_results_are_made_again_from_the_scores_and_then_left_alone(submission, 
     assert capsys.readouterr().out == f"{folder}: as it was\n"
 
 
+@pytest.mark.parametrize("words", [[], ["no-such-folder"]])
+def test_bad_words_are_one_line(words, capsys):
+    assert main(words) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_submission_that_is_changed_otherwise_is_refused(submission):
     folder, _ = submission
     path = folder / "runs" / "0" / "scores" / "heldout.after.jsonl.gz"

@@ -176,3 +176,11 @@ def test_baselines_are_pinned_to_submissions_of_the_suite():
         said = json.loads((root / name / "submission.json").read_text(encoding="utf-8"))
         assert files.sha256_json(said) == digest, f"{name} changed: name its new digest in tracks.toml"
         assert said["method"] == "fedavg"
+
+
+def test_a_reason_in_other_words_is_no_difference_and_one_in_place_of_an_interval_is():
+    unequal = module("checks.scores").unequal
+    right = {"no_interval": "one value does not show how much values vary"}
+    assert list(unequal({"no_interval": "words of an earlier version"}, right, "metrics")) == []
+    assert [key for key, _ in unequal({"no_interval": ""}, right, "metrics")] == ["no_interval"]
+    assert [key for key, _ in unequal(right, {"no_interval": ""}, "metrics")] == ["no_interval"]

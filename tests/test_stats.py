@@ -104,7 +104,7 @@ def test_symmetric_values_have_students_t():
 def test_one_value_has_no_interval_and_the_reason_is_there():
     found = summarise(clusters([3.0]))
     assert (found.ci_low, found.ci_high, found.interval, found.sd) == (None, None, "none", None)
-    assert found.no_interval == "one value says nothing of how others vary"
+    assert found.no_interval == "one value does not show how much values vary"
 
 
 def test_no_client_is_no_number():
@@ -231,7 +231,7 @@ def test_worst_tenth_of_few_clients_has_no_interval_and_says_why(n):
         paired_difference(clusters(values), clusters(values**2), estimator=worst_tenth(higher_is_better=False)),
     ):
         assert (found.interval, found.ci_low, found.excludes_zero) == ("none", None, None)
-        assert found.no_interval == "no interval of the worst tenth covers with fewer than 31 clients"
+        assert found.no_interval == "no method gives a reliable one with fewer than 31 clients"
 
 
 @pytest.mark.parametrize("n", [2, 3, 19, 20, 38, 80])

@@ -275,6 +275,17 @@ def test_a_day_that_cannot_be_is_refused_before_anything_is_written(day: str, tm
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("day", ["11/30", "20261130", "2026-02-30", "2999-01-01", "2026-11-3\uff10", "tomorrow"])
+def test_what_is_no_day_is_told_with_the_form_of_one(day: str, tmp_path, capsys):
+    words = ["submit", str(tmp_path), "--team", "Example Lab", "--contact", "lab@example.org", "--tuning", "preset"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--date", day])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "argument --date: " in line
+    assert "give YYYY-MM-DD" in line
+
+
 def test_a_look_alike_name_is_told_before_it_becomes_public(tmp_path, three, capsys):
     words = ["submit", str(three), "--contact", "lab@example.org", "--tuning", "preset", "--track", "mini-aya/open"]
     words += ["--date", "2026-11-21", "--out", str(tmp_path / "out")]

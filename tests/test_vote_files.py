@@ -97,7 +97,7 @@ BAD = {
     "nothing in it": ("", "no column question"),
     "a header alone": (HEAD, "there is no vote in it"),
     "a column missing": ("question,model_a,model_b,winner\n1,x,y,x\n", "no judge"),
-    "a column twice": ("question,model_a,model_b,winner,judge,winner\n", "the column 'winner' stands there twice"),
+    "a column twice": ("question,model_a,model_b,winner,judge,winner\n", "the column 'winner' appears twice"),
     "a cell too many": (HEAD + "1,x,y,x,j,k\n", "line 2: 6 cells, the header has 5"),
     "an unknown winner": (HEAD + "1,x,y,z,j\n", "line 2: winner is 'z'; give model_a, model_b, tie, 'x' or 'y'"),
     "a number for a winner": (HEAD + "1,x,y,1,j\n", "winner is '1'"),

@@ -152,7 +152,7 @@ def _check_source(args: argparse.Namespace) -> None:
 
 def _refuse(args: argparse.Namespace, *names: str) -> None:
     source = "RUN, which says it" if args.run_folder else "--endpoint, which says it"
-    source = "--import: the answers are made" if args.imported else source
+    source = "--import: the answers exist already" if args.imported else source
     for name in names:
         if getattr(args, name) is not None:
             raise UserError(f"--{name.replace('_', '-')}: not with {source}; leave it out")

@@ -125,7 +125,7 @@ def _add_row_options(build: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--bad-rows",
         choices=("stop", "skip"),
-        help="what a row that cannot be read does: stop the build, or be counted and left out",
+        help="what to do with a row that cannot be read: stop the build, or leave it out and count it",
     )
     build.add_argument(
         "--decontaminate",

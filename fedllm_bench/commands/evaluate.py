@@ -119,11 +119,11 @@ def _check_answered(args: argparse.Namespace, benchmarks: list[str]) -> None:
     """Raise a :class:`UserError` for what only a run can be asked."""
     for name in ("limit", "threads"):
         if getattr(args, name):
-            raise UserError(f"--{name}: {args.run_folder} is a folder of answers, which are made; leave it out")
+            raise UserError(f"--{name}: {args.run_folder} is a folder of answers, which exist already; leave it out")
     wanted = [name.strip() for name in (args.metrics or "").split(",") if name.strip()]
     if missing := [name for name in wanted if name not in benchmarks]:
         there = ", ".join(benchmarks) or "none"
-        raise UserError(f"--metrics {missing[0]}: {args.run_folder} has no answers to it; there are {there}")
+        raise UserError(f"--metrics {missing[0]}: {args.run_folder} has no answers to it, but to {there}")
 
 
 def _given(args: argparse.Namespace, *names: str) -> list[str]:

@@ -48,7 +48,7 @@ The differences to fedavg and to local are paired: the same client, the same see
 one over clients (of each the mean over seeds) and one over seeds.
   clear                both intervals exclude 0. With one seed there is only the one over clients, which says
                        nothing of other seeds; the table then says so.
-  not distinguishable  one of the intervals holds 0. That is no proof that two methods are equal: behind the mark
+  not distinguishable  one of the intervals holds 0. That is no proof that two methods are equal: after the mark
                        stands the smallest true difference that would have shown in four of five tries. Three
                        seeds show large ones only; take five or more where minutes allow.
 Each comparison stands for itself; the table says how many there are, and claims nothing over all of them.

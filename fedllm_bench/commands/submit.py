@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,16 @@ def _add_statement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contact", required=True, metavar="MAIL|HTTPS", help="e-mail or https:// address; public")
     parser.add_argument("--tuning", default="", metavar="TEXT", help="how constants were chosen; public")
     parser.add_argument("--training-data", metavar="TEXT", default="only the split", help="what else was trained on")
-    parser.add_argument("--date", metavar="DAY", default="", help="YYYY-MM-DD (default: today, UTC)")
+    parser.add_argument("--date", metavar="DAY", type=_day, default="", help="YYYY-MM-DD (default: today, UTC)")
+
+
+def _day(text: str) -> str:
+    try:
+        if not text or (re.fullmatch("20[0-9]{2}-[0-9]{2}-[0-9]{2}", text) and datetime.date.fromisoformat(text)):
+            return text
+    except ValueError:  # as 2026-02-30
+        pass
+    raise argparse.ArgumentTypeError(f"{text!a} is not a day from 2000 to 2099; give YYYY-MM-DD, such as 2026-11-30")
 
 
 def run(args: argparse.Namespace) -> int:

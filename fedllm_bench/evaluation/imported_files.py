@@ -121,7 +121,7 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:30]!a} stands there twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:30]!a} appears twice")
     return value
 
 

@@ -152,7 +152,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         header = [NAMES.get(name.strip(), name.strip()) for name in next(reader, [])]
         if twice := next((name for name in header if header.count(name) > 1), None):
-            raise UserError(f"--votes {path}: the column {twice!a} stands there twice")
+            raise UserError(f"--votes {path}: the column {twice!a} appears twice")
         for cells in reader:
             where = f"--votes {path}, line {reader.line_num}"
             if cells and len(cells) != len(header):

@@ -115,7 +115,7 @@ def worst_tenth(*, higher_is_better: bool) -> Estimator:
 def refused(estimator: Estimator, n: int) -> str:
     """Why the estimate over n clients has no interval whatever its values are; "" where it may have one."""
     if estimator.counts == "tail" and n < TAIL_FROM:
-        return f"no interval of the worst tenth covers with fewer than {TAIL_FROM} clients"
+        return f"no method gives a reliable one with fewer than {TAIL_FROM} clients"
     return ""
 
 

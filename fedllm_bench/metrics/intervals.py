@@ -49,7 +49,7 @@ def of_mean(values: Array, *, freedom: float, scale: Scale | None = None) -> Lim
     """The interval of the mean of `values`, shape (N,); within `scale`, where that is known."""
     n = len(values)
     if n < 2:
-        return Limits(reason="one value says nothing of how others vary" if n else "there are no values")
+        return Limits(reason="one value does not show how much values vary" if n else "there are no values")
     mean, spread = float(values.mean()), values - values.mean()
     if is_equal(np.sqrt((spread**2).mean()), mean):
         return of_equal(mean, n, scale, counted=min(n, freedom + 1))

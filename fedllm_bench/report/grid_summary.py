@@ -152,7 +152,7 @@ def _notes() -> list[str]:
     return [
         f"({REFERENCE}): its mean; the rest are paired differences to it. ↓ lower is better, ↑ higher is better",
         "● clear, ○ not distinguishable, as in the table of each data set",
-        "behind ○ the smallest true difference that would have shown in four of five tries (80% power)",
+        "after ○ the smallest true difference that would have shown in four of five tries (80% power)",
     ]
 
 

@@ -148,7 +148,7 @@ def about_intervals(payload: Payload, views: Sequence[str]) -> list[str]:
     held = "both intervals exclude 0" if several else "the interval excludes 0"
     return [
         f"minus: paired per client and seed; [95% interval over clients: {how(found)}]{over_seeds}",
-        f"{MARKS[CLEAR]} clear: {held}; {MARKS[NOT_DISTINGUISHABLE]} not distinguishable, which is not equal; behind "
+        f"{MARKS[CLEAR]} clear: {held}; {MARKS[NOT_DISTINGUISHABLE]} not distinguishable, which is not equal; after "
         f"{MARKS[NOT_DISTINGUISHABLE]} the smallest true difference that is found in four of five tries (80% power)",
         *(few_seeds(min(each["seeds"]["n"] for each in found)) if several else []),
         *why_none({f"{view}, {name}": each for view, name, each in _named(payload, views)}),

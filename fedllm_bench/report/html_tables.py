@@ -123,7 +123,7 @@ def unpublished_lines(evaluation: Evaluation) -> list[str]:
     changed = {name: found.overrides for name, found in evaluation.benchmarks.items() if found.overrides}
     return [
         f"{name} was not answered as published: {', '.join(f'{key} {value}' for key, value in settings.items())}. "
-        "Its numbers compare with no others."
+        "Its numbers cannot be compared with others."
         for name, settings in changed.items()
     ]
 

@@ -26,13 +26,18 @@ def privacy(submitted: Submitted, context: Context) -> Iterator[Problem]:
         where = f"{run.where}/results.json.gz: privacy"
         split = split_of(submitted, run, context)
         if split is not None and run.num_clients != (count := len(split.manifest.clients)):
-            text = f"{run.num_clients} clients, the split has {count}: epsilon hangs on it"
+            text = f"{run.num_clients} clients, the split has {count}: epsilon depends on that number"
             yield Problem(code="privacy", message=text, where=f"{run.where}/results.json.gz: data")
         private = find(run.method, Private)
         stated = run.results.get("privacy")
         if private is None or stated is None:
             if (private is None) != (stated is None):
-                yield Problem(code="privacy", message="it is stated where the config has none, or not", where=where)
+                text = (
+                    "it is stated, and the config has none"
+                    if private is None
+                    else "the config has it, and none is stated"
+                )
+                yield Problem(code="privacy", message=text, where=where)
             continue
         right = _epsilon(run, private)
         if not _equal(stated["epsilon"], right):

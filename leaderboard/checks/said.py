@@ -47,9 +47,9 @@ def tiers(submitted: Submitted, _: Context) -> Iterator[Problem]:
     latest = (today() + ZONES).isoformat()
     for path in sorted(submitted.bundle.records):
         if when(path)[0] > latest:
-            text = f"it would stand in for every later record of its tier; at most {latest} is allowed"
+            text = f"it would replace every later record of its tier; at most {latest} is allowed"
             yield Problem(code="date", message=text, where=path)
     for record in records_of(submitted.bundle):
         if record.outcome == "passed":
-            text = f"a record of {record.name[:60]!a} lifts it to {record.tier}: see that a maintainer committed it"
+            text = f"a record of {record.name[:60]!a} gives it {record.tier}: check that a maintainer committed it"
             yield Problem(code="tier-record", message=text, where="records", level="flagged")

@@ -199,9 +199,7 @@ def results(submitted: Submitted, _: Context) -> Iterator[Problem]:
             text = f"{len(numbers)} numbers are not those of the records: {'; '.join(numbers[:3])}"
             yield Problem(code="results", message=text[:400], where=where)
         elif wrong:
-            text = (
-                f"{len(wrong)} limits of intervals come out otherwise here: {'; '.join(text for _, text in wrong[:2])}"
-            )
+            text = f"{len(wrong)} values of intervals differ when made here: {'; '.join(text for _, text in wrong[:2])}"
             yield Problem(code="intervals", message=text[:400], where=where, level="flagged")
 
 
@@ -216,8 +214,13 @@ def unequal(stated: Any, right: Any, where: str, without: Sequence[str] = ()) ->
     elif isinstance(stated, list) and isinstance(right, list) and len(stated) == len(right):
         for number, (one, other) in enumerate(zip(stated, right, strict=True)):
             yield from unequal(one, other, f"{where}[{number}]", without)
-    elif not equal(stated, right):
+    elif not (equal(stated, right) or _both_say_why(where, stated, right)):
         yield where.rpartition(".")[2], f"{where} is {str(stated)[:40]!a}, not {str(right)[:40]!a}"
+
+
+def _both_say_why(where: str, stated: Any, right: Any) -> bool:
+    """Whether both give a reason for no interval: another version of the suite may word it otherwise."""
+    return where.endswith(".no_interval") and isinstance(stated, str) and bool(stated and right)
 
 
 def equal(one: Any, other: Any) -> bool:

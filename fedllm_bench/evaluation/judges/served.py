@@ -80,7 +80,7 @@ def option_for(said: Said, options: Mapping[str, Any], *, has_system: bool) -> s
     for name in LIMIT_NAMES:
         if name in options and _names(said, name) and NOT_KNOWN.search(said.line):
             other = "max_tokens" if name != "max_tokens" else "max_completion_tokens"
-            return f"--token-limit-name {other} calls the limit of new tokens otherwise"
+            return f"--token-limit-name {other} gives the limit of new tokens that name"
     for name in ("seed", "temperature"):
         if name in options and _names(said, name):
             return f"--no-{name} leaves it out"
