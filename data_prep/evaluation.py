@@ -5,8 +5,8 @@ Some items of the published Aya evaluation seem to come from Aya's own training 
 
 from __future__ import annotations
 
-import csv
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,19 @@ from pathlib import Path
 
 from fedllm_bench.assets import fetch
 from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.files import sha256_json
+from fedllm_bench.files import RepeatedKey, sha256_json, unique_keys
 
+from .bad_rows import BadRow
+from .cells import Unclear, opened
+from .columns import Columns, check_names
+from .raw_files import ENDINGS, ending, open_raw, refuse_foreign
+from .readers import read_file
 from .recipe import Sample
 from .words import normal
 
 KEY_WORDS = 3  # a prompt of fewer words ("Write a poem") must be a whole turn, else half of all rows would go
-ENDINGS = (".jsonl", ".json", ".csv")
+TURNS, KEYS = "turns", ("prompt", "instruction", "goal")
+COLUMNS = Columns({}, dict.fromkeys((TURNS, *KEYS), object))
 # The sets that the suite evaluates on: name -> assets.
 SETS: dict[str, tuple[str, ...]] = {
     "mt_bench": ("mt_bench/question.jsonl",),
@@ -29,7 +35,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "advbench": ("advbench/harmful_behaviors.csv",),
     "ref_gpt4": ("ref_gpt4/aya.json", "ref_gpt4/chatbot.json", "ref_gpt4/wildchat.json"),
 }
-KINDS = "records with 'turns', 'prompt', 'instruction' or 'goal' as json, jsonl or csv"
+KINDS = f"records with 'turns', 'prompt', 'instruction' or 'goal' in {', '.join(ENDINGS)}"
 NOT_REMOVED = "decontaminate: off; rows may hold prompts of evaluation sets"
 
 
@@ -101,29 +107,54 @@ def evaluation_prompts(how: str) -> EvaluationPrompts:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file or a folder: records with `turns`, `prompt`, `instruction` or `goal` (json, jsonl, csv)."""
+    """The prompts of a file or a folder: records with `turns`, `prompt`, `instruction` or `goal`.
+
+    The formats are those of raw rows, but that a .json file is one list of records, or an object of such lists.
+    """
     if not path.exists():
         raise UserError(f"no evaluation prompts at {path}: no such file or folder")
-    files = sorted(file for file in path.rglob("*") if file.suffix in ENDINGS) if path.is_dir() else [path]
+    files = sorted(file for file in path.rglob("*") if ending(file) in ENDINGS) if path.is_dir() else [path]
     prompts = [prompt for file in files for prompt in _prompts_of(file)]
-    if not prompts:
+    if not any(map(normal, prompts)):
         raise UserError(f"no evaluation prompts in {path}: {KINDS}")
     return prompts
 
 
 def _prompts_of(file: Path) -> Iterator[str]:
+    """What cannot be read is refused: rows with prompts that were passed over would be trained on."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        if file.suffix == ".csv":
-            records: list[object] = list(csv.DictReader(text.splitlines(keepends=True)))
-        elif file.suffix == ".json":
-            records = _items(json.loads(text))
-        else:
-            records = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise UserError(f"cannot read evaluation prompts in {file}: {first_line(error)}") from error
-    for record in records:
-        yield from _prompts_in(record)
+        if ending(file) not in ENDINGS:
+            raise UserError(f"{file}: its name must end in {', '.join(ENDINGS)}, each also with .gz")
+        for record in _document(file) if ending(file) == ".json" else _rows(file):
+            yield from _prompts_in(str(file), record)
+    except UserError as error:
+        raise UserError(f"cannot read evaluation prompts: {error}") from error
+
+
+def _rows(file: Path) -> Iterator[Mapping[str, object]]:
+    return (record.values for record in read_file(file, file.name, COLUMNS, _stop))
+
+
+def _stop(path: str, _: str, bad: BadRow) -> None:
+    raise UserError(f"{path}, {bad}") from bad
+
+
+def _document(file: Path) -> Iterator[Mapping[str, object]]:
+    """A record that is no object has no prompts: folders of evaluation assets hold answers and votes as well."""
+    try:
+        refuse_foreign(file)
+        with open_raw(file) as raw:
+            value = json.loads(raw.read().decode("utf-8-sig"), object_pairs_hook=unique_keys)
+    except UserError:
+        raise
+    except RepeatedKey as error:
+        raise UserError(f"{file} has {error} in one object; rename or remove one") from error
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not one JSON value: {first_line(error)}; name JSON lines .jsonl") from error
+    for record in _items(value):
+        if isinstance(record, dict):
+            check_names(str(file), tuple(record), COLUMNS)
+            yield record
 
 
 def _items(value: object) -> list[object]:
@@ -133,10 +164,21 @@ def _items(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _prompts_in(record: object) -> list[str]:
-    """A record without prompts has none: folders of evaluation assets hold answers and votes as well."""
-    if not isinstance(record, dict):
-        return []
-    turns = record.get("turns")
-    found = turns if isinstance(turns, list) else [record.get(key) for key in ("prompt", "instruction", "goal")]
-    return [text for text in found if isinstance(text, str)]
+def _prompts_in(where: str, record: Mapping[str, object]) -> list[str]:
+    """The texts of one record; a :class:`UserError` where one is no text."""
+    turns = _turns(where, record.get(TURNS))
+    found = turns if isinstance(turns, list) else [record.get(key) for key in KEYS]
+    texts = [text for text in found if isinstance(text, str)]
+    if wrong := [text for text in found if not isinstance(text, str | None)]:
+        raise UserError(f"{where}: a prompt is {type(wrong[0]).__name__}, not text; give each prompt or turn as text")
+    return texts
+
+
+def _turns(where: str, value: object) -> object:
+    """The turns of a record; in csv they are JSON, or what `str` makes of a list."""
+    try:
+        return opened(value) if isinstance(value, str) else value
+    except Unclear as error:
+        raise UserError(
+            f"{where}: 'turns' is no list of texts: it holds {error}; call a single text 'prompt'"
+        ) from error

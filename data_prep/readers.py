@@ -65,7 +65,7 @@ def read_rows(
         yield from _read_hub(raw, wanted, bad)
         return
     for file in raw_files(raw):
-        yield from _read_file(file, relative_name(file, raw), wanted, bad)
+        yield from read_file(file, relative_name(file, raw), wanted, bad)
 
 
 def _read_hub(source: HubSource, columns: Columns, bad: Handle) -> Iterator[RawRecord]:
@@ -78,7 +78,8 @@ def _read_hub(source: HubSource, columns: Columns, bad: Handle) -> Iterator[RawR
             yield record
 
 
-def _read_file(file: Path, name: str, columns: Columns, bad: Handle) -> Iterator[RawRecord]:
+def read_file(file: Path, name: str, columns: Columns, bad: Handle) -> Iterator[RawRecord]:
+    """The rows of one file, which records call `name`; a :class:`UserError` for a file that cannot be read."""
     try:
         refuse_foreign(file)
         for row in READERS[ending(file)](file, columns):

@@ -219,16 +219,6 @@ def small(pipeline):
     return replace(pipeline.DECLARATION.recipe, min_samples=1, heldout=0, unseen_clients=0)
 
 
-@pytest.mark.parametrize(("name", "content"), [("x.jsonl", "{broken"), ("x.jsonl", "{}\n"), ("x.csv", "a,b\n1,2\n")])
-def test_evaluation_prompts_that_are_none_are_refused(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match="evaluation prompts") as caught:
-        read_prompts(tmp_path / name)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="no such file"):
-        read_prompts(tmp_path / "nothing")
-
-
 REAL = os.environ.get("FEDLLM_BENCH_REAL_ROWS")
 REAL_ROWS = {
     "aya": ("aya", {"min_samples": 10, "languages": ("ukr", "spa", "eng")}, 361),

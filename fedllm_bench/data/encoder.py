@@ -5,6 +5,7 @@ Training, scoring and answering all come through here, so that a text has the sa
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,12 @@ class ChatEncoder:
         return control_tokens(self.tokenizer.backend_tokenizer, [self.template, *templates])
 
     @cached_property
+    def _names(self) -> re.Pattern[str]:
+        """Finds the name of a control token in a folded text."""
+        names = sorted(filter(None, map(_folded, self.control.values())))
+        return re.compile("|".join(map(re.escape, names)) or "(?!)")
+
+    @cached_property
     def _plain(self) -> PlainTokenizer:
         return plain(self.tokenizer.backend_tokenizer, self.control)
 
@@ -97,9 +104,14 @@ class ChatEncoder:
         return ids
 
     def _checked(self, turns: Sequence[Turn], found: Sequence[Segment], usual: list[Ids], asks: bool) -> Encoded:
-        """The usual ids where no more control tokens are among them than the template writes."""
+        """The usual ids where no text has a control token.
+
+        The number of them alone does not tell: a template may leave out an empty turn, and unknown characters count.
+        Nor do their names: a normaliser may make one of other letters.
+        """
         pieces = usual
-        if self._count(usual) != self._expected_count(turns, asks):
+        is_named = any(self._names.search(_folded(turn["content"])) for turn in turns)
+        if is_named or self._count(usual) != self._expected_count(turns, asks):
             spans = [[(start, stop) for start, stop, _ in self._marks(turn["content"])] for turn in turns]
             if any(spans):
                 found = render_quoted(self.template, turns, spans, self._values, asks=asks)
