@@ -153,6 +153,7 @@ def test_the_request_is_what_the_preset_says_and_nothing_else(tmp_path: Path) ->
         (says(None), ""),
         (says("\ud800 half"), "? half"),
         (says([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), "ab"),  # type: ignore[arg-type]
+        (says([{"text": "no type"}, {"thinking": "[[9]]"}]), "no type"),  # type: ignore[arg-type]
         (says(choices=[{"message": {"content": None, "refusal": "no"}, "finish_reason": None}]), "no"),
         (says(usage="none", model=["x"], system_fingerprint="f" * 999), "Rating: [[7]]"),
         (says(usage={"prompt_tokens": -3, "completion_tokens": 10**30}), "Rating: [[7]]"),

@@ -182,6 +182,8 @@ def test_a_server_that_refuses_everything_ends_the_command_with_one_line(
         (fails(400, "Unsupported value: 'temperature' does not support 0 with this model"), "--no-temperature"),
         (fails(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'"), "--token-limit-name"),
         (fails(400, "System role not supported"), "--no-system-role"),
+        (fails(400, "Conversation roles must alternate user/assistant/user/assistant/..."), "--no-system-role"),
+        (fails(400, "max_tokens: use max_completion_tokens instead"), "--token-limit-name"),
         (fails(400, "seedless fruit"), "check the judge's model and options"),
     ],
 )

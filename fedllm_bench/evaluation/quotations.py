@@ -11,6 +11,8 @@ from fedllm_bench.evaluation.code_text import LineKind, inline_code, line_kinds
 
 # a quotation within a paragraph: not 5" (a letter or digit before it), closed where no word goes on
 STRAIGHT = re.compile(r'(?<![\w"])"(?=[^\s"])((?:(?!\n[ \t]*\n)[^"]){1,2000})(?<=\S)"(?!\w)')
+# likewise, where it holds what may be a verdict: other single marks are apostrophes as a rule
+SINGLE = re.compile(r"(?<![\w'])'(?=[^\s'])(?=[^\n]{0,200}?\[\[)(?:[^'\n]|(?<=\w)'(?=\w)){1,200}(?<=\S)'(?!\w)")
 # likewise between two marks that differ; not from where one quotation closes to where the next opens
 PAIRED = re.compile(
     r"(?<![^\s(])(?:“[^“”]{1,2000}”|„[^„“”]{1,2000}[“”]|«[^«»]{1,2000}»|»[^«»]{1,2000}«)|「[^「」]{1,2000}」|『[^『』]{1,2000}』"
@@ -39,7 +41,7 @@ class Quotations:
 
     @classmethod
     def of(cls, text: str) -> Quotations:
-        marked = [match.span() for form in (STRAIGHT, PAIRED) for match in form.finditer(text)]
+        marked = [match.span() for form in (STRAIGHT, SINGLE, PAIRED) for match in form.finditer(text)]
         return cls(list(_lines(text)), _merged([*marked, *inline_code(text)]))
 
     def holds(self, line: Line, start: int, end: int) -> bool:

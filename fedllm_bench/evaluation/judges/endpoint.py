@@ -154,7 +154,8 @@ def _text(message: dict[str, Any]) -> str:
 def _part(part: Any) -> str:
     if isinstance(part, str):
         return part
-    said = part["text"] if part.get("type") in TEXT_PARTS else part.get("refusal") or ""
+    is_text = part.get("type") in TEXT_PARTS or ("type" not in part and "text" in part)
+    said = part["text"] if is_text else part.get("refusal") or ""
     if not isinstance(said, str):
         raise TypeError
     return said

@@ -13,9 +13,13 @@ from fedllm_bench.evaluation.judges.preset import Limits, Preset
 from fedllm_bench.evaluation.judges.said import Said
 from fedllm_bench.evaluation.judges.templates import Messages
 
-SYSTEM_WORDS = re.compile(r"\bsystem\b.{0,20}\b(role|prompt|message|instruction)|\brole\b.{0,20}\bsystem\b", re.I)
+SYSTEM_WORDS = re.compile(
+    r"\bsystem\b.{0,20}\b(role|prompt|message|instruction)|\brole\b.{0,20}\bsystem\b|\broles must alternate", re.I
+)
 LIMIT_NAMES = ("max_tokens", "max_completion_tokens", "max_new_tokens")
-NOT_KNOWN = re.compile(r"support|unknown|unrecogni[sz]ed|extra|permitted|unexpected|allowed|deprecated", re.I)
+NOT_KNOWN = re.compile(
+    r"support|unknown|unrecogni[sz]ed|extra|permitted|unexpected|allowed|deprecated|\buse .?max_", re.I
+)
 
 
 @dataclass(frozen=True, kw_only=True)
