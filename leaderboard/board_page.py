@@ -18,7 +18,7 @@ THICK, THIN = 2.5, 6.5  # heights of the two intervals, of 8
 CAPTION = (
     "Thick bars are 95% intervals of these models (over clients or questions), thin ones of this method (over seeds); "
     "a tick is the mean over seeds. Ranks are bands: rows that cannot be told apart share ranks. Comparisons are with "
-    "FedAvg of this board, Holm-corrected; beside one that tells nothing apart stands the smallest true difference "
+    "FedAvg of this board, Holm-corrected; below one that tells nothing apart stands the smallest true difference "
     "that so many seeds find in four of five tries (80% power)."
 )
 VERDICTS = {
@@ -52,6 +52,7 @@ class Shown:
     method: str = ""
     verdict: str = ""
     tone: str = ""
+    power: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,7 @@ def band(low: int | None, high: int | None) -> str:
 def _cell(cell: Cell, axis: tuple[float, float]) -> Shown:
     if cell.mean is None or cell.models is None or cell.method is None:
         return Shown(key="", reason=cell.reason)
-    verdict, tone = told(cell.against) if cell.against else ("", "")
+    verdict, tone = VERDICTS[cell.against.verdict] if cell.against else ("", "")
     at = _place(cell.mean, axis)
     return Shown(
         key=_key(cell.mean),
@@ -195,15 +196,15 @@ def _cell(cell: Cell, axis: tuple[float, float]) -> Shown:
         method=limits(cell.method),
         verdict=verdict,
         tone=tone,
+        power=power(cell.against),
     )
 
 
-def told(against: Against) -> tuple[str, str]:
-    """The verdict in words, with the difference that would have shown, and its tone."""
-    words, tone = VERDICTS[against.verdict]
-    if against.verdict != "not told apart" or against.detectable is None:
-        return words, tone
-    return f"{words} (80% power: {number(against.detectable)})", tone
+def power(against: Against | None) -> str:
+    """Where nothing is told apart: the difference that would have shown. A line of its own keeps the column narrow."""
+    if against is None or against.verdict != "not told apart" or against.detectable is None:
+        return ""
+    return f"80% power: {number(against.detectable)}"
 
 
 def limits(interval: Interval) -> str:

@@ -29,7 +29,7 @@ LOOK_ALIKE = (
     ("iagLNRMHBDEFIfldotOL", "ıɑɡʟɴʀᴍʜʙᴅᴇꜰɪƒłđøŧØŁ"),  # Latin
 )
 TABLE = str.maketrans({theirs: ours for row in LOOK_ALIKE for ours, theirs in zip(*row, strict=True)})
-SIGNS = str.maketrans({**dict.fromkeys("‐‑‒–—―−﹘", "-"), **dict.fromkeys("’ʼ´`ʹ", "'")})
+SIGNS = str.maketrans({**dict.fromkeys("‐‑‒–—―−﹘ー一ㅡᅳ", "-"), **dict.fromkeys("’ʼ´`ʹ", "'")})  # letters among them
 SAME = str.maketrans({"I": "l", "1": "l", "|": "l", "0": "O"})  # of ASCII
 MARKS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")  # of any script
 WORD = re.compile(r"[^\W_]+")
@@ -51,9 +51,13 @@ def letters(name: str) -> str:
 
 
 def skeletons(name: str) -> frozenset[str]:
-    """Two names that share one look alike: as they are drawn, or in letters and digits alone without case."""
+    """Two names that share one look alike: as they are drawn, or in letters and digits alone without case.
+
+    A name of signs alone has no letters that could be alike.
+    """
     plain = letters(name)
-    return frozenset({f"drawn {plain.translate(SAME).replace('rn', 'm')}", f"read {folded(plain)}"})
+    drawn, read = f"drawn {plain.translate(SAME).replace('rn', 'm')}", folded(plain)
+    return frozenset({drawn, f"read {read}"} if read else {drawn})
 
 
 def folded(name: str) -> str:

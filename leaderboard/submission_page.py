@@ -10,8 +10,8 @@ from typing import Any
 from fedllm_bench.errors import UserError
 from fedllm_bench.report.formats import MISSING, counted, number, signed, size
 
-from .board_page import Link, band, limits, link
-from .boards import Against, Board, Cell, Column, Row
+from .board_page import Link, band, limits, link, power
+from .boards import Board, Cell, Column, Row
 from .details import Details
 from .pages import render
 from .plots import curves_of
@@ -100,7 +100,8 @@ def _scores(place: Place) -> Table:
     board = link(place.board).name
     caption = (
         f"{board}: intervals of 95%. These models: other clients or questions, the same trained models. This method: "
-        "other seeds. Differences are paired by unit and by seed; Holm's correction is over the board."
+        "other seeds. Differences are paired by unit and by seed; Holm's correction is over the board. 80% power: the "
+        "smallest true difference that so many seeds find in four of five tries."
     )
     return Table(name=f"Ranked metrics of {board}", caption=caption, head=head, rows=tuple(rows), numbers=True)
 
@@ -113,15 +114,13 @@ def _score_row(column: Column, cell: Cell, seeds: Sequence[int]) -> Texts:
     compared: Sequence[str] = [MISSING] * 5
     if against is not None:
         compared = [signed(against.mean), limits(against.models), limits(against.method), _p(against.p_value),
-                    f"{_p(against.p_holm)} {against.verdict}{_power(against)}"]  # fmt: skip
+                    f"{_p(against.p_holm)} {against.verdict}{_shown(power(against))}"]  # fmt: skip
     own = [number(cell.mean), band(cell.rank_low, cell.rank_high) or MISSING, limits(cell.models), limits(cell.method)]
     return (name, *own, *compared, *(number(cell.by_seed.get(str(seed))) for seed in seeds))
 
 
-def _power(against: Against) -> str:
-    """What so many seeds would have shown, where they showed nothing."""
-    told = against.verdict != "not told apart" or against.detectable is None
-    return "" if told else f" (80% power: {number(against.detectable)})"
+def _shown(remark: str) -> str:
+    return f" ({remark})" if remark else ""
 
 
 def _p(value: float | None) -> str:

@@ -153,6 +153,10 @@ def test_board_json_equals_pandas_on_the_raw_records(submissions, site):
     assert seen == 4 * 3
 
 
+def hides_something(against):
+    return against is not None and against["verdict"] == "not told apart" and against["detectable"] is not None
+
+
 def test_the_pages_numbers_are_those_of_board_json(site):
     (board,) = json.loads((site / "board.json").read_text())["boards"]
     text = (site / "index.html").read_text()
@@ -166,6 +170,9 @@ def test_the_pages_numbers_are_those_of_board_json(site):
         for cell in row["cells"].values():
             for of in ("models", "method"):
                 assert f"{of} {number(cell[of]['low'])} to {number(cell[of]['high'])}" in shown
+        against = [row["cells"][column["name"]]["against"] for column in board["columns"]]
+        powers = [found["detectable"] for found in against if hides_something(found)]
+        assert re.findall(r'<span class="interval">80% power: ([^<]*)<', shown) == [number(power) for power in powers]
         band = {row["rank_low"], row["rank_high"]}
         assert re.search(r'class="rank" data-v="[^"]*">([^<]*)<', shown)[1] == (
             "" if None in band else "–".join(map(str, sorted(band)))

@@ -77,6 +77,19 @@ def test_several_seeds_are_two_methods_by_folder_or_by_list(sides, capsys, tmp_p
     assert [row["seed"] for row in payload["models"]] == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_single_seed_that_shows_nothing_has_the_difference_that_would_have_shown(sides, capsys, tmp_path):
+    noise = {s: {"mini_exact": of_units(BASE + 0.3 + np.roll(BASE, s + 1))} for s in range(3)}
+    for seed, scores in noise.items():
+        write_run(tmp_path / "fedadam" / f"s{seed}-{seed}abcdef012", scores, method="fedadam", seed=seed)
+    text = shown(capsys, sides[0], tmp_path / "fedadam", "--metrics", "mini_exact", "--json", tmp_path / "c.json")
+    rows = json.loads((tmp_path / "c.json").read_text())["models"]
+    assert {row["verdict"] for row in rows} == {"not distinguishable"}
+    for row in rows:
+        assert f"not distinguishable ({row['detectable']:.3f} would show)" in text
+    assert "would show: the smallest true difference that is found in four of five repeats" in " ".join(text.split())
+    assert "80% power: the number of clients, questions or seeds" in " ".join(text.split())
+
+
 def test_seeds_that_one_side_lacks_are_left_out_and_named(sides, capsys):
     two = ",".join(str(sides[1] / f"s{seed}-{seed}abcdef012") for seed in (0, 2))
     text = shown(capsys, sides[0], two, "--metrics", "mini_exact")

@@ -16,6 +16,9 @@ LOOK_ALIKE = {
     "a Greek letter": "FedLL\u039c-Bench",
     "a Cherokee letter": "FedLL\u13b7-Bench",
     "another dash": "FedLLM\u2013Bench",
+    "a Japanese sign that is drawn as a dash": "FedLLM\u30fcBench",
+    "the Chinese one, drawn as a dash": "FedLLM\u4e00Bench",
+    "a Korean vowel that is drawn as a dash": "FedLLM\u3161Bench",
     "a zero-width letter": "Fed\u200bLLM-Bench",
     "a combining mark": "FedLLM-Be\u0323nch",
     "a small capital": "Fed\u029fLM-Bench",
@@ -41,6 +44,11 @@ def test_a_name_that_looks_like_a_teams_is_noted(name: str):
 @pytest.mark.parametrize("name", [*ANOTHER, OWN])
 def test_other_names_and_the_same_name_are_not_noted(name: str):
     assert names.notes("team", name, names.by_skeleton([OWN])) == []
+
+
+def test_names_of_signs_alone_look_alike_only_where_the_signs_are_equal():
+    assert names.notes("team", "\u2602\u2602", names.by_skeleton(["\u2605", "+++"])) == []
+    assert names.notes("team", "\u2014", names.by_skeleton(["-"]))
 
 
 def test_letters_of_two_scripts_in_one_word_are_noted_and_words_of_two_scripts_are_not():

@@ -296,6 +296,15 @@ def test_a_share_counts_clients_where_their_items_agree_and_items_where_they_do_
     assert width([0.5] * 20) == pytest.approx(binomial(200))
 
 
+@pytest.mark.parametrize("hit", [0.0, 1.0])
+def test_a_share_of_far_less_than_one_hit_is_within_its_interval(hit):
+    heavy = [ClusterMean(mean=1 - hit, weight=1e6, n_scored=1, n_unscored=0) for _ in range(9)]
+    light = ClusterMean(mean=hit, weight=1e-2, n_scored=1, n_unscored=0)
+    found = summarise(dict(zip("abcdefghij", [light, *heavy], strict=True)), estimator=MEAN_OVER_TOKENS, scale=(0, 1))
+    assert found.interval == "share"
+    assert 0 <= found.ci_low <= found.mean <= found.ci_high <= 1
+
+
 def test_values_between_0_and_1_that_are_no_shares_of_items_have_students_t_within_the_ends():
     values = [0.5, 1.0, 0.0, 1.0, 1.0, 0.5]  # of pairs: a tie is a half
     found = summarise(clusters(values), scale=(0.0, 1.0))

@@ -129,4 +129,5 @@ def _binomial(share: float, n: float) -> tuple[float, float]:
     hits, others = share * n, (1 - share) * n
     low = special.betaincinv(hits, others + 1, 1 - UPPER) + special.betaincinv(hits + 0.5, others + 0.5, 1 - UPPER)
     high = special.betaincinv(hits + 1, others, UPPER) + special.betaincinv(hits + 0.5, others + 0.5, UPPER)
-    return float(low / 2), float(high / 2)
+    # of far less than one hit, or one other item, both limits of Jeffreys lie on one side of the share
+    return min(float(low / 2), share), max(float(high / 2), share)

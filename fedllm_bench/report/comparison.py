@@ -14,9 +14,10 @@ TITLES = {
     "methods": "These two methods (t on {n} paired seed differences; p by Holm over {tests})",
 }
 NOTE = (
-    "d_z: the mean of the paired differences over their standard deviation. 80% power: how many clients, "
-    "questions or seeds would tell a true difference of the size that is seen apart in four of five repeats."
+    "d_z: the mean of the paired differences over their standard deviation. 80% power: the number of clients, "
+    "questions or seeds with which a true difference as large as the one seen is found in four of five repeats."
 )
+WOULD_SHOW = "would show: the smallest true difference that is found in four of five repeats with what is there."
 
 
 def comparison_text(payload: Mapping[str, Any], width: int = 100) -> str:
@@ -28,7 +29,9 @@ def comparison_text(payload: Mapping[str, Any], width: int = 100) -> str:
         lines += ["", *_heading(methods, width), *_sentences(methods, width), "", *_heading(models, width, brief=True)]
     else:
         lines += ["", *_heading(models, width), *_sentences(models, width)]
-    return "\n".join([*lines, "", *wrapped(NOTE, width)])
+    hidden = [row for row in (models if methods else ()) if _would_show(row)]
+    shown = f"{NOTE} {WOULD_SHOW}" if hidden else NOTE
+    return "\n".join([*lines, "", *wrapped(shown, width)])
 
 
 def _heading(rows: Sequence[Row], width: int, *, brief: bool = False) -> list[str]:
@@ -65,9 +68,14 @@ def _columns(row: Row, brief: bool) -> dict[str, str]:
 def _brief(row: Row) -> str:
     if row["verdict"] in ("A", "B"):
         return f"{row['verdict']} better"
-    if row["verdict"] == "not distinguishable" and row["detectable"] is not None:
-        return f"{row['verdict']} (80% power: {number(row['detectable'])})"
-    return str(row["verdict"])
+    return f"{row['verdict']}{_would_show(row)}"
+
+
+def _would_show(row: Row) -> str:
+    """The difference behind a verdict of not distinguishable; "80% power" is the column with a number of units."""
+    if row["verdict"] != "not distinguishable" or row["detectable"] is None:
+        return ""
+    return f" ({number(row['detectable'])} would show)"
 
 
 def _label(row: Row) -> str:
