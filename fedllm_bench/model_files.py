@@ -18,6 +18,9 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 OTHER_FORMATS = {".gguf": "GGUF", ".h5": "TensorFlow", ".msgpack": "Flax", ".onnx": "ONNX"}
+FLOATS = ("F64", "F32", "F16", "BF16")  # of a safetensors header; others are what quantisation leaves
+LONGEST_HEADER = 100_000_000  # as safetensors itself allows
+LFS = b"version https://git-lfs"
 PACKED = ("quantization_config", "compression_config")
 KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 NO_CODE = "only code that is part of transformers is run; give a model that needs no other"
@@ -32,7 +35,11 @@ def problem(folder: Path) -> str | None:
         )
     try:
         settings = read_settings(folder)
-        return problem_of_settings(settings) or _problem_of_weights(folder, settings)
+        return (
+            problem_of_settings(settings)
+            or _problem_of_weights(folder, settings)
+            or _problem_of_types(folder, settings)
+        )
     except ValueError as error:  # of a file that is no JSON object, with its name
         return f"no causal language model could be loaded ({error})"
 
@@ -90,6 +97,39 @@ def _problem_of_weights(folder: Path, settings: dict[str, Any]) -> str | None:
     if (folder / INDEX).is_file():
         return _problem_of_index(folder / INDEX)
     return _other_weights(folder)
+
+
+def _problem_of_types(folder: Path, settings: dict[str, Any]) -> str | None:
+    """Packed weights whose config.json does not say so would be loaded as if their integers were the weights."""
+    name = settings.get("transformers_weights") or (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
+    names = _read_object(folder / name)["weight_map"].values() if name.endswith(".json") else [name]
+    problems = (problem_of_tensors(folder / shard) for shard in sorted(set(names)))
+    return next(filter(None, problems), None)
+
+
+def problem_of_tensors(path: Path) -> str | None:
+    """Why a safetensors file is not read: a Git LFS pointer, or tensors packed by quantisation. Reads its header."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        if LFS.startswith(start):
+            return f"{path.name} is a Git LFS pointer, not the weights; fetch them: git lfs pull"
+        header = file.read(min(int.from_bytes(start, "little"), LONGEST_HEADER))
+    packed = _packed_tensor(header)
+    if packed is None:
+        return None
+    return f"its weights are quantised already ({packed} in {path.name}); give them as they were before quantisation"
+
+
+def _packed_tensor(header: bytes) -> str | None:
+    """The first weight of integers or 8-bit floats, with its type; None where there is none, or no header to read."""
+    try:
+        tensors = json.loads(header)
+    except ValueError:  # a broken file, of which safetensors says what is wrong
+        return None
+    for name, tensor in tensors.items() if isinstance(tensors, dict) else ():
+        if name.endswith(".weight") and isinstance(tensor, dict) and tensor.get("dtype") not in FLOATS:
+            return f"{name} is {tensor.get('dtype')}"
+    return None
 
 
 def _problem_of_index(index: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fedllm_bench.config import EMBEDDED_MODEL
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import sha256_file, sha256_json
 
+BLOB = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # Git's hash of small files, sha256 of large ones
 ADVICE = "give a folder in Hugging Face format, an id of the hub, or 'mini'"
 LOADED = (
     ".safetensors",
@@ -87,15 +89,22 @@ def _settings_from_hub(name: str, revision: str | None) -> Path:
         raise not_a_model(name, error) from error
 
 
-def not_a_model(name: str, error: Exception) -> UserError:
+def not_a_model(name: str, error: Exception, kind: str = "causal language model") -> UserError:
     if "trust_remote_code" in str(error):  # of a tokenizer, or of a class that config.json alone does not show
         return UserError(f"MODEL={name}: it brings code of its own; {model_files.NO_CODE}")
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return UserError(f"MODEL={name}: no causal language model could be loaded ({reason[:200]}); {ADVICE}")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return UserError(f"MODEL={name}: no {kind} could be loaded ({reason[:200]}); {ADVICE}")
 
 
 def fingerprint(folder: Path) -> str:
     """sha256 over the names and contents of the files that a model is loaded from."""
     found = [path for path in sorted(folder.iterdir()) if path.suffix in LOADED]
-    # A cached snapshot of the hub links to blobs that are named by their hash: nothing needs to be read.
-    return sha256_json({p.name: p.resolve().name if p.is_symlink() else sha256_file(p) for p in found})
+    return sha256_json({path.name: _sha256(path) for path in found})
+
+
+def _sha256(path: Path) -> str:
+    """Of a file's content. A cached snapshot of the hub links to blobs that are named by it: nothing is read."""
+    target = path.resolve()
+    is_blob = path.is_symlink() and target.parent.name == "blobs" and BLOB.fullmatch(target.name)
+    return target.name if is_blob else sha256_file(path)

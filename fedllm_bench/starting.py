@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import models
+from fedllm_bench import model_files, models
 from fedllm_bench.errors import UserError
 from fedllm_bench.files import sha256_file, sha256_json
 
@@ -44,6 +44,9 @@ def locate_adapter(name: str) -> Path:
         if not (folder / file).is_file():
             hint = " (adapter_model.bin is a pickle, which is not read)" if any(folder.glob("*.bin")) else ""
             raise UserError(f"model.adapter={name}: the folder has no {file}{hint}; {ADVICE}")
+    problem = model_files.problem_of_tensors(folder / TENSORS)
+    if problem is not None:
+        raise UserError(f"model.adapter={name}: {problem}")
     settings = adapter_settings(folder)
     kind = settings.get("peft_type")
     if kind != "LORA":

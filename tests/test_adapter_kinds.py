@@ -182,6 +182,27 @@ def test_a_whole_layer_without_finite_weights_is_refused_too(tiny_folder: Path, 
         load_model(Model(name=str(tiny_folder), dtype="float32", adapter=str(tmp_path)), lora)
 
 
+def test_an_adapter_of_integers_is_not_taken_for_weights(adapter: Path) -> None:
+    with_tensors(adapter, lambda tensors: {name: tensor.to(torch.int32) for name, tensor in tensors.items()})
+    with pytest.raises(UserError, match=r"model\.adapter=\S+: .*quantised already \(\S+ is I32 in adapter_model"):
+        locate_adapter(str(adapter))
+
+
+def test_an_adapter_that_git_lfs_did_not_fetch_is_named(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=r"model\.adapter=\S+: adapter_model\.safetensors is a Git LFS pointer"):
+        locate_adapter(str(adapter))
+
+
+def test_pefts_warnings_of_what_is_refused_are_not_shown(
+    adapter: Path, tiny_folder: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    with_tensors(adapter, lambda tensors: dict(list(tensors.items())[1:]))
+    with pytest.raises(UserError, match=r"1 of its tensors are missing"):
+        merged(plain(tiny_folder), str(adapter))
+    assert not [warning for warning in recwarn if "peft" in warning.filename]
+
+
 @pytest.mark.parametrize("changes", [{"r": "four"}, {"target_modules": 7}, {"bias": "some"}, {"lora_alpha": None}])
 def test_settings_of_a_wrong_kind_are_one_line(changes: dict[str, Any], adapter: Path, tiny_folder: Path) -> None:
     path = adapter / "adapter_config.json"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from bench_runs import assert_refused, words
+from safetensors.torch import load_file, save_file
 
 from fedllm_bench import cli, models
 from fedllm_bench.config import Lora, Model
@@ -55,6 +56,16 @@ def indexed(shard: str, *, exists: bool = True) -> Spoil:
     return spoil
 
 
+def typed(dtype: torch.dtype) -> Spoil:
+    """The weights in another type, of which config.json says nothing."""
+
+    def spoil(folder: Path) -> None:
+        tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / WEIGHTS).items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return spoil
+
+
 CODE = {"AutoConfig": "configuration_x.X", "AutoModelForCausalLM": "modeling_x.Y"}
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 BAD: dict[str, tuple[Spoil, str]] = {
@@ -77,6 +88,9 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "an empty index": (lambda f: (f / WEIGHTS).rename(f / INDEX) and with_file(INDEX)(f), r"has no weight_map"),
     "named elsewhere": (settings(transformers_weights="../w.safetensors"), r"config\.json names the weights"),
     "a named pickle": (settings(transformers_weights="adapter_model.bin"), r"config\.json names the weights"),
+    "integers": (typed(torch.int8), r"quantised already \(model\.\S+\.weight is I8 in model\.safetensors\)"),
+    "8-bit floats": (typed(torch.float8_e4m3fn), r"quantised already \(\S+ is F8_E4M3"),
+    "a pointer": (with_file(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), r"Git LFS pointer.*git lfs pull"),
     "no JSON": (with_file("config.json", "{"), r"config\.json is not a valid JSON"),
     "a list": (with_file("config.json", "[]"), r"config\.json is not a JSON object"),
 }  # fmt: skip
@@ -142,6 +156,43 @@ def test_of_an_architecture_that_transformers_has_its_own_class_is_taken(folder:
     ids = torch.arange(4, 12)[None]
     with torch.no_grad():
         assert torch.equal(model.base(input_ids=ids).logits, tiny_model.base(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_plain_weights_of_every_width_are_read(dtype: torch.dtype, folder: Path) -> None:
+    typed(dtype)(folder)
+    assert models.locate(str(folder)) == folder
+
+
+def test_a_folder_of_links_is_named_by_what_they_link_to(folder: Path, tmp_path: Path) -> None:
+    """And not by the names of those files, which every other model has too."""
+    before = models.fingerprint(folder)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    for name in (WEIGHTS, "tokenizer.json"):
+        (folder / name).rename(elsewhere / name)
+        (folder / name).symlink_to(elsewhere / name)
+    assert models.fingerprint(folder) == before
+    typed(torch.float64)(elsewhere)
+    assert models.fingerprint(folder) != before
+
+
+def test_a_snapshot_of_the_hub_is_named_by_its_blobs_which_are_not_read(folder: Path, tmp_path: Path) -> None:
+    (blobs := tmp_path / "blobs").mkdir()
+    (folder / WEIGHTS).rename(blobs / ("a" * 64))
+    (folder / WEIGHTS).symlink_to(blobs / ("a" * 64))
+    before = models.fingerprint(folder)
+    (blobs / ("a" * 64)).write_bytes(b"")
+    assert models.fingerprint(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, "the folder has no tokenizer.json; save the model's tokenizer"), ("{}", "no tokenizer could be loaded")],
+)
+def test_what_is_wrong_with_a_tokenizer_is_not_said_of_the_model(text: str | None, expected: str, folder: Path) -> None:
+    (folder / "tokenizer.json").unlink() if text is None else (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(UserError, match=expected):
+        load_model(Model(name=str(folder), dtype="float32"), LORA)
 
 
 def test_weights_in_shards_of_the_folder_are_the_model(tiny_folder: Path, tmp_path: Path, tiny_model: Any) -> None:

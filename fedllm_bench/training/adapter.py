@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,14 @@ def merged(base: Any, name: str, label: str = "model.adapter") -> Any:
     model, or one that cannot be merged exactly.
     """
     folder, about = locate_adapter(name), f"{label}={name}"
-    config = _loadable(folder, about)
-    model = _attached(base, folder, config, about)
-    _untie_adapted(model)
-    try:
-        return model.merge_and_unload(safe_merge=True)
-    except Exception as error:  # PEFT raises anything for what it cannot merge
-        raise UserError(f"{about}: it cannot be merged ({_reason(error)}); {ADVICE}") from error
+    with warnings.catch_warnings(action="ignore"):  # PEFT warns at length of what is looked at here
+        config = _loadable(folder, about)
+        model = _attached(base, folder, config, about)
+        _untie_adapted(model)
+        try:
+            return model.merge_and_unload(safe_merge=True)
+        except Exception as error:  # PEFT raises anything for what it cannot merge
+            raise UserError(f"{about}: it cannot be merged ({_reason(error)}); {ADVICE}") from error
 
 
 def _loadable(folder: Path, about: str) -> Any:

@@ -9,6 +9,9 @@ from typing import Any
 from fedllm_bench import files, model_files, models
 from fedllm_bench.errors import UserError, first_line
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+NO_TOKENIZER = "the folder has no tokenizer.json; save the model's tokenizer there: tokenizer.save_pretrained(FOLDER)"
+
 
 def load_base(folder: Path, name: str, dtype: Any, **options: Any) -> Any:
     """The causal language model in `folder`, as :func:`fedllm_bench.models.locate` gave it for `name`.
@@ -41,7 +44,9 @@ def load_tokenizer(folder: Path, name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # as above
-        raise models.not_a_model(name, error) from error
+        if not any((folder / file).is_file() for file in TOKENIZERS):
+            raise UserError(f"MODEL={name}: {NO_TOKENIZER}") from error
+        raise models.not_a_model(name, error, "tokenizer") from error
 
 
 def load_settings(folder: Path, name: str) -> Any:
