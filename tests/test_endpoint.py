@@ -231,6 +231,7 @@ def test_a_server_that_refuses_everything_ends_the_work_and_nothing_is_recorded(
     with serving(Model(lambda number, body: error(422))) as model, pytest.raises(UserError, match="told so") as caught:
         answer_side(tmp_path, "b", "base", many, lambda: answerer(model, concurrency=concurrency))
     assert "\n" not in str(caught.value)
+    assert "check the model and options" in str(caught.value)
     assert len(model.asked) <= min(count, MOST_REFUSED) + concurrency + 1
     assert not Journal.open(journal_file(answers_file(tmp_path, "b", "base")), many).turns
 

@@ -122,4 +122,5 @@ def advice(said: Said, served: Served, request: Mapping[str, Any]) -> str:
         return "check user and password of the proxy"
     if said.status in (404, 405) or said.status < 400:
         return f"the server has no such model or address; check {served.model_option} and {served.url_option}"
-    return option_for(said, request, has_system=has_system) or f"check the {served.noun}'s model and options"
+    model = "the model" if served.noun == "model" else f"the {served.noun}'s model"
+    return option_for(said, request, has_system=has_system) or f"check {model} and options"
