@@ -130,7 +130,7 @@ def test_experts_and_gpt4_agree_as_published():
     for key, (share, pairs) in PUBLISHED.items():
         summary = found[key].share
         assert (round(summary.mean, 2), summary.n_scored, summary.n_unscored) == (share, pairs, 0), key
-        assert summary.interval == "bootstrap"
+        assert summary.interval == "share"
         assert summary.n >= 74
         assert summary.ci_low < summary.mean < summary.ci_high
         assert 0.03 < summary.ci_high - summary.ci_low < 0.15, key
