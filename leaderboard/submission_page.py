@@ -114,12 +114,12 @@ def _score_row(column: Column, cell: Cell, seeds: Sequence[int]) -> Texts:
     compared: Sequence[str] = [MISSING] * 5
     if against is not None:
         compared = [signed(against.mean), limits(against.models), limits(against.method), _p(against.p_value),
-                    f"{_p(against.p_holm)} {against.verdict}{_shown(power(against))}"]  # fmt: skip
+                    f"{_p(against.p_holm)} {against.verdict}{_behind(power(against))}"]  # fmt: skip
     own = [number(cell.mean), band(cell.rank_low, cell.rank_high) or MISSING, limits(cell.models), limits(cell.method)]
     return (name, *own, *compared, *(number(cell.by_seed.get(str(seed))) for seed in seeds))
 
 
-def _shown(remark: str) -> str:
+def _behind(remark: str) -> str:
     return f" ({remark})" if remark else ""
 
 

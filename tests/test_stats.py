@@ -296,6 +296,22 @@ def test_a_share_counts_clients_where_their_items_agree_and_items_where_they_do_
     assert width([0.5] * 20) == pytest.approx(binomial(200))
 
 
+def test_a_share_of_a_few_heavy_clients_covers():
+    rng = np.random.default_rng(0)
+
+    def holds_the_truth() -> bool:
+        items = np.where(rng.random(20) < 0.1, 200, 1)
+        hits = rng.binomial(items, rng.beta(1, 19, 20))
+        values = {
+            f"c{i:02}": ClusterMean(mean=h / k, weight=float(k), n_scored=int(k), n_unscored=0)
+            for i, (h, k) in enumerate(zip(hits, items, strict=True))
+        }
+        found = summarise(values, estimator=MEAN_OVER_TOKENS, scale=(0.0, 1.0))
+        return found.ci_low <= 0.05 <= found.ci_high
+
+    assert np.mean([holds_the_truth() for _ in range(400)]) > 0.92  # 74% where such clients count as 20
+
+
 @pytest.mark.parametrize("hit", [0.0, 1.0])
 def test_a_share_of_far_less_than_one_hit_is_within_its_interval(hit):
     heavy = [ClusterMean(mean=1 - hit, weight=1e6, n_scored=1, n_unscored=0) for _ in range(9)]

@@ -114,13 +114,16 @@ def of_share(means: Array, parts: Array, num_items: Array) -> Limits:
 
 
 def _independent_items(share: float, means: Array, parts: Array, num_items: Array) -> float:
-    """How many independent items would vary as the share does: at least the clusters, at most the items."""
-    n = len(means)
-    variance = float((parts**2 * (means - share) ** 2).sum()) * n / (n - 1)
+    """How many independent items would vary as the share does: at least the clusters, at most the items.
+
+    Clusters count as so many of equal weight, (sum w)^2 / sum w^2 (Kish, 1965): a few heavy ones say little of others.
+    """
     fewest, most = 1 / float((parts**2).sum()), 1 / float((parts**2 / num_items).sum())
+    freedom = max(1.0, fewest - 1)
+    variance = float((parts**2 * (means - share) ** 2).sum()) * (freedom + 1) / freedom
     if variance <= NO_WIDTH**2:
         return max(fewest, most)
-    smaller = (special.ndtri(UPPER) / special.stdtrit(n - 1, UPPER)) ** 2  # the variance is of n clusters only
+    smaller = (special.ndtri(UPPER) / special.stdtrit(freedom, UPPER)) ** 2  # the variance is of few clusters only
     return float(np.clip(share * (1 - share) / variance * smaller, fewest, max(fewest, most)))
 
 
