@@ -141,3 +141,11 @@ def test_equal_texts_have_vectors_without_a_warning(texts: list[str]):
         vectors = _computed(texts, seed=0)
     assert np.isfinite(vectors).all()
     assert len(vectors) == len(texts)
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION", "PMI_SIZE"])
+def test_variables_of_a_launcher_are_not_passed_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under WORLD_SIZE=2 the engine trl would wait for a process that nobody starts."""
+    monkeypatch.setenv(name, "2")
+    process.prepare()
+    assert name not in os.environ
