@@ -64,6 +64,7 @@ def prepare() -> None:
     """
     for name, number in NUMBERS.items():
         _check_number(name, os.environ.get(name), number)
+    _check_text(Path("matplotlibrc"))
     for name in [name for name in os.environ if name in LAUNCHED or name.startswith(LAUNCHERS)]:
         del os.environ[name]
     if not WAITING & os.environ.keys():
@@ -78,6 +79,14 @@ def prepare() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     # that a variable has no effect any more, which other programs still set
     warnings.filterwarnings("ignore", category=FutureWarning, module="huggingface_hub.constants")
+
+
+def _check_text(path: Path) -> None:
+    """matplotlib reads this file of the current folder before the one that is named to it."""
+    try:
+        path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.resolve()} is not UTF-8, and matplotlib would read it; rename that file") from error
 
 
 def _check_number(name: str, value: str | None, number: Callable[[str], float]) -> None:
