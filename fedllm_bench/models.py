@@ -100,10 +100,10 @@ def not_a_model(name: str, error: Exception, kind: str = "causal language model"
 def fingerprint(folder: Path) -> str:
     """sha256 over the names and contents of the files that a model is loaded from."""
     found = [path for path in sorted(folder.iterdir()) if path.suffix in LOADED]
-    return sha256_json({path.name: _sha256(path) for path in found})
+    return sha256_json({path.name: sha256_of(path) for path in found})
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """Of a file's content. A cached snapshot of the hub links to blobs that are named by it: nothing is read."""
     target = path.resolve()
     is_blob = path.is_symlink() and target.parent.name == "blobs" and BLOB.fullmatch(target.name)

@@ -48,6 +48,9 @@ NUMBERS: dict[str, Callable[[str], float]] = {
     **dict.fromkeys(("TQDM_NCOLS", "TQDM_NROWS", "TQDM_MINITERS", "TQDM_POSITION"), int),
     **dict.fromkeys(("TQDM_MININTERVAL", "TQDM_MAXINTERVAL", "TQDM_SMOOTHING", "TQDM_DELAY"), float),
 }
+# A launcher's variables, under which accelerate (--engine trl) would wait for other processes, or change a number.
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHERS = ("ACCELERATE_", "FSDP_", "OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_WORLD_", "MPI_LOCAL")
 USUALLY_IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
 
@@ -61,6 +64,9 @@ def prepare() -> None:
     """
     for name, number in NUMBERS.items():
         _check_number(name, os.environ.get(name), number)
+    _check_text(Path("matplotlibrc"))
+    for name in [name for name in os.environ if name in LAUNCHED or name.startswith(LAUNCHERS)]:
+        del os.environ[name]
     if not WAITING & os.environ.keys():
         os.environ.update(SPINNING)
     for name, value in QUIET.items():
@@ -73,6 +79,14 @@ def prepare() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     # that a variable has no effect any more, which other programs still set
     warnings.filterwarnings("ignore", category=FutureWarning, module="huggingface_hub.constants")
+
+
+def _check_text(path: Path) -> None:
+    """matplotlib reads this file of the current folder before the one that is named to it."""
+    try:
+        path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.resolve()} is not UTF-8, and matplotlib would read it; rename that file") from error
 
 
 def _check_number(name: str, value: str | None, number: Callable[[str], float]) -> None:

@@ -169,6 +169,15 @@ def test_pickled_weights_are_not_read(broken: Path) -> None:
         embed(["text"], EncoderSettings(name=str(broken), device="cpu"))
 
 
+def test_links_are_named_by_what_they_link_to(folder: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        place = linked / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(path.resolve())
+    assert fingerprint(linked) == fingerprint(folder)
+
+
 def test_another_model_has_another_fingerprint(broken: Path, folder: Path) -> None:
     before = fingerprint(broken)
     assert before != fingerprint(folder)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from fedllm_bench import cli, process
 from fedllm_bench.diversity.lsa import _computed
+from fedllm_bench.errors import UserError
 from fedllm_bench.report.figures import loss_over_rounds
 from fedllm_bench.report.style import legend_below
 
@@ -141,3 +142,20 @@ def test_equal_texts_have_vectors_without_a_warning(texts: list[str]):
         vectors = _computed(texts, seed=0)
     assert np.isfinite(vectors).all()
     assert len(vectors) == len(texts)
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION", "PMI_SIZE"])
+def test_variables_of_a_launcher_are_not_passed_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under WORLD_SIZE=2 the engine trl would wait for a process that nobody starts."""
+    monkeypatch.setenv(name, "2")
+    process.prepare()
+    assert name not in os.environ
+
+
+def test_a_matplotlibrc_in_the_current_folder_that_is_no_text_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "matplotlibrc").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="matplotlibrc is not UTF-8"):
+        process.prepare()

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench import model_files, network
+from fedllm_bench import model_files, models, network
 from fedllm_bench.diversity.cache import Kept, key
 from fedllm_bench.diversity.lsa import LSA, MAX_CHARACTERS, lsa_vectors
 from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.files import sha256_file, sha256_json
+from fedllm_bench.files import sha256_json
 
 log = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
@@ -168,5 +168,4 @@ def fingerprint(folder: Path) -> str:
     found = sorted({path for pattern in READ for path in folder.rglob(pattern) if path.is_file()})
     named = {path.relative_to(folder).as_posix(): path for path in found}
     kept = {name: path for name, path in named.items() if not name.startswith(("onnx/", "openvino/"))}
-    # A cached snapshot of the hub links to blobs that are named by their hash: nothing needs to be read.
-    return sha256_json({n: p.resolve().name if p.is_symlink() else sha256_file(p) for n, p in kept.items()})
+    return sha256_json({name: models.sha256_of(path) for name, path in kept.items()})
