@@ -59,7 +59,7 @@ BROKEN_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights of fewer layers": (edit_config(num_hidden_layers=3), "9 weights are missing"),
     "weights of another width": (edit_config(hidden_size=48), "of another size"),
     "weights without the head": (edit_config(tie_word_embeddings=False), "lm_head.weight"),
-    "tokenizer cut short": (cut("tokenizer.json", 0.5), "no causal language model"),
+    "tokenizer cut short": (cut("tokenizer.json", 0.5), "no tokenizer"),
     "tokenizer of another kind": (lambda folder: (folder / "tokenizer.json").write_text('{"model": {}}'), "MODEL="),
 }
 

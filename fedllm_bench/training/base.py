@@ -46,6 +46,7 @@ def load_tokenizer(folder: Path, name: str) -> Any:
     except Exception as error:  # as above
         if not any((folder / file).is_file() for file in TOKENIZERS):
             raise UserError(f"MODEL={name}: {NO_TOKENIZER}") from error
+        load_settings(folder, name)  # reads config.json as well: where that is broken, the tokenizer is not to blame
         raise models.not_a_model(name, error, "tokenizer") from error
 
 
