@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 from fedllm_bench.errors import unknown
 
 if TYPE_CHECKING:  # the registry is read by --help, which must not load pyarrow
-    from .common import Builder
-    from .recipe import Declaration
+    from fedllm_bench.data_prep.common import Builder
+    from fedllm_bench.data_prep.recipe import Declaration
 
 # Dataset -> module; a module is imported only when its dataset is asked for.
 PIPELINES: dict[str, str] = {

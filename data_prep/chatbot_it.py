@@ -5,10 +5,10 @@ One conversation a vote, with as many turns as it had; every assistant turn is t
 
 from __future__ import annotations
 
-from .arena import CHECKS, FLAGS, LICENCE, READ, UPSTREAM, sample_of, vote_of
-from .common import Builder
-from .readers import RawRecord
-from .recipe import Declaration, Recipe, Sample
+from fedllm_bench.data_prep.arena import CHECKS, FLAGS, LICENCE, READ, UPSTREAM, sample_of, vote_of
+from fedllm_bench.data_prep.common import Builder
+from fedllm_bench.data_prep.readers import RawRecord
+from fedllm_bench.data_prep.recipe import Declaration, Recipe, Sample
 
 DECLARATION = Declaration(
     dataset="chatbot_it",

@@ -12,19 +12,18 @@ from pathlib import Path
 
 from fedllm_bench.data.lengths import TokenCounter
 from fedllm_bench.data.manifest import Split, SplitInfo, Upstream, UpstreamFile, check_names, check_target, write_split
+from fedllm_bench.data_prep.bad_rows import BadRow, Handle, Skipped, stop
+from fedllm_bench.data_prep.columns import Columns
+from fedllm_bench.data_prep.evaluation import EvaluationPrompts
+from fedllm_bench.data_prep.funnel import Left, Tally, funnel, left_by_choice, left_by_filters, refuse_empty
+from fedllm_bench.data_prep.hub import HubSource
+from fedllm_bench.data_prep.parts import MIN_UNSEEN_ROWS, Groups, make_parts
+from fedllm_bench.data_prep.raw_files import passed_over, raw_files, relative_name
+from fedllm_bench.data_prep.readers import Raw, RawRecord, read_rows
+from fedllm_bench.data_prep.recipe import Declaration, Filter, Recipe, Sample, filters
+from fedllm_bench.data_prep.remarks import remarks
 from fedllm_bench.files import sha256_file
 from fedllm_bench.progress import track
-
-from .bad_rows import BadRow, Handle, Skipped, stop
-from .columns import Columns
-from .evaluation import EvaluationPrompts
-from .funnel import Left, Tally, funnel, left_by_choice, left_by_filters, refuse_empty
-from .hub import HubSource
-from .parts import MIN_UNSEEN_ROWS, Groups, make_parts
-from .raw_files import passed_over, raw_files, relative_name
-from .readers import Raw, RawRecord, read_rows
-from .recipe import Declaration, Filter, Recipe, Sample, filters
-from .remarks import remarks
 
 __all__ = ["BuildInfo", "Builder", "Declaration", "Recipe", "Sample", "build_split"]
 

@@ -8,13 +8,20 @@ from typing import NamedTuple
 
 from fedllm_bench.data.manifest import Part
 from fedllm_bench.data.rows import PreferenceRow, Row, SftRow, Turn
-
-from .evaluation import NOT_REMOVED, EvaluationPrompts
-from .funnel import NO_LIMIT, Left
-from .near import REASON, count, near_duplicates, without
-from .partition import regroup
-from .recipe import Recipe, Sample
-from .sampling import cap, hold_out, row_id, shared_prompts, unique, without_leaks, without_prompts
+from fedllm_bench.data_prep.evaluation import NOT_REMOVED, EvaluationPrompts
+from fedllm_bench.data_prep.funnel import NO_LIMIT, Left
+from fedllm_bench.data_prep.near import REASON, count, near_duplicates, without
+from fedllm_bench.data_prep.partition import regroup
+from fedllm_bench.data_prep.recipe import Recipe, Sample
+from fedllm_bench.data_prep.sampling import (
+    cap,
+    hold_out,
+    row_id,
+    shared_prompts,
+    unique,
+    without_leaks,
+    without_prompts,
+)
 
 MIN_UNSEEN_ROWS = 5  # fewer say nothing about a user
 LEAKAGE = "held-out rows with (client, prompt) or (prompt, completion) of a training row"

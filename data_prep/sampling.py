@@ -6,10 +6,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
+from fedllm_bench.data_prep.recipe import Message, Recipe, Sample
+from fedllm_bench.data_prep.words import normal_text
 from fedllm_bench.files import sha256_json
-
-from .recipe import Message, Recipe, Sample
-from .words import normal_text
 
 
 def row_id(sample: Sample) -> str:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .columns import USER_ID, Columns, Kind
-from .common import Builder
-from .conversations import MODERATION, REDACTED, ROLES, TOXICITY, flags_of, turns_of
-from .languages import language_of_name
-from .readers import RawRecord
-from .recipe import Declaration, Flag, Message, Recipe, Sample
+from fedllm_bench.data_prep.columns import USER_ID, Columns, Kind
+from fedllm_bench.data_prep.common import Builder
+from fedllm_bench.data_prep.conversations import MODERATION, REDACTED, ROLES, TOXICITY, flags_of, turns_of
+from fedllm_bench.data_prep.languages import language_of_name
+from fedllm_bench.data_prep.readers import RawRecord
+from fedllm_bench.data_prep.recipe import Declaration, Flag, Message, Recipe, Sample
 
 FLAG_COLUMNS = {"moderation": "openai_moderation", "toxicity": "toxic", "redacted": "redacted"}
 COLUMNS: dict[str, Kind] = {"conversation": object, "language": str, "hashed_ip": USER_ID}

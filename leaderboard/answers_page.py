@@ -15,12 +15,11 @@ from fedllm_bench.evaluation.material import BASE
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
 from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.scored import score_all
+from fedllm_bench.leaderboard.bundle import Bundle
+from fedllm_bench.leaderboard.pages import browser_script, render
+from fedllm_bench.leaderboard.recompute import SeedScores, materials
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.report.html_data import Item, items_of, language_label, packed
-
-from .bundle import Bundle
-from .pages import browser_script, render
-from .recompute import SeedScores, materials
 
 EXACT = "mini_exact"
 MOST_CHARACTERS = 8_000_000  # of a page; the records have all

@@ -16,9 +16,8 @@ from fedllm_bench import files
 from fedllm_bench.cell import RESULTS
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.evaluation.scored_runs import differences
-
-from .own_runs import CONFIG, ENVIRONMENT, OwnRun, read_config, read_object
-from .packing import public_config
+from fedllm_bench.leaderboard.own_runs import CONFIG, ENVIRONMENT, OwnRun, read_config, read_object
+from fedllm_bench.leaderboard.packing import public_config
 
 SHIPPED = "shipped_bands"
 LEVEL = 0.99

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .schema import SUBMISSION
+from fedllm_bench.leaderboard.schema import SUBMISSION
 
 
 def submissions_in(board: Path) -> Iterator[Path]:

@@ -17,19 +17,18 @@ from typing import Any
 
 from fedllm_bench import files, progress
 from fedllm_bench.errors import UserError, first_line
-
-from . import kept
-from .board_csv import board_csv
-from .board_files import submissions_in
-from .board_page import board_json, board_page, empty_page
-from .boards import Board, Entry
-from .bundle import open_bundle
-from .details import Details
-from .internal import own_errors
-from .problems import refusals
-from .recompute import seed_scores
-from .standing import boards_of
-from .submission_page import Place, submission_page
+from fedllm_bench.leaderboard import kept
+from fedllm_bench.leaderboard.board_csv import board_csv
+from fedllm_bench.leaderboard.board_files import submissions_in
+from fedllm_bench.leaderboard.board_page import board_json, board_page, empty_page
+from fedllm_bench.leaderboard.boards import Board, Entry
+from fedllm_bench.leaderboard.bundle import open_bundle
+from fedllm_bench.leaderboard.details import Details
+from fedllm_bench.leaderboard.internal import own_errors
+from fedllm_bench.leaderboard.problems import refusals
+from fedllm_bench.leaderboard.recompute import seed_scores
+from fedllm_bench.leaderboard.standing import boards_of
+from fedllm_bench.leaderboard.submission_page import Place, submission_page
 
 FEW = 24  # submissions that one process reads sooner than others have loaded their libraries
 INDEX, BOARD, ANSWERS = "index.html", "board.json", "answers.html"

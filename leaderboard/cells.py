@@ -9,12 +9,11 @@ from dataclasses import replace
 
 from fedllm_bench.evaluation.power import ALPHA, smallest
 from fedllm_bench.evaluation.significance import holm, paired_t
+from fedllm_bench.leaderboard.boards import Against, Cell, Entry, Interval
+from fedllm_bench.leaderboard.intervals import over_units
+from fedllm_bench.leaderboard.measures import Measure
+from fedllm_bench.leaderboard.relations import seed_values
 from fedllm_bench.report.grid_stats import over_seeds
-
-from .boards import Against, Cell, Entry, Interval
-from .intervals import over_units
-from .measures import Measure
-from .relations import seed_values
 
 Cells = dict[str, Cell]  # metric -> cell
 

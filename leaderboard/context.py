@@ -11,10 +11,9 @@ from fedllm_bench.cell import resolve_split
 from fedllm_bench.config import RunConfig
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.errors import UserError
-
-from .fingerprints import Fingerprint
-from .submitted import Run, Submitted
-from .tracks import BASELINE, Track, load_tracks, preset_of
+from fedllm_bench.leaderboard.fingerprints import Fingerprint
+from fedllm_bench.leaderboard.submitted import Run, Submitted
+from fedllm_bench.leaderboard.tracks import BASELINE, Track, load_tracks, preset_of
 
 
 @dataclass(frozen=True, kw_only=True)

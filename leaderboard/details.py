@@ -13,13 +13,12 @@ from typing import Any
 
 from fedllm_bench.config import dotted
 from fedllm_bench.errors import UserError
-
-from .bundle import Bundle
-from .measures import side_of
-from .recompute import SeedScores, mean_of
-from .run_files import RunFiles
-from .tiers import records_of
-from .tracks import find_track
+from fedllm_bench.leaderboard.bundle import Bundle
+from fedllm_bench.leaderboard.measures import side_of
+from fedllm_bench.leaderboard.recompute import SeedScores, mean_of
+from fedllm_bench.leaderboard.run_files import RunFiles
+from fedllm_bench.leaderboard.tiers import records_of
+from fedllm_bench.leaderboard.tracks import find_track
 
 Points = list[tuple[float, float]]  # of (round, value)
 CONFIG, ENVIRONMENT, ROUNDS, CLIENTS = "config.json", "environment.json", "rounds.jsonl", "clients.jsonl"

@@ -8,10 +8,9 @@ from typing import Literal
 from fedllm_bench.config import check
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
-
-from .own_runs import OwnRun
-from .packing import public_config
-from .tracks import ROOM, Track, find_track, rule_problems, track_of
+from fedllm_bench.leaderboard.own_runs import OwnRun
+from fedllm_bench.leaderboard.packing import public_config
+from fedllm_bench.leaderboard.tracks import ROOM, Track, find_track, rule_problems, track_of
 
 
 def default_track(run: OwnRun) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from .boards import Entry
-from .bundle import Bundle
-from .measures import measures_of
-from .problems import Refused
-from .recompute import SeedScores
-from .run_files import RunFiles
-from .tiers import tier_of
-from .tracks import find_track
+from fedllm_bench.leaderboard.boards import Entry
+from fedllm_bench.leaderboard.bundle import Bundle
+from fedllm_bench.leaderboard.measures import measures_of
+from fedllm_bench.leaderboard.problems import Refused
+from fedllm_bench.leaderboard.recompute import SeedScores
+from fedllm_bench.leaderboard.run_files import RunFiles
+from fedllm_bench.leaderboard.tiers import tier_of
+from fedllm_bench.leaderboard.tracks import find_track
 
 RESULTS, ROUNDS, CONFIG = "results.json", "rounds.jsonl", "config.json"
 

@@ -21,13 +21,12 @@ from pydantic import TypeAdapter
 import fedllm_bench
 from fedllm_bench import files
 from fedllm_bench.errors import UserError
-
-from .answers_page import answers_page
-from .boards import Entry
-from .bundle import Bundle
-from .details import Details, details_of
-from .entries import entry_of
-from .recompute import SeedScores
+from fedllm_bench.leaderboard.answers_page import answers_page
+from fedllm_bench.leaderboard.boards import Entry
+from fedllm_bench.leaderboard.bundle import Bundle
+from fedllm_bench.leaderboard.details import Details, details_of
+from fedllm_bench.leaderboard.entries import entry_of
+from fedllm_bench.leaderboard.recompute import SeedScores
 
 FOLDER = "board"
 CODE = ("*.py", "*.toml", "*.jinja", "*.js", "*.css")

@@ -8,9 +8,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from fedllm_bench import files
-
-from .fingerprints import VERSION, Fingerprint
-from .schema import MOST_BYTES, SUBMISSION
+from fedllm_bench.leaderboard.fingerprints import VERSION, Fingerprint
+from fedllm_bench.leaderboard.schema import MOST_BYTES, SUBMISSION
 
 FINGERPRINT = TypeAdapter(Fingerprint)
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedllm_bench.evaluation.views import MEAN_OVER_LANGUAGES, MEAN_OVER_QUESTIONS
+from fedllm_bench.leaderboard.recompute import MetricScores, SeedScores
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.estimators import (
     MEAN_OVER_CLIENTS,
@@ -21,8 +22,6 @@ from fedllm_bench.metrics.estimators import (
 )
 from fedllm_bench.metrics.intervals import Scale
 from fedllm_bench.metrics.stats import ClusterMean, per_cluster
-
-from .recompute import MetricScores, SeedScores
 
 Clusters = Mapping[str, ClusterMean]
 ESTIMATORS: dict[tuple[str, bool], Estimator] = {

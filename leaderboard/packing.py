@@ -16,11 +16,10 @@ from fedllm_bench.cell import RESULTS
 from fedllm_bench.config import RunConfig
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.scored_runs import AFTER
-
-from .layout import is_covered, packed_name
-from .own_runs import CONFIG, OwnRun
-from .private import without_places
-from .reading import digest_of
+from fedllm_bench.leaderboard.layout import is_covered, packed_name
+from fedllm_bench.leaderboard.own_runs import CONFIG, OwnRun
+from fedllm_bench.leaderboard.private import without_places
+from fedllm_bench.leaderboard.reading import digest_of
 
 TENSORS = "adapter_model.safetensors"
 FOLDERS = ("scores", "answers", "judgements")

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from fedllm_bench import files
 from fedllm_bench.errors import UserError
-
-from .bundle import open_bundle
-from .problems import refusals
-from .schema import Submission
+from fedllm_bench.leaderboard.bundle import open_bundle
+from fedllm_bench.leaderboard.problems import refusals
+from fedllm_bench.leaderboard.schema import Submission
 
 SLUG = 60  # characters
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.errors import UserError
-
-from .board_files import submissions_in
-from .entering import note_on_seeds
-from .names import Known
-from .own_runs import OwnRun
-from .placing import Draft, folder_name
-from .reading import read_plain
-from .schema import MOST_BYTES, SUBMISSION, Submission, examine
+from fedllm_bench.leaderboard.board_files import submissions_in
+from fedllm_bench.leaderboard.entering import note_on_seeds
+from fedllm_bench.leaderboard.names import Known
+from fedllm_bench.leaderboard.own_runs import OwnRun
+from fedllm_bench.leaderboard.placing import Draft, folder_name
+from fedllm_bench.leaderboard.reading import read_plain
+from fedllm_bench.leaderboard.schema import MOST_BYTES, SUBMISSION, Submission, examine
 
 KIB = 1024
 LABEL = 10  # columns

@@ -10,12 +10,11 @@ from safetensors.torch import load_file, save
 from fedllm_bench import files
 from fedllm_bench.cell import Cell, resolve_split
 from fedllm_bench.errors import UserError
+from fedllm_bench.leaderboard.own_runs import OwnRun
+from fedllm_bench.leaderboard.packing import TENSORS, contents_of, packed_rows
 from fedllm_bench.loading import load_bench
 from fedllm_bench.scoring import evaluate
 from fedllm_bench.trees import Tree
-
-from .own_runs import OwnRun
-from .packing import TENSORS, contents_of, packed_rows
 
 
 def random_contents(run: OwnRun) -> dict[str, bytes]:

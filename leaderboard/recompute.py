@@ -28,7 +28,7 @@ from fedllm_bench.report.results import ScoreSet
 from fedllm_bench.report.results import views_of as suite_views
 
 if TYPE_CHECKING:
-    from .run_files import RunFiles
+    from fedllm_bench.leaderboard.run_files import RunFiles
 
 SMALLEST = 1e-9  # numbers closer than this are equal: sums may be rounded otherwise on another machine
 

@@ -21,15 +21,14 @@ from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.sides import Side, Subject, read_adapter
 from fedllm_bench.evaluation.work import Order, answer_locally
 from fedllm_bench.files import sha256_file
+from fedllm_bench.leaderboard.bundle import Bundle
+from fedllm_bench.leaderboard.context import Context
+from fedllm_bench.leaderboard.run_files import RunFiles
+from fedllm_bench.leaderboard.sampled import Made, Sample
 from fedllm_bench.loading import Bench, load_bench
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.scoring import Scores, evaluate
 from fedllm_bench.trees import Tree
-
-from .bundle import Bundle
-from .context import Context
-from .run_files import RunFiles
-from .sampled import Made, Sample
 
 CLOSE = 0.02  # of a value: float32 sums of other batches differ by 1e-5, bfloat16 by up to 1e-2
 MOST_FAR = 0.02  # of the items, or one of them, whose greedy answers fall otherwise where two tokens are as likely

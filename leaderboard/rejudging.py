@@ -21,10 +21,9 @@ from fedllm_bench.evaluation.judges.window import outcomes
 from fedllm_bench.evaluation.judging import Judge, judge_of
 from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
 from fedllm_bench.evaluation.records import Judgement, Reply
-
-from .bundle import Bundle
-from .run_files import RunFiles
-from .sampled import Made, Sample
+from fedllm_bench.leaderboard.bundle import Bundle
+from fedllm_bench.leaderboard.run_files import RunFiles
+from fedllm_bench.leaderboard.sampled import Made, Sample
 
 LEVEL = 0.01  # of a one-sided test: one honest submission in a hundred is looked at once more
 JudgeOf = Callable[[Preset], Judge]

@@ -15,16 +15,15 @@ from typing import Any
 
 from fedllm_bench import files
 from fedllm_bench.errors import UserError
+from fedllm_bench.leaderboard.bundle import open_bundle
+from fedllm_bench.leaderboard.packing import compressed, encoded, listed
+from fedllm_bench.leaderboard.problems import refusals
+from fedllm_bench.leaderboard.recompute import score_sets
+from fedllm_bench.leaderboard.run_files import RunFiles
+from fedllm_bench.leaderboard.schema import SUBMISSION
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.report.results import client_rows, made_with, metrics_of
 from fedllm_bench.report.schema import SCHEMA_VERSION, check_results
-
-from .bundle import open_bundle
-from .packing import compressed, encoded, listed
-from .problems import refusals
-from .recompute import score_sets
-from .run_files import RunFiles
-from .schema import SUBMISSION
 
 RESULTS = "results.json"
 

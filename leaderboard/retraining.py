@@ -13,16 +13,15 @@ from pathlib import Path
 from fedllm_bench.config import RunConfig
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.scored_runs import differences
+from fedllm_bench.leaderboard.bands import FEWEST, Band, shipped_bands, too_good
+from fedllm_bench.leaderboard.bundle import Bundle
+from fedllm_bench.leaderboard.context import Context
+from fedllm_bench.leaderboard.recompute import means, seed_scores
+from fedllm_bench.leaderboard.regenerating import Own, cell_of, config_of
+from fedllm_bench.leaderboard.run_files import RunFiles
+from fedllm_bench.leaderboard.sampled import Made, Sample
+from fedllm_bench.leaderboard.schema import RunEntry
 from fedllm_bench.stages import run_cell
-
-from .bands import FEWEST, Band, shipped_bands, too_good
-from .bundle import Bundle
-from .context import Context
-from .recompute import means, seed_scores
-from .regenerating import Own, cell_of, config_of
-from .run_files import RunFiles
-from .sampled import Made, Sample
-from .schema import RunEntry
 
 # What may differ between a run and a band of its cell: it names the run, or changes no number but by rounding.
 LOOSE = ("seed", "split", "engine", "model.name", "local.block_size", "local.gradient_checkpointing")

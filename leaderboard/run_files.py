@@ -14,15 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from fedllm_bench.config import RunConfig, check
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
+from fedllm_bench.leaderboard.layout import packed_name
+from fedllm_bench.leaderboard.problems import Refused
+from fedllm_bench.leaderboard.reading import json_lines, json_value, pieces
+from fedllm_bench.leaderboard.schema import RunEntry
 from fedllm_bench.metrics.base import Score
 
-from .layout import packed_name
-from .problems import Refused
-from .reading import json_lines, json_value, pieces
-from .schema import RunEntry
-
 if TYPE_CHECKING:
-    from .bundle import Bundle
+    from fedllm_bench.leaderboard.bundle import Bundle
 
 R = TypeVar("R", Prompt, Answer, Judgement, Score)
 PROMPTS = "prompts"

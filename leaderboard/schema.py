@@ -11,9 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from fedllm_bench.errors import UserError
-
-from .problems import Problem, Refused
-from .untrusted import checked_name, checked_text, loads
+from fedllm_bench.leaderboard.problems import Problem, Refused
+from fedllm_bench.leaderboard.untrusted import checked_name, checked_text, loads
 
 SCHEMA_VERSION = 1
 SUBMISSION = "submission.json"

@@ -12,11 +12,10 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.published import ORDER_FILE
 from fedllm_bench.data.rows import PreferenceRow
 from fedllm_bench.files import read_json
+from fedllm_bench.leaderboard.problems import Refused
+from fedllm_bench.leaderboard.submitted import MOST_ROUNDS, Run
 from fedllm_bench.metrics.items import HELDOUT, Item, Probe, load_probes, probe_key
 from fedllm_bench.training.faults import participants
-
-from .problems import Refused
-from .submitted import MOST_ROUNDS, Run
 
 Key = tuple[str, str]  # client, row
 AnyItem = Item[Any, Any]  # here without tokens

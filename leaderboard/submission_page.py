@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_bench.errors import UserError
+from fedllm_bench.leaderboard.board_page import Link, band, limits, link, power
+from fedllm_bench.leaderboard.boards import Board, Cell, Column, Row
+from fedllm_bench.leaderboard.details import Details
+from fedllm_bench.leaderboard.pages import render
+from fedllm_bench.leaderboard.plots import curves_of
+from fedllm_bench.leaderboard.submitted_config import changed, commands
+from fedllm_bench.leaderboard.tracks import Track, find_track
 from fedllm_bench.report.formats import MISSING, counted, number, signed, size
-
-from .board_page import Link, band, limits, link, power
-from .boards import Board, Cell, Column, Row
-from .details import Details
-from .pages import render
-from .plots import curves_of
-from .submitted_config import changed, commands
-from .tracks import Track, find_track
 
 Texts = tuple[str, ...]
 LONGEST = 400  # characters of one setting

@@ -10,18 +10,17 @@ from typing import Any, Literal
 
 from fedllm_bench import files
 from fedllm_bench.errors import UserError
-
-from .bundle import Bundle, open_bundle
-from .dates import date_problems
-from .entering import check_track, default_track
-from .limits import LIMITS, MIB
-from .own_runs import OwnRun
-from .packing import adapter_digest, contents_of, encoded, listed
-from .placing import Draft, write_files
-from .problems import refusals
-from .recompute import means, seed_scores
-from .schema import SCHEMA_VERSION, SUBMISSION, examine
-from .submitted import reading
+from fedllm_bench.leaderboard.bundle import Bundle, open_bundle
+from fedllm_bench.leaderboard.dates import date_problems
+from fedllm_bench.leaderboard.entering import check_track, default_track
+from fedllm_bench.leaderboard.limits import LIMITS, MIB
+from fedllm_bench.leaderboard.own_runs import OwnRun
+from fedllm_bench.leaderboard.packing import adapter_digest, contents_of, encoded, listed
+from fedllm_bench.leaderboard.placing import Draft, write_files
+from fedllm_bench.leaderboard.problems import refusals
+from fedllm_bench.leaderboard.recompute import means, seed_scores
+from fedllm_bench.leaderboard.schema import SCHEMA_VERSION, SUBMISSION, examine
+from fedllm_bench.leaderboard.submitted import reading
 
 Adapters = Literal["auto", "first", "all", "none"]
 ADAPTERS: tuple[Adapters, ...] = ("auto", "first", "all", "none")

@@ -17,8 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from fedllm_bench import __version__, files
 from fedllm_bench.errors import UserError
-
-from .bundle import Bundle
+from fedllm_bench.leaderboard.bundle import Bundle
 
 Checked = Literal["rejudged", "regenerated", "retrained"]
 Tier = Literal["recomputed", "rejudged", "regenerated", "retrained"]

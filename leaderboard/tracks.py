@@ -14,8 +14,7 @@ from typing import Any
 from fedllm_bench import presets
 from fedllm_bench.config import RunConfig, dotted, shown
 from fedllm_bench.errors import UserError, unknown
-
-from .problems import Problem
+from fedllm_bench.leaderboard.problems import Problem
 
 PACKAGE, FILE = "fedllm_bench.leaderboard", "tracks.toml"
 BASELINE = "fedavg"  # whose preset stands in for that of a method which the suite does not have

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from fedllm_bench.data.archive import IGNORED, MAX_RATIO, RATIO_COUNTS_FROM, check_entry, read_entry
 from fedllm_bench.errors import UserError, first_line
-
-from .layout import is_known
-from .limits import Limits
-from .listing import few, same_names, shown, too_large
-from .problems import Problem, Refused
-from .schema import SUBMISSION
+from fedllm_bench.leaderboard.layout import is_known
+from fedllm_bench.leaderboard.limits import Limits
+from fedllm_bench.leaderboard.listing import few, same_names, shown, too_large
+from fedllm_bench.leaderboard.problems import Problem, Refused
+from fedllm_bench.leaderboard.schema import SUBMISSION
 
 END, END64_LOCATOR = b"PK\5\6", b"PK\6\7"
 TAIL = 65557  # bytes: the end record with the longest comment

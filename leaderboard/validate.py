@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedllm_bench.errors import UserError, first_line
-
-from . import kept
-from .bundle import Bundle, open_bundle
-from .checks import CHECKS
-from .context import Context
-from .fingerprints import Fingerprint, fingerprint
-from .internal import InternalError, own_errors
-from .known import remembered
-from .problems import Problem, Refused, refusals
-from .submitted import Submitted, reading
-from .tiers import tier_of
+from fedllm_bench.leaderboard import kept
+from fedllm_bench.leaderboard.bundle import Bundle, open_bundle
+from fedllm_bench.leaderboard.checks import CHECKS
+from fedllm_bench.leaderboard.context import Context
+from fedllm_bench.leaderboard.fingerprints import Fingerprint, fingerprint
+from fedllm_bench.leaderboard.internal import InternalError, own_errors
+from fedllm_bench.leaderboard.known import remembered
+from fedllm_bench.leaderboard.problems import Problem, Refused, refusals
+from fedllm_bench.leaderboard.submitted import Submitted, reading
+from fedllm_bench.leaderboard.tiers import tier_of
 
 log = logging.getLogger(__name__)
 Tier = Literal["refused", "unchecked", "recomputed", "rejudged", "regenerated", "retrained"]

@@ -7,10 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..context import Context
-from ..problems import Problem
-from ..submitted import Submitted
-from . import answers, canaries, copies, identity, judged, privacy, said, scores, training, uploads, writing
+from fedllm_bench.leaderboard.checks import (
+    answers,
+    canaries,
+    copies,
+    identity,
+    judged,
+    privacy,
+    said,
+    scores,
+    training,
+    uploads,
+    writing,
+)
+from fedllm_bench.leaderboard.context import Context
+from fedllm_bench.leaderboard.problems import Problem
+from fedllm_bench.leaderboard.submitted import Submitted
 
 Check = Callable[[Submitted, Context], Iterable[Problem]]
 

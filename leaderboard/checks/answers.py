@@ -11,10 +11,9 @@ from fedllm_bench.evaluation.benchmarks import BENCHMARKS
 from fedllm_bench.evaluation.benchmarks import Context as PromptContext
 from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.records import Answer, Prompt
-
-from ..context import Context, config_of, split_of
-from ..problems import Problem
-from ..submitted import Run, Submitted
+from fedllm_bench.leaderboard.context import Context, config_of, split_of
+from fedllm_bench.leaderboard.problems import Problem
+from fedllm_bench.leaderboard.submitted import Run, Submitted
 
 
 def prompts(submitted: Submitted, context: Context) -> Iterator[Problem]:

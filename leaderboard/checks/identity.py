@@ -10,13 +10,12 @@ from fedllm_bench import models, starting
 from fedllm_bench.cell import settings_hash
 from fedllm_bench.config import EMBEDDED_MODEL
 from fedllm_bench.evaluation.scored_runs import differences
-
-from ..context import Context
-from ..fingerprints import BaseScores, base_key, base_scores, digest, loss_digests
-from ..problems import Problem
-from ..schema import Suite
-from ..submitted import Run, Submitted
-from ..tracks import rule_problems
+from fedllm_bench.leaderboard.context import Context
+from fedllm_bench.leaderboard.fingerprints import BaseScores, base_key, base_scores, digest, loss_digests
+from fedllm_bench.leaderboard.problems import Problem
+from fedllm_bench.leaderboard.schema import Suite
+from fedllm_bench.leaderboard.submitted import Run, Submitted
+from fedllm_bench.leaderboard.tracks import rule_problems
 
 MIN_SEEDS = 3
 

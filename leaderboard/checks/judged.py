@@ -12,10 +12,9 @@ from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.questions import Asker, Question, Slot, request_hash
 from fedllm_bench.evaluation.judges.rule import RuleJudge
 from fedllm_bench.evaluation.records import Judgement
-
-from ..context import Context
-from ..problems import Problem
-from ..submitted import Run, Submitted
+from fedllm_bench.leaderboard.context import Context
+from fedllm_bench.leaderboard.problems import Problem
+from fedllm_bench.leaderboard.submitted import Run, Submitted
 
 PRESET = TypeAdapter(Preset)
 OF_FILE = ("id", "suite")  # keys of judge.json beside those of a preset

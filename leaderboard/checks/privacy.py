@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator
 
 from fedllm_bench.accounting import spent_epsilon
+from fedllm_bench.leaderboard.context import Context, split_of
+from fedllm_bench.leaderboard.problems import Problem
+from fedllm_bench.leaderboard.submitted import Run, Submitted
+from fedllm_bench.leaderboard.tracks import ROOM
 from fedllm_bench.methods.privacy import Private
 from fedllm_bench.methods.wrapped import find
-
-from ..context import Context, split_of
-from ..problems import Problem
-from ..submitted import Run, Submitted
-from ..tracks import ROOM
 
 EPSILON = "privacy.epsilon"
 CLOSE = 1e-3  # of epsilon: another version of the accountant rounds otherwise

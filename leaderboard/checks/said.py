@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedllm_bench import presets
-
-from ..context import Context
-from ..dates import ZONES, date_problems, today
-from ..names import Known
-from ..problems import Problem
-from ..schema import SUBMISSION
-from ..submitted import Submitted
-from ..tiers import records_of, when
+from fedllm_bench.leaderboard.context import Context
+from fedllm_bench.leaderboard.dates import ZONES, date_problems, today
+from fedllm_bench.leaderboard.names import Known
+from fedllm_bench.leaderboard.problems import Problem
+from fedllm_bench.leaderboard.schema import SUBMISSION
+from fedllm_bench.leaderboard.submitted import Submitted
+from fedllm_bench.leaderboard.tiers import records_of, when
 
 
 def dates(submitted: Submitted, _: Context) -> Iterator[Problem]:

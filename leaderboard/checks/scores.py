@@ -6,15 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fedllm_bench.leaderboard.context import Context, split_of
+from fedllm_bench.leaderboard.problems import Problem
+from fedllm_bench.leaderboard.recompute import SMALLEST, means, rescored
+from fedllm_bench.leaderboard.split_items import Expected, Key, SplitItems
+from fedllm_bench.leaderboard.submitted import SIDES, Run, Submitted
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.report.results import client_rows, metrics_of
-
-from ..context import Context, split_of
-from ..problems import Problem
-from ..recompute import SMALLEST, means, rescored
-from ..split_items import Expected, Key, SplitItems
-from ..submitted import SIDES, Run, Submitted
 
 INTERVALS = ("ci_low", "ci_high", "interval", "significant", "no_interval", "sd", "detectable")
 OF_LOCAL = ("local", "difference_to_local")  # keys that hang on the baseline, a run of its own that need not be here

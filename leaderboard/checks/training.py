@@ -6,15 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.leaderboard.checks.scores import equal
+from fedllm_bench.leaderboard.context import Context
+from fedllm_bench.leaderboard.problems import Problem
+from fedllm_bench.leaderboard.split_items import SplitItems
+from fedllm_bench.leaderboard.submitted import MOST_ROUNDS, Round, Run, Submitted
 from fedllm_bench.report.run import failures_of, num_dropouts
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts, straggles
-
-from ..context import Context
-from ..problems import Problem
-from ..split_items import SplitItems
-from ..submitted import MOST_ROUNDS, Round, Run, Submitted
-from .scores import equal
 
 FEW = 3  # problems of one kind that are shown for a run; the rest is counted
 

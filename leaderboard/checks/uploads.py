@@ -13,14 +13,13 @@ from safetensors.torch import load
 from fedllm_bench import models
 from fedllm_bench.config import EMBEDDED_MODEL, Lora, RunConfig
 from fedllm_bench.errors import first_line
+from fedllm_bench.leaderboard.context import Context
+from fedllm_bench.leaderboard.problems import Problem, Refused
+from fedllm_bench.leaderboard.reading import read_plain
+from fedllm_bench.leaderboard.submitted import Round, Run, Submitted
 from fedllm_bench.training import targets
 from fedllm_bench.training.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
 from fedllm_bench.trees import Tree, norm, num_bytes, tmap
-
-from ..context import Context
-from ..problems import Problem, Refused
-from ..reading import read_plain
-from ..submitted import Round, Run, Submitted
 
 TENSORS, SETTINGS = "adapter/adapter_model.safetensors", "adapter/adapter_config.json"
 MOST_BYTES = 64 * 2**20

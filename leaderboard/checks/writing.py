@@ -16,11 +16,10 @@ from importlib.resources import files
 from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.thoughts import without_thoughts
-
-from ..context import Context
-from ..fingerprints import SHORTEST, plain
-from ..problems import Level, Problem
-from ..submitted import Run, Submitted
+from fedllm_bench.leaderboard.context import Context
+from fedllm_bench.leaderboard.fingerprints import SHORTEST, plain
+from fedllm_bench.leaderboard.problems import Level, Problem
+from fedllm_bench.leaderboard.submitted import Run, Submitted
 
 FEWEST = 5  # answers: fewer say nothing about the rest
 EMPTY, ALIKE, REFERENCES = 0.05, 0.1, 0.1  # shares of answers from which on a person looks
