@@ -188,7 +188,7 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 
 mini-model: $(STAMP)
-	@$(BIN)/python -m fedllm_bench.data.mini.pretrain
+	@$(BIN)/python -m fedllm_bench.mini.pretrain
 
 clean:
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

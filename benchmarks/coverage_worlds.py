@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from fedllm_bench.metrics.base import SCALES
-from fedllm_bench.metrics.estimators import (
+from fedllm_bench.scores.estimators import (
     MEAN_OVER_CLIENTS,
     MEAN_OVER_TOKENS,
     PERPLEXITY,
     Estimator,
     worst_tenth,
 )
-from fedllm_bench.metrics.stats import ClusterMean, Summary, paired_difference, summarise
+from fedllm_bench.scores.score import SCALES
+from fedllm_bench.scores.summaries import ClusterMean, Summary, paired_difference, summarise
 
 # N clients
 Array = NDArray[np.float64]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fedllm_bench.data_prep.bad_rows import bad_cell
-from fedllm_bench.data_prep.columns import USER_ID, Columns, Kind
-from fedllm_bench.data_prep.conversations import MALFORMED, MODERATION, TOXICITY, Flags, alternates, flags_of, turns_of
-from fedllm_bench.data_prep.languages import language_of_name
-from fedllm_bench.data_prep.readers import RawRecord
-from fedllm_bench.data_prep.recipe import Flag, Message, Sample
+from fedllm_bench.data.build.bad_rows import bad_cell
+from fedllm_bench.data.build.columns import USER_ID, Columns, Kind
+from fedllm_bench.data.build.readers import RawRecord
+from fedllm_bench.data.build.recipe import Flag, Message, Sample
+from fedllm_bench.data.languages import language_of_name
+
+from .conversations import MALFORMED, MODERATION, TOXICITY, Flags, alternates, flags_of, turns_of
 
 UPSTREAM = "lmsys/chatbot_arena_conversations"
 LICENCE = "CC-BY-4.0 (prompts), CC-BY-NC-4.0 (answers)"

@@ -5,11 +5,11 @@ Upstream: Singh et al., 2024 (arXiv:2402.06619), CohereForAI/aya_dataset.
 
 from __future__ import annotations
 
-from fedllm_bench.data_prep.columns import USER_ID, Columns, Kind
-from fedllm_bench.data_prep.common import Builder
-from fedllm_bench.data_prep.languages import normal_language
-from fedllm_bench.data_prep.readers import RawRecord
-from fedllm_bench.data_prep.recipe import Declaration, Recipe, Sample
+from fedllm_bench.data.build.build import Builder
+from fedllm_bench.data.build.columns import USER_ID, Columns, Kind
+from fedllm_bench.data.build.readers import RawRecord
+from fedllm_bench.data.build.recipe import Declaration, Recipe, Sample
+from fedllm_bench.data.languages import normal_language
 
 COLUMNS: dict[str, Kind] = {
     "inputs": str,

@@ -5,10 +5,11 @@ One conversation a vote, with as many turns as it had; every assistant turn is t
 
 from __future__ import annotations
 
-from fedllm_bench.data_prep.arena import CHECKS, FLAGS, LICENCE, READ, UPSTREAM, sample_of, vote_of
-from fedllm_bench.data_prep.common import Builder
-from fedllm_bench.data_prep.readers import RawRecord
-from fedllm_bench.data_prep.recipe import Declaration, Recipe, Sample
+from fedllm_bench.data.build.build import Builder
+from fedllm_bench.data.build.readers import RawRecord
+from fedllm_bench.data.build.recipe import Declaration, Recipe, Sample
+
+from .arena import CHECKS, FLAGS, LICENCE, READ, UPSTREAM, sample_of, vote_of
 
 DECLARATION = Declaration(
     dataset="chatbot_it",

@@ -6,10 +6,11 @@ different histories, and an answer is judged in one of them. Both must ask the s
 
 from __future__ import annotations
 
-from fedllm_bench.data_prep.arena import CHECKS, FLAGS, LICENCE, READ, UPSTREAM, sample_of, vote_of
-from fedllm_bench.data_prep.common import Builder
-from fedllm_bench.data_prep.readers import RawRecord
-from fedllm_bench.data_prep.recipe import Declaration, Flag, Recipe, Sample
+from fedllm_bench.data.build.build import Builder
+from fedllm_bench.data.build.readers import RawRecord
+from fedllm_bench.data.build.recipe import Declaration, Flag, Recipe, Sample
+
+from .arena import CHECKS, FLAGS, LICENCE, READ, UPSTREAM, sample_of, vote_of
 
 ASKED = Flag("prompt", "the two conversations do not ask the same")
 EQUAL = Flag("equal", "both answers are the same")

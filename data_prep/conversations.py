@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fedllm_bench.data_prep.bad_rows import bad_cell
-from fedllm_bench.data_prep.cells import Unclear, is_flagged, opened, record_of
-from fedllm_bench.data_prep.columns import of_type, plain_value
-from fedllm_bench.data_prep.readers import RawRecord
-from fedllm_bench.data_prep.recipe import Flag, Message
+from fedllm_bench.data.build.bad_rows import bad_cell
+from fedllm_bench.data.build.cells import Unclear, is_flagged, opened, record_of
+from fedllm_bench.data.build.columns import of_type, plain_value
+from fedllm_bench.data.build.readers import RawRecord
+from fedllm_bench.data.build.recipe import Flag, Message
 
 ROLES = ("user", "assistant")
 MODERATION = Flag("moderation", "flagged by OpenAI's moderation")

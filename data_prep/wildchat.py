@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedllm_bench.data_prep.columns import USER_ID, Columns, Kind
-from fedllm_bench.data_prep.common import Builder
-from fedllm_bench.data_prep.conversations import MODERATION, REDACTED, ROLES, TOXICITY, flags_of, turns_of
-from fedllm_bench.data_prep.languages import language_of_name
-from fedllm_bench.data_prep.readers import RawRecord
-from fedllm_bench.data_prep.recipe import Declaration, Flag, Message, Recipe, Sample
+from fedllm_bench.data.build.build import Builder
+from fedllm_bench.data.build.columns import USER_ID, Columns, Kind
+from fedllm_bench.data.build.readers import RawRecord
+from fedllm_bench.data.build.recipe import Declaration, Flag, Message, Recipe, Sample
+from fedllm_bench.data.languages import language_of_name
+
+from .conversations import MODERATION, REDACTED, ROLES, TOXICITY, flags_of, turns_of
 
 FLAG_COLUMNS = {"moderation": "openai_moderation", "toxicity": "toxic", "redacted": "redacted"}
 COLUMNS: dict[str, Kind] = {"conversation": object, "language": str, "hashed_ip": USER_ID}

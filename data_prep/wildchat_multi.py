@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fedllm_bench.data_prep.common import Builder
-from fedllm_bench.data_prep.conversations import MALFORMED, alternates, turns_of
-from fedllm_bench.data_prep.readers import RawRecord
-from fedllm_bench.data_prep.recipe import Flag, Sample
-from fedllm_bench.data_prep.wildchat import DECLARATION as SINGLE
-from fedllm_bench.data_prep.wildchat import READ, sample_of
+from fedllm_bench.data.build.build import Builder
+from fedllm_bench.data.build.readers import RawRecord
+from fedllm_bench.data.build.recipe import Flag, Sample
+
+from .conversations import MALFORMED, alternates, turns_of
+from .wildchat import DECLARATION as SINGLE
+from .wildchat import READ, sample_of
 
 MIN_USER_TURNS = 2
 DECLARATION = replace(

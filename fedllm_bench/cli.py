@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from fedllm_bench import __version__, interrupts, process
+from fedllm_bench import __version__
 from fedllm_bench.commands import (
     answer,
     bench,
@@ -29,7 +29,8 @@ from fedllm_bench.commands import (
     report,
     submit,
 )
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import interrupts, process
+from fedllm_bench.common.errors import UserError
 
 BAD_INPUT = 2
 EPILOG = """start with:
@@ -78,7 +79,7 @@ def _nearest(given: str, options: set[str]) -> str:
     """A hint at the option, or the setting of `--set`, that is spelt most alike; "" where none is."""
     words = {option.lstrip("-"): option for option in options}
     if "--set" in options:
-        from fedllm_bench.config import option_types
+        from fedllm_bench.config.run import option_types
 
         settings = {key.rpartition(".")[2]: f"--set {key}=VALUE" for key in option_types()}
         words = settings | words

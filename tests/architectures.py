@@ -10,11 +10,11 @@ import torch
 from tiny import adapter_parameters, plain_loss, plain_peft
 from torch import Tensor, nn
 
-from fedllm_bench import models
-from fedllm_bench.config import Lora, Model
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.config import base_model
+from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.data.tokens import TokenRow
-from fedllm_bench.training.model import LoraModel, load_model
-from fedllm_bench.trees import Tree
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 SIZES = {
     "hidden_size": 32,
@@ -63,7 +63,7 @@ def make_folder(folder: Path, kind: str) -> Path:
     """A random model of 2 layers and hidden size 32 with the tokenizer of the embedded base."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(models.locate("mini"))
+    tokenizer = AutoTokenizer.from_pretrained(base_model.locate("mini"))
     sizes = GPT2_SIZES if kind == "gpt2" else SIZES
     config = AutoConfig.for_model(
         kind,

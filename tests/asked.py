@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from fedllm_bench.evaluation.journal import Key, Turn
+from fedllm_bench.evaluation.answering.journal import Key, Turn
 from fedllm_bench.evaluation.records import Prompt
 
 PROMPTS = [

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from fedllm_bench import cli, files
+from fedllm_bench import cli
 from fedllm_bench.commands import bench
-from fedllm_bench.report import run as report
+from fedllm_bench.common import files
+from fedllm_bench.pipeline import results_stage as report
 
 DRAW = report._draw
 TINY = (

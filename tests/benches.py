@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from fedllm_bench import files, presets
-from fedllm_bench.cell import Cell
-from fedllm_bench.client_rounds import FILE, watcher
+from fedllm_bench.common import files
+from fedllm_bench.common.trees import tmap
+from fedllm_bench.config import presets
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.loading import Bench, load_bench
 from fedllm_bench.methods.base import Server
-from fedllm_bench.metrics.base import LOSSES
+from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.client_rounds import FILE, watcher
+from fedllm_bench.runs.loading import Bench, load_bench
+from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training import engines
 from fedllm_bench.training.rounds import Run
-from fedllm_bench.trees import tmap
 
 DATASETS = {"sft": "aya", "preference": "chatbot_pa"}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedllm_bench.leaderboard.boards import Entry
-from fedllm_bench.leaderboard.measures import ESTIMATORS, Measure, side_of
-from fedllm_bench.leaderboard.tracks import Track, find_track
-from fedllm_bench.metrics.base import SCALES, Score
+from fedllm_bench.leaderboard.ranking.board import Entry
+from fedllm_bench.leaderboard.ranking.measures import ESTIMATORS, Measure, side_of
+from fedllm_bench.leaderboard.submission.tracks import Track, find_track
+from fedllm_bench.scores.score import SCALES, Score
 
 HIGHER = dict.fromkeys(("heldout", "heldout_tokens", "heldout_worst_tenth", "perplexity"), False)
 ESTIMATED = {

@@ -8,7 +8,8 @@ import json
 
 import numpy as np
 
-from fedllm_bench import files, presets
+from fedllm_bench.common import files
+from fedllm_bench.config import presets
 
 CLIENTS, ITEMS, ROUNDS = 24, 3, 6
 NAMES = tuple(f"user-{i:03d}" for i in range(CLIENTS))

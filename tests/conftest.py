@@ -23,18 +23,19 @@ import torch
 from needs import _only_what_it_needs, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401
 from tiny import ALL_LINEAR, widen_norms
 
-from fedllm_bench import files, models, presets
-from fedllm_bench.config import Lora, Model, RunConfig
+from fedllm_bench.common import files
+from fedllm_bench.config import base_model, presets
+from fedllm_bench.config.run import Lora, Model, RunConfig
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data.mini.dataset import BUILDERS, build_mini_aya
-from fedllm_bench.data.mini.users import Population
 from fedllm_bench.data.pairs import tokenise_pairs
 from fedllm_bench.data.tokens import tokenise_split
 from fedllm_bench.metrics.items import HeldoutItem, heldout_items
-from fedllm_bench.reference import with_reference
-from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.mini.dataset import BUILDERS, build_mini_aya
+from fedllm_bench.mini.users import Population
+from fedllm_bench.runs.reference import with_reference
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other, and 15 times longer than the work takes
 
@@ -115,7 +116,7 @@ def evaluation_sets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     """One prompt stands in for the evaluation sets, which `data build` would fetch."""
     file = tmp_path_factory.mktemp("sets") / "question.jsonl"
     file.write_text('{"prompt": "a question of an evaluation set"}\n')
-    monkeypatch.setattr("fedllm_bench.data_prep.evaluation.fetch", lambda name: file)
+    monkeypatch.setattr("fedllm_bench.data.build.decontaminate.fetch", lambda name: file)
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +134,7 @@ def packable_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _save_llama(folder: Path, hidden: int) -> Path:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(models.locate("mini"))
+    tokenizer = AutoTokenizer.from_pretrained(base_model.locate("mini"))
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.evaluation import records
-from fedllm_bench.evaluation.material import read_folder
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
-from fedllm_bench.evaluation.results import Evaluation
-from fedllm_bench.evaluation.scored import Options, evaluation_of, score_all
-from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.report.results import ScoreSet, client_rows, metrics_of, results_payload
-from fedllm_bench.report.schema import QUANTILES, check_results
+from fedllm_bench.evaluation.scoring.answered import read_folder
+from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation
+from fedllm_bench.evaluation.scoring.score_all import Options, evaluation_of, score_all
+from fedllm_bench.results.run_results import ScoreSet, client_rows, metrics_of, results_payload
+from fedllm_bench.results.schema import QUANTILES, check_results
+from fedllm_bench.scores.score import MetricInfo, Score
 
 LANGUAGES = ("English", "French", "Simplified Chinese", "Telugu")
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from bench_runs import TINY, words
 
-from fedllm_bench import cli, workers
-from fedllm_bench.cell import Cell
+from fedllm_bench import cli
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.grid import GridCell, Request, open_cells
+from fedllm_bench.pipeline import workers
+from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.grid import GridCell, Request, open_cells
 
 
 def grid_words(split: Path | None, out: Path, *more: str, dataset: str = "aya") -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evaluation_records import write_answers, write_judgements, write_prompts
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.evaluation import records
 from fedllm_bench.evaluation.judges.questions import Asker, request_hash
 from fedllm_bench.evaluation.judges.templates import Template

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fedllm_bench import files
-from fedllm_bench.evaluation.measured import Measured
-from fedllm_bench.evaluation.scored_runs import ScoredRun
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.common import files
+from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.run_scores import ScoredRun
+from fedllm_bench.scores.score import Score
 
 
 def scores_of(values: Mapping[str, Sequence[float | None]]) -> list[Score]:

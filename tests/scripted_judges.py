@@ -16,11 +16,11 @@ from fedllm_bench.evaluation.judges.errors import NoReplyError
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.questions import Question, request_hash
 from fedllm_bench.evaluation.judges.templates import Template
-from fedllm_bench.evaluation.judging import judge_all, own_replies, to_ask
-from fedllm_bench.evaluation.pair_judging import pair_works, sample
-from fedllm_bench.evaluation.pair_prompts import ORDERS, Material, mt_bench_material, pair_messages
+from fedllm_bench.evaluation.judging.judging import judge_all, own_replies, to_ask
+from fedllm_bench.evaluation.judging.pair_judging import pair_works, sample
+from fedllm_bench.evaluation.judging.pair_prompts import ORDERS, Material, mt_bench_material, pair_messages
+from fedllm_bench.evaluation.judging.votes import Match, Vote, by_match, expert_votes, majority
 from fedllm_bench.evaluation.records import Reply
-from fedllm_bench.evaluation.votes import Match, Vote, by_match, expert_votes, majority
 
 needs_mirror = pytest.mark.assets
 ONE = "[The Start of Assistant {0}'s Answer]\n{1}\n[The End of Assistant {0}'s Answer]"

@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 from bench_runs import quick, run
 
-from fedllm_bench import cli, files
+from fedllm_bench import cli
 from fedllm_bench.commands import answer
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.evaluation.judges.preset import load_judge
 from fedllm_bench.evaluation.judges.questions import Asker
 from fedllm_bench.evaluation.judges.rule import RuleJudge
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.report.results import client_rows, metrics_of
+from fedllm_bench.results.run_results import client_rows, metrics_of
 
 SEEDS = (0, 1, 2)
 OPEN = "mini-aya/open"

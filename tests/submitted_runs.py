@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files, presets
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.common import files
+from fedllm_bench.config import presets
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.report.results import ScoreSet, metrics_of
-from fedllm_bench.report.schema import SCHEMA_VERSION
+from fedllm_bench.results.run_results import ScoreSet, metrics_of
+from fedllm_bench.results.schema import SCHEMA_VERSION
+from fedllm_bench.scores.score import Score
 
 submit, own_runs, bundle, layout, problems, schema, untrusted, reading, limits = (
     importlib.import_module(f"fedllm_bench.leaderboard.{name}")

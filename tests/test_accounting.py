@@ -9,8 +9,8 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from sweeps import sweep
 
-from fedllm_bench.accounting import TOLERANCE, accountant_name, find_noise, spent_epsilon
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.methods.accounting import TOLERANCE, accountant_name, find_noise, spent_epsilon
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import pytest
 import torch
 from tiny import ALL_LINEAR, CPU, plain_loss, random_part, random_tree
 
-from fedllm_bench.config import Lora
-from fedllm_bench.files import read_json
-from fedllm_bench.training.adapter import save_adapter
+from fedllm_bench.common.files import read_json
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.run import Lora
 from fedllm_bench.training.batches import collate
-from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.loss import client_losses
-from fedllm_bench.trees import Tree
+from fedllm_bench.training.model.adapter import save_adapter
+from fedllm_bench.training.model.lora import initial_adapter
 
 LORA = Lora(rank=4, alpha=8, dropout=0.1, targets=ALL_LINEAR[::-1])
 

@@ -13,12 +13,12 @@ from bench_runs import assert_refused, quick, words
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.starting import NOT_MERGED, adapter_settings, locate_adapter
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.sides import plain_lora
-from fedllm_bench.starting import NOT_MERGED, adapter_settings, locate_adapter
-from fedllm_bench.training.adapter import merged
-from fedllm_bench.training.base import load_base, load_tokenizer, save_plain
+from fedllm_bench.evaluation.answering.subjects import plain_lora
+from fedllm_bench.training.model.adapter import merged
+from fedllm_bench.training.model.base import load_base, load_tokenizer, save_plain
 
 IDS = torch.arange(4, 28).view(2, 12)
 LAYERS = ["q_proj", "v_proj", "up_proj"]
@@ -172,8 +172,8 @@ def test_a_starting_adapter_without_finite_weights_is_one_line_and_no_run(
 
 
 def test_a_whole_layer_without_finite_weights_is_refused_too(tiny_folder: Path, tmp_path: Path) -> None:
-    from fedllm_bench.config import Lora, Model
-    from fedllm_bench.training.model import load_model
+    from fedllm_bench.config.run import Lora, Model
+    from fedllm_bench.training.model.lora_model import load_model
 
     trained(tiny_folder, tmp_path, modules_to_save=["lm_head"])
     with_tensors(tmp_path, lambda found: {k: t.fill_(torch.nan) if "lm_head" in k else t for k, t in found.items()})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.agreement import (
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.evaluation.judging.agreement import (
     EXPERTS,
     GPT4,
     PUBLISHED,
@@ -17,8 +17,8 @@ from fedllm_bench.evaluation.agreement import (
     pairs_between,
     share_of,
 )
-from fedllm_bench.evaluation.votes import Match, Vote, expert_votes, gpt4_votes, majority, read_votes
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.evaluation.judging.votes import Match, Vote, expert_votes, gpt4_votes, majority, read_votes
+from fedllm_bench.scores.score import Score
 
 needs_mirror = pytest.mark.assets
 

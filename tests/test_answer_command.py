@@ -12,14 +12,15 @@ import torch
 from bench_runs import code_of, quick, run
 from test_endpoint import Model, serving
 
-from fedllm_bench import cli, files
+from fedllm_bench import cli
 from fedllm_bench.commands import answer
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.evaluation import sides
+from fedllm_bench.evaluation.answering import subjects
+from fedllm_bench.evaluation.answering.subjects import plain_lora
 from fedllm_bench.evaluation.records import Answer, Prompt, answers_file, prompts_file, read_records
-from fedllm_bench.evaluation.run_split import split_of_run
-from fedllm_bench.evaluation.sides import plain_lora
-from fedllm_bench.training import model as training_model
+from fedllm_bench.runs.run_split import split_of_run
+from fedllm_bench.training.model import lora_model as training_model
 
 MORE = ("--metrics", "heldout", "--set", "lora.rank=4", "--set", "lora.alpha=8", "--set", "evaluation.local_clients=6")
 FEW = ("--limit", "4", "--max-new-tokens", "5")
@@ -61,7 +62,7 @@ def texts(folder: Path, benchmark: str, side: str) -> list[tuple[str, ...]]:
 def test_a_run_answers_with_base_and_global_adapter_from_one_base(shared: Path, monkeypatch, capsys):
     loads = []
     real = training_model.load_model
-    monkeypatch.setattr(sides, "load_model", lambda *args: loads.append(1) or real(*args))
+    monkeypatch.setattr(subjects, "load_model", lambda *args: loads.append(1) or real(*args))
     words = ["answer", str(shared), "--metrics", "mini,heldout_ref,harmless", *FEW]
     assert cli.main(words) == 0
     assert len(loads) == 1
@@ -86,7 +87,7 @@ def test_under_local_five_named_clients_answer_with_their_own_adapters(alone: Pa
     assert len(named) == 5
     assert found == ["base", *named, "prompts"]
     assert len({tuple(texts(alone, "harmless", name)) for name in named}) > 1
-    sizes = {client.id: client.train for client in split_of_run(alone, sides.open_run(alone)).manifest.clients}
+    sizes = {client.id: client.train for client in split_of_run(alone, subjects.open_run(alone)).manifest.clients}
     ordered = sorted(sizes, key=lambda client: sizes[client])
     assert {f"client-{ordered[0]}", f"client-{ordered[-1]}"} <= set(named)
     assert (
@@ -177,7 +178,7 @@ def test_a_server_that_takes_no_seed_is_answered_with_by_the_option_that_its_ref
 
 
 def test_failed_items_are_shown_and_the_exit_code_is_0(shared: Path, monkeypatch, capsys):
-    monkeypatch.setattr("fedllm_bench.evaluation.answering.context_of", lambda model: 12)
+    monkeypatch.setattr("fedllm_bench.evaluation.answering.model_answers.context_of", lambda model: 12)
     assert cli.main(["answer", str(shared), "--metrics", "harmless", *FEW, "--sides", "base"]) == 0
     shown = capsys.readouterr().out
     assert "4 failed" in shown

@@ -12,9 +12,10 @@ from evaluation_records import answer_of, evaluate, plain_prompts, ref_prompts, 
 from sacrebleu.metrics import BLEU
 from sklearn.metrics.pairwise import cosine_distances
 
-from fedllm_bench import files
+from fedllm_bench.common import files
+from fedllm_bench.comparison.open_scores import from_answers
 from fedllm_bench.evaluation import split_prompts
-from fedllm_bench.evaluation.answer_diversity import (
+from fedllm_bench.evaluation.metrics.answer_diversity import (
     FEW,
     PARTNERS,
     among_scores,
@@ -24,13 +25,12 @@ from fedllm_bench.evaluation.answer_diversity import (
     spread,
     unlike,
 )
-from fedllm_bench.evaluation.open_metrics import OPEN_METRICS, open_metrics
-from fedllm_bench.evaluation.open_scores import from_answers
-from fedllm_bench.evaluation.own_rows import OWN_ROWS, Owners, OwnRows, owners_of, owners_of_run
-from fedllm_bench.evaluation.reference_metrics import remembering
-from fedllm_bench.evaluation.views import pseudo_values
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.report.html_run import write_evaluation_report
+from fedllm_bench.evaluation.metrics.own_user import OWN_ROWS, Owners, OwnRows, owners_of, owners_of_run
+from fedllm_bench.evaluation.metrics.references import remembering
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS, open_metrics
+from fedllm_bench.evaluation.scoring.views import pseudo_values
+from fedllm_bench.report.page.write import write_evaluation_report
+from fedllm_bench.scores.score import Score
 
 
 def said(prompts, texts):
@@ -78,7 +78,9 @@ def test_self_bleu_is_sacrebleus_mean_over_all_pairs_where_there_are_few():
 
 def test_self_bleu_asks_for_a_bounded_number_of_pairs(monkeypatch):
     asked = []
-    monkeypatch.setattr("fedllm_bench.evaluation.answer_diversity.bleu", lambda a, b: asked.append((a, b)) or 1.0)
+    monkeypatch.setattr(
+        "fedllm_bench.evaluation.metrics.answer_diversity.bleu", lambda a, b: asked.append((a, b)) or 1.0
+    )
     assert self_bleu([f"word{i}" for i in range(50)]) == pytest.approx(1)
     assert len(asked) == len({frozenset(pair) for pair in asked}) == 50 * PARTNERS
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from asked import PROMPTS, Scripted
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.evaluation.answering.answer_side import answer_side, finished, forget_failed, locked
+from fedllm_bench.evaluation.answering.journal import Journal, journal_file
+from fedllm_bench.evaluation.answering.plan import keep_to, plan_of
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Overrides
-from fedllm_bench.evaluation.journal import Journal, journal_file
-from fedllm_bench.evaluation.plan import keep_to, plan_of
 from fedllm_bench.evaluation.records import Answer, Prompt, answers_file, prompts_file, read_records
-from fedllm_bench.evaluation.session import answer_side, finished, forget_failed, locked
 
 # --- journal and file
 

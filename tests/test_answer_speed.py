@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from fedllm_bench.benchmarks.perf import answers as script
-from fedllm_bench.evaluation import meter
-from fedllm_bench.evaluation.meter import Meter
+from fedllm_bench.common import meter
+from fedllm_bench.common.meter import Meter
 
 
 @pytest.mark.assets

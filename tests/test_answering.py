@@ -14,16 +14,16 @@ import torch
 from asked import PROMPTS
 from tiny import random_tree
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.chat import NAMES, template_text
 from fedllm_bench.data.tokens import encode_prompts, encode_turns
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.answering import ModelAnswerer, context_of
-from fedllm_bench.evaluation.attaching import answering_with
-from fedllm_bench.evaluation.encoding import Template, encoder, named_template
-from fedllm_bench.evaluation.journal import Key, Turn
+from fedllm_bench.evaluation.answering.encoding import Template, encoder, named_template
+from fedllm_bench.evaluation.answering.journal import Key, Turn
+from fedllm_bench.evaluation.answering.merged_adapter import answering_with
+from fedllm_bench.evaluation.answering.model_answers import ModelAnswerer, context_of
 from fedllm_bench.evaluation.records import Prompt
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel
 
 MINI = Template("mini", template_text("mini"))
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from items import SETTINGS, item_of
 from tiny import random_tree
 
-from fedllm_bench.metrics import generate, mini
-from fedllm_bench.metrics.generate import answers
+from fedllm_bench.metrics import mini, running
 from fedllm_bench.metrics.mini import MiniExact
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.metrics.running import answers
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel
 
 
 def test_exact_match_compares_the_stripped_text_letter_by_letter(monkeypatch):
@@ -82,4 +82,4 @@ def test_an_answer_ends_at_the_end_token_and_at_the_limit(tiny_model: LoraModel,
 
 def test_no_question_gives_no_answer(tiny_model: LoraModel):
     assert answers(tiny_model, [], SETTINGS) == []
-    assert generate.answers is answers
+    assert running.answers is answers

@@ -7,18 +7,18 @@ import torch
 from architectures import OF_ITS_OWN, load, make_folder, peft_loss_and_gradients, widen_all_norms
 from tiny import CPU, client_task, random_part, random_tree, settings
 
-from fedllm_bench.config import Lora
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import read_json
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import read_json
+from fedllm_bench.common.trees import Tree, tmap
+from fedllm_bench.config.run import Lora
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training import loss
-from fedllm_bench.training.adapter import save_adapter
 from fedllm_bench.training.batches import collate
 from fedllm_bench.training.block import train_block
-from fedllm_bench.training.lora import attach, detach, initial_adapter
 from fedllm_bench.training.loss import client_losses
-from fedllm_bench.training.model import LoraModel
-from fedllm_bench.trees import Tree, tmap
+from fedllm_bench.training.model.adapter import save_adapter
+from fedllm_bench.training.model.lora import attach, detach, initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel
 
 AUTO = {
     "llama": ("q_proj", "v_proj"),

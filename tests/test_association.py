@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedllm_bench.diversity.association import (
+from fedllm_bench.diversity.insight.association import (
     Resamples,
     correlation,
     detectable,

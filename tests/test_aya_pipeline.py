@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 from sweeps import sweep
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.build import Recipe
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.data_prep.aya import AYA, build
-from fedllm_bench.data_prep.common import Recipe
-from fedllm_bench.errors import UserError
 
 SMALL = Recipe(min_samples=10, heldout=0.2, unseen_clients=4)
 

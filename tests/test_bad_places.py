@@ -15,7 +15,8 @@ import pytest
 import torch
 from bench_runs import assert_refused, code_of, folder_of, outcome, quick, quiet_environment, words
 
-from fedllm_bench import cli, files
+from fedllm_bench import cli
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 
 HOME = Path(__file__).resolve().parents[1]
@@ -162,7 +163,7 @@ def test_after_a_full_disk_the_results_so_far_stay_and_the_same_command_finishes
         real(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedllm_bench.files.os.fsync", fsync)
+        patch.setattr("fedllm_bench.common.files.os.fsync", fsync)
         assert code_of(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "No space left on device" in line
@@ -191,7 +192,7 @@ def test_other_errors_of_the_system_are_not_hidden(tiny_split: Split, tmp_path: 
     def broken(*args: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("fedllm_bench.stages.run_cell", broken)
+    monkeypatch.setattr("fedllm_bench.pipeline.stages.run_cell", broken)
     with pytest.raises(OSError, match="Input/output"):
         cli.main(words("fedavg", tiny_split.folder, tmp_path))
 

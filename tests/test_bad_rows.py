@@ -13,9 +13,9 @@ from raw_rows import aya, chat, vote, write_raw
 from test_data_command import run
 from test_flag_forms import as_parquet, built
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.pipelines import load_pipeline
 from fedllm_bench.data.manifest import open_split
-from fedllm_bench.data_prep import load_pipeline
-from fedllm_bench.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("evaluation_sets")
 OPTIONS = ["--min-samples", 1, "--unseen", 0, "--near-duplicates", "off"]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny import CPU
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.tokens import TokenRow
-from fedllm_bench.errors import UserError
 from fedllm_bench.training.batches import choose_clients, collate, plan_steps, schedule
 
 PINNED_CLIENTS = [[0, 1, 2, 9, 10, 16, 20, 26], [0, 11, 13, 14, 20, 22, 26, 27]]

@@ -14,13 +14,15 @@ from bench_runs import TINY, quick, quiet_environment, run, words
 from sweeps import UNLIKE, sweep
 
 import fedllm_bench
-from fedllm_bench import cli, files, models, presets, provenance
-from fedllm_bench.cell import Cell
+from fedllm_bench import cli
+from fedllm_bench.common import files, provenance
+from fedllm_bench.config import base_model, presets
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.methods import METHODS
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.report.schema import check_results
-from fedllm_bench.stages import folder_name
+from fedllm_bench.pipeline.stages import folder_name
+from fedllm_bench.results.schema import check_results
+from fedllm_bench.runs.cell import Cell
 
 OF_ROWS = tuple(name for name, metric in METRICS.items() if metric.task == "sft")
 
@@ -101,7 +103,7 @@ def test_the_run_folder_holds_its_config_origin_plan_rounds_scores_and_figures(d
     assert environment["packages"]["torch"].startswith("2.")
     assert len([version for version in environment["packages"].values() if version]) == 10
     assert environment["data"]["split_hash"] == tiny_split.hash
-    assert environment["data"]["base_hash"] == models.fingerprint(models.locate("mini"))
+    assert environment["data"]["base_hash"] == base_model.fingerprint(base_model.locate("mini"))
     assert files.read_json(done / "plan.json")["threads"] == 1
     rounds = files.read_jsonl(done / "rounds.jsonl")
     assert [(record["round"], len(record["client_ids"])) for record in rounds] == [(1, 3), (2, 3)]
@@ -120,8 +122,8 @@ def test_plain_peft_loads_the_adapter_with_the_same_heldout_loss(done: Path, tin
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base = AutoModelForCausalLM.from_pretrained(models.locate("mini"), dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(models.locate("mini"))
+    base = AutoModelForCausalLM.from_pretrained(base_model.locate("mini"), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base_model.locate("mini"))
     rows = {(row.client_id, row.row_id): row for row in tiny_split.rows("heldout")[::5]}
 
     def losses(model: Any) -> dict[tuple[str, str], float]:
@@ -153,8 +155,8 @@ def test_a_second_identical_call_shows_the_finished_results_at_once(
     def refuse(*args: object) -> None:
         raise AssertionError("a finished run was run again")
 
-    monkeypatch.setattr("fedllm_bench.stages.load_bench", refuse)
-    monkeypatch.setattr("fedllm_bench.stages.run_cell", refuse)
+    monkeypatch.setattr("fedllm_bench.pipeline.stages.load_bench", refuse)
+    monkeypatch.setattr("fedllm_bench.pipeline.stages.run_cell", refuse)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert cli.main(words("fedavg", tiny_split.folder, out)) == 0
     shown = capsys.readouterr().out
@@ -251,7 +253,7 @@ def test_the_baseline_is_run_once_for_all_methods_of_a_seed(
     tiny_split: Split, less: tuple[str, ...], tmp_path: Path, monkeypatch
 ):
     trained: list[str] = []
-    from fedllm_bench import stages
+    from fedllm_bench.pipeline import stages
 
     real = stages.run_rounds
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from bench_runs import TINY, assert_refused, outcome, quick
 
-from fedllm_bench import cli, files
+from fedllm_bench import cli
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.report.schema import check_results
+from fedllm_bench.results.schema import check_results
 
 
 def words(dataset: str, split: Split, model: Path, out: Path, *settings: str) -> list[str]:

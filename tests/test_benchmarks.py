@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.decontaminate import normal
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data_prep.evaluation import normal
-from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation import split_prompts
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Context, Overrides, make_prompts, named
 from fedllm_bench.evaluation.records import Prompt

@@ -9,13 +9,13 @@ import torch
 from bench_runs import quick, run
 from tiny import client_task, random_part, random_tree, settings
 
-from fedllm_bench import files
+from fedllm_bench.common import files
+from fedllm_bench.common.trees import Tree, norm, tmap
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.block import ClientResult, train_block
 from fedllm_bench.training.checkpoint import load_server
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel
-from fedllm_bench.trees import Tree, norm, tmap
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel
 
 EPS = torch.finfo(torch.bfloat16).eps  # 2^-7: a number is rounded by half of it at most, relative to itself
 PART = random_part(seed=11, num_rows=24)

@@ -20,17 +20,17 @@ from tiny import (
     settings,
 )
 
-from fedllm_bench.config import Local
+from fedllm_bench.common.trees import Tree, tmap
+from fedllm_bench.config.run import Local
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import block
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.objectives import OBJECTIVES
-from fedllm_bench.trees import Tree, tmap
 
 ROWS = {0: range(5), 1: range(5, 8), 2: range(8, 20), 3: range(20, 22)}
 STEPS = {0: 3, 1: 1, 2: 4, 3: 0}

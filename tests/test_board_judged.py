@@ -10,8 +10,8 @@ import pytest
 from board_submissions import run_files, write
 from evaluation_records import judgements_of, plain_prompts, write_answers, write_judgements, write_prompts
 
-from fedllm_bench.leaderboard.build import build
-from fedllm_bench.leaderboard.tracks import load_tracks
+from fedllm_bench.leaderboard.site.build import build
+from fedllm_bench.leaderboard.submission.tracks import load_tracks
 
 JUDGE, ITEMS = "rule-1a2b3c4d", 12
 RIGHT = {"fedavg": 4, "scaffold": 9, "fedyogi": 6}  # of ITEMS; fedprox's answers are judged by nobody

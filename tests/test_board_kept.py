@@ -10,7 +10,7 @@ import zlib
 import pytest
 from board_submissions import write_method
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 
 LEVELS = {"fedavg": 0.50, "fedprox": 0.52, "scaffold": 0.75}
 

@@ -6,7 +6,7 @@ import pytest
 from shipped import SUBMISSIONS
 
 from fedllm_bench.benchmarks.perf import board
-from fedllm_bench.leaderboard.bundle import open_bundle
+from fedllm_bench.leaderboard.submission.bundle import open_bundle
 
 
 def test_help_has_examples_and_counts_are_checked(capsys, tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from board_entries import measure, table
 
-from fedllm_bench.leaderboard.intervals import over_units
-from fedllm_bench.leaderboard.relations import Compared, unit_signs
+from fedllm_bench.leaderboard.ranking.intervals import over_units
+from fedllm_bench.leaderboard.ranking.relations import Compared, unit_signs
 
 NAMES = ("heldout", "heldout_tokens", "heldout_worst_tenth", "perplexity", "mini_exact")
 

@@ -18,10 +18,10 @@ from evaluation_records import HOSTILE, plain_prompts, write_answers, write_prom
 from scipy import stats
 
 from fedllm_bench.cli import main
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.build import build
-from fedllm_bench.report.csv_text import FORMULA
-from fedllm_bench.report.formats import number
+from fedllm_bench.common.csv_text import FORMULA
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.text import number
+from fedllm_bench.leaderboard.site.build import build
 
 LEVELS = {"fedavg": 0.50, "fedprox": 0.52, "scaffold": 0.75, "local": 0.30}
 ID = "mini-aya_fixed_1-5b5b5b5b"

@@ -14,10 +14,10 @@ from bench_runs import code_of, quick
 from shipped import shipped_as
 from submissions import SEEDS, Forgery, codes, context, module, rejudged
 
-from fedllm_bench import files
 from fedllm_bench.commands import bench
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.errors import UserError
 
 NAME = ("--name", "A. Maintainer")
 

@@ -22,7 +22,7 @@ from submitted_runs import (
     write_submission,
 )
 
-from fedllm_bench.files import read_json, sha256_json
+from fedllm_bench.common.files import read_json, sha256_json
 
 RUN = "runs/0"
 SCORES = f"{RUN}/scores/heldout.after.jsonl.gz"

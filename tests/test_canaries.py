@@ -12,7 +12,7 @@ from safetensors.torch import load, save_file
 from submitted_runs import bundle, own_runs, scores_of, statement, write_run
 
 from fedllm_bench.commands.submit import CANARIES as NAMED
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 canaries, placing, random_adapter, recompute = (
     importlib.import_module(f"fedllm_bench.leaderboard.{name}")

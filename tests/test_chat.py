@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.chat import NAMES, Segment, prompts, segments, template_text
 from fedllm_bench.data.rows import SftRow, Turn
 from fedllm_bench.data.tokens import encode, encode_prompts
-from fedllm_bench.errors import UserError
 
 # As published with FedLLM-Bench (utils/template.py; the multi-turn one is FastChat's vicuna_v1.1): the alpaca
 # text has a space after the instruction, and later vicuna turns have none before USER.

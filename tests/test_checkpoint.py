@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedllm_bench import files
+from fedllm_bench.common import files
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import Server
 from fedllm_bench.training.checkpoint import (
     ClientStates,
@@ -19,7 +20,6 @@ from fedllm_bench.training.checkpoint import (
     save_server,
     save_trees,
 )
-from fedllm_bench.trees import Tree
 
 Z_FIRST = {
     "base_model.model.z.lora_A.weight": torch.tensor([[1e-45, -0.0, float("inf")]]),
@@ -92,7 +92,7 @@ def test_a_write_that_breaks_leaves_the_last_checkpoint(error, tmp_path, monkeyp
     def broken(descriptor: int) -> None:
         raise error
 
-    monkeypatch.setattr("fedllm_bench.files.os.fsync", broken)
+    monkeypatch.setattr("fedllm_bench.common.files.os.fsync", broken)
     with pytest.raises(type(error)):
         save_server(tmp_path, Server(Z_FIRST, round=2))
     found = load_server(tmp_path)

@@ -14,16 +14,17 @@ from bench_runs import TINY, assert_refused, folder_of, outcome, quick, run, wor
 from benches import Killed, bench_loader, lines_of, run_of
 from sweeps import sweep
 
-from fedllm_bench import client_rounds, files
-from fedllm_bench.client_rounds import FILE, watcher
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import Server
-from fedllm_bench.metrics.base import is_unseen
 from fedllm_bench.metrics.likelihood import HeldoutLoss
-from fedllm_bench.metrics.stats import per_cluster
-from fedllm_bench.report.per_client import moments
-from fedllm_bench.scoring import read_scores
+from fedllm_bench.results.per_client import moments
+from fedllm_bench.runs import client_rounds
+from fedllm_bench.runs.client_rounds import FILE, watcher
+from fedllm_bench.runs.scoring import read_scores
+from fedllm_bench.scores.score import is_unseen
+from fedllm_bench.scores.summaries import per_cluster
 from fedllm_bench.training import rounds
 from fedllm_bench.training.rounds import run_rounds
 

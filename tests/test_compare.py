@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 from scored_folders import a_run, of_units, scores_of
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.compare import (
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.comparison.compare import (
     alike_named,
     check_alike,
     chosen_metrics,
@@ -18,9 +18,9 @@ from fedllm_bench.evaluation.compare import (
     compare_models,
     shared_seeds,
 )
-from fedllm_bench.evaluation.power import detectable, needed
-from fedllm_bench.metrics.stats import paired_clusters, paired_difference
-from fedllm_bench.report.comparison import sentence
+from fedllm_bench.report.page.compare_text import sentence
+from fedllm_bench.scores.power import detectable, needed
+from fedllm_bench.scores.summaries import paired_clusters, paired_difference
 
 
 def models(a, b, **more):

@@ -12,12 +12,13 @@ import pytest
 from bench_runs import code_of
 from scored_folders import edited, of_units, scores_of, write_run
 
-from fedllm_bench import cli, files
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation import scored_runs
-from fedllm_bench.evaluation.measured import Measured
-from fedllm_bench.evaluation.scored_runs import load_run, load_scores, open_side
-from fedllm_bench.metrics.base import Score
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.comparison import run_scores
+from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.run_scores import load_run, load_scores, open_side
+from fedllm_bench.scores.score import Score
 
 RNG = np.random.default_rng(0)
 BASE = RNG.normal(size=24)
@@ -203,12 +204,12 @@ def test_other_sources_of_scores_plug_in(tmp_path, monkeypatch, capsys):
     folders = [write_run(tmp_path / name, {"m": of_units([1.0])}) for name in "ab"]
     for folder, shift in zip(folders, (0, 1), strict=True):
         files.write_json(folder / "open.json", (BASE + shift * (BASE > 0)).tolist())
-    monkeypatch.setattr(scored_runs, "SOURCES", (*scored_runs.SOURCES, opened))
+    monkeypatch.setattr(run_scores, "SOURCES", (*run_scores.SOURCES, opened))
     text = shown(capsys, *folders)
     assert "items clustered by client or question" in text
     assert "mt_bench ↑ (judge rule, seed 0): model B is better by" in text
     assert "at n = 24 questions" in " ".join(text.split())
-    monkeypatch.setattr(scored_runs, "SOURCES", (opened, opened))
+    monkeypatch.setattr(run_scores, "SOURCES", (opened, opened))
     with pytest.raises(UserError, match="mt_bench is there twice"):
         load_run(folders[0])
 

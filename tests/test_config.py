@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from fedllm_bench import config, presets
-from fedllm_bench.config import RunConfig, check
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import presets, run
+from fedllm_bench.config.run import RunConfig, check
 
-PARTS = {**config.SECTIONS, "method": config.Method}
+PARTS = {**run.SECTIONS, "method": run.Method}
 
 
 @pytest.fixture(scope="module")

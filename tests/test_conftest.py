@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.data.clients import Clients
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora_model import LoraModel
 
 
 def test_the_network_is_closed_but_for_loopback():

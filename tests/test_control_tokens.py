@@ -12,16 +12,16 @@ import pytest
 from own_tokenizers import TOKENIZERS, fast, unigram
 from tokenizers import AddedToken, Tokenizer, models
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.chat import NAMES, render, template_text
 from fedllm_bench.data.control import control_tokens
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.pairs import encode_pairs, tokenise_pairs
 from fedllm_bench.data.rows import PreferenceRow, SftRow, Turn
 from fedllm_bench.data.tokens import encode, encode_prompts, encode_turns, tokenise_split
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.answering import conversation
-from fedllm_bench.evaluation.encoding import Template, encoder
-from fedllm_bench.evaluation.journal import Turn as Answered
+from fedllm_bench.evaluation.answering.encoding import Template, encoder
+from fedllm_bench.evaluation.answering.journal import Turn as Answered
+from fedllm_bench.evaluation.answering.model_answers import conversation
 from fedllm_bench.evaluation.records import Prompt
 
 MINI = template_text("mini")

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from fedllm_bench.report.csv_text import FORMULA, csv_text
+from fedllm_bench.common.csv_text import FORMULA, csv_text
 
 HOSTILE = [f"{sign}1" for sign in FORMULA] + [" =1", "\n@x", "\tx"]
 

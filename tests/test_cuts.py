@@ -10,15 +10,15 @@ import pytest
 from bench_runs import quick, run
 from payloads import PAYLOAD
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.manifest import PARTS, Split
 from fedllm_bench.data.pairs import encode_pairs, tokenise_pairs
 from fedllm_bench.data.tokens import encode, tokenise_split
-from fedllm_bench.report.cuts import about_cuts, cuts_block
-from fedllm_bench.report.schema import check_results
 from fedllm_bench.report.tables import terminal_table
-from fedllm_bench.scoring import read_scores
+from fedllm_bench.results.cuts import about_cuts, cuts_block
+from fedllm_bench.results.schema import check_results
+from fedllm_bench.runs.scoring import read_scores
 
 MINI = template_text("mini")
 LENGTH = 16  # cuts some rows of each part, and leaves nothing of a few

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from fedllm_bench.commands import data, terminal
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.pipelines import PIPELINES, load_pipeline
+from fedllm_bench.data.languages import normal_language
 from fedllm_bench.data.manifest import open_split
-from fedllm_bench.data_prep import PIPELINES, load_pipeline
 from fedllm_bench.data_prep.aya import AYA
-from fedllm_bench.data_prep.languages import normal_language
-from fedllm_bench.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("evaluation_sets")
 
@@ -134,7 +134,7 @@ def test_help_has_examples(words, capsys):
 
 
 def test_help_loads_nothing_heavy():
-    code = "import sys, fedllm_bench.commands.data, fedllm_bench.data_prep;"
+    code = "import sys, fedllm_bench.commands.data, fedllm_bench.data.build.pipelines;"
     code += "print([m for m in ('pyarrow', 'pandas', 'datasets', 'pydantic', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -9,9 +9,9 @@ from raw_rows import aya, random_rows, vote
 from test_data_command import run
 from test_pipelines import make
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.lengths import spread, token_counter
 from fedllm_bench.data.split_stats import concentration, duplicates, part_facts, split_stats
-from fedllm_bench.errors import UserError
 
 
 def test_stats_by_hand(tmp_path):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedllm_bench.evaluation import decoding, kv_cache
-from fedllm_bench.evaluation.decoding import Queue, Row, decode, end_tokens
-from fedllm_bench.evaluation.sampling import uniforms
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.evaluation.answering import decoding, kv_cache
+from fedllm_bench.evaluation.answering.decoding import Queue, Row, decode, end_tokens
+from fedllm_bench.evaluation.answering.sampling import uniforms
+from fedllm_bench.training.model.lora_model import LoraModel
 
 LENGTHS = (3, 17, 1, 9, 30, 4, 22, 12)
 LIMITS = (6, 9, 12, 1, 7, 12, 5, 10)

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedllm_bench.diversity.cache import FILE, Kept, default_cache, key
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.diversity.embedding.cache import FILE, Kept, default_cache, key
 
 WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from fedllm_bench.diversity.cache import Kept, key
+from fedllm_bench.diversity.embedding.cache import Kept, key
 kept, who = Kept(Path(sys.argv[1])), sys.argv[2]
 for number in range(int(sys.argv[3])):
     kept.put_many({key(who, str(number), str(part)): np.full(4, number, np.float32) for part in range(8)})

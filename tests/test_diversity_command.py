@@ -12,8 +12,8 @@ import pytest
 from fedllm_bench import cli
 from fedllm_bench.commands import diversity as command
 from fedllm_bench.diversity import report as reports
+from fedllm_bench.diversity.inputs import Work
 from fedllm_bench.diversity.settings import SECTIONS, Settings
-from fedllm_bench.diversity.work import Work
 
 CHEAP = ("quantity", "length", "language")
 

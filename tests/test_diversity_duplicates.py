@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from diverse_rows import row
 
-from fedllm_bench.data_prep.near import PERMUTATIONS, SIMILARITY, sketch
-from fedllm_bench.diversity import duplicates
-from fedllm_bench.diversity.duplicates import find_duplicates
-from fedllm_bench.diversity.quality import quality_section
+from fedllm_bench.data.build.near import PERMUTATIONS, SIMILARITY, sketch
+from fedllm_bench.diversity.quality import duplicates
+from fedllm_bench.diversity.quality.duplicates import find_duplicates
+from fedllm_bench.diversity.quality.quality import quality_section
 
 LONG = " ".join(f"word{i}" for i in range(100))
 

@@ -12,13 +12,13 @@ import pytest
 from sentence_model import encoder_folder
 from sklearn.metrics import adjusted_rand_score
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data.mini.dataset import build_mini_aya
-from fedllm_bench.data.mini.users import Population
-from fedllm_bench.diversity import encoder
-from fedllm_bench.diversity.embedding import Arrays, distance_to_rest, embedding_section
+from fedllm_bench.diversity.embedding import encoder
+from fedllm_bench.diversity.embedding.embedding import Arrays, distance_to_rest, embedding_section
 from fedllm_bench.diversity.rows import DiversityRow, read_rows
-from fedllm_bench.errors import UserError
+from fedllm_bench.mini.dataset import build_mini_aya
+from fedllm_bench.mini.users import Population
 
 Found = tuple[dict[str, Any], Arrays]
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from sentence_model import encoder_folder
 
-from fedllm_bench.diversity import sentences
-from fedllm_bench.diversity.cache import Kept
-from fedllm_bench.diversity.encoder import DEFAULT_MODEL, EncoderSettings, embed, fingerprint
-from fedllm_bench.diversity.lsa import MAX_CHARACTERS
-from fedllm_bench.diversity.sentences import Encoding, batches
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.diversity.embedding import sentences
+from fedllm_bench.diversity.embedding.cache import Kept
+from fedllm_bench.diversity.embedding.encoder import DEFAULT_MODEL, EncoderSettings, embed, fingerprint
+from fedllm_bench.diversity.embedding.lsa import MAX_CHARACTERS
+from fedllm_bench.diversity.embedding.sentences import Encoding, batches
 
 TEXTS = [
     "Where do penguins live?",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from fedllm_bench.diversity.clustering import cluster
-from fedllm_bench.diversity.maps import draw_map, sample
+from fedllm_bench.diversity.embedding.clustering import cluster
+from fedllm_bench.diversity.embedding.maps import draw_map, sample
 
 
 def _similarity(groups: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -10,10 +10,10 @@ import torch
 from diverse_rows import Memory, row
 
 from fedllm_bench.data.chat import template_text
-from fedllm_bench.diversity import ifd
-from fedllm_bench.diversity.duplicates import find_duplicates
-from fedllm_bench.diversity.ifd import Reader, difficulties
-from fedllm_bench.diversity.quality import quality_section
+from fedllm_bench.diversity.quality import ifd
+from fedllm_bench.diversity.quality.duplicates import find_duplicates
+from fedllm_bench.diversity.quality.ifd import Reader, difficulties
+from fedllm_bench.diversity.quality.quality import quality_section
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 PROMPTS = {

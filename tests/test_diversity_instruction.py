@@ -11,12 +11,12 @@ from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import adjusted_rand_score
 
-from fedllm_bench.diversity import verbs
-from fedllm_bench.diversity.instruction import instruction_section, shared_bits
+from fedllm_bench.diversity.instruction import verbs
+from fedllm_bench.diversity.instruction.instruction import instruction_section, shared_bits
+from fedllm_bench.diversity.instruction.terms import c_tf_idf, class_terms, common_terms, terms_of
+from fedllm_bench.diversity.instruction.topics import find_topics, topic_entries
+from fedllm_bench.diversity.instruction.verbs import Asked, asked_in, verb_entries
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.diversity.terms import c_tf_idf, class_terms, common_terms, terms_of
-from fedllm_bench.diversity.topics import find_topics, topic_entries
-from fedllm_bench.diversity.verbs import Asked, asked_in, verb_entries
 
 SETTINGS = SimpleNamespace(seed=0)
 WORDS = {"cook": ("soup", "salt", "oven"), "travel": ("train", "ticket", "hotel"), "code": ("loop", "bug", "class"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 
-from fedllm_bench.diversity.kernels import (
+from fedllm_bench.diversity.embedding.kernels import (
     cosine_of_means,
     gaussian_kernel,
     group_sums,

@@ -9,10 +9,10 @@ import pytest
 from diverse_rows import row
 from scipy import stats
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.diversity.agreement import NO_PAIRS, agreement
 from fedllm_bench.diversity.preference import preference_section
 from fedllm_bench.diversity.traits import TRAITS, scripts
-from fedllm_bench.errors import UserError
 
 MARKDOWN = """# Title
 Some **bold** and __also bold__ words, 2 * 3 * 4.

@@ -12,20 +12,20 @@ from bench_runs import quick, run
 from test_rounds_resume import Killed, killed_at, left_behind, same_bits
 from tiny import ALL_LINEAR, client_task, plain_loss, plain_steps, random_part, random_tree, settings, widen_norms
 
-from fedllm_bench import files
-from fedllm_bench.config import Lora, Model
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.trees import Tree, norm, tmap
+from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.training.adapter import save_adapter
 from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.engines import ENGINES, in_process
-from fedllm_bench.training.lora import Masks, attach, detach, initial_adapter
-from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.training.model.adapter import save_adapter
+from fedllm_bench.training.model.lora import Masks, attach, detach, initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 from fedllm_bench.training.rounds import Run, run_rounds
 from fedllm_bench.training.trl_client import adapter_parameters
-from fedllm_bench.trees import Tree, norm, tmap
 
 LORA = Lora(rank=4, alpha=8, dropout=0.0, targets=ALL_LINEAR, dora=True)
 PART = random_part(seed=11, num_rows=12)

@@ -8,8 +8,8 @@ import os
 import pytest
 from loopback import Site, serve
 
-from fedllm_bench.data import download as d
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.fetch import download as d
 
 BODY = os.urandom(3 * 2**20 + 17)
 RIGHT = d.sha256_is(hashlib.sha256(BODY).hexdigest())

@@ -12,6 +12,7 @@ from sweeps import UNLIKE, sweep
 from test_block import GROUPINGS, ROWS, STEPS, gap, start_of
 from tiny import CPU, adapter_parameters, client_task, plain_peft, plain_steps, random_tree, settings
 
+from fedllm_bench.common.trees import tmap
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.fedprox import FedProx
@@ -19,9 +20,8 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import objectives
 from fedllm_bench.training.batches import collate
 from fedllm_bench.training.block import ClientTask, train_block
-from fedllm_bench.training.lora import initial_adapter
+from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.objectives import PAIR_LOSSES
-from fedllm_bench.trees import tmap
 
 PART = random_pairs(seed=11, num_pairs=22)
 KINDS = sorted(PAIR_LOSSES)

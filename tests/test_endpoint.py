@@ -17,14 +17,14 @@ import pytest
 from asked import PROMPTS
 from loopback import listening
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.endpoint import EndpointAnswerer, served_model
-from fedllm_bench.evaluation.journal import Journal, Turn, journal_file
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.evaluation.answering.answer_side import answer_side, forget_failed
+from fedllm_bench.evaluation.answering.journal import Journal, Turn, journal_file
+from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer, served_model
 from fedllm_bench.evaluation.judges import asking
 from fedllm_bench.evaluation.judges.limiter import Limiter
 from fedllm_bench.evaluation.judges.streak import MOST_GIVEN_UP, MOST_REFUSED
 from fedllm_bench.evaluation.records import Prompt, answers_file
-from fedllm_bench.evaluation.session import answer_side, forget_failed
 
 TRIES = 3
 Fault = tuple[int, dict[str, str], bytes] | str

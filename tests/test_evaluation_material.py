@@ -16,13 +16,14 @@ from evaluation_records import (
     write_prompts,
 )
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation import current, records
-from fedllm_bench.evaluation.grading import STALE
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.evaluation import records
 from fedllm_bench.evaluation.judges.questions import Question, Slot
-from fedllm_bench.evaluation.material import read_folder
-from fedllm_bench.report.evaluation_table import evaluation_table
+from fedllm_bench.evaluation.judging import staleness
+from fedllm_bench.evaluation.judging.grading import STALE
+from fedllm_bench.evaluation.scoring.answered import read_folder
+from fedllm_bench.report.page.evaluation_table import evaluation_table
 
 
 def test_an_answer_to_another_version_of_a_prompt_is_no_answer(tmp_path):
@@ -69,8 +70,8 @@ def test_a_reply_to_another_answer_does_not_count(tmp_path, monkeypatch):
     def request_hash(model, options, messages, repeat):
         return f"{model} {messages} {repeat}"
 
-    monkeypatch.setattr(current, "Asker", StubAsker)
-    monkeypatch.setattr(current, "request_hash", request_hash)
+    monkeypatch.setattr(staleness, "Asker", StubAsker)
+    monkeypatch.setattr(staleness, "request_hash", request_hash)
     prompts = mt_bench_prompts(8)
     for benchmark in ("mt_bench", "vicuna_bench"):
         write_prompts(tmp_path, benchmark, prompts)

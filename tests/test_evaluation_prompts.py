@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedllm_bench.cli import main
-from fedllm_bench.data_prep.evaluation import evaluation_prompts, read_prompts
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.decontaminate import evaluation_prompts, read_prompts
 
 PROMPTS = ["Describe the old town hall.", "Name a\u2028cat, please"]
 RECORDS = [{"prompt": prompt, "id": str(number)} for number, prompt in enumerate(PROMPTS)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bench_runs import assert_refused, words
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.report import events
 
 RECORDS = [

@@ -12,13 +12,13 @@ from sweeps import UNLIKE, sweep
 from test_rounds import START, by_client, scripted_run
 from test_rounds_resume import Killed, initial, killed_at, left_behind, same_bits
 
-from fedllm_bench.config import Faults
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import read_jsonl
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import read_jsonl
+from fedllm_bench.config.run import Faults
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.registry import make_method
+from fedllm_bench.pipeline.results_stage import failures_of, num_dropouts
 from fedllm_bench.report.figures import loss_over_rounds
-from fedllm_bench.report.run import failures_of, num_dropouts
 from fedllm_bench.training import faults
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.checkpoint import load_server

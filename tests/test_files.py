@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedllm_bench.files import read_jsonl, write_jsonl
+from fedllm_bench.common.files import read_jsonl, write_jsonl
 
 
 def test_json_lines_hold_every_separator_that_unicode_knows(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import pytest
 from raw_rows import chat, vote, write_raw
 from test_pipelines import make, removed
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.cells import MAX_DEPTH, Unclear, is_flagged
+from fedllm_bench.data.build.pipelines import load_pipeline
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data_prep import load_pipeline
-from fedllm_bench.data_prep.cells import MAX_DEPTH, Unclear, is_flagged
-from fedllm_bench.errors import UserError
 
 # How upstreams and other tools spell "flagged", and the same for "not flagged".
 CATEGORIES = {"violence": True, "hate": False}

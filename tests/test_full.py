@@ -13,9 +13,10 @@ from bench_runs import assert_refused, quick, run
 from test_rounds_resume import Killed, killed_at, left_behind, same_bits
 from tiny import client_task, plain_loss, plain_steps, random_part, settings, widen_norms
 
-from fedllm_bench.config import Local, Lora, Model
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.trees import Tree, norm, tmap
+from fedllm_bench.config.run import Local, Lora, Model
 from fedllm_bench.data.chat import template_text
-from fedllm_bench.errors import UserError
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
@@ -23,11 +24,10 @@ from fedllm_bench.training import loss
 from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.engines import in_process
-from fedllm_bench.training.full import FullWeights, save_model
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.training.model.full import FullWeights, save_model
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 from fedllm_bench.training.rounds import Run, run_rounds
-from fedllm_bench.trees import Tree, norm, tmap
 
 LORA = Lora(rank=4, alpha=8, dropout=0.0, targets=("auto",))
 PART = random_part(seed=11, num_rows=12)

@@ -10,11 +10,11 @@ from fractions import Fraction
 import pytest
 from judged import answer
 
-from fedllm_bench.evaluation.grading import mean_or_refusal, scores_of
 from fedllm_bench.evaluation.judges.questions import Slot
-from fedllm_bench.evaluation.pairing import pair_scores_of
+from fedllm_bench.evaluation.judging.grading import mean_or_refusal, scores_of
+from fedllm_bench.evaluation.judging.pairing import pair_scores_of
 from fedllm_bench.evaluation.records import Answer, Judgement, Order, Prompt, Reply
-from fedllm_bench.metrics.stats import per_cluster, summarise
+from fedllm_bench.scores.summaries import per_cluster, summarise
 
 PROMPTS = [
     Prompt(item_id=str(number), turns=("q1", "q2"), category="writing", language="eng") for number in range(81, 161)

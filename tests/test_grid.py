@@ -12,7 +12,8 @@ import pytest
 from bench_runs import code_of, quick, quiet_environment, run
 from grid_runs import grid_words, started_here
 
-from fedllm_bench import cli, files
+from fedllm_bench import cli
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 
 

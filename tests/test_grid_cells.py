@@ -10,13 +10,14 @@ import pytest
 from bench_runs import TINY, assert_refused, quick, words
 from grid_runs import cells_of, grid_words, request_of
 
-from fedllm_bench import cli, files
-from fedllm_bench.cell import Cell
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.errors import UserError
-from fedllm_bench.grid import ALL, GridCell, Request, grid_folder, open_cells, parse_methods, parse_seeds, queue
 from fedllm_bench.methods import METHODS
-from fedllm_bench.report.schema import SCHEMA_VERSION
+from fedllm_bench.results.schema import SCHEMA_VERSION
+from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.grid import ALL, GridCell, Request, grid_folder, open_cells, parse_methods, parse_seeds, queue
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -137,7 +138,7 @@ def test_the_baseline_of_a_cell_is_the_local_cell_of_its_seed(tiny_split: Split)
 def test_the_baseline_is_the_one_that_a_run_reads(weighting: str, tiny_split: Split, monkeypatch):
     from types import SimpleNamespace
 
-    from fedllm_bench import stages
+    from fedllm_bench.pipeline import stages
 
     (cell,) = cells_of(
         tiny_split, methods=("fedavg",), seeds=(3,), overrides=(*TINY, f"federation.weighting={weighting}")
@@ -161,7 +162,7 @@ def test_the_queue_is_baselines_then_seed_by_seed_without_what_is_finished(tiny_
 
 def test_no_cell_reads_the_base_model_again(tiny_split: Split, monkeypatch):
     read: list[Path] = []
-    monkeypatch.setattr("fedllm_bench.models.fingerprint", lambda folder: read.append(folder) or "0" * 64)
+    monkeypatch.setattr("fedllm_bench.config.base_model.fingerprint", lambda folder: read.append(folder) or "0" * 64)
     cells = cells_of(tiny_split)
     assert len({each.baseline.folder for each in cells}) == 2
     assert len(read) == 1

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from sweeps import sweep
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.report.grid import Failure, GridRun, grid_payload
-from fedllm_bench.report.grid_figures import forest_plots
-from fedllm_bench.report.grid_table import half_width, markdown, shown_views, terminal_table, value
-from fedllm_bench.report.results import ScoreSet
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.report.grid.figures import forest_plots
+from fedllm_bench.report.grid.table import half_width, markdown, shown_views, terminal_table, value
+from fedllm_bench.results.grid_results import Failure, GridRun, grid_payload
+from fedllm_bench.results.run_results import ScoreSet
+from fedllm_bench.scores.score import Score
 
 HOME = Path(__file__).resolve().parents[1]
 METHODS = ["local", "fedavg", "fedprox", "scaffold"]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from fedllm_bench.evaluation import power
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.estimators import MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, PERPLEXITY, worst_tenth
-from fedllm_bench.metrics.stats import Summary, paired_clusters, paired_difference, per_cluster, summarise
-from fedllm_bench.report.grid_stats import difference, over_seeds, point, verdict
+from fedllm_bench.scores import power
+from fedllm_bench.scores.estimators import MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, PERPLEXITY, worst_tenth
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.seeds import difference, over_seeds, point, verdict
+from fedllm_bench.scores.summaries import Summary, paired_clusters, paired_difference, per_cluster, summarise
 
 WORST = worst_tenth(higher_is_better=False)
 

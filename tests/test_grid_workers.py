@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from bench_runs import quiet_environment
 
-from fedllm_bench import files, workers
-from fedllm_bench.workers import Ended, Worker, failure, next_task, run_cells, seconds_left, start_worker, stop
+from fedllm_bench.common import files
+from fedllm_bench.pipeline import workers
+from fedllm_bench.pipeline.workers import Ended, Worker, failure, next_task, run_cells, seconds_left, start_worker, stop
 
 WRITE = "import sys, time; time.sleep({wait}); open(sys.argv[1], 'w').write('{{}}')"
 PATIENCE_SECONDS = 30

@@ -11,14 +11,17 @@ import pytest
 from bench_runs import TINY, assert_refused, code_of, quick
 from grid_runs import grid_words, started_here
 
-from fedllm_bench import cell, cli, files, presets
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import presets
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data.mini.dataset import BUILDERS
-from fedllm_bench.data.mini.users import Population
-from fedllm_bench.errors import UserError
-from fedllm_bench.grid import parse_datasets
-from fedllm_bench.report import grid_summary
-from fedllm_bench.report.grid_table import markdown
+from fedllm_bench.mini.dataset import BUILDERS
+from fedllm_bench.mini.users import Population
+from fedllm_bench.report.grid import summary
+from fedllm_bench.report.grid.table import markdown
+from fedllm_bench.runs import cell
+from fedllm_bench.runs.grid import parse_datasets
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -237,7 +240,7 @@ def test_five_data_sets_and_all_methods_fit_on_a_terminal():
     sets[0]["methods"] = {**sets[0]["methods"], "fedprox": {"mean": 1.0, "difference": None}}
     del sets[1]["methods"]["fedadam"]
     found = {"datasets": sets, "methods": list(names[1:]), "seeds": [0, 1, 2], "failed": []}
-    lines = grid_summary.terminal(found).splitlines()
+    lines = summary.terminal(found).splitlines()
     assert len(sets) >= 5
     assert max(map(len, lines)) <= 110
     table = {line.split()[0]: line.split()[1:] for line in lines if line.split()[:1] and line.split()[0] in names}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedllm_bench.diversity.heterogeneity import Index, heterogeneity, number
-from fedllm_bench.diversity.kernels import kernel_features
+from fedllm_bench.diversity.embedding.heterogeneity import Index, heterogeneity, number
+from fedllm_bench.diversity.embedding.kernels import kernel_features
 
 BY = ("source", "language")
 

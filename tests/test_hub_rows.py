@@ -12,10 +12,10 @@ from leaks import assert_no_leaks
 from raw_rows import aya, random_rows, write_raw
 from test_data_command import run
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.hub import HubSource, raw_source
+from fedllm_bench.data.build.pipelines import PIPELINES, load_pipeline
 from fedllm_bench.data.manifest import open_split
-from fedllm_bench.data_prep import PIPELINES, load_pipeline
-from fedllm_bench.data_prep.hub import HubSource, raw_source
-from fedllm_bench.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("evaluation_sets")
 

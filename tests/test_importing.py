@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from fedllm_bench import cli, files
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.evaluation.answering.importing import imported, told
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Context
 from fedllm_bench.evaluation.imported_files import read_rows
-from fedllm_bench.evaluation.importing import imported, told
-from fedllm_bench.evaluation.material import read_folder
+from fedllm_bench.evaluation.metrics.refusals import refuses
 from fedllm_bench.evaluation.records import Prompt
-from fedllm_bench.evaluation.refusals import refuses
+from fedllm_bench.evaluation.scoring.answered import read_folder
 
 MIRROR = os.environ.get("FEDLLM_BENCH_MIRROR")
 PROMPTS = [

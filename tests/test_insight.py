@@ -13,18 +13,19 @@ from scipy import stats
 from scored_folders import a_run
 from sweeps import sweep
 
-from fedllm_bench import cli, files
-from fedllm_bench.data.mini.dataset import build_mini_aya
-from fedllm_bench.data.mini.users import Population
-from fedllm_bench.diversity import crowd
-from fedllm_bench.diversity.association import Resamples
-from fedllm_bench.diversity.gains import OUTCOMES, RunGains
-from fedllm_bench.diversity.insight import insight
-from fedllm_bench.diversity.predictors import NAMES, Client, clients_of
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.diversity.insight import crowd
+from fedllm_bench.diversity.insight.association import Resamples
+from fedllm_bench.diversity.insight.gains import OUTCOMES, RunGains
+from fedllm_bench.diversity.insight.insight import insight
+from fedllm_bench.diversity.insight.predictors import NAMES, Client, clients_of
 from fedllm_bench.diversity.rows import read_rows
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.report.insight_figures import insight_figures
-from fedllm_bench.report.insight_text import insight_text
+from fedllm_bench.mini.dataset import build_mini_aya
+from fedllm_bench.mini.users import Population
+from fedllm_bench.report.insight.figures import insight_figures
+from fedllm_bench.report.insight.text import insight_text
+from fedllm_bench.scores.score import Score
 
 METHODS = {"fedavg": (0, 1), "fedprox": (0,), "local": (0, 1)}
 
@@ -91,7 +92,7 @@ def report(tmp_path, split, gains):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Drawing is most of the time that the command takes."""
-    monkeypatch.setattr("fedllm_bench.report.insight_figures.insight_figures", lambda *_: [])
+    monkeypatch.setattr("fedllm_bench.report.insight.figures.insight_figures", lambda *_: [])
 
 
 def told(*words):
@@ -128,7 +129,7 @@ def test_seeds_and_methods_together_find_what_was_planted(runs, report, gains, m
     assert "not what makes it" in text
     assert "clients that gained more are farther from the crowd" in capsys.readouterr().out
     again = tmp_path / "again"
-    monkeypatch.setattr("fedllm_bench.report.insight_figures.insight_figures", lambda *_: [])
+    monkeypatch.setattr("fedllm_bench.report.insight.figures.insight_figures", lambda *_: [])
     assert told(*given, "--diversity", report, "--out", again) == 0
     assert (again / "insight.json").read_bytes() == (tmp_path / "out" / "insight.json").read_bytes()
 

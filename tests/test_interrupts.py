@@ -13,9 +13,10 @@ from sweeps import UNLIKE, sweep
 from test_rounds import START, by_client, scripted_run
 from test_rounds_resume import anew, left_behind, same_bits, undisturbed
 
-from fedllm_bench import cli, interrupts
+from fedllm_bench import cli
 from fedllm_bench.commands import bench
-from fedllm_bench.interrupts import Interrupted, Stop
+from fedllm_bench.common import interrupts
+from fedllm_bench.common.interrupts import Interrupted, Stop
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import Message
 from fedllm_bench.training.block import ClientResult

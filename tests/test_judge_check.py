@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 from scripted_judges import WORLDS, Scripted, ask, at_random, copies, first_always, longer, of_unequal_prompts
 
-from fedllm_bench.evaluation.judge_bias import length_bias, position_bias, self_consistency
-from fedllm_bench.evaluation.judge_check import judge_agreement, judge_biases
-from fedllm_bench.evaluation.pair_decisions import Decision, decisions, last_verdict
-from fedllm_bench.evaluation.pair_judging import stored_judgements
-from fedllm_bench.evaluation.pair_prompts import Material
+from fedllm_bench.evaluation.judging.judge_bias import length_bias, position_bias, self_consistency
+from fedllm_bench.evaluation.judging.judge_check import judge_agreement, judge_biases
+from fedllm_bench.evaluation.judging.pair_decisions import Decision, decisions, last_verdict
+from fedllm_bench.evaluation.judging.pair_judging import stored_judgements
+from fedllm_bench.evaluation.judging.pair_prompts import Material
+from fedllm_bench.evaluation.judging.votes import Match, Vote, by_match, majority
 from fedllm_bench.evaluation.records import Reply
-from fedllm_bench.evaluation.votes import Match, Vote, by_match, majority
 
 
 def measured(judge: Scripted, world, folder, repeats: int = 1):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from judge_server import Body, JudgeServer, Said, fails, judge_server, says
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.judges import asking, bounded, endpoint
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.evaluation.judges import asking, bounded, http
 from fedllm_bench.evaluation.judges.asking import AskingJudge, backoff_seconds
 from fedllm_bench.evaluation.judges.cost import most_dollars
 from fedllm_bench.evaluation.judges.errors import NoReplyError
@@ -116,7 +116,7 @@ def test_a_request_has_a_deadline_however_slowly_it_arrives(said: Said, tmp_path
 
 @pytest.mark.parametrize("status", [200, 400])
 def test_a_huge_response_is_not_read_to_its_end(status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(http, "MOST_BYTES", 2**20)
     huge = Said(status, b"x" * 2**22)
     with judge_server(lambda body, before: huge) as server, pytest.raises(NoReplyError, match="more than 1 MiB"):
         ask(server, tmp_path)
@@ -164,7 +164,7 @@ def test_odd_replies_are_kept_as_far_as_they_are_replies(body: Said, text: str, 
         reply = ask(server, tmp_path)
     assert reply.text == text
     assert len(reply.fingerprint) <= 200
-    assert 0 <= reply.completion_tokens <= endpoint.MOST_TOKENS
+    assert 0 <= reply.completion_tokens <= http.MOST_TOKENS
     (key,) = _keys(tmp_path)
     assert ReplyStore(tmp_path).get(key) == reply
 
@@ -272,7 +272,7 @@ def test_organisation_and_project_of_the_environment_stay_here(tmp_path: Path, m
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
     with judge_server(lambda body, before: says()) as server:
-        made = endpoint._client(served_judge(preset_of(server)), "")
+        made = http._client(served_judge(preset_of(server)), "")
         assert (made.organization, made.project) == (None, None)
         ask(server, tmp_path)
     assert server.keys == ["bearer none"]

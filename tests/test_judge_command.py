@@ -14,8 +14,8 @@ from judged import write_answers
 from fedllm_bench import cli
 from fedllm_bench.evaluation.judges import asking
 from fedllm_bench.evaluation.judges.preset import load_judge
-from fedllm_bench.evaluation.material import read_folder
 from fedllm_bench.evaluation.records import Answer, Judgement, read_records, write_records
+from fedllm_bench.evaluation.scoring.answered import read_folder
 
 needs_mirror = pytest.mark.assets
 

@@ -11,8 +11,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from fedllm_bench import progress
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import progress
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges.cost import Budget, estimate, most_dollars, price_of, prompt_tokens
 from fedllm_bench.evaluation.judges.errors import NoReplyError, OverBudgetError
 from fedllm_bench.evaluation.judges.limiter import Limiter
@@ -21,7 +21,7 @@ from fedllm_bench.evaluation.judges.questions import Question, Slot
 from fedllm_bench.evaluation.judges.streak import MOST_GIVEN_UP, MOST_REFUSED
 from fedllm_bench.evaluation.judges.window import NOT_AFFORDED, outcomes
 from fedllm_bench.evaluation.records import Reply
-from fedllm_bench.leaderboard import rejudging
+from fedllm_bench.leaderboard.tiers import rejudging
 
 MESSAGES = ({"role": "user", "content": "ü" * 350},)
 PRICE = Price(input=10, output=30)

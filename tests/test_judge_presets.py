@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import sha256_json
 from fedllm_bench.evaluation.judges import preset as presets
 from fedllm_bench.evaluation.judges.asking import AskingJudge
 from fedllm_bench.evaluation.judges.preset import judge_names, load_judge
 from fedllm_bench.evaluation.judges.templates import templates_hash
 from fedllm_bench.evaluation.records import checked_name
-from fedllm_bench.files import sha256_json
 
 MINE = 'model = "m"\nbase_url = "https://x.org/v1"\n'
 

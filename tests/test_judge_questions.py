@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from judged import ADVBENCH, MINI, MT_BENCH, PROMPTS, REF, answer
 
-from fedllm_bench import assets, files
+from fedllm_bench.common import files
+from fedllm_bench.data.fetch import assets
 from fedllm_bench.evaluation.judges.questions import GRADINGS, Asker, Question, grading, request_hash, scale
 from fedllm_bench.evaluation.judges.shown import MOST_CHARACTERS, shown
 from fedllm_bench.evaluation.judges.templates import Template, own_templates

@@ -13,9 +13,9 @@ from judge_server import Body, JudgeServer, Said, fails, judge_server, says
 from judged import answer
 
 from fedllm_bench import cli
-from fedllm_bench.evaluation.grading import unfinished
 from fedllm_bench.evaluation.judges import asking
 from fedllm_bench.evaluation.judges.streak import MOST_REFUSED
+from fedllm_bench.evaluation.judging.grading import unfinished
 from fedllm_bench.evaluation.records import (
     Judgement,
     Prompt,

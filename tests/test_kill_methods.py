@@ -13,11 +13,11 @@ import pytest
 from sweeps import sweep
 from test_rounds_resume import initial, left_behind, same_bits
 
-from fedllm_bench.files import read_jsonl
+from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.engines import in_process
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.objectives import OBJECTIVES
 from fedllm_bench.training.rounds import Run, run_rounds
 

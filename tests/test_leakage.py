@@ -10,12 +10,12 @@ import pytest
 from leaks import assert_no_leaks, prompt_of, rows_of
 from raw_rows import Raw, aya, chat, vote, write_raw
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.decontaminate import EvaluationPrompts
+from fedllm_bench.data.build.pipelines import load_pipeline
+from fedllm_bench.data.build.recipe import Recipe, Sample
+from fedllm_bench.data.build.sampling import compared
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data_prep import load_pipeline
-from fedllm_bench.data_prep.evaluation import EvaluationPrompts
-from fedllm_bench.data_prep.recipe import Recipe, Sample
-from fedllm_bench.data_prep.sampling import compared
-from fedllm_bench.errors import UserError
 
 SAID = "Café number {}: what is 3 kg, exactly?"
 # The same words in other clothes.

@@ -12,13 +12,13 @@ import torch
 from bench_runs import assert_refused, quick, run, words
 from safetensors.torch import load_file, save_file
 
-from fedllm_bench import models
-from fedllm_bench.config import Lora, Model
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import base_model
+from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.diversity.quality_model import QualityModel, open_reader
-from fedllm_bench.errors import UserError
-from fedllm_bench.training import limits
-from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.diversity.quality.quality_model import QualityModel, open_reader
+from fedllm_bench.training.model import limits
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 HELDOUT = ("--metrics", "heldout")
 # architectures that look positions up in a table, and one LoRA target of each
@@ -43,7 +43,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A random model with 96 positions, where its architecture has a number of them."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(models.locate("mini"))
+    tokenizer = AutoTokenizer.from_pretrained(base_model.locate("mini"))
 
     def one(kind: str) -> Path:
         folder = tmp_path_factory.mktemp("models") / kind

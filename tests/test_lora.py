@@ -9,12 +9,12 @@ import torch
 from tiny import ALL_LINEAR, adapter_parameters, plain_loss, plain_peft, random_part, random_tree
 from torch import Tensor
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.training.batches import collate
-from fedllm_bench.training.lora import LoraLinear, Masks, Switch, attach, detach, initial_adapter
 from fedllm_bench.training.loss import client_losses
-from fedllm_bench.training.model import LoraModel
-from fedllm_bench.trees import Tree
+from fedllm_bench.training.model.lora import LoraLinear, Masks, Switch, attach, detach, initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel
 
 IDS = torch.randint(4, 3000, (6, 11), generator=torch.Generator().manual_seed(4))
 

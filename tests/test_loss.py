@@ -12,12 +12,12 @@ import torch
 from tiny import CPU, VOCABULARY, random_part
 from torch import Tensor
 
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.training import loss
 from fedllm_bench.training.batches import Batch, collate
-from fedllm_bench.training.lora import attach, detach, initial_adapter
 from fedllm_bench.training.loss import client_losses, counted_nll
-from fedllm_bench.trees import Tree
+from fedllm_bench.training.model.lora import attach, detach, initial_adapter
 
 ROWS = list(random_part(seed=8, num_rows=6))
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import sha256_file
 from fedllm_bench.data import manifest as m
 from fedllm_bench.data.rows import SCHEMAS, PreferenceRow, SftRow
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import sha256_file
 
 
 def row(client: str, number: int, split: str = "train") -> SftRow:

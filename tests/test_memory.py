@@ -12,15 +12,16 @@ from saved import saved_bytes
 from test_rounds_resume import initial
 from tiny import client_task, random_part, settings
 
-from fedllm_bench import cli, presets
-from fedllm_bench.config import RunConfig
+from fedllm_bench import cli
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import presets
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.tokens import TokenPart
-from fedllm_bench.errors import UserError
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.fitting import check_fits, in_words, model_settings
 from fedllm_bench.training.memory import Estimate, NoEstimate, estimate
-from fedllm_bench.training.model import load_model
+from fedllm_bench.training.model.lora_model import load_model
 
 ROWS, LENGTH = 4, 64
 

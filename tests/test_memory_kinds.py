@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from fedllm_bench import cli
-from fedllm_bench.config import RunConfig
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.pairs import PairPart
-from fedllm_bench.errors import UserError
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.fitting import check_fits, model_settings
-from fedllm_bench.training.lora import attach, initial_adapter
 from fedllm_bench.training.memory import Estimate, estimate
-from fedllm_bench.training.model import LoraModel, load_model
-from fedllm_bench.training.recompute import recomputing
+from fedllm_bench.training.model.lora import attach, initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
+from fedllm_bench.training.model.recompute import recomputing
 
 __all__ = ["llama_7b", "paper"]  # fixtures
 FULL = "model.trainable=full"

@@ -9,11 +9,12 @@ import pytest
 import torch
 from bench_runs import assert_refused, quick, run
 
-from fedllm_bench import cli, files
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.errors import UserError
-from fedllm_bench.merging import open_trained
+from fedllm_bench.runs.merging import open_trained
 from fedllm_bench.training.checkpoint import load_server
 
 IDS = torch.arange(4, 40).view(2, 18)
@@ -126,13 +127,13 @@ def test_an_existing_folder_and_another_base_are_refused(shared, tmp_path, monke
     (tmp_path / "mine").mkdir()
     with pytest.raises(UserError, match="mine exists; give a new folder"):
         cli_merge(shared, tmp_path / "mine")
-    monkeypatch.setattr("fedllm_bench.models.fingerprint", lambda folder: "another")
+    monkeypatch.setattr("fedllm_bench.config.base_model.fingerprint", lambda folder: "another")
     with pytest.raises(UserError, match="its files are not those that"):
         cli_merge(shared, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def cli_merge(folder: Path, out: Path) -> None:
-    from fedllm_bench.merging import merge
+    from fedllm_bench.runs.merging import merge
 
     merge(open_trained(folder), out)

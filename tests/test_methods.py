@@ -12,9 +12,10 @@ from papers import CASES, CHOSEN, LR, NUM_CLIENTS, NUM_ROWS, PAPERS, SIZE, STEPS
 from tiny import CPU, client_task, random_part, settings
 from torch import Tensor
 
-from fedllm_bench import presets
-from fedllm_bench.config import Method
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.config import presets
+from fedllm_bench.config.run import Method
 from fedllm_bench.methods import METHODS, VARIANTS
 from fedllm_bench.methods.base import ClientState, FedAvg, Server
 from fedllm_bench.methods.fedprox import FedProx
@@ -23,7 +24,6 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.wrapped import core
 from fedllm_bench.training import block
 from fedllm_bench.training.mean import Mean
-from fedllm_bench.trees import Tree
 
 SGD = settings(optimizer="sgd", lr=LR, clip=1e9, weight_decay=0.0)
 NO_MODEL: Any = SimpleNamespace(device=CPU)  # gradients come from elsewhere

@@ -8,13 +8,13 @@ from papers import CHOSEN, LR, NUM_CLIENTS, STEPS, ZERO, Quadratic, fedavg, prob
 from test_methods import as_tree, as_vector, run_suite
 from torch import Tensor
 
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.fedavgm import FedAvgM
 from fedllm_bench.methods.feddyn import FedDyn
 from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedllm_bench.methods.released import ReleasedFedAdam, ReleasedFedAvgM, ReleasedScaffold
 from fedllm_bench.methods.scaffold import Scaffold
-from fedllm_bench.trees import Tree
 
 
 def one(value: float) -> Tree:

@@ -14,22 +14,23 @@ import torch
 from items import SETTINGS, item_of
 from tiny import random_tree
 
-from fedllm_bench import files, presets
+from fedllm_bench.common import files
+from fedllm_bench.config import presets
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import SCHEMAS, SftRow
 from fedllm_bench.data.tokens import tokenise_split
 from fedllm_bench.metrics import likelihood
-from fedllm_bench.metrics.base import LOSSES, MetricInfo, Score
 from fedllm_bench.metrics.batching import by_length
 from fedllm_bench.metrics.items import heldout_items, load_probes, of_clients
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice, summed_nll
 from fedllm_bench.metrics.mini import MiniExact
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.report.names import LOSS_NAMES
-from fedllm_bench.report.results import ScoreSet, metrics_of
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.results.run_results import ScoreSet, metrics_of
+from fedllm_bench.scores.score import LOSSES, MetricInfo, Score
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel
 
 # --- the registry
 

@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from fedllm_bench import files, models
-from fedllm_bench.config import Lora, Model
+from fedllm_bench.common import files
+from fedllm_bench.config import base_model
+from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.data.chat import template_text
-from fedllm_bench.data.mini import corpus, pretrain
-from fedllm_bench.data.mini.pretrain import PretrainRecipe
-from fedllm_bench.data.mini.world import (
+from fedllm_bench.data.rows import SftRow
+from fedllm_bench.data.tokens import encode
+from fedllm_bench.metrics.running import answers
+from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.mini import corpus, pretrain
+from fedllm_bench.mini.pretrain import PretrainRecipe
+from fedllm_bench.mini.world import (
     NUM_LANGUAGES,
     NUM_RELATIONS,
     NUM_STYLES,
@@ -28,13 +33,9 @@ from fedllm_bench.data.mini.world import (
     sum_item,
     translation_item,
 )
-from fedllm_bench.data.rows import SftRow
-from fedllm_bench.data.tokens import encode
-from fedllm_bench.metrics.generate import answers
-from fedllm_bench.metrics.settings import EvalSettings
-from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
-BASE = models.locate("mini")
+BASE = base_model.locate("mini")
 RECIPE = PretrainRecipe()
 SETTINGS = EvalSettings(template=template_text("mini"), batch_tokens=8192, max_new_tokens=24)
 QUESTIONS = 120

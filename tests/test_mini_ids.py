@@ -10,12 +10,12 @@ import pytest
 
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data.mini.dataset import BUILDERS, mini_split
-from fedllm_bench.data.mini.users import Population
 from fedllm_bench.data.pairs import answered
 from fedllm_bench.data.rows import PreferenceRow, Turn
 from fedllm_bench.data.tokens import TokenRow, encode_turns
 from fedllm_bench.metrics.items import load_probes
+from fedllm_bench.mini.dataset import BUILDERS, mini_split
+from fedllm_bench.mini.users import Population
 
 MINI = template_text("mini")
 SMALL = Population(seed=3, num_users=6, num_below_cut=4, num_names=8)

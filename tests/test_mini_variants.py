@@ -13,15 +13,17 @@ from bench_runs import TINY, quick
 from leaks import assert_no_leaks, prompt_of, responses_of, rows_of
 from sweeps import sweep
 
-from fedllm_bench import cli, files, models
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.config import base_model
+from fedllm_bench.data.build.pipelines import PIPELINES
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data.mini.dataset import BUILDERS, probes, write_raw
-from fedllm_bench.data.mini.raw import RawRow
-from fedllm_bench.data.mini.tastes import COMPLIES, MODELS, TRAITS, liking, make_taste
-from fedllm_bench.data.mini.users import Population
-from fedllm_bench.data.mini.votes import Vote, make_votes
-from fedllm_bench.data_prep import PIPELINES
 from fedllm_bench.metrics.items import PROBES
+from fedllm_bench.mini.dataset import BUILDERS, probes, write_raw
+from fedllm_bench.mini.raw import RawRow
+from fedllm_bench.mini.tastes import COMPLIES, MODELS, TRAITS, liking, make_taste
+from fedllm_bench.mini.users import Population
+from fedllm_bench.mini.votes import Vote, make_votes
 
 WORLD = Population(seed=0)
 SMALL = Population(seed=3, num_users=6, num_below_cut=4, num_names=8)
@@ -140,7 +142,7 @@ def test_the_order_of_rows_does_not_matter_and_another_seed_is_another_split(nam
 def test_the_tokenizer_of_the_base_spells_every_text_in_few_tokens(splits, name):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(models.locate("mini"))
+    tokenizer = AutoTokenizer.from_pretrained(base_model.locate("mini"))
     texts = sorted({text for row in rows_of(splits[name], "train") for text in (prompt_of(row), *responses_of(row))})
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     assert [tokenizer.decode(one) for one in ids] == texts

@@ -9,12 +9,11 @@ import shutil
 import pytest
 from loopback import Site, serve
 
-from fedllm_bench import assets
 from fedllm_bench.commands import data
-from fedllm_bench.data import download
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.fetch import assets, download
+from fedllm_bench.data.fetch.mirror import get_mirror, publish
 from fedllm_bench.data.manifest import open_split
-from fedllm_bench.data.mirror import get_mirror, publish
-from fedllm_bench.errors import UserError
 
 
 @pytest.fixture(autouse=True)

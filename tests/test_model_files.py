@@ -14,13 +14,14 @@ import torch
 from bench_runs import assert_refused, words
 from safetensors.torch import load_file, save_file
 
-from fedllm_bench import cli, models
-from fedllm_bench.config import Lora, Model
+from fedllm_bench import cli
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import base_model
+from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.diversity.encoder import encoder_folder
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.reference_metrics import load_encoder
-from fedllm_bench.training.model import load_model
+from fedllm_bench.diversity.embedding.encoder import encoder_folder
+from fedllm_bench.evaluation.metrics.references import load_encoder
+from fedllm_bench.training.model.lora_model import load_model
 
 LORA = Lora(rank=4, alpha=8, dropout=0.0, targets=("q_proj",))
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -133,7 +134,7 @@ def test_an_adapter_alone_is_told_from_a_model(folder: Path) -> None:
     with_file("adapter_config.json")(folder)
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"holds an adapter and no model; .*model\.adapter="):
-        models.locate(str(folder))
+        base_model.locate(str(folder))
 
 
 @pytest.mark.usefixtures("_silent")
@@ -161,28 +162,28 @@ def test_of_an_architecture_that_transformers_has_its_own_class_is_taken(folder:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_plain_weights_of_every_width_are_read(dtype: torch.dtype, folder: Path) -> None:
     typed(dtype)(folder)
-    assert models.locate(str(folder)) == folder
+    assert base_model.locate(str(folder)) == folder
 
 
 def test_a_folder_of_links_is_named_by_what_they_link_to(folder: Path, tmp_path: Path) -> None:
     """And not by the names of those files, which every other model has too."""
-    before = models.fingerprint(folder)
+    before = base_model.fingerprint(folder)
     (elsewhere := tmp_path / "elsewhere").mkdir()
     for name in (WEIGHTS, "tokenizer.json"):
         (folder / name).rename(elsewhere / name)
         (folder / name).symlink_to(elsewhere / name)
-    assert models.fingerprint(folder) == before
+    assert base_model.fingerprint(folder) == before
     typed(torch.float64)(elsewhere)
-    assert models.fingerprint(folder) != before
+    assert base_model.fingerprint(folder) != before
 
 
 def test_a_snapshot_of_the_hub_is_named_by_its_blobs_which_are_not_read(folder: Path, tmp_path: Path) -> None:
     (blobs := tmp_path / "blobs").mkdir()
     (folder / WEIGHTS).rename(blobs / ("a" * 64))
     (folder / WEIGHTS).symlink_to(blobs / ("a" * 64))
-    before = models.fingerprint(folder)
+    before = base_model.fingerprint(folder)
     (blobs / ("a" * 64)).write_bytes(b"")
-    assert models.fingerprint(folder) == before
+    assert base_model.fingerprint(folder) == before
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-names = importlib.import_module("fedllm_bench.leaderboard.names")
+names = importlib.import_module("fedllm_bench.leaderboard.submission.names")
 OWN = "FedLLM-Bench"
 LOOK_ALIKE = {
     "a Cyrillic letter": "F\u0435dLLM-Bench",

@@ -10,14 +10,15 @@ import pytest
 from judge_server import judge_server, says
 from judged import write_answers
 
-from fedllm_bench import cli, network
-from fedllm_bench.data import download as downloads
-from fedllm_bench.data.download import download
-from fedllm_bench.errors import UserError
+from fedllm_bench import cli
+from fedllm_bench.common import network
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.base_model import locate
+from fedllm_bench.data.fetch import download as downloads
+from fedllm_bench.data.fetch.download import download
 from fedllm_bench.evaluation.judges import asking
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.served import served_judge
-from fedllm_bench.models import locate
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 HTTPS = "https://a.org/v1"

@@ -20,10 +20,10 @@ from evaluation_records import (
     write_prompts,
 )
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.open_metrics import OPEN_METRICS, open_metrics
-from fedllm_bench.evaluation.results import (
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS, open_metrics
+from fedllm_bench.evaluation.scoring.evaluation_json import (
     BenchmarkResult,
     Change,
     Evaluation,

@@ -17,8 +17,8 @@ from evaluation_records import (
 from scored_folders import of_units, write_run
 
 from fedllm_bench import cli
-from fedllm_bench.evaluation.open_scores import from_answers
-from fedllm_bench.evaluation.scored_runs import load_run, load_scores
+from fedllm_bench.comparison.open_scores import from_answers
+from fedllm_bench.comparison.run_scores import load_run, load_scores
 
 
 def write_graded(folder: Path, rating: int, *, side: str = "global", judge: str = "stub", lost: int = 0) -> Path:

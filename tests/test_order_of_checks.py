@@ -217,7 +217,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[st
     monkeypatch.chdir(tmp_path)
     with quick():  # it loads libraries, which need what is replaced here
         for target in (
-            *("fedllm_bench.data.download._fetch", "fedllm_bench.data.official.from_drive"),
+            *("fedllm_bench.data.fetch.download._fetch", "fedllm_bench.data.fetch.official.from_drive"),
             *("huggingface_hub.snapshot_download", "huggingface_hub.HfApi", "datasets.load_dataset"),
         ):
             monkeypatch.setattr(target, note(target))

@@ -12,7 +12,7 @@ from sweeps import sweep
 from test_rounds_resume import distance, initial
 from tiny import client_task, random_part, settings
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method

@@ -12,21 +12,22 @@ from bench_runs import code_of
 from judge_server import Body, Said, fails, judge_server, says
 from scripted_judges import Scripted, ask, longer, needs_mirror, small_world
 
-from fedllm_bench import cli, files
-from fedllm_bench.evaluation.judge_check import cost, coverage
+from fedllm_bench import cli
+from fedllm_bench.common import files
 from fedllm_bench.evaluation.judges import asking
 from fedllm_bench.evaluation.judges.questions import REFERENCE_CATEGORIES
-from fedllm_bench.evaluation.pair_decisions import decisions
-from fedllm_bench.evaluation.pair_judging import sample, stored_judgements
-from fedllm_bench.evaluation.pair_prompts import (
+from fedllm_bench.evaluation.judging.judge_check import cost, coverage
+from fedllm_bench.evaluation.judging.pair_decisions import decisions
+from fedllm_bench.evaluation.judging.pair_judging import sample, stored_judgements
+from fedllm_bench.evaluation.judging.pair_prompts import (
     ORDERS,
     Material,
     models,
     mt_bench_material,
     pair_messages,
 )
+from fedllm_bench.evaluation.judging.votes import Match
 from fedllm_bench.evaluation.records import Judgement
-from fedllm_bench.evaluation.votes import Match
 
 MATERIAL, EXPERTS = small_world(questions=4)
 MATCHES = sorted({vote.match for vote in EXPERTS})

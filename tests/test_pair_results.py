@@ -11,13 +11,13 @@ from evaluation_records import HOSTILE, evaluate, plain_prompts, write_answers, 
 from judged_pairs import ELSEWHERE, TEMPLATES, here, lost, pair_judgements, won, write_asked_pairs, write_pairs
 
 from fedllm_bench.cli import main
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges import questions
-from fedllm_bench.evaluation.material import read_folder
-from fedllm_bench.evaluation.pair_files import PairNames, pair_names
+from fedllm_bench.evaluation.judging.pair_files import PairNames, pair_names
 from fedllm_bench.evaluation.records import Answer, Prompt, answers_file, read_records
-from fedllm_bench.evaluation.results import read_evaluation
-from fedllm_bench.report.html_run import write_evaluation_report
+from fedllm_bench.evaluation.scoring.answered import read_folder
+from fedllm_bench.evaluation.scoring.evaluation_json import read_evaluation
+from fedllm_bench.report.page.write import write_evaluation_report
 
 NOT_HERE = "the other answers or judge.json are not in this folder"
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedllm_bench import cli, files
-from fedllm_bench.evaluation.pair_reviews import pair_scores, totals_of
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import paired_difference, per_cluster
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.evaluation.judging.pair_reviews import pair_scores, totals_of
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.summaries import paired_difference, per_cluster
 
 READ = {
     "8 9\nAssistant 2 is better.": (8.0, 9.0),

@@ -11,7 +11,6 @@ import torch
 from pairs import plain_logp, random_pairs
 from test_tokens import MINI, files_of, same
 
-from fedllm_bench import reference
 from fedllm_bench.data import pairs, tokens
 from fedllm_bench.data.chat import NAMES, template_text
 from fedllm_bench.data.clients import Clients
@@ -19,8 +18,9 @@ from fedllm_bench.data.manifest import PARTS
 from fedllm_bench.data.pairs import encode_pairs, tokenise_pairs
 from fedllm_bench.data.rows import PreferenceRow
 from fedllm_bench.data.tokens import encode_prompts
-from fedllm_bench.reference import with_reference
-from fedllm_bench.training.lora import attach, detach
+from fedllm_bench.runs import reference
+from fedllm_bench.runs.reference import with_reference
+from fedllm_bench.training.model.lora import attach, detach
 from fedllm_bench.training.rounds import clients_per_pass
 
 
@@ -160,7 +160,7 @@ def test_the_reference_is_the_base_whatever_adapter_was_used_before(parts, doubl
 def trained_tree(double_model):
     from tiny import random_tree
 
-    from fedllm_bench.training.lora import initial_adapter
+    from fedllm_bench.training.model.lora import initial_adapter
 
     return random_tree(initial_adapter(double_model.layers, rank=4, seed=0), seed=6)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fedllm_bench.benchmarks.perf import paper_shape
-from fedllm_bench.config import Lora, Model
-from fedllm_bench.training.model import load_model
+from fedllm_bench.config.run import Lora, Model
+from fedllm_bench.training.model.lora_model import load_model
 
 IDS = torch.arange(4, 40).view(2, 18)
 

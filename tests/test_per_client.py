@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from payloads import PAYLOAD, distribution, entry, moments, per_client, summary
 
-from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.metrics.estimators import MEAN_OVER_CLIENTS, PERPLEXITY
-from fedllm_bench.report import per_client as views
 from fedllm_bench.report.client_table import HEADERS, about_views, client_rows
-from fedllm_bench.report.sides import sides_of
 from fedllm_bench.report.tables import terminal_table
+from fedllm_bench.results import per_client as views
+from fedllm_bench.results.sides import sides_of
+from fedllm_bench.scores.estimators import MEAN_OVER_CLIENTS, PERPLEXITY
+from fedllm_bench.scores.score import MetricInfo, Score
 
 LOSS = MetricInfo(name="heldout", version="1", unit="nats per token", higher_is_better=False, description="loss")
 

@@ -15,20 +15,22 @@ from bench_runs import folder_of, outcome, quick, run, words
 from benches import Killed, bench_loader, dying_after, trained
 from sweeps import sweep
 
-from fedllm_bench import cli, files, personalise
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.common.interrupts import Interrupted, Stop
+from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.interrupts import Interrupted, Stop
-from fedllm_bench.loading import Bench
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.likelihood import HeldoutLoss
-from fedllm_bench.metrics.stats import per_cluster
+from fedllm_bench.runs import personalise
+from fedllm_bench.runs.loading import Bench
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.summaries import per_cluster
 from fedllm_bench.training import engines
 from fedllm_bench.training.batches import plan_steps
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
 from fedllm_bench.training.checkpoint import ClientStates
-from fedllm_bench.trees import Tree, tmap
 
 SMALL = ("local.micro_batch=4", "local.accumulation=2", "lora.rank=4", "lora.alpha=8", "lora.dropout=0.1",
          "federation.rounds=4", "federation.clients_per_round=3", "local.block_size=1",

@@ -13,18 +13,18 @@ from leaks import assert_no_leaks, prompt_of, rows_of
 from raw_rows import aya, chat, random_rows, vote, write_raw
 from test_pipelines import make, removed
 
-from fedllm_bench.data.manifest import open_split
-from fedllm_bench.data_prep import load_pipeline
-from fedllm_bench.data_prep.evaluation import (
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.decontaminate import (
     NOT_REMOVED,
     EvaluationPrompts,
     evaluation_prompts,
     normal,
     read_prompts,
 )
-from fedllm_bench.data_prep.recipe import Sample
-from fedllm_bench.data_prep.topics import topics
-from fedllm_bench.errors import UserError
+from fedllm_bench.data.build.pipelines import load_pipeline
+from fedllm_bench.data.build.recipe import Sample
+from fedllm_bench.data.build.topics import topics
+from fedllm_bench.data.manifest import open_split
 
 LONG = "the quick brown fox jumps over the lazy dog and then it sleeps for a very long time in the warm sun of {}"
 

@@ -15,12 +15,12 @@ from leaks import assert_no_leaks, rows_of
 from raw_rows import chat, random_rows, turns, vote, write_raw
 from sweeps import sweep
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.pipelines import PIPELINES, load_pipeline
+from fedllm_bench.data.languages import NAMES, language_of_name
 from fedllm_bench.data.manifest import Split, open_split
-from fedllm_bench.data.mini.dataset import build_mini_aya
-from fedllm_bench.data.mini.users import Population
-from fedllm_bench.data_prep import PIPELINES, load_pipeline
-from fedllm_bench.data_prep.languages import NAMES, language_of_name
-from fedllm_bench.errors import UserError
+from fedllm_bench.mini.dataset import build_mini_aya
+from fedllm_bench.mini.users import Population
 
 
 def make(tmp_path: Path, dataset: str, rows, name: str = "x", **options) -> Split:

@@ -11,7 +11,9 @@ import torch
 from bench_runs import assert_refused, folder_of, quick, run, words
 from safetensors.torch import load_file, save_file
 
-from fedllm_bench import cli, files, presets
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.config import presets
 from fedllm_bench.data.manifest import Split
 
 MORE = ("--metrics", "heldout", "--set", "lora.rank=4", "--set", "lora.alpha=8")

@@ -21,16 +21,16 @@ from submitted_runs import (
 )
 from submitted_runs import encoded as json_bytes
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
-placing = importlib.import_module("fedllm_bench.leaderboard.placing")
+placing = importlib.import_module("fedllm_bench.leaderboard.submit.placing")
 
 
 def made(contents=None, **more):
     contents = small_contents() if contents is None else contents
     text = json_bytes({**head(), "files": listed(contents), **more})
     submission, value, _ = schema.examine(text)
-    digest = importlib.import_module("fedllm_bench.files").sha256_json(value)
+    digest = importlib.import_module("fedllm_bench.common.files").sha256_json(value)
     return placing.Draft(submission=submission, contents={"submission.json": text, **contents}, digest=digest)
 
 

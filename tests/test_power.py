@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from fedllm_bench.evaluation.power import MANY, detectable, needed, power, smallest
-from fedllm_bench.evaluation.significance import holm, paired_t
+from fedllm_bench.scores.power import MANY, detectable, needed, power, smallest
+from fedllm_bench.scores.significance import holm, paired_t
 
 
 @pytest.mark.parametrize(

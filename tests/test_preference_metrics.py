@@ -13,8 +13,8 @@ from pairs import plain_logp
 from test_dpo import dpo
 from tiny import client_task, random_tree
 
-from fedllm_bench import presets
-from fedllm_bench.data.mini.tastes import COMPLIES, REFUSALS, refusals
+from fedllm_bench.common.trees import tmap
+from fedllm_bench.config import presets
 from fedllm_bench.data.pairs import PairPart, answered, encode_pairs
 from fedllm_bench.data.tokens import TokenPart, encode_turns
 from fedllm_bench.methods.base import FedAvg
@@ -28,10 +28,10 @@ from fedllm_bench.metrics.preference import (
     margins,
 )
 from fedllm_bench.metrics.registry import METRICS, score_group, together
-from fedllm_bench.report.results import ScoreSet, views_of
+from fedllm_bench.mini.tastes import COMPLIES, REFUSALS, refusals
+from fedllm_bench.results.run_results import ScoreSet, views_of
 from fedllm_bench.training.block import train_block
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.trees import tmap
+from fedllm_bench.training.model.lora import initial_adapter
 
 BETA = replace(SETTINGS, dpo_beta=0.3, batch_tokens=2048)
 

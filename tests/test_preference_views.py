@@ -15,19 +15,20 @@ from benches import Killed, bench_loader, dying_after, lines_of, run_of, trained
 from pairs import plain_logp
 from test_bench_dpo import run, words
 
-from fedllm_bench import client_rounds, files, personalise
+from fedllm_bench.common import files
+from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.loading import Bench
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.items import PairItem
-from fedllm_bench.metrics.stats import means_by_part
-from fedllm_bench.report.schema import check_results
-from fedllm_bench.scoring import read_scores
+from fedllm_bench.results.schema import check_results
+from fedllm_bench.runs import client_rounds, personalise
+from fedllm_bench.runs.loading import Bench
+from fedllm_bench.runs.scoring import read_scores
+from fedllm_bench.scores.summaries import means_by_part
 from fedllm_bench.training import engines
 from fedllm_bench.training.batches import plan_steps
 from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.trees import Tree, tmap
 
 SMALL = ("federation.rounds=4", "federation.clients_per_round=3", "local.steps=1", "local.micro_batch=4",
          "local.block_size=2", "lora.rank=4", "lora.alpha=8", "local.dpo_beta=0.3")  # fmt: skip

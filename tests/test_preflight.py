@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fedllm_bench import preflight, presets
 from fedllm_bench.commands import bench
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import preflight, presets
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.presets import (
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.presets import (
     dataset_aliases,
     dataset_names,
     explain,

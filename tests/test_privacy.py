@@ -15,9 +15,9 @@ from test_rounds import START, by_client, fails_in_round, scripted_run
 from test_rounds_resume import Killed, initial, left_behind, outcome_of, same_bits
 from test_wrapped import SENDING
 
-from fedllm_bench.accounting import spent_epsilon
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import read_jsonl
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import read_jsonl
+from fedllm_bench.methods.accounting import spent_epsilon
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.privacy import DpFedAvg, Private, clipped, joint_norm
 from fedllm_bench.methods.registry import make_method

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fedllm_bench import presets
-from fedllm_bench.accounting import spent_epsilon
+from fedllm_bench.config import presets
+from fedllm_bench.methods.accounting import spent_epsilon
 from fedllm_bench.methods.registry import make_method
 
 privacy = importlib.import_module("fedllm_bench.leaderboard.checks.privacy")

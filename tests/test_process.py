@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from fedllm_bench import cli, process
-from fedllm_bench.diversity.lsa import _computed
-from fedllm_bench.errors import UserError
+from fedllm_bench import cli
+from fedllm_bench.common import process
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.diversity.embedding.lsa import _computed
 from fedllm_bench.report.figures import loss_over_rounds
 from fedllm_bench.report.style import legend_below
 
@@ -27,7 +28,7 @@ from fedllm_bench import process
 process.warnings_as_usual()
 process.prepare()
 import peft, sentence_transformers, torch, transformers
-import fedllm_bench.report.run, fedllm_bench.training.trl, fedllm_bench.diversity.report
+import fedllm_bench.pipeline.results_stage, fedllm_bench.training.trl, fedllm_bench.diversity.report
 from fedllm_bench.report.diversity import drawing
 import bitsandbytes.backends.cpu.ops
 print(os.environ["GOMP_SPINCOUNT"], "and all is loaded")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedllm_bench import provenance
+from fedllm_bench.common import provenance
 
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
 

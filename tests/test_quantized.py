@@ -18,19 +18,21 @@ from bitsandbytes.nn import Int8Params
 from test_rounds_resume import Killed, killed_at, left_behind, same_bits
 from tiny import ALL_LINEAR, adapter_parameters, client_task, plain_loss, random_part, random_tree, settings
 
-from fedllm_bench import cli, files, preflight, starting
-from fedllm_bench.cell import Cell
-from fedllm_bench.config import Lora, Model
-from fedllm_bench.errors import UserError
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.trees import Tree, norm, tmap
+from fedllm_bench.config import preflight, starting
+from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.training import quantized
+from fedllm_bench.runs.cell import Cell
 from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.engines import in_process
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.training.model import quantized
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 from fedllm_bench.training.rounds import Run, run_rounds
-from fedllm_bench.trees import Tree, norm, tmap
 
 KINDS = ("4bit", "8bit")
 LORA = Lora(rank=4, alpha=8, dropout=0.0, targets=ALL_LINEAR)

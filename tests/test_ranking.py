@@ -9,11 +9,11 @@ import pytest
 from board_entries import measure, scores, table
 from scipy import stats
 
-from fedllm_bench.leaderboard.intervals import over_units
-from fedllm_bench.leaderboard.ranking import bands, borda, closed, overall
-from fedllm_bench.leaderboard.relations import Compared, clearly_better, seed_signs, unit_signs
-from fedllm_bench.metrics.estimators import MEAN_OVER_CLIENTS, worst_tenth
-from fedllm_bench.report.grid_stats import difference, over_seeds, verdict
+from fedllm_bench.leaderboard.ranking.intervals import over_units
+from fedllm_bench.leaderboard.ranking.ranking import bands, borda, closed, overall
+from fedllm_bench.leaderboard.ranking.relations import Compared, clearly_better, seed_signs, unit_signs
+from fedllm_bench.scores.estimators import MEAN_OVER_CLIENTS, worst_tenth
+from fedllm_bench.scores.seeds import difference, over_seeds, verdict
 
 
 def signs(*pairs, rows):

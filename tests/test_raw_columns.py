@@ -14,10 +14,10 @@ from raw_rows import aya, chat, write_raw
 from test_flag_forms import as_parquet, built
 from test_readers import error, put
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data import json_stream
-from fedllm_bench.data_prep.columns import USER_ID
-from fedllm_bench.data_prep.readers import read_rows
-from fedllm_bench.errors import UserError
+from fedllm_bench.data.build.columns import USER_ID
+from fedllm_bench.data.build.readers import read_rows
 
 
 def csv_of(head: list[str]) -> bytes:

@@ -17,9 +17,9 @@ from test_flag_forms import as_parquet, built
 from test_readers import as_arrow, as_jsonl, error
 from test_readers import as_parquet as parquet_bytes
 
-from fedllm_bench.data_prep.raw_files import METADATA, passed_over, raw_files, split_of_name
-from fedllm_bench.data_prep.readers import READERS, read_rows
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.raw_files import METADATA, passed_over, raw_files, split_of_name
+from fedllm_bench.data.build.readers import READERS, read_rows
 
 ROWS = [aya(f"u{i % 2}", f"q{i}", f"a{i}") for i in range(8)]
 PRETTY = json.dumps({"default": {"features": {}}}, indent=2)

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedllm_bench.data_prep import readers
-from fedllm_bench.data_prep.readers import read_rows, split_of_name
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build import readers
+from fedllm_bench.data.build.readers import read_rows, split_of_name
 
 COLUMNS = {"inputs": str, "user_id": str}
 ROWS = [

@@ -11,10 +11,10 @@ from saved import saved_bytes
 from test_rounds_resume import distance, initial, same_bits
 from tiny import client_task, random_part, settings
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.block import train_block
-from fedllm_bench.training.recompute import decoder_layers, recomputing
+from fedllm_bench.training.model.recompute import decoder_layers, recomputing
 
 SIZES = {"micro_batch": 3, "accumulation": 2}
 
@@ -50,7 +50,7 @@ def test_with_other_masks_in_the_second_pass_the_gradient_would_be_another(load_
     """The test above can fail: this is what it would see."""
     model = load_tiny(dropout=0.3, dtype="float64")
     expected = trained(model, False)
-    monkeypatch.setattr("fedllm_bench.training.recompute._as_then", lambda streams, states: nullcontext())
+    monkeypatch.setattr("fedllm_bench.training.model.recompute._as_then", lambda streams, states: nullcontext())
     wrong = trained(model, True)
     assert distance([r.upload["delta"] for r in wrong], [r.upload["delta"] for r in expected]) > 1e-4
 
@@ -78,7 +78,7 @@ def test_the_model_is_afterwards_as_before(double_model):
 
 
 def test_a_model_without_such_layers_is_refused(double_model, monkeypatch):
-    monkeypatch.setattr("fedllm_bench.training.recompute.decoder_layers", lambda base: [])
+    monkeypatch.setattr("fedllm_bench.training.model.recompute.decoder_layers", lambda base: [])
     with pytest.raises(UserError, match="gradient_checkpointing=false"), recomputing(double_model, True):
         pass
     with recomputing(double_model, False):

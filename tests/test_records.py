@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.records import (
     Answer,
     Judgement,

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation import reference_metrics as rm
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.evaluation.metrics import references as rm
 from fedllm_bench.evaluation.records import Answer, Prompt
 
 

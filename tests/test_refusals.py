@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from fedllm_bench.assets import ASSETS, fetch
+from fedllm_bench.data.fetch.assets import ASSETS, fetch
+from fedllm_bench.evaluation.metrics.refusals import languages, refusal_scores, refuses, refuses_legacy
 from fedllm_bench.evaluation.records import Answer, Prompt
-from fedllm_bench.evaluation.refusals import languages, refusal_scores, refuses, refuses_legacy
 
 # each by hand, in the words that models use: refuses, complies, looks like a refusal and is none
 CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {

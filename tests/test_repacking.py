@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.packing import compressed, encoded, listed
-from fedllm_bench.leaderboard.repacking import main, repacked
-from fedllm_bench.report.schema import check_results
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.leaderboard.submit.packing import compressed, encoded, listed
+from fedllm_bench.leaderboard.submit.repacking import main, repacked
+from fedllm_bench.results.schema import check_results
 
 SHIPPED = Path(__file__).parents[1] / "leaderboard" / "submissions"
 NAME = "runs/0/results.json.gz"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.metrics.estimators import MEAN_OVER_CLIENTS, PERPLEXITY
-from fedllm_bench.report.distribution import distribution, spread
-from fedllm_bench.report.results import ScoreSet, metric_entry, metrics_of
-from fedllm_bench.report.schema import QUANTILES
-from fedllm_bench.report.sides import sides_of
+from fedllm_bench.results.distribution import distribution, spread
+from fedllm_bench.results.run_results import ScoreSet, metric_entry, metrics_of
+from fedllm_bench.results.schema import QUANTILES
+from fedllm_bench.results.sides import sides_of
+from fedllm_bench.scores.estimators import MEAN_OVER_CLIENTS, PERPLEXITY
+from fedllm_bench.scores.score import MetricInfo, Score
 
 LOSS = MetricInfo(name="heldout", version="1", unit="nats", higher_is_better=False, description="loss")
 

@@ -23,15 +23,15 @@ from evaluation_records import (
     write_prompts,
 )
 
-from fedllm_bench import files
 from fedllm_bench.cli import main
-from fedllm_bench.evaluation.material import read_folder
-from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
-from fedllm_bench.evaluation.scored import score_all
-from fedllm_bench.report.html_charts import charts, loss_curve
-from fedllm_bench.report.html_data import browser_data, script_json
-from fedllm_bench.report.html_page import policy
-from fedllm_bench.report.html_run import write_evaluation_report
+from fedllm_bench.common import files
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
+from fedllm_bench.evaluation.scoring.answered import read_folder
+from fedllm_bench.evaluation.scoring.score_all import score_all
+from fedllm_bench.report.page.browser import browser_data, script_json
+from fedllm_bench.report.page.charts import charts, loss_curve
+from fedllm_bench.report.page.page import policy
+from fedllm_bench.report.page.write import write_evaluation_report
 
 
 class Page(HTMLParser):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from bench_runs import run
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.report.privacy import communication_block, privacy_block, warnings_of
-from fedllm_bench.report.schema import COMMUNICATION, PRIVACY, check_results
+from fedllm_bench.results.privacy import communication_block, privacy_block, warnings_of
+from fedllm_bench.results.schema import COMMUNICATION, PRIVACY, check_results
 
 ROUNDS = [{"clipped": 0.5, "aggregation_error": 0.25}, {"clipped": None}, {"clipped": 1.0, "aggregation_error": 0.75}]
 

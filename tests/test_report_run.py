@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from bench_runs import quick, run
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.metrics.stats import per_cluster
-from fedllm_bench.report.run import failures_of
-from fedllm_bench.report.schema import check_results
-from fedllm_bench.scoring import read_scores
+from fedllm_bench.pipeline.results_stage import failures_of
+from fedllm_bench.results.schema import check_results
+from fedllm_bench.runs.scoring import read_scores
+from fedllm_bench.scores.summaries import per_cluster
 
 ONE_ROUND = ("--set", "federation.rounds=1", "--set", "evaluation.local_clients=0")
 

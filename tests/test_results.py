@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.report.results import (
+from fedllm_bench.results.run_results import (
     ScoreSet,
     client_rows,
     metric_entry,
@@ -19,7 +18,7 @@ from fedllm_bench.report.results import (
     results_payload,
     write_results,
 )
-from fedllm_bench.report.schema import (
+from fedllm_bench.results.schema import (
     CLIENT,
     COMMUNICATION,
     CUT,
@@ -38,6 +37,7 @@ from fedllm_bench.report.schema import (
     SPREAD,
     check_results,
 )
+from fedllm_bench.scores.score import MetricInfo, Score
 
 CUTS = {"num_rows": 9, "num_cut": 2, "num_skipped": 1, "num_counted_tokens": 90, "num_lost_tokens": 10}
 LOSS = MetricInfo(

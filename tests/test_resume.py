@@ -12,10 +12,12 @@ import pytest
 from bench_runs import TINY, folder_of, outcome, quick, run, words
 from sweeps import sweep
 
-from fedllm_bench import cli, files, presets
-from fedllm_bench.cell import Cell
+from fedllm_bench import cli
 from fedllm_bench.commands import bench
+from fedllm_bench.common import files
+from fedllm_bench.config import presets
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.runs.cell import Cell
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,19 +66,19 @@ def test_a_second_process_on_the_same_run_is_told_so(tiny_split: Split, tmp_path
 
 
 FAULTS = [
-    ("fedllm_bench.stages.score_base", 1),
-    ("fedllm_bench.stages.train", 1),
+    ("fedllm_bench.pipeline.stages.score_base", 1),
+    ("fedllm_bench.pipeline.stages.train", 1),
     ("fedllm_bench.training.rounds._one_round", 2),
     ("fedllm_bench.training.rounds.save_server", 2),
-    ("fedllm_bench.stages.save_adapter", 1),
-    ("fedllm_bench.stages.score_after", 1),
-    ("fedllm_bench.scoring._score_file", 9),
-    ("fedllm_bench.stages.score_local", 1),
+    ("fedllm_bench.pipeline.stages.save_adapter", 1),
+    ("fedllm_bench.pipeline.stages.score_after", 1),
+    ("fedllm_bench.runs.scoring._score_file", 9),
+    ("fedllm_bench.pipeline.stages.score_local", 1),
     ("fedllm_bench.training.rounds._one_round", 4),  # in the baseline
-    ("fedllm_bench.stages.save_adapter", 3),
-    ("fedllm_bench.stages.write_report", 1),  # of the baseline
-    ("fedllm_bench.stages.write_report", 2),
-    ("fedllm_bench.report.run.write_results", 2),
+    ("fedllm_bench.pipeline.stages.save_adapter", 3),
+    ("fedllm_bench.pipeline.stages.write_report", 1),  # of the baseline
+    ("fedllm_bench.pipeline.stages.write_report", 2),
+    ("fedllm_bench.pipeline.results_stage.write_results", 2),
 ]
 
 
@@ -121,14 +123,14 @@ def test_a_resumed_run_keeps_the_plan_of_its_first_session(
 ):
     command = words("fedavg", tiny_split.folder, tmp_path, *less)
     with monkeypatch.context() as patch:
-        patch.setattr("fedllm_bench.stages.train", lambda bench: 1 / 0)
+        patch.setattr("fedllm_bench.pipeline.stages.train", lambda bench: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cli.main(command)
     folder = folder_of("fedavg", tmp_path)
     written = {name: (folder / name).read_text() for name in ("plan.json", "environment.json", "config.json")}
     monkeypatch.setattr(bench, "num_threads", lambda: 2)
     used: list[int] = []
-    monkeypatch.setattr("fedllm_bench.loading.torch.set_num_threads", used.append)
+    monkeypatch.setattr("fedllm_bench.runs.loading.torch.set_num_threads", used.append)
     assert cli.main(command) == 0
     assert set(used) == {1}
     assert {name: (folder / name).read_text() for name in written} == written
@@ -140,7 +142,7 @@ def test_what_a_killed_session_was_writing_is_swept_away(
 ):
     command = words("fedavg", tiny_split.folder, tmp_path, *less)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedllm_bench.stages.score_after", lambda *args: 1 / 0)
+        patch.setattr("fedllm_bench.pipeline.stages.score_after", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cli.main(command)
     folder = folder_of("fedavg", tmp_path)

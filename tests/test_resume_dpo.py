@@ -19,10 +19,10 @@ from test_rounds_resume import (
     undisturbed,
 )
 
-from fedllm_bench.files import read_jsonl
+from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.reference import with_reference
+from fedllm_bench.runs.reference import with_reference
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.rounds import Run, run_rounds
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedllm_bench.config import RunConfig
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import read_jsonl
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.tokens import TokenPart
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import read_jsonl
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.methods.local import Local
 from fedllm_bench.methods.registry import make_method
@@ -24,7 +25,6 @@ from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.rounds import Run, run_rounds
-from fedllm_bench.trees import Tree
 
 START: Tree = {"w": torch.tensor([1.0, 2.0])}
 Script = Callable[[ClientTask], ClientResult]

@@ -11,9 +11,10 @@ import pytest
 import torch
 from sweeps import UNLIKE, sweep
 
-from fedllm_bench.config import RunConfig
+from fedllm_bench.common.files import read_jsonl
+from fedllm_bench.common.trees import Tree, norm
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.clients import Clients
-from fedllm_bench.files import read_jsonl
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg, Message, Server
 from fedllm_bench.methods.registry import make_method
@@ -21,10 +22,9 @@ from fedllm_bench.training import rounds
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.engines import ENGINES, MapBlocks, in_process
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 from fedllm_bench.training.rounds import Run, run_rounds
-from fedllm_bench.trees import Tree, norm
 
 
 class Killed(Exception):

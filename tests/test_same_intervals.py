@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedllm_bench.evaluation.compare import compare_models
-from fedllm_bench.evaluation.estimates import Rules, change, side_estimate
-from fedllm_bench.evaluation.measured import Measured
-from fedllm_bench.evaluation.scored_runs import ScoredRun
-from fedllm_bench.evaluation.views import MEAN_OVER_QUESTIONS
-from fedllm_bench.leaderboard.intervals import over_units
-from fedllm_bench.leaderboard.measures import Measure, side_of
-from fedllm_bench.metrics.base import SCALES, MetricInfo, Score
-from fedllm_bench.metrics.estimators import (
+from fedllm_bench.comparison.compare import compare_models
+from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.run_scores import ScoredRun
+from fedllm_bench.evaluation.scoring.estimates import Rules, change, side_estimate
+from fedllm_bench.evaluation.scoring.views import MEAN_OVER_QUESTIONS
+from fedllm_bench.leaderboard.ranking.intervals import over_units
+from fedllm_bench.leaderboard.ranking.measures import Measure, side_of
+from fedllm_bench.results.run_results import ScoreSet, metric_entry
+from fedllm_bench.scores.estimators import (
     MEAN_OVER_CLIENTS,
     MEAN_OVER_TOKENS,
     PERPLEXITY,
     worst_tenth,
 )
-from fedllm_bench.report.grid_stats import difference
-from fedllm_bench.report.results import ScoreSet, metric_entry
+from fedllm_bench.scores.score import SCALES, MetricInfo, Score
+from fedllm_bench.scores.seeds import difference
 
 NUMBERS = ("mean", "ci_low", "ci_high", "interval")
 ESTIMATORS = [MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, PERPLEXITY, worst_tenth(higher_is_better=False)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fedllm_bench.evaluation.sampling import Sampler, draw, uniforms
+from fedllm_bench.evaluation.answering.sampling import Sampler, draw, uniforms
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, -torch.inf, 0.0])
 DRAWS = 20_000

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from submissions import Forgery, codes, context, module
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 
 DAY = datetime.timedelta(days=1)

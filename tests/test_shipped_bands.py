@@ -12,11 +12,11 @@ import pytest
 from bench_runs import code_of
 from shipped import shipped_as
 
-from fedllm_bench import presets
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.bands import FEWEST, SHIPPED, band_of, read_band, shipped_bands
-from fedllm_bench.leaderboard.bundle import open_bundle
-from fedllm_bench.leaderboard.retraining import shipped_band
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import presets
+from fedllm_bench.leaderboard.submission.bundle import open_bundle
+from fedllm_bench.leaderboard.tiers.bands import FEWEST, SHIPPED, band_of, read_band, shipped_bands
+from fedllm_bench.leaderboard.tiers.retraining import shipped_band
 
 LEADERBOARD = Path(__file__).parents[1] / "leaderboard"
 METHODS = ("local", "fedavg", "fedprox", "scaffold", "fedavgm", "fedadagrad", "fedyogi", "fedadam", "central")
@@ -53,7 +53,7 @@ def test_the_shipped_submission_is_of_the_seeds_that_the_band_is_of(name):
 
 def test_a_cell_of_which_none_is_shipped_says_what_to_do(monkeypatch):
     run = of_method("fedavg").runs()[0]
-    monkeypatch.setattr("fedllm_bench.leaderboard.retraining.shipped_bands", lambda: [])
+    monkeypatch.setattr("fedllm_bench.leaderboard.tiers.retraining.shipped_bands", lambda: [])
     with pytest.raises(UserError, match=r"no band of fedavg .* give --band RUN RUN"):
         shipped_band(run)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from bench_runs import folder_of, quick, quiet_environment
 
-from fedllm_bench import cli, files
+from fedllm_bench import cli
+from fedllm_bench.common import files
 from fedllm_bench.evaluation.records import Answer, Prompt, prompts_file, read_records
 
 pytestmark = pytest.mark.slow

@@ -11,9 +11,9 @@ from board_in_browser import COUNT, METHODS, SORT, choose, column_of, head
 from board_submissions import write_method
 from browser import chromium, contrast, wait_until
 
-from fedllm_bench.leaderboard.board_page import board_page
-from fedllm_bench.leaderboard.build import build
-from fedllm_bench.leaderboard.standing import board_of
+from fedllm_bench.leaderboard.ranking.standing import board_of
+from fedllm_bench.leaderboard.site.board_page import board_page
+from fedllm_bench.leaderboard.site.build import build
 
 pytestmark = pytest.mark.slow
 LEVELS = {"fedavg": 0.5, "fedprox": 0.52, "scaffold": 0.7, "fedavgm": 0.6, "local": 0.3}
@@ -38,7 +38,7 @@ def site(tmp_path_factory):
 
 
 def test_many_processes_write_what_one_does(site, monkeypatch, tmp_path):
-    monkeypatch.setattr("fedllm_bench.leaderboard.build.FEW", 2)
+    monkeypatch.setattr("fedllm_bench.leaderboard.site.build.FEW", 2)
     build(site.parent / "submissions", tmp_path / "out", jobs=2)
     folders = (tmp_path / "out", site)
     ours, theirs = ({p.relative_to(of): p.read_bytes() for p in of.rglob("*") if p.is_file()} for of in folders)

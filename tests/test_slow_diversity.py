@@ -16,10 +16,11 @@ import pytest
 from bench_runs import quiet_environment
 from sentence_model import encoder_folder
 
-from fedllm_bench import cli, files
-from fedllm_bench.data.mini.dataset import BUILDERS
-from fedllm_bench.diversity.ifd import ROWS_AT_ONCE
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.diversity.quality.ifd import ROWS_AT_ONCE
 from fedllm_bench.diversity.settings import SECTIONS
+from fedllm_bench.mini.dataset import BUILDERS
 
 pytestmark = pytest.mark.slow
 REAL_ROWS = os.environ.get("FEDLLM_BENCH_REAL_ROWS")

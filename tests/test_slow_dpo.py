@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from test_slow_world import excludes_zero
 
-from fedllm_bench import cli, files
-from fedllm_bench.report.schema import check_results
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.results.schema import check_results
 
 pytestmark = pytest.mark.slow
 

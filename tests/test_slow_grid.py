@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from bench_runs import TINY, outcome, quiet_environment
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from judged import write_answers
 
-from fedllm_bench import cli, models
+from fedllm_bench import cli
+from fedllm_bench.config import base_model
 from fedllm_bench.evaluation.records import Judgement, read_records
 
 pytestmark = pytest.mark.slow
@@ -32,7 +33,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [Path(sys.executable).with_name("transformers"), "serve", models.locate("mini")]
+    command = [Path(sys.executable).with_name("transformers"), "serve", base_model.locate("mini")]
     log = tmp_path_factory.mktemp("serve") / "log"
     with log.open("w") as out:
         process = subprocess.Popen(
@@ -71,7 +72,7 @@ def test_replies_of_transformers_serve_are_kept_and_unscored(
     folder = write_answers(tmp_path / "run", "mini", "global")
     mine = tmp_path / "served.toml"
     limits = "[options]\nmax_tokens = 20\ntemperature = 0\n[limits]\nconcurrency = 2\n"
-    mine.write_text(f'model = "{models.locate("mini")}"\nbase_url = "{address}"\n{limits}')
+    mine.write_text(f'model = "{base_model.locate("mini")}"\nbase_url = "{address}"\n{limits}')
     assert cli.main(["judge", str(folder), "--judge", str(mine)]) == 0
     assert "0/2  (2 of 2 questions have no score: no verdict in the judge's reply)" in capsys.readouterr().out
     (path,) = (folder / "judgements").rglob("*.jsonl")

@@ -12,7 +12,7 @@ from bench_runs import code_of, quick
 from judge_server import Body, JudgeServer, Said, judge_server, says
 from submissions import codes, context, module, submitted
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.evaluation.judges import asking
 

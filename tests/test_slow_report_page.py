@@ -17,8 +17,8 @@ from evaluation_records import (
     write_prompts,
 )
 
-from fedllm_bench import files
-from fedllm_bench.report.html_run import write_evaluation_report
+from fedllm_bench.common import files
+from fedllm_bench.report.page.write import write_evaluation_report
 
 pytestmark = pytest.mark.slow
 TAGS = "const n = {}; for (const e of document.querySelectorAll('*')) n[e.tagName] = (n[e.tagName] || 0) + 1; return n"

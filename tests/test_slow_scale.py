@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedllm_bench.benchmarks.perf import state_scale
-from fedllm_bench.files import read_json
+from fedllm_bench.common.files import read_json
 
 pytestmark = pytest.mark.slow
 

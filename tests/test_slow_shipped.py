@@ -15,7 +15,7 @@ import pytest
 from bench_runs import quiet_environment
 from shipped import SUBMISSIONS, shipped, shipped_as
 
-from fedllm_bench.leaderboard.canaries import CANARIES
+from fedllm_bench.leaderboard.submit.canaries import CANARIES
 
 pytestmark = pytest.mark.slow
 METHODS = {"local", "fedavg", "fedprox", "scaffold", "fedavgm", "fedadagrad", "fedyogi", "fedadam"}

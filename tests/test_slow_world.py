@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from bench_runs import folder_of
 
-from fedllm_bench import cli, files
+from fedllm_bench import cli
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import open_split
-from fedllm_bench.data.mini.dataset import build_mini_aya
-from fedllm_bench.data.mini.users import Population
-from fedllm_bench.report.schema import check_results
+from fedllm_bench.mini.dataset import build_mini_aya
+from fedllm_bench.mini.users import Population
+from fedllm_bench.results.schema import check_results
 
 pytestmark = pytest.mark.slow
 REAL_ROWS = os.environ.get("FEDLLM_BENCH_REAL_ROWS")

@@ -12,10 +12,10 @@ import pytest
 from board_entries import TRACK, entry, full, measure, table
 from scipy import stats
 
-from fedllm_bench.leaderboard import standing
-from fedllm_bench.leaderboard.boards import Entry
-from fedllm_bench.leaderboard.standing import board_of, board_version
-from fedllm_bench.leaderboard.tracks import find_track
+from fedllm_bench.leaderboard.ranking import standing
+from fedllm_bench.leaderboard.ranking.board import Entry
+from fedllm_bench.leaderboard.ranking.standing import board_of, board_version
+from fedllm_bench.leaderboard.submission.tracks import find_track
 
 METRICS = ("heldout", "mini_exact", "mini_choice")
 MEANS = {"fedavg": 0.50, "fedprox": 0.505, "scaffold": 0.65, "poor": 0.30}

@@ -11,15 +11,15 @@ import pytest
 import torch
 from tiny import ALL_LINEAR, random_part, random_tree, widen_norms
 
-from fedllm_bench.cell import Cell
-from fedllm_bench.config import Lora, Model
-from fedllm_bench.errors import UserError
-from fedllm_bench.starting import adapter_fingerprint
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import Lora, Model
+from fedllm_bench.config.starting import adapter_fingerprint
+from fedllm_bench.runs.cell import Cell
 from fedllm_bench.training import trl
-from fedllm_bench.training.adapter import save_adapter
 from fedllm_bench.training.batches import collate
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.training.model.adapter import save_adapter
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 LORA = Lora(rank=4, alpha=8, dropout=0.0, targets=ALL_LINEAR)
 IDS = collate(list(random_part(seed=1, num_rows=4)), torch.device("cpu")).ids

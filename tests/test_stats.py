@@ -11,9 +11,9 @@ import pytest
 from scipy import optimize
 from scipy import stats as scipy_stats
 
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.estimators import MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, PERPLEXITY, worst_tenth
-from fedllm_bench.metrics.stats import ClusterMean, paired_clusters, paired_difference, per_cluster, summarise
+from fedllm_bench.scores.estimators import MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, PERPLEXITY, worst_tenth
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.summaries import ClusterMean, paired_clusters, paired_difference, per_cluster, summarise
 
 
 def clusters(values, weights=None) -> dict[str, ClusterMean]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from submitted_runs import encoded, head, listed, problems, schema, small_contents, untrusted
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import read_json
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS = small_contents()

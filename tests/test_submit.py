@@ -21,8 +21,9 @@ from submitted_runs import (
     write_run,
 )
 
-from fedllm_bench import cli, files
-from fedllm_bench.errors import UserError
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 
 placing, preview, private = (
     importlib.import_module(f"fedllm_bench.leaderboard.{name}") for name in ("placing", "preview", "private")

@@ -7,7 +7,7 @@ import copy
 import pytest
 from payloads import PAYLOAD, distribution, per_client, summary
 
-from fedllm_bench.report.formats import change, counted, duration, from_to, number, signed, size
+from fedllm_bench.common.text import change, counted, duration, from_to, number, signed, size
 from fedllm_bench.report.tables import markdown_table, terminal_table
 
 

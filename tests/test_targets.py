@@ -8,15 +8,15 @@ from architectures import load, make_folder
 from tiny import ALL_LINEAR, CPU, random_part, random_tree
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from fedllm_bench.config import Lora
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import read_json
-from fedllm_bench.training.adapter import save_adapter
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import read_json
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.run import Lora
 from fedllm_bench.training.batches import collate
-from fedllm_bench.training.lora import Masks, attach, detach, initial_adapter
 from fedllm_bench.training.loss import client_losses
-from fedllm_bench.training.model import LoraModel
-from fedllm_bench.trees import Tree
+from fedllm_bench.training.model.adapter import save_adapter
+from fedllm_bench.training.model.lora import Masks, attach, detach, initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel
 
 NEOX = ("dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value")
 GPT2 = ("c_attn", "c_fc", "c_proj")

@@ -18,18 +18,18 @@ from evaluation_records import (
 )
 
 from fedllm_bench.evaluation import records
-from fedllm_bench.evaluation.answering import conversation
-from fedllm_bench.evaluation.journal import Turn
+from fedllm_bench.evaluation.answering.journal import Turn
+from fedllm_bench.evaluation.answering.model_answers import conversation
 from fedllm_bench.evaluation.judges.questions import Asker
 from fedllm_bench.evaluation.judges.shown import MOST_CHARACTERS
-from fedllm_bench.evaluation.material import read_folder
-from fedllm_bench.evaluation.open_metrics import OPEN_METRICS, open_metrics
-from fedllm_bench.evaluation.own_rows import Owners, OwnRows
+from fedllm_bench.evaluation.metrics.own_user import Owners, OwnRows
+from fedllm_bench.evaluation.metrics.refusals import refusal_scores, refuses, refuses_legacy
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS, open_metrics
 from fedllm_bench.evaluation.records import Answer, Prompt
-from fedllm_bench.evaluation.refusals import refusal_scores, refuses, refuses_legacy
+from fedllm_bench.evaluation.scoring.answered import read_folder
 from fedllm_bench.evaluation.thoughts import ENDED_WITHIN
 from fedllm_bench.leaderboard.checks import writing
-from fedllm_bench.report.html_run import write_evaluation_report
+from fedllm_bench.report.page.write import write_evaluation_report
 
 REFUSAL = "I'm sorry, but I can't help with that."
 BENCHMARKS = ("advbench", "harmless", "ref_gpt4", "heldout_ref", "mini")

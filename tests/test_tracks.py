@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from fedllm_bench import presets
-from fedllm_bench.config import check
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.tracks import KINDS, find_track, flat, load_tracks, rule_problems, track_of
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import presets
+from fedllm_bench.config.run import check
+from fedllm_bench.leaderboard.submission.tracks import KINDS, find_track, flat, load_tracks, rule_problems, track_of
 
 TRACKS = load_tracks()
 PRIVATE = ("privacy.clip=1.0", "privacy.noise_multiplier=1.0", "federation.weighting=uniform")

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fedllm_bench.trees import Layout, moved_to, norm, num_bytes, tmap, zeros_like
+from fedllm_bench.common.trees import Layout, moved_to, norm, num_bytes, tmap, zeros_like
 
 TREE = {"b": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "a": torch.tensor([5.0])}
 

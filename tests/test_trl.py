@@ -15,7 +15,8 @@ from sweeps import sweep
 from tiny import client_task, random_part, random_tree, settings
 from trl_double import skip_without_sft_in_double, widen_trl
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.trees import Tree, norm, tmap
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.methods.fedprox import FedProx
@@ -26,10 +27,9 @@ from fedllm_bench.training import engines, trl
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
 from fedllm_bench.training.engines import ENGINES
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.rounds import Run, run_rounds
-from fedllm_bench.trees import Tree, norm, tmap
 
 ROWS, STEPS = (range(5), range(5, 9), range(9, 22)), (2, 0, 3)  # of each client
 PART = random_part(seed=11, num_rows=22)
@@ -281,7 +281,7 @@ def test_a_model_that_cannot_be_stacked_gets_one_client_a_pass(stackable, monkey
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", SHARP)
 def test_trl_trains_as_train_block_does_on_a_gpu(name, tiny_folder, tiny_run_config):
-    from fedllm_bench.training.model import load_model
+    from fedllm_bench.training.model.lora_model import load_model
 
     config, method = tiny_run_config(), SHARP[name]
     model = load_model(config.model, config.lora, "cuda")

@@ -21,22 +21,22 @@ from test_trl import SHARP, check_equal, difference
 from tiny import client_task, random_tree, settings
 from trl_double import skip_without_sft_in_double, widen_trl
 
-from fedllm_bench import files
+from fedllm_bench.common import files
+from fedllm_bench.common.trees import Tree, norm
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.rows import SftRow
 from fedllm_bench.data.tokens import TokenPart, TokenRow, encode
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.reference import with_reference
+from fedllm_bench.runs.reference import with_reference
 from fedllm_bench.training import trl
 from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.engines import ENGINES
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.rounds import Run, run_rounds
 from fedllm_bench.training.trl_client import TrainedClient, adapter_parameters, put
-from fedllm_bench.trees import Tree, norm
 
 ROWS, STEPS = (range(5), range(5, 9), range(9, 22)), (2, 0, 3)
 

@@ -11,8 +11,8 @@ from raw_rows import chat, turns, vote, write_raw
 from test_flag_forms import as_parquet, built
 from test_pipelines import removed
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.errors import UserError
 
 QUESTION, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 

@@ -13,7 +13,8 @@ from test_rounds_resume import initial, outcome_of
 from test_wrapped import ALL, SENDING
 from tiny import random_tree, settings
 
-from fedllm_bench.files import read_jsonl
+from fedllm_bench.common.files import read_jsonl
+from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.uploads import FrozenA, HalfUploads, is_a
@@ -21,7 +22,6 @@ from fedllm_bench.training.aggregation import aggregation_error
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.rounds import Run
-from fedllm_bench.trees import Tree, norm, num_bytes, tmap
 
 HALF, FROZEN = "communication.upload_dtype=float16", "communication.lora_aggregation=frozen_a"
 ERROR = "communication.aggregation_error=true"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.presets import explain, load
 from fedllm_bench.methods import RELEASED
-from fedllm_bench.presets import explain, load
 from fedllm_bench.training.batches import schedule
 
 CONSTANTS = {

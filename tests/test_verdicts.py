@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fedllm_bench.evaluation.grading import reply_rating
+from fedllm_bench.evaluation.judging.grading import reply_rating
+from fedllm_bench.evaluation.judging.verdicts import pair_verdict, rating
 from fedllm_bench.evaluation.records import Reply
-from fedllm_bench.evaluation.verdicts import pair_verdict, rating
 
 RATED = {
     "as asked": ("A good answer. Rating: [[7]]", 7),

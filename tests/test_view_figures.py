@@ -10,9 +10,10 @@ import pytest
 from matplotlib.figure import Figure
 from sweeps import sweep
 
-from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.report import per_client, view_figures
-from fedllm_bench.report.distribution import EQUAL
+from fedllm_bench.report import view_figures
+from fedllm_bench.results import per_client
+from fedllm_bench.results.distribution import EQUAL
+from fedllm_bench.scores.score import MetricInfo, Score
 
 LOSS = MetricInfo(name="heldout", version="1", unit="nats per token", higher_is_better=False, description="loss")
 

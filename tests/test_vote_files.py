@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedllm_bench import cli, files
-from fedllm_bench.evaluation.agreement import EXPERTS, PUBLISHED
-from fedllm_bench.evaluation.judge_check import FEW_JUDGES, votes_check
-from fedllm_bench.evaluation.vote_files import read_vote_file
+from fedllm_bench import cli
+from fedllm_bench.common import files
+from fedllm_bench.evaluation.judging.agreement import EXPERTS, PUBLISHED
+from fedllm_bench.evaluation.judging.judge_check import FEW_JUDGES, votes_check
+from fedllm_bench.evaluation.judging.vote_files import read_vote_file
 
 HEAD = "question,model_a,model_b,winner,judge\n"
 MIRROR = os.environ.get("FEDLLM_BENCH_MIRROR")

@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data.mini import corpus
-from fedllm_bench.data.mini.dataset import MIN_SAMPLES, mini_split
-from fedllm_bench.data.mini.lexicon import lexicon
-from fedllm_bench.data.mini.users import (
+from fedllm_bench.mini import corpus
+from fedllm_bench.mini.dataset import MIN_SAMPLES, mini_split
+from fedllm_bench.mini.lexicon import lexicon
+from fedllm_bench.mini.users import (
     FEWEST,
     TASKS,
     Answered,
@@ -26,7 +26,7 @@ from fedllm_bench.data.mini.users import (
     make_rows,
     make_users,
 )
-from fedllm_bench.data.mini.world import (
+from fedllm_bench.mini.world import (
     NUM_LANGUAGES,
     NUM_RELATIONS,
     NUM_STYLES,

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.data.mini.dataset import aya_rows, mini_split, write_raw
-from fedllm_bench.data.mini.users import NUM_REGIONS, TASKS, Answered, Population, make_rows, make_users
-from fedllm_bench.data.mini.world import ME
 from fedllm_bench.data_prep.aya import COLUMNS
 from fedllm_bench.metrics.items import load_probes
+from fedllm_bench.mini.dataset import aya_rows, mini_split, write_raw
+from fedllm_bench.mini.users import NUM_REGIONS, TASKS, Answered, Population, make_rows, make_users
+from fedllm_bench.mini.world import ME
 
 SEEDS = range(3)
 CONTROL_PERMUTATIONS = 100

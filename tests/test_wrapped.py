@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.methods import METHODS, VARIANTS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.privacy import Private

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedllm_bench.config import Local
+from fedllm_bench.common.trees import Tree, tmap
+from fedllm_bench.config.run import Local
 from fedllm_bench.data.tokens import TokenPart, TokenRow
 from fedllm_bench.methods.base import ClientState
 from fedllm_bench.training.batches import collate, plan_steps
 from fedllm_bench.training.block import ClientTask
-from fedllm_bench.trees import Tree, tmap
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 VOCABULARY = 3000

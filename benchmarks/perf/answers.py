@@ -22,21 +22,22 @@ from typing import Any
 
 import torch
 
-from fedllm_bench import files, presets, provenance
 from fedllm_bench.commands.bench import num_threads
+from fedllm_bench.common import files, provenance
+from fedllm_bench.common.process import prepare
+from fedllm_bench.common.trees import Tree, tmap
+from fedllm_bench.config import presets
 from fedllm_bench.data.chat import template_text
-from fedllm_bench.evaluation.answering import ModelAnswerer, conversation
-from fedllm_bench.evaluation.attaching import answering_with
+from fedllm_bench.evaluation.answering.budget import batch_tokens
+from fedllm_bench.evaluation.answering.decoding import end_tokens
+from fedllm_bench.evaluation.answering.encoding import Encode, Template, encoder
+from fedllm_bench.evaluation.answering.journal import Key, Turn
+from fedllm_bench.evaluation.answering.merged_adapter import answering_with
+from fedllm_bench.evaluation.answering.model_answers import ModelAnswerer, conversation
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Context, Overrides, make_prompts
-from fedllm_bench.evaluation.budget import batch_tokens
-from fedllm_bench.evaluation.decoding import end_tokens
-from fedllm_bench.evaluation.encoding import Encode, Template, encoder
-from fedllm_bench.evaluation.journal import Key, Turn
 from fedllm_bench.evaluation.records import Prompt
-from fedllm_bench.process import prepare
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel, load_model
-from fedllm_bench.trees import Tree, tmap
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 EPILOG = """examples:
   python benchmarks/perf/answers.py --threads 1 --new-tokens 64 --repeats 3

@@ -27,14 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from fedllm_bench import files
-from fedllm_bench.cell import resolve_split, settings_hash
-from fedllm_bench.config import RunConfig, check
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import RunConfig, check
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.errors import UserError
-from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.report.results import ScoreSet, client_rows, metrics_of
+from fedllm_bench.results.run_results import ScoreSet, client_rows, metrics_of
+from fedllm_bench.runs.cell import resolve_split, settings_hash
+from fedllm_bench.scores.score import Score
 from fedllm_bench.training.batches import schedule
 
 EPILOG = """examples:

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.files import write_json  # this process stays small: a child's peak starts with its parent's
+from fedllm_bench.common.files import write_json  # this process stays small: a child's peak starts with its parent's
 
 EPILOG = """examples:
   python benchmarks/perf/build_scale.py

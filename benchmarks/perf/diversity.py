@@ -23,23 +23,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedllm_bench import files
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.diversity.cache import Kept
-from fedllm_bench.diversity.clustering import cluster
-from fedllm_bench.diversity.encoder import EncoderSettings, embed, encoder_folder
-from fedllm_bench.diversity.heterogeneity import heterogeneity, number
-from fedllm_bench.diversity.kernels import (
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.diversity.embedding.cache import Kept
+from fedllm_bench.diversity.embedding.clustering import cluster
+from fedllm_bench.diversity.embedding.encoder import EncoderSettings, embed, encoder_folder
+from fedllm_bench.diversity.embedding.heterogeneity import heterogeneity, number
+from fedllm_bench.diversity.embedding.kernels import (
     cosine_of_means,
     group_sums,
     kernel_features,
     median_distance,
     mmd2_of_pairs,
 )
-from fedllm_bench.diversity.maps import draw_map
+from fedllm_bench.diversity.embedding.maps import draw_map
+from fedllm_bench.diversity.embedding.sentences import load
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.diversity.sentences import load
-from fedllm_bench.errors import UserError
 
 EPILOG = """examples:
   python benchmarks/perf/diversity.py --embedder lsa                          # 50,000 rows, 747 clients

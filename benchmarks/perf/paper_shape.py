@@ -19,21 +19,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedllm_bench import presets
-from fedllm_bench.config import RunConfig
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.process import prepare
+from fedllm_bench.common.text import size
+from fedllm_bench.config import presets
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.tokens import TokenPart
-from fedllm_bench.errors import UserError
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.process import prepare
-from fedllm_bench.report.formats import size
-from fedllm_bench.training import quantized, targets
 from fedllm_bench.training.batches import plan_steps
 from fedllm_bench.training.block import ClientTask
 from fedllm_bench.training.engines import in_process
-from fedllm_bench.training.lora import initial_adapter
 from fedllm_bench.training.memory import estimate
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model import quantized, targets
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel
 
 EPILOG = """examples:
   python benchmarks/perf/paper_shape.py --rounds 3

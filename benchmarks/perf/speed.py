@@ -27,17 +27,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fedllm_bench import files, presets, provenance
-from fedllm_bench.config import Local, RunConfig
+from fedllm_bench.common import files, provenance
+from fedllm_bench.common.process import ALLOCATOR, SPINNING, prepare
+from fedllm_bench.common.trees import Tree, norm, tmap
+from fedllm_bench.config import presets
+from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.process import ALLOCATOR, SPINNING, prepare
 from fedllm_bench.training.batches import collate
 from fedllm_bench.training.block import ClientTask, train_block
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 from fedllm_bench.training.trl_client import CPU, adapter_parameters, put
-from fedllm_bench.trees import Tree, norm, tmap
 
 EPILOG = """examples:
   python benchmarks/perf/speed.py --hidden 256 --tokens 128 --repeats 7 --json speed.json

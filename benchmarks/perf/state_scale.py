@@ -22,8 +22,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fedllm_bench.common.files import (  # this process stays small: torch is loaded where it is used
+    read_jsonl,
+    write_json,
+)
 from fedllm_bench.data.clients import Clients
-from fedllm_bench.files import read_jsonl, write_json  # this process stays small: torch is loaded where it is used
 
 EPILOG = """examples:
   python benchmarks/perf/state_scale.py
@@ -74,9 +77,9 @@ class Bench:
     def __init__(self, rounds: int, steps: int) -> None:
         import torch
 
-        from fedllm_bench import presets
-        from fedllm_bench.training.lora import initial_adapter
-        from fedllm_bench.training.model import load_model
+        from fedllm_bench.config import presets
+        from fedllm_bench.training.model.lora import initial_adapter
+        from fedllm_bench.training.model.lora_model import load_model
 
         torch.set_num_threads(1)
         settings = [f"federation.rounds={rounds}", f"local.steps={steps}"]

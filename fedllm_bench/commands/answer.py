@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from fedllm_bench.commands.bench import num_threads, positive
 from fedllm_bench.commands.judge import count
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.errors import UserError
-from fedllm_bench.network import checked_address
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.network import checked_address
 
 if TYPE_CHECKING:
+    from fedllm_bench.evaluation.answering.answer_run import Done, Order
+    from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
+    from fedllm_bench.evaluation.answering.subjects import Subject
     from fedllm_bench.evaluation.benchmarks import Context
-    from fedllm_bench.evaluation.endpoint import EndpointAnswerer
-    from fedllm_bench.evaluation.sides import Subject
-    from fedllm_bench.evaluation.work import Done, Order
 
 LEAVABLE = ("seed", "temperature")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -103,9 +103,9 @@ def run(args: argparse.Namespace) -> int:
     _check_source(args)
     if args.imported:
         return _import(args)
-    from fedllm_bench.evaluation.endpoint import EndpointAnswerer
-    from fedllm_bench.evaluation.session import locked
-    from fedllm_bench.evaluation.work import answer_locally, answer_remotely
+    from fedllm_bench.evaluation.answering.answer_run import answer_locally, answer_remotely
+    from fedllm_bench.evaluation.answering.answer_side import locked
+    from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
 
     context, folder = _context(args), args.out or args.run_folder
     _check_benchmarks(args.metrics, context)
@@ -159,9 +159,9 @@ def _refuse(args: argparse.Namespace, *names: str) -> None:
 
 
 def _import(args: argparse.Namespace) -> int:
+    from fedllm_bench.evaluation.answering.importing import Target, import_answers, told
     from fedllm_bench.evaluation.benchmarks import named
     from fedllm_bench.evaluation.imported_files import read_rows
-    from fedllm_bench.evaluation.importing import Target, import_answers, told
     from fedllm_bench.evaluation.records import checked_name
 
     if len(named(args.metrics)) > 1:
@@ -192,8 +192,8 @@ def _check_benchmarks(names: str, context: Context) -> None:
 
 def _order(args: argparse.Namespace, context: Context) -> Order:
     """What is asked. It is fetched here, so everything else must have been checked before."""
+    from fedllm_bench.evaluation.answering.answer_run import Order
     from fedllm_bench.evaluation.benchmarks import Overrides, make_prompts, named
-    from fedllm_bench.evaluation.work import Order
 
     overrides = Overrides(temperature=args.temperature, max_new_tokens=args.max_new_tokens, limit=args.limit)
     return Order(
@@ -212,8 +212,8 @@ def _context(args: argparse.Namespace) -> Context:
     from fedllm_bench.evaluation.benchmarks import Context
 
     if args.run_folder:
-        from fedllm_bench.evaluation.run_split import split_of_run
-        from fedllm_bench.evaluation.sides import open_run
+        from fedllm_bench.evaluation.answering.subjects import open_run
+        from fedllm_bench.runs.run_split import split_of_run
 
         config = open_run(args.run_folder)
         return Context(dataset=config.dataset, split=lambda: split_of_run(args.run_folder, config))
@@ -225,25 +225,25 @@ def _subject(args: argparse.Namespace) -> Subject:
     import torch
 
     from fedllm_bench.data.chat import template_text
-    from fedllm_bench.evaluation import sides
-    from fedllm_bench.evaluation.encoding import OWN
+    from fedllm_bench.evaluation.answering import subjects
+    from fedllm_bench.evaluation.answering.encoding import OWN
 
     wanted = [side.strip() for side in args.sides.split(",") if side.strip()] if args.sides else None
     if args.run_folder:
-        return sides.subject_of_run(args.run_folder, wanted)
+        return subjects.subject_of_run(args.run_folder, wanted)
     dtype = args.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
     template = args.template or OWN
     if template != OWN:
         template_text(template)  # an unknown one is refused before a model is fetched
     if args.adapter:
-        subject = sides.subject_of_adapter(args.adapter, args.model, template, dtype)
+        subject = subjects.subject_of_adapter(args.adapter, args.model, template, dtype)
     else:
-        subject = sides.subject_of_model(args.model, template, dtype)
-    return sides.only(subject, wanted)
+        subject = subjects.subject_of_model(args.model, template, dtype)
+    return subjects.only(subject, wanted)
 
 
 def _endpoint(args: argparse.Namespace) -> EndpointAnswerer:
-    from fedllm_bench.evaluation.endpoint import EndpointAnswerer, served_model
+    from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer, served_model
 
     address = checked_address(args.endpoint, "--endpoint")
     return EndpointAnswerer(

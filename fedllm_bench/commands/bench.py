@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.errors import UserError
-from fedllm_bench.preflight import check_quantization, choose_profile, model_available, paper_problems
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.preflight import check_quantization, choose_profile, model_available, paper_problems
 from fedllm_bench.report.events import check_installed, write_events
 
 if TYPE_CHECKING:
-    from fedllm_bench.cell import Cell
-    from fedllm_bench.config import RunConfig
+    from fedllm_bench.config.run import RunConfig
+    from fedllm_bench.runs.cell import Cell
 
 log = logging.getLogger(__name__)
 EXAMPLES = """examples:
@@ -70,7 +70,7 @@ def add_settings(parser: argparse.ArgumentParser, *, metavar: str, help: str) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedllm_bench import presets
+    from fedllm_bench.config import presets
 
     cuda = has_cuda()
     profile, sentence = choose_profile(args.profile, cuda)
@@ -127,14 +127,16 @@ def positive(text: str) -> int:
 
 def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = None) -> Cell:
     """Check what the run needs before anything is loaded."""
-    from fedllm_bench.cell import Cell, resolve_split
+    from fedllm_bench.runs.cell import Cell, resolve_split
 
     if config.profile == "paper":
         _check_paper(config, cuda)
     check_quantization(config.model)
     cell = Cell(config, resolve_split(config), out, threads or num_threads())
     if not model_available(config.model.name, config.model.revision):  # it will be fetched: after all else is looked at
-        from fedllm_bench.loading import check_cell  # takes seconds, so else not before it is known what is left to do
+        from fedllm_bench.runs.loading import (
+            check_cell,  # takes seconds, so else not before it is known what is left to do
+        )
 
         check_cell(cell)
     return cell
@@ -186,7 +188,7 @@ def _run(cell: Cell) -> dict[str, object]:
     if cell.config.variant == "released":
         say(_about_released(sum(client.heldout for client in manifest.clients)))
     say(f"Run folder {cell.folder}")
-    from fedllm_bench.stages import run_cell
+    from fedllm_bench.pipeline.stages import run_cell
 
     return run_cell(cell)
 
@@ -199,8 +201,8 @@ def _about_released(num_heldout: int) -> str:
 
 
 def _show(cell: Cell, payload: dict[str, object]) -> None:
-    from fedllm_bench.cell import OUTPUTS
     from fedllm_bench.report.tables import terminal_table
+    from fedllm_bench.runs.cell import OUTPUTS
 
     say("")
     say(terminal_table(payload, shutil.get_terminal_size((110, 24)).columns))
@@ -214,7 +216,7 @@ def _show(cell: Cell, payload: dict[str, object]) -> None:
 
 
 def _explain(config: RunConfig, sources: dict[str, str]) -> int:
-    from fedllm_bench.config import dotted
+    from fedllm_bench.config.run import dotted
 
     values = {key.replace(".constants.", "."): value for key, value in dotted(config.to_dict()).items()}
     for key, source in sources.items():

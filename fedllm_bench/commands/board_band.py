@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 
 from fedllm_bench.commands.terminal import say
@@ -33,7 +32,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    bands = importlib.import_module("fedllm_bench.leaderboard.bands")
+    from fedllm_bench.leaderboard.tiers import bands
+
     band = bands.band_of(args.runs)
     out = args.out or FOLDER / f"{band.config['method']['name']}-{band.split_hash[:8]}.json"
     bands.write_band(out, band)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 from pathlib import Path
 
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 SUBMISSIONS, OUT = Path("leaderboard/submissions"), Path("build/board")
 EXAMPLES = """\
@@ -35,10 +34,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """2 where a submission was left out: the site is there, without it."""
+    from fedllm_bench.leaderboard.site import build
+
     jobs = (os.cpu_count() or 1) if args.jobs is None else args.jobs
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: give 1 or more")
-    built = importlib.import_module("fedllm_bench.leaderboard.build").build(args.submissions, args.out, jobs=jobs)
+    built = build.build(args.submissions, args.out, jobs=jobs)
     for slug, why in built.left_out.items():
         say(f"left out  {slug}: {why}")
     for line in built.alarms:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import secrets
 import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.commands.answer import whole
 from fedllm_bench.commands.board_validate import check_splits
 from fedllm_bench.commands.judge import dollars
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+
+if TYPE_CHECKING:
+    from fedllm_bench.leaderboard.submission.tiers import Checked
 
 EXAMPLES = {
     "rejudge": """\
@@ -39,7 +41,7 @@ SUMMARY = {
     "regenerate": "make scores and answers of a random part of the items again from the adapter",
     "retrain": "run the config of one seed again",
 }
-TIERS = {"rejudge": "rejudged", "regenerate": "regenerated", "retrain": "retrained"}
+TIERS: dict[str, Checked] = {"rejudge": "rejudged", "regenerate": "regenerated", "retrain": "retrained"}
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -115,27 +117,27 @@ def _adapter(text: str) -> tuple[int, Path]:
     return int(seed), Path(folder)
 
 
-def _module(name: str) -> Any:
-    return importlib.import_module(f"fedllm_bench.leaderboard.{name}")
-
-
 def run(args: argparse.Namespace) -> int:
     """1 where something came out otherwise, or the submission is refused to begin with."""
+    from fedllm_bench.leaderboard.tiers.sample import Sample
+
     _check_name(args.name)
     _check_places(args)
     bundle = _accepted(args)
     if bundle is None:
         return 1
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
-    sample = _module("sampled").Sample(seed=seed, share=getattr(args, "share", 1.0))
+    sample = Sample(seed=seed, share=getattr(args, "share", 1.0))
     say(f"Sample    seed {seed}")
     made = MAKE[args.tier](args, bundle, sample)
     return _recorded(args, bundle, seed, made)
 
 
 def _check_name(name: str) -> None:
+    from fedllm_bench.leaderboard.submission import untrusted
+
     try:
-        _module("untrusted").checked_name(name)
+        untrusted.checked_name(name)
     except ValueError as error:
         raise UserError(f"--name {name!r}: {error}; it stands in the record, which is public") from error
 
@@ -156,7 +158,9 @@ def _check_places(args: argparse.Namespace) -> None:
 
 def _accepted(args: argparse.Namespace) -> Any:
     """The submission, if nothing of it is refused: a higher tier rests on this one."""
-    validate = _module("validate")
+    from fedllm_bench.leaderboard.checks import validate
+    from fedllm_bench.leaderboard.submission import bundle
+
     report = validate.validate(args.path, validate.context_of(splits=getattr(args, "splits", ())))
     if report.error:
         raise UserError(f"{report.error}; nothing was made again")
@@ -165,36 +169,41 @@ def _accepted(args: argparse.Namespace) -> Any:
             say(problem.line)
         say(f"Refused   {args.path}: nothing was made again")
         return None
-    return _module("bundle").open_bundle(args.path)[0]
+    return bundle.open_bundle(args.path)[0]
 
 
 def _rejudge(args: argparse.Namespace, bundle: Any, sample: Any) -> Any:
     from fedllm_bench.evaluation.judges.preset import load_judge
-    from fedllm_bench.evaluation.judging import judge_of
+    from fedllm_bench.evaluation.judging.judging import judge_of
+    from fedllm_bench.leaderboard.tiers import rejudging
 
     presets = [load_judge(str(path)) for path in args.judges]
-    return _module("rejudging").rejudge(
-        bundle, sample, presets, lambda preset: judge_of(preset, max_cost=args.max_cost)
-    )
+    return rejudging.rejudge(bundle, sample, presets, lambda preset: judge_of(preset, max_cost=args.max_cost))
 
 
 def _own(args: argparse.Namespace) -> Any:
     from fedllm_bench.commands.bench import num_threads
+    from fedllm_bench.leaderboard.tiers import regenerating
 
     adapters = dict(getattr(args, "adapters", ()))
-    return _module("regenerating").Own(model=args.model, adapters=adapters, threads=num_threads())
+    return regenerating.Own(model=args.model, adapters=adapters, threads=num_threads())
 
 
 def _context(args: argparse.Namespace) -> Any:
-    return _module("context").Context(splits=tuple(args.splits))
+    from fedllm_bench.leaderboard.checks import context
+
+    return context.Context(splits=tuple(args.splits))
 
 
 def _regenerate(args: argparse.Namespace, bundle: Any, sample: Any) -> Any:
-    return _module("regenerating").regenerate(bundle, _context(args), sample, _own(args))
+    from fedllm_bench.leaderboard.tiers import regenerating
+
+    return regenerating.regenerate(bundle, _context(args), sample, _own(args))
 
 
 def _retrain(args: argparse.Namespace, bundle: Any, sample: Any) -> Any:
-    retraining = _module("retraining")
+    from fedllm_bench.leaderboard.tiers import retraining
+
     band = _band(args.band, bundle)
     with tempfile.TemporaryDirectory(prefix="fedllm-bench-") as scratch:
         out = args.out or Path(scratch)
@@ -202,9 +211,10 @@ def _retrain(args: argparse.Namespace, bundle: Any, sample: Any) -> Any:
 
 
 def _band(given: list[Path] | None, bundle: Any) -> Any:
-    bands = _module("bands")
+    from fedllm_bench.leaderboard.tiers import bands, retraining
+
     if given is None:
-        return _module("retraining").shipped_band(bundle.runs()[0])
+        return retraining.shipped_band(bundle.runs()[0])
     if len(given) == 1 and given[0].is_file():
         return bands.read_band(given[0])
     return bands.band_of(given)
@@ -218,7 +228,8 @@ MAKE: dict[str, Callable[[argparse.Namespace, Any, Any], Any]] = {
 
 
 def _recorded(args: argparse.Namespace, bundle: Any, seed: int, made: Any) -> int:
-    tiers = _module("tiers")
+    from fedllm_bench.leaderboard.submission import tiers
+
     record = tiers.new_record(
         bundle, TIERS[args.tier], name=args.name, command=_command(args), seed=seed, ids=made.ids,
         problems=made.problems, details=dict(made.details),

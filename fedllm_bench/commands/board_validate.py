@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.commands.terminal import say, say_json
-from fedllm_bench.errors import UserError
-from fedllm_bench.progress import track
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.progress import track
 
 EXAMPLES = """\
 examples:
@@ -50,6 +49,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """1 where a submission is refused; 2 where an error of our own kept one from being checked."""
+    from fedllm_bench.leaderboard.checks import validate
+
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: give 1 or more")
     if args.board is not None and not args.board.is_dir():
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     check_splits(args.splits)
     with _Workers(args.jobs) as workers:
         known = [found for found in workers.map(_known, _board(args)) if found is not None]
-        context = _module("validate").context_of(known=known, splits=args.splits)
+        context = validate.context_of(known=known, splits=args.splits)
         found = workers.map(partial(_validated, context), args.paths)
         reports = list(track(found, "validate", len(args.paths)))
     for report in reports:
@@ -76,20 +77,22 @@ def check_splits(folders: Sequence[Path]) -> None:
             raise UserError(f"--split {folder}: no split is there; give a folder with manifest.json")
 
 
-def _module(name: str) -> Any:
-    return importlib.import_module(f"fedllm_bench.leaderboard.{name}")
-
-
 def _board(args: argparse.Namespace) -> list[Path]:
-    return list(_module("board_files").submissions_in(args.board or BOARD))
+    from fedllm_bench.leaderboard.submission import board_files
+
+    return list(board_files.submissions_in(args.board or BOARD))
 
 
 def _known(folder: Path) -> Any:
-    return _module("validate").known(folder)
+    from fedllm_bench.leaderboard.checks import validate
+
+    return validate.known(folder)
 
 
 def _validated(context: Any, path: Path) -> Any:
-    return _module("validate").validate(path, context)
+    from fedllm_bench.leaderboard.checks import validate
+
+    return validate.validate(path, context)
 
 
 class _Workers(AbstractContextManager["_Workers"]):

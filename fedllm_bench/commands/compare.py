@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedllm_bench.commands.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from fedllm_bench.evaluation.scored_runs import ScoredRun
+    from fedllm_bench.comparison.run_scores import ScoredRun
 
 EXAMPLES = """examples:
   fedllm-bench compare runs/mini-aya/fedavg/s0-0123456789 runs/mini-aya/fedprox/s0-9876543210
@@ -40,8 +40,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedllm_bench.evaluation.scored_runs import open_side
-    from fedllm_bench.report.comparison import comparison_text
+    from fedllm_bench.comparison.run_scores import open_side
+    from fedllm_bench.report.page.compare_text import comparison_text
 
     wanted = None if args.metrics is None else [name.strip() for name in args.metrics.split(",") if name.strip()]
     payload = compared(open_side(args.a), open_side(args.b), wanted)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def compared(a: Sequence[ScoredRun], b: Sequence[ScoredRun], wanted: Sequence[str] | None) -> dict[str, Any]:
     """The whole comparison as JSON data (docs/comparing.md)."""
-    from fedllm_bench.evaluation.compare import (
+    from fedllm_bench.comparison.compare import (
         Comparison,
         alike_named,
         check_alike,
@@ -61,7 +61,7 @@ def compared(a: Sequence[ScoredRun], b: Sequence[ScoredRun], wanted: Sequence[st
         compare_models,
         shared_seeds,
     )
-    from fedllm_bench.report.comparison import sentence
+    from fedllm_bench.report.page.compare_text import sentence
 
     named = alike_named([*a, *b], wanted)
     a, b = named[: len(a)], named[len(a) :]
@@ -88,7 +88,7 @@ def _titles(runs: Sequence[ScoredRun]) -> list[str]:
 
 def _notes(a: Sequence[ScoredRun], b: Sequence[ScoredRun], num_pairs: int) -> list[str]:
     """What A and B differ in, and what one should know before quoting the numbers."""
-    from fedllm_bench.evaluation.scored_runs import differences
+    from fedllm_bench.comparison.run_scores import differences
 
     differs = differences(a[0].config, b[0].config, besides=() if len(a) == len(b) == 1 else ("seed",))
     notes = [f"A and B differ in {', '.join(differs)}." if differs else "A and B have equal settings."]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,16 +173,19 @@ RECIPE_OPTIONS = (
 
 
 def run_build(args: argparse.Namespace) -> int:
-    pipeline = importlib.import_module("fedllm_bench.data_prep").load_pipeline(args.dataset)
+    from fedllm_bench.data import lengths
+    from fedllm_bench.data.build import build, decontaminate, hub, pipelines
+
+    pipeline = pipelines.load_pipeline(args.dataset)
     given: dict[str, Any] = {key: vars(args)[key] for key in RECIPE_OPTIONS if vars(args)[key] is not None}
     recipe = replace(pipeline.DECLARATION.recipe, **given)
-    raw = importlib.import_module("fedllm_bench.data_prep.hub").raw_source(args.raw)
-    check = importlib.import_module("fedllm_bench.data_prep.common").check_build
+    raw = hub.raw_source(args.raw)
+    check = build.check_build
     check(raw, args.out, recipe, pipeline.DECLARATION, args.name)
-    counter = importlib.import_module("fedllm_bench.data.lengths").token_counter(args.tokenizer)
+    counter = lengths.token_counter(args.tokenizer)
     counter.count([])  # a tokenizer that is none is refused now, not after minutes of reading
     # it fetches, so it comes last
-    evaluation = importlib.import_module("fedllm_bench.data_prep.evaluation").evaluation_prompts(args.decontaminate)
+    evaluation = decontaminate.evaluation_prompts(args.decontaminate)
     _say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation=evaluation, counter=counter))
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 
 from fedllm_bench.commands.terminal import say
@@ -53,10 +52,10 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_get(args: argparse.Namespace) -> int:
     from fedllm_bench.commands.data import _say_split
-    from fedllm_bench.data.mirror import get_mirror
-    from fedllm_bench.data.official import get_official
+    from fedllm_bench.common.errors import UserError
+    from fedllm_bench.data.fetch.mirror import get_mirror
+    from fedllm_bench.data.fetch.official import get_official
     from fedllm_bench.data.published import ALIASES
-    from fedllm_bench.errors import UserError
 
     dataset = ALIASES.get(args.dataset, args.dataset)
     out = args.out or Path("splits") / Path(dataset).name
@@ -72,7 +71,7 @@ def run_get(args: argparse.Namespace) -> int:
 
 
 def run_publish(args: argparse.Namespace) -> int:
-    from fedllm_bench.data.mirror import publish
+    from fedllm_bench.data.fetch.mirror import publish
 
     split, source = publish(args.folder, args.to)
     say(f"{split.name} (hash {split.hash}) is published; licence: {split.manifest.licence}")
@@ -81,14 +80,14 @@ def run_publish(args: argparse.Namespace) -> int:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    from fedllm_bench.assets import ASSETS, cached
+    from fedllm_bench.common.files import cache_root
+    from fedllm_bench.data.build import pipelines
+    from fedllm_bench.data.fetch.assets import ASSETS, cached
     from fedllm_bench.data.published import PUBLISHED, ZIP_NAME
-    from fedllm_bench.files import cache_root
 
-    pipelines = importlib.import_module("fedllm_bench.data_prep").PIPELINES
     say(f"{'dataset':<16}{'clients':>8}{'samples':>9}{'mean':>6}{'std':>6}  from")
     for name, facts in PUBLISHED.items():
-        sources = "official, mirror" + (", build" if name in pipelines else "")
+        sources = "official, mirror" + (", build" if name in pipelines.PIPELINES else "")
         spread = f"{facts.mean or '-':>6}{facts.std or '-':>6}"
         say(f"{name:<16}{facts.clients:>8}{facts.samples:>9}{spread}  {sources}; upstream {facts.upstream}")
     has_zip = (cache_root() / "official" / ZIP_NAME).is_file()

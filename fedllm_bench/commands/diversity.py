@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.commands.bench import has_cuda, num_threads, positive
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.errors import UserError, unknown
+from fedllm_bench.common.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from fedllm_bench.data.manifest import Split
@@ -117,12 +117,12 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def _fetch(settings: Settings) -> None:
     """Models that are named must be there before anything is computed. Raises a :class:`UserError`."""
-    from fedllm_bench import models
-    from fedllm_bench.diversity.encoder import encoder_folder
+    from fedllm_bench.config import base_model
+    from fedllm_bench.diversity.embedding.encoder import encoder_folder
     from fedllm_bench.diversity.settings import NO_MODEL
 
     if "quality" in settings.sections and settings.quality_model not in (None, NO_MODEL):
-        models.locate(settings.quality_model)
+        base_model.locate(settings.quality_model)
     if EMBEDDED & set(settings.sections) and settings.embedder is not None:
         encoder_folder(settings.embedder)
 
@@ -135,9 +135,9 @@ def _device(asked: str) -> str:
 
 def find_split(name: str, option: str) -> Split:
     """The split of a folder, else of a data set's name. Raises a :class:`UserError` where there is neither."""
-    from fedllm_bench import presets
-    from fedllm_bench.cell import resolve_split
+    from fedllm_bench.config import presets
     from fedllm_bench.data.manifest import open_split
+    from fedllm_bench.runs.cell import resolve_split
 
     folder = Path(name).expanduser()
     names = {*presets.dataset_names(), *presets.dataset_aliases()}
@@ -161,7 +161,7 @@ def default_folder(split: Split, other: Split | None) -> Path:
 
 def _check_place(out: Path) -> None:
     """Raise a :class:`UserError` where no folder `out` can be made; a command that fails later leaves none behind."""
-    from fedllm_bench import files
+    from fedllm_bench.common import files
 
     above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedllm_bench.commands import answer, judge, report
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 PUBLISHED = "mt_bench,vicuna_bench,advbench,harmless,ref_gpt4"
 OFFLINE, RULE = "mini,harmless", "mini_rule"  # what a run of the embedded world is asked, and who grades it
@@ -72,7 +72,7 @@ def _check_judge(args: argparse.Namespace) -> None:
 def _check_encoder(name: str | None) -> None:
     """Raise a :class:`UserError` now for a model that `report` would refuse; nothing is fetched."""
     if name:
-        from fedllm_bench.diversity.encoder import local_encoder
+        from fedllm_bench.diversity.embedding.encoder import local_encoder
 
         local_encoder(name)
 
@@ -133,7 +133,7 @@ def _given(args: argparse.Namespace, *names: str) -> list[str]:
 
 
 def _is_mini(folder: Path) -> bool:
-    from fedllm_bench import files
+    from fedllm_bench.common import files
 
     try:
         return bool(files.read_json(folder / "config.json")["profile"] == "mini")

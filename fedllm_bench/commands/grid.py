@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.commands import bench
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.errors import UserError
-from fedllm_bench.preflight import choose_profile
-from fedllm_bench.report.formats import counted, duration, number
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.text import counted, duration, number
+from fedllm_bench.config.preflight import choose_profile
 
 if TYPE_CHECKING:
-    from fedllm_bench.grid import GridCell, Request
-    from fedllm_bench.report.grid_files import Reasons
-    from fedllm_bench.workers import Ended
+    from fedllm_bench.pipeline.workers import Ended
+    from fedllm_bench.report.grid.files import Reasons
+    from fedllm_bench.runs.grid import GridCell, Request
 
 log = logging.getLogger(__name__)
 MOST_JOBS = 4  # on a CPU each holds 1 to 2 GB
@@ -79,9 +79,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from filelock import FileLock, Timeout
 
-    from fedllm_bench import files
     from fedllm_bench.commands import grids
-    from fedllm_bench.grid import grid_folder, open_cells, parse_datasets, queue
+    from fedllm_bench.common import files
+    from fedllm_bench.runs.grid import grid_folder, open_cells, parse_datasets, queue
 
     cuda = bench.has_cuda()
     profile, sentence = choose_profile(args.profile, cuda)
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 def request_of(args: argparse.Namespace, profile: str) -> Request:
     """What the options ask for; a :class:`UserError` for methods or seeds that are none."""
-    from fedllm_bench.grid import Request, parse_methods, parse_seeds
+    from fedllm_bench.runs.grid import Request, parse_methods, parse_seeds
 
     same = {key: getattr(args, key) for key in ("dataset", "engine", "variant", "split", "model", "metrics", "out")}
     return Request(
@@ -118,7 +118,7 @@ def request_of(args: argparse.Namespace, profile: str) -> Request:
 
 def _check(cells: Sequence[GridCell]) -> None:
     """All that can be known to fail is refused before the first cell is run; this loads torch."""
-    from fedllm_bench.loading import check_cell
+    from fedllm_bench.runs.loading import check_cell
 
     for each in cells:
         check_cell(each.cell)
@@ -141,9 +141,9 @@ def exit_code(failed: Sequence[int]) -> int:
 
 def run_waiting(cells: Sequence[GridCell], waiting: Sequence[GridCell], folder: Path, jobs: int) -> list[Ended]:
     """Run the cells of `waiting`, `jobs` at once; those of `cells` that are not among them are not run."""
-    from fedllm_bench import files
-    from fedllm_bench.process import ALLOCATOR
-    from fedllm_bench.workers import run_cells, start_worker
+    from fedllm_bench.common import files
+    from fedllm_bench.common.process import ALLOCATOR
+    from fedllm_bench.pipeline.workers import run_cells, start_worker
 
     grid, done = f"Grid of {counted(len(cells), 'cell')} on {cells[0].cell.split.name}", len(cells) - len(waiting)
     if not waiting:
@@ -188,7 +188,7 @@ class Progress:
         return f"{self.total - self.waiting + len(self.ended)} of {self.total}"
 
     def _left(self) -> str:
-        from fedllm_bench.workers import seconds_left
+        from fedllm_bench.pipeline.workers import seconds_left
 
         open_cells = self.waiting - len(self.ended)
         left = seconds_left(self.ended, open_cells=open_cells, jobs=self.jobs)
@@ -208,8 +208,8 @@ def about(ended: Ended) -> str:
 
 def show(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[str, Any] | None:
     """Print the table and where it lies, and give its numbers; None, and nothing, where every cell failed."""
-    from fedllm_bench.report.grid_files import GRID, report
-    from fedllm_bench.report.grid_table import TABLE_WIDTH, terminal_table
+    from fedllm_bench.report.grid.files import GRID, report
+    from fedllm_bench.report.grid.table import TABLE_WIDTH, terminal_table
 
     if len(reasons) == len(cells):
         return None

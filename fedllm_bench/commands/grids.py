@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 
 from fedllm_bench.commands import bench, grid
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.errors import UserError
-from fedllm_bench.report.formats import counted
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.text import counted
 
 if TYPE_CHECKING:
-    from fedllm_bench.grid import GridCell, Request
-    from fedllm_bench.report.grid_summary import Part
+    from fedllm_bench.report.grid.summary import Part
+    from fedllm_bench.runs.grid import GridCell, Request
 
 FAILED = 1
 
 
 def run(args: argparse.Namespace, names: Sequence[str], profile: str, sentence: str, cuda: bool) -> int:
     """The exit code. Raises a :class:`UserError` for what is wrong with all data sets alike."""
-    from fedllm_bench.grid import check_overrides
+    from fedllm_bench.runs.grid import check_overrides
 
     if args.split is not None:
         raise UserError(f"--split {args.split}: it is of one data set, and {counted(len(names), 'data set')} are given")
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace, names: Sequence[str], profile: str, sentence: 
 
 
 def _part(request: Request, jobs: int, cuda: bool) -> Part:
-    from fedllm_bench.grid import open_cells
-    from fedllm_bench.report.grid_summary import Part
+    from fedllm_bench.report.grid.summary import Part
+    from fedllm_bench.runs.grid import open_cells
 
     try:
         cells = open_cells(request, lambda config: bench.open_cell(config, request.out, cuda))
@@ -56,9 +56,9 @@ def _part(request: Request, jobs: int, cuda: bool) -> Part:
 def _run_part(request: Request, cells: Sequence[GridCell], jobs: int) -> Part:
     from filelock import FileLock, Timeout
 
-    from fedllm_bench import files
-    from fedllm_bench.grid import grid_folder, queue
-    from fedllm_bench.report.grid_summary import Part
+    from fedllm_bench.common import files
+    from fedllm_bench.report.grid.summary import Part
+    from fedllm_bench.runs.grid import grid_folder, queue
 
     folder, name, waiting = grid_folder(cells), cells[0].cell.split.name, queue(cells)
     reasons = _refused(waiting)
@@ -81,7 +81,7 @@ def _refused(waiting: Sequence[GridCell]) -> dict[tuple[str, int], str]:
     """The cells that can be known to fail, and why; this loads torch, but not where there is nothing to run."""
     reasons: dict[tuple[str, int], str] = {}
     if waiting:
-        from fedllm_bench.loading import check_cell
+        from fedllm_bench.runs.loading import check_cell
 
         for each in waiting:
             try:
@@ -111,7 +111,7 @@ def _check_opened(parts: Sequence[Part]) -> None:
 
 
 def _finish(parts: Sequence[Part], out: Path) -> int:
-    from fedllm_bench.report.grid_summary import failed_lines, summary, terminal, write
+    from fedllm_bench.report.grid.summary import failed_lines, summary, terminal, write
 
     found = summary(parts, out)
     folder = write(found, [part.payload for part in parts if part.payload is not None], out)

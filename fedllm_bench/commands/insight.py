@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 if TYPE_CHECKING:
     from fedllm_bench.data.manifest import Split
-    from fedllm_bench.diversity.gains import RunGains
+    from fedllm_bench.diversity.insight.gains import RunGains
     from fedllm_bench.diversity.rows import DiversityRow
 
 EXAMPLES = """examples:
@@ -58,15 +58,15 @@ def _count(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedllm_bench import files
-    from fedllm_bench.diversity.association import Resamples
-    from fedllm_bench.diversity.gains import of_one_split, open_trained, run_gains
-    from fedllm_bench.diversity.insight import insight
-    from fedllm_bench.diversity.predictors import clients_of
+    from fedllm_bench.common import files
+    from fedllm_bench.diversity.insight.association import Resamples
+    from fedllm_bench.diversity.insight.gains import of_one_split, open_trained, run_gains
+    from fedllm_bench.diversity.insight.insight import insight
+    from fedllm_bench.diversity.insight.predictors import clients_of
     from fedllm_bench.diversity.rows import read_rows
-    from fedllm_bench.evaluation.run_split import split_of_run
-    from fedllm_bench.report.insight_figures import insight_figures
-    from fedllm_bench.report.insight_text import insight_text
+    from fedllm_bench.report.insight.figures import insight_figures
+    from fedllm_bench.report.insight.text import insight_text
+    from fedllm_bench.runs.run_split import split_of_run
 
     if args.seed < 0:
         raise UserError(f"--seed {args.seed} is below 0; give 0 or more")
@@ -103,11 +103,11 @@ def _distances(
     args: argparse.Namespace, split: Split, rows: Sequence[DiversityRow], *, is_mini: bool
 ) -> tuple[str, Mapping[str, float | None]]:
     """What the distances were measured with, and client -> its distance from the crowd."""
-    from fedllm_bench.diversity.predictors import distances_from_report
+    from fedllm_bench.diversity.insight.predictors import distances_from_report
 
     if args.diversity is not None:
         return f"{DISTANCES} {args.diversity}", distances_from_report(args.diversity, split)
-    from fedllm_bench.diversity.crowd import distances
+    from fedllm_bench.diversity.insight.crowd import distances
 
     return distances(rows, args.embedder or ("lsa" if is_mini else None), args.device)
 

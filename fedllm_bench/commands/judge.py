@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 if TYPE_CHECKING:  # --help must not wait for pydantic and openai
     from fedllm_bench.evaluation.judges.cost import Estimate
     from fedllm_bench.evaluation.judges.preset import Preset
-    from fedllm_bench.evaluation.judging import Found, Judge, Wanted, Work
+    from fedllm_bench.evaluation.judging.judging import Found, Judge, Wanted, Work
 
 EXAMPLES = """examples:
   fedllm-bench judge RUN                                       what has answers; nothing is asked
@@ -95,7 +95,7 @@ def _number(text: str, most: float, what: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedllm_bench.evaluation.judging import Wanted, answered_benchmarks
+    from fedllm_bench.evaluation.judging.judging import Wanted, answered_benchmarks
 
     if not args.run_folder.is_dir():
         raise UserError(f"there is no folder {args.run_folder}; give a run folder with answers/")
@@ -140,7 +140,7 @@ def _without_judge(there: dict[str, list[str]]) -> int:
 
 
 def _with_judge(args: argparse.Namespace, preset: Preset, wanted: Wanted) -> int:
-    from fedllm_bench.evaluation.judging import judge_of, works_of
+    from fedllm_bench.evaluation.judging.judging import judge_of, works_of
 
     works = works_of(args.run_folder, preset, wanted)
     with judge_of(preset, max_cost=args.max_cost) as judge:
@@ -155,7 +155,7 @@ def _with_judge(args: argparse.Namespace, preset: Preset, wanted: Wanted) -> int
 def ask(args: argparse.Namespace, works: Sequence[Work], judge: Judge) -> Found | None:
     """Say the cost and ask what has no reply yet; None where only the cost was asked for."""
     from fedllm_bench.evaluation.judges.cost import estimate
-    from fedllm_bench.evaluation.judging import judge_all, own_replies, sizes, to_ask
+    from fedllm_bench.evaluation.judging.judging import judge_all, own_replies, sizes, to_ask
 
     found = own_replies(works, judge)
     expected = estimate(judge.preset, sizes(to_ask(works, judge, found)))
@@ -198,9 +198,9 @@ def _check_allowed(args: argparse.Namespace, preset: Preset, expected: Estimate)
 
 
 def _report(works: Sequence[Work], judge: Judge, min_coverage: float | None) -> None:
-    from fedllm_bench.evaluation.grading import MIN_COVERAGE, mean_or_refusal, scores_of
-    from fedllm_bench.evaluation.judging import hashes_of
-    from fedllm_bench.evaluation.pairing import pair_scores_of
+    from fedllm_bench.evaluation.judging.grading import MIN_COVERAGE, mean_or_refusal, scores_of
+    from fedllm_bench.evaluation.judging.judging import hashes_of
+    from fedllm_bench.evaluation.judging.pairing import pair_scores_of
     from fedllm_bench.evaluation.records import Judgement, read_records
 
     say(f"{'benchmark':<14} {'side':<24} {'mean':>7}  scored")

@@ -9,7 +9,7 @@ from typing import Any
 from fedllm_bench.commands import judge
 from fedllm_bench.commands.bench import positive
 from fedllm_bench.commands.terminal import say, say_json
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 EXAMPLES = """examples:
   fedllm-bench judge-check                                                what is published; nothing is asked
@@ -64,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedllm_bench.report.judge_check import judge_check_text
+    from fedllm_bench.report.page.judge_text import judge_check_text
 
     if args.reviews:
         return _reviews(args)
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reviews(args: argparse.Namespace) -> int:
-    from fedllm_bench.evaluation.pair_reviews import totals_of
-    from fedllm_bench.report.judge_check import reviews_text
+    from fedllm_bench.evaluation.judging.pair_reviews import totals_of
+    from fedllm_bench.report.page.judge_text import reviews_text
 
     if args.judge or args.judge_url or args.judge_model or args.offline or args.votes:
         raise UserError("--reviews sums the scores of a file, and asks nobody; leave out the judge and --votes")
@@ -94,26 +94,26 @@ def _reviews(args: argparse.Namespace) -> int:
 
 
 def _votes(path: Path) -> dict[str, Any]:
-    from fedllm_bench.evaluation.judge_check import votes_check
-    from fedllm_bench.evaluation.vote_files import read_vote_file
+    from fedllm_bench.evaluation.judging.judge_check import votes_check
+    from fedllm_bench.evaluation.judging.vote_files import read_vote_file
 
     return votes_check(read_vote_file(path))
 
 
 def _published() -> dict[str, Any]:
-    from fedllm_bench.evaluation.judge_check import published_check
-    from fedllm_bench.evaluation.votes import expert_votes, gpt4_votes
+    from fedllm_bench.evaluation.judging.judge_check import published_check
+    from fedllm_bench.evaluation.judging.votes import expert_votes, gpt4_votes
 
     return published_check(expert_votes(), gpt4_votes())
 
 
 def _measured(args: argparse.Namespace) -> dict[str, Any] | None:
     """What is found; None where only the cost was asked for."""
-    from fedllm_bench.evaluation.judge_check import check_of
-    from fedllm_bench.evaluation.judging import judge_of
-    from fedllm_bench.evaluation.pair_judging import pair_works, sample
-    from fedllm_bench.evaluation.pair_prompts import mt_bench_material
-    from fedllm_bench.evaluation.votes import expert_votes
+    from fedllm_bench.evaluation.judging.judge_check import check_of
+    from fedllm_bench.evaluation.judging.judging import judge_of
+    from fedllm_bench.evaluation.judging.pair_judging import pair_works, sample
+    from fedllm_bench.evaluation.judging.pair_prompts import mt_bench_material
+    from fedllm_bench.evaluation.judging.votes import expert_votes
 
     preset = judge.preset_of(args)
     if preset.kind == "rule":

@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedllm_bench.merging import merge, open_trained
+    from fedllm_bench.runs.merging import merge, open_trained
 
     trained = open_trained(args.run_folder, args.client)
     out = args.out or args.run_folder / ("merged" if args.client is None else f"merged-{trained.adapter.name}")

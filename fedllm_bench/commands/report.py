@@ -53,8 +53,8 @@ def _share(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedllm_bench.report.evaluation_table import evaluation_table
-    from fedllm_bench.report.html_run import write_evaluation_report
+    from fedllm_bench.report.page.evaluation_table import evaluation_table
+    from fedllm_bench.report.page.write import write_evaluation_report
 
     written = write_evaluation_report(
         args.run_folder, embedding_model=args.embedding_model, min_coverage=args.min_coverage

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib
 import re
 from pathlib import Path
 from typing import Any
 
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 ROOT = Path("leaderboard/submissions")
 EXAMPLES = """examples:
@@ -74,17 +73,18 @@ def _day(text: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
+    from fedllm_bench.leaderboard.submit import own_runs, placing, preview
+
     if not args.tuning and not args.canary:
         raise UserError("--tuning: say how constants were chosen and on what, such as --tuning 'as published'")
-    runs = importlib.import_module("fedllm_bench.leaderboard.own_runs").open_runs(args.runs, dirty=args.allow_dirty)
+    runs = own_runs.open_runs(args.runs, dirty=args.allow_dirty)
     made = _draft(args, runs)
-    preview = importlib.import_module("fedllm_bench.leaderboard.preview")
     for line in (*preview.lines(made, runs), *preview.flags(made, args.out)):
         say(line)
     if args.dry_run:
         say("Dry run   nothing was written")
         return 0
-    target = importlib.import_module("fedllm_bench.leaderboard.placing").write(made, args.out)
+    target = placing.write(made, args.out)
     say(f"Written   {target}")
     say(f"Check it  fedllm-bench board validate {target}")
     say(f"Next      git add {target} && git commit -m 'Submit {target.name}'; push, and open a pull request")
@@ -92,9 +92,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draft(args: argparse.Namespace, runs: Any) -> Any:
-    submit = importlib.import_module("fedllm_bench.leaderboard.submit")
-    today = importlib.import_module("fedllm_bench.leaderboard.dates").today().isoformat()
+    from fedllm_bench.leaderboard.submission import dates
+    from fedllm_bench.leaderboard.submit import assemble as submit
+    from fedllm_bench.leaderboard.submit import canaries
+
+    today = dates.today().isoformat()
     said = submit.Statement(**{key: getattr(args, key) for key in STATED}, date=args.date or today)
     if args.canary:
-        return importlib.import_module("fedllm_bench.leaderboard.canaries").canary(args.canary, runs, said)
+        return canaries.canary(args.canary, runs, said)
     return submit.draft(runs, said)

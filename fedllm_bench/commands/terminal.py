@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 
 
 def say(line: str) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 # Names stand in paths of run folders, records and mirrors: nothing that could leave a folder.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from fedllm_bench.progress import SECONDS_BETWEEN_LINES
+from fedllm_bench.common.progress import SECONDS_BETWEEN_LINES
 
 log = logging.getLogger(__name__)
 

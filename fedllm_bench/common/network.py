@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.common.errors import UserError, first_line
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 URLLIB_SCHEMES = ("http", "https")  # which also knows no ALL_PROXY

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 # glibc gives blocks above 32 MB back to the kernel and faults them in again at each step, which costs a
 # third of a training step on a CPU. It reads these only when a process starts.

@@ -31,7 +31,7 @@ GIT_TIMEOUT_SECONDS = 5.0
 
 def environment(threads: int | None = None, gpus: Sequence[str] | None = None) -> dict[str, Any]:
     """JSON data about this process and the day (UTC). Without names of `gpus`, torch is asked if it is imported."""
-    commit, dirty = git_state(Path(__file__).resolve().parents[1])
+    commit, dirty = git_state(Path(__file__).resolve().parents[2])
     return {
         "fedllm_bench": __version__,
         "commit": commit,

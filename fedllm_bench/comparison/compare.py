@@ -18,17 +18,17 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
-from fedllm_bench.errors import UserError, unknown
-from fedllm_bench.evaluation import power
-from fedllm_bench.evaluation.measured import Measured
-from fedllm_bench.evaluation.scored_runs import ScoredRun
-from fedllm_bench.evaluation.significance import holm, paired_t
-from fedllm_bench.metrics.stats import (
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.run_scores import ScoredRun
+from fedllm_bench.scores import power
+from fedllm_bench.scores.significance import holm, paired_t
+from fedllm_bench.scores.summaries import (
     ClusterMean,
     paired_clusters,
     paired_difference,
 )
-from fedllm_bench.metrics.stats import (
+from fedllm_bench.scores.summaries import (
     Interval as Kind,
 )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.intervals import Scale
+from fedllm_bench.scores.intervals import Scale
+from fedllm_bench.scores.score import Score
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fedllm_bench import files
-from fedllm_bench.evaluation.material import Material, read_folder
-from fedllm_bench.evaluation.measured import Measured
-from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
-from fedllm_bench.evaluation.scored import Scored, score_all
-from fedllm_bench.evaluation.views import per_question, pseudo_values
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.common import files
+from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
+from fedllm_bench.evaluation.scoring.answered import Material, read_folder
+from fedllm_bench.evaluation.scoring.score_all import Scored, score_all
+from fedllm_bench.evaluation.scoring.views import per_question, pseudo_values
+from fedllm_bench.scores.score import Score
 
 GLOBAL = "global"
 

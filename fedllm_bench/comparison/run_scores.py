@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedllm_bench import files
-from fedllm_bench.config import dotted
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.measured import Measured
-from fedllm_bench.evaluation.open_scores import from_answers
-from fedllm_bench.metrics.base import SCALES, Score, is_seen
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.open_scores import from_answers
+from fedllm_bench.config.run import dotted
+from fedllm_bench.scores.score import SCALES, Score, is_seen
 
 AFTER = ".after.jsonl"
 CONFIG = "config.json"

@@ -6,10 +6,11 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from fedllm_bench import model_files, network
-from fedllm_bench.config import EMBEDDED_MODEL
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import sha256_file, sha256_json
+from fedllm_bench.common import network
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import sha256_file, sha256_json
+from fedllm_bench.config import model_files
+from fedllm_bench.config.run import EMBEDDED_MODEL
 
 BLOB = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # Git's hash of small files, sha256 of large ones
 ADVICE = "give a folder in Hugging Face format, an id of the hub, or 'mini'"
@@ -28,7 +29,7 @@ def locate(name: str, revision: str | None = None) -> Path:
     adapter, code, pickles, quantised weights): nothing is loaded that was not asked for.
     """
     if name == EMBEDDED_MODEL:
-        return Path(str(files("fedllm_bench.data.mini") / "base"))
+        return Path(str(files("fedllm_bench.mini") / "base"))
     folder = _own_folder(name) or _from_hub(name, revision)
     problem = model_files.problem(folder)
     if problem is not None:

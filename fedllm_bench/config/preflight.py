@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from fedllm_bench.config import EMBEDDED_MODEL, Model, Profile, RunConfig
-from fedllm_bench.errors import UserError, unknown
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.config.run import EMBEDDED_MODEL, Model, Profile, RunConfig
 
 CHOOSE = "choose:"  # a preset's model name for a base without an official copy on the hub
 GATED = ("meta-llama/",)

@@ -20,8 +20,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
-from fedllm_bench.config import EMBEDDED_MODEL, RunConfig, check, dotted, option_types, shown, unknown_option
-from fedllm_bench.errors import UserError, unknown
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.config.run import EMBEDDED_MODEL, RunConfig, check, dotted, option_types, shown, unknown_option
 
 Layer = tuple[str, dict[str, Any]]  # where the values were read, and the values by dotted key
 

@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from fedllm_bench.config_model import Count, Fraction, Names, Text, check_together
-from fedllm_bench.config_model import Lora as Lora
-from fedllm_bench.config_model import Model as Model
-from fedllm_bench.config_uploads import Communication, NotNegative, Positive, Privacy
-from fedllm_bench.config_uploads import Strict as _Strict
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import sha256_json
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import sha256_json
+from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
+from fedllm_bench.config.config_uploads import Strict as _Strict
+from fedllm_bench.config.sections import Count, Fraction, Names, Text, check_together
+from fedllm_bench.config.sections import Lora as Lora
+from fedllm_bench.config.sections import Model as Model
 
 Profile = Literal["mini", "paper"]
 Constant = bool | int | float | str

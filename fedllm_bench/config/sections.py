@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from fedllm_bench.config_uploads import Communication, Strict
+from fedllm_bench.config.config_uploads import Communication, Strict
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:

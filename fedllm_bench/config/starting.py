@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import model_files, models
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import sha256_file, sha256_json
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import sha256_file, sha256_json
+from fedllm_bench.config import base_model, model_files
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 ADVICE = "give the folder of a LoRA adapter in PEFT's format, such as adapter/ of a finished run"
@@ -77,7 +77,7 @@ def adapter_fingerprint(folder: Path) -> str:
 
 def base_fingerprint(folder: Path, adapter: str | None, quantization: str = "none") -> str:
     """Of what is frozen: the base model in `folder`, with the starting adapter merged into it, quantised."""
-    base = models.fingerprint(folder)
+    base = base_model.fingerprint(folder)
     if adapter is not None:
         base = sha256_json([base, adapter_fingerprint(locate_adapter(adapter))])
     return base if quantization == "none" else sha256_json([base, quantization])

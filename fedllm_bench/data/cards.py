@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+from fedllm_bench.common.files import write_text
 from fedllm_bench.data.card import Contents, data_card
 from fedllm_bench.data.card_html import html_card
 from fedllm_bench.data.lengths import TokenCounter, length_spreads, row_lengths
 from fedllm_bench.data.manifest_fields import SplitInfo
 from fedllm_bench.data.rows import Row
 from fedllm_bench.data.written_marks import count_marks, mark_pattern, marks_of
-from fedllm_bench.files import write_text
 
 CARD, HTML_CARD = "README.md", "card.html"
 

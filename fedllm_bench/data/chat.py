@@ -16,8 +16,8 @@ from importlib.resources import files
 from itertools import islice
 from typing import Any
 
+from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.data.rows import Turn
-from fedllm_bench.errors import UserError, unknown
 
 NAMES = ("alpaca", "mini", "vicuna_v1.1")
 Spans = Sequence[tuple[int, int]]

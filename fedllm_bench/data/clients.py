@@ -9,13 +9,13 @@ from itertools import islice
 
 import numpy as np
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import read_json
 from fedllm_bench.data.manifest import Part, Split
 from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.published import ORDER_FILE
 from fedllm_bench.data.rows import Row
 from fedllm_bench.data.tokens import TokenPart
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import read_json
 
 USERS = 3  # purpose of the random stream; 0 to 2 are those of training
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.files import RepeatedKey, unique_keys
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import RepeatedKey, unique_keys
 
 MAX_ID_CHARACTERS = 256  # a user with a longer id is no client, whatever the upstream
 MAX_SAMPLE_CHARACTERS = 16 * 2**20

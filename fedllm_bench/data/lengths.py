@@ -10,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_bench.config import EMBEDDED_MODEL
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.config.base_model import locate
+from fedllm_bench.config.run import EMBEDDED_MODEL
 from fedllm_bench.data.control import control_tokens, plain
 from fedllm_bench.data.rows import Row, SftRow
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.models import locate
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

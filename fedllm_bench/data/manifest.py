@@ -14,6 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import (
+    SAFE_NAME,
+    canonical_json,
+    new_folder,
+    sha256_file,
+    sha256_json,
+    write_bytes,
+    write_text,
+)
 from fedllm_bench.data.cards import CARD, HTML_CARD, write_cards
 from fedllm_bench.data.lengths import TokenCounter, token_counter
 from fedllm_bench.data.manifest_fields import (
@@ -28,8 +38,6 @@ from fedllm_bench.data.manifest_fields import (
 )
 from fedllm_bench.data.rows import SCHEMAS, PreferenceRow, Row, SftRow, Task
 from fedllm_bench.data.split_hash import row_hash, whole_hash
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.files import SAFE_NAME, canonical_json, new_folder, sha256_file, sha256_json, write_bytes, write_text
 
 __all__ = [
     "ClientCount",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedllm_bench.errors import unknown
+from fedllm_bench.common.errors import unknown
 
 ROOT = "FedLLM-Bench-Data/"
 ZIP_NAME = "FedLLM-Bench-Data.zip"

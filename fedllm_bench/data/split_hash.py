@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from fedllm_bench.common.files import canonical_json, sha256_json
 from fedllm_bench.data.manifest_fields import ClientCount, SplitInfo, UnseenCount
-from fedllm_bench.files import canonical_json, sha256_json
 
 
 def row_hash(records: Iterable[Mapping[str, Any]]) -> str:

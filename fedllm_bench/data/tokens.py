@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fedllm_bench import files
+from fedllm_bench.common import files
+from fedllm_bench.common.progress import track
 from fedllm_bench.data.encoder import ChatEncoder, Encoded
 from fedllm_bench.data.manifest import PARTS, Part, Split
 from fedllm_bench.data.rows import SftRow, Turn
-from fedllm_bench.progress import track
 
 log = logging.getLogger(__name__)
 IntArray = npt.NDArray[np.int32]

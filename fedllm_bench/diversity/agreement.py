@@ -9,8 +9,8 @@ from itertools import chain
 from typing import Any
 
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.evaluation.agreement import share_of
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.evaluation.judging.agreement import share_of
+from fedllm_bench.scores.score import Score
 
 BY_CHANCE = 0.5  # two answers without names: who chooses blindly agrees with anybody in half of the cases
 NO_PAIRS = "no pair of answers was voted on by two clients"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedllm_bench.diversity.measured import Measured
-from fedllm_bench.diversity.work import Work
+from fedllm_bench.diversity.inputs import Work
+from fedllm_bench.diversity.section import Measured
 
 
 def embedding(work: Work) -> Measured:
@@ -19,7 +19,7 @@ def embedding(work: Work) -> Measured:
 
 
 def instruction(work: Work) -> Measured:
-    from fedllm_bench.diversity.instruction import instruction_section
+    from fedllm_bench.diversity.instruction.instruction import instruction_section
 
     _, arrays = work.embedded
     section = dict(instruction_section(work.sample, arrays.vectors, work.settings))

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.data.lengths import token_counter
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.diversity.cache import default_cache
-from fedllm_bench.diversity.duplicates import find_duplicates
-from fedllm_bench.diversity.ifd import Difficulty, difficulties
+from fedllm_bench.diversity.embedding.cache import default_cache
 from fedllm_bench.diversity.language import language_section
 from fedllm_bench.diversity.length import length_section
-from fedllm_bench.diversity.measured import Measured
 from fedllm_bench.diversity.preference import preference_section
-from fedllm_bench.diversity.quality import quality_section
-from fedllm_bench.diversity.quality_model import QualityModel, open_reader, quality_model
+from fedllm_bench.diversity.quality.duplicates import find_duplicates
+from fedllm_bench.diversity.quality.ifd import Difficulty, difficulties
+from fedllm_bench.diversity.quality.quality import quality_section
+from fedllm_bench.diversity.quality.quality_model import QualityModel, open_reader, quality_model
 from fedllm_bench.diversity.quantity import quantity_section
 from fedllm_bench.diversity.rows import DiversityRow, read_rows
 from fedllm_bench.diversity.sampling import sample_rows
+from fedllm_bench.diversity.section import Measured
 from fedllm_bench.diversity.settings import NO_MODEL, Settings
 
 if TYPE_CHECKING:
-    from fedllm_bench.diversity.embedding import Arrays
+    from fedllm_bench.diversity.embedding.embedding import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Work:
 
     @cached_property
     def embedded(self) -> tuple[dict[str, Any], Arrays]:
-        from fedllm_bench.diversity.embedding import embedding_section
+        from fedllm_bench.diversity.embedding.embedding import embedding_section
 
         return embedding_section(self.sample, self.settings)
 

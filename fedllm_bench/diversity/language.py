@@ -8,8 +8,8 @@ from typing import Any
 
 from scipy import stats
 
-from fedllm_bench.diversity.measured import Measured, by_client, computed_on
 from fedllm_bench.diversity.rows import DiversityRow
+from fedllm_bench.diversity.section import Measured, by_client, computed_on
 
 
 def language_section(rows: Sequence[DiversityRow]) -> Measured:

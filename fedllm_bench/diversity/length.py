@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fedllm_bench.common.progress import track
 from fedllm_bench.data.lengths import ROWS_AT_ONCE, TokenCounter, length_spreads
-from fedllm_bench.diversity.measured import Measured, computed_on, quantiles
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.progress import track
+from fedllm_bench.diversity.section import Measured, computed_on, quantiles
 
 TEXTS = ("prompt", "completion")
 

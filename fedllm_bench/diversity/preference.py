@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.progress import track
 from fedllm_bench.diversity.agreement import agreement
-from fedllm_bench.diversity.measured import Measured, by_client, computed_on
 from fedllm_bench.diversity.rows import DiversityRow
+from fedllm_bench.diversity.section import Measured, by_client, computed_on
 from fedllm_bench.diversity.traits import TRAITS, Trait
-from fedllm_bench.errors import UserError
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.intervals import of_mean
-from fedllm_bench.metrics.stats import per_cluster, summarise
-from fedllm_bench.progress import track
+from fedllm_bench.scores.intervals import of_mean
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.summaries import per_cluster, summarise
 
 
 def preference_section(rows: Sequence[DiversityRow]) -> Measured:

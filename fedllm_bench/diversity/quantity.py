@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from fedllm_bench.data.lengths import spread
 from fedllm_bench.data.split_stats import concentration
-from fedllm_bench.diversity.measured import Measured, computed_on
 from fedllm_bench.diversity.rows import DiversityRow
+from fedllm_bench.diversity.section import Measured, computed_on
 
 
 def quantity_section(rows: Sequence[DiversityRow]) -> Measured:

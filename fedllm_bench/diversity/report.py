@@ -10,29 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedllm_bench import files
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.diversity import embedded, work
+from fedllm_bench.diversity import embedded, inputs
 from fedllm_bench.diversity.against import compared
-from fedllm_bench.diversity.measured import Measured
+from fedllm_bench.diversity.inputs import Work
+from fedllm_bench.diversity.section import Measured
 from fedllm_bench.diversity.settings import NO_MODEL, SECTIONS, Settings
-from fedllm_bench.diversity.work import Work
-from fedllm_bench.errors import UserError
 
 if TYPE_CHECKING:
-    from fedllm_bench.diversity.embedding import Arrays
+    from fedllm_bench.diversity.embedding.embedding import Arrays
 
 log = logging.getLogger(__name__)
 VERSION = 1
 LEFT_OUT = "left out; name it in --only, or leave it out of --skip"
 MEASURES: dict[str, Callable[[Work], Measured]] = {
-    "quantity": work.quantity,
-    "length": work.length,
-    "language": work.language,
+    "quantity": inputs.quantity,
+    "length": inputs.length,
+    "language": inputs.language,
     "instruction": embedded.instruction,
     "embedding": embedded.embedding,
-    "quality": work.quality,
-    "preference": work.preference,
+    "quality": inputs.quality,
+    "preference": inputs.preference,
 }
 ALWAYS = ("quantity", "language")  # of which the entry of every client is made
 Report = dict[str, Any]

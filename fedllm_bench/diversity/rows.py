@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from fedllm_bench.common.errors import unknown
 from fedllm_bench.data.manifest import Part, Split
 from fedllm_bench.data.rows import PreferenceRow, Row
-from fedllm_bench.errors import unknown
 
 Users = Literal["clients", "unseen"]
 PARTS: dict[Users, tuple[Part, ...]] = {"clients": ("train", "heldout"), "unseen": ("unseen",)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fedllm_bench.diversity.measured import by_client
+from fedllm_bench.common.files import sha256_json
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.files import sha256_json
+from fedllm_bench.diversity.section import by_client
 
 LEAST = 2  # rows that stay of each client: fewer have no unbiased distance
 

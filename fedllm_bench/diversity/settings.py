@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedllm_bench.config import EMBEDDED_MODEL
-from fedllm_bench.errors import UserError, unknown
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.config.run import EMBEDDED_MODEL
 
 SECTIONS = ("quantity", "length", "language", "instruction", "embedding", "quality", "preference")
 NO_MODEL = "none"

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedllm_bench.config import dotted
-from fedllm_bench.report.csv_text import csv_text
+from fedllm_bench.common.csv_text import csv_text
+from fedllm_bench.config.run import dotted
 
 if TYPE_CHECKING:
-    from fedllm_bench.diversity.embedding import Arrays
+    from fedllm_bench.diversity.embedding.embedding import Arrays
 
 
 def clients_csv(report: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import regex
 
-from fedllm_bench.evaluation.reference_metrics import tokens
+from fedllm_bench.evaluation.metrics.references import tokens
 
 FENCE = regex.compile(r"^ {0,3}(?:```|~~~)", regex.MULTILINE)
 BOLD = regex.compile(r"\*\*(?=\S)[^*\n]+?(?<=\S)\*\*|__(?=\S)[^_\n]+?(?<=\S)__")

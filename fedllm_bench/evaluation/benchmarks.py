@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
 from typing import Any
 
-from fedllm_bench import assets
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.data.fetch import assets
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.evaluation import split_prompts
 from fedllm_bench.evaluation.records import Prompt
 

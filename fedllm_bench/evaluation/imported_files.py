@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.common.errors import UserError, first_line
 
 ID_KEYS = ("question_id", "item_id", "id")
 TEXT_KEYS = ("text", "answer", "output", "response")

@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 
 STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 Finish = Literal["stop", "length", "filtered", "failed"]

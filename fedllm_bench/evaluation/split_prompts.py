@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import PreferenceRow, Row
 from fedllm_bench.data.rows import Turn as ChatTurn
-from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.metrics.items import HELDOUT, load_probes, probe_key
 

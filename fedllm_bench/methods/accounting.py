@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 GRID = 1e-3  # of privacy losses; 1e-4 took seven times as long for at most 1.4% less epsilon
 LEAST_NOISE = 0.2  # one round of all clients spends 30 then; with less, accounting takes seconds

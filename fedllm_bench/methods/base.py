@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fedllm_bench.trees import Tree, tmap
+from fedllm_bench.common.trees import Tree, tmap
 
 Message = dict[str, Tree]  # server -> clients; always "params"
 Upload = dict[str, Tree]  # client -> server; always "delta" = y - x

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from fedllm_bench.common.trees import Tree, tmap, zeros_like
 from fedllm_bench.methods.base import Decay, FedAvg, Rate, Server, Upload
-from fedllm_bench.trees import Tree, tmap, zeros_like
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from fedllm_bench.common.trees import Tree, tmap, zeros_like
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Rate, Server, Upload, Weighting
-from fedllm_bench.trees import Tree, tmap, zeros_like
 
 
 @dataclass(frozen=True, kw_only=True)

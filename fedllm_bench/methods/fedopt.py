@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fedllm_bench.common.trees import Tree, tmap, zeros_like
 from fedllm_bench.methods.base import Decay, FedAvg, Rate, Server, Upload
-from fedllm_bench.trees import Tree, tmap, zeros_like
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.methods.base import ClientState, FedAvg, Message
-from fedllm_bench.trees import Tree, tmap
 
 
 @dataclass(frozen=True, kw_only=True)

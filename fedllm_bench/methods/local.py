@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Server, Upload
-from fedllm_bench.trees import Tree
 
 
 @dataclass(frozen=True, kw_only=True)

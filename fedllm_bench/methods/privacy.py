@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from fedllm_bench.common.trees import norm, zeros_like
 from fedllm_bench.methods.base import FedAvg, Rate, Server, Upload, Weighting
 from fedllm_bench.methods.wrapped import Wrapped
-from fedllm_bench.trees import norm, zeros_like
 
 NOISE = 4  # the purpose of a random stream, beside those of `batches` and `trl`
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedllm_bench.config import RunConfig
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods import VARIANTS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.wrapping import wrap

@@ -17,12 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from fedllm_bench.common.trees import Tree, tmap, zeros_like
 from fedllm_bench.methods.base import ClientState, Decay, FedAvg, Message, Server, Upload, Weighting
 from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.local import Local
 from fedllm_bench.methods.scaffold import ControlVariates
-from fedllm_bench.trees import Tree, tmap, zeros_like
 
 
 @dataclass(frozen=True, kw_only=True)

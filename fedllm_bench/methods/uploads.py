@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import torch
 
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, Message, Server, Upload
 from fedllm_bench.methods.wrapped import Wrapped
-from fedllm_bench.trees import Tree
 
 
 def is_a(name: str) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Server, Upload
-from fedllm_bench.trees import Tree
 
 Kind = TypeVar("Kind", bound=FedAvg)
 

@@ -6,10 +6,10 @@ Privacy is the outermost, so that nothing is done to an upload after it was clip
 
 from __future__ import annotations
 
-from fedllm_bench.accounting import find_noise
-from fedllm_bench.config import RunConfig
-from fedllm_bench.config_uploads import Communication
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.config_uploads import Communication
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.methods.accounting import find_noise
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.privacy import DpFedAvg, Private
 from fedllm_bench.methods.uploads import FrozenA, HalfUploads

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import Part, Split
 from fedllm_bench.data.pairs import PairRow
 from fedllm_bench.data.rows import PreferenceRow, Row, SftRow
 from fedllm_bench.data.tokens import TokenRow
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.scores.score import Score
 
 PROBES = "probes.jsonl"  # an extra file of mini splits
 HELDOUT: tuple[Part, ...] = ("heldout", "unseen")

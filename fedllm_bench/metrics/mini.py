@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedllm_bench.data.rows import Task
-from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.metrics.generate import answers
 from fedllm_bench.metrics.items import HeldoutItem
+from fedllm_bench.metrics.running import answers
 from fedllm_bench.metrics.settings import EvalSettings
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.scores.score import MetricInfo, Score
+from fedllm_bench.training.model.lora_model import LoraModel
 
 
 @dataclass(frozen=True)

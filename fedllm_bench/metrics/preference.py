@@ -14,15 +14,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedllm_bench.data.mini.tastes import COMPLIES, refusals
 from fedllm_bench.data.pairs import answered
 from fedllm_bench.data.rows import Task
 from fedllm_bench.data.tokens import TokenRow, encode_turns
-from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.items import PairItem, unscored
 from fedllm_bench.metrics.likelihood import summed_nll
 from fedllm_bench.metrics.settings import EvalSettings
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.mini.tastes import COMPLIES, refusals
+from fedllm_bench.scores.score import MetricInfo, Score
+from fedllm_bench.training.model.lora_model import LoraModel
 
 # Log-ratios closer than this are a tie: sums over other batches are rounded otherwise (about 1e-5 in float32).
 TIE_NATS = 1e-3

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from fedllm_bench.data.rows import Task
-from fedllm_bench.metrics.base import MetricInfo, Score
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice
 from fedllm_bench.metrics.mini import MiniExact
 from fedllm_bench.metrics.preference import (
@@ -18,7 +17,8 @@ from fedllm_bench.metrics.preference import (
     margins,
 )
 from fedllm_bench.metrics.settings import EvalSettings
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.scores.score import MetricInfo, Score
+from fedllm_bench.training.model.lora_model import LoraModel
 
 
 class Metric(Protocol):

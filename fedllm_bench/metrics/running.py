@@ -10,7 +10,7 @@ from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import encode_prompts
 from fedllm_bench.metrics.batching import by_length
 from fedllm_bench.metrics.settings import EvalSettings
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora_model import LoraModel
 
 
 def answers(model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings) -> list[str]:

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedllm_bench.data.mini.raw import (
+from fedllm_bench.common.files import sha256_json
+from fedllm_bench.mini.raw import (
     FIRST_SECOND,
     FLAGGED_SHARE,
     SECONDS_BETWEEN,
@@ -23,9 +24,8 @@ from fedllm_bench.data.mini.raw import (
     messages,
     probe,
 )
-from fedllm_bench.data.mini.users import Answered, Population, make_rows, talkers
-from fedllm_bench.data.mini.world import ME
-from fedllm_bench.files import sha256_json
+from fedllm_bench.mini.users import Answered, Population, make_rows, talkers
+from fedllm_bench.mini.world import ME
 
 MODEL = "mini-chat"
 MOST_EXCHANGES = 4

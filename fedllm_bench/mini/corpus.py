@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fedllm_bench.data.mini.lexicon import lexicon
-from fedllm_bench.data.mini.world import (
+from fedllm_bench.mini.lexicon import lexicon
+from fedllm_bench.mini.world import (
     NUM_LANGUAGES,
     NUM_RELATIONS,
     NUM_STYLES,

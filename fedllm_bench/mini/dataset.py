@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
+from fedllm_bench.common import files
+from fedllm_bench.data.build.pipelines import load_pipeline
 from fedllm_bench.data.manifest import Split, open_split
-from fedllm_bench.data.mini.chats import wildchat_multi_rows, wildchat_rows
-from fedllm_bench.data.mini.lexicon import lexicon
-from fedllm_bench.data.mini.raw import RawRow, probe
-from fedllm_bench.data.mini.users import Answered, Population, make_rows
-from fedllm_bench.data.mini.votes import arena_rows
 from fedllm_bench.metrics.items import PROBES
+from fedllm_bench.mini.chats import wildchat_multi_rows, wildchat_rows
+from fedllm_bench.mini.lexicon import lexicon
+from fedllm_bench.mini.raw import RawRow, probe
+from fedllm_bench.mini.users import Answered, Population, make_rows
+from fedllm_bench.mini.votes import arena_rows
 
 VERSION = 2  # raise it when equal seeds give other rows
 MIN_SAMPLES = 16  # users below the cut have fewer than 12 rows, those above at least 20
@@ -79,7 +79,7 @@ class Variant:
 
     def build(self, raw: Path, population: Population, out: Path, known: bytes) -> Split:
         """The split of raw rows that were written before."""
-        pipeline: Any = importlib.import_module("fedllm_bench.data_prep").load_pipeline(self.dataset)
+        pipeline = load_pipeline(self.dataset)
         recipe = replace(pipeline.DECLARATION.recipe, min_samples=self.min_samples, heldout="upstream", leakage="exact")
         declaration = replace(
             pipeline.DECLARATION,

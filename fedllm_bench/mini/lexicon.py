@@ -44,7 +44,7 @@ def _tuples(value: Any) -> Any:
 @cache
 def lexicon() -> Lexicon:
     """The lexicon of the package, read once."""
-    text = (files("fedllm_bench.data.mini") / "lexicon.toml").read_text(encoding="utf-8")
+    text = (files("fedllm_bench.mini") / "lexicon.toml").read_text(encoding="utf-8")
     table = tomllib.loads(text)
     languages = tuple(Language(**{key: _tuples(value) for key, value in row.items()}) for row in table["languages"])
     values = tuple(tuple(tuple(words) for words in relation_values) for relation_values in table["values"].values())

@@ -1,6 +1,6 @@
 """The recipe of the mini base model: tokenizer, pre-training on other worlds, and a manifest that says how.
 
-python -m fedllm_bench.data.mini.pretrain --out FOLDER        (make mini-model)
+python -m fedllm_bench.mini.pretrain --out FOLDER        (make mini-model)
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from fedllm_bench import files
+from fedllm_bench.common import files
+from fedllm_bench.common.progress import track
 from fedllm_bench.data.chat import template_text
-from fedllm_bench.data.mini import corpus
-from fedllm_bench.data.mini.world import Item
 from fedllm_bench.data.tokens import TokenRow
-from fedllm_bench.progress import track
+from fedllm_bench.mini import corpus
+from fedllm_bench.mini.world import Item
 from fedllm_bench.training.batches import Batch, collate
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from fedllm_bench.data.mini.lexicon import lexicon
+from fedllm_bench.mini.lexicon import lexicon
 
 # Chat data name languages as their detectors do, Aya by the standard's longer names.
 DETECTED = {"arb": "Arabic", "zho": "Chinese"}

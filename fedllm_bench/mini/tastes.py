@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fedllm_bench.data.mini.lexicon import lexicon
-from fedllm_bench.data.mini.world import Item
+from fedllm_bench.mini.lexicon import lexicon
+from fedllm_bench.mini.world import Item
 
 TRAITS = ("short", "polite", "own_language", "right", "refusing")
 # Everybody likes right answers and most the own language; on the rest people differ, some the other way round.

@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from fedllm_bench.data.mini.lexicon import lexicon
-from fedllm_bench.data.mini.world import (
+from fedllm_bench.mini.lexicon import lexicon
+from fedllm_bench.mini.world import (
     ME,
     NUM_LANGUAGES,
     NUM_RELATIONS,

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedllm_bench.data.mini.raw import (
+from fedllm_bench.common.files import sha256_json
+from fedllm_bench.mini.raw import (
     FIRST_SECOND,
     FLAGGED_SHARE,
     SECONDS_BETWEEN,
@@ -23,10 +24,9 @@ from fedllm_bench.data.mini.raw import (
     messages,
     probe,
 )
-from fedllm_bench.data.mini.tastes import MODELS, VOTE_NOISE, Reply, Winner, harmful_item, make_taste, reply, vote
-from fedllm_bench.data.mini.users import Answered, Population, User, make_rows, talkers
-from fedllm_bench.data.mini.world import ME, NUM_LANGUAGES, NUM_WORDINGS, Item, make_world
-from fedllm_bench.files import sha256_json
+from fedllm_bench.mini.tastes import MODELS, VOTE_NOISE, Reply, Winner, harmful_item, make_taste, reply, vote
+from fedllm_bench.mini.users import Answered, Population, User, make_rows, talkers
+from fedllm_bench.mini.world import ME, NUM_LANGUAGES, NUM_WORDINGS, Item, make_world
 
 HARMFUL_SHARE = 0.1  # of a user's rows
 TWO_TURNS_SHARE = 0.2

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedllm_bench.data.mini.lexicon import lexicon
+from fedllm_bench.mini.lexicon import lexicon
 
 TaskName = Literal["facts", "personal", "arithmetic", "translation", "formatting", "style", "harmful"]
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"

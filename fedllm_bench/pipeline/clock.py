@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 
 
 @dataclass(frozen=True)

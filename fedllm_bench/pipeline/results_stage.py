@@ -11,21 +11,28 @@ from typing import Any
 
 import torch
 
-from fedllm_bench import files
-from fedllm_bench.cell import RESULTS
-from fedllm_bench.client_rounds import FILE
-from fedllm_bench.config import RunConfig
-from fedllm_bench.loading import Bench
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.common import files
+from fedllm_bench.common.text import counted
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.personalise import local_of
 from fedllm_bench.report import client_figures, figures, view_figures
-from fedllm_bench.report.cuts import cuts_block
-from fedllm_bench.report.formats import counted
-from fedllm_bench.report.per_client import gains, over_rounds, scores_of
-from fedllm_bench.report.privacy import communication_block, privacy_block
-from fedllm_bench.report.results import ScoreSet, client_rows, metric_entry, metrics_of, results_payload, write_results
-from fedllm_bench.scoring import Scores
+from fedllm_bench.results.cuts import cuts_block
+from fedllm_bench.results.per_client import gains, over_rounds, scores_of
+from fedllm_bench.results.privacy import communication_block, privacy_block
+from fedllm_bench.results.run_results import (
+    ScoreSet,
+    client_rows,
+    metric_entry,
+    metrics_of,
+    results_payload,
+    write_results,
+)
+from fedllm_bench.runs.cell import RESULTS
+from fedllm_bench.runs.client_rounds import FILE
+from fedllm_bench.runs.loading import Bench
+from fedllm_bench.runs.personalise import local_of
+from fedllm_bench.runs.scoring import Scores
+from fedllm_bench.scores.score import Score
 from fedllm_bench.training.faults import DROPPED_OUT
 
 

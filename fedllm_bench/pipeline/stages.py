@@ -16,25 +16,25 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from fedllm_bench import files, interrupts, provenance
-from fedllm_bench.cell import OUTPUTS, Cell
-from fedllm_bench.client_rounds import watcher
-from fedllm_bench.clock import Clock
-from fedllm_bench.errors import UserError
-from fedllm_bench.loading import Bench, check_cell, load_bench
+from fedllm_bench.common import files, interrupts, provenance
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.personalise import is_wanted, personalise
-from fedllm_bench.report.privacy import warnings_of
-from fedllm_bench.report.run import Sides, write_report
-from fedllm_bench.scoring import Scores, evaluate, read_scores, saved_scores
+from fedllm_bench.pipeline.clock import Clock
+from fedllm_bench.pipeline.results_stage import Sides, write_report
+from fedllm_bench.results.privacy import warnings_of
+from fedllm_bench.runs.cell import OUTPUTS, Cell
+from fedllm_bench.runs.client_rounds import watcher
+from fedllm_bench.runs.loading import Bench, check_cell, load_bench
+from fedllm_bench.runs.personalise import is_wanted, personalise
+from fedllm_bench.runs.scoring import Scores, evaluate, read_scores, saved_scores
 from fedllm_bench.training import engines
-from fedllm_bench.training.adapter import save_adapter
 from fedllm_bench.training.checkpoint import ClientStates
-from fedllm_bench.training.full import save_model
+from fedllm_bench.training.model.adapter import save_adapter
+from fedllm_bench.training.model.full import save_model
 from fedllm_bench.training.rounds import Run, run_rounds
-from fedllm_bench.trees import Tree
 
 log = logging.getLogger(__name__)
 

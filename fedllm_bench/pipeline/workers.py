@@ -1,4 +1,4 @@
-"""Cells of a grid in processes of their own: `python -m fedllm_bench.workers bench ...` for each.
+"""Cells of a grid in processes of their own: `python -m fedllm_bench.pipeline.workers bench ...` for each.
 
 Two rules keep them from writing one file at once: the first one works alone until the scores of the base model
 are in the shared cache, and of the cells that share an unfinished baseline only one is at work. A worker holds
@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm_bench.cell import BASELINE
-from fedllm_bench.grid import GridCell
+from fedllm_bench.runs.cell import BASELINE
+from fedllm_bench.runs.grid import GridCell
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -88,7 +88,7 @@ def next_task(waiting: Sequence[GridCell], running: Sequence[GridCell], started:
 def start_worker(task: GridCell, *, threads: int, logs: Path, environment: Mapping[str, str]) -> Worker:
     """Start the cell with `threads` cores; what it says goes to logs/<method>-s<seed>.log."""
     path = logs / f"{task.method}-s{task.seed}.log"
-    words = [sys.executable, "-m", "fedllm_bench.workers", *task.words, f"--threads={threads}"]
+    words = [sys.executable, "-m", "fedllm_bench.pipeline.workers", *task.words, f"--threads={threads}"]
     with path.open("wb") as file:
         process = subprocess.Popen(
             words,
@@ -160,7 +160,8 @@ def seconds_left(ended: Sequence[Ended], *, open_cells: int, jobs: int) -> float
 
 def main() -> int:
     """The command of `sys.argv`, in a process that ends when the pipe to its parent is closed."""
-    from fedllm_bench import cli, process
+    from fedllm_bench import cli
+    from fedllm_bench.common import process
 
     process.warnings_as_usual()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits it ignored

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fedllm_bench.report.formats import counted, number
+from fedllm_bench.common.text import counted, number
 from fedllm_bench.report.legend import SIDES, after_name
 from fedllm_bench.report.names import short_names
 from fedllm_bench.report.style import COLOURS, canvas, legend_below, save, title

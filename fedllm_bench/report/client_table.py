@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedllm_bench.metrics.base import LOSSES
-from fedllm_bench.report.formats import change, counted, number, signed
+from fedllm_bench.common.text import change, counted, number, signed
 from fedllm_bench.report.names import LOSS_NAMES
+from fedllm_bench.scores.score import LOSSES
 
 Payload = Mapping[str, Any]
 NAMES = {

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from fedllm_bench.report.formats import counted, from_to
+from fedllm_bench.common.text import counted, from_to
 from fedllm_bench.report.legend import SIDES, after_name
 from fedllm_bench.report.style import COLOURS, canvas, legend_below, save, title
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedllm_bench.evaluation import power
-from fedllm_bench.report.formats import counted, from_to, number
+from fedllm_bench.common.text import counted, from_to, number
+from fedllm_bench.scores import power
 
 # Kind of an interval in the files -> words; the last is of files that earlier versions wrote
 KINDS = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedllm_bench.common.text import counted, duration, size, wrapped
 from fedllm_bench.report.client_table import about_views
-from fedllm_bench.report.cuts import about_cuts
-from fedllm_bench.report.formats import counted, duration, size, wrapped
 from fedllm_bench.report.interval_words import how, why_none
 from fedllm_bench.report.names import listed, short_name
+from fedllm_bench.results.cuts import about_cuts
 
 Payload = Mapping[str, Any]
 Entry = Mapping[str, Any]

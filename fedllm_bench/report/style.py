@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
-from fedllm_bench.files import make_folder, write_bytes
+from fedllm_bench.common.files import make_folder, write_bytes
 
 # the palette of Okabe and Ito: told apart with any colour vision
 COLOURS = {"before": "#999999", "after": "#0072B2", "local": "#E69F00", "train": "#56B4E9"}

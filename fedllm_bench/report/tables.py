@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fedllm_bench.common.text import MISSING, change, number, signed
 from fedllm_bench.report.client_table import client_rows
-from fedllm_bench.report.formats import MISSING, change, number, signed
 from fedllm_bench.report.legend import SIDES, Entry, Payload, after_name, legend
-from fedllm_bench.report.schema import QUANTILES
+from fedllm_bench.results.schema import QUANTILES
 
 Column = tuple[str, Callable[[str, Entry], str]]
 CHANGE = {"difference": "after - base [95% CI]", "difference_to_local": "after - local [95% CI]"}

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from fedllm_bench.report.distribution import EQUAL
-from fedllm_bench.report.formats import counted, from_to, number, signed
+from fedllm_bench.common.text import counted, from_to, number, signed
 from fedllm_bench.report.names import LOSS_NAMES
 from fedllm_bench.report.style import COLOURS, canvas, legend_below, save, title
+from fedllm_bench.results.distribution import EQUAL
 
 WORST, UNSEEN = "#D55E00", "#009E73"  # Okabe and Ito, as the colours of `style`
 GAINED, LOST, STAYED = "#0072B2", "#D55E00", "#999999"

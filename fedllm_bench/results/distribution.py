@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench.metrics.estimators import Estimator
-from fedllm_bench.metrics.stats import ClusterMean
-from fedllm_bench.report.schema import QUANTILES
-from fedllm_bench.report.sides import Sides
+from fedllm_bench.results.schema import QUANTILES
+from fedllm_bench.results.sides import Sides
+from fedllm_bench.scores.estimators import Estimator
+from fedllm_bench.scores.summaries import ClusterMean
 
 # As a share of the value. A client scored alone lies in other batches than with all, which rounds sums
 # differently; without this, a client who stayed at the base would count as better or worse by chance.

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.metrics.base import SCALES, MetricInfo, Score
-from fedllm_bench.metrics.stats import per_cluster
-from fedllm_bench.report.grid_stats import difference, point
-from fedllm_bench.report.results import ScoreSet, View, made_with, views_of
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.results.run_results import ScoreSet, View, made_with, views_of
+from fedllm_bench.scores.score import SCALES, MetricInfo, Score
+from fedllm_bench.scores.seeds import difference, point
+from fedllm_bench.scores.summaries import per_cluster
 
 GRID_VERSION = 1
 BASE = "base"  # the row of the base model, which no method is called

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench.metrics.base import MetricInfo, Score
-from fedllm_bench.metrics.estimators import Estimator, worst_tenth
-from fedllm_bench.metrics.stats import means_by_part, per_cluster
-from fedllm_bench.report.distribution import means_of, spread
-from fedllm_bench.report.sides import Clusters, Sides
+from fedllm_bench.results.distribution import means_of, spread
+from fedllm_bench.results.sides import Clusters, Sides
+from fedllm_bench.scores.estimators import Estimator, worst_tenth
+from fedllm_bench.scores.score import MetricInfo, Score
+from fedllm_bench.scores.summaries import means_by_part, per_cluster
 
 Array = NDArray[np.float64]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from fedllm_bench.accounting import accountant_name, spent_epsilon
-from fedllm_bench.config import RunConfig
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.methods.accounting import accountant_name, spent_epsilon
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.privacy import Private
 from fedllm_bench.methods.wrapped import find

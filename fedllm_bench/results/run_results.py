@@ -11,22 +11,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.evaluation.power import smallest
-from fedllm_bench.files import write_json
-from fedllm_bench.metrics.base import SCALES, MetricInfo, Score, is_seen, is_unseen
-from fedllm_bench.metrics.estimators import (
+from fedllm_bench.common.files import write_json
+from fedllm_bench.results.distribution import distribution
+from fedllm_bench.results.per_client import per_client
+from fedllm_bench.results.schema import SCHEMA_VERSION, check_results
+from fedllm_bench.results.sides import Clusters, Sides, sides_of
+from fedllm_bench.scores.estimators import (
     MEAN_OVER_CLIENTS,
     MEAN_OVER_TOKENS,
     PERPLEXITY,
     Estimator,
     worst_tenth,
 )
-from fedllm_bench.metrics.intervals import LEVEL
-from fedllm_bench.metrics.stats import Summary, paired_difference, per_cluster, summarise
-from fedllm_bench.report.distribution import distribution
-from fedllm_bench.report.per_client import per_client
-from fedllm_bench.report.schema import SCHEMA_VERSION, check_results
-from fedllm_bench.report.sides import Clusters, Sides, sides_of
+from fedllm_bench.scores.intervals import LEVEL
+from fedllm_bench.scores.power import smallest
+from fedllm_bench.scores.score import SCALES, MetricInfo, Score, is_seen, is_unseen
+from fedllm_bench.scores.summaries import Summary, paired_difference, per_cluster, summarise
 
 Keep = Callable[[Score], bool]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import ClusterMean, paired_clusters, per_cluster
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.summaries import ClusterMean, paired_clusters, per_cluster
 
 Clusters = Mapping[str, ClusterMean]
 

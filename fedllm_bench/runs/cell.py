@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files, models, starting
-from fedllm_bench.config import Method, RunConfig
-from fedllm_bench.config_uploads import Communication, Privacy
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import base_model, starting
+from fedllm_bench.config.config_uploads import Communication, Privacy
+from fedllm_bench.config.run import Method, RunConfig
 from fedllm_bench.data.manifest import Split, open_split
-from fedllm_bench.errors import UserError
-from fedllm_bench.report.schema import SCHEMA_VERSION
+from fedllm_bench.results.schema import SCHEMA_VERSION
 
 RESULTS = "results.json"
 BASELINE = "local"
@@ -34,7 +35,7 @@ class Cell:
 
     @cached_property
     def model_folder(self) -> Path:
-        return models.locate(self.config.model.name, self.config.model.revision)
+        return base_model.locate(self.config.model.name, self.config.model.revision)
 
     @cached_property
     def base_hash(self) -> str:
@@ -99,7 +100,7 @@ def resolve_split(config: RunConfig) -> Split:
                 f"SPLIT={config.split}: its task is {split.task}, {config.dataset} needs {config.data.task}"
             )
         return split
-    from fedllm_bench.data.mini.dataset import BUILDERS, mini_split
+    from fedllm_bench.mini.dataset import BUILDERS, mini_split
 
     known = sorted(name for name in BUILDERS if name != config.dataset)
     if config.dataset not in BUILDERS:

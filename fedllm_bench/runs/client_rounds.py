@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.loading import Bench
+from fedllm_bench.common import files
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.metrics.stats import means_by_part
+from fedllm_bench.runs.loading import Bench
+from fedllm_bench.scores.summaries import means_by_part
 
 log = logging.getLogger(__name__)
 FILE = "clients.jsonl"

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from fedllm_bench import files, presets
-from fedllm_bench.cell import BASELINE, Cell
-from fedllm_bench.config import RunConfig
-from fedllm_bench.errors import UserError, unknown
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.config import presets
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.runs.cell import BASELINE, Cell
 
 CONTROL = "+shuffled"  # after a method: on the same rows, dealt to the clients at random
 ALL = (

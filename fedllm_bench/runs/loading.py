@@ -9,28 +9,28 @@ from typing import Any
 
 import torch
 
-from fedllm_bench import files
-from fedllm_bench.cell import Cell
-from fedllm_bench.config import RunConfig
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.config.starting import locate_adapter
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.clients import Clients, sample_by_size
 from fedllm_bench.data.pairs import PairPart, PairRow, encode_pairs, tokenise_pairs
 from fedllm_bench.data.tokens import TokenPart, TokenRow, encode, tokenise_split
-from fedllm_bench.errors import UserError, unknown
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.metrics.base import LOSSES
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, load_probes, pair_items
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.settings import EvalSettings
-from fedllm_bench.reference import with_reference
-from fedllm_bench.starting import locate_adapter
-from fedllm_bench.training import limits
+from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.reference import with_reference
+from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import participants
-from fedllm_bench.training.lora import initial_adapter
-from fedllm_bench.training.model import LoraModel, load_model
-from fedllm_bench.trees import Tree
+from fedllm_bench.training.model import limits
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 
 @dataclass(frozen=True)

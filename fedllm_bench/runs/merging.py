@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm_bench import files, models, starting
-from fedllm_bench.config import RunConfig, check
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.config import base_model, starting
+from fedllm_bench.config.run import RunConfig, check
 from fedllm_bench.data.chat import template_text
-from fedllm_bench.errors import UserError, unknown
 
 ABOUT = "merged_from.json"
 
@@ -80,8 +81,8 @@ def merge(trained: Trained, out: Path) -> Path:
     """
     import torch
 
-    from fedllm_bench.training.adapter import merged
-    from fedllm_bench.training.base import load_base, load_tokenizer, save_plain
+    from fedllm_bench.training.model.adapter import merged
+    from fedllm_bench.training.model.base import load_base, load_tokenizer, save_plain
 
     if out.exists():
         raise UserError(f"OUT={out} exists; give a new folder")
@@ -101,7 +102,7 @@ def base_folder(trained: Trained) -> Path:
     """Where the run's base lies; a :class:`UserError` where its files or the starting adapter's changed since."""
     model = trained.config.model
     _check_place(trained)
-    folder = models.locate(model.name, model.revision)
+    folder = base_model.locate(model.name, model.revision)
     then = _data(trained)["base_hash"]
     if starting.base_fingerprint(folder, model.adapter, model.quantization) != then:
         raise UserError(

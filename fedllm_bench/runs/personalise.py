@@ -12,21 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fedllm_bench import files
-from fedllm_bench.config import Local, RunConfig
+from fedllm_bench.common import files
+from fedllm_bench.common.interrupts import Stop
+from fedllm_bench.common.progress import track
+from fedllm_bench.common.trees import Tree, tmap
+from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.clients import sample_by_size
-from fedllm_bench.interrupts import Stop
-from fedllm_bench.loading import Bench
 from fedllm_bench.methods.base import FedAvg, Server
-from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, unscored
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.progress import track
+from fedllm_bench.runs.loading import Bench
+from fedllm_bench.scores.score import Score
 from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.rounds import Run
 from fedllm_bench.training.tasks import batched, clients_per_pass, tasks_of_steps, until
-from fedllm_bench.trees import Tree, tmap
 
 log = logging.getLogger(__name__)
 # The purpose of the random streams, in the place of the round: rounds have smaller numbers, so no batch or dropout

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedllm_bench import files
-from fedllm_bench.cell import resolve_split
-from fedllm_bench.config import RunConfig
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.errors import UserError
+from fedllm_bench.runs.cell import resolve_split
 
 
 def split_of_run(folder: Path, config: RunConfig) -> Split:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.loading import Bench
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.common import files
+from fedllm_bench.common.progress import track
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.metrics.items import Item
 from fedllm_bench.metrics.registry import score_group, together
-from fedllm_bench.progress import track
-from fedllm_bench.trees import Tree
+from fedllm_bench.runs.loading import Bench
+from fedllm_bench.scores.score import Score
 
 Scores = dict[str, list[Score]]  # by metric
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedllm_bench.metrics.intervals import Array
+from fedllm_bench.scores.intervals import Array
 
 TAIL_FROM = 31  # clients, of which four are in the worst tenth; no interval that was tried covers with fewer
 

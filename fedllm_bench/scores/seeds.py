@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedllm_bench.evaluation.power import smallest
-from fedllm_bench.evaluation.significance import paired_t
-from fedllm_bench.metrics import stats
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.estimators import MEAN_OVER_CLIENTS, Estimator
-from fedllm_bench.metrics.intervals import Scale
-from fedllm_bench.metrics.stats import ClusterMean, Summary, columns_of, paired_clusters, summarise
+from fedllm_bench.scores import summaries
+from fedllm_bench.scores.estimators import MEAN_OVER_CLIENTS, Estimator
+from fedllm_bench.scores.intervals import Scale
+from fedllm_bench.scores.power import smallest
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.significance import paired_t
+from fedllm_bench.scores.summaries import ClusterMean, Summary, columns_of, paired_clusters, summarise
 
 Clusters = Mapping[str, ClusterMean]
 Pairs = Mapping[int, tuple[Clusters, Clusters]]  # by seed
@@ -104,13 +104,13 @@ def _mean_of_clients(pairs: Pairs, scale: Scale | None) -> Summary:
         for name in _scored(a, b):
             found.setdefault(name, []).append((a[name].mean or 0.0) - (b[name].mean or 0.0))
     values = {name: statistics.fmean(differences) for name, differences in found.items()}
-    return summarise(_counted(pairs, values), scale=stats.of_differences(scale))
+    return summarise(_counted(pairs, values), scale=summaries.of_differences(scale))
 
 
 def _shown(estimator: Estimator, pairs: Pairs, scale: Scale | None) -> Summary:
     """Over the clients that are scored in every seed."""
     ours, theirs = ([pair[side] for pair in pairs.values()] for side in (0, 1))
-    return stats.over_seeds(ours, _always_scored(pairs), minus=theirs, estimator=estimator, scale=scale)
+    return summaries.over_seeds(ours, _always_scored(pairs), minus=theirs, estimator=estimator, scale=scale)
 
 
 def _by_seed(estimator: Estimator, pairs: Pairs, only: Sequence[str] | None) -> dict[int, float | None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from fedllm_bench.metrics.intervals import LEVEL
+from fedllm_bench.scores.intervals import LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)

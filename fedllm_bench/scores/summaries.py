@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fedllm_bench.metrics import intervals
-from fedllm_bench.metrics.base import Score, is_unseen
-from fedllm_bench.metrics.estimators import (
+from fedllm_bench.scores import intervals
+from fedllm_bench.scores.estimators import (
     MEAN_OVER_CLIENTS,
     Estimator,
     freedom_of,
@@ -24,7 +23,8 @@ from fedllm_bench.metrics.estimators import (
     shown_values,
     values_of,
 )
-from fedllm_bench.metrics.intervals import Array, Limits, Scale
+from fedllm_bench.scores.intervals import Array, Limits, Scale
+from fedllm_bench.scores.score import Score, is_unseen
 
 Interval = intervals.Kind
 

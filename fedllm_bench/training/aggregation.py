@@ -15,7 +15,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from fedllm_bench.trees import Tree
+from fedllm_bench.common.trees import Tree
 
 
 def aggregation_error(params: Tree, deltas: Sequence[Tree], weights: Sequence[float]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedllm_bench.config import RunConfig
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.tokens import TokenRow
 
 SCHEDULE, ROWS, POISSON = 0, 1, 3  # purposes of random streams: numpy takes [3, 4] and [3, 4, 0] for the same seed

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedllm_bench.config import Local
+from fedllm_bench.common.trees import Layout, Tree, moved_to
+from fedllm_bench.config.run import Local
 from fedllm_bench.data.pairs import PairPart, PairRow
 from fedllm_bench.data.tokens import TokenPart, TokenRow
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
 from fedllm_bench.training import optimizer
 from fedllm_bench.training.batches import StepPlan, collate
-from fedllm_bench.training.lora import Masks, attach, detach
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora import Masks, attach, detach
+from fedllm_bench.training.model.lora_model import LoraModel
+from fedllm_bench.training.model.recompute import recomputing
 from fedllm_bench.training.objectives import OBJECTIVES
-from fedllm_bench.training.recompute import recomputing
-from fedllm_bench.trees import Layout, Tree, moved_to
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from fedllm_bench.files import make_folder, write_bytes
+from fedllm_bench.common.files import make_folder, write_bytes
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, Server
-from fedllm_bench.trees import Tree
 
 FILE = "server.safetensors"
 PARTIAL_FILE = "round.safetensors"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from fedllm_bench.config import Local, RunConfig
+from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.out_of_memory import Limit, WithinMemory
 
 Block = Sequence[ClientTask]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from fedllm_bench.config import Faults, RunConfig
+from fedllm_bench.config.run import Faults, RunConfig
 from fedllm_bench.training.batches import StepPlan, schedule
 
 FAULTS = 10  # purpose of the random stream; 0 to 3 are those of training and of the clients

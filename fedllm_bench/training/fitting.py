@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from fedllm_bench import models
-from fedllm_bench.config import RunConfig
-from fedllm_bench.errors import UserError
-from fedllm_bench.report.formats import size
-from fedllm_bench.training.base import load_settings
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.text import size
+from fedllm_bench.config import base_model
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.training.memory import Estimate, NoEstimate, estimate
+from fedllm_bench.training.model.base import load_settings
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 def model_settings(config: RunConfig) -> Any:
     """The model's config of transformers; of a model on the hub no other file is fetched."""
     name, revision = config.model.name, config.model.revision
-    return load_settings(models.locate_settings(name, revision), name)
+    return load_settings(base_model.locate_settings(name, revision), name)
 
 
 def check_fits(config: RunConfig, settings: Any, free: int) -> None:

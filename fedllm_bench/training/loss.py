@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from fedllm_bench.training.batches import Batch
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora_model import LoraModel
 
 # Logits that may live at a time: 64 MB in float32, and a few times that for their gradient. Chunks of 2**24 take as
 # long as all at once; of 2**20, 1.7 times as long (2 cores, 2,048 tokens, H = 512, V = 32,000).

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.methods.base import Upload
 from fedllm_bench.training.block import ClientResult
-from fedllm_bench.trees import Tree, tmap
 
 
 @dataclass(frozen=True)

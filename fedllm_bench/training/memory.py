@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from fedllm_bench import models
-from fedllm_bench.config import Local, RunConfig
-from fedllm_bench.errors import UserError
-from fedllm_bench.training import quantized, targets
-from fedllm_bench.training.full import FullWeights
-from fedllm_bench.training.lora import Masks, Switch, attach, tensor_names
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import base_model
+from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.training.loss import LOGITS_AT_ONCE
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model import quantized, targets
+from fedllm_bench.training.model.full import FullWeights
+from fedllm_bench.training.model.lora import Masks, Switch, attach, tensor_names
+from fedllm_bench.training.model.lora_model import LoraModel
+from fedllm_bench.training.model.recompute import decoder_layers, recomputing
 from fedllm_bench.training.objectives import OBJECTIVES
-from fedllm_bench.training.recompute import decoder_layers, recomputing
 
 FLOAT32 = 4  # bytes; adapters and optimiser states have this type whatever the base has
 # Tensors of the size of a client's adapter: it and what the server sent; and at the optimiser's step the sum of
@@ -94,7 +94,7 @@ def empty_base(config: RunConfig, settings: Any) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False).eval()
     except Exception as error:  # a config may hold anything
-        raise models.not_a_model(config.model.name, error) from error
+        raise base_model.not_a_model(config.model.name, error) from error
 
 
 def with_layers(base: Any, config: RunConfig) -> LoraModel:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedllm_bench.accounting import spent_epsilon
-from fedllm_bench.config import RunConfig
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.methods.accounting import spent_epsilon
 from fedllm_bench.methods.base import FedAvg, Server, Upload
 from fedllm_bench.methods.privacy import Private, joint_norm
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.training.aggregation import aggregation_error
-from fedllm_bench.trees import Tree
 
 
 @dataclass

@@ -12,11 +12,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedllm_bench.config import Local
+from fedllm_bench.config.run import Local
 from fedllm_bench.data.pairs import PairRow
 from fedllm_bench.training.batches import Batch
 from fedllm_bench.training.loss import client_losses, counted_nll
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora_model import LoraModel
 
 # Of model, batch, rows [client][row], terms of the whole step (K,), settings: summed losses over these terms, (K,).
 Losses = Callable[[LoraModel, Batch, Sequence[Sequence[Any]], Tensor, Local], Tensor]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedllm_bench.config import Local
+from fedllm_bench.config.run import Local
 
 
 @dataclass(frozen=True)

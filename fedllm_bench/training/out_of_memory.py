@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.training.batches import StepPlan
 from fedllm_bench.training.block import ClientResult, ClientTask
 

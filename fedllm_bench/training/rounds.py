@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.config import Local, RunConfig
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import read_jsonl, write_jsonl
+from fedllm_bench.common.interrupts import Stop
+from fedllm_bench.common.progress import track
+from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
+from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.clients import Clients
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import read_jsonl, write_jsonl
-from fedllm_bench.interrupts import Stop
 from fedllm_bench.methods.base import FedAvg, Message, Server
-from fedllm_bench.progress import track
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.checkpoint import ClientStates, Partial, load_partial, load_server, save_partial, save_server
@@ -24,7 +25,6 @@ from fedllm_bench.training.faults import DROPPED_OUT, dropouts
 from fedllm_bench.training.mean import Mean
 from fedllm_bench.training.notes import UploadNotes
 from fedllm_bench.training.tasks import batched, clients_per_pass, in_order, pooled_task, tasks_of_round, until
-from fedllm_bench.trees import Tree, norm, num_bytes, tmap
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from fedllm_bench.config import RunConfig
+from fedllm_bench.common.interrupts import Stop
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.tokens import TokenPart
-from fedllm_bench.interrupts import Stop
 from fedllm_bench.methods.base import Server
 from fedllm_bench.training.batches import plan_steps
 from fedllm_bench.training.block import ClientResult, ClientTask

@@ -26,20 +26,20 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 
-from fedllm_bench import models
-from fedllm_bench.config import Local, RunConfig
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.trees import moved_to
+from fedllm_bench.config import base_model
+from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.pairs import PairRow
 from fedllm_bench.data.tokens import TokenRow
-from fedllm_bench.errors import UserError
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training import block
-from fedllm_bench.training.adapter import merged
-from fedllm_bench.training.base import load_base, load_settings
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.engines import Block, MapBlocks
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.adapter import merged
+from fedllm_bench.training.model.base import load_base, load_settings
+from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.trl_client import NotFinite, TrainedClient, adapter_parameters, put
-from fedllm_bench.trees import moved_to
 
 log = logging.getLogger(__name__)
 DROPOUT = 2  # the purpose of a random stream, beside those of `batches`
@@ -71,7 +71,7 @@ def load_peft(model: LoraModel, config: RunConfig) -> Any:
 
     The base's own dropout is off: a trainer switches it on, and `train_block` leaves the frozen base alone.
     """
-    folder = models.locate(config.model.name, config.model.revision)
+    folder = base_model.locate(config.model.name, config.model.revision)
     settings = load_settings(folder, config.model.name)
     for name, value in vars(settings).items():
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedllm_bench.config import Local
+from fedllm_bench.common.trees import Tree, moved_to, tmap, zeros_like
+from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
 from fedllm_bench.training.block import ClientResult, ClientTask, upload_failure
-from fedllm_bench.trees import Tree, moved_to, tmap, zeros_like
 
 CPU = torch.device("cpu")
 

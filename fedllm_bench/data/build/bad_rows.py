@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 NAMED = 3  # bad rows that are named one by one
 ADVICE = "--bad-rows skip leaves such rows out and counts them"

@@ -12,18 +12,18 @@ from pathlib import Path
 
 from fedllm_bench.data.lengths import TokenCounter
 from fedllm_bench.data.manifest import Split, SplitInfo, Upstream, UpstreamFile, check_names, check_target, write_split
-from fedllm_bench.data_prep.bad_rows import BadRow, Handle, Skipped, stop
-from fedllm_bench.data_prep.columns import Columns
-from fedllm_bench.data_prep.evaluation import EvaluationPrompts
-from fedllm_bench.data_prep.funnel import Left, Tally, funnel, left_by_choice, left_by_filters, refuse_empty
-from fedllm_bench.data_prep.hub import HubSource
-from fedllm_bench.data_prep.parts import MIN_UNSEEN_ROWS, Groups, make_parts
-from fedllm_bench.data_prep.raw_files import passed_over, raw_files, relative_name
-from fedllm_bench.data_prep.readers import Raw, RawRecord, read_rows
-from fedllm_bench.data_prep.recipe import Declaration, Filter, Recipe, Sample, filters
-from fedllm_bench.data_prep.remarks import remarks
-from fedllm_bench.files import sha256_file
-from fedllm_bench.progress import track
+from fedllm_bench.data.build.bad_rows import BadRow, Handle, Skipped, stop
+from fedllm_bench.data.build.columns import Columns
+from fedllm_bench.data.build.decontaminate import EvaluationPrompts
+from fedllm_bench.data.build.funnel import Left, Tally, funnel, left_by_choice, left_by_filters, refuse_empty
+from fedllm_bench.data.build.hub import HubSource
+from fedllm_bench.data.build.parts import MIN_UNSEEN_ROWS, Groups, make_parts
+from fedllm_bench.data.build.raw_files import passed_over, raw_files, relative_name
+from fedllm_bench.data.build.readers import Raw, RawRecord, read_rows
+from fedllm_bench.data.build.recipe import Declaration, Filter, Recipe, Sample, filters
+from fedllm_bench.data.build.remarks import remarks
+from fedllm_bench.common.files import sha256_file
+from fedllm_bench.common.progress import track
 
 __all__ = ["BuildInfo", "Builder", "Declaration", "Recipe", "Sample", "build_split"]
 

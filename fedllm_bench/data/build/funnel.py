@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from fedllm_bench.data.manifest import FunnelStep
-from fedllm_bench.data_prep.bad_rows import Skipped
-from fedllm_bench.data_prep.recipe import Filter, Recipe
-from fedllm_bench.errors import UserError
+from fedllm_bench.data.build.bad_rows import Skipped
+from fedllm_bench.data.build.recipe import Filter, Recipe
+from fedllm_bench.common.errors import UserError
 
 NO_LIMIT = "(no limit)"
 

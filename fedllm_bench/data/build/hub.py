@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import network
-from fedllm_bench.data.mirror import HUB_NAME
-from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.common import network
+from fedllm_bench.data.fetch.mirror import HUB_NAME
+from fedllm_bench.common.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -11,9 +11,9 @@ from itertools import chain
 
 from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
 
-from fedllm_bench.data_prep.recipe import Sample
-from fedllm_bench.data_prep.sampling import row_id
-from fedllm_bench.data_prep.words import normal
+from fedllm_bench.data.build.recipe import Sample
+from fedllm_bench.data.build.sampling import row_id
+from fedllm_bench.data.words import normal
 
 SIMILARITY = 0.8  # of the sets of word sequences (Jaccard)
 PERMUTATIONS, BANDS, ROWS_PER_BAND = 64, 12, 5  # a pair at 0.8 is looked at with 99%, one at 0.4 with 12%

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import sha256_json
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import sha256_json
 
 if TYPE_CHECKING:
-    from fedllm_bench.data_prep.recipe import Recipe, Sample
+    from fedllm_bench.data.build.recipe import Recipe, Sample
 
 Over = Literal["language", "source", "topic"]
 FORMS = (
@@ -81,14 +81,14 @@ def regroup(groups: Mapping[str, Sequence[Sample]], recipe: Recipe) -> dict[str,
 
 def _labels(rows: Sequence[Sample], over: str, seed: int) -> list[str]:
     if over == "topic":
-        from fedllm_bench.data_prep.topics import topics  # here, as topics -> near -> recipe -> this module
+        from fedllm_bench.data.build.topics import topics  # here, as topics -> near -> recipe -> this module
 
         return topics([sample.prompt for sample in rows], seed)
     return [sample.source if over == "source" else sample.language for sample in rows]
 
 
 def _shuffled(rows: Sequence[Sample], seed: int) -> list[Sample]:
-    from fedllm_bench.data_prep.sampling import row_id
+    from fedllm_bench.data.build.sampling import row_id
 
     return sorted(rows, key=lambda sample: sha256_json([seed, "partition", row_id(sample)]))
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from fedllm_bench.data.manifest import Part
 from fedllm_bench.data.rows import PreferenceRow, Row, SftRow, Turn
-from fedllm_bench.data_prep.evaluation import NOT_REMOVED, EvaluationPrompts
-from fedllm_bench.data_prep.funnel import NO_LIMIT, Left
-from fedllm_bench.data_prep.near import REASON, count, near_duplicates, without
-from fedllm_bench.data_prep.partition import regroup
-from fedllm_bench.data_prep.recipe import Recipe, Sample
-from fedllm_bench.data_prep.sampling import (
+from fedllm_bench.data.build.decontaminate import NOT_REMOVED, EvaluationPrompts
+from fedllm_bench.data.build.funnel import NO_LIMIT, Left
+from fedllm_bench.data.build.near import REASON, count, near_duplicates, without
+from fedllm_bench.data.build.partition import regroup
+from fedllm_bench.data.build.recipe import Recipe, Sample
+from fedllm_bench.data.build.sampling import (
     cap,
     hold_out,
     row_id,

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, cast
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 ENDINGS = (".parquet", ".arrow", ".csv", ".jsonl", ".json", ".ndjson")
 # What downloads and `datasets` put beside the rows; `datasets` passes over the first four as well.

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedllm_bench.data_prep.bad_rows import BadRow, Handle, stop
-from fedllm_bench.data_prep.columns import Columns, Kind, check_columns, check_names, checked, missing
-from fedllm_bench.data_prep.hub import HubSource
-from fedllm_bench.data_prep.raw_files import (
+from fedllm_bench.data.build.bad_rows import BadRow, Handle, stop
+from fedllm_bench.data.build.columns import Columns, Kind, check_columns, check_names, checked, missing
+from fedllm_bench.data.build.hub import HubSource
+from fedllm_bench.data.build.raw_files import (
     SPLIT_WORDS,
     ending,
     open_raw,
@@ -27,8 +27,8 @@ from fedllm_bench.data_prep.raw_files import (
     relative_name,
     split_of_name,
 )
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.files import RepeatedKey, unique_keys
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import RepeatedKey, unique_keys
 
 MAX_LINE_BYTES = 64 * 2**20  # a file without line ends must not fill the memory
 ROWS_PER_BATCH = 1024

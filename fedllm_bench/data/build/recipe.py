@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from fedllm_bench.data.json_stream import MAX_ID_CHARACTERS, is_unicode
 from fedllm_bench.data.rows import Task
-from fedllm_bench.data_prep.languages import normal_language
-from fedllm_bench.data_prep.partition import check_partition, normal_partition
-from fedllm_bench.errors import UserError, unknown
+from fedllm_bench.data.languages import normal_language
+from fedllm_bench.data.build.partition import check_partition, normal_partition
+from fedllm_bench.common.errors import UserError, unknown
 
 Message = tuple[str, str]  # role, content
 

@@ -6,8 +6,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from fedllm_bench.data_prep.funnel import Tally
-from fedllm_bench.data_prep.recipe import Recipe
+from fedllm_bench.data.build.funnel import Tally
+from fedllm_bench.data.build.recipe import Recipe
 
 MOST_NAMES = 8  # of files
 

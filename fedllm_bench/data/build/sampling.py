@@ -6,9 +6,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
-from fedllm_bench.data_prep.recipe import Message, Recipe, Sample
-from fedllm_bench.data_prep.words import normal_text
-from fedllm_bench.files import sha256_json
+from fedllm_bench.data.build.recipe import Message, Recipe, Sample
+from fedllm_bench.data.words import normal_text
+from fedllm_bench.common.files import sha256_json
 
 
 def row_id(sample: Sample) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedllm_bench.data_prep.words import WORD
+from fedllm_bench.data.words import WORD
 
 TOPICS = 20  # enough that Dirichlet shares of them differ between clients, and far more rows than topics
 MAX_WORDS = 5000  # the most frequent ones: memory does not grow with the vocabulary

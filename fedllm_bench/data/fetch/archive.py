@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.common.errors import UserError, first_line
 
 MAX_ENTRIES = 1000
 MAX_ENTRY_BYTES = 2 * 2**30  # ten times the largest published file, by its number of tokens

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.data.download import Check, Unreachable, download, join, sha256_is
-from fedllm_bench.errors import UserError, first_line, unknown
-from fedllm_bench.files import cache_root, canonical_json
+from fedllm_bench.common.errors import UserError, first_line, unknown
+from fedllm_bench.common.files import cache_root, canonical_json
+from fedllm_bench.data.fetch.download import Check, Unreachable, download, join, sha256_is
 
 MAX_BYTES = 64 * 2**20
 FASTCHAT = (

@@ -23,11 +23,11 @@ from typing import IO, Any
 
 from filelock import FileLock
 
-from fedllm_bench import network
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.files import make_folder, sha256_file, write_json
-from fedllm_bench.progress import track
-from fedllm_bench.retry_after import wait_seconds
+from fedllm_bench.common import network
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import make_folder, sha256_file, write_json
+from fedllm_bench.common.progress import track
+from fedllm_bench.common.retry_after import wait_seconds
 
 log = logging.getLogger(__name__)
 WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0)  # before each further try

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from fedllm_bench import network
-from fedllm_bench.data.download import GIB, TIMEOUT_SECONDS, Check, Unreachable
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.files import make_folder
+from fedllm_bench.common import network
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import make_folder
+from fedllm_bench.data.fetch.download import GIB, TIMEOUT_SECONDS, Check, Unreachable
 
 RETRIES = 4
 MAX_BYTES = 4 * GIB
@@ -19,7 +19,7 @@ MAX_BYTES = 4 * GIB
 def from_drive(address: str, target: Path, check: Check) -> Path:
     """Put the file at a Drive address to `target`, once `check` accepted it.
 
-    Raises as :func:`fedllm_bench.data.download.download` does. What came before a cut is kept for the next call.
+    Raises as :func:`fedllm_bench.data.fetch.download.download` does. What came before a cut is kept for the next call.
     """
     import gdown
     from gdown.exceptions import DownloadError

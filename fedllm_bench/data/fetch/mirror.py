@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-from fedllm_bench import network
-from fedllm_bench.data.download import GIB, Unreachable, download, is_url, join, sha256_is
+from fedllm_bench.common import network
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import SAFE_NAME, cache_root, new_folder, sha256_file, sha256_json, write_json
+from fedllm_bench.data.fetch.download import GIB, Unreachable, download, is_url, join, sha256_is
 from fedllm_bench.data.manifest import Split, check_target, open_split
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.files import SAFE_NAME, cache_root, new_folder, sha256_file, sha256_json, write_json
 
 INDEX, FORMAT = "index.json", 1
 MAX_FILES, MAX_INDEX_BYTES, MAX_FILE_BYTES = 100, 2**20, 8 * GIB

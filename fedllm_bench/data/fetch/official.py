@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.data.archive import check_zip, files_of, open_zip, read_entry
-from fedllm_bench.data.download import Unreachable, download, join
-from fedllm_bench.data.drive import from_drive
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import cache_root, read_json, sha256_file, sha256_json, write_json
+from fedllm_bench.data.fetch.archive import check_zip, files_of, open_zip, read_entry
+from fedllm_bench.data.fetch.download import Unreachable, download, join
+from fedllm_bench.data.fetch.drive import from_drive
 from fedllm_bench.data.json_stream import is_unicode, users
 from fedllm_bench.data.manifest import FunnelStep, Split, SplitInfo, Upstream, UpstreamFile, check_target, write_split
 from fedllm_bench.data.published import ADDRESS, LICENCE, ORDER_FILE, ROOT, ZIP_NAME, Published, differences, published
 from fedllm_bench.data.rows import PreferenceRow, SftRow, Turn
-from fedllm_bench.errors import UserError
-from fedllm_bench.files import cache_root, read_json, sha256_file, sha256_json, write_json
 
 VERSION = "official-1"
 ROLES = {"human": "user", "gpt": "assistant"}

@@ -21,8 +21,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 
 log = logging.getLogger(__name__)
 Floats = NDArray[np.float32]

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench.diversity.cache import default_cache
-from fedllm_bench.diversity.clustering import RULE, Clustering, cluster
-from fedllm_bench.diversity.encoder import Embedded, EncoderSettings, embed
-from fedllm_bench.diversity.heterogeneity import heterogeneity, number
-from fedllm_bench.diversity.kernels import (
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.diversity.embedding.cache import default_cache
+from fedllm_bench.diversity.embedding.clustering import RULE, Clustering, cluster
+from fedllm_bench.diversity.embedding.encoder import Embedded, EncoderSettings, embed
+from fedllm_bench.diversity.embedding.heterogeneity import heterogeneity, number
+from fedllm_bench.diversity.embedding.kernels import (
     cosine_of_means,
     group_sums,
     kernel_features,
@@ -22,11 +23,10 @@ from fedllm_bench.diversity.kernels import (
     mmd2_of_pairs,
     mmd2_to_rest,
 )
-from fedllm_bench.diversity.lsa import LSA
-from fedllm_bench.diversity.maps import Map, draw_map
-from fedllm_bench.diversity.measured import computed_on
+from fedllm_bench.diversity.embedding.lsa import LSA
+from fedllm_bench.diversity.embedding.maps import Map, draw_map
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.errors import UserError
+from fedllm_bench.diversity.section import computed_on
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

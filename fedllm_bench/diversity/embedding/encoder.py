@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench import model_files, models, network
-from fedllm_bench.diversity.cache import Kept, key
-from fedllm_bench.diversity.lsa import LSA, MAX_CHARACTERS, lsa_vectors
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.files import sha256_json
+from fedllm_bench.common import network
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import sha256_json
+from fedllm_bench.config import base_model, model_files
+from fedllm_bench.diversity.embedding.cache import Kept, key
+from fedllm_bench.diversity.embedding.lsa import LSA, MAX_CHARACTERS, lsa_vectors
 
 log = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
@@ -87,7 +88,7 @@ def embed(texts: Sequence[str], encoder: EncoderSettings, cache: Kept | None = N
         vectors = lsa_vectors(distinct, encoder.seed, cache)
         num_cut = sum(len(text) > MAX_CHARACTERS for text in texts)
         return Embedded(vectors[rows], f"{LSA}-{vectors.shape[1]}", None, num_cut)
-    from fedllm_bench.diversity.sentences import Encoding
+    from fedllm_bench.diversity.embedding.sentences import Encoding
 
     found = Encoding(encoder, folder, _asked(encoder, folder)).vectors(distinct, cache)
     vectors, tokens, limit = found[:, :-2], found[rows, -2], int(found[0, -1])
@@ -168,4 +169,4 @@ def fingerprint(folder: Path) -> str:
     found = sorted({path for pattern in READ for path in folder.rglob(pattern) if path.is_file()})
     named = {path.relative_to(folder).as_posix(): path for path in found}
     kept = {name: path for name, path in named.items() if not name.startswith(("onnx/", "openvino/"))}
-    return sha256_json({name: models.sha256_of(path) for name, path in kept.items()})
+    return sha256_json({name: base_model.sha256_of(path) for name, path in kept.items()})

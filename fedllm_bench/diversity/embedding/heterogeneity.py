@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench.diversity.jackknife import Cells, standard_error
-from fedllm_bench.progress import track
+from fedllm_bench.common.progress import track
+from fedllm_bench.diversity.embedding.jackknife import Cells, standard_error
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench.diversity.cache import Kept, key
+from fedllm_bench.diversity.embedding.cache import Kept, key
 
 Floats = NDArray[np.float32]
 

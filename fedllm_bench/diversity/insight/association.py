@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fedllm_bench.metrics.intervals import LEVEL
+from fedllm_bench.scores.intervals import LEVEL
 
 FEWEST = 5  # clients; below, nothing can be told
 BOOTSTRAP_FROM = 20  # clients; a correlation is no mean, so the rule for means does not serve it

@@ -12,9 +12,9 @@ def distances(rows: Sequence[DiversityRow], embedder: str | None, device: str) -
 
     None for a client with a single row. Raises a :class:`UserError` where the encoder cannot be loaded.
     """
-    from fedllm_bench.diversity.cache import default_cache
-    from fedllm_bench.diversity.embedding import distance_to_rest
-    from fedllm_bench.diversity.encoder import EncoderSettings, embed
+    from fedllm_bench.diversity.embedding.cache import default_cache
+    from fedllm_bench.diversity.embedding.embedding import distance_to_rest
+    from fedllm_bench.diversity.embedding.encoder import EncoderSettings, embed
 
     found = embed([row.prompt for row in rows], EncoderSettings(name=embedder, device=device), default_cache())
     return found.id, distance_to_rest(rows, found.vectors)

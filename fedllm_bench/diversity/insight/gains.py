@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedllm_bench.cell import BASELINE, RESULTS
-from fedllm_bench.config import RunConfig, check
-from fedllm_bench.errors import UserError, unknown
-from fedllm_bench.evaluation.measured import Measured
-from fedllm_bench.evaluation.scored_runs import differences, from_training, read_object, read_score_file
-from fedllm_bench.metrics.base import LOSSES, Score, is_seen
-from fedllm_bench.metrics.stats import paired_clusters
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.run_scores import differences, from_training, read_object, read_score_file
+from fedllm_bench.config.run import RunConfig, check
+from fedllm_bench.runs.cell import BASELINE, RESULTS
+from fedllm_bench.scores.score import LOSSES, Score, is_seen
+from fedllm_bench.scores.summaries import paired_clusters
 
 OUTCOMES = {"local": "gain over training alone", "base": "gain over the base model"}
 # A run of `local` trains the same clients alone whatever these are.

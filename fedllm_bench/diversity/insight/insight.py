@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.diversity.association import FEWEST, Resamples, correlation, detectable, regression
-from fedllm_bench.diversity.gains import OUTCOMES, RunGains
-from fedllm_bench.diversity.predictors import NAMES, Client
-from fedllm_bench.evaluation.significance import holm
+from fedllm_bench.diversity.insight.association import FEWEST, Resamples, correlation, detectable, regression
+from fedllm_bench.diversity.insight.gains import OUTCOMES, RunGains
+from fedllm_bench.diversity.insight.predictors import NAMES, Client
+from fedllm_bench.scores.significance import holm
 
 VERSION = 1
 ALL = "all"

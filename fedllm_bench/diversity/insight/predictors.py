@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm_bench import files
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.diversity.language import by_language
-from fedllm_bench.diversity.measured import by_client
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.errors import UserError
+from fedllm_bench.diversity.section import by_client
 
 NAMES = {
     "distance": "distance from the crowd (MMD² to all other clients' prompts)",

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import entropy
 
+from fedllm_bench.diversity.instruction.topics import Labels, Vectors, find_topics, topic_entries
+from fedllm_bench.diversity.instruction.verbs import Asked, Parse, asked, parsers, verb_entries
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.diversity.topics import Labels, Vectors, find_topics, topic_entries
-from fedllm_bench.diversity.verbs import Asked, Parse, asked, parsers, verb_entries
 
 log = logging.getLogger(__name__)
 PARSED = 0.5  # share of rows with a parser from which on verbs are what is drawn

@@ -11,7 +11,7 @@ import regex
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fedllm_bench.evaluation.reference_metrics import OPTIONAL, TOKEN, UNSPACED
+from fedllm_bench.evaluation.metrics.references import OPTIONAL, TOKEN, UNSPACED
 
 LETTERS = 20_000  # of a text that are read; what a row is about stands before
 UNSPACED_START = regex.compile(rf"[{UNSPACED}]")

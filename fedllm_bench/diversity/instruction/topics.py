@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedllm_bench.diversity.instruction.terms import class_terms, common_terms, terms_of
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.diversity.terms import class_terms, common_terms, terms_of
 
 NUMBERS = (4, 6, 8, 10, 12, 16, 20, 24)  # of topics that are tried
 FITTED, JUDGED = 5_000, 2_000  # rows that k-means and the silhouette are computed on, at most

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedllm_bench.common.progress import track
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.progress import track
 
 # ISO 639-3 -> the first part of names of spaCy's pipelines, for the languages that have any
 PIPELINES = {

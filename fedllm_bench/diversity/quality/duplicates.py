@@ -1,24 +1,23 @@
 """Rows that stand more than once, exactly or nearly, within a client and across clients.
 
-Nearly: MinHash (Broder, 1997) of sequences of four words, as the pipelines count near duplicates (data_prep/near.py);
-two rows are near where the estimated Jaccard similarity is 0.8 or more. Of a pair at 0.8, 99% are found.
+Nearly: MinHash (Broder, 1997) of sequences of four words, as the pipelines count near duplicates
+(fedllm_bench/data/build/near.py). Two rows are near where the estimated Jaccard similarity is 0.8 or more. Of a pair at
+0.8, 99% are found.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedllm_bench.common.progress import track
+from fedllm_bench.data.build import near as minhash
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.progress import track
 
-minhash: Any = importlib.import_module("fedllm_bench.data_prep.near")
 Flags = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Signatures = NDArray[np.uint32]

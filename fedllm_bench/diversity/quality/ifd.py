@@ -21,16 +21,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedllm_bench.common.files import sha256_json
+from fedllm_bench.common.progress import track
 from fedllm_bench.data.chat import prompts
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import TokenRow, encode_turns
 from fedllm_bench.data.written_marks import mark_pattern
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.files import sha256_json
 from fedllm_bench.metrics.likelihood import summed_nll
-from fedllm_bench.progress import track
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora_model import LoraModel
 
 VERSION = "ifd-1"  # another one where equal texts could get other numbers
 VERSION_OF_MARKS = "ifd-2"  # of texts that hold control tokens, which are text since
@@ -41,7 +41,7 @@ Floats = NDArray[np.float32]
 
 
 class Kept(Protocol):
-    """What is kept of an earlier run, as fedllm_bench.diversity.cache.Kept."""
+    """What is kept of an earlier run, as fedllm_bench.diversity.embedding.cache.Kept."""
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Floats]: ...
     def put_many(self, values: Mapping[str, Floats]) -> None: ...

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from fedllm_bench.diversity.duplicates import Duplicates
-from fedllm_bench.diversity.ifd import Difficulty
-from fedllm_bench.diversity.measured import Measured, computed_on, quantiles
+from fedllm_bench.diversity.quality.duplicates import Duplicates
+from fedllm_bench.diversity.quality.ifd import Difficulty
 from fedllm_bench.diversity.rows import DiversityRow
+from fedllm_bench.diversity.section import Measured, computed_on, quantiles
 
 
 def quality_section(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fedllm_bench import models, presets
-from fedllm_bench.config import EMBEDDED_MODEL, Lora, Model
+from fedllm_bench.config import base_model, presets
+from fedllm_bench.config.preflight import model_available
+from fedllm_bench.config.run import EMBEDDED_MODEL, Lora, Model
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.diversity.ifd import Reader
-from fedllm_bench.preflight import model_available
-from fedllm_bench.training.limits import context_of
-from fedllm_bench.training.model import LoraModel, load_model
+from fedllm_bench.diversity.quality.ifd import Reader
+from fedllm_bench.training.model.limits import context_of
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 MAX_TOKENS = 2048  # of prompt and response; fewer where the model has fewer places
 BATCH_TOKENS = {"cpu": 8192, "cuda": 16384}
@@ -53,7 +53,7 @@ def open_reader(chosen: QualityModel, device: str) -> Reader:
     model = load_model(Model(name=chosen.name, dtype=dtype), ANY_LORA, device)
     return Reader(
         model=model,
-        id=f"{models.fingerprint(models.locate(chosen.name))} {dtype}",
+        id=f"{base_model.fingerprint(base_model.locate(chosen.name))} {dtype}",
         template=template_text(chosen.template),
         max_tokens=_max_tokens(model),
         batch_tokens=BATCH_TOKENS[device],

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from fedllm_bench import provenance
-from fedllm_bench.evaluation.answering import ModelAnswerer
+from fedllm_bench.common import provenance
+from fedllm_bench.evaluation.answering.answer_side import Outcome, answer_side, forget_failed
+from fedllm_bench.evaluation.answering.encoding import Template, encoder, named_template
+from fedllm_bench.evaluation.answering.model_answers import ModelAnswerer
+from fedllm_bench.evaluation.answering.plan import forget_unused, keep_to, plan_of, read_plan
+from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
+from fedllm_bench.evaluation.answering.subjects import BASE, Resident, Side, Subject
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
-from fedllm_bench.evaluation.encoding import Template, encoder, named_template
-from fedllm_bench.evaluation.endpoint import EndpointAnswerer
-from fedllm_bench.evaluation.plan import forget_unused, keep_to, plan_of, read_plan
 from fedllm_bench.evaluation.records import Prompt
-from fedllm_bench.evaluation.session import Outcome, answer_side, forget_failed
-from fedllm_bench.evaluation.sides import BASE, Resident, Side, Subject
 
 log = logging.getLogger(__name__)
 Asked = Sequence[tuple[Benchmark, Sequence[Prompt]]]

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from fedllm_bench.evaluation.kv_cache import is_plain, read
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.evaluation.answering.kv_cache import is_plain, read
+from fedllm_bench.training.model.lora_model import LoraModel
 
 CPU_BYTES = 2**30
 GPU_SHARE = 0.6  # of what is free once the model is loaded; the rest is for logits and passes over prompts

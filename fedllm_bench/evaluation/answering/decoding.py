@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from fedllm_bench.evaluation.kv_cache import is_plain, read, select
+from fedllm_bench.evaluation.answering.kv_cache import is_plain, read, select
+from fedllm_bench.evaluation.answering.sampling import Sampler
 from fedllm_bench.evaluation.records import Finish
-from fedllm_bench.evaluation.sampling import Sampler
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.out_of_memory import free_memory, is_out_of_memory
 
 log = logging.getLogger(__name__)

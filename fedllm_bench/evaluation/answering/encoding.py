@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench import files
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, first_line, unknown
 from fedllm_bench.data.chat import NAMES, template_text
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn as ChatTurn
-from fedllm_bench.errors import UserError, first_line, unknown
 
 OWN = "model"  # the name of the template that a tokenizer brings along
 Encode = Callable[[Sequence[ChatTurn]], list[int]]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.provenance import environment
+from fedllm_bench.evaluation.answering.answer_side import finished, locked
+from fedllm_bench.evaluation.answering.plan import OF_FILE, keep_to, plan_file, plan_of
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
 from fedllm_bench.evaluation.imported_files import Row
-from fedllm_bench.evaluation.plan import OF_FILE, keep_to, plan_file, plan_of
 from fedllm_bench.evaluation.records import Answer, Finish, Prompt, answers_file, prompts_file, write_records
-from fedllm_bench.evaluation.session import finished, locked
-from fedllm_bench.provenance import environment
 
 IMPORTED = "imported"
 FEW = 5  # ids that a message names

@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.records import STRICT, Answer, Finish, Prompt
 
 Key = tuple[str, int]  # item, turn; turns count from 0

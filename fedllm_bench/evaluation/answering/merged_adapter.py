@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fedllm_bench.training.lora import PREFIX, LoraLinear
-from fedllm_bench.training.model import LoraModel
-from fedllm_bench.trees import Tree
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.training.model.lora import PREFIX, LoraLinear
+from fedllm_bench.training.model.lora_model import LoraModel
 
 MOST_BYTES = 2**30  # of adapted weights, which are kept twice
 

@@ -9,14 +9,14 @@ from typing import Protocol
 import numpy as np
 
 from fedllm_bench.data.rows import Turn as ChatTurn
-from fedllm_bench.evaluation.decoding import Queue, Row, decode
-from fedllm_bench.evaluation.encoding import Encode
-from fedllm_bench.evaluation.journal import Key, Turn, next_turn
+from fedllm_bench.evaluation.answering.decoding import Queue, Row, decode
+from fedllm_bench.evaluation.answering.encoding import Encode
+from fedllm_bench.evaluation.answering.journal import Key, Turn, next_turn
+from fedllm_bench.evaluation.answering.sampling import uniforms
 from fedllm_bench.evaluation.records import Prompt
-from fedllm_bench.evaluation.sampling import uniforms
 from fedllm_bench.evaluation.thoughts import said
-from fedllm_bench.training.limits import context_of
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.training.model.limits import context_of
+from fedllm_bench.training.model.lora_model import LoraModel
 
 
 class Answerer(Protocol):

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
 from fedllm_bench.evaluation.records import STRICT, Prompt, prompts_file
 

@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedllm_bench.evaluation.answering import conversation, failed_turn
-from fedllm_bench.evaluation.journal import Key, Turn, next_turn
+from fedllm_bench.evaluation.answering.journal import Key, Turn, next_turn
+from fedllm_bench.evaluation.answering.model_answers import conversation, failed_turn
 from fedllm_bench.evaluation.judges.asking import ChatClient
 from fedllm_bench.evaluation.judges.errors import NoReplyError
 from fedllm_bench.evaluation.judges.finishes import Ending, ending

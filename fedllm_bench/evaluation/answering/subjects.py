@@ -10,16 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files, merging, models, starting
-from fedllm_bench.cell import RESULTS
-from fedllm_bench.config import Lora, Model, RunConfig
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, first_line, unknown
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.config import base_model, starting
+from fedllm_bench.config.run import Lora, Model, RunConfig
 from fedllm_bench.data.clients import sample_by_size
-from fedllm_bench.errors import UserError, first_line, unknown
-from fedllm_bench.evaluation.attaching import answering_with
-from fedllm_bench.evaluation.budget import batch_tokens
-from fedllm_bench.evaluation.run_split import split_of_run
-from fedllm_bench.training.model import LoraModel, load_model
-from fedllm_bench.trees import Tree
+from fedllm_bench.evaluation.answering.budget import batch_tokens
+from fedllm_bench.evaluation.answering.merged_adapter import answering_with
+from fedllm_bench.runs import merging
+from fedllm_bench.runs.cell import RESULTS
+from fedllm_bench.runs.run_split import split_of_run
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 log = logging.getLogger(__name__)
 BASE, GLOBAL, CLIENT = "base", "global", "client-"
@@ -118,7 +120,7 @@ def _sides_of_run(folder: Path, config: RunConfig, wanted: Sequence[str] | None)
 
 def named_clients(folder: Path, config: RunConfig, known: Sequence[str]) -> list[str]:
     """NAMED_CLIENTS of the `known` sides of clients, at quantiles of their numbers of training rows."""
-    from fedllm_bench.stages import folder_name
+    from fedllm_bench.pipeline.stages import folder_name
 
     counts = {
         f"{CLIENT}{folder_name(client.id, number)}": client.train
@@ -155,8 +157,8 @@ def plain_lora(settings: dict[str, Any]) -> Lora | None:
 def subject_of_model(name: str, template: str, dtype: str) -> Subject:
     """Any model of transformers, alone."""
     model = Model(name=name, dtype=dtype)  # type: ignore[arg-type]  # the command allows these three
-    folder = models.locate(name)
-    hashed = models.fingerprint(folder)
+    folder = base_model.locate(name)
+    hashed = base_model.fingerprint(folder)
     return Subject(model=model, lora=any_lora(), template=template, sides=(Side(BASE),), base_hash=hashed)
 
 
@@ -215,7 +217,7 @@ def read_adapter(folder: Path, model: LoraModel, rank: int) -> Tree:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from fedllm_bench.training.lora import PREFIX
+    from fedllm_bench.training.model.lora import PREFIX
 
     try:
         tree: Tree = load_file(folder / starting.TENSORS)

@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 
-from fedllm_bench import network
+from fedllm_bench.common import network
 from fedllm_bench.evaluation.judges.faults import TooLongError
 
 PACKED = ("content-encoding", "content-length", "transfer-encoding")  # of a body that is now unpacked and whole

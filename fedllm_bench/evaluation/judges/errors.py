@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 
 class NoReplyError(Exception):

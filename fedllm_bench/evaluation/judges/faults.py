@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedllm_bench import network
-from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.common import network
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.retry_after import wait_seconds
 from fedllm_bench.evaluation.judges.errors import NoReplyError, PassingError
 from fedllm_bench.evaluation.judges.said import Said, of_error, one_line, said_in
 from fedllm_bench.evaluation.judges.served import Served, option_for
 from fedllm_bench.evaluation.judges.templates import Messages
-from fedllm_bench.retry_after import wait_seconds
 
 if TYPE_CHECKING:
     import openai

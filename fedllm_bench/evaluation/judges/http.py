@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.evaluation.judges.errors import NoReplyError, PassingError
 from fedllm_bench.evaluation.judges.faults import TooLongError, announced, named
 from fedllm_bench.evaluation.judges.finishes import ending

@@ -26,11 +26,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError, unknown
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.common.network import checked_address
 from fedllm_bench.evaluation.judges.templates import templates_hash
 from fedllm_bench.evaluation.records import STRICT
-from fedllm_bench.network import checked_address
 
 LOCAL = "local"  # the preset for a server of one's own
 PACKAGE = "fedllm_bench.benchmarks"  # named, not imported: in a checkout it lies outside fedllm_bench/

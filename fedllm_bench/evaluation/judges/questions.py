@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.errors import unknown
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import unknown
 from fedllm_bench.evaluation.judges.shown import shown
 from fedllm_bench.evaluation.judges.templates import Messages, Template, mt_bench_templates, own_templates
 from fedllm_bench.evaluation.records import Answer, Order, Prompt

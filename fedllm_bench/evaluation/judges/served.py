@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges.preset import Limits, Preset
 from fedllm_bench.evaluation.judges.said import Said
 from fedllm_bench.evaluation.judges.templates import Messages

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.evaluation.judges.finishes import is_whole
 from fedllm_bench.evaluation.records import Reply
 

@@ -15,9 +15,9 @@ from importlib.resources import files as package_files
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedllm_bench import files
-from fedllm_bench.assets import ASSETS, fetch
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.fetch.assets import ASSETS, fetch
 from fedllm_bench.evaluation.records import STRICT
 
 ASSET = "mt_bench/judge_prompts.jsonl"

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations, product
 from typing import Any, Literal
 
-from fedllm_bench.evaluation.votes import Vote, by_match
-from fedllm_bench.metrics.base import SCALES, Score
-from fedllm_bench.metrics.estimators import MEAN_OVER_TOKENS
-from fedllm_bench.metrics.stats import Summary, per_cluster, summarise
+from fedllm_bench.evaluation.judging.votes import Vote, by_match
+from fedllm_bench.scores.estimators import MEAN_OVER_TOKENS
+from fedllm_bench.scores.score import SCALES, Score
+from fedllm_bench.scores.summaries import Summary, per_cluster, summarise
 
 Setup = Literal["S1", "S2"]
 SETUPS: dict[Setup, str] = {"S1": "with ties", "S2": "without ties"}

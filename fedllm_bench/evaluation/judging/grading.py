@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from fedllm_bench.evaluation.judges.finishes import ending
 from fedllm_bench.evaluation.judges.questions import NotAskedError, Slot, answered, scale
 from fedllm_bench.evaluation.judges.shown import hidden
+from fedllm_bench.evaluation.judging.verdicts import Verdict, rating
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
 from fedllm_bench.evaluation.thoughts import without_thoughts
-from fedllm_bench.evaluation.verdicts import Verdict, rating
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.scores.score import Score
 
 # One unscored question of MT-Bench's 80 can move the mean of the others by up to 9 / 80 = 0.11, which is as much as
 # methods differ by; and what a judge fails on is not chosen at random.

@@ -20,13 +20,13 @@ from itertools import combinations
 
 import numpy as np
 
-from fedllm_bench.evaluation.agreement import covered, share_of
-from fedllm_bench.evaluation.pair_decisions import Decision, Said
-from fedllm_bench.evaluation.votes import Match, Vote, Winner, by_match, majority
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.estimators import Estimator
-from fedllm_bench.metrics.intervals import Array
-from fedllm_bench.metrics.stats import ClusterMean, Summary, summarise
+from fedllm_bench.evaluation.judging.agreement import covered, share_of
+from fedllm_bench.evaluation.judging.pair_decisions import Decision, Said
+from fedllm_bench.evaluation.judging.votes import Match, Vote, Winner, by_match, majority
+from fedllm_bench.scores.estimators import Estimator
+from fedllm_bench.scores.intervals import Array
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.summaries import ClusterMean, Summary, summarise
 
 Lengths = Callable[[Match], tuple[int, int]]  # of model_a's and of model_b's answer
 

@@ -10,17 +10,17 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.agreement import EXPERTS, GPT4, agreements, pairs_among, pairs_between, share_of
-from fedllm_bench.evaluation.judge_bias import Lengths, length_bias, position_bias, self_consistency
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges.preset import Preset
-from fedllm_bench.evaluation.pair_decisions import Decision, decisions
-from fedllm_bench.evaluation.pair_judging import stored_judgements
-from fedllm_bench.evaluation.pair_prompts import Material
+from fedllm_bench.evaluation.judging.agreement import EXPERTS, GPT4, agreements, pairs_among, pairs_between, share_of
+from fedllm_bench.evaluation.judging.judge_bias import Lengths, length_bias, position_bias, self_consistency
+from fedllm_bench.evaluation.judging.pair_decisions import Decision, decisions
+from fedllm_bench.evaluation.judging.pair_judging import stored_judgements
+from fedllm_bench.evaluation.judging.pair_prompts import Material
+from fedllm_bench.evaluation.judging.votes import Match, Vote, expert_votes, gpt4_votes
 from fedllm_bench.evaluation.records import Judgement
-from fedllm_bench.evaluation.votes import Match, Vote, expert_votes, gpt4_votes
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import Summary
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.summaries import Summary
 
 VERSION = 1
 FEW_JUDGES = 6  # of which each two have rows of their own

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from fedllm_bench import __version__, files
-from fedllm_bench.errors import UserError, unknown
+from fedllm_bench import __version__
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.common.progress import track
 from fedllm_bench.evaluation.judges.asking import AskingJudge
 from fedllm_bench.evaluation.judges.cost import Budget, prompt_tokens
 from fedllm_bench.evaluation.judges.finishes import is_whole
@@ -35,7 +37,6 @@ from fedllm_bench.evaluation.records import (
     read_records,
     write_records,
 )
-from fedllm_bench.progress import track
 
 NOT_YET = "not asked yet"
 

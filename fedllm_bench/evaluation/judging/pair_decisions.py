@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedllm_bench.evaluation import verdicts
-from fedllm_bench.evaluation.grading import unfinished
-from fedllm_bench.evaluation.pair_prompts import ORDERS, PairOrder
+from fedllm_bench.evaluation.judging import verdicts
+from fedllm_bench.evaluation.judging.grading import unfinished
+from fedllm_bench.evaluation.judging.pair_prompts import ORDERS, PairOrder
+from fedllm_bench.evaluation.judging.votes import Match, Vote, Winner
 from fedllm_bench.evaluation.records import Judgement, Reply
-from fedllm_bench.evaluation.votes import Match, Vote, Winner
 
 Said = Literal["first", "second", "tie"]  # which of the two answers, by the place in which it was shown
 SAID: Mapping[verdicts.Winner, Said] = {"A": "first", "B": "second", "tie": "tie"}

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.questions import Question, Slot, request_hash
-from fedllm_bench.evaluation.judging import Work
-from fedllm_bench.evaluation.pair_prompts import ORDERS, Material, PairOrder, pair_messages
+from fedllm_bench.evaluation.judging.judging import Work
+from fedllm_bench.evaluation.judging.pair_prompts import ORDERS, Material, PairOrder, pair_messages
+from fedllm_bench.evaluation.judging.votes import Match
 from fedllm_bench.evaluation.records import Judgement, judgements_file, read_records
-from fedllm_bench.evaluation.votes import Match
 
 BENCHMARK = "mt_bench_pairs"
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedllm_bench import files
-from fedllm_bench.assets import ASSETS, fetch
+from fedllm_bench.common import files
+from fedllm_bench.data.fetch.assets import ASSETS, fetch
 from fedllm_bench.evaluation.judges.questions import REFERENCE_CATEGORIES
 from fedllm_bench.evaluation.judges.templates import Messages, Template, mt_bench_templates
-from fedllm_bench.evaluation.votes import Match
+from fedllm_bench.evaluation.judging.votes import Match
 
 QUESTIONS = "mt_bench/question.jsonl"
 REFERENCES = "mt_bench/reference_answer_gpt-4.jsonl"

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.evaluation.imported_files import without_repeats
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.stats import Summary, paired_difference, per_cluster, summarise
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.summaries import Summary, paired_difference, per_cluster, summarise
 
 LOW, HIGH = 1.0, 10.0
 NUMBER = r"(\d{1,3}(?:[.,]\d{1,3})?)"

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from fedllm_bench.evaluation.grading import turn_score, unfinished
+from fedllm_bench.evaluation.judging.grading import turn_score, unfinished
+from fedllm_bench.evaluation.judging.verdicts import Verdict, Winner, pair_verdict
 from fedllm_bench.evaluation.records import Judgement, Prompt
-from fedllm_bench.evaluation.verdicts import Verdict, Winner, pair_verdict
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.scores.score import Score
 
 POINTS: dict[Winner, float] = {"A": 1.0, "B": 0.0, "tie": 0.5}
 SWAPPED: dict[Winner, Winner] = {"A": "B", "B": "A", "tie": "tie"}

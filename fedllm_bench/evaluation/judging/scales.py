@@ -23,7 +23,7 @@ SENTENCE_END = regex.compile("[.!?。！？;；]")
 @functools.cache
 def words(kind: str) -> str:
     """A pattern for any word of a kind in verdict_words.toml."""
-    text = resources.files("fedllm_bench.evaluation").joinpath("verdict_words.toml").read_text(encoding="utf-8")
+    text = resources.files("fedllm_bench.evaluation.judging").joinpath("verdict_words.toml").read_text(encoding="utf-8")
     return "(?:" + "|".join(tomllib.loads(text)[kind]) + ")"
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.evaluation.grading import STALE, slot_of
+from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.evaluation.judges.questions import Asker, Slot, request_hash
+from fedllm_bench.evaluation.judging.grading import STALE, slot_of
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
 
 

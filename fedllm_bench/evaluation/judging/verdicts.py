@@ -19,8 +19,8 @@ from typing import Generic, Literal, TypeVar
 
 import regex
 
-from fedllm_bench.evaluation import scales
-from fedllm_bench.evaluation.quotations import Line, Quotations
+from fedllm_bench.evaluation.judging import scales
+from fedllm_bench.evaluation.judging.quotations import Line, Quotations
 from fedllm_bench.evaluation.thoughts import said
 
 V = TypeVar("V")

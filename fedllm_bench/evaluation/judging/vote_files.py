@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.evaluation.imported_files import without_repeats
-from fedllm_bench.evaluation.votes import OTHER, Match, Vote, Winner
+from fedllm_bench.evaluation.judging.votes import OTHER, Match, Vote, Winner
 
 NEEDED = ("question", "model_a", "model_b", "winner", "judge")
 NAMES = {"question_id": "question"}  # another name of a column, as FastChat has it

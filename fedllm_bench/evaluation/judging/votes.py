@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fedllm_bench import files
-from fedllm_bench.assets import fetch
-from fedllm_bench.errors import UserError
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.fetch.assets import fetch
 
 HUMAN_LABELS = "mt_bench/human_labels.jsonl"
 GPT4_LABELS = "mt_bench/gpt4_pair_labels.jsonl"

@@ -18,10 +18,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fedllm_bench.evaluation.metrics.references import Encoder, rouge_l, tokens, why_not
 from fedllm_bench.evaluation.records import Answer, Prompt
-from fedllm_bench.evaluation.reference_metrics import Encoder, rouge_l, tokens, why_not
 from fedllm_bench.evaluation.thoughts import first_said
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.scores.score import Score
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_bench import files
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import PreferenceRow, Row
+from fedllm_bench.evaluation.metrics.references import NO_MODEL, Encoder, why_not
 from fedllm_bench.evaluation.records import Answer, Prompt
-from fedllm_bench.evaluation.reference_metrics import NO_MODEL, Encoder, why_not
 from fedllm_bench.evaluation.thoughts import first_said
-from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.items import HELDOUT
+from fedllm_bench.scores.score import Score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,8 +37,8 @@ class Owners:
 
 def owners_of_run(folder: Path) -> Owners | None:
     """Of the split that the run was trained on; None where it is not here any more, or is another one by now."""
-    from fedllm_bench.config import check
-    from fedllm_bench.evaluation.run_split import split_of_run
+    from fedllm_bench.config.run import check
+    from fedllm_bench.runs.run_split import split_of_run
 
     try:
         return owners_of(split_of_run(folder, check(files.read_json(folder / "config.json"))))

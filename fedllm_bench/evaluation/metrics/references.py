@@ -17,7 +17,7 @@ import regex
 
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.thoughts import first_said
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.scores.score import Score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,8 +131,8 @@ def load_encoder(name: str) -> Encoder:
 
     Raises a :class:`UserError` where it cannot be loaded.
     """
-    from fedllm_bench.errors import UserError, first_line
-    from fedllm_bench.model_files import problem_of_encoder
+    from fedllm_bench.common.errors import UserError, first_line
+    from fedllm_bench.config.model_files import problem_of_encoder
 
     folder = Path(name).expanduser()
     problem = problem_of_encoder(folder) if folder.is_dir() else None

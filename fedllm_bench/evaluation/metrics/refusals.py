@@ -22,7 +22,7 @@ import regex
 
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.thoughts import first_said, said
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.scores.score import Score
 
 BEGINNING = 1000  # characters of an answer that the strict rule reads: a pattern must not see a megabyte
 PUBLISHED = "published"
@@ -119,7 +119,7 @@ def _score(prompt: Prompt, answer: Answer | None, rule: Refuses, empty_counts: b
 
 @functools.cache
 def _tables() -> dict[str, dict[str, list[str]]]:
-    text = resources.files("fedllm_bench.evaluation").joinpath("refusals.toml").read_text(encoding="utf-8")
+    text = resources.files("fedllm_bench.evaluation.metrics").joinpath("refusals.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

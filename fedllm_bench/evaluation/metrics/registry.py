@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from fedllm_bench.evaluation.answer_diversity import (
+from fedllm_bench.evaluation.judging.grading import scores_of
+from fedllm_bench.evaluation.metrics.answer_diversity import (
     Among,
     among_scores,
     between_scores,
@@ -15,10 +16,8 @@ from fedllm_bench.evaluation.answer_diversity import (
     spread,
     unscored,
 )
-from fedllm_bench.evaluation.grading import scores_of
-from fedllm_bench.evaluation.own_rows import Owners, own_rows_scores
-from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
-from fedllm_bench.evaluation.reference_metrics import (
+from fedllm_bench.evaluation.metrics.own_user import Owners, own_rows_scores
+from fedllm_bench.evaluation.metrics.references import (
     NO_MODEL,
     Closeness,
     Encoder,
@@ -27,8 +26,9 @@ from fedllm_bench.evaluation.reference_metrics import (
     embedding_scores,
     rouge_l,
 )
-from fedllm_bench.evaluation.refusals import Refuses, refusal_scores, refuses, refuses_legacy
-from fedllm_bench.metrics.base import MetricInfo, Score
+from fedllm_bench.evaluation.metrics.refusals import Refuses, refusal_scores, refuses, refuses_legacy
+from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
+from fedllm_bench.scores.score import MetricInfo, Score
 
 Scorer = Callable[[Sequence[Prompt], Mapping[str, Answer], Sequence[Judgement]], list[Score]]
 Across = Callable[[Sequence[Prompt], Mapping[str, Mapping[str, Answer]]], dict[str, list[Score]]]

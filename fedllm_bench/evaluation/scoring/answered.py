@@ -9,9 +9,10 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.evaluation import current
-from fedllm_bench.evaluation.pair_files import JudgedPairs, digest, pair_names
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import SAFE_NAME
+from fedllm_bench.evaluation.judging import staleness
+from fedllm_bench.evaluation.judging.pair_files import JudgedPairs, digest, pair_names
 from fedllm_bench.evaluation.records import (
     Answer,
     Finish,
@@ -23,7 +24,6 @@ from fedllm_bench.evaluation.records import (
     read_records,
 )
 from fedllm_bench.evaluation.thoughts import has_thoughts
-from fedllm_bench.files import SAFE_NAME
 
 MISSING = "the other answers or judge.json are not in this folder"
 BASE, PROMPTS, PLAN, JUDGE = "base", "prompts", "plan.json", "judge.json"
@@ -91,7 +91,7 @@ def _material(folder: Path, benchmark: str) -> Material:
     judges = {judge: _judged(folder, judge, benchmark, prompts, answers) for judge in _names(folder / "judgements")}
     pairs, unread = _pairs(folder, benchmark, prompts, answers)
     why = [one.note for told in judges.values() for one in told.values() if one.note]
-    notes = dict.fromkeys(current.unchecked(benchmark, note) for note in why)
+    notes = dict.fromkeys(staleness.unchecked(benchmark, note) for note in why)
     notes |= dict.fromkeys([*unread, *(one.note for one in pairs if one.note), *_of_thoughts(benchmark, answers)])
     return Material(
         prompts=tuple(prompts),
@@ -167,16 +167,16 @@ def _of_another(answer: Answer) -> Answer:
 
 def _judged(
     folder: Path, judge: str, benchmark: str, prompts: Sequence[Prompt], sides: Mapping[str, Mapping[str, Answer]]
-) -> dict[str, current.Checked]:
+) -> dict[str, staleness.Checked]:
     """What a judge said of each side that it judged."""
-    told: dict[str, current.Checked] = {}
+    told: dict[str, staleness.Checked] = {}
     by_id = {prompt.item_id: prompt for prompt in prompts}
     for side, answers in sides.items():
         path = judgements_file(folder, judge, benchmark, side)
         judgements = _judgements(path, by_id)
         judge_file = path.parent.with_name(JUDGE)
         if judgements:
-            told[side] = current.checked(judgements, judge_file, prompts, answers, benchmark=benchmark)
+            told[side] = staleness.checked(judgements, judge_file, prompts, answers, benchmark=benchmark)
     return told
 
 
@@ -215,13 +215,13 @@ def _checked_pairs(
     The other ones are told by the digest in the file's name.
     """
     ours = answers[pairs.names.side]
-    found = current.Checked(current.of_these(pairs.judgements, ours), MISSING)
+    found = staleness.Checked(staleness.of_these(pairs.judgements, ours), MISSING)
     if pairs.here and judge_file.is_file():
         others = answers[pairs.here]
-        found = current.checked(found.judgements, judge_file, prompts, ours, benchmark=benchmark, others=others)
+        found = staleness.checked(found.judgements, judge_file, prompts, ours, benchmark=benchmark, others=others)
     is_told = all(judgement.answer_hash for judgement in pairs.judgements if judgement.reply is not None)
     what = f"{benchmark}, {pairs.names.side} against {pairs.names.other}"
-    note = current.unchecked(what, found.note) if found.note and not is_told else ""
+    note = staleness.unchecked(what, found.note) if found.note and not is_told else ""
     return replace(pairs, judgements=tuple(found.judgements), note=note)
 
 

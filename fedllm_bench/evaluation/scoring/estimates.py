@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedllm_bench.evaluation.power import smallest
-from fedllm_bench.evaluation.results import Change, SideEstimate
-from fedllm_bench.evaluation.views import MEAN_OVER_LANGUAGES, weighted
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.estimators import Estimator
-from fedllm_bench.metrics.stats import paired_difference, per_cluster, summarise
+from fedllm_bench.evaluation.scoring.evaluation_json import Change, SideEstimate
+from fedllm_bench.evaluation.scoring.views import MEAN_OVER_LANGUAGES, weighted
+from fedllm_bench.scores.estimators import Estimator
+from fedllm_bench.scores.power import smallest
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.summaries import paired_difference, per_cluster, summarise
 
 MOST_REASONS = 10  # of why questions are unscored; a judge may word each differently
 LONGEST_REASON = 200  # characters

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedllm_bench.evaluation.estimates import Rules, side_estimate
-from fedllm_bench.evaluation.material import Material
-from fedllm_bench.evaluation.pair_files import JudgedPairs
-from fedllm_bench.evaluation.pairing import pair_scores_of
-from fedllm_bench.evaluation.results import PairResult
-from fedllm_bench.evaluation.views import MEAN_OVER_QUESTIONS, per_question
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.evaluation.judging.pair_files import JudgedPairs
+from fedllm_bench.evaluation.judging.pairing import pair_scores_of
+from fedllm_bench.evaluation.scoring.answered import Material
+from fedllm_bench.evaluation.scoring.estimates import Rules, side_estimate
+from fedllm_bench.evaluation.scoring.evaluation_json import PairResult
+from fedllm_bench.evaluation.scoring.views import MEAN_OVER_QUESTIONS, per_question
+from fedllm_bench.scores.score import Score
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from fedllm_bench import files
-from fedllm_bench.evaluation import results
-from fedllm_bench.evaluation.estimates import Rules, change, side_estimate
-from fedllm_bench.evaluation.material import BASE, Material
-from fedllm_bench.evaluation.open_metrics import OPEN_METRICS, OpenMetric
-from fedllm_bench.evaluation.pair_results import pair_results
+from fedllm_bench.common import files
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS, OpenMetric
 from fedllm_bench.evaluation.records import Judgement
-from fedllm_bench.evaluation.views import View, labelled, views_of
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.intervals import LEVEL
+from fedllm_bench.evaluation.scoring import evaluation_json
+from fedllm_bench.evaluation.scoring.answered import BASE, Material
+from fedllm_bench.evaluation.scoring.estimates import Rules, change, side_estimate
+from fedllm_bench.evaluation.scoring.pair_results import pair_results
+from fedllm_bench.evaluation.scoring.views import View, labelled, views_of
+from fedllm_bench.scores.intervals import LEVEL
+from fedllm_bench.scores.score import Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,12 @@ def _scored(metric: OpenMetric, material: Material, judge: str | None) -> Scored
     return Scored(metric=metric, judge=judge, sides=shown)
 
 
-def evaluation_of(materials: Mapping[str, Material], scored: Iterable[Scored], options: Options) -> results.Evaluation:
-    return results.Evaluation(
+def evaluation_of(
+    materials: Mapping[str, Material], scored: Iterable[Scored], options: Options
+) -> evaluation_json.Evaluation:
+    return evaluation_json.Evaluation(
         schema_version=3,
-        settings=results.Settings(
+        settings=evaluation_json.Settings(
             min_coverage=options.min_coverage,
             embedding_model=options.embedding_model,
             level=LEVEL,
@@ -82,9 +84,9 @@ def evaluation_of(materials: Mapping[str, Material], scored: Iterable[Scored], o
     )
 
 
-def _benchmark(material: Material) -> results.BenchmarkResult:
+def _benchmark(material: Material) -> evaluation_json.BenchmarkResult:
     prompts = sorted((asdict(prompt) for prompt in material.prompts), key=lambda prompt: str(prompt["item_id"]))
-    return results.BenchmarkResult(
+    return evaluation_json.BenchmarkResult(
         version=material.plan.benchmark.version,
         overrides=material.plan.changed,
         prompts_sha256=files.sha256_json(prompts),
@@ -94,7 +96,7 @@ def _benchmark(material: Material) -> results.BenchmarkResult:
     )
 
 
-def _judges(materials: Mapping[str, Material]) -> dict[str, results.JudgeResult]:
+def _judges(materials: Mapping[str, Material]) -> dict[str, evaluation_json.JudgeResult]:
     told: dict[str, list[Judgement]] = {}
     for material in materials.values():
         for judge, sides in material.judgements.items():
@@ -104,10 +106,10 @@ def _judges(materials: Mapping[str, Material]) -> dict[str, results.JudgeResult]
     return {judge: _judge(told[judge]) for judge in sorted(told)}
 
 
-def _judge(judgements: Sequence[Judgement]) -> results.JudgeResult:
+def _judge(judgements: Sequence[Judgement]) -> evaluation_json.JudgeResult:
     replies = [judgement.reply for judgement in judgements if judgement.reply is not None]
     prices = [reply.price for reply in replies if reply.price is not None]
-    return results.JudgeResult(
+    return evaluation_json.JudgeResult(
         models=tuple(sorted({reply.model for reply in replies} - {""})),
         fingerprints=tuple(sorted({reply.fingerprint for reply in replies} - {""})),
         num_replies=len(replies),
@@ -119,7 +121,7 @@ def _judge(judgements: Sequence[Judgement]) -> results.JudgeResult:
     )
 
 
-def _metric(one: Scored, options: Options) -> results.MetricResult:
+def _metric(one: Scored, options: Options) -> evaluation_json.MetricResult:
     metric, info = one.metric, one.metric.info
     rules = Rules(
         low=metric.low,
@@ -129,7 +131,7 @@ def _metric(one: Scored, options: Options) -> results.MetricResult:
     )
     everything = [score for side in one.sides.values() for score in side]
     views = views_of(everything, by_language=metric.by_language, of_pairs=metric.of_pairs)
-    return results.MetricResult(
+    return evaluation_json.MetricResult(
         metric=info.name,
         benchmark=metric.benchmark,
         judge=one.judge,
@@ -144,9 +146,9 @@ def _metric(one: Scored, options: Options) -> results.MetricResult:
     )
 
 
-def _view(view: View, sides: Mapping[str, Sequence[Score]], rules: Rules) -> results.ViewResult:
+def _view(view: View, sides: Mapping[str, Sequence[Score]], rules: Rules) -> evaluation_json.ViewResult:
     kept = {side: view.of(scores) for side, scores in sides.items()}
-    return results.ViewResult(
+    return evaluation_json.ViewResult(
         estimator=view.estimator.description,
         sides={side: side_estimate(scores, view.estimator, rules) for side, scores in kept.items()},
         differences={

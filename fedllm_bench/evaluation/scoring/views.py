@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedllm_bench.evaluation.records import Prompt
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.estimators import MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, Estimator
+from fedllm_bench.scores.estimators import MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, Estimator
+from fedllm_bench.scores.score import Score
 
 MEAN_OVER_QUESTIONS = replace(MEAN_OVER_CLIENTS, description="mean over questions")
 # Each question weighs 1 / (questions of its language), see `weighted`.

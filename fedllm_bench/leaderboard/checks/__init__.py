@@ -20,9 +20,9 @@ from fedllm_bench.leaderboard.checks import (
     uploads,
     writing,
 )
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.problems import Problem
-from fedllm_bench.leaderboard.submitted import Submitted
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.submitted import Submitted
 
 Check = Callable[[Submitted, Context], Iterable[Problem]]
 

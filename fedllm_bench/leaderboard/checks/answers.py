@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS
 from fedllm_bench.evaluation.benchmarks import Context as PromptContext
-from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.records import Answer, Prompt
-from fedllm_bench.leaderboard.context import Context, config_of, split_of
-from fedllm_bench.leaderboard.problems import Problem
-from fedllm_bench.leaderboard.submitted import Run, Submitted
+from fedllm_bench.leaderboard.checks.context import Context, config_of, split_of
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
 
 
 def prompts(submitted: Submitted, context: Context) -> Iterator[Problem]:

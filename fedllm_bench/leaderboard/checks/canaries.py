@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedllm_bench.evaluation.material import BASE
-from fedllm_bench.evaluation.open_scores import GLOBAL
+from fedllm_bench.comparison.open_scores import GLOBAL
+from fedllm_bench.evaluation.scoring.answered import BASE
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.fingerprints import digest
 from fedllm_bench.leaderboard.checks.uploads import adapter_of
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.fingerprints import digest
-from fedllm_bench.leaderboard.problems import Problem
-from fedllm_bench.leaderboard.schema import SUBMISSION
-from fedllm_bench.leaderboard.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.schema import SUBMISSION
+from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
 
 TRAINED = ("local", "central")  # canaries that are runs of the suite; a config says which
 CLOSE = 1e-5  # of a value: the norm of noise is rounded
@@ -50,7 +50,7 @@ def _is_noise(run: Run) -> bool:
     tree = adapter_of(run)
     if not tree:
         return False
-    from fedllm_bench.leaderboard.random_adapter import like
+    from fedllm_bench.leaderboard.submit.random_adapter import like
 
     noise = like(tree, run.seed)
     return all((tensor.float() - noise[name].float()).abs().max() <= CLOSE for name, tensor in tree.items())

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedllm_bench import files
-from fedllm_bench.cell import resolve_split
-from fedllm_bench.config import RunConfig
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.manifest import Split, open_split
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.fingerprints import Fingerprint
-from fedllm_bench.leaderboard.submitted import Run, Submitted
-from fedllm_bench.leaderboard.tracks import BASELINE, Track, load_tracks, preset_of
+from fedllm_bench.leaderboard.checks.fingerprints import Fingerprint
+from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.tracks import BASELINE, Track, load_tracks, preset_of
+from fedllm_bench.runs.cell import resolve_split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
 
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.fingerprints import Fingerprint, Sketch, fingerprint, similarity, sketches
-from fedllm_bench.leaderboard.problems import Problem
-from fedllm_bench.leaderboard.submitted import Submitted
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.fingerprints import Fingerprint, Sketch, fingerprint, similarity, sketches
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.submitted import Submitted
 
 NEAR = 0.75  # of the word sequences of two answers
 SOME, MOST = 0.2, 0.8  # shares of answers alike from which on it is flagged, and refused

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedllm_bench import files
-from fedllm_bench.leaderboard.fingerprints import VERSION, Fingerprint
-from fedllm_bench.leaderboard.schema import MOST_BYTES, SUBMISSION
+from fedllm_bench.common import files
+from fedllm_bench.leaderboard.checks.fingerprints import VERSION, Fingerprint
+from fedllm_bench.leaderboard.submission.schema import MOST_BYTES, SUBMISSION
 
 FINGERPRINT = TypeAdapter(Fingerprint)
 

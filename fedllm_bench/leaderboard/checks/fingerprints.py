@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedllm_bench import files
-from fedllm_bench.evaluation.open_scores import GLOBAL
+from fedllm_bench.common import files
+from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.evaluation.thoughts import without_thoughts
-from fedllm_bench.leaderboard.problems import Refused
-from fedllm_bench.leaderboard.submitted import Run, Submitted
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.leaderboard.submission.problems import Refused
+from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.scores.score import Score
 
 SHORTEST = 40  # characters: shorter answers may be alike by themselves
 WORDS, SAMPLES = 5, 8  # of a sketch: sequences of WORDS words, the smallest of SAMPLES hashes each

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from fedllm_bench import models, starting
-from fedllm_bench.cell import settings_hash
-from fedllm_bench.config import EMBEDDED_MODEL
-from fedllm_bench.evaluation.scored_runs import differences
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.fingerprints import BaseScores, base_key, base_scores, digest, loss_digests
-from fedllm_bench.leaderboard.problems import Problem
-from fedllm_bench.leaderboard.schema import Suite
-from fedllm_bench.leaderboard.submitted import Run, Submitted
-from fedllm_bench.leaderboard.tracks import rule_problems
+from fedllm_bench.comparison.run_scores import differences
+from fedllm_bench.config import base_model, starting
+from fedllm_bench.config.run import EMBEDDED_MODEL
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.fingerprints import BaseScores, base_key, base_scores, digest, loss_digests
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.schema import Suite
+from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.tracks import rule_problems
+from fedllm_bench.runs.cell import settings_hash
 
 MIN_SEEDS = 3
 
@@ -87,7 +87,7 @@ def _hashes(run: Run) -> Iterator[Problem]:
             yield Problem(code="provenance", message=text, where=f"{run.where}/environment.json")
     model = run.config.model
     if model.name == EMBEDDED_MODEL and model.adapter is None:
-        embedded = starting.base_fingerprint(models.locate(EMBEDDED_MODEL), None, model.quantization)
+        embedded = starting.base_fingerprint(base_model.locate(EMBEDDED_MODEL), None, model.quantization)
         if entry.base_hash != embedded:
             text = f"the embedded base model has hash {embedded[:16]}, the run's is {entry.base_hash[:16]!a}"
             yield Problem(code="base", message=text, where=f"{run.where}/environment.json")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedllm_bench import __version__
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.provenance import package_version
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.provenance import package_version
 
 USED = ("numpy", "scipy", "pydantic", "regex", "sacrebleu", "torch", "transformers")  # by the checks
 

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.evaluation.grading import slot_of
+from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.questions import Asker, Question, Slot, request_hash
 from fedllm_bench.evaluation.judges.rule import RuleJudge
+from fedllm_bench.evaluation.judging.grading import slot_of
 from fedllm_bench.evaluation.records import Judgement
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.problems import Problem
-from fedllm_bench.leaderboard.submitted import Run, Submitted
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
 
 PRESET = TypeAdapter(Preset)
 OF_FILE = ("id", "suite")  # keys of judge.json beside those of a preset

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from fedllm_bench.accounting import spent_epsilon
-from fedllm_bench.leaderboard.context import Context, split_of
-from fedllm_bench.leaderboard.problems import Problem
-from fedllm_bench.leaderboard.submitted import Run, Submitted
-from fedllm_bench.leaderboard.tracks import ROOM
+from fedllm_bench.leaderboard.checks.context import Context, split_of
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.tracks import ROOM
+from fedllm_bench.methods.accounting import spent_epsilon
 from fedllm_bench.methods.privacy import Private
 from fedllm_bench.methods.wrapped import find
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedllm_bench import presets
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.dates import ZONES, date_problems, today
-from fedllm_bench.leaderboard.names import Known
-from fedllm_bench.leaderboard.problems import Problem
-from fedllm_bench.leaderboard.schema import SUBMISSION
-from fedllm_bench.leaderboard.submitted import Submitted
-from fedllm_bench.leaderboard.tiers import records_of, when
+from fedllm_bench.config import presets
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.submission.dates import ZONES, date_problems, today
+from fedllm_bench.leaderboard.submission.names import Known
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.schema import SUBMISSION
+from fedllm_bench.leaderboard.submission.submitted import Submitted
+from fedllm_bench.leaderboard.submission.tiers import records_of, when
 
 
 def dates(submitted: Submitted, _: Context) -> Iterator[Problem]:

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedllm_bench.leaderboard.context import Context, split_of
-from fedllm_bench.leaderboard.problems import Problem
-from fedllm_bench.leaderboard.recompute import SMALLEST, means, rescored
-from fedllm_bench.leaderboard.split_items import Expected, Key, SplitItems
-from fedllm_bench.leaderboard.submitted import SIDES, Run, Submitted
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.leaderboard.checks.context import Context, split_of
+from fedllm_bench.leaderboard.checks.split_items import Expected, Key, SplitItems
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.recompute import SMALLEST, means, rescored
+from fedllm_bench.leaderboard.submission.submitted import SIDES, Run, Submitted
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.report.results import client_rows, metrics_of
+from fedllm_bench.results.run_results import client_rows, metrics_of
+from fedllm_bench.scores.score import Score
 
 INTERVALS = ("ci_low", "ci_high", "interval", "significant", "no_interval", "sd", "detectable")
 OF_LOCAL = ("local", "difference_to_local")  # keys that hang on the baseline, a run of its own that need not be here

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from fedllm_bench.common.files import read_json
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.published import ORDER_FILE
 from fedllm_bench.data.rows import PreferenceRow
-from fedllm_bench.files import read_json
-from fedllm_bench.leaderboard.problems import Refused
-from fedllm_bench.leaderboard.submitted import MOST_ROUNDS, Run
+from fedllm_bench.leaderboard.submission.problems import Refused
+from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Run
 from fedllm_bench.metrics.items import HELDOUT, Item, Probe, load_probes, probe_key
 from fedllm_bench.training.faults import participants
 

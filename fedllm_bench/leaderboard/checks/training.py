@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.leaderboard.checks.context import Context
 from fedllm_bench.leaderboard.checks.scores import equal
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.problems import Problem
-from fedllm_bench.leaderboard.split_items import SplitItems
-from fedllm_bench.leaderboard.submitted import MOST_ROUNDS, Round, Run, Submitted
-from fedllm_bench.report.run import failures_of, num_dropouts
+from fedllm_bench.leaderboard.checks.split_items import SplitItems
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Round, Run, Submitted
+from fedllm_bench.pipeline.results_stage import failures_of, num_dropouts
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts, straggles
 

@@ -10,16 +10,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from fedllm_bench import models
-from fedllm_bench.config import EMBEDDED_MODEL, Lora, RunConfig
-from fedllm_bench.errors import first_line
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.problems import Problem, Refused
-from fedllm_bench.leaderboard.reading import read_plain
-from fedllm_bench.leaderboard.submitted import Round, Run, Submitted
-from fedllm_bench.training import targets
-from fedllm_bench.training.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
-from fedllm_bench.trees import Tree, norm, num_bytes, tmap
+from fedllm_bench.common.errors import first_line
+from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
+from fedllm_bench.config import base_model
+from fedllm_bench.config.run import EMBEDDED_MODEL, Lora, RunConfig
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.submission.problems import Problem, Refused
+from fedllm_bench.leaderboard.submission.reading import read_plain
+from fedllm_bench.leaderboard.submission.submitted import Round, Run, Submitted
+from fedllm_bench.training.model import targets
+from fedllm_bench.training.model.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
 
 TENSORS, SETTINGS = "adapter/adapter_model.safetensors", "adapter/adapter_config.json"
 MOST_BYTES = 64 * 2**20
@@ -77,7 +77,7 @@ def _layers(lora: Lora) -> dict[str, AdaptedLayer]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(models.locate(EMBEDDED_MODEL)))
+        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base_model.locate(EMBEDDED_MODEL)))
         layers, _ = targets.insert(base, replace(lora, targets=targets.resolve(base, lora.targets)))
     return layers
 

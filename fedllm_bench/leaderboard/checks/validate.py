@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.leaderboard import kept
-from fedllm_bench.leaderboard.bundle import Bundle, open_bundle
+from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.leaderboard.checks import CHECKS
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.fingerprints import Fingerprint, fingerprint
-from fedllm_bench.leaderboard.internal import InternalError, own_errors
-from fedllm_bench.leaderboard.known import remembered
-from fedllm_bench.leaderboard.problems import Problem, Refused, refusals
-from fedllm_bench.leaderboard.submitted import Submitted, reading
-from fedllm_bench.leaderboard.tiers import tier_of
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.fingerprint_cache import remembered
+from fedllm_bench.leaderboard.checks.fingerprints import Fingerprint, fingerprint
+from fedllm_bench.leaderboard.checks.internal import InternalError, own_errors
+from fedllm_bench.leaderboard.site import read_cache
+from fedllm_bench.leaderboard.submission.bundle import Bundle, open_bundle
+from fedllm_bench.leaderboard.submission.problems import Problem, Refused, refusals
+from fedllm_bench.leaderboard.submission.submitted import Submitted, reading
+from fedllm_bench.leaderboard.submission.tiers import tier_of
 
 log = logging.getLogger(__name__)
 Tier = Literal["refused", "unchecked", "recomputed", "rejudged", "regenerated", "retrained"]
@@ -74,7 +74,7 @@ def validate(path: Path, context: Context) -> Report:
 def _keep(submitted: Submitted) -> None:
     """For `board build`, which reads what it opens without a problem, whatever the checks say."""
     with suppress(UserError), own_errors("reading a submission for the site"):
-        kept.save(submitted.bundle, kept.kept_of(submitted.bundle, [run.scores for run in submitted.runs]))
+        read_cache.save(submitted.bundle, read_cache.kept_of(submitted.bundle, [run.scores for run in submitted.runs]))
 
 
 def _without(context: Context, bundle: Bundle) -> Context:

@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 
-from fedllm_bench.evaluation.open_scores import GLOBAL
+from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.thoughts import without_thoughts
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.fingerprints import SHORTEST, plain
-from fedllm_bench.leaderboard.problems import Level, Problem
-from fedllm_bench.leaderboard.submitted import Run, Submitted
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.fingerprints import SHORTEST, plain
+from fedllm_bench.leaderboard.submission.problems import Level, Problem
+from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
 
 FEWEST = 5  # answers: fewer say nothing about the rest
 EMPTY, ALIKE, REFERENCES = 0.05, 0.1, 0.1  # shares of answers from which on a person looks
@@ -106,7 +106,7 @@ def injections(submitted: Submitted, _: Context) -> Iterator[Problem]:
 @functools.cache
 def patterns() -> dict[str, re.Pattern[str]]:
     """What it looks like -> a pattern, of injections.toml."""
-    text = files("fedllm_bench.leaderboard").joinpath("injections.toml").read_text(encoding="utf-8")
+    text = files("fedllm_bench.leaderboard.checks").joinpath("injections.toml").read_text(encoding="utf-8")
     flags = re.IGNORECASE | re.DOTALL | re.MULTILINE
     return {
         name: re.compile("|".join(f"(?:{one})" for one in any_of), flags)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fedllm_bench.leaderboard.measures import Measure
+from fedllm_bench.leaderboard.ranking.measures import Measure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fedllm_bench.evaluation.power import ALPHA, smallest
-from fedllm_bench.evaluation.significance import holm, paired_t
-from fedllm_bench.leaderboard.boards import Against, Cell, Entry, Interval
-from fedllm_bench.leaderboard.intervals import over_units
-from fedllm_bench.leaderboard.measures import Measure
-from fedllm_bench.leaderboard.relations import seed_values
-from fedllm_bench.report.grid_stats import over_seeds
+from fedllm_bench.leaderboard.ranking.board import Against, Cell, Entry, Interval
+from fedllm_bench.leaderboard.ranking.intervals import over_units
+from fedllm_bench.leaderboard.ranking.measures import Measure
+from fedllm_bench.leaderboard.ranking.relations import seed_values
+from fedllm_bench.scores.power import ALPHA, smallest
+from fedllm_bench.scores.seeds import over_seeds
+from fedllm_bench.scores.significance import holm, paired_t
 
 Cells = dict[str, Cell]  # metric -> cell
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedllm_bench.leaderboard.measures import Clusters, Measure
-from fedllm_bench.metrics.stats import Summary, over_seeds
+from fedllm_bench.leaderboard.ranking.measures import Clusters, Measure
+from fedllm_bench.scores.summaries import Summary, over_seeds
 
 
 def over_units(measure: Measure, other: Measure | None = None) -> Summary:

@@ -10,18 +10,18 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedllm_bench.evaluation.views import MEAN_OVER_LANGUAGES, MEAN_OVER_QUESTIONS
-from fedllm_bench.leaderboard.recompute import MetricScores, SeedScores
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.metrics.estimators import (
+from fedllm_bench.evaluation.scoring.views import MEAN_OVER_LANGUAGES, MEAN_OVER_QUESTIONS
+from fedllm_bench.leaderboard.submission.recompute import MetricScores, SeedScores
+from fedllm_bench.scores.estimators import (
     MEAN_OVER_CLIENTS,
     MEAN_OVER_TOKENS,
     PERPLEXITY,
     Estimator,
     worst_tenth,
 )
-from fedllm_bench.metrics.intervals import Scale
-from fedllm_bench.metrics.stats import ClusterMean, per_cluster
+from fedllm_bench.scores.intervals import Scale
+from fedllm_bench.scores.score import Score
+from fedllm_bench.scores.summaries import ClusterMean, per_cluster
 
 Clusters = Mapping[str, ClusterMean]
 ESTIMATORS: dict[tuple[str, bool], Estimator] = {

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fedllm_bench.leaderboard.intervals import always_scored
-from fedllm_bench.leaderboard.measures import Measure
-from fedllm_bench.metrics.estimators import Estimator, freedom_of, refused, shown_values
-from fedllm_bench.metrics.intervals import LEVEL, NO_WIDTH, most_elsewhere, reach
-from fedllm_bench.metrics.stats import columns_of, of_differences
-from fedllm_bench.report.grid_stats import point
+from fedllm_bench.leaderboard.ranking.intervals import always_scored
+from fedllm_bench.leaderboard.ranking.measures import Measure
+from fedllm_bench.scores.estimators import Estimator, freedom_of, refused, shown_values
+from fedllm_bench.scores.intervals import LEVEL, NO_WIDTH, most_elsewhere, reach
+from fedllm_bench.scores.seeds import point
+from fedllm_bench.scores.summaries import columns_of, of_differences
 
 # R rows, N units (clients or questions), S seeds
 Array = NDArray[np.float64]

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard import ranking
-from fedllm_bench.leaderboard.boards import Board, Cell, Column, Entry, Row
-from fedllm_bench.leaderboard.cells import cells_of, not_scored, reference_of, with_tests
-from fedllm_bench.leaderboard.measures import Measure
-from fedllm_bench.leaderboard.names import Known
-from fedllm_bench.leaderboard.relations import Compared, Signs, clearly_better, seed_values
-from fedllm_bench.leaderboard.tracks import BASELINE, Track, load_tracks, pinned_baselines, winners
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.leaderboard.ranking import ranking
+from fedllm_bench.leaderboard.ranking.board import Board, Cell, Column, Entry, Row
+from fedllm_bench.leaderboard.ranking.cells import cells_of, not_scored, reference_of, with_tests
+from fedllm_bench.leaderboard.ranking.measures import Measure
+from fedllm_bench.leaderboard.ranking.relations import Compared, Signs, clearly_better, seed_values
+from fedllm_bench.leaderboard.submission.names import Known
+from fedllm_bench.leaderboard.submission.tracks import BASELINE, Track, load_tracks, pinned_baselines, winners
 
 
 def boards_of(entries: Sequence[Entry]) -> list[Board]:

@@ -11,15 +11,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedllm_bench.evaluation.material import BASE
-from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
-from fedllm_bench.evaluation.open_scores import GLOBAL
-from fedllm_bench.evaluation.scored import score_all
-from fedllm_bench.leaderboard.bundle import Bundle
-from fedllm_bench.leaderboard.pages import browser_script, render
-from fedllm_bench.leaderboard.recompute import SeedScores, materials
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.report.html_data import Item, items_of, language_label, packed
+from fedllm_bench.comparison.open_scores import GLOBAL
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
+from fedllm_bench.evaluation.scoring.answered import BASE
+from fedllm_bench.evaluation.scoring.score_all import score_all
+from fedllm_bench.leaderboard.site.pages import browser_script, render
+from fedllm_bench.leaderboard.submission.bundle import Bundle
+from fedllm_bench.leaderboard.submission.recompute import SeedScores, materials
+from fedllm_bench.report.page.browser import Item, items_of, language_label, packed
+from fedllm_bench.scores.score import Score
 
 EXACT = "mini_exact"
 MOST_CHARACTERS = 8_000_000  # of a page; the records have all

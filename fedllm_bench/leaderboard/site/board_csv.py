@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fedllm_bench.leaderboard.boards import Board, Cell, Column, Interval, Row
-from fedllm_bench.report.csv_text import csv_text
+from fedllm_bench.common.csv_text import csv_text
+from fedllm_bench.leaderboard.ranking.board import Board, Cell, Column, Interval, Row
 
 Value = str | float | int | None
 

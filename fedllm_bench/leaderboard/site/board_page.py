@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench.leaderboard.boards import Against, Board, Cell, Column, Interval, Row
-from fedllm_bench.leaderboard.pages import render
-from fedllm_bench.leaderboard.plots import plots_of
-from fedllm_bench.leaderboard.tiers import ORDER
-from fedllm_bench.report.formats import MISSING, counted, number, size
+from fedllm_bench.common.text import MISSING, counted, number, size
+from fedllm_bench.leaderboard.ranking.board import Against, Board, Cell, Column, Interval, Row
+from fedllm_bench.leaderboard.site.pages import render
+from fedllm_bench.leaderboard.site.plots import plots_of
+from fedllm_bench.leaderboard.submission.tiers import ORDER
 
 MINI = "An embedded model on an invented world: nothing here is a result on a real data set."
 THICK, THIN = 2.5, 6.5  # heights of the two intervals, of 8

@@ -15,20 +15,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files, progress
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.leaderboard import kept
-from fedllm_bench.leaderboard.board_csv import board_csv
-from fedllm_bench.leaderboard.board_files import submissions_in
-from fedllm_bench.leaderboard.board_page import board_json, board_page, empty_page
-from fedllm_bench.leaderboard.boards import Board, Entry
-from fedllm_bench.leaderboard.bundle import open_bundle
-from fedllm_bench.leaderboard.details import Details
-from fedllm_bench.leaderboard.internal import own_errors
-from fedllm_bench.leaderboard.problems import refusals
-from fedllm_bench.leaderboard.recompute import seed_scores
-from fedllm_bench.leaderboard.standing import boards_of
-from fedllm_bench.leaderboard.submission_page import Place, submission_page
+from fedllm_bench.common import files, progress
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.leaderboard.checks.internal import own_errors
+from fedllm_bench.leaderboard.ranking.board import Board, Entry
+from fedllm_bench.leaderboard.ranking.standing import boards_of
+from fedllm_bench.leaderboard.site import read_cache
+from fedllm_bench.leaderboard.site.board_csv import board_csv
+from fedllm_bench.leaderboard.site.board_page import board_json, board_page, empty_page
+from fedllm_bench.leaderboard.site.details import Details
+from fedllm_bench.leaderboard.site.submission_page import Place, submission_page
+from fedllm_bench.leaderboard.submission.board_files import submissions_in
+from fedllm_bench.leaderboard.submission.bundle import open_bundle
+from fedllm_bench.leaderboard.submission.problems import refusals
+from fedllm_bench.leaderboard.submission.recompute import seed_scores
 
 FEW = 24  # submissions that one process reads sooner than others have loaded their libraries
 INDEX, BOARD, ANSWERS = "index.html", "board.json", "answers.html"
@@ -126,10 +126,10 @@ def _opened(path: Path, folder: Path) -> Read:
     if found := refusals(problems):
         raise UserError(found[0].line + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
     assert bundle is not None  # else there would be a refusal
-    whole = kept.load(bundle)
+    whole = read_cache.load(bundle)
     if whole is None:
-        whole = kept.kept_of(bundle, [seed_scores(run) for run in bundle.runs()])
-        kept.save(bundle, whole)
+        whole = read_cache.kept_of(bundle, [seed_scores(run) for run in bundle.runs()])
+        read_cache.save(bundle, whole)
     folder.mkdir(parents=True)
     if whole.answers is not None:
         _write(folder / ANSWERS, whole.answers)

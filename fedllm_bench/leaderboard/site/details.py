@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedllm_bench.config import dotted
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.bundle import Bundle
-from fedllm_bench.leaderboard.measures import side_of
-from fedllm_bench.leaderboard.recompute import SeedScores, mean_of
-from fedllm_bench.leaderboard.run_files import RunFiles
-from fedllm_bench.leaderboard.tiers import records_of
-from fedllm_bench.leaderboard.tracks import find_track
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import dotted
+from fedllm_bench.leaderboard.ranking.measures import side_of
+from fedllm_bench.leaderboard.submission.bundle import Bundle
+from fedllm_bench.leaderboard.submission.recompute import SeedScores, mean_of
+from fedllm_bench.leaderboard.submission.run_files import RunFiles
+from fedllm_bench.leaderboard.submission.tiers import records_of
+from fedllm_bench.leaderboard.submission.tracks import find_track
 
 Points = list[tuple[float, float]]  # of (round, value)
 CONFIG, ENVIRONMENT, ROUNDS, CLIENTS = "config.json", "environment.json", "rounds.jsonl", "clients.jsonl"

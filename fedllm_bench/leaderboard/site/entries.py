@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from fedllm_bench.leaderboard.boards import Entry
-from fedllm_bench.leaderboard.bundle import Bundle
-from fedllm_bench.leaderboard.measures import measures_of
-from fedllm_bench.leaderboard.problems import Refused
-from fedllm_bench.leaderboard.recompute import SeedScores
-from fedllm_bench.leaderboard.run_files import RunFiles
-from fedllm_bench.leaderboard.tiers import tier_of
-from fedllm_bench.leaderboard.tracks import find_track
+from fedllm_bench.leaderboard.ranking.board import Entry
+from fedllm_bench.leaderboard.ranking.measures import measures_of
+from fedllm_bench.leaderboard.submission.bundle import Bundle
+from fedllm_bench.leaderboard.submission.problems import Refused
+from fedllm_bench.leaderboard.submission.recompute import SeedScores
+from fedllm_bench.leaderboard.submission.run_files import RunFiles
+from fedllm_bench.leaderboard.submission.tiers import tier_of
+from fedllm_bench.leaderboard.submission.tracks import find_track
 
 RESULTS, ROUNDS, CONFIG = "results.json", "rounds.jsonl", "config.json"
 

@@ -13,9 +13,9 @@ from typing import Any
 from markupsafe import Markup
 
 from fedllm_bench import __version__
-from fedllm_bench.report.html_parts import environment, own_file, policy
+from fedllm_bench.report.page.parts import environment, own_file, policy
 
-PACKAGE, FOLDER = "fedllm_bench.leaderboard", "site"
+PACKAGE, FOLDER = "fedllm_bench.leaderboard.site", ""
 LIGHT = re.compile(r"^:root \{(.*?)^\}", re.S | re.M)
 DARK = re.compile(r"^@media \(prefers-color-scheme: dark\) \{\s*:root \{(.*?)^  \}", re.S | re.M)
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedllm_bench.leaderboard.boards import Board, Column, Row
-from fedllm_bench.report.formats import number, size
-from fedllm_bench.report.html_charts import Tick
+from fedllm_bench.common.text import number, size
+from fedllm_bench.leaderboard.ranking.board import Board, Column, Row
+from fedllm_bench.report.page.charts import Tick
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 320, 60, 620, 14, 270
 LINE = 11  # pixels from one label to the next

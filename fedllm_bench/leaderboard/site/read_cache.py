@@ -13,20 +13,21 @@ import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files as package_files
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter
 
 import fedllm_bench
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.answers_page import answers_page
-from fedllm_bench.leaderboard.boards import Entry
-from fedllm_bench.leaderboard.bundle import Bundle
-from fedllm_bench.leaderboard.details import Details, details_of
-from fedllm_bench.leaderboard.entries import entry_of
-from fedllm_bench.leaderboard.recompute import SeedScores
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.leaderboard.ranking.board import Entry
+from fedllm_bench.leaderboard.site.answers_page import answers_page
+from fedllm_bench.leaderboard.site.details import Details, details_of
+from fedllm_bench.leaderboard.site.entries import entry_of
+from fedllm_bench.leaderboard.submission.bundle import Bundle
+from fedllm_bench.leaderboard.submission.recompute import SeedScores
 
 FOLDER = "board"
 CODE = ("*.py", "*.toml", "*.jinja", "*.js", "*.css")
@@ -87,8 +88,9 @@ def _adapter() -> TypeAdapter[Kept]:
 @functools.cache
 def code_hash() -> str:
     """Of all code and templates, and of the library that sums: a change anywhere reads every submission again."""
-    roots = {Path(fedllm_bench.__file__).resolve().parent, Path(__file__).resolve().parent}
-    found = {path.resolve() for root in roots for pattern in CODE for path in root.rglob(pattern)}
+    root = Path(fedllm_bench.__file__).resolve().parent
+    found = {path.resolve() for pattern in CODE for path in root.rglob(pattern)}
+    found.add(Path(str(package_files("fedllm_bench.board_data").joinpath("tracks.toml"))).resolve())
     digest = hashlib.sha256(np.__version__.encode())
     for path in sorted(found):
         digest.update(path.name.encode() + path.read_bytes())

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.board_page import Link, band, limits, link, power
-from fedllm_bench.leaderboard.boards import Board, Cell, Column, Row
-from fedllm_bench.leaderboard.details import Details
-from fedllm_bench.leaderboard.pages import render
-from fedllm_bench.leaderboard.plots import curves_of
-from fedllm_bench.leaderboard.submitted_config import changed, commands
-from fedllm_bench.leaderboard.tracks import Track, find_track
-from fedllm_bench.report.formats import MISSING, counted, number, signed, size
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.text import MISSING, counted, number, signed, size
+from fedllm_bench.leaderboard.ranking.board import Board, Cell, Column, Row
+from fedllm_bench.leaderboard.site.board_page import Link, band, limits, link, power
+from fedllm_bench.leaderboard.site.details import Details
+from fedllm_bench.leaderboard.site.pages import render
+from fedllm_bench.leaderboard.site.plots import curves_of
+from fedllm_bench.leaderboard.submission.tracks import Track, find_track
+from fedllm_bench.leaderboard.submit.reproduce import changed, commands
 
 Texts = tuple[str, ...]
 LONGEST = 400  # characters of one setting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedllm_bench.leaderboard.schema import SUBMISSION
+from fedllm_bench.leaderboard.submission.schema import SUBMISSION
 
 
 def submissions_in(board: Path) -> Iterator[Path]:

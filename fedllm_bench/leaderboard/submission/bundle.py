@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.files import sha256_json
-from fedllm_bench.leaderboard import layout
-from fedllm_bench.leaderboard.limits import LIMITS, Limits
-from fedllm_bench.leaderboard.listing import few, list_folder, shown
-from fedllm_bench.leaderboard.problems import Problem, Refused
-from fedllm_bench.leaderboard.reading import digest_of, json_bytes, json_objects, json_value, read_plain
-from fedllm_bench.leaderboard.run_files import RunFiles as RunFiles
-from fedllm_bench.leaderboard.schema import MOST_BYTES, SUBMISSION, Submission, examine
-from fedllm_bench.leaderboard.untrusted import loads
-from fedllm_bench.leaderboard.unzipping import unpack
+from fedllm_bench.common.files import sha256_json
+from fedllm_bench.leaderboard.submission import layout
+from fedllm_bench.leaderboard.submission.limits import LIMITS, Limits
+from fedllm_bench.leaderboard.submission.listing import few, list_folder, shown
+from fedllm_bench.leaderboard.submission.problems import Problem, Refused
+from fedllm_bench.leaderboard.submission.reading import digest_of, json_bytes, json_objects, json_value, read_plain
+from fedllm_bench.leaderboard.submission.run_files import RunFiles as RunFiles
+from fedllm_bench.leaderboard.submission.schema import MOST_BYTES, SUBMISSION, Submission, examine
+from fedllm_bench.leaderboard.submission.untrusted import loads
+from fedllm_bench.leaderboard.submission.unzipping import unpack
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 
-from fedllm_bench.leaderboard.problems import Problem, Refused
-from fedllm_bench.leaderboard.schema import SUBMISSION
-from fedllm_bench.leaderboard.submitted import Run, Submitted
-from fedllm_bench.leaderboard.tracks import first_day
+from fedllm_bench.leaderboard.submission.problems import Problem, Refused
+from fedllm_bench.leaderboard.submission.schema import SUBMISSION
+from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.tracks import first_day
 
 DAY, MOST_DAYS = 86_400, 36_500  # seconds of a day; no run is longer, whatever its log says
 ZONES = datetime.timedelta(days=1)  # clocks of two places show two days

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from fedllm_bench.leaderboard.problems import Problem
-from fedllm_bench.leaderboard.schema import SUBMISSION, Submission
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.schema import SUBMISSION, Submission
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?"
 RUN = r"runs/(?P<seed>0|[1-9][0-9]{0,9})/"

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedllm_bench.leaderboard.layout import DEPTH, is_known
-from fedllm_bench.leaderboard.limits import Limits
-from fedllm_bench.leaderboard.problems import Problem
+from fedllm_bench.leaderboard.submission.layout import DEPTH, is_known
+from fedllm_bench.leaderboard.submission.limits import Limits
+from fedllm_bench.leaderboard.submission.problems import Problem
 
 SHOWN = 20  # problems of one code that are told one by one
 

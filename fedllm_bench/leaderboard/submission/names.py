@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedllm_bench import presets
+from fedllm_bench.config import presets
 
 SUITE_TEAM = "FedLLM-Bench"  # whose rows stand on the board from the beginning
 # Latin letters, and below each the letter of another script (or of Latin) that looks like it.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
 
 Level = Literal["refused", "flagged"]
 

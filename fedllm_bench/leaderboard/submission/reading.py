@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedllm_bench.leaderboard.limits import LIMITS, Limits
-from fedllm_bench.leaderboard.problems import Refused
-from fedllm_bench.leaderboard.untrusted import loads
+from fedllm_bench.leaderboard.submission.limits import LIMITS, Limits
+from fedllm_bench.leaderboard.submission.problems import Refused
+from fedllm_bench.leaderboard.submission.untrusted import loads
 
 CHUNK = 2**18
 GZIP = 31  # zlib's window bits for a gzip header and trailer

@@ -12,23 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.material import BASE, Material, read_folder
-from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
-from fedllm_bench.evaluation.open_scores import GLOBAL
-from fedllm_bench.evaluation.scored import Scored, score_all
-from fedllm_bench.evaluation.views import MEAN_OVER_LANGUAGES, views_of, weighted
-from fedllm_bench.metrics.base import SCALES, Score
-from fedllm_bench.metrics.estimators import Estimator
-from fedllm_bench.metrics.intervals import Scale
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.comparison.open_scores import GLOBAL
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
+from fedllm_bench.evaluation.scoring.answered import BASE, Material, read_folder
+from fedllm_bench.evaluation.scoring.score_all import Scored, score_all
+from fedllm_bench.evaluation.scoring.views import MEAN_OVER_LANGUAGES, views_of, weighted
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.metrics.stats import per_cluster
-from fedllm_bench.report.grid_stats import point
-from fedllm_bench.report.results import ScoreSet
-from fedllm_bench.report.results import views_of as suite_views
+from fedllm_bench.results.run_results import ScoreSet
+from fedllm_bench.results.run_results import views_of as suite_views
+from fedllm_bench.scores.estimators import Estimator
+from fedllm_bench.scores.intervals import Scale
+from fedllm_bench.scores.score import SCALES, Score
+from fedllm_bench.scores.seeds import point
+from fedllm_bench.scores.summaries import per_cluster
 
 if TYPE_CHECKING:
-    from fedllm_bench.leaderboard.run_files import RunFiles
+    from fedllm_bench.leaderboard.submission.run_files import RunFiles
 
 SMALLEST = 1e-9  # numbers closer than this are equal: sums may be rounded otherwise on another machine
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedllm_bench.config import RunConfig, check
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import RunConfig, check
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
-from fedllm_bench.leaderboard.layout import packed_name
-from fedllm_bench.leaderboard.problems import Refused
-from fedllm_bench.leaderboard.reading import json_lines, json_value, pieces
-from fedllm_bench.leaderboard.schema import RunEntry
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.leaderboard.submission.layout import packed_name
+from fedllm_bench.leaderboard.submission.problems import Refused
+from fedllm_bench.leaderboard.submission.reading import json_lines, json_value, pieces
+from fedllm_bench.leaderboard.submission.schema import RunEntry
+from fedllm_bench.scores.score import Score
 
 if TYPE_CHECKING:
-    from fedllm_bench.leaderboard.bundle import Bundle
+    from fedllm_bench.leaderboard.submission.bundle import Bundle
 
 R = TypeVar("R", Prompt, Answer, Judgement, Score)
 PROMPTS = "prompts"

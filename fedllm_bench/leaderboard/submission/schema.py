@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.problems import Problem, Refused
-from fedllm_bench.leaderboard.untrusted import checked_name, checked_text, loads
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.leaderboard.submission.problems import Problem, Refused
+from fedllm_bench.leaderboard.submission.untrusted import checked_name, checked_text, loads
 
 SCHEMA_VERSION = 1
 SUBMISSION = "submission.json"

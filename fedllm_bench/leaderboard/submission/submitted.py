@@ -13,25 +13,25 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-from fedllm_bench.config import RunConfig
-from fedllm_bench.errors import first_line
-from fedllm_bench.evaluation.material import Material, read_folder
-from fedllm_bench.files import canonical_json
-from fedllm_bench.leaderboard.bundle import Bundle
-from fedllm_bench.leaderboard.problems import Refused
-from fedllm_bench.leaderboard.recompute import (
+from fedllm_bench.common.errors import first_line
+from fedllm_bench.common.files import canonical_json
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.evaluation.scoring.answered import Material, read_folder
+from fedllm_bench.leaderboard.submission.bundle import Bundle
+from fedllm_bench.leaderboard.submission.problems import Refused
+from fedllm_bench.leaderboard.submission.recompute import (
     SeedScores,
     known_metrics,
     open_ended_metrics,
     rescored_set,
     suite_metrics,
 )
-from fedllm_bench.leaderboard.run_files import RunFiles
+from fedllm_bench.leaderboard.submission.run_files import RunFiles
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.report.results import ScoreSet
-from fedllm_bench.report.schema import check_results
+from fedllm_bench.results.run_results import ScoreSet
+from fedllm_bench.results.schema import check_results
+from fedllm_bench.scores.score import Score
 
 SIDES = ("before", "after", "local")
 MOST_ROUNDS = 100_000  # of a config: more are not derived, whatever a file says

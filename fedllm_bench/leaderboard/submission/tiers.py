@@ -15,9 +15,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedllm_bench import __version__, files
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.bundle import Bundle
+from fedllm_bench import __version__
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.leaderboard.submission.bundle import Bundle
 
 Checked = Literal["rejudged", "regenerated", "retrained"]
 Tier = Literal["recomputed", "rejudged", "regenerated", "retrained"]

@@ -11,12 +11,12 @@ from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Any
 
-from fedllm_bench import presets
-from fedllm_bench.config import RunConfig, dotted, shown
-from fedllm_bench.errors import UserError, unknown
-from fedllm_bench.leaderboard.problems import Problem
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.config import presets
+from fedllm_bench.config.run import RunConfig, dotted, shown
+from fedllm_bench.leaderboard.submission.problems import Problem
 
-PACKAGE, FILE = "fedllm_bench.leaderboard", "tracks.toml"
+PACKAGE, FILE = "fedllm_bench.board_data", "tracks.toml"
 BASELINE = "fedavg"  # whose preset stands in for that of a method which the suite does not have
 KINDS = ("fixed", "open_base", "private", "personalised", "unseen", "open")
 ROOM = 0.01  # of a track's epsilon: the noise that is found for one spends a little more or less

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from typing import Any
 
-from fedllm_bench.leaderboard.problems import Refused
+from fedllm_bench.leaderboard.submission.problems import Refused
 
 DEPTH = 32  # ours have six levels
 DIGITS = 18  # of an integer: above, a float or another language's integer cannot hold it

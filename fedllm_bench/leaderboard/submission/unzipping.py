@@ -7,13 +7,13 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedllm_bench.data.archive import IGNORED, MAX_RATIO, RATIO_COUNTS_FROM, check_entry, read_entry
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.leaderboard.layout import is_known
-from fedllm_bench.leaderboard.limits import Limits
-from fedllm_bench.leaderboard.listing import few, same_names, shown, too_large
-from fedllm_bench.leaderboard.problems import Problem, Refused
-from fedllm_bench.leaderboard.schema import SUBMISSION
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.data.fetch.archive import IGNORED, MAX_RATIO, RATIO_COUNTS_FROM, check_entry, read_entry
+from fedllm_bench.leaderboard.submission.layout import is_known
+from fedllm_bench.leaderboard.submission.limits import Limits
+from fedllm_bench.leaderboard.submission.listing import few, same_names, shown, too_large
+from fedllm_bench.leaderboard.submission.problems import Problem, Refused
+from fedllm_bench.leaderboard.submission.schema import SUBMISSION
 
 END, END64_LOCATOR = b"PK\5\6", b"PK\6\7"
 TAIL = 65557  # bytes: the end record with the longest comment

@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.bundle import Bundle, open_bundle
-from fedllm_bench.leaderboard.dates import date_problems
-from fedllm_bench.leaderboard.entering import check_track, default_track
-from fedllm_bench.leaderboard.limits import LIMITS, MIB
-from fedllm_bench.leaderboard.own_runs import OwnRun
-from fedllm_bench.leaderboard.packing import adapter_digest, contents_of, encoded, listed
-from fedllm_bench.leaderboard.placing import Draft, write_files
-from fedllm_bench.leaderboard.problems import refusals
-from fedllm_bench.leaderboard.recompute import means, seed_scores
-from fedllm_bench.leaderboard.schema import SCHEMA_VERSION, SUBMISSION, examine
-from fedllm_bench.leaderboard.submitted import reading
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.leaderboard.submission.bundle import Bundle, open_bundle
+from fedllm_bench.leaderboard.submission.dates import date_problems
+from fedllm_bench.leaderboard.submission.limits import LIMITS, MIB
+from fedllm_bench.leaderboard.submission.problems import refusals
+from fedllm_bench.leaderboard.submission.recompute import means, seed_scores
+from fedllm_bench.leaderboard.submission.schema import SCHEMA_VERSION, SUBMISSION, examine
+from fedllm_bench.leaderboard.submission.submitted import reading
+from fedllm_bench.leaderboard.submit.own_runs import OwnRun
+from fedllm_bench.leaderboard.submit.packing import adapter_digest, contents_of, encoded, listed
+from fedllm_bench.leaderboard.submit.placing import Draft, write_files
+from fedllm_bench.leaderboard.submit.track_fit import check_track, default_track
 
 Adapters = Literal["auto", "first", "all", "none"]
 ADAPTERS: tuple[Adapters, ...] = ("auto", "first", "all", "none")

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedllm_bench.errors import UserError, unknown
-from fedllm_bench.evaluation.material import BASE, PLAN, PROMPTS
-from fedllm_bench.evaluation.open_scores import GLOBAL
-from fedllm_bench.leaderboard.entering import check_track, default_track
-from fedllm_bench.leaderboard.own_runs import OwnRun
-from fedllm_bench.leaderboard.packing import TENSORS, contents_of, encoded, listed, packed_rows
-from fedllm_bench.leaderboard.placing import Draft
-from fedllm_bench.leaderboard.submit import Entry, Statement, assemble, draft, identity
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.comparison.open_scores import GLOBAL
+from fedllm_bench.evaluation.scoring.answered import BASE, PLAN, PROMPTS
+from fedllm_bench.leaderboard.submit.assemble import Entry, Statement, assemble, draft, identity
+from fedllm_bench.leaderboard.submit.own_runs import OwnRun
+from fedllm_bench.leaderboard.submit.packing import TENSORS, contents_of, encoded, listed, packed_rows
+from fedllm_bench.leaderboard.submit.placing import Draft
+from fedllm_bench.leaderboard.submit.track_fit import check_track, default_track
 
 NOWHERE = {"version": "", "commit": None}  # no run of the suite: nothing was trained
 SENTENCE = "I am not able to say."  # where no right answers are known
@@ -87,7 +87,7 @@ def _constant(runs: Sequence[OwnRun]) -> list[Entry]:
 
 def _random(runs: Sequence[OwnRun]) -> list[Entry]:
     """An adapter of normal numbers in place of each run's, every tensor as long as the trained one."""
-    from fedllm_bench.leaderboard.random_adapter import random_contents  # loads torch
+    from fedllm_bench.leaderboard.submit.random_adapter import random_contents  # loads torch
 
     return [_entry_of(run, random_contents(run)) for run in runs]
 

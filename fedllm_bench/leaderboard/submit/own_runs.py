@@ -8,12 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.cell import BASELINE, OUTPUTS, RESULTS
-from fedllm_bench.config import RunConfig, check
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.scored_runs import RUN_NAME, differences
-from fedllm_bench.report.schema import SCHEMA_VERSION
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.comparison.run_scores import RUN_NAME, differences
+from fedllm_bench.config.run import RunConfig, check
+from fedllm_bench.results.schema import SCHEMA_VERSION
+from fedllm_bench.runs.cell import BASELINE, OUTPUTS, RESULTS
 
 CONFIG, ENVIRONMENT, ROUNDS = "config.json", "environment.json", "rounds.jsonl"
 ALIKE = {  # what runs of one row must share, beside the config: where it stands in environment.json

@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.cell import RESULTS
-from fedllm_bench.config import RunConfig
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.scored_runs import AFTER
-from fedllm_bench.leaderboard.layout import is_covered, packed_name
-from fedllm_bench.leaderboard.own_runs import CONFIG, OwnRun
-from fedllm_bench.leaderboard.private import without_places
-from fedllm_bench.leaderboard.reading import digest_of
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.comparison.run_scores import AFTER
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.leaderboard.submission.layout import is_covered, packed_name
+from fedllm_bench.leaderboard.submission.reading import digest_of
+from fedllm_bench.leaderboard.submit.own_runs import CONFIG, OwnRun
+from fedllm_bench.leaderboard.submit.redaction import without_places
+from fedllm_bench.runs.cell import RESULTS
 
 TENSORS = "adapter_model.safetensors"
 FOLDERS = ("scores", "answers", "judgements")

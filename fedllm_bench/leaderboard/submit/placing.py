@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.bundle import open_bundle
-from fedllm_bench.leaderboard.problems import refusals
-from fedllm_bench.leaderboard.schema import Submission
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.leaderboard.submission.bundle import open_bundle
+from fedllm_bench.leaderboard.submission.problems import refusals
+from fedllm_bench.leaderboard.submission.schema import Submission
 
 SLUG = 60  # characters
 

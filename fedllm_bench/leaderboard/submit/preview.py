@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.board_files import submissions_in
-from fedllm_bench.leaderboard.entering import note_on_seeds
-from fedllm_bench.leaderboard.names import Known
-from fedllm_bench.leaderboard.own_runs import OwnRun
-from fedllm_bench.leaderboard.placing import Draft, folder_name
-from fedllm_bench.leaderboard.reading import read_plain
-from fedllm_bench.leaderboard.schema import MOST_BYTES, SUBMISSION, Submission, examine
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.leaderboard.submission.board_files import submissions_in
+from fedllm_bench.leaderboard.submission.names import Known
+from fedllm_bench.leaderboard.submission.reading import read_plain
+from fedllm_bench.leaderboard.submission.schema import MOST_BYTES, SUBMISSION, Submission, examine
+from fedllm_bench.leaderboard.submit.own_runs import OwnRun
+from fedllm_bench.leaderboard.submit.placing import Draft, folder_name
+from fedllm_bench.leaderboard.submit.track_fit import note_on_seeds
 
 KIB = 1024
 LABEL = 10  # columns

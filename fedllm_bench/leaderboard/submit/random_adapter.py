@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 from safetensors.torch import load_file, save
 
-from fedllm_bench import files
-from fedllm_bench.cell import Cell, resolve_split
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.own_runs import OwnRun
-from fedllm_bench.leaderboard.packing import TENSORS, contents_of, packed_rows
-from fedllm_bench.loading import load_bench
-from fedllm_bench.scoring import evaluate
-from fedllm_bench.trees import Tree
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.leaderboard.submit.own_runs import OwnRun
+from fedllm_bench.leaderboard.submit.packing import TENSORS, contents_of, packed_rows
+from fedllm_bench.runs.cell import Cell, resolve_split
+from fedllm_bench.runs.loading import load_bench
+from fedllm_bench.runs.scoring import evaluate
 
 
 def random_contents(run: OwnRun) -> dict[str, bytes]:

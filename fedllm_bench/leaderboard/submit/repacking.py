@@ -1,6 +1,6 @@
 """The results of a submission made again from its own scores, after the rule for intervals changed.
 
-    python -m fedllm_bench.leaderboard.repacking leaderboard/submissions/*
+    python -m fedllm_bench.leaderboard.submit.repacking leaderboard/submissions/*
 
 Only results.json.gz and its hash in submission.json change; scores, answers, logs and the means that follow from them
 stay as they were. For maintainers: the digest changes, so records of a higher tier no longer count.
@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError
-from fedllm_bench.leaderboard.bundle import open_bundle
-from fedllm_bench.leaderboard.packing import compressed, encoded, listed
-from fedllm_bench.leaderboard.problems import refusals
-from fedllm_bench.leaderboard.recompute import score_sets
-from fedllm_bench.leaderboard.run_files import RunFiles
-from fedllm_bench.leaderboard.schema import SUBMISSION
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.leaderboard.submission.bundle import open_bundle
+from fedllm_bench.leaderboard.submission.problems import refusals
+from fedllm_bench.leaderboard.submission.recompute import score_sets
+from fedllm_bench.leaderboard.submission.run_files import RunFiles
+from fedllm_bench.leaderboard.submission.schema import SUBMISSION
+from fedllm_bench.leaderboard.submit.packing import compressed, encoded, listed
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.report.results import client_rows, made_with, metrics_of
-from fedllm_bench.report.schema import SCHEMA_VERSION, check_results
+from fedllm_bench.results.run_results import client_rows, made_with, metrics_of
+from fedllm_bench.results.schema import SCHEMA_VERSION, check_results
 
 RESULTS = "results.json"
 

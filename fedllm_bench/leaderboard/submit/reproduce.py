@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedllm_bench import presets
-from fedllm_bench.config import option_types
-from fedllm_bench.leaderboard.tracks import Track, flat, preset_of
+from fedllm_bench.config import presets
+from fedllm_bench.config.run import option_types
+from fedllm_bench.leaderboard.submission.tracks import Track, flat, preset_of
 
 ARGUMENTS = ("seed", "engine", "variant")  # options of their own
 NOT_SET = ("split", "name", "dataset", "profile", "track", "method.name")

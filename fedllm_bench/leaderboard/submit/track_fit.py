@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from fedllm_bench.config import check
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
-from fedllm_bench.leaderboard.own_runs import OwnRun
-from fedllm_bench.leaderboard.packing import public_config
-from fedllm_bench.leaderboard.tracks import ROOM, Track, find_track, rule_problems, track_of
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import check
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
+from fedllm_bench.leaderboard.submission.tracks import ROOM, Track, find_track, rule_problems, track_of
+from fedllm_bench.leaderboard.submit.own_runs import OwnRun
+from fedllm_bench.leaderboard.submit.packing import public_config
 
 
 def default_track(run: OwnRun) -> str:

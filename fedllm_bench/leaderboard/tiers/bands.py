@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from scipy import stats
 
-from fedllm_bench import files
-from fedllm_bench.cell import RESULTS
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.evaluation.scored_runs import differences
-from fedllm_bench.leaderboard.own_runs import CONFIG, ENVIRONMENT, OwnRun, read_config, read_object
-from fedllm_bench.leaderboard.packing import public_config
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.comparison.run_scores import differences
+from fedllm_bench.leaderboard.submit.own_runs import CONFIG, ENVIRONMENT, OwnRun, read_config, read_object
+from fedllm_bench.leaderboard.submit.packing import public_config
+from fedllm_bench.runs.cell import RESULTS
 
 SHIPPED = "shipped_bands"
 LEVEL = 0.99
@@ -134,7 +135,7 @@ def read_band(path: Path) -> Band:
 
 def shipped_bands() -> list[Band]:
     """Those that come with the suite, of its own runs."""
-    folder = Path(__file__).parent / SHIPPED
+    folder = Path(str(package_files("fedllm_bench.board_data"))) / SHIPPED
     return [read_band(path) for path in sorted(folder.glob("*.json"))]
 
 

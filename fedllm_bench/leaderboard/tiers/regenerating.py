@@ -13,22 +13,22 @@ from pathlib import Path
 
 import torch
 
-from fedllm_bench.cell import Cell
-from fedllm_bench.config import RunConfig
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import sha256_file
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.comparison.open_scores import GLOBAL
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.evaluation.answering.answer_run import Order, answer_locally
+from fedllm_bench.evaluation.answering.subjects import Side, Subject, read_adapter
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Overrides
-from fedllm_bench.evaluation.open_scores import GLOBAL
-from fedllm_bench.evaluation.sides import Side, Subject, read_adapter
-from fedllm_bench.evaluation.work import Order, answer_locally
-from fedllm_bench.files import sha256_file
-from fedllm_bench.leaderboard.bundle import Bundle
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.run_files import RunFiles
-from fedllm_bench.leaderboard.sampled import Made, Sample
-from fedllm_bench.loading import Bench, load_bench
-from fedllm_bench.metrics.base import Score
-from fedllm_bench.scoring import Scores, evaluate
-from fedllm_bench.trees import Tree
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.submission.bundle import Bundle
+from fedllm_bench.leaderboard.submission.run_files import RunFiles
+from fedllm_bench.leaderboard.tiers.sample import Made, Sample
+from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.loading import Bench, load_bench
+from fedllm_bench.runs.scoring import Scores, evaluate
+from fedllm_bench.scores.score import Score
 
 CLOSE = 0.02  # of a value: float32 sums of other batches differ by 1e-5, bfloat16 by up to 1e-2
 MOST_FAR = 0.02  # of the items, or one of them, whose greedy answers fall otherwise where two tokens are as likely

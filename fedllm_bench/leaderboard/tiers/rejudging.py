@@ -13,17 +13,17 @@ from typing import Any
 
 from scipy import stats
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.grading import reply_rating
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges.preset import Preset, judge_names, load_judge
 from fedllm_bench.evaluation.judges.questions import Asker, Question, scale
 from fedllm_bench.evaluation.judges.window import outcomes
-from fedllm_bench.evaluation.judging import Judge, judge_of
-from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
+from fedllm_bench.evaluation.judging.grading import reply_rating
+from fedllm_bench.evaluation.judging.judging import Judge, judge_of
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.records import Judgement, Reply
-from fedllm_bench.leaderboard.bundle import Bundle
-from fedllm_bench.leaderboard.run_files import RunFiles
-from fedllm_bench.leaderboard.sampled import Made, Sample
+from fedllm_bench.leaderboard.submission.bundle import Bundle
+from fedllm_bench.leaderboard.submission.run_files import RunFiles
+from fedllm_bench.leaderboard.tiers.sample import Made, Sample
 
 LEVEL = 0.01  # of a one-sided test: one honest submission in a hundred is looked at once more
 JudgeOf = Callable[[Preset], Judge]

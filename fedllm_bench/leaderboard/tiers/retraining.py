@@ -10,18 +10,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from fedllm_bench.config import RunConfig
-from fedllm_bench.errors import UserError
-from fedllm_bench.evaluation.scored_runs import differences
-from fedllm_bench.leaderboard.bands import FEWEST, Band, shipped_bands, too_good
-from fedllm_bench.leaderboard.bundle import Bundle
-from fedllm_bench.leaderboard.context import Context
-from fedllm_bench.leaderboard.recompute import means, seed_scores
-from fedllm_bench.leaderboard.regenerating import Own, cell_of, config_of
-from fedllm_bench.leaderboard.run_files import RunFiles
-from fedllm_bench.leaderboard.sampled import Made, Sample
-from fedllm_bench.leaderboard.schema import RunEntry
-from fedllm_bench.stages import run_cell
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.comparison.run_scores import differences
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.submission.bundle import Bundle
+from fedllm_bench.leaderboard.submission.recompute import means, seed_scores
+from fedllm_bench.leaderboard.submission.run_files import RunFiles
+from fedllm_bench.leaderboard.submission.schema import RunEntry
+from fedllm_bench.leaderboard.tiers.bands import FEWEST, Band, shipped_bands, too_good
+from fedllm_bench.leaderboard.tiers.regenerating import Own, cell_of, config_of
+from fedllm_bench.leaderboard.tiers.sample import Made, Sample
+from fedllm_bench.pipeline.stages import run_cell
 
 # What may differ between a run and a band of its cell: it names the run, or changes no number but by rounding.
 LOOSE = ("seed", "split", "engine", "model.name", "local.block_size", "local.gradient_checkpointing")

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from fedllm_bench.common.text import MISSING, counted, number
 from fedllm_bench.report.diversity.frame import PALETTE, Drawing, Frame, plain_log
-from fedllm_bench.report.formats import MISSING, counted, number
 
 SIDES: dict[str, tuple[str, Any]] = {"here": (PALETTE[0], "-"), "there": (PALETTE[1], (0, (4, 2)))}
 COLUMNS = 3

@@ -21,10 +21,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from fedllm_bench.common.text import counted
 from fedllm_bench.report.diversity.fonts import Letters
-from fedllm_bench.report.formats import counted
-from fedllm_bench.report.html_data import language_label
 from fedllm_bench.report.names import short_names
+from fedllm_bench.report.page.browser import language_label
 from fedllm_bench.report.style import STYLE, save
 
 # Okabe and Ito, told apart with any colour vision; without black, which a dark page would swallow

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from fedllm_bench.common.text import counted
 from fedllm_bench.report.diversity.frame import (
     COLOUR_MAP,
     LABELLED,
@@ -19,7 +20,6 @@ from fedllm_bench.report.diversity.frame import (
     Section,
 )
 from fedllm_bench.report.diversity.sunburst import topic_label
-from fedllm_bench.report.formats import counted
 
 SHOWN_TOPICS = 40
 FROM_RASTER = 300  # points; as vectors more of them make an SVG that browsers are slow with

@@ -8,15 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedllm_bench.report import html_parts
+from fedllm_bench.common.text import counted
 from fedllm_bench.report.diversity.against import measures_table, side_names
 from fedllm_bench.report.diversity.captions import CAPTIONS
 from fedllm_bench.report.diversity.frame import Drawing, Frame
 from fedllm_bench.report.diversity.inline import inlined
 from fedllm_bench.report.diversity.summary import findings, skipped
-from fedllm_bench.report.formats import counted
-from fedllm_bench.report.html_data import language_label
-from fedllm_bench.report.html_parts import environment, own_file
+from fedllm_bench.report.page import parts
+from fedllm_bench.report.page.browser import language_label
+from fedllm_bench.report.page.parts import environment, own_file
 
 TOPICS_UNDER = "instruction_sunburst"
 
@@ -97,7 +97,7 @@ def page_of(frame: Frame, drawings: Sequence[Drawing]) -> str:
 
 def policy() -> str:
     """Nothing but the page's own style, its one script and images inside the figures."""
-    return html_parts.policy([own_file("diversity.js")], images="data:")
+    return parts.policy([own_file("diversity.js")], images="data:")
 
 
 def facts_of(report: Mapping[str, Any]) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from fedllm_bench.common.text import counted
 from fedllm_bench.report.diversity.frame import INK, LABELLED, OTHER, PALETTE, Client, Drawing, Frame, Section
 from fedllm_bench.report.diversity.summary import effect
-from fedllm_bench.report.formats import counted
 
 DUPLICATES = {
     "exact_duplicates": "equal to another row",

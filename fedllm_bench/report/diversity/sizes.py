@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from fedllm_bench.common.text import counted
 from fedllm_bench.report.diversity.frame import (
     LABELLED,
     OTHER,
@@ -22,7 +23,6 @@ from fedllm_bench.report.diversity.frame import (
     language_legend,
     plain_log,
 )
-from fedllm_bench.report.formats import counted
 
 BLUE, ORANGE = PALETTE[0], PALETTE[1]
 TEXTS = ("prompt", "completion")

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
+from fedllm_bench.common.text import counted
 from fedllm_bench.report.diversity.frame import (
     COLOUR_MAP,
     INK,
@@ -24,7 +25,6 @@ from fedllm_bench.report.diversity.frame import (
     language_legend,
 )
 from fedllm_bench.report.diversity.summary import p_text
-from fedllm_bench.report.formats import counted
 
 INDEXES = {"index": "among alike rows", "index_unstratified": "among all rows"}
 

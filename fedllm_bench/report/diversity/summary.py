@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench.report.formats import counted, number, signed
+from fedllm_bench.common.text import counted, number, signed
 
 Section = Mapping[str, Any]
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.patches import Patch, Wedge
 
+from fedllm_bench.common.text import counted
 from fedllm_bench.report.diversity.frame import OTHER, PALETTE, PAPER, Drawing, Frame, Section
-from fedllm_bench.report.formats import counted
-from fedllm_bench.report.html_data import language_label
+from fedllm_bench.report.page.browser import language_label
 
 MOST_INNER, MOST_OUTER = 24, 6  # wedges: more cannot be told apart
 SMALL = 8  # clients with a sunburst of their own

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.files import write_text
+from fedllm_bench.common.files import write_text
 from fedllm_bench.report.diversity.card import card_of
 from fedllm_bench.report.diversity.drawing import draw_all
 from fedllm_bench.report.diversity.fonts import letters_of

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fedllm_bench.report.formats import counted, from_to, signed
-from fedllm_bench.report.grid import BASE
-from fedllm_bench.report.grid_stats import CLEAR
-from fedllm_bench.report.grid_table import name_of, references, shown_views
+from fedllm_bench.common.text import counted, from_to, signed
+from fedllm_bench.report.grid.table import name_of, references, shown_views
 from fedllm_bench.report.style import STYLE, save
+from fedllm_bench.results.grid_results import BASE
+from fedllm_bench.scores.seeds import CLEAR
 
 BETTER, WORSE, NEITHER = "#0072B2", "#D55E00", "#666666"  # Okabe and Ito; filled or hollow says the same
 APART = (BASE, "local")  # far from the other methods: where they would squeeze them, an arrow points to them

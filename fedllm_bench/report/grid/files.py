@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.cell import RESULTS
-from fedllm_bench.grid import GridCell
-from fedllm_bench.report.grid import GRID_VERSION, Failure, GridRun, grid_payload
-from fedllm_bench.report.grid_table import TABLE_WIDTH, markdown, terminal_table
-from fedllm_bench.report.results import ScoreSet
+from fedllm_bench.common import files
+from fedllm_bench.report.grid.table import TABLE_WIDTH, markdown, terminal_table
+from fedllm_bench.results.grid_results import GRID_VERSION, Failure, GridRun, grid_payload
+from fedllm_bench.results.run_results import ScoreSet
+from fedllm_bench.runs.cell import RESULTS
+from fedllm_bench.runs.grid import GridCell
 
 GRID = "grid.json"
 Reasons = Mapping[tuple[str, int], str]  # by method and seed
@@ -59,7 +59,7 @@ def _payload(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[
 
 
 def _run(each: GridCell) -> GridRun:
-    from fedllm_bench.scoring import read_scores  # loads torch, which a finished grid can do without
+    from fedllm_bench.runs.scoring import read_scores  # loads torch, which a finished grid can do without
 
     results = files.read_json(each.folder / RESULTS)
     names = [name for name in each.cell.config.evaluation.metrics if name in results["metrics"]]
@@ -69,6 +69,6 @@ def _run(each: GridCell) -> GridRun:
 
 
 def _draw(payload: Mapping[str, Any], folder: Path) -> None:
-    from fedllm_bench.report.grid_figures import forest_plots  # loads matplotlib
+    from fedllm_bench.report.grid.figures import forest_plots  # loads matplotlib
 
     forest_plots(payload, folder / "figures")

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.grid import Request
-from fedllm_bench.report.formats import MISSING, change, counted, number, signed
-from fedllm_bench.report.grid import BASE
-from fedllm_bench.report.grid_files import Reasons
-from fedllm_bench.report.grid_table import from_to_seeds, mark, markdown
-from fedllm_bench.report.grid_table import title as grid_title
+from fedllm_bench.common import files
+from fedllm_bench.common.text import MISSING, change, counted, number, signed
+from fedllm_bench.report.grid.files import Reasons
+from fedllm_bench.report.grid.table import from_to_seeds, mark, markdown
+from fedllm_bench.report.grid.table import title as grid_title
+from fedllm_bench.results.grid_results import BASE
+from fedllm_bench.runs.grid import Request
 
 SUMMARY_VERSION = 1
 REFERENCE = "fedavg"

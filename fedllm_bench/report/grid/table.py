@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedllm_bench.report.formats import MISSING, change, counted, duration, number, size, wrapped
-from fedllm_bench.report.grid import BASE, REFERENCES
-from fedllm_bench.report.grid_stats import CLEAR, NOT_DISTINGUISHABLE
+from fedllm_bench.common.text import MISSING, change, counted, duration, number, size, wrapped
 from fedllm_bench.report.interval_words import few_seeds, how, why_none
+from fedllm_bench.results.grid_results import BASE, REFERENCES
+from fedllm_bench.scores.seeds import CLEAR, NOT_DISTINGUISHABLE
 
 Payload = Mapping[str, Any]
 Entry = Mapping[str, Any]

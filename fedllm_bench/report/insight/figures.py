@@ -15,13 +15,13 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from scipy import stats
 
-from fedllm_bench.diversity.gains import OUTCOMES
-from fedllm_bench.diversity.insight import ALL, values_of
-from fedllm_bench.diversity.predictors import NAMES
+from fedllm_bench.common.text import counted, from_to
+from fedllm_bench.diversity.insight.gains import OUTCOMES
+from fedllm_bench.diversity.insight.insight import ALL, values_of
+from fedllm_bench.diversity.insight.predictors import NAMES
 from fedllm_bench.report.client_figures import short_ids
-from fedllm_bench.report.formats import counted, from_to
-from fedllm_bench.report.html_data import language_label
-from fedllm_bench.report.insight_text import p_text, rho
+from fedllm_bench.report.insight.text import p_text, rho
+from fedllm_bench.report.page.browser import language_label
 from fedllm_bench.report.style import STYLE, save
 
 # Okabe and Ito, and a mark for each, so that languages are told apart without colours too

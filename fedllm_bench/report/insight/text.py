@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedllm_bench.diversity.gains import OUTCOMES
-from fedllm_bench.diversity.insight import ALL
-from fedllm_bench.report.formats import counted, number, signed
+from fedllm_bench.common.text import counted, number, signed
+from fedllm_bench.diversity.insight.gains import OUTCOMES
+from fedllm_bench.diversity.insight.insight import ALL
 
 HEAD = ("predictor", "Spearman's rho [95% CI]", "p", "p (Holm)", "beta, others equal [95% CI]", "p", "VIF")
 MORE = {  # what a rho above 0 says of the clients that gained more

@@ -7,20 +7,19 @@ number of characters, and the page says so. Whole texts are in the records of th
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench.evaluation.material import Material
-from fedllm_bench.evaluation.open_metrics import OPEN_METRICS
-from fedllm_bench.evaluation.pairing import pair_scores_of
+from fedllm_bench.evaluation.judging.pairing import pair_scores_of
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
-from fedllm_bench.evaluation.scored import Scored
-from fedllm_bench.evaluation.views import labelled, per_question
-from fedllm_bench.metrics.base import Score
+from fedllm_bench.evaluation.scoring.answered import Material
+from fedllm_bench.evaluation.scoring.score_all import Scored
+from fedllm_bench.evaluation.scoring.views import labelled, per_question
+from fedllm_bench.scores.score import Score
 
 PAGE_SIZE = 20
 MOST_CHARACTERS = 24_000_000  # of all texts together
@@ -103,7 +102,9 @@ def _items(benchmark: str, material: Material, scored: Sequence[Scored]) -> Iter
 @functools.cache
 def language_label(language: str) -> str:
     """The English name of an ISO 639-3 code; what it is no code of as it stands."""
-    codes: dict[str, str] = importlib.import_module("fedllm_bench.data_prep.languages").NAMES
+    from fedllm_bench.data import languages
+
+    codes: dict[str, str] = languages.NAMES
     names = {code: name.capitalize() for name, code in reversed(codes.items())}
     return names.get(language, language)
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench.evaluation.results import Evaluation, MetricResult, SideEstimate
-from fedllm_bench.report.formats import number
-from fedllm_bench.report.html_data import language_label
-from fedllm_bench.report.html_tables import BROKEN_DOWN, all_sides, arrow
+from fedllm_bench.common.text import number
+from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation, MetricResult, SideEstimate
+from fedllm_bench.report.page.browser import language_label
+from fedllm_bench.report.page.tables import BROKEN_DOWN, all_sides, arrow
 
 COLOURS = 7  # classes s0 to s6 of the style sheet; s0 is the base
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 260, 52, 628, 12, 232

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedllm_bench.report.formats import MISSING, change, counted, number, signed, wrapped
+from fedllm_bench.common.text import MISSING, change, counted, number, signed, wrapped
 from fedllm_bench.report.tables import aligned
 
 Row = Mapping[str, Any]

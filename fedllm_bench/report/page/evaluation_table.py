@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fedllm_bench.evaluation.results import Evaluation
-from fedllm_bench.report.formats import MISSING, wrapped
-from fedllm_bench.report.html_pairs import pair_table
-from fedllm_bench.report.html_tables import Cell, Row, Table, open_table
+from fedllm_bench.common.text import MISSING, wrapped
+from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation
+from fedllm_bench.report.page.html_pairs import pair_table
+from fedllm_bench.report.page.tables import Cell, Row, Table, open_table
 
 NOTE = "[95% CI] over questions, for these models as trained; ↑ higher is better, ↓ lower is better"
 PAIRS = "[95% CI] over questions: win 1, tie 0.5, loss 0; orders that disagree are a tie"

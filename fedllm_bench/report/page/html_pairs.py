@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fedllm_bench.evaluation.results import Evaluation, PairResult
-from fedllm_bench.report.formats import MISSING
-from fedllm_bench.report.html_tables import Cell, Row, Table, estimate_cell, holes
+from fedllm_bench.common.text import MISSING
+from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation, PairResult
+from fedllm_bench.report.page.tables import Cell, Row, Table, estimate_cell, holes
 
 
 def pair_table(evaluation: Evaluation) -> Table | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedllm_bench.report.formats import MISSING, counted, duration, wrapped
+from fedllm_bench.common.text import MISSING, counted, duration, wrapped
 from fedllm_bench.report.tables import aligned
 
 Payload = Mapping[str, Any]

@@ -12,14 +12,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedllm_bench.evaluation.material import Material
-from fedllm_bench.evaluation.results import Evaluation
-from fedllm_bench.evaluation.scored import Scored
-from fedllm_bench.report import html_charts, html_parts
-from fedllm_bench.report.html_data import BrowserData, browser_data
-from fedllm_bench.report.html_pairs import pair_table
-from fedllm_bench.report.html_parts import environment, own_file
-from fedllm_bench.report.html_tables import Table, judge_table, open_table, training_table
+from fedllm_bench.evaluation.scoring.answered import Material
+from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation
+from fedllm_bench.evaluation.scoring.score_all import Scored
+from fedllm_bench.report.page import charts, parts
+from fedllm_bench.report.page.browser import BrowserData, browser_data
+from fedllm_bench.report.page.html_pairs import pair_table
+from fedllm_bench.report.page.parts import environment, own_file
+from fedllm_bench.report.page.tables import Table, judge_table, open_table, training_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ def html_page(contents: Contents) -> str:
     data = browser_data(contents.materials, contents.scored)
     trained = training_table(results) if results else None
     tables = [open_table(evaluation), pair_table(evaluation), trained, judge_table(evaluation)]
-    charts = html_charts.charts(evaluation)
-    curve = html_charts.loss_curve(results["over_rounds"]) if results else None
+    drawn = charts.charts(evaluation)
+    curve = charts.loss_curve(results["over_rounds"]) if results else None
     shown = [table for table in tables if table is not None]
     has_answers = bool(contents.materials)
     template = environment().get_template("report.html.jinja")
@@ -52,10 +52,10 @@ def html_page(contents: Contents) -> str:
         policy=policy(),
         style=Markup(own_file("report.css")),
         script=Markup(own_file("report.js")),
-        sections=_sections(shown, bool(charts), curve is not None, has_answers),
+        sections=_sections(shown, bool(drawn), curve is not None, has_answers),
         tables=shown,
-        charts=charts,
-        sides=html_charts.coloured(evaluation),
+        charts=drawn,
+        sides=charts.coloured(evaluation),
         curve=curve,
         has_answers=has_answers,
         data=Markup(data.text),
@@ -67,7 +67,7 @@ def html_page(contents: Contents) -> str:
 
 def policy() -> str:
     """Nothing but the page's own style and its one script; no form, no base address, no HTML made from text."""
-    return html_parts.policy([own_file("report.js")])
+    return parts.policy([own_file("report.js")])
 
 
 def _sections(tables: Sequence[Table], charts: bool, curve: bool, answers: bool) -> list[tuple[str, str]]:

@@ -6,8 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench.evaluation.results import Change, Estimate, Evaluation, JudgeResult, MetricResult, SideEstimate
-from fedllm_bench.report.formats import MISSING, change, number, signed
+from fedllm_bench.common.text import MISSING, change, number, signed
+from fedllm_bench.evaluation.scoring.evaluation_json import (
+    Change,
+    Estimate,
+    Evaluation,
+    JudgeResult,
+    MetricResult,
+    SideEstimate,
+)
 
 BASE = "base"
 BROKEN_DOWN = ("category_", "language_", "client_")  # views that are drawn and not in the table

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.evaluation import results
-from fedllm_bench.evaluation.material import Material, read_folder
-from fedllm_bench.evaluation.open_metrics import open_metrics
-from fedllm_bench.evaluation.own_rows import OF_SPLIT, Owners, owners_of_run
-from fedllm_bench.evaluation.reference_metrics import load_encoder
-from fedllm_bench.evaluation.results import Evaluation
-from fedllm_bench.evaluation.scored import Options, evaluation_of, score_all
-from fedllm_bench.report.html_page import Contents, html_page
-from fedllm_bench.report.schema import check_results
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.evaluation.metrics.own_user import OF_SPLIT, Owners, owners_of_run
+from fedllm_bench.evaluation.metrics.references import load_encoder
+from fedllm_bench.evaluation.metrics.registry import open_metrics
+from fedllm_bench.evaluation.scoring import evaluation_json
+from fedllm_bench.evaluation.scoring.answered import Material, read_folder
+from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation
+from fedllm_bench.evaluation.scoring.score_all import Options, evaluation_of, score_all
+from fedllm_bench.report.page.page import Contents, html_page
+from fedllm_bench.results.schema import check_results
 
 PAGE, RESULTS = "report.html", "results.json"
 NO_ANSWERS = "No answers of benchmarks here: fedllm-bench answer RUN makes them."
@@ -65,9 +65,9 @@ def write_evaluation_report(folder: Path, *, embedding_model: str = "", min_cove
         scored=scored,
         results=trained,
     )
-    numbers = folder / results.FILE if materials else None
+    numbers = folder / evaluation_json.FILE if materials else None
     if numbers:
-        results.write_evaluation(numbers, evaluation)
+        evaluation_json.write_evaluation(numbers, evaluation)
     files.write_text(folder / PAGE, html_page(contents))
     return Written(evaluation=evaluation, page=folder / PAGE, numbers=numbers, notes=notes)
 

@@ -6,12 +6,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files
-from fedllm_bench.config import Lora
-from fedllm_bench.errors import UserError
-from fedllm_bench.starting import ADVICE, CHANGE_THE_BASE, CONFIG, TENSORS, locate_adapter
-from fedllm_bench.training.targets import WORDS, last_names
-from fedllm_bench.trees import Tree
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.run import Lora
+from fedllm_bench.config.starting import ADVICE, CHANGE_THE_BASE, CONFIG, TENSORS, locate_adapter
+from fedllm_bench.training.model.targets import WORDS, last_names
 
 
 def save_adapter(folder: Path, tree: Tree, lora: Lora, base: str, *, transposed: bool = False) -> None:

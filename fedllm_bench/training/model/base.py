@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench import files, model_files, models
-from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.config import base_model, model_files
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 NO_TOKENIZER = "the folder has no tokenizer.json; save the model's tokenizer there: tokenizer.save_pretrained(FOLDER)"
 
 
 def load_base(folder: Path, name: str, dtype: Any, **options: Any) -> Any:
-    """The causal language model in `folder`, as :func:`fedllm_bench.models.locate` gave it for `name`.
+    """The causal language model in `folder`, as :func:`fedllm_bench.config.base_model.locate` gave it for `name`.
 
     Its code is that of transformers and its weights are safetensors. Raises a :class:`UserError` where it cannot be
     loaded, or not with all its weights.
@@ -32,7 +33,7 @@ def load_base(folder: Path, name: str, dtype: Any, **options: Any) -> Any:
             **options,
         )
     except Exception as error:  # a broken config raises anything, a plain Exception too
-        raise models.not_a_model(name, error) from error
+        raise base_model.not_a_model(name, error) from error
     _check_weights(found, name)
     return base
 
@@ -47,7 +48,7 @@ def load_tokenizer(folder: Path, name: str) -> Any:
         if not any((folder / file).is_file() for file in TOKENIZERS):
             raise UserError(f"MODEL={name}: {NO_TOKENIZER}") from error
         load_settings(folder, name)  # reads config.json as well: where that is broken, the tokenizer is not to blame
-        raise models.not_a_model(name, error, "tokenizer") from error
+        raise base_model.not_a_model(name, error, "tokenizer") from error
 
 
 def load_settings(folder: Path, name: str) -> Any:
@@ -57,7 +58,7 @@ def load_settings(folder: Path, name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # as above
-        raise models.not_a_model(name, error) from error
+        raise base_model.not_a_model(name, error) from error
 
 
 def save_plain(folder: Path, model: Any, tokenizer: Any, notes: Mapping[str, Any] | None = None) -> None:
@@ -89,5 +90,5 @@ def _check_weights(found: dict[str, Any], name: str) -> None:
     if wrong:
         raise UserError(
             f"MODEL={name}: {len(wrong)} weights are missing, or of another size than its config.json says, "
-            f"as {wrong[0]}; {models.ADVICE}"
+            f"as {wrong[0]}; {base_model.ADVICE}"
         )

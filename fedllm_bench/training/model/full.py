@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedllm_bench.training.base import load_tokenizer, save_plain
-from fedllm_bench.trees import Tree
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.training.model.base import load_tokenizer, save_plain
 
 
 class FullWeights:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fedllm_bench.config import Model
-from fedllm_bench.errors import UserError
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import Model
 
 if TYPE_CHECKING:
-    from fedllm_bench.training.model import LoraModel
+    from fedllm_bench.training.model.lora_model import LoraModel
 
 log = logging.getLogger(__name__)
 SPARE = 8  # rows that a table of positions may have beyond its positions: OPT has 2

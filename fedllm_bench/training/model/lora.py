@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.trees import Tree
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.trees import Tree
 
 PREFIX = "base_model.model."  # PEFT's names for the tensors of a wrapped model
 

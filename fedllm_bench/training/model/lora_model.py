@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedllm_bench import models
-from fedllm_bench.config import Lora, Model
-from fedllm_bench.errors import UserError, first_line
-from fedllm_bench.training import limits, quantized, targets
-from fedllm_bench.training import lora as lora_layers
-from fedllm_bench.training.adapter import merged
-from fedllm_bench.training.base import load_base, load_tokenizer
-from fedllm_bench.training.full import FullWeights
-from fedllm_bench.training.peft_layers import DoraLayer, is_transposed
-from fedllm_bench.trees import Tree
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.trees import Tree
+from fedllm_bench.config import base_model
+from fedllm_bench.config.run import Lora, Model
+from fedllm_bench.training.model import limits, quantized, targets
+from fedllm_bench.training.model import lora as lora_layers
+from fedllm_bench.training.model.adapter import merged
+from fedllm_bench.training.model.base import load_base, load_tokenizer
+from fedllm_bench.training.model.full import FullWeights
+from fedllm_bench.training.model.peft_layers import DoraLayer, is_transposed
 
 log = logging.getLogger(__name__)
 FORWARD_ERRORS = (
@@ -109,7 +109,7 @@ def load_model(config: Model, lora: Lora, device: str = "cpu") -> LoraModel:
     Raises a :class:`UserError` where there is no model, or one whose output is not made of its decoder's states.
     """
     options = quantized.loading_options(config, device)
-    folder = models.locate(config.name, config.revision)
+    folder = base_model.locate(config.name, config.revision)
     tokenizer = load_tokenizer(folder, config.name)
     base = load_base(folder, config.name, getattr(torch, config.dtype), **options)
     limits.check_tokens(base, tokenizer, config.name)
@@ -159,7 +159,7 @@ def _tried(model: LoraModel, config: Model) -> LoraModel:
             return model if _gives(model, far, as_whole.logits(far)) else as_whole
         if _gives(model, states, whole):
             return model
-    raise UserError(f"MODEL={name}: its logits do not follow from its decoder's hidden states; {models.ADVICE}")
+    raise UserError(f"MODEL={name}: its logits do not follow from its decoder's hidden states; {base_model.ADVICE}")
 
 
 def _gives(model: LoraModel, states: Tensor, expected: Tensor) -> bool:

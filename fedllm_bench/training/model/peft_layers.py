@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedllm_bench.config import Lora
-from fedllm_bench.errors import UserError
-from fedllm_bench.training.lora import A_AND_B, Switch, drawn
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import Lora
+from fedllm_bench.training.model.lora import A_AND_B, Switch, drawn
 
 ADAPTER = "default"  # PEFT's name for the only adapter of a model
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedllm_bench.config import Model
-from fedllm_bench.errors import UserError
-from fedllm_bench.preflight import check_quantization
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.preflight import check_quantization
+from fedllm_bench.config.run import Model
 
 BLOCK = 64  # weights with one scale, at four bits
 

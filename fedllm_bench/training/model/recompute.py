@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from fedllm_bench.errors import UserError
-from fedllm_bench.training.lora import Switch
-from fedllm_bench.training.model import LoraModel
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.training.model.lora import Switch
+from fedllm_bench.training.model.lora_model import LoraModel
 
 
 @contextmanager

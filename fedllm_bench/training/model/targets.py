@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from fedllm_bench.config import Lora
-from fedllm_bench.errors import UserError
-from fedllm_bench.training.lora import AdaptedLayer, LoraLinear, Switch
-from fedllm_bench.training.peft_layers import wrapped
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import Lora
+from fedllm_bench.training.model.lora import AdaptedLayer, LoraLinear, Switch
+from fedllm_bench.training.model.peft_layers import wrapped
 
 AUTO, ALL_LINEAR = "auto", "all-linear"
 WORDS = {AUTO, ALL_LINEAR}

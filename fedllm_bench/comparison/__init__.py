@@ -1,0 +1,1 @@
+"""Two runs or two methods, compared by the scores that both have."""

@@ -1,0 +1,1 @@
+"""What is downloaded: prebuilt splits and evaluation assets, resumed and checksummed."""

@@ -1,0 +1,1 @@
+"""Diversity of embeddings: encoders, their cache, distances between clients, clusters and maps."""

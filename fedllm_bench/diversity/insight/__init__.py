@@ -1,0 +1,1 @@
+"""Does the diversity of clients predict who gains from federation?"""

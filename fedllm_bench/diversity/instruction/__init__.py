@@ -1,0 +1,1 @@
+"""Diversity of instructions: verbs, terms and topics."""

@@ -1,0 +1,1 @@
+"""Quality of rows: duplicates and instruction-following difficulty."""

@@ -1,0 +1,1 @@
+"""Metrics of answers that need no judge, and the registry of all open-ended metrics."""

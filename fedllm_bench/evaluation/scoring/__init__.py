@@ -1,0 +1,1 @@
+"""From answers and verdicts to evaluation.json."""

@@ -1,0 +1,1 @@
+"""From submissions to boards: tests, ranks and standing."""

@@ -1,0 +1,1 @@
+"""From boards to a site of plain pages."""

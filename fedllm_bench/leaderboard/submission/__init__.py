@@ -1,0 +1,1 @@
+"""A submission as it arrives: bytes of strangers, checked and read."""

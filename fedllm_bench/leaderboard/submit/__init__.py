@@ -1,0 +1,1 @@
+"""From own runs to a submission."""

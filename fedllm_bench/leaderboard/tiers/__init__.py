@@ -1,0 +1,1 @@
+"""Parts of a submission made again: judging, answering, training."""

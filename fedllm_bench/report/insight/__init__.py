@@ -1,0 +1,1 @@
+"""Text and figures of what diversity predicts."""

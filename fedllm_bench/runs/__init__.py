@@ -1,0 +1,1 @@
+"""Run folders: what one cell leaves behind, read and written in one place."""

@@ -1,0 +1,1 @@
+"""Scores of items, means over clients and seeds, their intervals and tests."""

@@ -1,0 +1,1 @@
+"""The model that trains: base, LoRA or all weights, PEFT layers, quantised layers."""
