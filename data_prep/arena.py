@@ -10,7 +10,8 @@ from typing import NamedTuple
 from fedllm_bench.data.build.bad_rows import bad_cell
 from fedllm_bench.data.build.columns import USER_ID, Columns, Kind
 from fedllm_bench.data.build.readers import RawRecord
-from fedllm_bench.data.build.recipe import Flag, Message, Sample
+from fedllm_bench.data.build.recipe import Flag
+from fedllm_bench.data.build.sample import Message, Sample
 from fedllm_bench.data.languages import language_of_name
 
 from .conversations import MALFORMED, MODERATION, TOXICITY, Flags, alternates, flags_of, turns_of

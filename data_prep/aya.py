@@ -8,7 +8,8 @@ from __future__ import annotations
 from fedllm_bench.data.build.build import Builder
 from fedllm_bench.data.build.columns import USER_ID, Columns, Kind
 from fedllm_bench.data.build.readers import RawRecord
-from fedllm_bench.data.build.recipe import Declaration, Recipe, Sample
+from fedllm_bench.data.build.recipe import Declaration, Recipe
+from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.languages import normal_language
 
 COLUMNS: dict[str, Kind] = {

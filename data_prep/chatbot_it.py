@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from fedllm_bench.data.build.build import Builder
 from fedllm_bench.data.build.readers import RawRecord
-from fedllm_bench.data.build.recipe import Declaration, Recipe, Sample
+from fedllm_bench.data.build.recipe import Declaration, Recipe
+from fedllm_bench.data.build.sample import Sample
 
 from .arena import CHECKS, FLAGS, LICENCE, READ, UPSTREAM, sample_of, vote_of
 

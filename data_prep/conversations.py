@@ -9,7 +9,8 @@ from fedllm_bench.data.build.bad_rows import bad_cell
 from fedllm_bench.data.build.cells import Unclear, is_flagged, opened, record_of
 from fedllm_bench.data.build.columns import of_type, plain_value
 from fedllm_bench.data.build.readers import RawRecord
-from fedllm_bench.data.build.recipe import Flag, Message
+from fedllm_bench.data.build.recipe import Flag
+from fedllm_bench.data.build.sample import Message
 
 ROLES = ("user", "assistant")
 MODERATION = Flag("moderation", "flagged by OpenAI's moderation")

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from fedllm_bench.data.build.build import Builder
 from fedllm_bench.data.build.columns import USER_ID, Columns, Kind
 from fedllm_bench.data.build.readers import RawRecord
-from fedllm_bench.data.build.recipe import Declaration, Flag, Message, Recipe, Sample
+from fedllm_bench.data.build.recipe import Declaration, Flag, Recipe
+from fedllm_bench.data.build.sample import Message, Sample
 from fedllm_bench.data.languages import language_of_name
 
 from .conversations import MODERATION, REDACTED, ROLES, TOXICITY, flags_of, turns_of

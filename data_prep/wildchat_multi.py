@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from fedllm_bench.data.build.build import Builder
 from fedllm_bench.data.build.readers import RawRecord
-from fedllm_bench.data.build.recipe import Flag, Sample
+from fedllm_bench.data.build.recipe import Flag
+from fedllm_bench.data.build.sample import Sample
 
 from .conversations import MALFORMED, alternates, turns_of
 from .wildchat import DECLARATION as SINGLE

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from fedllm_bench import __version__
 from fedllm_bench.commands import (
@@ -29,10 +28,10 @@ from fedllm_bench.commands import (
     report,
     submit,
 )
+from fedllm_bench.commands.terminal import BAD_INPUT, Parser
 from fedllm_bench.common import interrupts, process
 from fedllm_bench.common.errors import UserError
 
-BAD_INPUT = 2
 EPILOG = """start with:
   fedllm-bench bench aya fedprox
   fedllm-bench grid aya --seeds 0,1,2
@@ -40,51 +39,6 @@ EPILOG = """start with:
 
 Each sub-command has its own --help with examples.
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors in one line, with the nearest option there is."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Each sub-command refuses for itself what it does not know, so that only its own options are suggested."""
-        known, extra = super().parse_known_args(args, namespace)
-        if extra:
-            self.error(f"unrecognized arguments: {' '.join(extra)}")
-        return known, extra
-
-    def error(self, message: str) -> NoReturn:
-        kind, _, rest = message.partition(": ")
-        if kind == "unrecognized arguments":
-            message = _unrecognized(rest.split()[0], set(_options(self)))
-        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """The options of a parser and of all its sub-commands."""
-    for action in parser._actions:
-        yield from action.option_strings
-        if isinstance(action, argparse._SubParsersAction):
-            for child in action.choices.values():
-                yield from _options(child)
-
-
-def _unrecognized(word: str, options: set[str]) -> str:
-    if not word.startswith("-"):
-        return f"one word too many: {word}" + ("; write --set before each setting" if "=" in word else "")
-    given = word.partition("=")[0]
-    return f"no option {given}{_nearest(given, options)}"
-
-
-def _nearest(given: str, options: set[str]) -> str:
-    """A hint at the option, or the setting of `--set`, that is spelt most alike; "" where none is."""
-    words = {option.lstrip("-"): option for option in options}
-    if "--set" in options:
-        from fedllm_bench.config.run import option_types
-
-        settings = {key.rpartition(".")[2]: f"--set {key}=VALUE" for key in option_types()}
-        words = settings | words
-    near = difflib.get_close_matches(given.lstrip("-").replace("-", "_"), words, n=1, cutoff=0.6)
-    return f"; did you mean {words[near[0]]}?" if near else ""
 
 
 # in the order of --help

@@ -19,7 +19,7 @@ from fedllm_bench.runs.client_rounds import FILE, watcher
 from fedllm_bench.runs.loading import Bench, load_bench
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training import engines
-from fedllm_bench.training.rounds import Run
+from fedllm_bench.training.run import Run
 
 DATASETS = {"sft": "aya", "preference": "chatbot_pa"}
 

@@ -14,7 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.diversity.embedding import encoder
+from fedllm_bench.diversity.embedding import encoder, settings
 from fedllm_bench.diversity.embedding.embedding import Arrays, distance_to_rest, embedding_section
 from fedllm_bench.diversity.rows import DiversityRow, read_rows
 from fedllm_bench.mini.dataset import build_mini_aya
@@ -92,7 +92,7 @@ def test_the_embedded_world_fetches_no_encoder(rows: list[DiversityRow], monkeyp
     assert asked == []
     real = [replace(row, source="a person") for row in own]
     assert embedding_section(real, Settings(embedder=None, permutations=0))[1].encoder["id"].startswith("lsa")
-    assert asked == [encoder.DEFAULT_MODEL]
+    assert asked == [settings.DEFAULT_MODEL]
 
 
 def test_with_one_stratum_both_indexes_are_one(rows: list[DiversityRow]) -> None:

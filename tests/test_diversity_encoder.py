@@ -14,9 +14,10 @@ from sentence_model import encoder_folder
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.diversity.embedding import sentences
 from fedllm_bench.diversity.embedding.cache import Kept
-from fedllm_bench.diversity.embedding.encoder import DEFAULT_MODEL, EncoderSettings, embed, fingerprint
+from fedllm_bench.diversity.embedding.encoder import embed, fingerprint
 from fedllm_bench.diversity.embedding.lsa import MAX_CHARACTERS
 from fedllm_bench.diversity.embedding.sentences import Encoding, batches
+from fedllm_bench.diversity.embedding.settings import DEFAULT_MODEL, EncoderSettings
 
 TEXTS = [
     "Where do penguins live?",

@@ -11,7 +11,7 @@ from sentence_model import encoder_folder
 
 from fedllm_bench.benchmarks.perf.diversity import main, make_rows, side_by_side
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.diversity.embedding.encoder import EncoderSettings
+from fedllm_bench.diversity.embedding.settings import EncoderSettings
 
 
 def test_rows_are_as_many_as_asked_for_and_repeat_as_said() -> None:

@@ -24,7 +24,8 @@ from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.model.adapter import save_adapter
 from fedllm_bench.training.model.lora import Masks, attach, detach, initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
+from fedllm_bench.training.run import Run
 from fedllm_bench.training.trl_client import adapter_parameters
 
 LORA = Lora(rank=4, alpha=8, dropout=0.0, targets=ALL_LINEAR, dora=True)

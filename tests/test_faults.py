@@ -24,7 +24,8 @@ from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.faults import DROPPED_OUT, drops_out, participants, steps_done
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
+from fedllm_bench.training.run import Run
 
 CELLS = [(seed, round_num, client) for seed in range(4) for round_num in range(30) for client in range(40)]
 PLAN = (((0, 1),), ((2, 3),), ((4, 5),), ((6, 7),), ((8, 9),))

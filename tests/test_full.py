@@ -27,7 +27,8 @@ from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.model.full import FullWeights, save_model
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
+from fedllm_bench.training.run import Run
 
 LORA = Lora(rank=4, alpha=8, dropout=0.0, targets=("auto",))
 PART = random_part(seed=11, num_rows=12)

@@ -19,7 +19,8 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.objectives import OBJECTIVES
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
+from fedllm_bench.training.run import Run
 
 ROUNDS, KILLS = 8, 3
 OBJECTIVE_CASES = {"sft": ("aya", "tiny_clients"), "dpo": ("chatbot_pa", "pair_clients")}  # data set, fixture

@@ -13,7 +13,8 @@ from raw_rows import Raw, aya, chat, vote, write_raw
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.build.decontaminate import EvaluationPrompts
 from fedllm_bench.data.build.pipelines import load_pipeline
-from fedllm_bench.data.build.recipe import Recipe, Sample
+from fedllm_bench.data.build.recipe import Recipe
+from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.build.sampling import compared
 from fedllm_bench.data.manifest import Split
 

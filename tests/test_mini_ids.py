@@ -13,8 +13,8 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.pairs import answered
 from fedllm_bench.data.rows import PreferenceRow, Turn
 from fedllm_bench.data.tokens import TokenRow, encode_turns
-from fedllm_bench.metrics.items import load_probes
 from fedllm_bench.mini.dataset import BUILDERS, mini_split
+from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.mini.users import Population
 
 MINI = template_text("mini")

@@ -18,8 +18,8 @@ from fedllm_bench.common import files
 from fedllm_bench.config import base_model
 from fedllm_bench.data.build.pipelines import PIPELINES
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.metrics.items import PROBES
 from fedllm_bench.mini.dataset import BUILDERS, probes, write_raw
+from fedllm_bench.mini.probes import PROBES
 from fedllm_bench.mini.raw import RawRow
 from fedllm_bench.mini.tastes import COMPLIES, MODELS, TRAITS, liking, make_taste
 from fedllm_bench.mini.users import Population

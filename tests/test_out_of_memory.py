@@ -19,7 +19,8 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
 from fedllm_bench.training.out_of_memory import Limit, WithinMemory, is_out_of_memory, regrouped, rows_at_once
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
+from fedllm_bench.training.run import Run
 
 LOCAL = settings(micro_batch=4, accumulation=1)
 

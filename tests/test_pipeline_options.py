@@ -22,7 +22,7 @@ from fedllm_bench.data.build.decontaminate import (
     read_prompts,
 )
 from fedllm_bench.data.build.pipelines import load_pipeline
-from fedllm_bench.data.build.recipe import Sample
+from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.build.topics import topics
 from fedllm_bench.data.manifest import open_split
 

@@ -19,7 +19,7 @@ from fedllm_bench.data.pairs import PairPart, answered, encode_pairs
 from fedllm_bench.data.tokens import TokenPart, encode_turns
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics import preference
-from fedllm_bench.metrics.items import load_probes, pair_items
+from fedllm_bench.metrics.items import pair_items
 from fedllm_bench.metrics.preference import (
     MiniRefusal,
     PreferenceAccuracy,
@@ -28,6 +28,7 @@ from fedllm_bench.metrics.preference import (
     margins,
 )
 from fedllm_bench.metrics.registry import METRICS, score_group, together
+from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.mini.tastes import COMPLIES, REFUSALS, refusals
 from fedllm_bench.results.run_results import ScoreSet, views_of
 from fedllm_bench.training.block import train_block

@@ -24,7 +24,8 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.scaffold import Scaffold
 from fedllm_bench.training.batches import poisson_clients, schedule
 from fedllm_bench.training.engines import in_process
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
+from fedllm_bench.training.run import Run
 
 
 def private(

@@ -24,7 +24,8 @@ from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.runs.reference import with_reference
 from fedllm_bench.training.engines import in_process
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
+from fedllm_bench.training.run import Run
 
 
 def config_of(tiny_run_config, name: str, *overrides: str):

@@ -24,7 +24,8 @@ from fedllm_bench.training import rounds
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.checkpoint import load_server
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
+from fedllm_bench.training.run import Run
 
 START: Tree = {"w": torch.tensor([1.0, 2.0])}
 Script = Callable[[ClientTask], ClientResult]

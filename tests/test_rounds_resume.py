@@ -19,12 +19,13 @@ from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg, Message, Server
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import rounds
-from fedllm_bench.training.block import ClientResult
+from fedllm_bench.training.block import ClientResult, MapBlocks
 from fedllm_bench.training.checkpoint import load_server
-from fedllm_bench.training.engines import ENGINES, MapBlocks, in_process
+from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
+from fedllm_bench.training.run import Run
 
 
 class Killed(Exception):

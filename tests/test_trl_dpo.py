@@ -35,7 +35,8 @@ from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.engines import ENGINES
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
+from fedllm_bench.training.run import Run
 from fedllm_bench.training.trl_client import TrainedClient, adapter_parameters, put
 
 ROWS, STEPS = (range(5), range(5, 9), range(9, 22)), (2, 0, 3)

@@ -21,7 +21,7 @@ from fedllm_bench.methods.uploads import FrozenA, HalfUploads, is_a
 from fedllm_bench.training.aggregation import aggregation_error
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.engines import ENGINES, in_process
-from fedllm_bench.training.rounds import Run
+from fedllm_bench.training.run import Run
 
 HALF, FROZEN = "communication.upload_dtype=float16", "communication.lora_aggregation=frozen_a"
 ERROR = "communication.aggregation_error=true"

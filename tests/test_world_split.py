@@ -12,8 +12,8 @@ import pytest
 from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data_prep.aya import COLUMNS
-from fedllm_bench.metrics.items import load_probes
 from fedllm_bench.mini.dataset import aya_rows, mini_split, write_raw
+from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.mini.users import NUM_REGIONS, TASKS, Answered, Population, make_rows, make_users
 from fedllm_bench.mini.world import ME
 

@@ -28,7 +28,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.diversity.embedding.cache import Kept
 from fedllm_bench.diversity.embedding.clustering import cluster
-from fedllm_bench.diversity.embedding.encoder import EncoderSettings, embed, encoder_folder
+from fedllm_bench.diversity.embedding.encoder import embed, encoder_folder
 from fedllm_bench.diversity.embedding.heterogeneity import heterogeneity, number
 from fedllm_bench.diversity.embedding.kernels import (
     cosine_of_means,
@@ -39,6 +39,7 @@ from fedllm_bench.diversity.embedding.kernels import (
 )
 from fedllm_bench.diversity.embedding.maps import draw_map
 from fedllm_bench.diversity.embedding.sentences import load
+from fedllm_bench.diversity.embedding.settings import EncoderSettings
 from fedllm_bench.diversity.rows import DiversityRow
 
 EPILOG = """examples:

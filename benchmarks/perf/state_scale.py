@@ -91,7 +91,8 @@ class Bench:
         """Of each round of a new run in `folder`, which holds the states of all clients."""
         from fedllm_bench.methods.registry import make_method
         from fedllm_bench.training.engines import in_process
-        from fedllm_bench.training.rounds import Run, run_rounds
+        from fedllm_bench.training.rounds import run_rounds
+        from fedllm_bench.training.run import Run
 
         method = make_method(self.config)
         blocks = in_process(self.model, method, self.config)

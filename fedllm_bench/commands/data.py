@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.commands import data_get, data_stats
-from fedllm_bench.commands.terminal import say
+from fedllm_bench.commands.terminal import parser_of, say, say_split
 
 if TYPE_CHECKING:  # --help must not wait for pyarrow
     from fedllm_bench.data.manifest import Split
@@ -51,34 +51,21 @@ examples:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `data` and its sub-commands; each sets `run`, a function from the arguments to the exit code."""
-    data = _parser(subparsers, "data", "build, show and verify client splits", DATA_EXAMPLES)
+    data = parser_of(subparsers, "data", "build, show and verify client splits", DATA_EXAMPLES)
     commands = data.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands)
     data_get.add_parsers(commands)
     data_stats.add_parser(commands)
-    show = _parser(commands, "show", "name, counts, funnel and client sizes of a split", SHOW_EXAMPLES)
+    show = parser_of(commands, "show", "name, counts, funnel and client sizes of a split", SHOW_EXAMPLES)
     show.add_argument("folder", metavar="DIR", type=Path, help="a split folder")
     show.set_defaults(run=run_show)
-    verify = _parser(commands, "verify", "check every file, count and hash of a split", VERIFY_EXAMPLES)
+    verify = parser_of(commands, "verify", "check every file, count and hash of a split", VERIFY_EXAMPLES)
     verify.add_argument("folder", metavar="DIR", type=Path, help="a split folder")
     verify.set_defaults(run=run_verify)
 
 
-def _parser(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, examples: str
-) -> argparse.ArgumentParser:
-    return subparsers.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a shortened option would change its meaning when another one is added
-    )
-
-
 def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    build = _parser(commands, "build", "build a client split from raw upstream rows", BUILD_EXAMPLES)
+    build = parser_of(commands, "build", "build a client split from raw upstream rows", BUILD_EXAMPLES)
     build.add_argument("dataset", metavar="DATASET", help="the pipeline, such as aya")
     build.add_argument("--raw", required=True, metavar="FILE|FOLDER|hub:ORG/NAME@COMMIT", help="raw upstream rows")
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the split folder to write")
@@ -186,12 +173,12 @@ def run_build(args: argparse.Namespace) -> int:
     counter.count([])  # a tokenizer that is none is refused now, not after minutes of reading
     # it fetches, so it comes last
     evaluation = decontaminate.evaluation_prompts(args.decontaminate)
-    _say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation=evaluation, counter=counter))
+    say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation=evaluation, counter=counter))
     return 0
 
 
 def run_show(args: argparse.Namespace) -> int:
-    _say_split(_open(args.folder))
+    say_split(_open(args.folder))
     return 0
 
 
@@ -205,24 +192,3 @@ def _open(folder: Path) -> Split:
     from fedllm_bench.data.manifest import open_split
 
     return open_split(folder)
-
-
-def _say_split(split: Split) -> None:
-    from fedllm_bench.data.card import client_sizes_line, warnings_of
-
-    manifest = split.manifest
-    sizes = [client.train + client.heldout for client in manifest.clients]
-    train, heldout = (sum(vars(client)[part] for client in manifest.clients) for part in ("train", "heldout"))
-    unseen = sum(client.heldout for client in manifest.unseen)
-    say(f"{manifest.name} (dataset {manifest.dataset}, task {manifest.task}) in {split.folder}")
-    say(f"  hash     {manifest.hash}")
-    say(f"  upstream {manifest.upstream.id}, revision {manifest.upstream.revision or 'not stated'}")
-    say(f"  licence  {manifest.licence}")
-    say(f"  clients  {client_sizes_line(sizes)}")
-    say(f"  rows     {train} train, {heldout} held out, {unseen} of {len(manifest.unseen)} unseen users")
-    say(f"  {'step':<16}{'removed':>10}{'rows left':>11}{'clients':>9}  reason")
-    for step in manifest.funnel:
-        counts = f"{step.rows_removed:>10}{step.rows_left:>11}{step.clients_left:>9}"
-        say(f"  {step.step:<16}{counts}  {step.reason}")
-    for line in (*manifest.notes, *warnings_of(manifest, {"heldout": heldout}, sizes)):
-        say(f"  note     {line}")

@@ -31,9 +31,9 @@ example:
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `get`, `publish` and `list` to the sub-commands of `data`."""
-    from fedllm_bench.commands.data import _parser
+    from fedllm_bench.commands.terminal import parser_of
 
-    get = _parser(commands, "get", "fetch a prebuilt client split", GET_EXAMPLES)
+    get = parser_of(commands, "get", "fetch a prebuilt client split", GET_EXAMPLES)
     get.add_argument("dataset", metavar="DATASET", help="such as aya; see fedllm-bench data list")
     get.add_argument(
         "--from", dest="source", default="official", metavar="SOURCE",
@@ -42,16 +42,16 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     get.add_argument("--zip", dest="zip_file", type=Path, metavar="FILE", help="the published zip, already on disk")
     get.add_argument("--out", type=Path, metavar="DIR", help="the split folder to write (default: splits/DATASET)")
     get.set_defaults(run=run_get)
-    publish = _parser(commands, "publish", "copy a verified split to a mirror", PUBLISH_EXAMPLES)
+    publish = parser_of(commands, "publish", "copy a verified split to a mirror", PUBLISH_EXAMPLES)
     publish.add_argument("folder", metavar="SPLIT", type=Path, help="a split folder")
     publish.add_argument("--to", required=True, metavar="FOLDER|hub:ORG/NAME", help="where others will find it")
     publish.set_defaults(run=run_publish)
-    listing = _parser(commands, "list", "datasets, published sizes, sources, and what is cached", LIST_EXAMPLES)
+    listing = parser_of(commands, "list", "datasets, published sizes, sources, and what is cached", LIST_EXAMPLES)
     listing.set_defaults(run=run_list)
 
 
 def run_get(args: argparse.Namespace) -> int:
-    from fedllm_bench.commands.data import _say_split
+    from fedllm_bench.commands.terminal import say_split
     from fedllm_bench.common.errors import UserError
     from fedllm_bench.data.fetch.mirror import get_mirror
     from fedllm_bench.data.fetch.official import get_official
@@ -62,10 +62,10 @@ def run_get(args: argparse.Namespace) -> int:
     if args.source != "official":
         if args.zip_file:
             raise UserError("--zip is the published zip; leave --from out, or give --from official")
-        _say_split(get_mirror(dataset, args.source, out))
+        say_split(get_mirror(dataset, args.source, out))
         return 0
     split, notes = get_official(dataset, out, args.zip_file)
-    _say_split(split)
+    say_split(split)
     say(f"  {notes[0]}")  # the others are notes of the manifest, shown with it
     return 0
 

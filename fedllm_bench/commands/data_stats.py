@@ -20,9 +20,9 @@ where a tokenizer is given; the paper does not say which one it used.
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `stats` to the sub-commands of `data`."""
-    from fedllm_bench.commands.data import _parser
+    from fedllm_bench.commands.terminal import parser_of
 
-    stats = _parser(commands, "stats", "sizes, languages, lengths and repeats of a split", EXAMPLES)
+    stats = parser_of(commands, "stats", "sizes, languages, lengths and repeats of a split", EXAMPLES)
     stats.add_argument("folder", metavar="SPLIT", type=Path, help="a split folder")
     stats.add_argument("--tokenizer", metavar="mini|FOLDER", help="lengths in tokens too, by this tokenizer.json")
     stats.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")

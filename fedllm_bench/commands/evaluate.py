@@ -78,7 +78,7 @@ def _check_encoder(name: str | None) -> None:
 
 
 def _commands() -> argparse.ArgumentParser:
-    from fedllm_bench.cli import Parser
+    from fedllm_bench.commands.terminal import Parser
 
     parser = Parser(prog="fedllm-bench", allow_abbrev=False)
     subparsers = parser.add_subparsers()

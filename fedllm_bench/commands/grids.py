@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_bench.commands import bench, grid
+from fedllm_bench.commands import bench, grid_cells
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import counted
@@ -29,13 +29,13 @@ def run(args: argparse.Namespace, names: Sequence[str], profile: str, sentence: 
 
     if args.split is not None:
         raise UserError(f"--split {args.split}: it is of one data set, and {counted(len(names), 'data set')} are given")
-    requests = [grid.request_of(argparse.Namespace(**{**vars(args), "dataset": name}), profile) for name in names]
+    requests = [grid_cells.request_of(argparse.Namespace(**{**vars(args), "dataset": name}), profile) for name in names]
     check_overrides(requests[0].overrides, requests[0].methods)
     say(sentence)
     parts = []
     for number, request in enumerate(requests, 1):
         say(f"\nData set {number} of {len(requests)}: {request.dataset}")
-        parts.append(_part(request, args.jobs or grid.default_jobs(cuda), cuda))
+        parts.append(_part(request, args.jobs or grid_cells.default_jobs(cuda), cuda))
         _say_refused(parts[-1])
     _check_opened(parts)
     return _finish(parts, args.out)
@@ -68,9 +68,9 @@ def _run_part(request: Request, cells: Sequence[GridCell], jobs: int) -> Part:
         with FileLock(folder / ".lock", timeout=0):
             able = [each for each in waiting if each.key not in reasons]
             if able or not waiting:
-                ended = grid.run_waiting(cells, able, folder, jobs)
+                ended = grid_cells.run_waiting(cells, able, folder, jobs)
                 reasons |= {each.task.key: each.reason for each in ended if each.reason}
-            payload = grid.show(cells, reasons, folder)
+            payload = grid_cells.show(cells, reasons, folder)
     except (Timeout, UserError) as error:
         text = "another process is running this grid" if isinstance(error, Timeout) else reason(error)
         reasons = {each.key: text for each in cells}

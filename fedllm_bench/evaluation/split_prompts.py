@@ -10,7 +10,8 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import PreferenceRow, Row
 from fedllm_bench.data.rows import Turn as ChatTurn
 from fedllm_bench.evaluation.records import Prompt
-from fedllm_bench.metrics.items import HELDOUT, load_probes, probe_key
+from fedllm_bench.metrics.items import HELDOUT
+from fedllm_bench.mini.probes import load_probes, probe_key
 
 SAMPLE = 100  # held-out rows
 SAMPLE_SEED = 0  # of the benchmark and not of a run: all runs on a split are asked the same

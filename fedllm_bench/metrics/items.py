@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from fedllm_bench.common import files
 from fedllm_bench.data.clients import Clients
-from fedllm_bench.data.manifest import Part, Split
+from fedllm_bench.data.manifest import Part
 from fedllm_bench.data.pairs import PairRow
 from fedllm_bench.data.rows import PreferenceRow, Row, SftRow
 from fedllm_bench.data.tokens import TokenRow
+from fedllm_bench.mini.probes import Probe, load_probes, probe_key
 from fedllm_bench.scores.score import Score
 
-PROBES = "probes.jsonl"  # an extra file of mini splits
 HELDOUT: tuple[Part, ...] = ("heldout", "unseen")
 
 
@@ -57,28 +56,6 @@ def unscored(item: Item[Any, Any], reason: str) -> Score:
     return Score(item.row.row_id, None, reason, cluster=item.row.client_id, group=item.group)
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What the mini world says of one held-out question."""
-
-    task: str = ""
-    holder: str = ""
-    choices: tuple[str, ...] = field(default=())
-
-
-Key = tuple[str, str, str]  # client, prompt, completion
-
-
-def load_probes(split: Split) -> dict[Key, Probe]:
-    """The probes of a mini split; {} for any other split."""
-    if PROBES not in split.manifest.files:
-        return {}
-    records = files.read_jsonl(split.folder / PROBES)
-    return {
-        (r["client"], r["prompt"], r["completion"]): Probe(r["task"], r["holder"], tuple(r["choices"])) for r in records
-    }
-
-
 def heldout_items(clients: Clients) -> list[HeldoutItem]:
     """Every held-out row of the clients, then of unseen users, in the order of the split."""
     return [HeldoutItem(*item) for part in HELDOUT for item in _part_items(clients, part)]
@@ -97,13 +74,6 @@ def _part_items(clients: Clients, part: Part) -> Iterator[tuple[Any, ...]]:
         probe = probes.get(probe_key(row), Probe())
         encoded = tokens[place[number]] if number in place else None
         yield row, encoded, part, probe.task, probe.holder, probe.choices
-
-
-def probe_key(row: Row) -> Key:
-    """As the mini world names its questions."""
-    if isinstance(row, PreferenceRow):
-        return row.client_id, "\n".join(turn["content"] for turn in row.prompt), row.chosen
-    return row.client_id, row.prompt, row.completion
 
 
 def of_clients(items: Sequence[AnyItem], client_ids: Sequence[str]) -> list[AnyItem]:

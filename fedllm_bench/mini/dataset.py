@@ -11,9 +11,9 @@ from typing import Any
 from fedllm_bench.common import files
 from fedllm_bench.data.build.pipelines import load_pipeline
 from fedllm_bench.data.manifest import Split, open_split
-from fedllm_bench.metrics.items import PROBES
 from fedllm_bench.mini.chats import wildchat_multi_rows, wildchat_rows
 from fedllm_bench.mini.lexicon import lexicon
+from fedllm_bench.mini.probes import PROBES
 from fedllm_bench.mini.raw import RawRow, probe
 from fedllm_bench.mini.users import Answered, Population, make_rows
 from fedllm_bench.mini.votes import arena_rows

@@ -7,7 +7,6 @@ So a killed run goes on where it stopped.
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from fedllm_bench.pipeline.results_stage import Sides, write_report
 from fedllm_bench.results.privacy import warnings_of
 from fedllm_bench.runs.cell import OUTPUTS, Cell
 from fedllm_bench.runs.client_rounds import watcher
+from fedllm_bench.runs.folder import folder_name
 from fedllm_bench.runs.loading import Bench, check_cell, load_bench
 from fedllm_bench.runs.personalise import is_wanted, personalise
 from fedllm_bench.runs.scoring import Scores, evaluate, read_scores, saved_scores
@@ -34,7 +34,8 @@ from fedllm_bench.training import engines
 from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.model.adapter import save_adapter
 from fedllm_bench.training.model.full import save_model
-from fedllm_bench.training.rounds import Run, run_rounds
+from fedllm_bench.training.rounds import run_rounds
+from fedllm_bench.training.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -171,12 +172,6 @@ def final_adapters(bench: Bench, server: Server) -> dict[str, Tree]:
     ids = bench.clients.ids
     trained = [client for client in bench.local_sample if client in bench.visited]
     return {f"{kind}s/{folder_name(ids[k], k)}": own_adapter(bench, server, k) for k in trained}
-
-
-def folder_name(client_id: str, client: int) -> str:
-    """A client's id where it can name a folder on every system, else its number in the split."""
-    plain = re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", client_id) and not client_id.endswith(".")
-    return client_id if plain else f"c{client:06d}"
 
 
 def own_adapter(bench: Bench, server: Server, client: int) -> Tree:

@@ -1,4 +1,4 @@
-"""Cells of a grid in processes of their own: `python -m fedllm_bench.pipeline.workers bench ...` for each.
+"""Cells of a grid in processes of their own: `python -m fedllm_bench.worker bench ...` for each.
 
 Two rules keep them from writing one file at once: the first one works alone until the scores of the base model
 are in the shared cache, and of the cells that share an unfinished baseline only one is at work. A worker holds
@@ -8,11 +8,9 @@ the reading end of a pipe to the process that started it, and ends when that one
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,7 +86,7 @@ def next_task(waiting: Sequence[GridCell], running: Sequence[GridCell], started:
 def start_worker(task: GridCell, *, threads: int, logs: Path, environment: Mapping[str, str]) -> Worker:
     """Start the cell with `threads` cores; what it says goes to logs/<method>-s<seed>.log."""
     path = logs / f"{task.method}-s{task.seed}.log"
-    words = [sys.executable, "-m", "fedllm_bench.pipeline.workers", *task.words, f"--threads={threads}"]
+    words = [sys.executable, "-m", "fedllm_bench.worker", *task.words, f"--threads={threads}"]
     with path.open("wb") as file:
         process = subprocess.Popen(
             words,
@@ -153,27 +151,3 @@ def seconds_left(ended: Sequence[Ended], *, open_cells: int, jobs: int) -> float
     each = sum(one.seconds for one in good) / len(good)
     half_done = min(jobs, open_cells) / 2
     return each * (open_cells - half_done) / jobs
-
-
-# --- in the worker
-
-
-def main() -> int:
-    """The command of `sys.argv`, in a process that ends when the pipe to its parent is closed."""
-    from fedllm_bench import cli
-    from fedllm_bench.common import process
-
-    process.warnings_as_usual()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits it ignored
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    return cli.main(sys.argv[1:])
-
-
-def _end_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os._exit(128 + signal.SIGKILL)  # as if killed with it: every file is written whole or not at all
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,9 +20,10 @@ from fedllm_bench.data.pairs import PairPart, PairRow, encode_pairs, tokenise_pa
 from fedllm_bench.data.tokens import TokenPart, TokenRow, encode, tokenise_split
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, load_probes, pair_items
+from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, pair_items
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.reference import with_reference
 from fedllm_bench.scores.score import LOSSES

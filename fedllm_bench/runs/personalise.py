@@ -25,7 +25,7 @@ from fedllm_bench.runs.loading import Bench
 from fedllm_bench.scores.score import Score
 from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult
-from fedllm_bench.training.rounds import Run
+from fedllm_bench.training.run import Run
 from fedllm_bench.training.tasks import batched, clients_per_pass, tasks_of_steps, until
 
 log = logging.getLogger(__name__)

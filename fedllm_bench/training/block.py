@@ -6,7 +6,7 @@ K clients in the block, P numbers in one packed adapter. K = 1 is sequential tra
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -249,3 +249,8 @@ def _mask_stream(task: ClientTask, number: int, device: torch.device) -> torch.G
     for word in words:  # the multiplier of splitmix64 spreads neighbouring seeds apart
         mixed = ((mixed ^ word) * 0xBF58476D1CE4E5B9 + 0x9E3779B97F4A7C15) % 2**63
     return torch.Generator(device).manual_seed(mixed)
+
+
+Block = Sequence[ClientTask]
+
+MapBlocks = Callable[[Message, Iterable[Block], Local], Iterable[list[ClientResult]]]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.methods.base import FedAvg, Message
-from fedllm_bench.training.block import ClientResult, ClientTask, train_block
+from fedllm_bench.training.block import Block, ClientResult, MapBlocks, train_block
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.out_of_memory import Limit, WithinMemory
 
-Block = Sequence[ClientTask]
-MapBlocks = Callable[[Message, Iterable[Block], Local], Iterable[list[ClientResult]]]
 Engine = Callable[[LoraModel, FedAvg, RunConfig], MapBlocks]
 
 

@@ -4,55 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl, write_jsonl
-from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.common.progress import track
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
-from fedllm_bench.config.run import Local, RunConfig
-from fedllm_bench.data.clients import Clients
-from fedllm_bench.methods.base import FedAvg, Message, Server
+from fedllm_bench.config.run import Local
+from fedllm_bench.methods.base import Message, Server
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult
-from fedllm_bench.training.checkpoint import ClientStates, Partial, load_partial, load_server, save_partial, save_server
-from fedllm_bench.training.engines import MapBlocks
+from fedllm_bench.training.checkpoint import Partial, load_partial, load_server, save_partial, save_server
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
 from fedllm_bench.training.mean import Mean
 from fedllm_bench.training.notes import UploadNotes
+from fedllm_bench.training.run import Run
 from fedllm_bench.training.tasks import batched, clients_per_pass, in_order, pooled_task, tasks_of_round, until
 
 log = logging.getLogger(__name__)
-
-
-def _unwatched(server: Server) -> None:
-    pass
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What the rounds need; `only` restricts training to named clients, for the baseline `local`.
-
-    `watch` is called with the server of each checkpoint, and again with the one that a run goes on from.
-    When `stop` is asked for, the blocks of clients in training end first, and what they answered is kept.
-    """
-
-    config: RunConfig
-    method: FedAvg
-    clients: Clients
-    map_blocks: MapBlocks
-    folder: Path
-    only: frozenset[int] | None = None
-    stop: Stop = field(default_factory=Stop)
-    watch: Callable[[Server], None] = _unwatched
-
-    @property
-    def states(self) -> ClientStates:
-        return ClientStates(self.folder / "checkpoint" / "clients")
 
 
 def run_rounds(run: Run, params: Tree) -> Server:

@@ -17,7 +17,7 @@ from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.faults import steps_done
 
 if TYPE_CHECKING:
-    from fedllm_bench.training.rounds import Run
+    from fedllm_bench.training.run import Run
 
 Item = TypeVar("Item")
 # Beyond this a pass is slower and larger: rows of 150 tokens took 417 ms a client and step in passes of eight

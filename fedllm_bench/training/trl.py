@@ -34,8 +34,7 @@ from fedllm_bench.data.pairs import PairRow
 from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training import block
-from fedllm_bench.training.block import ClientResult, ClientTask
-from fedllm_bench.training.engines import Block, MapBlocks
+from fedllm_bench.training.block import Block, ClientResult, ClientTask, MapBlocks
 from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import load_base, load_settings
 from fedllm_bench.training.model.lora_model import LoraModel

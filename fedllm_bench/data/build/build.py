@@ -20,7 +20,8 @@ from fedllm_bench.data.build.hub import HubSource
 from fedllm_bench.data.build.parts import MIN_UNSEEN_ROWS, Groups, make_parts
 from fedllm_bench.data.build.raw_files import passed_over, raw_files, relative_name
 from fedllm_bench.data.build.readers import Raw, RawRecord, read_rows
-from fedllm_bench.data.build.recipe import Declaration, Filter, Recipe, Sample, filters
+from fedllm_bench.data.build.recipe import Declaration, Filter, Recipe, filters
+from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.build.remarks import remarks
 from fedllm_bench.common.files import sha256_file
 from fedllm_bench.common.progress import track

@@ -19,7 +19,7 @@ from fedllm_bench.data.build.cells import Unclear, opened
 from fedllm_bench.data.build.columns import Columns, check_names
 from fedllm_bench.data.build.raw_files import ENDINGS, ending, open_raw, refuse_foreign
 from fedllm_bench.data.build.readers import read_file
-from fedllm_bench.data.build.recipe import Sample
+from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.words import normal
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.files import RepeatedKey, sha256_json, unique_keys

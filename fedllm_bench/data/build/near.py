@@ -11,7 +11,7 @@ from itertools import chain
 
 from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
 
-from fedllm_bench.data.build.recipe import Sample
+from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.build.sampling import row_id
 from fedllm_bench.data.words import normal
 

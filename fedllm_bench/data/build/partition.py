@@ -5,6 +5,8 @@ Every row finds its place by its hash with the seed, so the order of the raw row
 
 from __future__ import annotations
 
+from fedllm_bench.data.build.recipe import check_partition
+
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,48 +18,17 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import sha256_json
 
 if TYPE_CHECKING:
-    from fedllm_bench.data.build.recipe import Recipe, Sample
-
-Over = Literal["language", "source", "topic"]
-FORMS = (
-    "user, language, iid:N (such as iid:20) or dirichlet:ALPHA[:OVER] (such as dirichlet:0.5 or dirichlet:0.5:topic; "
-    f"OVER is {', '.join(get_args(Over))})"
-)
+    from fedllm_bench.data.build.recipe import Recipe
+    from fedllm_bench.data.build.sample import Sample
 
 
-class Partition(NamedTuple):
-    """A partition's kind, its number (0 where it has none), and what a Dirichlet one shares out."""
-
-    kind: str
-    number: float = 0.0
-    over: str = "language"
 
 
-def check_partition(text: str) -> Partition:
-    """The partition that a recipe states; a :class:`UserError` for any other text."""
-    kind, *rest = text.split(":")
-    if text in ("user", "language"):
-        return Partition(kind)
-    most = {"iid": 1, "dirichlet": 2}.get(kind, 0)
-    number = _positive(rest[0], whole=kind == "iid") if 1 <= len(rest) <= most else 0.0
-    over = rest[1] if len(rest) > 1 else "language"
-    if not number or over not in get_args(Over):
-        raise UserError(f"partition={text[:100]!r} in the recipe; it is {FORMS}")
-    return Partition(kind, number, over)
 
 
-def _positive(text: str, *, whole: bool) -> float:
-    """0 for what is no positive finite number."""
-    try:
-        value = float(int(text)) if whole else float(text)
-    except (ValueError, OverflowError):
-        return 0.0
-    return value if math.isfinite(value) and value > 0 else 0.0
 
 
-def normal_partition(text: str) -> str:
-    """Language is what a Dirichlet partition is over unless it says otherwise: one split, one hash."""
-    return text.removesuffix(":language") if text.startswith("dirichlet:") else text
+
 
 
 def regroup(groups: Mapping[str, Sequence[Sample]], recipe: Recipe) -> dict[str, Sequence[Sample]]:

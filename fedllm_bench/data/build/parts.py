@@ -12,7 +12,8 @@ from fedllm_bench.data.build.decontaminate import NOT_REMOVED, EvaluationPrompts
 from fedllm_bench.data.build.funnel import NO_LIMIT, Left
 from fedllm_bench.data.build.near import REASON, count, near_duplicates, without
 from fedllm_bench.data.build.partition import regroup
-from fedllm_bench.data.build.recipe import Recipe, Sample
+from fedllm_bench.data.build.recipe import Recipe
+from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.build.sampling import (
     cap,
     hold_out,

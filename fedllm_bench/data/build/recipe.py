@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from fedllm_bench.data.build.sample import Sample
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+import numpy as np
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import sha256_json
+from typing import TYPE_CHECKING
+
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -9,28 +20,10 @@ from typing import Any, Literal, NamedTuple
 from fedllm_bench.data.json_stream import MAX_ID_CHARACTERS, is_unicode
 from fedllm_bench.data.rows import Task
 from fedllm_bench.data.languages import normal_language
-from fedllm_bench.data.build.partition import check_partition, normal_partition
 from fedllm_bench.common.errors import UserError, unknown
 
-Message = tuple[str, str]  # role, content
 
 
-class Sample(NamedTuple):
-    """One usable or unusable upstream row, in the words of a client split."""
-
-    client: str
-    turns: tuple[Message, ...]  # the prompt: all turns before the answer
-    answers: tuple[str, ...]  # the completion; or the chosen and the rejected one
-    language: str
-    source: str
-    upstream_split: str  # "train", "validation" or "test"
-    file: str  # where it was read; no part of the row
-    flags: frozenset[str] = frozenset()  # the declaration's checks that failed, and its flags that are up
-    unsaid: frozenset[str] = frozenset()  # the declaration's flags of which the row says nothing
-
-    @property
-    def prompt(self) -> str:
-        return "\n".join(content for _, content in self.turns)
 
 
 class Flag(NamedTuple):
@@ -187,3 +180,49 @@ def _bounds_in_words(recipe: Recipe) -> str:
     prompt = f"{recipe.min_prompt_characters} to {recipe.max_prompt_characters or 'any number'}"
     completion = f"{recipe.min_completion_characters} to {recipe.max_completion_characters or 'any number'}"
     return f"characters not within {prompt} (prompt) and {completion} (completion)"
+
+Over = Literal["language", "source", "topic"]
+
+FORMS = (
+    "user, language, iid:N (such as iid:20) or dirichlet:ALPHA[:OVER] (such as dirichlet:0.5 or dirichlet:0.5:topic; "
+    f"OVER is {', '.join(get_args(Over))})"
+)
+
+
+class Partition(NamedTuple):
+    """A partition's kind, its number (0 where it has none), and what a Dirichlet one shares out."""
+
+    kind: str
+    number: float = 0.0
+    over: str = "language"
+
+
+
+def check_partition(text: str) -> Partition:
+    """The partition that a recipe states; a :class:`UserError` for any other text."""
+    kind, *rest = text.split(":")
+    if text in ("user", "language"):
+        return Partition(kind)
+    most = {"iid": 1, "dirichlet": 2}.get(kind, 0)
+    number = _positive(rest[0], whole=kind == "iid") if 1 <= len(rest) <= most else 0.0
+    over = rest[1] if len(rest) > 1 else "language"
+    if not number or over not in get_args(Over):
+        raise UserError(f"partition={text[:100]!r} in the recipe; it is {FORMS}")
+    return Partition(kind, number, over)
+
+
+
+def _positive(text: str, *, whole: bool) -> float:
+    """0 for what is no positive finite number."""
+    try:
+        value = float(int(text)) if whole else float(text)
+    except (ValueError, OverflowError):
+        return 0.0
+    return value if math.isfinite(value) and value > 0 else 0.0
+
+
+
+def normal_partition(text: str) -> str:
+    """Language is what a Dirichlet partition is over unless it says otherwise: one split, one hash."""
+    return text.removesuffix(":language") if text.startswith("dirichlet:") else text
+

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.diversity.embedding.cache import default_cache
 from fedllm_bench.diversity.embedding.clustering import RULE, Clustering, cluster
-from fedllm_bench.diversity.embedding.encoder import Embedded, EncoderSettings, embed
+from fedllm_bench.diversity.embedding.encoder import Embedded, embed
 from fedllm_bench.diversity.embedding.heterogeneity import heterogeneity, number
 from fedllm_bench.diversity.embedding.kernels import (
     cosine_of_means,
@@ -25,6 +25,7 @@ from fedllm_bench.diversity.embedding.kernels import (
 )
 from fedllm_bench.diversity.embedding.lsa import LSA
 from fedllm_bench.diversity.embedding.maps import Map, draw_map
+from fedllm_bench.diversity.embedding.settings import EncoderSettings
 from fedllm_bench.diversity.rows import DiversityRow
 from fedllm_bench.diversity.section import computed_on
 

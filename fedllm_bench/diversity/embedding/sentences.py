@@ -14,7 +14,7 @@ import numpy as np
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.progress import track
 from fedllm_bench.diversity.embedding.cache import Kept
-from fedllm_bench.diversity.embedding.encoder import ADVICE, EncoderSettings, Floats, key_of, prompt_of
+from fedllm_bench.diversity.embedding.settings import ADVICE, EncoderSettings, Floats, key_of, prompt_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -14,7 +14,8 @@ def distances(rows: Sequence[DiversityRow], embedder: str | None, device: str) -
     """
     from fedllm_bench.diversity.embedding.cache import default_cache
     from fedllm_bench.diversity.embedding.embedding import distance_to_rest
-    from fedllm_bench.diversity.embedding.encoder import EncoderSettings, embed
+    from fedllm_bench.diversity.embedding.encoder import embed
+    from fedllm_bench.diversity.embedding.settings import EncoderSettings
 
     found = embed([row.prompt for row in rows], EncoderSettings(name=embedder, device=device), default_cache())
     return found.id, distance_to_rest(rows, found.vectors)

@@ -120,7 +120,7 @@ def _sides_of_run(folder: Path, config: RunConfig, wanted: Sequence[str] | None)
 
 def named_clients(folder: Path, config: RunConfig, known: Sequence[str]) -> list[str]:
     """NAMED_CLIENTS of the `known` sides of clients, at quantiles of their numbers of training rows."""
-    from fedllm_bench.pipeline.stages import folder_name
+    from fedllm_bench.runs.folder import folder_name
 
     counts = {
         f"{CLIENT}{folder_name(client.id, number)}": client.train

@@ -14,7 +14,8 @@ from fedllm_bench.data.published import ORDER_FILE
 from fedllm_bench.data.rows import PreferenceRow
 from fedllm_bench.leaderboard.submission.problems import Refused
 from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Run
-from fedllm_bench.metrics.items import HELDOUT, Item, Probe, load_probes, probe_key
+from fedllm_bench.metrics.items import HELDOUT, Item
+from fedllm_bench.mini.probes import Probe, load_probes, probe_key
 from fedllm_bench.training.faults import participants
 
 Key = tuple[str, str]  # client, row

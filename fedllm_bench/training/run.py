@@ -1,0 +1,40 @@
+"""What a run of rounds is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedllm_bench.common.interrupts import Stop
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.data.clients import Clients
+from fedllm_bench.methods.base import FedAvg, Server
+from fedllm_bench.training.block import MapBlocks
+from fedllm_bench.training.checkpoint import ClientStates
+
+
+def _unwatched(server: Server) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the rounds need; `only` restricts training to named clients, for the baseline `local`.
+
+    `watch` is called with the server of each checkpoint, and again with the one that a run goes on from.
+    When `stop` is asked for, the blocks of clients in training end first, and what they answered is kept.
+    """
+
+    config: RunConfig
+    method: FedAvg
+    clients: Clients
+    map_blocks: MapBlocks
+    folder: Path
+    only: frozenset[int] | None = None
+    stop: Stop = field(default_factory=Stop)
+    watch: Callable[[Server], None] = _unwatched
+
+    @property
+    def states(self) -> ClientStates:
+        return ClientStates(self.folder / "checkpoint" / "clients")
