@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,16 +21,15 @@ from fedllm_bench.evaluation.judges.preset import load_judge
 from fedllm_bench.evaluation.judges.questions import Asker
 from fedllm_bench.evaluation.judges.rule import RuleJudge
 from fedllm_bench.evaluation.records import Answer, Prompt
+from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.submission import bundle, dates, recompute
+from fedllm_bench.leaderboard.submit import assemble, own_runs, placing
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.results.run_results import client_rows, metrics_of
 
 SEEDS = (0, 1, 2)
 OPEN = "mini-aya/open"
 MORE = ("--metrics", "heldout,mini_exact,mini_choice", "--set", "evaluation.local_clients=1")
-
-
-def module(name: str) -> Any:
-    return importlib.import_module(f"fedllm_bench.leaderboard.{name}")
 
 
 def run_folders(
@@ -49,11 +47,11 @@ def run_folders(
 
 def submitted(folders: Iterable[Path], out: Path, *, track: str = OPEN, **said: Any) -> Path:
     """As `fedllm-bench submit` makes it."""
-    submit, runs = module("submit"), module("own_runs").open_runs(list(folders), dirty=True)
+    submit, runs = assemble, own_runs.open_runs(list(folders), dirty=True)
     statement = {"team": "Example Lab", "contact": "lab@example.org", "tuning": "as published", "method": "mine"}
-    statement |= {"date": module("dates").today().isoformat(), "track": track, **said}
+    statement |= {"date": dates.today().isoformat(), "track": track, **said}
     made = submit.draft(runs, submit.Statement(**statement))
-    return module("placing").write(made, out)
+    return placing.write(made, out)
 
 
 def honest(split: Split, out: Path, *more: str, **how: Any) -> Path:
@@ -119,11 +117,10 @@ class Forgery:
 
     def fix_claims(self) -> None:
         """Claims and results.json as the records now give them."""
-        recompute = module("recompute")
         claims: dict[str, dict[str, float | None]] = {}
         self.fix_hashes()
-        bundle, _ = module("bundle").open_bundle(self.folder)
-        for one in bundle.runs():
+        opened, _ = bundle.open_bundle(self.folder)
+        for one in opened.runs():
             sets = recompute.score_sets(one)
             infos = {name: METRICS[name].info for name in sets}
             right = metrics_of(sets, infos)
@@ -148,7 +145,7 @@ def codes(report: Any, level: str = "") -> set[str]:
 
 def context(split: Split, **more: Any) -> Any:
     """Without a board; the tiny split is at hand."""
-    made = module("context").Context(splits=(split.folder,))
+    made = Context(splits=(split.folder,))
     return replace(made, **more)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +11,11 @@ from typing import Any
 
 from fedllm_bench.common import files
 from fedllm_bench.config import presets
+from fedllm_bench.leaderboard.submit import assemble as submit
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.results.run_results import ScoreSet, metrics_of
 from fedllm_bench.results.schema import SCHEMA_VERSION
 from fedllm_bench.scores.score import Score
-
-submit, own_runs, bundle, layout, problems, schema, untrusted, reading, limits = (
-    importlib.import_module(f"fedllm_bench.leaderboard.{name}")
-    for name in ("submit", "own_runs", "bundle", "layout", "problems", "schema", "untrusted", "reading", "limits")
-)
 
 CLIENTS = ("user-000", "user-001", "user-002")
 ROUNDS = 30  # of the preset

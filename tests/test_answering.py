@@ -186,4 +186,4 @@ def test_a_prompt_beyond_the_context_fails_and_a_long_one_gets_what_room_there_i
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_the_context_is_known_whatever_a_config_calls_it(kind, tmp_path: Path):
     model = architectures.load(architectures.make_folder(tmp_path / kind, kind), dtype="float32")
-    assert context_of(model) == 128
+    assert context_of(model.base) == 128

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import zlib
@@ -11,12 +10,11 @@ import pytest
 from board_submissions import write_method
 
 from fedllm_bench.common import files
+from fedllm_bench.leaderboard.checks import validate
+from fedllm_bench.leaderboard.site import build, read_cache
+from fedllm_bench.leaderboard.submission import bundle, recompute
 
 LEVELS = {"fedavg": 0.50, "fedprox": 0.52, "scaffold": 0.75}
-
-
-def module(name):
-    return importlib.import_module(f"fedllm_bench.leaderboard.{name}")
 
 
 @pytest.fixture
@@ -28,11 +26,11 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def read(monkeypatch):
     """Runs that were read from their records, by folder."""
-    found, build = [], module("build")
+    found = []
     plain = build.seed_scores
 
     def counted(run):
-        found.append(run.bundle.folder.name)
+        found.append(run.entry.seed)
         return plain(run)
 
     monkeypatch.setattr(build, "seed_scores", counted)
@@ -47,7 +45,7 @@ def root(tmp_path):
 
 
 def site(root, out):
-    assert module("build").build(root, out).left_out == {}
+    assert build.build(root, out).left_out == {}
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
@@ -65,7 +63,6 @@ def test_the_site_has_the_same_bytes_with_and_without_the_cache(root, cache, rea
 
 @pytest.mark.slow
 def test_validating_first_keeps_what_building_reads(root, cache, read, tmp_path):
-    validate = module("validate")
     for path in sorted(root.iterdir()):
         validate.validate(path, validate.context_of())
     assert len(kept_files(cache)) == 3
@@ -91,13 +88,13 @@ def test_a_record_of_a_tier_is_part_of_what_was_read(root, cache, read, tmp_path
     (root / "2026-01-31_fedavg" / "records").mkdir()
     files.write_json(root / "2026-01-31_fedavg" / "records" / "rejudged-2026-02-01-1.json", {"version": 0})
     read.clear()
-    module("build").build(root, tmp_path / "after")
+    build.build(root, tmp_path / "after")
     assert read == ["2026-01-31_fedavg"] * 2
 
 
 def test_changed_code_reads_everything_again(root, cache, read, tmp_path, monkeypatch):
     site(root, tmp_path / "before")
-    monkeypatch.setattr(module("kept"), "code_hash", lambda: "other code")
+    monkeypatch.setattr(read_cache, "code_hash", lambda: "other code")
     site(root, tmp_path / "after")
     assert len(read) == 12
 
@@ -145,9 +142,9 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(root, read, tmp_pat
 
 
 def test_what_json_cannot_hold_is_not_kept(root, cache, tmp_path):
-    kept, bundle = module("kept"), module("bundle")
+    kept = read_cache
     opened, _ = bundle.open_bundle(root / "2026-01-31_fedavg")
-    found = kept.kept_of(opened, [module("recompute").seed_scores(run) for run in opened.runs()])
+    found = kept.kept_of(opened, [recompute.seed_scores(run) for run in opened.runs()])
     kept.save(opened, found)
     assert kept.load(opened).entry == found.entry
     shutil.rmtree(cache)

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 from bench_runs import code_of, quick
 from shipped import shipped_as
-from submissions import SEEDS, Forgery, codes, context, module, rejudged
+from submissions import SEEDS, Forgery, codes, context, rejudged
 
 from fedllm_bench.commands import bench
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.leaderboard.checks import validate
+from fedllm_bench.leaderboard.submission import bundle, tiers
+from fedllm_bench.leaderboard.tiers import bands, regenerating, rejudging, sample
 
 NAME = ("--name", "A. Maintainer")
 
@@ -43,16 +46,15 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def tier_of(folder: Path, split: Split) -> str:
-    return str(module("validate").validate(folder, context(split)).tier)
+    return str(validate.validate(folder, context(split)).tier)
 
 
 def test_a_sample_is_a_function_of_its_seed_and_has_no_fewer_than_ten():
-    sample = module("sampled").Sample
     names = [f"item {n}" for n in range(500)]
-    assert sample(seed=1, share=0.1).of(names) == sample(seed=1, share=0.1).of(reversed(names))
-    assert sample(seed=1, share=0.1).of(names) != sample(seed=2, share=0.1).of(names)
-    assert [len(sample(seed=1, share=share).of(names)) for share in (0.001, 0.1, 1.0)] == [10, 50, 500]
-    assert len(sample(seed=1, share=0.1).of(names[:4])) == 4
+    assert sample.Sample(seed=1, share=0.1).of(names) == sample.Sample(seed=1, share=0.1).of(reversed(names))
+    assert sample.Sample(seed=1, share=0.1).of(names) != sample.Sample(seed=2, share=0.1).of(names)
+    assert [len(sample.Sample(seed=1, share=share).of(names)) for share in (0.001, 0.1, 1.0)] == [10, 50, 500]
+    assert len(sample.Sample(seed=1, share=0.1).of(names[:4])) == 4
 
 
 def test_rejudging_an_honest_submission_lifts_it_until_it_changes(copy: Forgery, tiny_split: Split):
@@ -77,12 +79,12 @@ def test_a_refused_submission_is_not_rejudged(copy: Forgery, tiny_split: Split, 
 
 
 def test_a_record_that_failed_or_of_another_content_lifts_nothing(copy: Forgery, tiny_split: Split):
-    tiers, bundle = module("tiers"), module("bundle").open_bundle(copy.folder)[0]
+    opened = bundle.open_bundle(copy.folder)[0]
     made = {"name": "A", "command": "c", "seed": 1, "ids": [], "details": {}}
     for problems, tier in (([], "regenerated"), (["one"], "recomputed"), ([], "regenerated"), (["one"], "recomputed")):
-        tiers.write_record(copy.folder, tiers.new_record(bundle, "regenerated", problems=problems, **made))
+        tiers.write_record(copy.folder, tiers.new_record(opened, "regenerated", problems=problems, **made))
         assert tier_of(copy.folder, tiny_split) == tier  # the last one counts
-    other = replace(tiers.new_record(bundle, "retrained", problems=[], **made), digest="0" * 64)
+    other = replace(tiers.new_record(opened, "retrained", problems=[], **made), digest="0" * 64)
     tiers.write_record(copy.folder, other)
     assert tier_of(copy.folder, tiny_split) == "recomputed"
 
@@ -98,7 +100,6 @@ def test_a_record_that_failed_or_of_another_content_lifts_nothing(copy: Forgery,
     ],
 )
 def test_claimed_ratings_may_differ_by_chance_and_not_be_better(claimed: list[int], again: list[int], passes: bool):
-    rejudging = module("rejudging")
     pairs = [rejudging.Pair(str(n), float(a), float(b)) for n, (a, b) in enumerate(zip(claimed, again, strict=True))]
     assert (rejudging.compared(pairs, "here", is_rule=False) == []) == passes
     lower = rejudging.compared(pairs, "here", is_rule=False, higher_is_better=False)
@@ -109,7 +110,7 @@ def test_claimed_ratings_may_differ_by_chance_and_not_be_better(claimed: list[in
 def test_the_judge_of_a_submission_is_never_asked_where_it_says(copy: Forgery):
     """Its address and the name of its key are a stranger's: a judge that is not ours is refused."""
     with pytest.raises(ValueError, match=r"give its settings with --judge"):
-        module("rejudging").own_judge("gpt-x-00000000")
+        rejudging.own_judge("gpt-x-00000000")
 
 
 def test_regenerating_an_honest_submission_lifts_it(copy: Forgery, tiny_split: Split):
@@ -164,11 +165,10 @@ def test_what_no_run_made_cannot_be_made_again(tier: str, tmp_path: Path, capsys
 
 def test_where_all_weights_were_trained_only_the_training_is_made_again(three_seeds: Path):
     """Else the two commands would each send people to the other."""
-    run = module("bundle").open_bundle(three_seeds)[0].runs()[0]
+    run = bundle.open_bundle(three_seeds)[0].runs()[0]
     config = run.config()
     full = replace(config, model=replace(config.model, trainable="full"))
     of_full = SimpleNamespace(seed=0, has=lambda name: True, config=lambda: full)
-    regenerating = module("regenerating")
     with pytest.raises(UserError, match="use `board retrain`"):
         regenerating._check_trained(of_full)
     assert regenerating._config(full, regenerating.Own()).model.trainable == "full"
@@ -177,11 +177,10 @@ def test_where_all_weights_were_trained_only_the_training_is_made_again(three_se
 def test_a_band_is_of_one_cell_under_five_seeds(three_seeds: Path):
     runs = [next((three_seeds.parents[1] / "runs" / str(seed) / "mini-aya" / "fedavg").glob("s*")) for seed in SEEDS]
     with pytest.raises(ValueError, match="at least 5 seeds"):
-        module("bands").band_of(runs)
+        bands.band_of(runs)
 
 
 def test_a_claim_may_be_better_than_the_training_made_again_by_what_seeds_differ_by():
-    bands = module("bands")
     spread = bands.Spread(mean=1.0, sd=0.1, higher_is_better=False)
     up = bands.Spread(mean=0.5, sd=0.1, higher_is_better=True)
     of = {"version": 1, "seeds": [0, 1, 2, 3, 4], "split_hash": "", "base_hash": "", "config": {}}
@@ -196,7 +195,7 @@ def test_a_claim_may_be_better_than_the_training_made_again_by_what_seeds_differ
 def test_retraining_an_honest_submission_lifts_it(three_seeds: Path, tiny_split: Split, tmp_path: Path):
     """The band is of the same runs, with the spread of five invented seeds."""
     folder = Path(shutil.copytree(three_seeds, tmp_path / "mine"))
-    bands, runs = module("bands"), three_seeds.parents[1] / "runs"
+    runs = three_seeds.parents[1] / "runs"
     ours = next((runs / "0" / "mini-aya" / "fedavg").glob("s*"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands, "FEWEST", 3)
@@ -207,5 +206,5 @@ def test_retraining_an_honest_submission_lifts_it(three_seeds: Path, tiny_split:
     assert board("retrain", folder, *words) == 0
     (record,) = records_of(folder)
     assert (record["tier"], record["outcome"]) == ("retrained", "passed")
-    assert codes(module("validate").validate(folder, context(tiny_split))) == set()
+    assert codes(validate.validate(folder, context(tiny_split))) == set()
     assert tier_of(folder, tiny_split) == "retrained"

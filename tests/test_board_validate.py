@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from bench_runs import code_of
-from submissions import Forgery, codes, context, module
+from submissions import Forgery, codes, context
 
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.evaluation.records import Answer
+from fedllm_bench.leaderboard.checks import writing
 
 
 def validate(*words: Any) -> int:
@@ -69,7 +70,7 @@ def test_bad_usage_is_one_line_and_ends_with_2(expected: str, capsys):
 def test_a_zip_is_validated_as_its_folder(honest: Path, tiny_split: Split, tmp_path: Path):
     packed = shutil.make_archive(str(tmp_path / "mine"), "zip", honest.parent, honest.name)
     inside = shutil.make_archive(str(tmp_path / "bare"), "zip", honest)
-    reports = [module("validate").validate(Path(path), context(tiny_split)) for path in (packed, inside)]
+    reports = [all_checks.validate(Path(path), context(tiny_split)) for path in (packed, inside)]
     assert any(codes(report) == {"few-seeds"} for report in reports), [report.problems for report in reports]
 
 
@@ -98,7 +99,7 @@ INNOCENT = (
 
 def suspicious(text: str) -> bool:
     given = Answer(item_id="1", prompt_hash="", turns=(text,), tokens=(1,), finish=("stop",))
-    return bool(module("checks.writing").suspicious([given]))
+    return bool(writing.suspicious([given]))
 
 
 @pytest.mark.parametrize("text", INJECTED)

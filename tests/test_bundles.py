@@ -9,20 +9,10 @@ import socket
 import sys
 
 import pytest
-from submitted_runs import (
-    bundle,
-    codes,
-    encoded,
-    head,
-    limits,
-    listed,
-    packed,
-    scores_of,
-    small_contents,
-    write_submission,
-)
+from submitted_runs import codes, encoded, head, listed, packed, scores_of, small_contents, write_submission
 
 from fedllm_bench.common.files import read_json, sha256_json
+from fedllm_bench.leaderboard.submission import bundle, limits
 
 RUN = "runs/0"
 SCORES = f"{RUN}/scores/heldout.after.jsonl.gz"

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 from bench_runs import quick, run
 from evaluation_records import plain_prompts, write_answers, write_prompts
 from safetensors.torch import load, save_file
-from submitted_runs import bundle, own_runs, scores_of, statement, write_run
+from submitted_runs import scores_of, statement, write_run
 
 from fedllm_bench.commands.submit import CANARIES as NAMED
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.leaderboard.submission import bundle, recompute
+from fedllm_bench.leaderboard.submit import canaries, own_runs, placing, random_adapter
 
-canaries, placing, random_adapter, recompute = (
-    importlib.import_module(f"fedllm_bench.leaderboard.{name}")
-    for name in ("canaries", "placing", "random_adapter", "recompute")
-)
 TENSORS = "adapter/adapter_model.safetensors"
 
 
@@ -112,7 +108,7 @@ def test_noise_has_the_shape_and_norm_of_what_was_trained_and_follows_from_the_s
         assert not torch.allclose(noise[name], random_adapter.like(trained, 1)[name])
         assert not torch.allclose(noise[name], tensor)
     (of_run,) = made(tmp_path, "random", run).runs()
-    inside = load(of_run.bundle.files[f"runs/0/{TENSORS}"].read_bytes())
+    inside = load(of_run.files[f"runs/0/{TENSORS}"].read_bytes())
     assert all(torch.equal(inside[name], noise[name]) for name in noise)
 
 

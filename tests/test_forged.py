@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 from forgeries import ANSWERS, PLAN, judgements
 from forgeries_of_files import ALL
-from submissions import Forgery, codes, context, module
+from submissions import Forgery, codes, context
 from sweeps import sweep
 
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.leaderboard.checks import validate
+from fedllm_bench.leaderboard.submission import problems
 
 FLAGGED = {"intervals", "adapter-untrained", "judge-injection"}
 
 
 def validated(folder: Path, split: Split, **more: Any) -> Any:
-    return module("validate").validate(folder, context(split, **more))
+    return validate.validate(folder, context(split, **more))
 
 
 def test_an_honest_submission_is_accepted(honest: Path, tiny_split: Split):
@@ -51,7 +53,7 @@ def test_the_base_need_not_answer_where_it_was_not_asked(honest: Path, tiny_spli
 
 def test_there_are_more_than_forty_forgeries():
     assert len(ALL) >= 65
-    assert {code for _, expected in ALL.values() for code in expected} <= set(module("problems").PROBLEMS)
+    assert {code for _, expected in ALL.values() for code in expected} <= set(problems.PROBLEMS)
 
 
 def one_of_each_code() -> list[str]:

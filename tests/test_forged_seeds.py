@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from submissions import SEEDS, Forgery, codes, context, module
+from submissions import SEEDS, Forgery, codes, context
 from sweeps import sweep
 
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.leaderboard.checks import copies, fingerprints, validate
+from fedllm_bench.leaderboard.submission import bundle, submitted
 
 
 @pytest.fixture
@@ -20,13 +22,13 @@ def forgery(three_seeds: Path, tmp_path: Path) -> Forgery:
 
 
 def validated(folder: Path, split: Split, **more: Any) -> Any:
-    return module("validate").validate(folder, context(split, **more))
+    return validate.validate(folder, context(split, **more))
 
 
 def fingerprint_of(folder: Path) -> Any:
-    bundle, _ = module("bundle").open_bundle(folder)
-    with module("submitted").reading(bundle) as submitted:
-        return module("fingerprints").fingerprint(submitted)
+    opened, _ = bundle.open_bundle(folder)
+    with submitted.reading(opened) as found:
+        return fingerprints.fingerprint(found)
 
 
 def move(forgery: Forgery, source: int, target: int, *parts: str) -> None:
@@ -172,7 +174,7 @@ LONG = "the quick brown fox jumps over the lazy dog and runs along the river to 
 
 
 def answers(change: Callable[[str], str]) -> dict[str, Any]:
-    prints = module("fingerprints")
+    prints = fingerprints
     return {str(n): prints.sketch(prints.plain(change(LONG.format(f"{n} " * 8)))) for n in range(40)}
 
 
@@ -186,6 +188,5 @@ def answers(change: Callable[[str], str]) -> dict[str, Any]:
     ],
 )
 def test_copied_answers_are_found_also_when_they_are_dressed_up(change: Callable[[str], str], expected: list[str]):
-    copies = module("checks.copies")
     found = list(copies._answers(answers(change), answers(lambda text: text), "answers", "theirs"))
     assert [problem.level for problem in found] == expected

@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from submissions import codes, context, module
+from submissions import codes, context
 
 from fedllm_bench import cli
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.leaderboard import checks as all_checks
+from fedllm_bench.leaderboard.checks import scores as score_checks
+from fedllm_bench.leaderboard.checks import validate
+from fedllm_bench.leaderboard.site import build
+from fedllm_bench.leaderboard.submission import internal
 
 KINDS = (
     TypeError("bootstrap() got an unexpected keyword argument 'rng'"),
@@ -21,14 +26,14 @@ KINDS = (
 
 @pytest.mark.parametrize("error", KINDS, ids=lambda error: type(error).__name__)
 def test_a_fault_in_a_check_blames_no_submission(error: Exception, honest: Path, tiny_split: Split, monkeypatch):
-    checks = module("checks").CHECKS
+    checks = all_checks.CHECKS
     assert len(checks) >= 20
 
     def stumbles(submitted: Any, about: Any) -> Any:
         raise error
 
     monkeypatch.setitem(checks, "results", stumbles)
-    report = module("validate").validate(honest, context(tiny_split))
+    report = validate.validate(honest, context(tiny_split))
     assert codes(report) == {"few-seeds"}  # what the other checks found is told
     assert (report.tier, report.is_accepted) == ("unchecked", False)
     assert all(text in report.error for text in ("check of results", type(error).__name__, "fedllm-bench 0", "scipy"))
@@ -41,8 +46,8 @@ def test_a_fault_in_a_library_that_a_check_calls_is_none_of_the_record(honest: P
     def older(*_: Any, **__: Any) -> Any:
         raise TypeError("bootstrap() got an unexpected keyword argument 'rng'")
 
-    monkeypatch.setattr(module("checks.scores"), "metrics_of", older)
-    report = module("validate").validate(honest, context(tiny_split))
+    monkeypatch.setattr(score_checks, "metrics_of", older)
+    report = validate.validate(honest, context(tiny_split))
     assert (report.tier, codes(report)) == ("unchecked", {"few-seeds"})
 
 
@@ -50,7 +55,7 @@ def test_the_command_ends_with_2_in_one_line_after_all_reports(honest: Path, tmp
     def stumbles(submitted: Any, about: Any) -> Any:
         raise TypeError("no")
 
-    monkeypatch.setitem(module("checks").CHECKS, "log", stumbles)
+    monkeypatch.setitem(all_checks.CHECKS, "log", stumbles)
     nothing = tmp_path / "none"
     nothing.mkdir()
     assert cli.main(["board", "validate", str(honest), str(nothing), "--board", str(tmp_path)]) == 2
@@ -68,19 +73,19 @@ def test_a_fault_while_the_board_is_read_hides_no_copy(honest: Path, monkeypatch
     def stumbles(*_: Any) -> Any:
         raise AttributeError("no")
 
-    monkeypatch.setattr(module("validate"), "remembered", lambda folder, make: make(folder))  # none is kept
-    monkeypatch.setattr(module("validate"), "fingerprint", stumbles)
-    with pytest.raises(module("internal").InternalError, match="internal error in reading"):
-        module("validate").known(honest)
+    monkeypatch.setattr(validate, "remembered", lambda folder, make: make(folder))  # none is kept
+    monkeypatch.setattr(validate, "fingerprint", stumbles)
+    with pytest.raises(internal.InternalError, match="internal error in reading"):
+        validate.known(honest)
 
 
 def test_a_fault_while_the_site_is_built_is_named_as_one(honest: Path, tmp_path: Path, monkeypatch):
     def stumbles(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(module("build").kept, "load", lambda bundle: None)
-    monkeypatch.setattr(module("build"), "seed_scores", stumbles)
-    built = module("build").build(honest.parent, tmp_path / "site")
+    monkeypatch.setattr(build.kept, "load", lambda bundle: None)
+    monkeypatch.setattr(build, "seed_scores", stumbles)
+    built = build.build(honest.parent, tmp_path / "site")
     assert "internal error" in built.left_out[honest.name]
 
 
@@ -95,5 +100,5 @@ def test_a_plan_that_is_none_is_the_fault_of_the_record(change: str, honest: Pat
     key = "sides" if "sides" in change else "overrides"
     forgery.json(PLAN, lambda plan: plan.update({key: 3}) if "number" in change else plan.pop(key))
     forgery.fix_hashes()
-    report = module("validate").validate(forgery.folder, context(tiny_split))
+    report = validate.validate(forgery.folder, context(tiny_split))
     assert (report.error, "record" in codes(report, "refused")) == ("", True)

@@ -62,15 +62,15 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("kind", TABLES)
 def test_a_table_of_positions_is_found_and_ends_where_the_model_does(kind: str, make: Any) -> None:
     model = load(make(kind), TABLES[kind])
-    assert limits.table_of(model.base) == limits.context_of(model) == 96
+    assert limits.table_of(model.base) == limits.context_of(model.base) == 96
     with torch.no_grad():
         model.base(input_ids=torch.full((1, 96), 5))
         with pytest.raises((IndexError, RuntimeError)):
             model.base(input_ids=torch.full((1, 97), 5))
-    limits.check_length(model, kind, 96)
+    limits.check_length(model.base, kind, 96)
     with pytest.raises(UserError, match=f"local.sequence_length=97 is more than the 96 positions of MODEL={kind}; "
                                         "--set local.sequence_length=96"):  # fmt: skip
-        limits.check_length(model, kind, 97)
+        limits.check_length(model.base, kind, 97)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -79,7 +79,7 @@ def test_a_model_without_a_table_goes_on(kind: str, make: Any) -> None:
     assert limits.table_of(model.base) is None
     with torch.no_grad():
         assert torch.isfinite(model.base(input_ids=torch.full((1, 97), 5)).logits).all()
-    limits.check_length(model, kind, 97)
+    limits.check_length(model.base, kind, 97)
 
 
 def test_bench_refuses_a_longer_sequence_before_it_trains(

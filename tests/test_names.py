@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from types import SimpleNamespace
 
 import pytest
 
-names = importlib.import_module("fedllm_bench.leaderboard.submission.names")
+from fedllm_bench.leaderboard.submission import names
+
 OWN = "FedLLM-Bench"
 LOOK_ALIKE = {
     "a Cyrillic letter": "F\u0435dLLM-Bench",

@@ -6,24 +6,13 @@ import importlib
 from types import SimpleNamespace
 
 import pytest
-from submitted_runs import (
-    bundle,
-    head,
-    limits,
-    listed,
-    own_runs,
-    schema,
-    small_contents,
-    statement,
-    submit,
-    write_run,
-    write_submission,
-)
 from submitted_runs import encoded as json_bytes
+from submitted_runs import head, listed, small_contents, statement, write_run, write_submission
 
 from fedllm_bench.common.errors import UserError
-
-placing = importlib.import_module("fedllm_bench.leaderboard.submit.placing")
+from fedllm_bench.leaderboard.submission import bundle, limits, schema
+from fedllm_bench.leaderboard.submit import assemble as submit
+from fedllm_bench.leaderboard.submit import own_runs, placing
 
 
 def made(contents=None, **more):

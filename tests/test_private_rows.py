@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fedllm_bench.config import presets
+from fedllm_bench.leaderboard.checks import privacy
+from fedllm_bench.leaderboard.submission import tracks
+from fedllm_bench.leaderboard.submit import track_fit as entering
 from fedllm_bench.methods.accounting import spent_epsilon
 from fedllm_bench.methods.registry import make_method
 
-privacy = importlib.import_module("fedllm_bench.leaderboard.checks.privacy")
-entering, tracks = (importlib.import_module(f"fedllm_bench.leaderboard.{name}") for name in ("entering", "tracks"))
 TRACK, CLIENTS = "mini-aya/private", 38
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from submitted_runs import bundle, packed, problems, reading, scores_of, small_contents, write_submission
+from submitted_runs import packed, scores_of, small_contents, write_submission
+
+from fedllm_bench.leaderboard.submission import bundle, problems, reading
 
 SCORES = "runs/0/scores/heldout.after.jsonl.gz"
 

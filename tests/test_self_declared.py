@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from submissions import Forgery, codes, context, module
+from submissions import Forgery, codes, context
 
 from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.leaderboard.checks import scores as score_checks
+from fedllm_bench.leaderboard.checks import validate
+from fedllm_bench.leaderboard.submission import bundle, dates, tiers, tracks
+from fedllm_bench.leaderboard.submit import assemble, canaries, own_runs, placing
 
 DAY = datetime.timedelta(days=1)
 
@@ -24,7 +28,7 @@ def forgery(honest: Path, tmp_path: Path) -> Forgery:
 
 
 def validated(folder: Path, split: Split, **more: Any) -> Any:
-    report = module("validate").validate(folder, context(split, **more))
+    report = validate.validate(folder, context(split, **more))
     assert not report.error
     return report
 
@@ -39,12 +43,12 @@ def fixed(forgery: Forgery) -> Path:
 
 def days() -> dict[str, tuple[datetime.date, bool]]:
     """What -> (a day, whether a run of today can have been submitted on it)."""
-    today = module("dates").today()
+    today = dates.today()
     return {
         "long before the suite": (datetime.date(2001, 1, 1), False),
-        "a day before its first release": (module("tracks").first_day() - DAY, False),
+        "a day before its first release": (tracks.first_day() - DAY, False),
         "two days before the run": (today - 2 * DAY, False),
-        "the run's day in another time zone": (today - DAY, today - DAY >= module("tracks").first_day()),
+        "the run's day in another time zone": (today - DAY, today - DAY >= tracks.first_day()),
         "today": (today, True),
         "tomorrow in another time zone": (today + DAY, True),
         "the day after": (today + 2 * DAY, False),
@@ -61,7 +65,7 @@ def test_a_day_on_which_the_runs_cannot_have_been_submitted_is_refused(what: str
 
 @pytest.mark.parametrize("change", ["a later start", "rounds of days", "no day"])
 def test_the_records_of_a_run_say_how_early_it_can_be(change: str, forgery: Forgery, tiny_split: Split):
-    later = (module("dates").today() + 3 * DAY).isoformat()
+    later = (dates.today() + 3 * DAY).isoformat()
     if change == "rounds of days":
         forgery.set_lines("runs/0/rounds.jsonl.gz", lambda found: found[0].update(seconds=3 * 86_400.0))
     else:
@@ -80,7 +84,7 @@ def test_runs_of_before_the_day_stood_in_their_records_are_read(forgery: Forgery
 
 
 def known(folder: Path, **more: Any) -> Any:
-    return replace(module("validate").known(folder), **more)
+    return replace(validate.known(folder), **more)
 
 
 def test_a_look_alike_team_and_method_are_flagged(forgery: Forgery, honest: Path, tiny_split: Split):
@@ -140,10 +144,9 @@ def test_the_version_of_the_suite_is_that_of_the_runs(forgery: Forgery, tiny_spl
 
 def test_a_record_that_lifts_a_row_is_flagged(forgery: Forgery, tiny_split: Split):
     """Whoever submits can write one, so the pull request that brings it is looked at."""
-    bundle, _ = module("bundle").open_bundle(forgery.folder)
-    tiers = module("tiers")
+    opened, _ = bundle.open_bundle(forgery.folder)
     said = {"name": "A. Maintainer", "command": "x", "seed": 0, "ids": ["1"], "problems": [], "details": {}}
-    tiers.write_record(forgery.folder, tiers.new_record(bundle, "retrained", **said))
+    tiers.write_record(forgery.folder, tiers.new_record(opened, "retrained", **said))
     report = validated(forgery.folder, tiny_split)
     assert (report.tier, "tier-record" in codes(report, "flagged")) == ("retrained", True)
     (record,) = (forgery.folder / "records").iterdir()
@@ -158,10 +161,10 @@ def test_a_method_that_calls_itself_a_canary_is_flagged(forgery: Forgery, tiny_s
 
 @pytest.mark.parametrize("kind", ["base", "constant"])
 def test_a_true_canary_is_not_flagged(kind: str, honest: Path, tiny_split: Split, tmp_path: Path):
-    submit, runs = module("submit"), sorted((honest.parents[1] / "runs").glob("*/mini-aya/fedavg/s*"))
-    said = submit.Statement(team="x", contact="a@example.org", tuning="", date=module("dates").today().isoformat())
-    made = module("canaries").canary(kind, module("own_runs").open_runs(runs, dirty=True), said)
-    report = validated(module("placing").write(made, tmp_path), tiny_split)
+    submit, runs = assemble, sorted((honest.parents[1] / "runs").glob("*/mini-aya/fedavg/s*"))
+    said = submit.Statement(team="x", contact="a@example.org", tuning="", date=dates.today().isoformat())
+    made = canaries.canary(kind, own_runs.open_runs(runs, dirty=True), said)
+    report = validated(placing.write(made, tmp_path), tiny_split)
     assert "canary" not in codes(report), report.problems
 
 
@@ -169,7 +172,7 @@ def test_a_true_canary_is_not_flagged(kind: str, honest: Path, tiny_split: Split
 
 
 def test_baselines_are_pinned_to_submissions_of_the_suite():
-    table = module("tracks")._table()["baselines"]
+    table = tracks._table()["baselines"]
     root = Path(__file__).resolve().parents[1] / "leaderboard" / "submissions"
     assert table
     for name, digest in table.items():
@@ -179,7 +182,7 @@ def test_baselines_are_pinned_to_submissions_of_the_suite():
 
 
 def test_a_reason_in_other_words_is_no_difference_and_one_in_place_of_an_interval_is():
-    unequal = module("checks.scores").unequal
+    unequal = score_checks.unequal
     right = {"no_interval": "one value does not show how much values vary"}
     assert list(unequal({"no_interval": "words of an earlier version"}, right, "metrics")) == []
     assert [key for key, _ in unequal({"no_interval": ""}, right, "metrics")] == ["no_interval"]

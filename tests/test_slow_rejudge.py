@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from bench_runs import code_of, quick
 from judge_server import Body, JudgeServer, Said, judge_server, says
-from submissions import codes, context, module, submitted
+from submissions import codes, context, submitted
 
 from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.evaluation.judges import asking
+from fedllm_bench.leaderboard.checks import validate
 
 pytestmark = pytest.mark.slow
 BETTER = 3  # what a forger adds to each rating
@@ -66,7 +67,7 @@ def rejudge(folder: Path, split: Split, *words: str) -> int:
 
 def test_an_honest_submission_is_rejudged_over_http(run_folder, tiny_split, tmp_path, monkeypatch):
     folder = submission(run_folder, tmp_path, monkeypatch)
-    assert codes(module("validate").validate(folder, context(tiny_split))) <= {"few-seeds"}
+    assert codes(validate.validate(folder, context(tiny_split))) <= {"few-seeds"}
     with judge_server(lambda body, before: rated(body)) as server:
         assert rejudge(folder, tiny_split, "--judge", str(judge_file(tmp_path, server))) == 0
         (record,) = (files.read_json(path) for path in (folder / "records").iterdir())
@@ -74,18 +75,18 @@ def test_an_honest_submission_is_rejudged_over_http(run_folder, tiny_split, tmp_
         assert 10 <= server.requests == len(server.times) <= 20  # equal answers of both sides are one request
     assert (record["tier"], record["outcome"]) == ("rejudged", "passed")
     assert server.address not in str(record)
-    assert module("validate").validate(folder, context(tiny_split)).tier == "rejudged"
+    assert validate.validate(folder, context(tiny_split)).tier == "rejudged"
 
 
 def test_ratings_that_are_better_than_the_judge_gives_fail(run_folder, tiny_split, tmp_path, monkeypatch):
     """At the tier `recomputed` nobody can see it; the judge can."""
     folder = submission(run_folder, tmp_path, monkeypatch, add=BETTER)
-    assert module("validate").validate(folder, context(tiny_split)).tier == "recomputed"
+    assert validate.validate(folder, context(tiny_split)).tier == "recomputed"
     with judge_server(lambda body, before: rated(body)) as server:
         assert rejudge(folder, tiny_split, "--judge", str(judge_file(tmp_path, server))) == 1
     (record,) = (files.read_json(path) for path in (folder / "records").iterdir())
     assert record["outcome"] != "passed"
-    assert module("validate").validate(folder, context(tiny_split)).tier == "recomputed"
+    assert validate.validate(folder, context(tiny_split)).tier == "recomputed"
 
 
 def test_without_the_maintainers_settings_nobody_is_asked(run_folder, tiny_split, tmp_path, monkeypatch, capsys):

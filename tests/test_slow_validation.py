@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from conftest import OWN
-from submissions import codes, context, honest, module
+from submissions import codes, context, honest
 
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.leaderboard.checks import validate
 from fedllm_bench.methods import METHODS
 
 # Settings that change who trains, for how long, or what is sent: name -> settings.
@@ -26,7 +27,7 @@ def words(settings: tuple[str, ...]) -> list[str]:
 
 
 def found(folder: Path, split: Split) -> set[str]:
-    return codes(module("validate").validate(folder, context(split)))
+    return codes(validate.validate(folder, context(split)))
 
 
 @pytest.mark.slow

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from submitted_runs import encoded, head, listed, problems, schema, small_contents, untrusted
+from submitted_runs import encoded, head, listed, small_contents
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_json
+from fedllm_bench.leaderboard.submission import problems, schema, untrusted
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS = small_contents()

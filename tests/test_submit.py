@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import json
 import shutil
 
 import pytest
-from submitted_runs import (
-    BASE_HASH,
-    ROUNDS,
-    SPLIT_HASH,
-    bundle,
-    environment,
-    own_runs,
-    scores_of,
-    statement,
-    submit,
-    write_run,
-)
+from submitted_runs import BASE_HASH, ROUNDS, SPLIT_HASH, environment, scores_of, statement, write_run
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
-
-placing, preview, private = (
-    importlib.import_module(f"fedllm_bench.leaderboard.{name}") for name in ("placing", "preview", "private")
-)
+from fedllm_bench.leaderboard.submission import bundle
+from fedllm_bench.leaderboard.submit import assemble as submit
+from fedllm_bench.leaderboard.submit import own_runs, placing, preview
+from fedllm_bench.leaderboard.submit import redaction as private
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
     torch.set_num_threads(cell.threads)
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
     if not is_baseline:
-        limits.check_length(model, config.model.name, config.local.sequence_length)
+        limits.check_length(model.base, config.model.name, config.local.sequence_length)
     template = template_text(config.data.template)
     tokens = _tokens(cell, model, template)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)

@@ -69,4 +69,4 @@ def _dtype(name: str, device: str) -> Literal["float32", "bfloat16"]:
 
 
 def _max_tokens(model: LoraModel) -> int:
-    return min(MAX_TOKENS, context_of(model) or MAX_TOKENS)
+    return min(MAX_TOKENS, context_of(model.base) or MAX_TOKENS)

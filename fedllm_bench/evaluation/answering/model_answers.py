@@ -66,7 +66,7 @@ class ModelAnswerer:
 
     def _room(self, length: int) -> int:
         """New tokens for which the context has room after a prompt of `length` tokens; 0 or less where none is."""
-        context = context_of(self.model)
+        context = context_of(self.model.base)
         return context - length if context is not None else 2**31
 
     def _row(self, prompt: Prompt, number: int, ids: Sequence[int], room: int) -> Row:

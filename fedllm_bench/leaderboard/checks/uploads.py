@@ -99,7 +99,7 @@ def adapter_of(run: Run) -> Tree | None:
     if not run.files.has(TENSORS):
         return None
     where = f"{run.where}/{TENSORS}"
-    content = read_plain(run.files.bundle.files[where], MOST_BYTES, where)
+    content = read_plain(run.files.files[where], MOST_BYTES, where)
     try:
         tree: Tree = load(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:

@@ -15,9 +15,9 @@ from fedllm_bench.leaderboard.checks import CHECKS
 from fedllm_bench.leaderboard.checks.context import Context
 from fedllm_bench.leaderboard.checks.fingerprint_cache import remembered
 from fedllm_bench.leaderboard.checks.fingerprints import Fingerprint, fingerprint
-from fedllm_bench.leaderboard.checks.internal import InternalError, own_errors
 from fedllm_bench.leaderboard.site import read_cache
 from fedllm_bench.leaderboard.submission.bundle import Bundle, open_bundle
+from fedllm_bench.leaderboard.submission.internal import InternalError, own_errors
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused, refusals
 from fedllm_bench.leaderboard.submission.submitted import Submitted, reading
 from fedllm_bench.leaderboard.submission.tiers import tier_of

@@ -17,7 +17,6 @@ from typing import Any
 
 from fedllm_bench.common import files, progress
 from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.leaderboard.checks.internal import own_errors
 from fedllm_bench.leaderboard.ranking.board import Board, Entry
 from fedllm_bench.leaderboard.ranking.standing import boards_of
 from fedllm_bench.leaderboard.site import read_cache
@@ -27,6 +26,7 @@ from fedllm_bench.leaderboard.site.details import Details
 from fedllm_bench.leaderboard.site.submission_page import Place, submission_page
 from fedllm_bench.leaderboard.submission.board_files import submissions_in
 from fedllm_bench.leaderboard.submission.bundle import open_bundle
+from fedllm_bench.leaderboard.submission.internal import own_errors
 from fedllm_bench.leaderboard.submission.problems import refusals
 from fedllm_bench.leaderboard.submission.recompute import seed_scores
 

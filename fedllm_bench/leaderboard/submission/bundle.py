@@ -38,7 +38,12 @@ class Bundle:
 
     def runs(self) -> list[RunFiles]:
         """In order of seeds."""
-        return [RunFiles(seed=seed, bundle=self) for seed in self.submission.seeds]
+        return [
+            RunFiles(entry, self.files)
+            for seed in self.submission.seeds
+            for entry in self.submission.runs
+            if entry.seed == seed
+        ]
 
     def record(self, path: str) -> Any:
         """A record of a tier as JSON; Refused where it is none."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,9 +20,6 @@ from fedllm_bench.leaderboard.submission.reading import json_lines, json_value, 
 from fedllm_bench.leaderboard.submission.schema import RunEntry
 from fedllm_bench.scores.score import Score
 
-if TYPE_CHECKING:
-    from fedllm_bench.leaderboard.submission.bundle import Bundle
-
 R = TypeVar("R", Prompt, Answer, Judgement, Score)
 PROMPTS = "prompts"
 
@@ -31,19 +28,19 @@ PROMPTS = "prompts"
 class RunFiles:
     """Names are those of a run folder: "rounds.jsonl", though it is packed here."""
 
-    seed: int
-    bundle: Bundle
+    entry: RunEntry
+    files: Mapping[str, Path]  # of the whole submission: name -> place
 
     @property
-    def entry(self) -> RunEntry:
-        return next(run for run in self.bundle.submission.runs if run.seed == self.seed)
+    def seed(self) -> int:
+        return self.entry.seed
 
     def names(self) -> list[str]:
         """Of all files of the run, as in a run folder, in order."""
         return [name.removeprefix(self._where).removesuffix(".gz") for name in self._own()]
 
     def has(self, name: str) -> bool:
-        return self._inside(name) in self.bundle.files
+        return self._inside(name) in self.files
 
     def json(self, name: str) -> Any:
         """Refused where it is not there or no JSON."""
@@ -109,7 +106,7 @@ class RunFiles:
             path = target / inside.removeprefix(self._where).removesuffix(".gz")
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
-                file.writelines(pieces(self.bundle.files[inside], inside))
+                file.writelines(pieces(self.files[inside], inside))
         return target
 
     @property
@@ -117,16 +114,16 @@ class RunFiles:
         return f"runs/{self.seed}/"
 
     def _own(self) -> list[str]:
-        return sorted(name for name in self.bundle.files if name.startswith(self._where))
+        return sorted(name for name in self.files if name.startswith(self._where))
 
     def _inside(self, name: str) -> str:
         return self._where + packed_name(name)
 
     def _path(self, name: str) -> Path:
         inside = self._inside(name)
-        if inside not in self.bundle.files:
+        if inside not in self.files:
             raise Refused("file-required", "it is not there, or not readable", inside)
-        return self.bundle.files[inside]
+        return self.files[inside]
 
     def _records(self, name: str, kind: type[R]) -> list[R]:
         return list(self._checked(name, kind)) if self.has(name) else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,13 @@ from torch import Tensor, nn
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import Model
 
-if TYPE_CHECKING:
-    from fedllm_bench.training.model.lora_model import LoraModel
-
 log = logging.getLogger(__name__)
 SPARE = 8  # rows that a table of positions may have beyond its positions: OPT has 2
 
 
-def context_of(model: LoraModel) -> int | None:
+def context_of(base: Any) -> int | None:
     """The tokens that the model has positions for; None where its architecture sets no limit."""
-    stated, table = _stated(model.base), table_of(model.base)
+    stated, table = _stated(base), table_of(base)
     return table if table is not None else stated
 
 
@@ -39,17 +36,17 @@ def table_of(base: Any) -> int | None:
     return min([stated, *rows]) if rows else None
 
 
-def check_length(model: LoraModel, name: str, length: int) -> None:
+def check_length(base: Any, name: str, length: int) -> None:
     """Compare `local.sequence_length` with the positions of the model called `name`.
 
     Raises a :class:`UserError` where it has no more; where it can go on, though it was made for fewer, a line says so.
     """
-    context = context_of(model)
+    context = context_of(base)
     if context is None or length <= context:
         return
     text = f"local.sequence_length={length} is more than the {context} positions of MODEL={name}"
     advice = f"--set local.sequence_length={context}"
-    if table_of(model.base) is not None:
+    if table_of(base) is not None:
         raise UserError(f"{text}; {advice}")
     log.warning("%s (max_position_embeddings): longer rows are trained and scored beyond what it was made for; %s",
                 text, advice)  # fmt: skip
