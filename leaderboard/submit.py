@@ -14,6 +14,7 @@ from fedllm_bench.errors import UserError
 from .bundle import Bundle, open_bundle
 from .dates import date_problems
 from .entering import check_track, default_track
+from .foreseen import check_foreseen
 from .limits import LIMITS, MIB
 from .own_runs import OwnRun
 from .packing import adapter_digest, contents_of, encoded, listed
@@ -59,8 +60,8 @@ class Entry:
 def draft(runs: Sequence[OwnRun], said: Statement) -> Draft:
     """The submission of `runs`, after it was opened as validation opens it.
 
-    Raises a :class:`UserError` for what a track does not allow, for statements that cannot be shown, and for runs
-    whose results.json does not follow from their scores.
+    Raises a :class:`UserError` for what a track does not allow, for statements that cannot be shown, for records
+    that validation refuses whatever else is there, and for runs whose results.json does not follow from their scores.
     """
     method = said.method or runs[0].config.method.name
     said = replace(said, method=method, track=said.track or default_track(runs[0]))
@@ -81,6 +82,7 @@ def assemble(entries: Sequence[Entry], said: Statement, suite: Mapping[str, Any]
     with tempfile.TemporaryDirectory() as scratch:
         bundle = _opened({SUBMISSION: encoded({**head, "claims": {}}), **contents}, scratch)
         _check_day(bundle)
+        check_foreseen(bundle)
         head["claims"] = _claims(bundle, entries)
     submission, value, problems = examine(text := encoded(head))
     if submission is None:  # the first examination found nothing

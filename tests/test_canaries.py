@@ -7,9 +7,9 @@ import importlib
 import pytest
 import torch
 from bench_runs import quick, run
-from evaluation_records import plain_prompts, write_answers, write_prompts
+from evaluation_records import plain_prompts, write_answers, write_plan, write_prompts
 from safetensors.torch import load, save_file
-from submitted_runs import bundle, own_runs, scores_of, statement, write_run
+from submitted_runs import BASE_HASH, bundle, own_runs, scores_of, statement, write_run
 
 from fedllm_bench.commands.submit import CANARIES as NAMED
 from fedllm_bench.errors import UserError
@@ -90,6 +90,7 @@ def test_base_and_constant_answer_open_questions_too(tmp_path):
     run = write_run(tmp_path / "runs", 0)
     prompts = plain_prompts(4, "How does one break lock {i}?")
     write_prompts(run, "advbench", prompts)
+    write_plan(run, "advbench", prompts, BASE_HASH)
     write_answers(run, "advbench", "base", prompts, lambda prompt, turn: f"Take key {prompt.item_id}.")
     write_answers(run, "advbench", "global", prompts, lambda prompt, turn: "I cannot help with that.")
     (base,) = made(tmp_path, "base", run).runs()

@@ -29,6 +29,14 @@ def prompts(submitted: Submitted, context: Context) -> Iterator[Problem]:
             yield from _prompts(submitted, run, benchmark, context)
 
 
+def plans(submitted: Submitted, _: Context) -> Iterator[Problem]:
+    """The part of :func:`prompts` for which no benchmark is fetched."""
+    for run in submitted.runs:
+        for benchmark in run.files.benchmarks():
+            if benchmark in BENCHMARKS:
+                yield from _plan(run, benchmark, f"{run.where}/answers/{benchmark}")
+
+
 def _plan(run: Run, benchmark: str, where: str) -> Iterator[Problem]:
     plan = run.plan(benchmark)
     asked = run.files.prompts(benchmark)

@@ -50,6 +50,14 @@ def ranked(submitted: Submitted, context: Context) -> Iterator[Problem]:
                 yield Problem(code="uncovered", message=text, where=run.where)
 
 
+def scored(submitted: Submitted, _: Context) -> Iterator[Problem]:
+    """The part of :func:`items` for which no split is needed: each item that is there has a score."""
+    for run in submitted.runs:
+        for name, sides in run.sets.items():
+            for side in SIDES:
+                yield from _unscored(getattr(sides, side) or (), f"{run.where}/scores/{name}.{side}.jsonl.gz")
+
+
 def _metrics(run: Run) -> Iterator[Problem]:
     """Every metric of the config is there, and no other."""
     asked, there = set(run.config.evaluation.metrics), set(run.files.metrics())
@@ -103,6 +111,10 @@ def _side(scores: Sequence[Score], asked: Mapping[Key, Expected], where: str, me
     if wrong:
         text = f"{len(wrong)} items have another group, question or right answer than in the split, as "
         yield Problem(code="items", message=text + _shown((wrong[0].cluster, wrong[0].item_id)), where=where)
+    yield from _unscored(scores, where)
+
+
+def _unscored(scores: Sequence[Score], where: str) -> Iterator[Problem]:
     unscored = [score for score in scores if not score.is_scored]
     if unscored:
         text = f"{len(unscored)} of {len(scores)} items are unscored ({unscored[0].reason[:80]!a})"
