@@ -22,7 +22,7 @@ from .funnel import Left, Tally, funnel, left_by_choice, left_by_filters, refuse
 from .hub import HubSource
 from .parts import MIN_UNSEEN_ROWS, Groups, make_parts
 from .raw_files import passed_over, raw_files, relative_name
-from .readers import Raw, RawRecord, read_rows
+from .readers import Raw, RawRecord, read_file, read_rows
 from .recipe import Declaration, Filter, Recipe, Sample, filters
 from .remarks import remarks
 
@@ -90,6 +90,16 @@ class Builder:
                 bad(_path(raw, record.file), record.file, error)
             else:
                 yield sample
+
+    def check(self, raw: Raw) -> None:
+        """Raise a :class:`UserError` for a file whose columns are not the upstream's; only the first one is opened.
+
+        Rows of the hub are left: to look at one is to fetch it.
+        """
+        if isinstance(raw, Path):
+            first = raw_files(raw)[0]
+            columns = Columns(self.columns.required, {**self.columns.optional, "split": str})
+            next(read_file(first, relative_name(first, raw), columns, bad=lambda *_: None), None)
 
     def _stated(self, raw: Raw) -> Declaration:
         """A file in the upstream's columns, or another dataset, need not hold the upstream's rows."""
