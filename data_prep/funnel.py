@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from fedllm_bench.data.manifest import FunnelStep
 from fedllm_bench.errors import UserError
+from fedllm_bench.report.formats import counted
 
 from .bad_rows import Skipped
 from .recipe import Filter, Recipe
@@ -78,7 +79,7 @@ def refuse_empty(left: Sequence[Left], usable: Mapping[str, int]) -> None:
     ]
     largest = f"; the largest user has {max(usable.values())} usable rows" if usable else ""
     raise UserError(
-        f"nothing is left of {left[0].rows} raw rows; removed by {', '.join(removed) or 'nothing'}{largest}"
+        f"nothing is left of {counted(left[0].rows, 'raw row')}; removed by {', '.join(removed) or 'nothing'}{largest}"
     )
 
 

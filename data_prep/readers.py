@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.files import RepeatedKey, unique_keys
+from fedllm_bench.report.formats import counted
 
 from .bad_rows import BadRow, Handle, stop
 from .columns import Columns, Kind, check_columns, check_names, checked, missing
@@ -190,7 +191,7 @@ def _read_csv(file: Path, columns: Columns) -> Iterator[Row]:
             check_columns(str(file), head, columns)
             for number, cells in enumerate(reader, start=1):
                 if cells and len(cells) != len(head):
-                    counts = f"has {len(cells)} cells; the head has {len(head)}"
+                    counts = f"has {counted(len(cells), 'cell')}; the head has {len(head)}"
                     yield number, BadRow(f"row {number} {counts}", "has more or fewer cells than the head")
                 elif cells:
                     yield number, dict(zip(head, cells, strict=True))

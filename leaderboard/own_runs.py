@@ -13,6 +13,7 @@ from fedllm_bench.cell import BASELINE, OUTPUTS, RESULTS
 from fedllm_bench.config import RunConfig, check
 from fedllm_bench.errors import UserError
 from fedllm_bench.evaluation.scored_runs import RUN_NAME, differences
+from fedllm_bench.report.formats import part_of
 from fedllm_bench.report.schema import SCHEMA_VERSION
 
 CONFIG, ENVIRONMENT, ROUNDS = "config.json", "environment.json", "rounds.jsonl"
@@ -128,7 +129,7 @@ def _missing(folder: Path, config: RunConfig) -> Iterator[str]:
     yield from (f"there is no {name}" for name in names if not (folder / name).is_file())
     done = len(files.read_jsonl_so_far(folder / ROUNDS))
     if done != config.federation.rounds:
-        yield f"{done} of {config.federation.rounds} rounds"
+        yield part_of(done, config.federation.rounds, "round")
     outputs = {name for kind in OUTPUTS.values() for name in (kind, f"{kind}s")}
     if not any((folder / name).is_dir() for name in outputs):
         yield "there is no adapter"

@@ -22,6 +22,7 @@ from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.privacy import DpFedAvg, Private, clipped, joint_norm
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.scaffold import Scaffold
+from fedllm_bench.report.formats import part_of
 from fedllm_bench.training.batches import poisson_clients, schedule
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.rounds import Run, run_rounds
@@ -221,7 +222,7 @@ def test_the_limit_of_failures_is_of_the_expected_clients(
     if not stops:
         assert run_rounds(run, START).round == 1
         return
-    with pytest.raises(UserError, match=f"1 of {len(chosen)} clients have no finite answer"):
+    with pytest.raises(UserError, match=f"{part_of(1, len(chosen), 'client', 'have')} no finite answer"):
         run_rounds(run, START)
 
 

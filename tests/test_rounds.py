@@ -19,6 +19,7 @@ from fedllm_bench.files import read_jsonl
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.methods.local import Local
 from fedllm_bench.methods.registry import make_method
+from fedllm_bench.report.formats import part_of
 from fedllm_bench.training import rounds
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult, ClientTask
@@ -238,7 +239,10 @@ def test_the_run_stops_where_more_clients_fail_than_the_limit_allows(
     with pytest.raises(UserError) as caught:
         run_rounds(run, START)
     text = str(caught.value)
-    assert f"round 1: {failing} of 3 clients have no finite answer, more than federation.failure_limit={limit}" in text
+    assert (
+        f"round 1: {part_of(failing, 3, 'client', 'have')} no finite answer, more than federation.failure_limit={limit}"
+        in text
+    )
     assert f"client {tiny_clients.ids[chosen[0]]}: loss nan" in text
 
 

@@ -17,6 +17,7 @@ from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
 from fedllm_bench.evaluation.thoughts import without_thoughts
 from fedllm_bench.evaluation.verdicts import Verdict, rating
 from fedllm_bench.metrics.base import Score
+from fedllm_bench.report.formats import counted, part_of
 
 # One unscored question of MT-Bench's 80 can move the mean of the others by up to 9 / 80 = 0.11, which is as much as
 # methods differ by; and what a judge fails on is not chosen at random.
@@ -74,7 +75,9 @@ def mean_or_refusal(scores: Iterable[Score], *, min_coverage: float = MIN_COVERA
     scored = [own for own in questions.values() if all(score.is_scored for score in own)]
     n_scored, n = len(scored), len(questions)
     if not scored or n_scored < min_coverage * n:
-        reason = f"{n - n_scored} of {n} questions have no score: {_commonest(questions)}" if n else "no questions"
+        reason = (
+            f"{part_of(n - n_scored, n, 'question', 'have')} no score: {_commonest(questions)}" if n else "no questions"
+        )
         return Graded(mean=None, n_scored=n_scored, n=n, reason=reason)
     means = [math.fsum(score.value or 0.0 for score in own) / len(own) for own in scored]
     return Graded(mean=math.fsum(means) / n_scored, n_scored=n_scored, n=n)
@@ -99,7 +102,7 @@ def unfinished(reply: Reply) -> str:
         case "whole":
             return ""
         case "cut":
-            return f"the judge's reply was cut after {reply.completion_tokens} tokens{named}"
+            return f"the judge's reply was cut after {counted(reply.completion_tokens, 'token')}{named}"
         case "filtered":
             return f"the judge's reply was withheld by a content filter{named}"
     return f"the judge's reply broke off{named}"
@@ -121,7 +124,7 @@ def _whole(own: Sequence[Judgement], repeats: int, hashes: Hashes | None) -> lis
     if len(own) > len(by_repeat):
         return "two judgements of one repeat"
     if len(by_repeat) < repeats:
-        return f"{repeats - len(by_repeat)} of {repeats} judgements are missing"
+        return f"{part_of(repeats - len(by_repeat), repeats, 'judgement', 'are')} missing"
     stale = hashes is not None and any(hashes.get(slot_of(j)) != j.request_hash for j in own)
     return STALE if stale else [by_repeat[n] for n in range(repeats)]
 

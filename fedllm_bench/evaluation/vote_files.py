@@ -17,6 +17,7 @@ from typing import Any
 from fedllm_bench.errors import UserError, first_line
 from fedllm_bench.evaluation.imported_files import parsed, text_of
 from fedllm_bench.evaluation.votes import OTHER, Match, Vote, Winner
+from fedllm_bench.report.formats import counted
 
 NEEDED = ("question", "model_a", "model_b", "winner", "judge")
 NAMES = {"question_id": "question"}  # another name of a column, as FastChat has it
@@ -143,7 +144,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for cells in reader:
             where = f"--votes {path}, line {reader.line_num}"
             if cells and len(cells) != len(header):
-                raise UserError(f"{where}: {len(cells)} cells, the header has {len(header)}")
+                raise UserError(f"{where}: {counted(len(cells), 'cell')}, the header has {len(header)}")
             if cells:
                 yield where, dict(zip(header, cells, strict=True))
     except csv.Error as error:

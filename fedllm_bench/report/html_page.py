@@ -16,6 +16,7 @@ from fedllm_bench.evaluation.material import Material
 from fedllm_bench.evaluation.results import Evaluation
 from fedllm_bench.evaluation.scored import Scored
 from fedllm_bench.report import html_charts, html_parts
+from fedllm_bench.report.formats import counted
 from fedllm_bench.report.html_data import BrowserData, browser_data
 from fedllm_bench.report.html_pairs import pair_table
 from fedllm_bench.report.html_parts import environment, own_file
@@ -83,7 +84,7 @@ def _cut(data: BrowserData) -> list[str]:
 
 def _footer(evaluation: Evaluation) -> list[str]:
     lines = [
-        f"{name}: {found.num_prompts} questions, {found.num_turns} turns"
+        f"{name}: {counted(found.num_prompts, 'question')}, {counted(found.num_turns, 'turn')}"
         f"{f', version {found.version}' if found.version else ''}, prompts sha256 {found.prompts_sha256[:16]}"
         for name, found in evaluation.benchmarks.items()
     ]

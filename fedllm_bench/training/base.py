@@ -8,6 +8,7 @@ from typing import Any
 
 from fedllm_bench import files, model_files, models
 from fedllm_bench.errors import UserError, first_line
+from fedllm_bench.report.formats import counted
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 NO_TOKENIZER = "the folder has no tokenizer.json; save the model's tokenizer there: tokenizer.save_pretrained(FOLDER)"
@@ -88,6 +89,6 @@ def _check_weights(found: dict[str, Any], name: str) -> None:
     wrong = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if wrong:
         raise UserError(
-            f"MODEL={name}: {len(wrong)} weights are missing, or of another size than its config.json says, "
-            f"as {wrong[0]}; {models.ADVICE}"
+            f"MODEL={name}: {counted(len(wrong), 'weight', 'are')} missing, or of another size than its config.json "
+            f"says, as {wrong[0]}; {models.ADVICE}"
         )

@@ -16,6 +16,7 @@ from fedllm_bench.files import read_jsonl, write_jsonl
 from fedllm_bench.interrupts import Stop
 from fedllm_bench.methods.base import FedAvg, Message, Server
 from fedllm_bench.progress import track
+from fedllm_bench.report.formats import part_of
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.checkpoint import ClientStates, Partial, load_partial, load_server, save_partial, save_server
@@ -205,7 +206,7 @@ def _check_answers(
     if failed and (nobody or len(failed) > limit * max(len(results), expected or 0)):
         first = failed[0]
         raise UserError(
-            f"round {round_num + 1}: {len(failed)} of {len(results)} clients have no finite answer, more than "
-            f"federation.failure_limit={limit} allows (client {first['client_ids']}: {first['failure']}); "
+            f"round {round_num + 1}: {part_of(len(failed), len(results), 'client', 'have')} no finite answer, more "
+            f"than federation.failure_limit={limit} allows (client {first['client_ids']}: {first['failure']}); "
             "lower local.lr or local.clip; the last checkpoint stays"
         )

@@ -11,6 +11,7 @@ from fedllm_bench.evaluation.benchmarks import BENCHMARKS
 from fedllm_bench.evaluation.benchmarks import Context as PromptContext
 from fedllm_bench.evaluation.open_scores import GLOBAL
 from fedllm_bench.evaluation.records import Answer, Prompt
+from fedllm_bench.report.formats import counted, part_of
 
 from ..context import Context, config_of, split_of
 from ..problems import Problem
@@ -71,7 +72,7 @@ def _prompts(submitted: Submitted, run: Run, benchmark: str, context: Context) -
         yield Problem(code="prompts", message="one item is asked twice", where=where)
     wanted = {prompt.item_id: prompt for prompt in right}
     if differing := {key for key in asked.keys() | wanted.keys() if asked.get(key) != wanted.get(key)}:
-        text = f"{len(differing)} prompts are not the benchmark's, as {min(differing)[:40]!a}"
+        text = f"{counted(len(differing), 'prompt', 'are')} not the benchmark's, as {min(differing)[:40]!a}"
         yield Problem(code="prompts", message=text, where=where)
 
 
@@ -106,14 +107,18 @@ def _answered(asked: Sequence[Prompt], answers: Sequence[Answer], where: str) ->
     by_id = {answer.item_id: answer for answer in answers}
     if len(by_id) < len(answers):
         yield Problem(
-            code="answer-twice", message=f"{len(answers) - len(by_id)} items have several answers", where=where
+            code="answer-twice",
+            message=f"{counted(len(answers) - len(by_id), 'item', 'have')} several answers",
+            where=where,
         )
     prompts = {prompt.item_id: prompt for prompt in asked}
     if strangers := by_id.keys() - prompts.keys():
-        yield Problem(code="answer-unasked", message=f"{len(strangers)} answers to what was not asked", where=where)
+        yield Problem(
+            code="answer-unasked", message=f"{counted(len(strangers), 'answer')} to what was not asked", where=where
+        )
     missing = [key for key, prompt in prompts.items() if not _is_answer(by_id.get(key), prompt)]
     if missing:
-        text = f"{len(missing)} of {len(prompts)} prompts have no whole answer, as {missing[0][:40]!a}"
+        text = f"{part_of(len(missing), len(prompts), 'prompt', 'have')} no whole answer, as {missing[0][:40]!a}"
         yield Problem(code="uncovered", message=text, where=where)
 
 

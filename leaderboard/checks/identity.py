@@ -10,6 +10,7 @@ from fedllm_bench import models, starting
 from fedllm_bench.cell import settings_hash
 from fedllm_bench.config import EMBEDDED_MODEL
 from fedllm_bench.evaluation.scored_runs import differences
+from fedllm_bench.report.formats import counted, part_of
 
 from ..context import Context
 from ..fingerprints import BaseScores, base_key, base_scores, digest, loss_digests
@@ -159,7 +160,7 @@ def _same_base(first: Run, run: Run) -> Iterator[Problem]:
             a, b = score.value, other.value if other else None
             far += a is None or b is None or abs(a - b) > CLOSE * max(1.0, abs(b))
         if far > FEW * max(1, len(sides.before)) or len(theirs) != len(sides.before):
-            text = f"the base scored otherwise than for seed {first.seed} in {far} of {len(sides.before)} items"
+            text = f"the base scored otherwise than for seed {first.seed} in {part_of(far, len(sides.before), 'item')}"
             yield Problem(code="base", message=text, where=f"{run.where}/scores/{name}.before.jsonl.gz")
         elif digest(sides.before) != digest(first.sets[name].before):
             text = f"the base's scores are not exactly those of seed {first.seed} (another machine?)"
@@ -176,7 +177,8 @@ def _base_of_board(run: Run, context: Context) -> Iterator[Problem]:
             continue
         room = (MEAN_CLOSE if "loss" in name or name == "heldout" else FEW) * max(1.0, abs(theirs.mean))
         if mine.mean is None or mine.n != theirs.n or abs(mine.mean - theirs.mean) > room:
-            text = f"the base's mean is {mine.mean} over {mine.n} items; the board's is {theirs.mean} over {theirs.n}"
+            text = f"the base's mean is {mine.mean} over {counted(mine.n, 'item')}; "
+            text += f"the board's is {theirs.mean} over {theirs.n}"
             yield Problem(code="base", message=text, where=f"{run.where}/scores/{name}.before.jsonl.gz")
 
 

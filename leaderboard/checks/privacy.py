@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fedllm_bench.accounting import spent_epsilon
 from fedllm_bench.methods.privacy import Private
 from fedllm_bench.methods.wrapped import find
+from fedllm_bench.report.formats import counted
 
 from ..context import Context, split_of
 from ..problems import Problem
@@ -26,7 +27,7 @@ def privacy(submitted: Submitted, context: Context) -> Iterator[Problem]:
         where = f"{run.where}/results.json.gz: privacy"
         split = split_of(submitted, run, context)
         if split is not None and run.num_clients != (count := len(split.manifest.clients)):
-            text = f"{run.num_clients} clients, the split has {count}: epsilon depends on that number"
+            text = f"{counted(run.num_clients, 'client')}, the split has {count}: epsilon depends on that number"
             yield Problem(code="privacy", message=text, where=f"{run.where}/results.json.gz: data")
         private = find(run.method, Private)
         stated = run.results.get("privacy")

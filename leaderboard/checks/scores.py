@@ -8,6 +8,7 @@ from typing import Any
 
 from fedllm_bench.metrics.base import Score
 from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.report.formats import counted, part_of
 from fedllm_bench.report.results import client_rows, metrics_of
 
 from ..context import Context, split_of
@@ -80,7 +81,7 @@ def _sides_alike(run: Run) -> Iterator[Problem]:
     for name, sides in run.sets.items():
         before, after = (_keys(side) for side in (sides.before, sides.after))
         if before != after:
-            text = f"{len(before ^ after)} items are scored on one side only"
+            text = f"{counted(len(before ^ after), 'item', 'are')} scored on one side only"
             yield Problem(code="items", message=text, where=f"{run.where}/scores/{name}.after.jsonl.gz")
 
 
@@ -102,14 +103,15 @@ def _all_metrics(run: Run, split: SplitItems) -> Iterator[Problem]:
 def _side(scores: Sequence[Score], asked: Mapping[Key, Expected], where: str, metric: str) -> Iterator[Problem]:
     keys = _keys(scores)
     if missing := asked.keys() - keys:
-        text = f"{len(missing)} of the split's {len(asked)} items have no score, as {_shown(min(missing))}"
+        text = f"{part_of(len(missing), len(asked), 'item', 'have')} no score, and the split has them, as "
+        text += _shown(min(missing))
         yield Problem(code="items", message=text, where=where)
     if extra := keys - asked.keys():
-        text = f"{len(extra)} items are not of the split, as {_shown(min(extra))}"
+        text = f"{counted(len(extra), 'item', 'are')} not of the split, as {_shown(min(extra))}"
         yield Problem(code="items", message=text, where=where)
     wrong = [s for s in scores if (s.cluster, s.item_id) in asked and not _fits(s, asked[s.cluster, s.item_id], metric)]
     if wrong:
-        text = f"{len(wrong)} items have another group, question or right answer than in the split, as "
+        text = f"{counted(len(wrong), 'item', 'have')} another group, question or right answer than in the split, as "
         yield Problem(code="items", message=text + _shown((wrong[0].cluster, wrong[0].item_id)), where=where)
     yield from _unscored(scores, where)
 
@@ -117,7 +119,7 @@ def _side(scores: Sequence[Score], asked: Mapping[Key, Expected], where: str, me
 def _unscored(scores: Sequence[Score], where: str) -> Iterator[Problem]:
     unscored = [score for score in scores if not score.is_scored]
     if unscored:
-        text = f"{len(unscored)} of {len(scores)} items are unscored ({unscored[0].reason[:80]!a})"
+        text = f"{part_of(len(unscored), len(scores), 'item', 'are')} unscored ({unscored[0].reason[:80]!a})"
         yield Problem(code="uncovered", message=text, where=where)
 
 
@@ -136,7 +138,7 @@ def _weights(before: Sequence[Score], after: Sequence[Score], where: str) -> Ite
     wrong = [s for s in after if known.get((s.cluster, s.item_id), s.weight) != s.weight]
     if wrong:
         first = _shown((wrong[0].cluster, wrong[0].item_id))
-        text = f"{len(wrong)} items weigh otherwise than before training, as {first}"
+        text = f"{counted(len(wrong), 'item', 'weigh')} otherwise than before training, as {first}"
         yield Problem(code="items", message=text, where=where)
 
 
@@ -157,8 +159,8 @@ def evidence(submitted: Submitted, _: Context) -> Iterator[Problem]:
                 wrong = [score for score in scores if rescored(name, score) is not score]
                 if wrong:
                     first, right = wrong[0], rescored(name, wrong[0]).value
-                    text = f"{len(wrong)} scores are not what their evidence says, as {first.item_id[:40]!a}: "
-                    text += f"{first.value}, not {right}"
+                    text = f"{counted(len(wrong), 'score', 'are')} not what the evidence says, as "
+                    text += f"{first.item_id[:40]!a}: {first.value}, not {right}"
                     yield Problem(code="evidence", message=text, where=f"{run.where}/scores/{name}.{side}.jsonl.gz")
         yield from _of_one_margin(run)
 
@@ -174,7 +176,7 @@ def _of_one_margin(run: Run) -> Iterator[Problem]:
             far = [key for key, value in _values(run.stored(name, side)).items()
                    if key in margins[side] and abs(metric.value(margins[side][key]) - value) > 1e-6]  # fmt: skip
             if far:
-                text = f"{len(far)} scores do not follow from the margins, as {_shown(far[0])}"
+                text = f"{counted(len(far), 'score', 'are')} not what the margins give, as {_shown(far[0])}"
                 yield Problem(code="evidence", message=text, where=f"{run.where}/scores/{name}.{side}.jsonl.gz")
 
 
@@ -208,7 +210,7 @@ def results(submitted: Submitted, _: Context) -> Iterator[Problem]:
         wrong = [text for key, value in pairs.items() for text in unequal(stated[key], value, key, without)]
         numbers = [text for key, text in wrong if key not in INTERVALS]
         if numbers:
-            text = f"{len(numbers)} numbers are not those of the records: {'; '.join(numbers[:3])}"
+            text = f"{counted(len(numbers), 'number', 'are')} not those of the records: {'; '.join(numbers[:3])}"
             yield Problem(code="results", message=text[:400], where=where)
         elif wrong:
             text = f"{len(wrong)} values of intervals differ when made here: {'; '.join(text for _, text in wrong[:2])}"

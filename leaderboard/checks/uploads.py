@@ -13,6 +13,7 @@ from safetensors.torch import load
 from fedllm_bench import models
 from fedllm_bench.config import EMBEDDED_MODEL, Lora, RunConfig
 from fedllm_bench.errors import first_line
+from fedllm_bench.report.formats import counted
 from fedllm_bench.training import targets
 from fedllm_bench.training.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
 from fedllm_bench.trees import Tree, norm, num_bytes, tmap
@@ -46,7 +47,7 @@ def traffic(submitted: Submitted, _: Context) -> Iterator[Problem]:
         if wrong:
             line, right = wrong[0], _of_round(wrong[0], down, up)
             got = f"round {line.round} has {line.bytes_down} down and {line.bytes_up} up"
-            text = f"{len(wrong)} rounds; {got}, not {right[0]} and {right[1]}"
+            text = f"{counted(len(wrong), 'round')}; {got}, not {right[0]} and {right[1]}"
             yield Problem(code="bytes", message=text, where=where)
 
 
@@ -164,5 +165,5 @@ def _rank(run: Run, tree: Tree, where: str) -> Iterator[Problem]:
     for place, ending in enumerate(A_AND_B):
         wrong += [n for n, t in tree.items() if n.endswith(ending) and (t.ndim != 2 or t.shape[place] != rank)]
     if wrong:
-        text = f"{len(wrong)} tensors are not of a LoRA adapter of rank {rank}, as {wrong[0][:80]!a}"
+        text = f"{counted(len(wrong), 'tensor', 'are')} not of a LoRA adapter of rank {rank}, as {wrong[0][:80]!a}"
         yield Problem(code="adapter-file", message=text, where=where)
