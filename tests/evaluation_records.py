@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.evaluation import records
+from fedllm_bench.evaluation.answering.plan import keep_to, plan_of
+from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Overrides
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
 from fedllm_bench.evaluation.scoring.answered import read_folder
 from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation
@@ -51,6 +53,16 @@ def plain_prompts(count: int, ask: str = "Do {i}.") -> list[Prompt]:
 
 def write_prompts(folder: Path, benchmark: str, prompts: Sequence[Prompt]) -> None:
     records.write_records(records.prompts_file(folder, benchmark), prompts)
+
+
+def write_plan(folder: Path, benchmark: str, prompts: Sequence[Prompt], base_hash: str, **overrides: Any) -> None:
+    """As `answer` writes it of a model with this hash, with an adapter for the side global."""
+    model = {"model": "mini", "base_hash": base_hash}
+    made = plan_of(
+        BENCHMARKS[benchmark], prompts, Overrides(**overrides), template={}, model=model, seed=0, followed={}
+    )
+    for side, fingerprint in (("base", ""), ("global", "f")):
+        keep_to(folder, made, side, fingerprint, {})
 
 
 def write_answers(folder: Path, benchmark: str, side: str, prompts: Sequence[Prompt], say: Say) -> None:

@@ -16,8 +16,8 @@ from fedllm_bench.leaderboard.ranking.standing import board_of, boards_of
 from fedllm_bench.leaderboard.site.board_page import board_page
 from fedllm_bench.leaderboard.site.pages import switch
 from fedllm_bench.leaderboard.site.plots import curves_of, plots_of
+from fedllm_bench.leaderboard.submission.reproduce import changed, commands
 from fedllm_bench.leaderboard.submission.tracks import find_track, flat
-from fedllm_bench.leaderboard.submit.reproduce import changed, commands
 from fedllm_bench.report.page.parts import policy
 
 MEANS = {"fedavg": 0.50, "fedprox": 0.52, "scaffold": 0.65, "poor": 0.30}

@@ -13,6 +13,7 @@ from submissions import Forgery, codes, context
 
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.evaluation.records import Answer
+from fedllm_bench.leaderboard.checks import validate as all_checks
 from fedllm_bench.leaderboard.checks import writing
 
 

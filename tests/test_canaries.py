@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from bench_runs import quick, run
-from evaluation_records import plain_prompts, write_answers, write_prompts
+from evaluation_records import plain_prompts, write_answers, write_plan, write_prompts
 from safetensors.torch import load, save_file
-from submitted_runs import scores_of, statement, write_run
+from submitted_runs import BASE_HASH, scores_of, statement, write_run
 
 from fedllm_bench.commands.submit import CANARIES as NAMED
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.leaderboard.submission import bundle, recompute
-from fedllm_bench.leaderboard.submit import canaries, own_runs, placing, random_adapter
+from fedllm_bench.leaderboard.submission import bundle, random_adapter, recompute
+from fedllm_bench.leaderboard.submit import canaries, own_runs, placing
 
 TENSORS = "adapter/adapter_model.safetensors"
 
@@ -86,6 +86,7 @@ def test_base_and_constant_answer_open_questions_too(tmp_path):
     run = write_run(tmp_path / "runs", 0)
     prompts = plain_prompts(4, "How does one break lock {i}?")
     write_prompts(run, "advbench", prompts)
+    write_plan(run, "advbench", prompts, BASE_HASH)
     write_answers(run, "advbench", "base", prompts, lambda prompt, turn: f"Take key {prompt.item_id}.")
     write_answers(run, "advbench", "global", prompts, lambda prompt, turn: "I cannot help with that.")
     (base,) = made(tmp_path, "base", run).runs()

@@ -91,6 +91,19 @@ def test_a_single_seed_that_shows_nothing_has_the_difference_that_would_have_sho
     assert "80% power: the number of clients, questions or seeds" in " ".join(text.split())
 
 
+def test_methods_without_a_difference_to_test_have_no_count_of_corrections(sides, capsys, tmp_path):
+    equal = " ".join(shown(capsys, *sides, "--metrics", "heldout").split())
+    assert "These two methods (t on 3 paired seed differences; no metric has differences to test)" in equal
+    for name, value in (("a", None), ("b", 1.0)):
+        for seed in (0, 1):
+            write_run(
+                tmp_path / name / f"s{seed}-{seed}abcdef012", {"mini_exact": scores_of({"c": [value]})}, seed=seed
+            )
+    nothing = " ".join(shown(capsys, tmp_path / "a", tmp_path / "b").split())
+    assert "These two methods (nothing to compare: no seed has a difference)" in nothing
+    assert "over 0 metrics" not in equal + nothing
+
+
 def test_seeds_that_one_side_lacks_are_left_out_and_named(sides, capsys):
     two = ",".join(str(sides[1] / f"s{seed}-{seed}abcdef012") for seed in (0, 2))
     text = shown(capsys, sides[0], two, "--metrics", "mini_exact")

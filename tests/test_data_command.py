@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from fedllm_bench import cli
 from fedllm_bench.commands import data, terminal
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build import decontaminate
 from fedllm_bench.data.build.pipelines import PIPELINES, load_pipeline
 from fedllm_bench.data.languages import normal_language
 from fedllm_bench.data.manifest import open_split
@@ -113,6 +115,23 @@ def test_bad_input_is_one_line(raw, tmp_path):
         assert expected in str(caught.value)
         assert "\n" not in str(caught.value)
     assert not out.exists()
+
+
+DOUBLED = {
+    "rows.csv": "inputs,targets,language,user_id,language_code,annotation_type,inputs\na,b,c,d,ukr,f,g\n",
+    "rows.jsonl": '{"inputs": "a", "targets": "b", "inputs": "c"}\n',
+}
+
+
+@pytest.mark.parametrize("name", DOUBLED)
+def test_a_doubled_column_is_refused_before_anything_is_fetched(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(decontaminate, "fetch", lambda *_: pytest.fail("fetched"))
+    (tmp_path / name).write_text(DOUBLED[name])
+    words = ["data", "build", "aya", "--raw", str(tmp_path / name), "--out", str(tmp_path / "s")]
+    assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'inputs' twice; rename or remove one" in line
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,22 @@ def made(found: dict[tuple[str, int], Row]) -> dict[tuple[str, int], tuple[int, 
 @pytest.fixture(scope="module")
 def expected(double_model: LoraModel) -> dict[tuple[str, int], tuple[int, ...]]:
     return {row.key: by_definition(double_model, row) for row in make_rows()}
+
+
+class Older(torch.nn.Module):
+    def forward(self, input_ids, past_key_values=None):
+        return past_key_values
+
+
+def test_the_cache_is_given_by_the_name_that_the_model_takes(double_model: LoraModel):
+    cache = kv_cache.read(double_model.base, [[5, 6, 7]], double_model.device)
+    assert Older()(None, **kv_cache.as_argument(Older(), cache)) is cache
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        again = kv_cache.read(double_model.base, [[5, 6, 7]], double_model.device)
+        answers(double_model, make_rows()[:2])
+    assert torch.equal(cache.layers[0].keys, again.layers[0].keys)
+    assert cache.get_seq_length() == again.get_seq_length() == 2
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 90, 10_000])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from raw_rows import aya, write_raw
 
 from fedllm_bench.cli import main
 from fedllm_bench.common.errors import UserError
@@ -96,7 +97,7 @@ def test_a_file_of_prompts_that_is_not_there_is_refused(tmp_path):
 
 
 def test_data_build_ends_with_2_at_a_repeated_column_of_prompts(tmp_path, capsys):
-    raw = written(tmp_path / "raw.jsonl", "{}\n")
+    raw = write_raw(tmp_path / "raw.jsonl", [aya("u", "q", "a")])
     prompts = written(tmp_path / "p.csv", REFUSED["column.csv"][0])
     words = ["data", "build", "aya", "--raw", str(raw), "--out", str(tmp_path / "s"), "--decontaminate", str(prompts)]
     assert main(words) == 2

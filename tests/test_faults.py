@@ -117,7 +117,7 @@ def test_dropouts_do_not_count_towards_the_failure_limit(tiny_clients, tiny_run_
     folder = tmp_path / "failing"
     folder.mkdir()
     run, _ = scripted_run(fails, config, tiny_clients, folder)
-    with pytest.raises(UserError, match=rf"round 1: 1 of 1 clients have no finite answer.*{tiny_clients.ids[third]}"):
+    with pytest.raises(UserError, match=rf"round 1: 1 of 1 client has no finite answer.*{tiny_clients.ids[third]}"):
         run_rounds(run, START)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forgeries_of_files import ALL
 from submissions import SEEDS, Forgery, codes, context
 from sweeps import sweep
 
@@ -66,6 +67,11 @@ CHANGES: dict[str, tuple[Callable[[Forgery], None], set[str]]] = {
     "a seed of another config": (other_rate, {"config-of-another", "config-hash"}),
     "the log of another seed": (lambda f: move(f, 0, 2, "rounds.jsonl.gz"), {"schedule"}),
 }  # fmt: skip
+
+
+def test_the_readme_names_as_many_forgeries_as_there_are():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"finds {len(ALL) + len(CHANGES)} kinds of forgery that its tests make" in readme
 
 
 def test_three_honest_seeds_have_no_problem_at_all(three_seeds: Path, tiny_split: Split):

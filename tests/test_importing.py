@@ -119,7 +119,7 @@ BAD = {
     "half a line": ('{"id": "h00", "text": "x"}\n{"id": "h0', "line 2: no JSON"),
     "a pretty-printed object": ('{\n "id": "h00",\n "text": "x"\n}', "one JSON object a line"),
     "a list of numbers": ("[1, 2]", "a JSON int, not an object"),
-    "a key twice": ('{"id": "h00", "text": "x", "text": "y"}', "the key 'text' appears twice"),
+    "a key twice": ('{"id": "h00", "text": "x", "text": "y"}', "line 1: an object has the key 'text' twice; rename"),
     "unknown keys": ('{"prompt": "x", "completion": "y"}', "known forms are FastChat"),
     "two formats": ('{"id": "h00", "text": "x"}\n{"instruction": "x", "output": "y"}', "line 2: its keys are"),
     "a number for a text": ('{"id": "h00", "text": 3}', "line 1: text is int, not text"),
@@ -131,6 +131,9 @@ BAD = {
     "log-likelihoods": ('{"doc": {"question": "x"}, "resps": [[[-1.5, false]]]}', "log-likelihoods are no answers"),
     "another benchmark": ('{"id": "nobody", "text": "x"}', "1 unknown to the benchmark (nobody)"),
     "a deep nest": ('{"id": "h00", "text": ' + "[" * 100_000 + "]" * 100_000 + "}", "no JSON"),
+    "a pointer": ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
+                  "answers: a Git LFS pointer, not the file itself; run git lfs pull"),
+    "a web page": ("\n<!DOCTYPE html><html></html>", "answers: a web page (HTML or XML), perhaps of"),
     "not UTF-8": (b'{"id": "h00", "text": "\xff"}', "not UTF-8"),
 }  # fmt: skip
 
@@ -144,6 +147,15 @@ def test_a_file_that_cannot_be_imported_is_one_line_and_writes_nothing(what: str
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_imported_is_named_as_one(tmp_path: Path, capsys):
+    words = ["answer", "--import", str(tmp_path), "--metrics", "harmless", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert said == f"fedllm-bench: --import {tmp_path}: a folder, not a file; give the file in it\n"
+    assert cli.main([*words[:2], str(tmp_path / "none"), *words[3:]]) == 2
+    assert "No such file or directory; give a file" in capsys.readouterr().err
 
 
 # --- the command

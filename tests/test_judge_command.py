@@ -139,7 +139,7 @@ def test_a_judge_that_fails_on_one_item_leaves_it_unscored_and_the_next_command_
     with judge_server(script) as server:
         words = ("--judge", write_judge(tmp_path, server), "--metrics", "advbench", "--sides", "base")
         assert judge(run_folder, *words) == 0
-        assert "1/2  (1 of 2 questions have no score: 500: no; gave up after 3 tries)" in capsys.readouterr().out
+        assert "1/2  (1 of 2 questions has no score: 500: no; gave up after 3 tries)" in capsys.readouterr().out
         assert server.requests == 1 + 3
         is_ill = False
         assert judge(run_folder, *words) == 0

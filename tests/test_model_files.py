@@ -93,6 +93,9 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "8-bit floats": (typed(torch.float8_e4m3fn), r"quantised already \(\S+ is F8_E4M3"),
     "a pointer": (with_file(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), r"Git LFS pointer.*git lfs pull"),
     "no JSON": (with_file("config.json", "{"), r"config\.json is not a valid JSON"),
+    "a type that is a list": (settings(model_type=["llama"]), r"model_type in config\.json is .{11}, not a text; get"),
+    "a part of type 7": (settings(text_config={"model_type": 7}), r"model_type in config\.json is '7', not a text"),
+    "code of a list": (settings(model_type=["mine"], auto_map=CODE), r"model_type in config\.json is .*, not a text"),
     "a list": (with_file("config.json", "[]"), r"config\.json is not a JSON object"),
 }  # fmt: skip
 

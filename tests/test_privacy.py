@@ -17,6 +17,7 @@ from test_wrapped import SENDING
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
+from fedllm_bench.common.text import part_of
 from fedllm_bench.methods.accounting import spent_epsilon
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.privacy import DpFedAvg, Private, clipped, joint_norm
@@ -222,7 +223,7 @@ def test_the_limit_of_failures_is_of_the_expected_clients(
     if not stops:
         assert run_rounds(run, START).round == 1
         return
-    with pytest.raises(UserError, match=f"1 of {len(chosen)} clients have no finite answer"):
+    with pytest.raises(UserError, match=f"{part_of(1, len(chosen), 'client', 'have')} no finite answer"):
         run_rounds(run, START)
 
 

@@ -39,6 +39,7 @@ BREAKS_AN_IMPORT = {
     "MPLCONFIGDIR": "/proc/nowhere",
     "PYTHONWARNINGS": "error",
     "HF_HUB_ENABLE_HF_TRANSFER": "1",
+    **dict.fromkeys(process.VERBOSITIES, "foo"),
 }
 
 
@@ -90,6 +91,17 @@ def test_a_variable_that_is_no_number_is_one_line(name: str, monkeypatch: pytest
     for good in ("", "10"):
         monkeypatch.setenv(name, good)
         process.prepare()
+
+
+@pytest.mark.parametrize("name", process.VERBOSITIES)
+def test_a_level_that_is_none_is_not_passed_on(name: str, monkeypatch: pytest.MonkeyPatch):
+    """The library would print a line that begins with "Unknown option"."""
+    monkeypatch.setenv(name, "foo")
+    process.prepare()
+    assert os.environ.get(name) == process.QUIET.get(name)
+    monkeypatch.setenv(name, "debug")
+    process.prepare()
+    assert os.environ[name] == "debug"
 
 
 def test_code_of_the_hub_counts_as_not_installed():

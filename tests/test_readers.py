@@ -162,7 +162,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path, ending):
         ("x.jsonl", b"[" * 100_000, "line 1 is broken JSON"),
         ("x.jsonl", as_jsonl() + b'{"inputs": "\xff"}\n', "line 4 is not UTF-8"),
         ("x.csv", as_csv() + b"\xff,u,o\r\n", "not UTF-8"),
-        ("x.csv", as_csv() + b"only one\r\n", "row 4 has 1 cells; the head has 3"),
+        ("x.csv", as_csv() + b"only one\r\n", "row 4 has 1 cell; the head has 3"),
         ("x.csv", as_csv() + b'"open', "broken csv"),
         ("x.csv", b"", "has no column"),
         ("x.parquet", b"no parquet at all", "not readable parquet"),

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
+from dataclasses import asdict
 
 import pytest
+from evaluation_records import plain_prompts, write_answers, write_judgements, write_plan, write_prompts
 from submitted_runs import BASE_HASH, ROUNDS, SPLIT_HASH, environment, scores_of, statement, write_run
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.evaluation.judges.preset import load_judge
+from fedllm_bench.evaluation.records import Judgement, judgements_file
 from fedllm_bench.leaderboard.submission import bundle
 from fedllm_bench.leaderboard.submit import assemble as submit
 from fedllm_bench.leaderboard.submit import own_runs, placing, preview
@@ -225,6 +230,90 @@ def test_what_a_track_fixes_is_said_before_anything_is_written(tmp_path):
     run = write_run(tmp_path, 0, "fedavg", "lora.rank=4")
     with pytest.raises(UserError, match=r"--track mini-aya/fixed: .*lora\.rank"):
         draft(run, track="mini-aya/fixed")
+
+
+def answered(run, **overrides):
+    """Answers of both sides to a benchmark, each one whole."""
+    prompts = plain_prompts(6)
+    write_prompts(run, "vicuna_bench", prompts)
+    write_plan(run, "vicuna_bench", prompts, BASE_HASH, **overrides)
+    for side in ("base", "global"):
+        write_answers(
+            run, "vicuna_bench", side, prompts, lambda p, turn, side=side: f"{side} on {p.item_id}, not as others"
+        )
+
+
+def without_last_answer(run):
+    path = run / "answers/vicuna_bench/global.jsonl"
+    files.write_jsonl(path, files.read_jsonl(path)[:-1])
+
+
+def silent(run):
+    path = run / "answers/vicuna_bench/global.jsonl"
+    files.write_jsonl(path, [{**row, "turns": [""]} for row in files.read_jsonl(path)])
+
+
+def one_reply(run):
+    """A judge who was asked about one side alone, and did not reply."""
+    judge = load_judge("mini_rule")
+    question = Judgement(item_id="0", turn=1, repeat=0, order="", request_hash="0", reply=None)
+    write_judgements(run, "vicuna_bench", "global", [question], judge.id)
+    files.write_json(judgements_file(run, judge.id, "vicuna_bench", "global").parents[1] / "judge.json",
+                     {**asdict(judge), "id": judge.id})  # fmt: skip
+
+
+def unscored(run):
+    rows = files.read_jsonl(run / "scores/heldout.after.jsonl")
+    rows[0] |= {"value": None, "reason": "the loss is not finite"}
+    files.write_jsonl(run / "scores/heldout.after.jsonl", rows)
+
+
+FORESEEN = {
+    "a limit": (
+        lambda run: answered(run, limit=6),
+        r"seed 0, answers/vicuna_bench/plan.json: settings in place of the published ones: .*'limit': 6.*; remove that "
+        "folder from the run and evaluate again, without --limit",
+    ),
+    "own settings": (lambda run: answered(run, temperature=0.5), "settings in place of the published ones: .*0.5"),
+    "other prompts": (lambda run: write_prompts(run, "vicuna_bench", plain_prompts(5)), "are not those of the prompts"),
+    "an answer short": (
+        without_last_answer,
+        "seed 0, answers/vicuna_bench/global.jsonl: 1 of 6 prompts .*--retry-failed",
+    ),
+    "no trained model": (lambda run: (run / "answers/vicuna_bench/global.jsonl").unlink(), "'global' has no answers"),
+    "nothing but silence": (silent, "every answer is empty; only a canary answers so"),
+    "half judged": (
+        one_reply,
+        r"judgements/mini_rule-\w+/vicuna_bench/base.jsonl: its answers are not judged; give `fedllm-bench judge`",
+    ),
+    "an item without a score": (unscored, r"seed 0, scores/heldout\.after\.jsonl: 1 of 6 items .*not finite"),
+}
+
+
+@pytest.mark.parametrize("what", FORESEEN)
+def test_records_that_validation_always_refuses_are_refused_before_anything_is_written(what, tmp_path, capsys):
+    change, expected = FORESEEN[what]
+    run = write_run(tmp_path / "runs", 0)
+    answered(run)
+    draft(run)
+    if what in ("a limit", "own settings"):
+        shutil.rmtree(run / "answers")
+    change(run)
+    words = ["submit", str(run), "--team", "Example Lab", "--contact", "lab@example.org", "--tuning", "preset"]
+    words += ["--track", "mini-aya/open", "--out", str(tmp_path / "out"), "--date", "2026-11-21"]
+    assert cli.main(words) == 2
+    assert cli.main([*words, "--dry-run"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.search(expected, first)
+    assert first == second
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_run_under_two_seeds_is_refused_before_anything_is_written(tmp_path):
+    one, other = write_run(tmp_path, 0), write_run(tmp_path, 1)
+    shutil.copy(one / "adapter/adapter_model.safetensors", other / "adapter/adapter_model.safetensors")
+    with pytest.raises(UserError, match="seed 1, adapter: seeds 0 and 1 have one adapter; give runs that were trained"):
+        draft(one, other)
 
 
 def test_the_command_shows_what_becomes_public_and_writes_it(tmp_path, three, capsys):

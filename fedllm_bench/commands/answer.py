@@ -12,6 +12,7 @@ from fedllm_bench.commands.judge import count
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.network import checked_address
+from fedllm_bench.common.text import counted
 
 if TYPE_CHECKING:
     from fedllm_bench.evaluation.answering.answer_run import Done, Order
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
 def _say_failed(reasons: list[str]) -> None:
     if reasons:
         ((commonest, _),) = Counter(reasons).most_common(1)
-        say(f"Failed    {len(reasons)} items have no whole answer, as: {commonest}")
+        say(f"Failed    {counted(len(reasons), 'item', 'have')} no whole answer, as: {commonest}")
         say("          their records say why; --retry-failed asks them again")
 
 
@@ -258,7 +259,8 @@ def _endpoint(args: argparse.Namespace) -> EndpointAnswerer:
 def _shown(done: Done) -> Done:
     answers = done.outcome.answers
     tokens = sum(count for answer in answers for count in answer.tokens)
+    items = counted(len(answers), "item")
     failed = f", {len(done.outcome.failed)} failed" if done.outcome.failed else ""
     there = "" if done.outcome.new else " (there before)"
-    say(f"{done.benchmark:<13} {done.side:<14} {len(answers)} items, {tokens:,} tokens{failed}{there}")
+    say(f"{done.benchmark:<13} {done.side:<14} {items}, {counted(f'{tokens:,}', 'token')}{failed}{there}")
     return done

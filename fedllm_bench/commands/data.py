@@ -171,6 +171,7 @@ def run_build(args: argparse.Namespace) -> int:
     check(raw, args.out, recipe, pipeline.DECLARATION, args.name)
     counter = lengths.token_counter(args.tokenizer)
     counter.count([])  # a tokenizer that is none is refused now, not after minutes of reading
+    pipeline.build.check(raw)
     # it fetches, so it comes last
     evaluation = decontaminate.evaluation_prompts(args.decontaminate)
     say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation=evaluation, counter=counter))

@@ -36,6 +36,13 @@ QUIET = {
     "HF_HUB_VERBOSITY": "error",  # else each try to reach it is two lines
     "TRANSFORMERS_VERBOSITY": "error",
 }
+# A level that is not among these makes the library print a line of its own.
+LEVELS = ("debug", "info", "warning", "error", "critical")
+VERBOSITIES = {
+    "TRANSFORMERS_VERBOSITY": ("detail", *LEVELS),
+    "HF_HUB_VERBOSITY": LEVELS,
+    "DATASETS_VERBOSITY": LEVELS,
+}
 
 # Messages that say nothing about a run: that no compiled code for 4-bit products came from the hub, which is not wanted
 # (training/quantized), and what a user's matplotlibrc has wrong, which is not read (report/style).
@@ -69,6 +76,9 @@ def prepare() -> None:
         del os.environ[name]
     if not WAITING & os.environ.keys():
         os.environ.update(SPINNING)
+    for name, levels in VERBOSITIES.items():
+        if os.environ.get(name) not in levels:
+            os.environ.pop(name, None)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     os.environ.update(figure_variables())

@@ -49,9 +49,25 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def counted(count: int | str, thing: str) -> str:
-    """ "1 client", "38 clients", "0 to 3 clients"."""
-    return f"{count} {thing}" if str(count) == "1" else f"{count} {thing}s"
+def counted(count: int | str, thing: str, verb: str = "") -> str:
+    """ "1 client", "38 clients", "0 to 3 replies"; with the verb `have` "1 client has", "38 clients have"."""
+    is_one = str(count) == "1"
+    return " ".join(filter(None, (str(count), thing if is_one else _several(thing), _of_one(verb) if is_one else verb)))
+
+
+def part_of(count: int | str, total: int | str, thing: str, verb: str = "") -> str:
+    """ "1 of 6 prompts has", "2 of 6 prompts have"."""
+    found = f"{count} of {counted(total, thing)}"
+    return f"{found} {_of_one(verb) if str(count) == '1' else verb}" if verb else found
+
+
+def _several(thing: str) -> str:
+    return f"{thing[:-1]}ies" if thing.endswith("y") and thing[-2] not in "aeou" else f"{thing}s"
+
+
+def _of_one(verb: str) -> str:
+    """The form of a verb in the plural that goes with one thing."""
+    return {"have": "has", "are": "is", "were": "was"}.get(verb, f"{verb}s" if verb else "")
 
 
 def from_to(counts: Iterable[int]) -> str:

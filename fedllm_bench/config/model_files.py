@@ -52,6 +52,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def problem_of_settings(settings: dict[str, Any]) -> str | None:
     """As :func:`problem`, of what config.json says alone."""
     for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
+        kind = part.get("model_type", "")
+        if kind is not None and not isinstance(kind, str):
+            return f"model_type in {CONFIG} is {str(kind)[:60]!a}, not a text; get the model again"
         for key in PACKED:
             if part.get(key) is not None:
                 return (

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from fedllm_bench.common.text import counted
 from fedllm_bench.data import table1
 from fedllm_bench.data.card import published_as
 from fedllm_bench.data.lengths import TokenCounter, length_spreads, row_lengths, spread, texts_of
@@ -106,8 +107,8 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
         lines += _part_lines(name, part) if part["rows"] else [f"{name}: no rows"]
     shared = found["duplicates"]
     lines.append(
-        f"across clients: {shared['rows_of_several_clients']} rows stand with several clients, "
-        f"{shared['prompts_of_several_clients']} rows have a prompt of several clients"
+        f"across clients: {counted(shared['rows_of_several_clients'], 'row', 'stand')} with several clients, "
+        f"{counted(shared['prompts_of_several_clients'], 'row', 'have')} a prompt of several clients"
     )
     lines.append(f"control tokens: {WrittenMarks(**found['control_tokens']).line}")
     if found["table1"]:
@@ -119,7 +120,7 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
 def _part_lines(name: str, part: Mapping[str, Any]) -> list[str]:
     per = part["rows_per_client"]
     lines = [
-        f"{name}: {part['rows']} rows of {part['clients']} clients",
+        f"{name}: {counted(part['rows'], 'row')} of {counted(part['clients'], 'client')}",
         f"  {'rows per client':<24}{_in_words(per)}, Gini {per['gini']:.2f}, largest share {per['largest_share']:.1%}",
         f"  {'languages':<24}{', '.join(f'{language} {rows}' for language, rows in part['languages'].items())}",
     ]

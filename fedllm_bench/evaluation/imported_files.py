@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedllm_bench.common import foreign
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import RepeatedKey, unique_keys
 
 ID_KEYS = ("question_id", "item_id", "id")
 TEXT_KEYS = ("text", "answer", "output", "response")
+EXPECTED = "one JSON object a line, or one JSON array, is expected"
 MOST_BYTES = 2**30  # of a file, which is read whole
 Value = Mapping[str, Any]
 
@@ -86,43 +89,43 @@ def _shown(value: Value) -> str:
 
 def _values(path: Path) -> Iterator[tuple[str, Value]]:
     """(where it stands, object) of a JSON array, or of JSON lines."""
-    text = _text_of(path)
+    text = text_of(path, f"--import {path}")
     if text.lstrip().startswith("["):
-        for number, value in enumerate(_parsed(text, f"--import {path}"), 1):
+        for number, value in enumerate(parsed(text, f"--import {path}", EXPECTED), 1):
             yield f"entry {number}", _object(value, f"--import {path}, entry {number}")
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             where = f"--import {path}, line {number}"
-            yield f"line {number}", _object(_parsed(line, where), where)
+            yield f"line {number}", _object(parsed(line, where, EXPECTED), where)
 
 
-def _text_of(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"--import {path}: no such file")
-    if path.stat().st_size > MOST_BYTES:
-        raise UserError(f"--import {path}: more than {MOST_BYTES} bytes; give the answers alone")
+def text_of(path: Path, where: str) -> str:
+    """A file that was made elsewhere. Raises a :class:`UserError`, which begins with `where`, for what is no text."""
+    if path.is_dir():
+        raise UserError(f"{where}: a folder, not a file; give the file in it")
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else None
+    except OSError as error:
+        raise UserError(f"{where}: {error.strerror or 'it cannot be read'}; give a file") from None
+    if content is None:
+        raise UserError(f"{where}: more than {MOST_BYTES} bytes; give a smaller file")
+    if found := foreign.told(content):
+        raise UserError(f"{where}: {found}")
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"--import {path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+        raise UserError(f"{where}: not UTF-8 ({error.reason}); save it as UTF-8") from None
 
 
-def _parsed(text: str, where: str) -> Any:
+def parsed(text: str, where: str, advice: str) -> Any:
+    """A JSON value. Raises a :class:`UserError`, which begins with `where`, for what is none or has a key twice."""
     try:
-        return json.loads(text, object_pairs_hook=without_repeats)
+        return json.loads(text, object_pairs_hook=unique_keys)
+    except RepeatedKey as error:
+        raise UserError(f"{where}: an object has {error}; rename or remove one") from None
     except (ValueError, RecursionError) as error:
-        hint = "; one JSON object a line, or one JSON array, is expected"
-        raise UserError(f"{where}: no JSON ({first_line(error)[:100]}){hint}") from None
-
-
-def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises ValueError for one with a key twice, of which two readers would take two values."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:30]!a} appears twice")
-    return value
+        raise UserError(f"{where}: no JSON ({first_line(error)[:100]}); {advice}") from None
 
 
 def _object(value: Any, where: str) -> Value:

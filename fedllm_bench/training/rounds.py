@@ -12,6 +12,7 @@ from typing import Any
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl, write_jsonl
 from fedllm_bench.common.progress import track
+from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server
@@ -177,7 +178,7 @@ def _check_answers(
     if failed and (nobody or len(failed) > limit * max(len(results), expected or 0)):
         first = failed[0]
         raise UserError(
-            f"round {round_num + 1}: {len(failed)} of {len(results)} clients have no finite answer, more than "
-            f"federation.failure_limit={limit} allows (client {first['client_ids']}: {first['failure']}); "
+            f"round {round_num + 1}: {part_of(len(failed), len(results), 'client', 'have')} no finite answer, more "
+            f"than federation.failure_limit={limit} allows (client {first['client_ids']}: {first['failure']}); "
             "lower local.lr or local.clip; the last checkpoint stays"
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.text import part_of
 
 NAMED = 3  # bad rows that are named one by one
 ADVICE = "--bad-rows skip leaves such rows out and counts them"
@@ -63,7 +64,7 @@ class Skipped:
         """A :class:`UserError` where more than half of all rows are bad: then it is the columns that are wrong."""
         if 2 * self.total > rows:
             raise UserError(
-                f"{self.total} of {rows} raw rows cannot be read, more than half; the first is {self.first[0]}"
+                f"{part_of(self.total, rows, 'raw row')} cannot be read, more than half; the first is {self.first[0]}"
             )
 
     def notes(self) -> Iterator[str]:

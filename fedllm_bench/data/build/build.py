@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedllm_bench.data.lengths import TokenCounter
-from fedllm_bench.data.manifest import Split, SplitInfo, Upstream, UpstreamFile, check_names, check_target, write_split
+from fedllm_bench.common.files import sha256_file
+from fedllm_bench.common.progress import track
 from fedllm_bench.data.build.bad_rows import BadRow, Handle, Skipped, stop
 from fedllm_bench.data.build.columns import Columns
 from fedllm_bench.data.build.decontaminate import EvaluationPrompts
@@ -19,12 +19,12 @@ from fedllm_bench.data.build.funnel import Left, Tally, funnel, left_by_choice, 
 from fedllm_bench.data.build.hub import HubSource
 from fedllm_bench.data.build.parts import MIN_UNSEEN_ROWS, Groups, make_parts
 from fedllm_bench.data.build.raw_files import passed_over, raw_files, relative_name
-from fedllm_bench.data.build.readers import Raw, RawRecord, read_rows
+from fedllm_bench.data.build.readers import Raw, RawRecord, read_file, read_rows
 from fedllm_bench.data.build.recipe import Declaration, Filter, Recipe, filters
-from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.build.remarks import remarks
-from fedllm_bench.common.files import sha256_file
-from fedllm_bench.common.progress import track
+from fedllm_bench.data.build.sample import Sample
+from fedllm_bench.data.lengths import TokenCounter
+from fedllm_bench.data.manifest import Split, SplitInfo, Upstream, UpstreamFile, check_names, check_target, write_split
 
 __all__ = ["BuildInfo", "Builder", "Declaration", "Recipe", "Sample", "build_split"]
 
@@ -90,6 +90,16 @@ class Builder:
                 bad(_path(raw, record.file), record.file, error)
             else:
                 yield sample
+
+    def check(self, raw: Raw) -> None:
+        """Raise a :class:`UserError` for a file whose columns are not the upstream's; only the first one is opened.
+
+        Rows of the hub are left: to look at one is to fetch it.
+        """
+        if isinstance(raw, Path):
+            first = raw_files(raw)[0]
+            columns = Columns(self.columns.required, {**self.columns.optional, "split": str})
+            next(read_file(first, relative_name(first, raw), columns, bad=lambda *_: None), None)
 
     def _stated(self, raw: Raw) -> Declaration:
         """A file in the upstream's columns, or another dataset, need not hold the upstream's rows."""

@@ -10,8 +10,8 @@ import ast
 import json
 from typing import Any
 
-from fedllm_bench.data.build.columns import plain_value
 from fedllm_bench.common.files import RepeatedKey, unique_keys
+from fedllm_bench.data.build.columns import plain_value
 
 MAX_DEPTH = 20
 MAX_PYTHON_CHARACTERS = 2**17  # ast.literal_eval runs no code, but it takes a hundred times the memory of its text

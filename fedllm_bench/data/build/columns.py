@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fedllm_bench.data.build.bad_rows import BadRow, bad_cell
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.bad_rows import BadRow, bad_cell
 
 Kind = type | UnionType
 USER_ID = str | int  # an id that is a whole number is taken as its digits

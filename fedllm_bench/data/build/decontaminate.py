@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fedllm_bench.data.fetch.assets import fetch
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import RepeatedKey, sha256_json, unique_keys
 from fedllm_bench.data.build.bad_rows import BadRow
 from fedllm_bench.data.build.cells import Unclear, opened
 from fedllm_bench.data.build.columns import Columns, check_names
 from fedllm_bench.data.build.raw_files import ENDINGS, ending, open_raw, refuse_foreign
 from fedllm_bench.data.build.readers import read_file
 from fedllm_bench.data.build.sample import Sample
+from fedllm_bench.data.fetch.assets import fetch
 from fedllm_bench.data.words import normal
-from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.common.files import RepeatedKey, sha256_json, unique_keys
 
 KEY_WORDS = 3  # a prompt of fewer words ("Write a poem") must be a whole turn, else half of all rows would go
 TURNS, KEYS = "turns", ("prompt", "instruction", "goal")

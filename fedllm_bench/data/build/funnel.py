@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from fedllm_bench.data.manifest import FunnelStep
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.text import counted
 from fedllm_bench.data.build.bad_rows import Skipped
 from fedllm_bench.data.build.recipe import Filter, Recipe
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.manifest import FunnelStep
 
 NO_LIMIT = "(no limit)"
 
@@ -77,7 +78,7 @@ def refuse_empty(left: Sequence[Left], usable: Mapping[str, int]) -> None:
     ]
     largest = f"; the largest user has {max(usable.values())} usable rows" if usable else ""
     raise UserError(
-        f"nothing is left of {left[0].rows} raw rows; removed by {', '.join(removed) or 'nothing'}{largest}"
+        f"nothing is left of {counted(left[0].rows, 'raw row')}; removed by {', '.join(removed) or 'nothing'}{largest}"
     )
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common import network
-from fedllm_bench.data.fetch.mirror import HUB_NAME
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.data.fetch.mirror import HUB_NAME
 
 log = logging.getLogger(__name__)
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -5,30 +5,18 @@ Every row finds its place by its hash with the seed, so the order of the raw row
 
 from __future__ import annotations
 
-from fedllm_bench.data.build.recipe import check_partition
-
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import sha256_json
+from fedllm_bench.data.build.recipe import check_partition
 
 if TYPE_CHECKING:
     from fedllm_bench.data.build.recipe import Recipe
     from fedllm_bench.data.build.sample import Sample
-
-
-
-
-
-
-
-
-
 
 
 def regroup(groups: Mapping[str, Sequence[Sample]], recipe: Recipe) -> dict[str, Sequence[Sample]]:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from fedllm_bench.data.manifest import Part
-from fedllm_bench.data.rows import PreferenceRow, Row, SftRow, Turn
 from fedllm_bench.data.build.decontaminate import NOT_REMOVED, EvaluationPrompts
 from fedllm_bench.data.build.funnel import NO_LIMIT, Left
 from fedllm_bench.data.build.near import REASON, count, near_duplicates, without
@@ -23,6 +21,8 @@ from fedllm_bench.data.build.sampling import (
     without_leaks,
     without_prompts,
 )
+from fedllm_bench.data.manifest import Part
+from fedllm_bench.data.rows import PreferenceRow, Row, SftRow, Turn
 
 MIN_UNSEEN_ROWS = 5  # fewer say nothing about a user
 LEAKAGE = "held-out rows with (client, prompt) or (prompt, completion) of a training row"

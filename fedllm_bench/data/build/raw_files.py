@@ -12,7 +12,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, cast
 
+from fedllm_bench.common import foreign
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.foreign import FETCH, HEAD_BYTES
 
 ENDINGS = (".parquet", ".arrow", ".csv", ".jsonl", ".json", ".ndjson")
 # What downloads and `datasets` put beside the rows; `datasets` passes over the first four as well.
@@ -29,16 +31,8 @@ SPLIT_WORDS = {
     **dict.fromkeys(("validation", "valid", "dev", "val"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-HEAD_BYTES = 512
 GZIP = b"\x1f\x8b"
-FETCH = "fetch it again"
-WEB_PAGE = "a web page (HTML or XML), perhaps of an error or a log-in"
 # How a file begins, what it is, what to do. What begins otherwise is left to the reader of its ending.
-TEXTS: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself", "run git lfs pull"),
-    (b"/annex/objects/", "a git-annex pointer, not the file itself", "run git annex get"),
-    *((start, WEB_PAGE, FETCH) for start in (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")),
-)
 KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "a zip archive", "unpack it"),
     (b"PK\x05\x06", "an empty zip archive", FETCH),
@@ -145,11 +139,9 @@ def refuse_foreign(file: Path) -> None:
 
 
 def _refuse_kind(begin: str, head: bytes, own: bytes) -> None:
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    found = [(what, advice) for start, what, advice in TEXTS if text.startswith(start)]
-    found += [(what, advice) for start, what, advice in KINDS if start != own and head.startswith(start)]
-    for what, advice in found:
-        raise UserError(f"{begin} {what}; {advice}")
+    kinds = (f"{what}; {advice}" for start, what, advice in KINDS if start != own and head.startswith(start))
+    if found := foreign.told(head) or next(kinds, None):
+        raise UserError(f"{begin} {found}")
 
 
 def open_raw(file: Path) -> AbstractContextManager[IO[bytes]]:

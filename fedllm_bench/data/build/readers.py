@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import RepeatedKey, unique_keys
+from fedllm_bench.common.text import counted
 from fedllm_bench.data.build.bad_rows import BadRow, Handle, stop
 from fedllm_bench.data.build.columns import Columns, Kind, check_columns, check_names, checked, missing
 from fedllm_bench.data.build.hub import HubSource
@@ -27,8 +30,6 @@ from fedllm_bench.data.build.raw_files import (
     relative_name,
     split_of_name,
 )
-from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.common.files import RepeatedKey, unique_keys
 
 MAX_LINE_BYTES = 64 * 2**20  # a file without line ends must not fill the memory
 ROWS_PER_BATCH = 1024
@@ -189,7 +190,7 @@ def _read_csv(file: Path, columns: Columns) -> Iterator[Row]:
             check_columns(str(file), head, columns)
             for number, cells in enumerate(reader, start=1):
                 if cells and len(cells) != len(head):
-                    counts = f"has {len(cells)} cells; the head has {len(head)}"
+                    counts = f"has {counted(len(cells), 'cell')}; the head has {len(head)}"
                     yield number, BadRow(f"row {number} {counts}", "has more or fewer cells than the head")
                 elif cells:
                     yield number, dict(zip(head, cells, strict=True))

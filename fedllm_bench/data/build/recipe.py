@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from fedllm_bench.data.build.sample import Sample
-
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
-import numpy as np
-from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.files import sha256_json
-from typing import TYPE_CHECKING
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from fedllm_bench.data.json_stream import MAX_ID_CHARACTERS, is_unicode
-from fedllm_bench.data.rows import Task
-from fedllm_bench.data.languages import normal_language
 from fedllm_bench.common.errors import UserError, unknown
-
-
-
+from fedllm_bench.data.build.sample import Sample
+from fedllm_bench.data.json_stream import MAX_ID_CHARACTERS, is_unicode
+from fedllm_bench.data.languages import normal_language
+from fedllm_bench.data.rows import Task
 
 
 class Flag(NamedTuple):
@@ -181,6 +169,7 @@ def _bounds_in_words(recipe: Recipe) -> str:
     completion = f"{recipe.min_completion_characters} to {recipe.max_completion_characters or 'any number'}"
     return f"characters not within {prompt} (prompt) and {completion} (completion)"
 
+
 Over = Literal["language", "source", "topic"]
 
 FORMS = (
@@ -197,7 +186,6 @@ class Partition(NamedTuple):
     over: str = "language"
 
 
-
 def check_partition(text: str) -> Partition:
     """The partition that a recipe states; a :class:`UserError` for any other text."""
     kind, *rest = text.split(":")
@@ -211,7 +199,6 @@ def check_partition(text: str) -> Partition:
     return Partition(kind, number, over)
 
 
-
 def _positive(text: str, *, whole: bool) -> float:
     """0 for what is no positive finite number."""
     try:
@@ -221,8 +208,6 @@ def _positive(text: str, *, whole: bool) -> float:
     return value if math.isfinite(value) and value > 0 else 0.0
 
 
-
 def normal_partition(text: str) -> str:
     """Language is what a Dirichlet partition is over unless it says otherwise: one split, one hash."""
     return text.removesuffix(":language") if text.startswith("dirichlet:") else text
-

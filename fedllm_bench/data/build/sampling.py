@@ -6,10 +6,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
+from fedllm_bench.common.files import sha256_json
 from fedllm_bench.data.build.recipe import Recipe
 from fedllm_bench.data.build.sample import Message, Sample
 from fedllm_bench.data.words import normal_text
-from fedllm_bench.common.files import sha256_json
 
 
 def row_id(sample: Sample) -> str:

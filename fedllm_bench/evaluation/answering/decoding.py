@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from fedllm_bench.evaluation.answering.kv_cache import is_plain, read, select
+from fedllm_bench.evaluation.answering.kv_cache import as_argument, is_plain, read, select
 from fedllm_bench.evaluation.answering.sampling import Sampler
 from fedllm_bench.evaluation.records import Finish
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -217,12 +217,12 @@ def _generate(model: LoraModel, batch: Batch, sampler: Sampler, stop_ids: frozen
     out: Tensor = model.base.generate(
         input_ids=batch.ids,
         attention_mask=batch.mask,
-        past_key_values=batch.cache,
         max_new_tokens=max(left) if batch.cache is None else min(STRETCH, max(left)),
         do_sample=False,
         logits_processor=LogitsProcessorList([sampler]),
         stopping_criteria=StoppingCriteriaList([criteria]),
         pad_token_id=_padding(model),
         eos_token_id=sorted(stop_ids),
+        **as_argument(model.base, batch.cache),
     )
     return out

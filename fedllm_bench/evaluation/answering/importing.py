@@ -10,6 +10,7 @@ from typing import Any
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.provenance import environment
+from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.evaluation.answering.answer_side import finished, locked
 from fedllm_bench.evaluation.answering.plan import OF_FILE, keep_to, plan_file, plan_of
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
@@ -59,8 +60,8 @@ def import_answers(path: Path, read: tuple[str, Sequence[Row]], to: Target) -> I
     form, rows = read
     found = imported(form, rows, to.prompts)
     if not found.num_whole:
-        raise UserError(f"--import {path}: none of its {len(rows)} answers is a whole answer to a question of "
-                        f"{to.benchmark.name}; {told(found)}. Its questions have the ids "
+        raise UserError(f"--import {path}: none of its {counted(len(rows), 'answer')} is a whole answer to a question "
+                        f"of {to.benchmark.name}; {told(found)}. Its questions have the ids "
                         f"{_few([prompt.item_id for prompt in to.prompts])}")  # fmt: skip
     with locked(to.folder):
         _keep_to(path, to, found)
@@ -145,7 +146,7 @@ def _answer(prompt: Prompt, rows: Sequence[Row], is_several: bool) -> Answer:
     if not rows or is_several:
         turns, reason = (), SEVERAL if rows else MISSING
     elif len(turns) != len(prompt.turns):
-        reason = f"the imported file has {len(turns)} turns of {len(prompt.turns)}"
+        reason = f"the imported file has {counted(len(turns), 'turn')} of {len(prompt.turns)}"
         turns = turns if len(turns) < len(prompt.turns) else ()
     lost = len(prompt.turns) - len(turns)
     said: tuple[Finish, ...] = ("stop",)
@@ -171,7 +172,7 @@ def told(found: Imported) -> str:
     parts = [f"{len(names)} {what} ({_few(names)})" for what, names in lists.items() if names]
     if found.more:
         parts.append(f"{found.more} further choices of a question left out")
-    return ", ".join([f"{found.num_whole} of {len(found.answers)} questions answered", *parts])
+    return ", ".join([f"{part_of(found.num_whole, len(found.answers), 'question')} answered", *parts])
 
 
 def _few(names: Sequence[str]) -> str:

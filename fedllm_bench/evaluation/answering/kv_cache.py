@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,6 +71,12 @@ def _larger(buffer: Tensor, filled: int, needed: int) -> Tensor:
     return larger
 
 
+def as_argument(model: Any, cache: Cache | None) -> dict[str, Any]:
+    """`cache` under the name that this model takes: transformers called it past_key_values before 5.24."""
+    names = inspect.signature(type(model).forward).parameters
+    return {"cache" if "cache" in names else "past_key_values": cache}
+
+
 def is_plain(base: Any) -> bool:
     """Whether every layer of the model keeps keys and values of all tokens, and nothing else."""
     layers = DynamicCache(config=base.config).layers
@@ -85,12 +92,12 @@ def read(base: Any, texts: Sequence[Sequence[int]], device: torch.device) -> Cac
     cache = Cache(layers=[GrowingLayer() for _ in DynamicCache(config=base.config).layers])
     lengths = [len(text) - 1 for text in texts]
     places = [rows for rows in by_length(lengths, READ_TOKENS) if max(lengths[row] for row in rows)]
-    parts = []
+    decoder, parts = base.get_decoder(), []
     for rows in places:
         width = max(lengths[row] for row in rows)
         ids = [[*texts[row][:-1], *[0] * (width - lengths[row])] for row in rows]
         part = DynamicCache(config=base.config)
-        base.get_decoder()(input_ids=torch.tensor(ids, device=device), past_key_values=part, use_cache=True)
+        decoder(input_ids=torch.tensor(ids, device=device), use_cache=True, **as_argument(decoder, part))
         parts.append(part)
     for number, layer in enumerate(cache.layers if parts else ()):
         layer.fill([part.layers[number] for part in parts], places, lengths)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.evaluation.judges.finishes import ending
 from fedllm_bench.evaluation.judges.questions import NotAskedError, Slot, answered, scale
 from fedllm_bench.evaluation.judges.shown import hidden
@@ -74,7 +75,9 @@ def mean_or_refusal(scores: Iterable[Score], *, min_coverage: float = MIN_COVERA
     scored = [own for own in questions.values() if all(score.is_scored for score in own)]
     n_scored, n = len(scored), len(questions)
     if not scored or n_scored < min_coverage * n:
-        reason = f"{n - n_scored} of {n} questions have no score: {_commonest(questions)}" if n else "no questions"
+        reason = (
+            f"{part_of(n - n_scored, n, 'question', 'have')} no score: {_commonest(questions)}" if n else "no questions"
+        )
         return Graded(mean=None, n_scored=n_scored, n=n, reason=reason)
     means = [math.fsum(score.value or 0.0 for score in own) / len(own) for own in scored]
     return Graded(mean=math.fsum(means) / n_scored, n_scored=n_scored, n=n)
@@ -99,7 +102,7 @@ def unfinished(reply: Reply) -> str:
         case "whole":
             return ""
         case "cut":
-            return f"the judge's reply was cut after {reply.completion_tokens} tokens{named}"
+            return f"the judge's reply was cut after {counted(reply.completion_tokens, 'token')}{named}"
         case "filtered":
             return f"the judge's reply was withheld by a content filter{named}"
     return f"the judge's reply broke off{named}"
@@ -121,7 +124,7 @@ def _whole(own: Sequence[Judgement], repeats: int, hashes: Hashes | None) -> lis
     if len(own) > len(by_repeat):
         return "two judgements of one repeat"
     if len(by_repeat) < repeats:
-        return f"{repeats - len(by_repeat)} of {repeats} judgements are missing"
+        return f"{part_of(repeats - len(by_repeat), repeats, 'judgement', 'are')} missing"
     stale = hashes is not None and any(hashes.get(slot_of(j)) != j.request_hash for j in own)
     return STALE if stale else [by_repeat[n] for n in range(repeats)]
 

@@ -9,7 +9,6 @@ line of anything else is unscored, with a reason, and never a number.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.evaluation.imported_files import without_repeats
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.evaluation.imported_files import parsed, text_of
 from fedllm_bench.scores.score import Score
 from fedllm_bench.scores.summaries import Summary, paired_difference, per_cluster, summarise
 
@@ -56,12 +55,7 @@ def pair_scores(text: str) -> tuple[tuple[float, float] | None, str]:
 
 def read_reviews(path: Path) -> list[Review]:
     """Raises a :class:`UserError` of one line for what is no file of reviews."""
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"--reviews {path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"--reviews {path}: {error.strerror or 'it cannot be read'}; give a file") from None
+    lines = text_of(path, f"--reviews {path}").split("\n")
     found = [_review(line, f"--reviews {path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise UserError(f"--reviews {path}: there is no review in it")
@@ -73,10 +67,7 @@ def read_reviews(path: Path) -> list[Review]:
 
 
 def _review(line: str, where: str) -> Review:
-    try:
-        row = json.loads(line, object_pairs_hook=without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: no JSON ({first_line(error)[:80]}); give one JSON object a line") from None
+    row = parsed(line, where, "give one JSON object a line")
     key = next((key for key in TEXTS if isinstance(row, dict) and isinstance(row.get(key), str)), None)
     question = row.get("question_id") if isinstance(row, dict) else None
     if key is None or isinstance(question, bool) or not isinstance(question, str | int):

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.evaluation.imported_files import without_repeats
+from fedllm_bench.common.text import counted
+from fedllm_bench.evaluation.imported_files import parsed, text_of
 from fedllm_bench.evaluation.judging.votes import OTHER, Match, Vote, Winner
 
 NEEDED = ("question", "model_a", "model_b", "winner", "judge")
@@ -111,12 +111,7 @@ def _winner(value: Any, model_a: str, model_b: str, where: str) -> Winner | None
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"--votes {path}: not UTF-8 ({error.reason}); save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"--votes {path}: {error.strerror or 'it cannot be read'}; give a file") from None
+    text = text_of(path, f"--votes {path}")
     rows = _json_rows(text, path) if text.lstrip().startswith(("{", "[")) else _csv_rows(text, path)
     for where, row in rows:
         named = {NAMES.get(key, key): value for key, value in row.items()}
@@ -129,19 +124,12 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     whole = text.lstrip().startswith("[")
     for number, line in enumerate([text] if whole else text.split("\n"), 1):
         where = f"--votes {path}" + ("" if whole else f", line {number}")
-        values = _json(line, where) if line.strip() else []
+        values = parsed(line, where, "give CSV, or one JSON object a line") if line.strip() else []
         for place, value in enumerate(values if isinstance(values, list) else [values], 1):
             at = f"{where}, entry {place}" if whole else where
             if not isinstance(value, dict):
                 raise UserError(f"{at}: a JSON {type(value).__name__}, not an object")
             yield at, value
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: no JSON ({first_line(error)[:80]}); give CSV, or one JSON object a line") from None
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -156,7 +144,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for cells in reader:
             where = f"--votes {path}, line {reader.line_num}"
             if cells and len(cells) != len(header):
-                raise UserError(f"{where}: {len(cells)} cells, the header has {len(header)}")
+                raise UserError(f"{where}: {counted(len(cells), 'cell')}, the header has {len(header)}")
             if cells:
                 yield where, dict(zip(header, cells, strict=True))
     except csv.Error as error:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS
 from fedllm_bench.evaluation.benchmarks import Context as PromptContext
@@ -26,6 +27,14 @@ def prompts(submitted: Submitted, context: Context) -> Iterator[Problem]:
                 continue
             yield from _plan(run, benchmark, where)
             yield from _prompts(submitted, run, benchmark, context)
+
+
+def plans(submitted: Submitted, _: Context) -> Iterator[Problem]:
+    """The part of :func:`prompts` for which no benchmark is fetched."""
+    for run in submitted.runs:
+        for benchmark in run.files.benchmarks():
+            if benchmark in BENCHMARKS:
+                yield from _plan(run, benchmark, f"{run.where}/answers/{benchmark}")
 
 
 def _plan(run: Run, benchmark: str, where: str) -> Iterator[Problem]:
@@ -62,7 +71,7 @@ def _prompts(submitted: Submitted, run: Run, benchmark: str, context: Context) -
         yield Problem(code="prompts", message="one item is asked twice", where=where)
     wanted = {prompt.item_id: prompt for prompt in right}
     if differing := {key for key in asked.keys() | wanted.keys() if asked.get(key) != wanted.get(key)}:
-        text = f"{len(differing)} prompts are not the benchmark's, as {min(differing)[:40]!a}"
+        text = f"{counted(len(differing), 'prompt', 'are')} not the benchmark's, as {min(differing)[:40]!a}"
         yield Problem(code="prompts", message=text, where=where)
 
 
@@ -97,14 +106,18 @@ def _answered(asked: Sequence[Prompt], answers: Sequence[Answer], where: str) ->
     by_id = {answer.item_id: answer for answer in answers}
     if len(by_id) < len(answers):
         yield Problem(
-            code="answer-twice", message=f"{len(answers) - len(by_id)} items have several answers", where=where
+            code="answer-twice",
+            message=f"{counted(len(answers) - len(by_id), 'item', 'have')} several answers",
+            where=where,
         )
     prompts = {prompt.item_id: prompt for prompt in asked}
     if strangers := by_id.keys() - prompts.keys():
-        yield Problem(code="answer-unasked", message=f"{len(strangers)} answers to what was not asked", where=where)
+        yield Problem(
+            code="answer-unasked", message=f"{counted(len(strangers), 'answer')} to what was not asked", where=where
+        )
     missing = [key for key, prompt in prompts.items() if not _is_answer(by_id.get(key), prompt)]
     if missing:
-        text = f"{len(missing)} of {len(prompts)} prompts have no whole answer, as {missing[0][:40]!a}"
+        text = f"{part_of(len(missing), len(prompts), 'prompt', 'have')} no whole answer, as {missing[0][:40]!a}"
         yield Problem(code="uncovered", message=text, where=where)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
+from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.comparison.run_scores import differences
 from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.run import EMBEDDED_MODEL
@@ -158,7 +159,7 @@ def _same_base(first: Run, run: Run) -> Iterator[Problem]:
             a, b = score.value, other.value if other else None
             far += a is None or b is None or abs(a - b) > CLOSE * max(1.0, abs(b))
         if far > FEW * max(1, len(sides.before)) or len(theirs) != len(sides.before):
-            text = f"the base scored otherwise than for seed {first.seed} in {far} of {len(sides.before)} items"
+            text = f"the base scored otherwise than for seed {first.seed} in {part_of(far, len(sides.before), 'item')}"
             yield Problem(code="base", message=text, where=f"{run.where}/scores/{name}.before.jsonl.gz")
         elif digest(sides.before) != digest(first.sets[name].before):
             text = f"the base's scores are not exactly those of seed {first.seed} (another machine?)"
@@ -175,7 +176,8 @@ def _base_of_board(run: Run, context: Context) -> Iterator[Problem]:
             continue
         room = (MEAN_CLOSE if "loss" in name or name == "heldout" else FEW) * max(1.0, abs(theirs.mean))
         if mine.mean is None or mine.n != theirs.n or abs(mine.mean - theirs.mean) > room:
-            text = f"the base's mean is {mine.mean} over {mine.n} items; the board's is {theirs.mean} over {theirs.n}"
+            text = f"the base's mean is {mine.mean} over {counted(mine.n, 'item')}; "
+            text += f"the board's is {theirs.mean} over {theirs.n}"
             yield Problem(code="base", message=text, where=f"{run.where}/scores/{name}.before.jsonl.gz")
 
 

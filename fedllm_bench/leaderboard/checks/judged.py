@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic import TypeAdapter, ValidationError
 
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.questions import Asker, Question, Slot, request_hash
 from fedllm_bench.evaluation.judges.rule import RuleJudge
@@ -74,21 +75,26 @@ def _requests(
 ) -> Iterator[Problem]:
     by_slot = {slot_of(one): one for one in told}
     if len(by_slot) < len(told):
-        yield Problem(code="judgement-twice", message=f"{len(told) - len(by_slot)} questions have several", where=where)
+        yield Problem(
+            code="judgement-twice",
+            message=f"{counted(len(told) - len(by_slot), 'question', 'have')} several",
+            where=where,
+        )
     if missing := [slot for slot in asked if slot not in by_slot or by_slot[slot].reply is None]:
-        text = f"{len(missing)} of {len(asked)} questions have no reply, as {missing[0].item_id[:40]!a}"
+        text = f"{part_of(len(missing), len(asked), 'question', 'have')} no reply, as {missing[0].item_id[:40]!a}"
         yield Problem(code="unjudged", message=text, where=where)
     hashes = {slot: request_hash(preset.model, preset.options, q.messages, slot.repeat) for slot, q in asked.items()}
     stale = [slot for slot, one in by_slot.items() if one.reply and one.request_hash != hashes.get(slot)]
     if stale:
-        text = f"{len(stale)} replies are to other requests than these answers make, as {stale[0].item_id[:40]!a}"
+        text = f"{counted(len(stale), 'reply', 'are')} to other requests than these answers make, "
+        text += f"as {stale[0].item_id[:40]!a}"
         yield Problem(code="judgement-request", message=text, where=where)
     if preset.kind == "rule":
         rule = RuleJudge(preset)
         texts = {slot: reply.text for slot, q in asked.items() if (reply := rule.stored(q)) is not None}
         wrong = [slot for slot, one in by_slot.items() if one.reply and slot in texts and one.reply.text != texts[slot]]
         if wrong:
-            text = f"{len(wrong)} replies are not what this rule says, as {wrong[0].item_id[:40]!a}"
+            text = f"{counted(len(wrong), 'reply', 'are')} not what this rule says, as {wrong[0].item_id[:40]!a}"
             yield Problem(code="judgement-rule", message=text, where=where)
     others = sorted({one.reply.model for one in told if one.reply and not _is_model(one.reply.model, preset.model)})
     if others:
@@ -106,9 +112,8 @@ def _scored(run: Run) -> Iterator[Problem]:
     for name, metric in run.scores.metrics.items():
         unscored = [score for score in metric.after if not score.is_scored] if metric.judge else []
         if unscored:
-            text = (
-                f"{name}: {len(unscored)} of {len(metric.after)} questions have no score ({unscored[0].reason[:80]!a})"
-            )
+            text = f"{name}: {part_of(len(unscored), len(metric.after), 'question', 'have')} no score "
+            text += f"({unscored[0].reason[:80]!a})"
             yield Problem(code="uncovered", message=text, where=f"{run.where}/judgements/{metric.judge}")
 
 

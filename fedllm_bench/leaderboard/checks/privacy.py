@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from fedllm_bench.common.text import counted
 from fedllm_bench.leaderboard.checks.context import Context, split_of
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
@@ -25,7 +26,7 @@ def privacy(submitted: Submitted, context: Context) -> Iterator[Problem]:
         where = f"{run.where}/results.json.gz: privacy"
         split = split_of(submitted, run, context)
         if split is not None and run.num_clients != (count := len(split.manifest.clients)):
-            text = f"{run.num_clients} clients, the split has {count}: epsilon depends on that number"
+            text = f"{counted(run.num_clients, 'client')}, the split has {count}: epsilon depends on that number"
             yield Problem(code="privacy", message=text, where=f"{run.where}/results.json.gz: data")
         private = find(run.method, Private)
         stated = run.results.get("privacy")

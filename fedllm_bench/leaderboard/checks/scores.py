@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.leaderboard.checks.context import Context, split_of
 from fedllm_bench.leaderboard.checks.split_items import Expected, Key, SplitItems
 from fedllm_bench.leaderboard.submission.problems import Problem
@@ -49,6 +50,14 @@ def ranked(submitted: Submitted, context: Context) -> Iterator[Problem]:
                 yield Problem(code="uncovered", message=text, where=run.where)
 
 
+def scored(submitted: Submitted, _: Context) -> Iterator[Problem]:
+    """The part of :func:`items` for which no split is needed: each item that is there has a score."""
+    for run in submitted.runs:
+        for name, sides in run.sets.items():
+            for side in SIDES:
+                yield from _unscored(getattr(sides, side) or (), f"{run.where}/scores/{name}.{side}.jsonl.gz")
+
+
 def _metrics(run: Run) -> Iterator[Problem]:
     """Every metric of the config is there, and no other."""
     asked, there = set(run.config.evaluation.metrics), set(run.files.metrics())
@@ -71,7 +80,7 @@ def _sides_alike(run: Run) -> Iterator[Problem]:
     for name, sides in run.sets.items():
         before, after = (_keys(side) for side in (sides.before, sides.after))
         if before != after:
-            text = f"{len(before ^ after)} items are scored on one side only"
+            text = f"{counted(len(before ^ after), 'item', 'are')} scored on one side only"
             yield Problem(code="items", message=text, where=f"{run.where}/scores/{name}.after.jsonl.gz")
 
 
@@ -93,18 +102,23 @@ def _all_metrics(run: Run, split: SplitItems) -> Iterator[Problem]:
 def _side(scores: Sequence[Score], asked: Mapping[Key, Expected], where: str, metric: str) -> Iterator[Problem]:
     keys = _keys(scores)
     if missing := asked.keys() - keys:
-        text = f"{len(missing)} of the split's {len(asked)} items have no score, as {_shown(min(missing))}"
+        text = f"{part_of(len(missing), len(asked), 'item', 'have')} no score, and the split has them, as "
+        text += _shown(min(missing))
         yield Problem(code="items", message=text, where=where)
     if extra := keys - asked.keys():
-        text = f"{len(extra)} items are not of the split, as {_shown(min(extra))}"
+        text = f"{counted(len(extra), 'item', 'are')} not of the split, as {_shown(min(extra))}"
         yield Problem(code="items", message=text, where=where)
     wrong = [s for s in scores if (s.cluster, s.item_id) in asked and not _fits(s, asked[s.cluster, s.item_id], metric)]
     if wrong:
-        text = f"{len(wrong)} items have another group, question or right answer than in the split, as "
+        text = f"{counted(len(wrong), 'item', 'have')} another group, question or right answer than in the split, as "
         yield Problem(code="items", message=text + _shown((wrong[0].cluster, wrong[0].item_id)), where=where)
+    yield from _unscored(scores, where)
+
+
+def _unscored(scores: Sequence[Score], where: str) -> Iterator[Problem]:
     unscored = [score for score in scores if not score.is_scored]
     if unscored:
-        text = f"{len(unscored)} of {len(scores)} items are unscored ({unscored[0].reason[:80]!a})"
+        text = f"{part_of(len(unscored), len(scores), 'item', 'are')} unscored ({unscored[0].reason[:80]!a})"
         yield Problem(code="uncovered", message=text, where=where)
 
 
@@ -123,7 +137,7 @@ def _weights(before: Sequence[Score], after: Sequence[Score], where: str) -> Ite
     wrong = [s for s in after if known.get((s.cluster, s.item_id), s.weight) != s.weight]
     if wrong:
         first = _shown((wrong[0].cluster, wrong[0].item_id))
-        text = f"{len(wrong)} items weigh otherwise than before training, as {first}"
+        text = f"{counted(len(wrong), 'item', 'weigh')} otherwise than before training, as {first}"
         yield Problem(code="items", message=text, where=where)
 
 
@@ -144,8 +158,8 @@ def evidence(submitted: Submitted, _: Context) -> Iterator[Problem]:
                 wrong = [score for score in scores if rescored(name, score) is not score]
                 if wrong:
                     first, right = wrong[0], rescored(name, wrong[0]).value
-                    text = f"{len(wrong)} scores are not what their evidence says, as {first.item_id[:40]!a}: "
-                    text += f"{first.value}, not {right}"
+                    text = f"{counted(len(wrong), 'score', 'are')} not what the evidence says, as "
+                    text += f"{first.item_id[:40]!a}: {first.value}, not {right}"
                     yield Problem(code="evidence", message=text, where=f"{run.where}/scores/{name}.{side}.jsonl.gz")
         yield from _of_one_margin(run)
 
@@ -161,7 +175,7 @@ def _of_one_margin(run: Run) -> Iterator[Problem]:
             far = [key for key, value in _values(run.stored(name, side)).items()
                    if key in margins[side] and abs(metric.value(margins[side][key]) - value) > 1e-6]  # fmt: skip
             if far:
-                text = f"{len(far)} scores do not follow from the margins, as {_shown(far[0])}"
+                text = f"{counted(len(far), 'score', 'are')} not what the margins give, as {_shown(far[0])}"
                 yield Problem(code="evidence", message=text, where=f"{run.where}/scores/{name}.{side}.jsonl.gz")
 
 
@@ -195,7 +209,7 @@ def results(submitted: Submitted, _: Context) -> Iterator[Problem]:
         wrong = [text for key, value in pairs.items() for text in unequal(stated[key], value, key, without)]
         numbers = [text for key, text in wrong if key not in INTERVALS]
         if numbers:
-            text = f"{len(numbers)} numbers are not those of the records: {'; '.join(numbers[:3])}"
+            text = f"{counted(len(numbers), 'number', 'are')} not those of the records: {'; '.join(numbers[:3])}"
             yield Problem(code="results", message=text[:400], where=where)
         elif wrong:
             text = f"{len(wrong)} values of intervals differ when made here: {'; '.join(text for _, text in wrong[:2])}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from fedllm_bench.common.text import counted
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.leaderboard.checks.context import Context
 from fedllm_bench.leaderboard.checks.scores import equal
@@ -24,7 +25,7 @@ def log(submitted: Submitted, _: Context) -> Iterator[Problem]:
         where = f"{run.where}/rounds.jsonl.gz"
         wanted = run.config.federation.rounds
         if len(run.rounds) != wanted:
-            text = f"{len(run.rounds)} rounds; its config has {wanted}"
+            text = f"{counted(len(run.rounds), 'round')}; its config has {wanted}"
             yield Problem(code="rounds", message=text, where=where)
         if [line.round for line in run.rounds] != list(range(1, len(run.rounds) + 1)):
             yield Problem(code="rounds", message="its rounds are not 1, 2, 3 and so on", where=where)
@@ -120,14 +121,14 @@ def _compare(run: Run, split: SplitItems, line: Round, number: int, found: dict[
         at = f"round {line.round}, client {split.ids[client]}"
         size = split.sizes[client]
         if rows > size or (rows < size and not skipped):
-            found["num-examples"].append(f"{at}: {rows} rows, the split has {size}")
+            found["num-examples"].append(f"{at}: {counted(rows, 'row')}, the split has {size}")
         if (failure == DROPPED_OUT) != (client in away):
             found["schedule"].append(f"{at}: whether it drops out is not as the seed gives it")
         planned = 0 if client in away or not rows else _steps(run, rows, len(split.ids))
         if planned and straggles(config.faults, config.seed, number, client):
             planned = max(1, round(config.faults.straggler_steps * planned))
         if (failure is None and steps != planned) or steps > planned:
-            found["local-steps"].append(f"{at}: {steps} steps, its config gives {planned}")
+            found["local-steps"].append(f"{at}: {counted(steps, 'step')}, its config gives {planned}")
 
 
 def _compare_pooled(
@@ -139,9 +140,11 @@ def _compare_pooled(
         found["schedule"].append(f"round {line.round} has clients {line.clients[:12]}, and one learner has all rows")
         return
     if line.num_examples[0] > rows or (line.num_examples[0] < rows and not _may_skip(run)):
-        found["num-examples"].append(f"round {line.round}: {line.num_examples[0]} rows, the split has {rows}")
+        found["num-examples"].append(
+            f"round {line.round}: {counted(line.num_examples[0], 'row')}, the split has {rows}"
+        )
     if line.steps[0] != steps and not _may_skip(run):
-        found["local-steps"].append(f"round {line.round}: {line.steps[0]} steps, its config gives {steps}")
+        found["local-steps"].append(f"round {line.round}: {counted(line.steps[0], 'step')}, its config gives {steps}")
 
 
 def _steps(run: Run, rows: int, num_clients: int) -> int:

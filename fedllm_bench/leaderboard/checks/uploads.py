@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from fedllm_bench.common.errors import first_line
+from fedllm_bench.common.text import counted
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import EMBEDDED_MODEL, Lora, RunConfig
@@ -45,7 +46,7 @@ def traffic(submitted: Submitted, _: Context) -> Iterator[Problem]:
         if wrong:
             line, right = wrong[0], _of_round(wrong[0], down, up)
             got = f"round {line.round} has {line.bytes_down} down and {line.bytes_up} up"
-            text = f"{len(wrong)} rounds; {got}, not {right[0]} and {right[1]}"
+            text = f"{counted(len(wrong), 'round')}; {got}, not {right[0]} and {right[1]}"
             yield Problem(code="bytes", message=text, where=where)
 
 
@@ -163,5 +164,5 @@ def _rank(run: Run, tree: Tree, where: str) -> Iterator[Problem]:
     for place, ending in enumerate(A_AND_B):
         wrong += [n for n, t in tree.items() if n.endswith(ending) and (t.ndim != 2 or t.shape[place] != rank)]
     if wrong:
-        text = f"{len(wrong)} tensors are not of a LoRA adapter of rank {rank}, as {wrong[0][:80]!a}"
+        text = f"{counted(len(wrong), 'tensor', 'are')} not of a LoRA adapter of rank {rank}, as {wrong[0][:80]!a}"
         yield Problem(code="adapter-file", message=text, where=where)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 
+from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.thoughts import without_thoughts
@@ -54,7 +55,10 @@ def _alike(given: Sequence[Answer], where: str, is_expected: bool) -> Iterator[P
         return
     if empty > EMPTY * len(texts):
         yield Problem(
-            code="answers-empty", message=f"{empty} of {len(texts)} answers are empty", where=where, level="flagged"
+            code="answers-empty",
+            message=f"{part_of(empty, len(texts), 'answer', 'are')} empty",
+            where=where,
+            level="flagged",
         )
     counts = Counter(text for text in texts if text)
     text = next(iter(counts))
@@ -65,7 +69,8 @@ def _alike(given: Sequence[Answer], where: str, is_expected: bool) -> Iterator[P
     long = Counter(text for text in texts if len(text) >= SHORTEST)
     twice = sum(count for count in long.values() if count > 1)
     if len(counts) > 1 and twice > ALIKE * len(texts):
-        what = f"{twice} of {len(texts)} answers stand there more than once, as {long.most_common(1)[0][0][:60]!a}"
+        what = f"{part_of(twice, len(texts), 'answer', 'stand')} there more than once, "
+        what += f"as {long.most_common(1)[0][0][:60]!a}"
         yield Problem(code="answers-duplicated", message=what, where=where, level="flagged")
 
 
@@ -83,7 +88,7 @@ def _references(given: Sequence[Answer], asked: Mapping[str, Prompt], where: str
         if right & {plain(text) for text in without_thoughts(answer.turns)}:
             copied.append(answer.item_id)
     if long >= FEWEST and len(copied) > REFERENCES * long:
-        text = f"{len(copied)} of {long} answers are the reference, as {copied[0][:40]!a}"
+        text = f"{part_of(len(copied), long, 'answer', 'are')} the reference, as {copied[0][:40]!a}"
         level: Level = "refused" if len(copied) > long / 2 else "flagged"
         yield Problem(code="answers-as-references", message=text, where=where, level=level)
 
@@ -98,7 +103,7 @@ def injections(submitted: Submitted, _: Context) -> Iterator[Problem]:
                 found = suspicious(run.files.answers(benchmark, side))
                 if found:
                     item, kind = found[0]
-                    text = f"{len(found)} answers speak to the judge, as {item[:40]!a}: {kind}"
+                    text = f"{counted(len(found), 'answer', 'speak')} to the judge, as {item[:40]!a}: {kind}"
                     where = f"{run.where}/answers/{benchmark}/{side}.jsonl.gz"
                     yield Problem(code="judge-injection", message=text, where=where, level="flagged")
 

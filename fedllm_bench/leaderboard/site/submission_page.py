@@ -14,8 +14,8 @@ from fedllm_bench.leaderboard.site.board_page import Link, band, limits, link, p
 from fedllm_bench.leaderboard.site.details import Details
 from fedllm_bench.leaderboard.site.pages import render
 from fedllm_bench.leaderboard.site.plots import curves_of
+from fedllm_bench.leaderboard.submission.reproduce import changed, commands
 from fedllm_bench.leaderboard.submission.tracks import Track, find_track
-from fedllm_bench.leaderboard.submit.reproduce import changed, commands
 
 Texts = tuple[str, ...]
 LONGEST = 400  # characters of one setting

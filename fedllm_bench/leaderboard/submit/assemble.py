@@ -17,6 +17,7 @@ from fedllm_bench.leaderboard.submission.problems import refusals
 from fedllm_bench.leaderboard.submission.recompute import means, seed_scores
 from fedllm_bench.leaderboard.submission.schema import SCHEMA_VERSION, SUBMISSION, examine
 from fedllm_bench.leaderboard.submission.submitted import reading
+from fedllm_bench.leaderboard.submit.foreseen import check_foreseen
 from fedllm_bench.leaderboard.submit.own_runs import OwnRun
 from fedllm_bench.leaderboard.submit.packing import adapter_digest, contents_of, encoded, listed
 from fedllm_bench.leaderboard.submit.placing import Draft, write_files
@@ -58,8 +59,8 @@ class Entry:
 def draft(runs: Sequence[OwnRun], said: Statement) -> Draft:
     """The submission of `runs`, after it was opened as validation opens it.
 
-    Raises a :class:`UserError` for what a track does not allow, for statements that cannot be shown, and for runs
-    whose results.json does not follow from their scores.
+    Raises a :class:`UserError` for what a track does not allow, for statements that cannot be shown, for records
+    that validation refuses whatever else is there, and for runs whose results.json does not follow from their scores.
     """
     method = said.method or runs[0].config.method.name
     said = replace(said, method=method, track=said.track or default_track(runs[0]))
@@ -80,6 +81,7 @@ def assemble(entries: Sequence[Entry], said: Statement, suite: Mapping[str, Any]
     with tempfile.TemporaryDirectory() as scratch:
         bundle = _opened({SUBMISSION: encoded({**head, "claims": {}}), **contents}, scratch)
         _check_day(bundle)
+        check_foreseen(bundle)
         head["claims"] = _claims(bundle, entries)
     submission, value, problems = examine(text := encoded(head))
     if submission is None:  # the first examination found nothing

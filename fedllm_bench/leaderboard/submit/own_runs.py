@@ -10,6 +10,7 @@ from typing import Any
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.text import part_of
 from fedllm_bench.comparison.run_scores import RUN_NAME, differences
 from fedllm_bench.config.run import RunConfig, check
 from fedllm_bench.results.schema import SCHEMA_VERSION
@@ -128,7 +129,7 @@ def _missing(folder: Path, config: RunConfig) -> Iterator[str]:
     yield from (f"there is no {name}" for name in names if not (folder / name).is_file())
     done = len(files.read_jsonl_so_far(folder / ROUNDS))
     if done != config.federation.rounds:
-        yield f"{done} of {config.federation.rounds} rounds"
+        yield part_of(done, config.federation.rounds, "round")
     outputs = {name for kind in OUTPUTS.values() for name in (kind, f"{kind}s")}
     if not any((folder / name).is_dir() for name in outputs):
         yield "there is no adapter"

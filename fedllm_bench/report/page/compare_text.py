@@ -9,10 +9,6 @@ from fedllm_bench.common.text import MISSING, change, counted, number, signed, w
 from fedllm_bench.report.tables import aligned
 
 Row = Mapping[str, Any]
-TITLES = {
-    "models": "These two models (items clustered by {unit}; another seed would give other models)",
-    "methods": "These two methods (t on {n} paired seed differences; p by Holm over {tests})",
-}
 NOTE = (
     "d_z: the mean of the paired differences over their standard deviation. 80% power: the number of clients, "
     "questions or seeds with which a true difference as large as the one seen is found in four of five repeats."
@@ -36,13 +32,23 @@ def comparison_text(payload: Mapping[str, Any], width: int = 100) -> str:
 
 def _heading(rows: Sequence[Row], width: int, *, brief: bool = False) -> list[str]:
     """What the rows are of, and their table; a brief one has verdicts instead of sentences below it."""
-    title = TITLES[rows[0]["estimand"]].format(
-        unit=" or ".join(dict.fromkeys(row["unit_of_n"] for row in rows)),
-        n=max(row["n"] for row in rows),
-        tests=counted(sum(row["p_holm"] is not None for row in rows), "metric"),
-    )
+    title = _of_methods(rows) if rows[0]["estimand"] == "methods" else _of_models(rows)
     table = [_columns(row, brief) for row in rows]
     return [*wrapped(title, width), "", *aligned([list(table[0]), *(list(row.values()) for row in table)])]
+
+
+def _of_models(rows: Sequence[Row]) -> str:
+    unit = " or ".join(dict.fromkeys(row["unit_of_n"] for row in rows))
+    return f"These two models (items clustered by {unit}; another seed would give other models)"
+
+
+def _of_methods(rows: Sequence[Row]) -> str:
+    """How the p of the table were made; that there are none where no metric has differences to test."""
+    n, tests = max(row["n"] for row in rows), sum(row["p_holm"] is not None for row in rows)
+    if not n:
+        return "These two methods (nothing to compare: no seed has a difference)"
+    holm = f"p by Holm over {counted(tests, 'metric')}" if tests else "no metric has differences to test"
+    return f"These two methods (t on {counted(n, 'paired seed difference')}; {holm})"
 
 
 def _sentences(rows: Sequence[Row], width: int) -> list[str]:

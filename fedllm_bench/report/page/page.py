@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fedllm_bench.common.text import counted
 from fedllm_bench.evaluation.scoring.answered import Material
 from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation
 from fedllm_bench.evaluation.scoring.score_all import Scored
@@ -83,7 +84,7 @@ def _cut(data: BrowserData) -> list[str]:
 
 def _footer(evaluation: Evaluation) -> list[str]:
     lines = [
-        f"{name}: {found.num_prompts} questions, {found.num_turns} turns"
+        f"{name}: {counted(found.num_prompts, 'question')}, {counted(found.num_turns, 'turn')}"
         f"{f', version {found.version}' if found.version else ''}, prompts sha256 {found.prompts_sha256[:16]}"
         for name, found in evaluation.benchmarks.items()
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.text import counted
 from fedllm_bench.config import base_model, model_files
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
@@ -89,6 +90,6 @@ def _check_weights(found: dict[str, Any], name: str) -> None:
     wrong = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if wrong:
         raise UserError(
-            f"MODEL={name}: {len(wrong)} weights are missing, or of another size than its config.json says, "
-            f"as {wrong[0]}; {base_model.ADVICE}"
+            f"MODEL={name}: {counted(len(wrong), 'weight', 'are')} missing, or of another size than its config.json "
+            f"says, as {wrong[0]}; {base_model.ADVICE}"
         )

@@ -1,0 +1,25 @@
+"""One upstream row, in the words of a client split."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+Message = tuple[str, str]  # role, content
+
+
+class Sample(NamedTuple):
+    """One usable or unusable upstream row, in the words of a client split."""
+
+    client: str
+    turns: tuple[Message, ...]  # the prompt: all turns before the answer
+    answers: tuple[str, ...]  # the completion; or the chosen and the rejected one
+    language: str
+    source: str
+    upstream_split: str  # "train", "validation" or "test"
+    file: str  # where it was read; no part of the row
+    flags: frozenset[str] = frozenset()  # the declaration's checks that failed, and its flags that are up
+    unsaid: frozenset[str] = frozenset()  # the declaration's flags of which the row says nothing
+
+    @property
+    def prompt(self) -> str:
+        return "\n".join(content for _, content in self.turns)
