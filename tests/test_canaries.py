@@ -11,8 +11,8 @@ from submitted_runs import BASE_HASH, scores_of, statement, write_run
 
 from fedllm_bench.commands.submit import CANARIES as NAMED
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.leaderboard.submission import bundle, random_adapter, recompute
-from fedllm_bench.leaderboard.submit import canaries, own_runs, placing
+from fedllm_bench.leaderboard.submission import bundle, noise, recompute
+from fedllm_bench.leaderboard.submit import canaries, own_runs, placing, random_adapter
 
 TENSORS = "adapter/adapter_model.safetensors"
 
@@ -100,13 +100,13 @@ def test_base_and_constant_answer_open_questions_too(tmp_path):
 def test_noise_has_the_shape_and_norm_of_what_was_trained_and_follows_from_the_seed(tmp_path, scored):
     run = write_run(tmp_path / "runs", 0)
     trained = with_tensors(run)
-    noise = random_adapter.like(trained, 0)
+    noise = noise.like(trained, 0)
     assert noise.keys() == trained.keys()
     for name, tensor in trained.items():
         assert noise[name].shape == tensor.shape
         assert noise[name].norm() == pytest.approx(float(tensor.norm()), rel=1e-5)
-        assert torch.equal(noise[name], random_adapter.like(trained, 0)[name])
-        assert not torch.allclose(noise[name], random_adapter.like(trained, 1)[name])
+        assert torch.equal(noise[name], noise.like(trained, 0)[name])
+        assert not torch.allclose(noise[name], noise.like(trained, 1)[name])
         assert not torch.allclose(noise[name], tensor)
     (of_run,) = made(tmp_path, "random", run).runs()
     inside = load(of_run.files[f"runs/0/{TENSORS}"].read_bytes())

@@ -50,7 +50,7 @@ def _is_noise(run: Run) -> bool:
     tree = adapter_of(run)
     if not tree:
         return False
-    from fedllm_bench.leaderboard.submission.random_adapter import like
+    from fedllm_bench.leaderboard.submission.noise import like
 
     noise = like(tree, run.seed)
     return all((tensor.float() - noise[name].float()).abs().max() <= CLOSE for name, tensor in tree.items())

@@ -87,7 +87,7 @@ def _constant(runs: Sequence[OwnRun]) -> list[Entry]:
 
 def _random(runs: Sequence[OwnRun]) -> list[Entry]:
     """An adapter of normal numbers in place of each run's, every tensor as long as the trained one."""
-    from fedllm_bench.leaderboard.submission.random_adapter import random_contents  # loads torch
+    from fedllm_bench.leaderboard.submit.random_adapter import random_contents  # loads torch
 
     return [_entry_of(run, random_contents(run)) for run in runs]
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
 from safetensors.torch import load_file, save
 
-from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.leaderboard.submission.noise import like
 from fedllm_bench.leaderboard.submit.own_runs import OwnRun
 from fedllm_bench.leaderboard.submit.packing import TENSORS, contents_of, packed_rows
 from fedllm_bench.runs.cell import Cell, resolve_split
@@ -30,16 +27,6 @@ def random_contents(run: OwnRun) -> dict[str, bytes]:
     where = f"runs/{run.seed}"
     scores = {f"{where}/scores/{name}.after.jsonl.gz": rows for name, rows in _scores(run, noise).items()}
     return {**kept, **scores, f"{where}/adapter/{TENSORS}": save(noise, metadata={"format": "pt"})}
-
-
-def like(trained: Mapping[str, torch.Tensor], seed: int) -> Tree:
-    """Normal noise, tensor by tensor of the shape and Frobenius norm of `trained`; a function of (seed, name)."""
-    made = {}
-    for name, tensor in sorted(trained.items()):
-        generator = torch.Generator().manual_seed(int(files.sha256_json(["random adapter", seed, name])[:15], 16))
-        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
-        made[name] = (noise * (tensor.float().norm() / noise.norm())).to(tensor.dtype)
-    return made
 
 
 def _scores(run: OwnRun, adapter: Tree) -> dict[str, bytes]:
