@@ -170,7 +170,7 @@ test-gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu
 
 # with the lowest versions that are supported, what must equal a reference: TRL, PEFT, one client at a time
-EQUALITY := tests/test_trl.py tests/test_trl_dpo.py tests/test_block.py tests/test_dpo.py tests/test_hub_rows.py tests/test_quantized.py tests/test_dora.py tests/test_full.py
+EQUALITY := tests/training/test_trl.py tests/training/test_trl_dpo.py tests/training/test_block.py tests/training/test_dpo.py tests/data/build/test_hub_rows.py tests/training/model/test_quantized.py tests/training/model/test_dora.py tests/training/model/test_full.py
 $(VENV)-lowest/.installed: setup.cfg pyproject.toml constraints-lowest.txt
 	@sh .ci/setup.sh '$(VENV)-lowest' '$(PYTHON)' constraints-lowest.txt
 	@touch $@

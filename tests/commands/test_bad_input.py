@@ -13,8 +13,6 @@ from bench_runs import assert_refused, quick, words
 
 from fedllm_bench.data.manifest import Split
 
-HOME = Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:

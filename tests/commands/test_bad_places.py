@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 import torch
 from bench_runs import assert_refused, code_of, folder_of, outcome, quick, quiet_environment, words
+from checkout import ROOT
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
-
-HOME = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -199,7 +198,7 @@ def test_other_errors_of_the_system_are_not_hidden(tiny_split: Split, tmp_path: 
 
 def test_a_reader_that_stops_early_is_no_error(tmp_path: Path):
     command = [sys.executable, "-m", "fedllm_bench", "bench", "aya", "fedavg", "--profile", "mini", "--explain"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=HOME) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout is not None
         process.stdout.close()
         _, err = process.communicate()

@@ -17,10 +17,10 @@ import pytest
 from bench_runs import TINY
 from board_in_browser import COUNT, METHODS, SORT, choose, column_of, head
 from browser import Browser, chromium, wait_until
+from checkout import ROOT
 from shipped import SUBMISSIONS, is_of_others
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = " ".join(TINY)
 PATIENCE_SECONDS = 460
 DATA_FILES = {".toml", ".jinja", ".json", ".safetensors", ".typed", ".css", ".js"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.style
 import numpy as np
 import pytest
+from checkout import ROOT
 from matplotlib.figure import Figure
 
 from fedllm_bench import cli
@@ -20,7 +21,6 @@ from fedllm_bench.diversity.embedding.lsa import _computed
 from fedllm_bench.report.figures import loss_over_rounds
 from fedllm_bench.report.style import legend_below
 
-ROOT = Path(__file__).resolve().parents[1]
 # what a run, its figures and a quantised base load, and the variables that decide how
 LOADING = """
 import os

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from checkout import ROOT
 from scipy import stats
 from scored_folders import a_run
 from sweeps import sweep
@@ -245,7 +245,7 @@ def test_the_page_of_the_docs_names_every_key(runs, report):
     parts = [found, found["split"], found["metric"], found["settings"], found["runs"][0], found["clients"][0], result]
     parts += [result["correlations"]["size"], result["regression"], result["regression"]["coefficients"]["size"]]
     names = {key for part in [*parts, *result["languages"]] for key in part} | NAMES.keys() | OUTCOMES.keys()
-    text = (Path(__file__).parents[1] / "docs" / "insight.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "insight.md").read_text(encoding="utf-8")
     assert len(names) > 50
     assert {name for name in names if f"`{name}`" not in text} == set()
     shutil.rmtree(run / "insight")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from bench_runs import quiet_environment
+from checkout import ROOT
 
 from fedllm_bench.common import files
 from fedllm_bench.pipeline import workers
@@ -232,7 +233,7 @@ def sleeper(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
         "    return 0\n"
         "cli.main = main\n"
     )
-    environment = quiet_environment(tmp_path / "cache", PYTHONPATH=f"{folder}:{Path(__file__).resolve().parents[1]}")
+    environment = quiet_environment(tmp_path / "cache", PYTHONPATH=f"{folder}:{ROOT}")
 
     def start(name: str) -> Worker:
         task: Any = Task(name, 0, tmp_path, words=(str(tmp_path / "ready"),))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkout import ROOT
 from sweeps import sweep
 
 from fedllm_bench.common.errors import UserError
@@ -20,7 +21,6 @@ from fedllm_bench.results.grid_results import Failure, GridRun, grid_payload
 from fedllm_bench.results.run_results import ScoreSet
 from fedllm_bench.scores.score import Score
 
-HOME = Path(__file__).resolve().parents[1]
 METHODS = ["local", "fedavg", "fedprox", "scaffold"]
 CLIENTS = [f"user-{i:03d}" for i in range(24)]
 LEVELS = {
@@ -300,7 +300,7 @@ def test_every_key_of_grid_json_is_documented(payload):
     free = (*METHODS, "base", *payload["metrics"], "0", "1", "2")
     keys = keys_of(payload | {"inputs": ""}, free)
     assert len(keys) > 35
-    text = (HOME / "docs" / "grid.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "grid.md").read_text(encoding="utf-8")
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     documented = {word for code in re.findall(r"`([^`]+)`", prose) for word in re.findall(r"\w+", code)}
     assert not keys - documented

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).resolve().parents[1]
 MOVED = ("data_prep", "benchmarks", "leaderboard")  # installed as fedllm_bench.<name>
 MISSION = (
     *("torch", "transformers", "peft", "trl", "datasets"),

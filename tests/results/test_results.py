@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from checkout import ROOT
 
 from fedllm_bench.results.run_results import (
     ScoreSet,
@@ -255,7 +255,7 @@ def test_wrong_values_are_refused_by_their_name(payload, tmp_path, path, value, 
 
 
 def test_every_key_is_documented():
-    text = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     parts = [RESULTS, METRIC, DIFFERENCE, DISTRIBUTION, SPREAD, CLIENT, FAILURE, CUT, PRIVACY, COMMUNICATION]
     parts += [MOMENTS, PER_CLIENT, ROUND, OVER_ROUNDS, GAIN, PERSONALISATION]
     parts += [RESULTS[key] for key in ("run", "data", "cost", "intervals")]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pytest
+from checkout import ROOT
 from evaluation_records import (
     CATEGORIES,
     evaluate,
@@ -189,7 +189,7 @@ def test_a_share_of_all_or_none_has_an_exact_interval_of_some_width(tmp_path):
 
 
 def test_the_page_of_the_docs_names_every_metric_and_key():
-    text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     kinds = (Evaluation, Settings, BenchmarkResult, JudgeResult, MetricResult, ViewResult, SideEstimate, Change)
     kinds += (PairResult,)
     names = {field.name for kind in kinds for field in fields(kind)} | OPEN_METRICS.keys()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import ROOT
 from forgeries_of_files import ALL
 from submissions import SEEDS, Forgery, codes, context
 from sweeps import sweep
@@ -70,7 +71,7 @@ CHANGES: dict[str, tuple[Callable[[Forgery], None], set[str]]] = {
 
 
 def test_the_readme_names_as_many_forgeries_as_there_are():
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"finds {len(ALL) + len(CHANGES)} kinds of forgery that its tests make" in readme
 
 

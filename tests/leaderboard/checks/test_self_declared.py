@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import ROOT
 from submissions import Forgery, codes, context
 
 from fedllm_bench.common import files
@@ -173,7 +174,7 @@ def test_a_true_canary_is_not_flagged(kind: str, honest: Path, tiny_split: Split
 
 def test_baselines_are_pinned_to_submissions_of_the_suite():
     table = tracks._table()["baselines"]
-    root = Path(__file__).resolve().parents[1] / "leaderboard" / "submissions"
+    root = ROOT / "leaderboard" / "submissions"
     assert table
     for name, digest in table.items():
         said = json.loads((root / name / "submission.json").read_text(encoding="utf-8"))

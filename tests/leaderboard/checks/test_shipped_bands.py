@@ -6,10 +6,10 @@ import gzip
 import json
 import math
 import statistics
-from pathlib import Path
 
 import pytest
 from bench_runs import code_of
+from checkout import ROOT
 from shipped import shipped_as
 
 from fedllm_bench.common.errors import UserError
@@ -18,7 +18,7 @@ from fedllm_bench.leaderboard.submission.bundle import open_bundle
 from fedllm_bench.leaderboard.tiers.bands import FEWEST, SHIPPED, band_of, read_band, shipped_bands
 from fedllm_bench.leaderboard.tiers.retraining import shipped_band
 
-LEADERBOARD = Path(__file__).parents[1] / "leaderboard"
+LEADERBOARD = ROOT / "leaderboard"
 METHODS = ("local", "fedavg", "fedprox", "scaffold", "fedavgm", "fedadagrad", "fedyogi", "fedadam", "central")
 RANKED = {"heldout", "mini_exact", "mini_choice"}
 

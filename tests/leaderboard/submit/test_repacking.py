@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import ROOT
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
@@ -16,7 +16,7 @@ from fedllm_bench.leaderboard.submit.packing import compressed, encoded, listed
 from fedllm_bench.leaderboard.submit.repacking import main, repacked
 from fedllm_bench.results.schema import check_results
 
-SHIPPED = Path(__file__).parents[1] / "leaderboard" / "submissions"
+SHIPPED = ROOT / "leaderboard" / "submissions"
 NAME = "runs/0/results.json.gz"
 SINCE_5 = ("no_interval", "sd", "detectable")
 

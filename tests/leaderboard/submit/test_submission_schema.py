@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import json
-from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from submitted_runs import encoded, head, listed, small_contents
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_json
 from fedllm_bench.leaderboard.submission import problems, schema, untrusted
 
-ROOT = Path(__file__).resolve().parents[1]
 CONTENTS = small_contents()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SUBMISSIONS = Path(__file__).resolve().parents[1] / "leaderboard" / "submissions"
+from checkout import ROOT
+
+SUBMISSIONS = ROOT / "leaderboard" / "submissions"
 OWN = "-fedllm-bench"  # how their names end: the team
 
 
