@@ -35,6 +35,15 @@ def test_clients_without_groups_are_one_cluster() -> None:
     assert found.silhouette < 0.25
 
 
+def test_of_equally_good_cuts_the_one_into_fewest_clusters_is_taken() -> None:
+    twins, like_them, apart = (1, 1, 0, 0, 0), (0, 1, 1, 0, 0), (0, 0, 0, 1, 1)
+    has = np.array([twins, twins, like_them, apart])
+    found = cluster(has @ has.T / 2)
+    assert found.silhouette == 0.5  # of two, (0.75 + 0.75 + 0.5 + 0) / 4, as of three, (1 + 1 + 0 + 0) / 4
+    assert found.number == 2
+    assert found.labels[0] == found.labels[1] == found.labels[2] != found.labels[3]
+
+
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_few_clients(number: int) -> None:
     found = cluster(np.eye(number))

@@ -24,7 +24,7 @@ from fedllm_bench.diversity.rows import read_rows
 from fedllm_bench.mini.dataset import build_mini_aya
 from fedllm_bench.mini.users import Population
 from fedllm_bench.report.insight.figures import insight_figures
-from fedllm_bench.report.insight.text import insight_text
+from fedllm_bench.report.insight.text import insight_text, said
 from fedllm_bench.scores.score import Score
 
 METHODS = {"fedavg": (0, 1), "fedprox": (0,), "local": (0, 1)}
@@ -249,6 +249,15 @@ def test_the_page_of_the_docs_names_every_key(runs, report):
     assert len(names) > 50
     assert {name for name in names if f"`{name}`" not in text} == set()
     shutil.rmtree(run / "insight")
+
+
+def test_the_regression_is_told_with_both_shares_of_the_variance_and_what_counts_by_itself():
+    coefficients = {"distance": {"p_value": 0.01}, "size": {"p_value": 0.04}, "language": {"p_value": 0.5}}
+    model = {"coefficients": coefficients, "r2": 0.424, "r2_adjusted": 0.376}
+    assert said({"correlations": {}, "regression": model}) == [
+        "Together they go with 42% of the variance of the clients' gains (adjusted 38%); "
+        "by itself, of the three: distance, size."
+    ]
 
 
 @pytest.mark.parametrize("count", sweep([4, 30, 747], 30))

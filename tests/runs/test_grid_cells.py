@@ -134,6 +134,14 @@ def test_the_baseline_of_a_cell_is_the_local_cell_of_its_seed(tiny_split: Split)
     assert len({each.baseline.folder for each in lonely}) == 4  # other settings are another baseline
 
 
+def test_methods_that_weigh_clients_differently_share_the_baseline(tiny_split: Split):
+    cells = cells_of(tiny_split, seeds=(0,), overrides=(*TINY, "fedavg:federation.weighting=examples"))
+    by_name = {each.method: each for each in cells}
+    found = {name: each.cell.config.federation.weighting for name, each in by_name.items()}
+    assert found == {"local": "uniform", "fedavg": "examples", "fedprox": "uniform"}
+    assert {each.baseline.folder for each in cells} == {by_name["local"].folder}
+
+
 @pytest.mark.parametrize("weighting", ["examples", "uniform"])
 def test_the_baseline_is_the_one_that_a_run_reads(weighting: str, tiny_split: Split, monkeypatch):
     from types import SimpleNamespace
