@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from sweeps import OWN
+
 # Before anything imports huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Before anything imports matplotlib: a notebook's backend, which its processes inherit, may not be installed here.
@@ -51,7 +53,6 @@ SMALL_RUN = (
     "lora.alpha=8",
 )
 # a small noise that is given: finding it would need the number of clients, and take seconds
-OWN = {"dp_fedavg": ("privacy.clip=1.0", "privacy.epsilon=none", "privacy.noise_multiplier=1e-2")}
 LoadTiny = Callable[..., LoraModel]
 RunConfigOf = Callable[..., RunConfig]
 

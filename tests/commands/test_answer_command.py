@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from bench_runs import code_of, quick, run
-from test_endpoint import Model, serving
+from endpoint_models import Model, serving
 
 from fedllm_bench import cli
 from fedllm_bench.commands import answer

@@ -6,25 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_runs import TINY, assert_refused, outcome, quick
+from bench_runs import assert_refused, outcome, quick
+from dpo_commands import run, words
 
-from fedllm_bench import cli
 from fedllm_bench.common import files
-from fedllm_bench.data.manifest import Split
 from fedllm_bench.results.schema import check_results
-
-
-def words(dataset: str, split: Split, model: Path, out: Path, *settings: str) -> list[str]:
-    where = ["--split", str(split.folder), "--model", str(model), "--out", str(out)]
-    overrides = [word for setting in (*TINY, *settings) for word in ("--set", setting)]
-    return ["bench", dataset, "fedavg", "--profile", "mini", *where, *overrides]
-
-
-def run(dataset: str, split: Split, model: Path, out: Path, *settings: str) -> Path:
-    with quick():
-        assert cli.main(words(dataset, split, model, out, *settings)) == 0
-    (folder,) = (out / f"mini-{dataset}" / "fedavg").glob("s0-*")
-    return folder
 
 
 @pytest.fixture(scope="module")

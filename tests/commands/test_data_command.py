@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -10,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from data_runs import run
 
 from fedllm_bench import cli
-from fedllm_bench.commands import data, terminal
+from fedllm_bench.commands import terminal
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.build import decontaminate
 from fedllm_bench.data.build.pipelines import PIPELINES, load_pipeline
@@ -21,13 +21,6 @@ from fedllm_bench.data.manifest import open_split
 from fedllm_bench.data_prep.aya import AYA
 
 pytestmark = pytest.mark.usefixtures("evaluation_sets")
-
-
-def run(*words: object) -> int:
-    parser = argparse.ArgumentParser(prog="fedllm-bench")
-    data.add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(["data", *map(str, words)])
-    return args.run(args)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_slow_world import excludes_zero
+from intervals_seen import excludes_zero
 
 from fedllm_bench import cli
 from fedllm_bench.common import files

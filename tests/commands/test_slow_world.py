@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from bench_runs import folder_of
+from intervals_seen import excludes_zero
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
@@ -29,10 +30,6 @@ def metrics_of(out: Path, method: str, *options: object) -> dict[str, Any]:
     results = files.read_json(folder / "results.json")
     check_results(results)
     return results["metrics"]
-
-
-def excludes_zero(difference: dict[str, Any], sign: int) -> bool:
-    return min(sign * difference["ci_low"], sign * difference["ci_high"]) > 0
 
 
 def test_federation_beats_the_base_and_training_alone_at_default_settings(tmp_path: Path):

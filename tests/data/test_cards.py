@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from html.parser import HTMLParser
 
+from built_splits import make
+from forged_manifests import forge
 from own_tokenizers import byte_level_bpe
 from raw_rows import aya, random_rows, vote
-from test_manifest import forge
-from test_pipelines import make
 
 from fedllm_bench.data.card import Contents, histogram
 from fedllm_bench.data.card_html import html_card

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from built_splits import make
+from data_runs import run
 from raw_rows import aya, random_rows, vote
-from test_data_command import run
-from test_pipelines import make
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.lengths import spread, token_counter

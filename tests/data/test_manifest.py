@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forged_manifests import forge
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import sha256_file
@@ -59,15 +60,6 @@ def refused(folder: Path, *words: str) -> None:
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
-
-
-def forge(folder: Path, **fields: object) -> None:
-    """Change fields of the manifest and make its own checksum agree, as a forger would."""
-    value = json.loads((folder / m.MANIFEST).read_text()) | fields
-    value.pop("manifest_sha256")
-    value = {key: json.loads(m.canonical_json(item)) for key, item in value.items()}
-    text = json.dumps(value | {"manifest_sha256": m.sha256_json(value)}, indent=2, ensure_ascii=False) + "\n"
-    (folder / m.MANIFEST).write_text(text)
 
 
 def test_what_was_written_is_read_back(tmp_path):

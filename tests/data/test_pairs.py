@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pairs import plain_logp, random_pairs
-from test_tokens import MINI, files_of, same
+from token_files import MINI, files_of, same
 
 from fedllm_bench.data import pairs, tokens
 from fedllm_bench.data.chat import NAMES, template_text

@@ -5,19 +5,17 @@ from __future__ import annotations
 import copy
 import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from token_files import MINI, files_of, same
 
 from fedllm_bench.data import tokens
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.manifest import PARTS, Split
 from fedllm_bench.data.rows import SftRow
-from fedllm_bench.data.tokens import TokenPart, encode, tokenise_split
-
-MINI = template_text("mini")
+from fedllm_bench.data.tokens import encode, tokenise_split
 
 
 @dataclass(frozen=True)
@@ -49,16 +47,6 @@ def poisoned(monkeypatch) -> None:
         raise AssertionError("tokenised although the cache has it")
 
     monkeypatch.setattr(tokens, "encode", encode)
-
-
-def same(a: dict[str, TokenPart], b: dict[str, TokenPart]) -> bool:
-    names = (*tokens.ARRAYS, "num_cut", "num_skipped", "num_lost")
-    return all(np.array_equal(getattr(a[part], name), getattr(b[part], name)) for part in PARTS for name in names)
-
-
-def files_of(cache: Path) -> Path:
-    (folder,) = (cache / "tokens").iterdir()
-    return folder
 
 
 def test_parts_hold_the_rows_of_the_split_in_order(tiny_split: Split, tokenizer, tmp_path):

@@ -3,74 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from papers import CASES, CHOSEN, LR, NUM_CLIENTS, NUM_ROWS, PAPERS, SIZE, STEPS, Quadratic, local, problem
-from tiny import CPU, client_task, random_part, settings
-from torch import Tensor
+from method_vectors import NO_MODEL, SGD, as_tree, as_vector, run_suite
+from papers import CASES, LR, PAPERS, SIZE, local, problem
+from tiny import client_task, random_part
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import presets
 from fedllm_bench.config.run import Method
 from fedllm_bench.methods import METHODS, VARIANTS
-from fedllm_bench.methods.base import ClientState, FedAvg, Server
+from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.local import Local
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.wrapped import core
 from fedllm_bench.training import block
 from fedllm_bench.training.mean import Mean
-
-SGD = settings(optimizer="sgd", lr=LR, clip=1e9, weight_decay=0.0)
-NO_MODEL: Any = SimpleNamespace(device=CPU)  # gradients come from elsewhere
-
-
-def as_tree(vector: Tensor) -> Tree:
-    return {"w": vector[:2].clone(), "b": vector[2:].clone().view(3, 1)}
-
-
-def as_vector(tree: Tree) -> Tensor:
-    return torch.cat([tree["w"], tree["b"].view(-1)])
-
-
-def run_suite(method: FedAvg, f: Quadratic, x: Tensor, patch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
-    """The suite's training loop, mean and update; only the gradients come from `f`. Server and clients at the end."""
-
-    def gradients(model, layout, y_KP, tasks, *rest):
-        rows = [f.grad(task.client, as_vector(layout.unpack(y))) for task, y in zip(tasks, y_KP, strict=True)]
-        return [1.0] * len(tasks), torch.stack([layout.pack(as_tree(row)) for row in rows])
-
-    patch.setattr(block, "_step_gradients", gradients)
-    part = random_part(seed=0, num_rows=20)
-    server, states, path = method.init(as_tree(x)), dict[int, ClientState](), []
-    for chosen in CHOSEN:
-        tasks = [
-            client_task(
-                k,
-                part,
-                range(NUM_ROWS[k]),
-                SGD,
-                steps=STEPS[k],
-                state=states.get(k, method.client_init(server.params)),
-            )
-            for k in chosen
-        ]
-        mean = Mean({}, {})
-        for result in block.train_block(NO_MODEL, method, method.broadcast(server), tasks, SGD):
-            states[result.client] = result.state
-            received = replace(result, upload=method.receive(server, result.upload))
-            mean = mean.add(received, result.num_examples if method.weighting == "examples" else 1.0)
-        expected = method.expected_clients()
-        server = method.update(server, mean.value(expected), (expected or len(chosen)) / NUM_CLIENTS)
-        path.append(as_vector(server.params))
-    clients = [
-        method.serve(server.params, states.get(k, method.client_init(server.params))) for k in range(NUM_CLIENTS)
-    ]
-    return path, [as_vector(tree) for tree in clients]
 
 
 def test_every_method_and_variant_has_a_transcription():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from method_vectors import as_tree, as_vector, run_suite
 from papers import CHOSEN, LR, NUM_CLIENTS, STEPS, ZERO, Quadratic, fedavg, problem
-from test_methods import as_tree, as_vector, run_suite
 from torch import Tensor
 
 from fedllm_bench.common.trees import Tree

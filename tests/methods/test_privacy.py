@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from method_vectors import as_tree, as_vector, run_suite
 from papers import CHOSEN, SIZE, dp_fedavg, problem
+from resumed_rounds import Killed, initial, left_behind, outcome_of, same_bits
 from scipy.stats import chi2, kstest
-from test_methods import as_tree, as_vector, run_suite
-from test_rounds import START, by_client, fails_in_round, scripted_run
-from test_rounds_resume import Killed, initial, left_behind, outcome_of, same_bits
-from test_wrapped import SENDING
+from scripted_rounds import START, by_client, fails_in_round, scripted_run
+from senders import SENDING
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from block_runs import start_of, tasks_of
+from resumed_rounds import initial, outcome_of
+from scripted_rounds import START, by_client, scripted_run
+from senders import ALL, SENDING
 from sweeps import slow, sweep
-from test_block import start_of, tasks_of
-from test_rounds import START, by_client, scripted_run
-from test_rounds_resume import initial, outcome_of
-from test_wrapped import ALL, SENDING
 from tiny import random_tree, settings
 
 from fedllm_bench.common.files import read_jsonl

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 import pytest
+from senders import ALL, PRIVACY, SENDING
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.methods import METHODS, VARIANTS
@@ -15,10 +16,6 @@ from fedllm_bench.methods.privacy import Private
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.uploads import FrozenA, HalfUploads
 from fedllm_bench.methods.wrapped import Wrapped, core, find
-
-PRIVACY = ("privacy.clip=0.5", "privacy.epsilon=none", "privacy.noise_multiplier=1", "federation.weighting=uniform")
-ALL = (*PRIVACY, "communication.upload_dtype=float16", "communication.lora_aggregation=frozen_a")
-SENDING = [name for name, kind in METHODS.items() if not (kind.personal or kind.pooled)]
 
 
 def hooks() -> dict[str, Any]:

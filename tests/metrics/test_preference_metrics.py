@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from dpo_runs import dpo
 from items import SETTINGS
 from pairs import plain_logp
-from test_dpo import dpo
 from tiny import client_task, random_tree
 
 from fedllm_bench.common.trees import tmap

@@ -9,7 +9,7 @@ import re
 import pytest
 from browser import chromium, contrast
 from diversity_reports import HOSTILE, against, made_up
-from test_report_page import Page
+from html_reader import Page
 
 from fedllm_bench.report import style
 from fedllm_bench.report.diversity import drawing, writing

@@ -12,8 +12,8 @@ import pytest
 import torch
 from bench_runs import assert_refused, quick
 from benches import Killed, bench_loader, dying_after, lines_of, run_of, trained
+from dpo_commands import run, words
 from pairs import plain_logp
-from test_bench_dpo import run, words
 
 from fedllm_bench.common import files
 from fedllm_bench.common.trees import Tree, tmap

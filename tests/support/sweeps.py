@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 UNLIKE = ("fedavg", "fedadam", "scaffold", "local", "dp_fedavg", "central")  # one method of each kind
+# settings that a method cannot be without
+OWN = {"dp_fedavg": ("privacy.clip=1.0", "privacy.epsilon=none", "privacy.noise_multiplier=1e-2")}
 
 
 def sweep(cases: Iterable[Any], *quick: Any) -> list[Any]:

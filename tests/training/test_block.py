@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from block_runs import GROUPINGS, ROWS, STEPS, gap, start_of, tasks_of
 from sweeps import UNLIKE, sweep
 from tiny import (
     CPU,
     adapter_parameters,
-    client_task,
     plain_loss,
     plain_peft,
     plain_steps,
-    random_part,
     random_tree,
     settings,
 )
@@ -27,15 +26,10 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import block
-from fedllm_bench.training.block import ClientResult, ClientTask, train_block
+from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.objectives import OBJECTIVES
-
-ROWS = {0: range(5), 1: range(5, 8), 2: range(8, 20), 3: range(20, 22)}
-STEPS = {0: 3, 1: 1, 2: 4, 3: 0}
-PART = random_part(seed=11, num_rows=22)
-GROUPINGS = ([[0, 1, 2, 3]], [[2, 0], [3, 1]], [[3, 2, 1, 0]], [[1], [0, 2], [3]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,29 +44,6 @@ class Reporting(FedAvg):
 @pytest.fixture(scope="module")
 def dropping(load_tiny) -> LoraModel:
     return load_tiny(dropout=0.3, dtype="float64")
-
-
-def start_of(model: LoraModel) -> Tree:
-    return random_tree(initial_adapter(model.layers, rank=4, seed=0), seed=6, scale=0.1)
-
-
-def tasks_of(method: FedAvg, start: Tree, local: Local, clients=tuple(ROWS), steps=STEPS) -> list[ClientTask]:
-    """Clients of unequal sizes and numbers of steps; a state is as after an earlier round."""
-    tasks = []
-    for k in clients:
-        state = {key: random_tree(tree, seed=20 + k) for key, tree in method.client_init(start).items()}
-        tasks.append(client_task(k, PART, ROWS[k], local, steps=steps[k], state=state))
-    return tasks
-
-
-def gap(a: ClientResult, b: ClientResult) -> float:
-    """The largest difference in anything that two results hold of numbers."""
-    assert (a.client, a.client_id, a.num_examples, a.failure) == (b.client, b.client_id, b.num_examples, b.failure)
-    assert a.upload.keys() == b.upload.keys()
-    assert a.state.keys() == b.state.keys()
-    pairs = [(a.upload[key], b.upload[key]) for key in a.upload] + [(a.state[key], b.state[key]) for key in a.state]
-    differences = [(t - other[name]).abs().max().item() for one, other in pairs for name, t in one.items()]
-    return max(differences, default=0.0)
 
 
 CASES = [(name, optimizer) for name in METHODS for optimizer in ("adamw", "sgd")]

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from block_runs import GROUPINGS, ROWS, STEPS, gap, start_of
+from dpo_runs import dpo
 from pairs import plain_logp, plain_loss, random_pairs, referenced
 from sweeps import UNLIKE, sweep
-from test_block import GROUPINGS, ROWS, STEPS, gap, start_of
-from tiny import CPU, adapter_parameters, client_task, plain_peft, plain_steps, random_tree, settings
+from tiny import CPU, adapter_parameters, client_task, plain_peft, plain_steps, random_tree
 
 from fedllm_bench.common.trees import tmap
 from fedllm_bench.methods import METHODS
@@ -25,11 +26,6 @@ from fedllm_bench.training.objectives import PAIR_LOSSES
 
 PART = random_pairs(seed=11, num_pairs=22)
 KINDS = sorted(PAIR_LOSSES)
-
-
-def dpo(kind: str, **changes):
-    beta = {"sigmoid": 0.3, "ipo": 0.5}[kind]
-    return settings(**{"loss": "dpo", "dpo_loss": kind, "dpo_beta": beta, **changes})
 
 
 def tasks_of(method, start, local, clients=tuple(ROWS), part=PART) -> list[ClientTask]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from resumed_rounds import Killed, initial, killed_at, left_behind, same_bits
+from scripted_rounds import START, by_client, scripted_run
 from sweeps import UNLIKE, sweep
-from test_rounds import START, by_client, scripted_run
-from test_rounds_resume import Killed, initial, killed_at, left_behind, same_bits
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from resumed_rounds import anew, left_behind, same_bits, undisturbed
+from scripted_rounds import START, by_client, scripted_run
 from sweeps import UNLIKE, sweep
-from test_rounds import START, by_client, scripted_run
-from test_rounds_resume import anew, left_behind, same_bits, undisturbed
 
 from fedllm_bench import cli
 from fedllm_bench.commands import bench

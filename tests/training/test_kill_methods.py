@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from resumed_rounds import initial, left_behind, same_bits
 from sweeps import sweep
-from test_rounds_resume import initial, left_behind, same_bits
 
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.methods import METHODS

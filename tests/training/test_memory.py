@@ -6,31 +6,19 @@ import logging
 from dataclasses import replace
 
 import pytest
-import torch
 from architectures import make_folder
+from memory_shapes import LENGTH, ROWS, full_rows, with_local
+from resumed_rounds import initial
 from saved import saved_bytes
-from test_rounds_resume import initial
-from tiny import client_task, random_part, settings
+from tiny import client_task, settings
 
 from fedllm_bench import cli
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.config import presets
-from fedllm_bench.config.run import RunConfig
-from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.fitting import check_fits, in_words, model_settings
 from fedllm_bench.training.memory import Estimate, NoEstimate, estimate
 from fedllm_bench.training.model.lora_model import load_model
-
-ROWS, LENGTH = 4, 64
-
-
-@pytest.fixture
-def llama_7b():
-    from transformers import LlamaConfig
-
-    return LlamaConfig(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
 
 
 @pytest.fixture
@@ -40,15 +28,6 @@ def small():
     return LlamaConfig(
         vocab_size=100, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4
     )
-
-
-@pytest.fixture
-def paper() -> RunConfig:
-    return presets.load("aya", "fedavg", "paper")
-
-
-def with_local(config: RunConfig, **changes) -> RunConfig:
-    return replace(config, local=replace(config.local, **changes))
 
 
 def test_the_published_numbers_of_llama_2_7b(paper, llama_7b):
@@ -75,13 +54,6 @@ def test_a_model_that_peft_adapts_has_no_estimate_and_is_not_refused(paper, tmp_
     with caplog.at_level(logging.INFO):
         check_fits(paper, gpt2, 1)
     assert "no estimate of memory" in caplog.text
-
-
-def full_rows(num_rows: int) -> TokenPart:
-    part = random_part(1, num_rows)
-    ids = torch.arange(num_rows * LENGTH).numpy() % 2000 + 4
-    starts = torch.arange(num_rows + 1).numpy() * LENGTH
-    return replace(part, ids=ids.astype("int32"), counted=ids > 0, starts=starts, rows=starts[:-1])
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from memory_shapes import LENGTH, ROWS, full_rows, llama_7b, paper, with_local
 from saved import saved_bytes
 from sweeps import sweep
-from test_memory import LENGTH, ROWS, full_rows, llama_7b, paper, with_local
 from tiny import client_task, settings
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from resumed_rounds import distance, initial
 from saved import saved_bytes
 from sweeps import sweep
-from test_rounds_resume import distance, initial
 from tiny import client_task, random_part, settings
 
 from fedllm_bench.common.errors import UserError

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from sweeps import sweep
-from test_rounds_resume import (
+from resumed_rounds import (
     Killed,
     anew,
     distance,
@@ -18,6 +17,7 @@ from test_rounds_resume import (
     same_bits,
     undisturbed,
 )
+from sweeps import sweep
 
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.methods import METHODS

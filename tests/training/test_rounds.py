@@ -3,72 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scripted_rounds import START, by_client, delta, fails_in_round, scripted_run
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.common.text import part_of
-from fedllm_bench.common.trees import Tree
-from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.tokens import TokenPart
-from fedllm_bench.methods.base import FedAvg, Message
+from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.local import Local
-from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import rounds
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
-
-START: Tree = {"w": torch.tensor([1.0, 2.0])}
-Script = Callable[[ClientTask], ClientResult]
-
-
-@dataclass
-class Scripted:
-    """An engine that answers by a script and remembers what it was asked."""
-
-    script: Script
-    asked: list[list[int]]
-    rates: list[float]
-    tasks: list[ClientTask]
-
-    def __call__(self, message: Message, blocks: Iterable[Any], local: Any) -> Iterable[list[ClientResult]]:
-        self.rates.append(local.lr)
-        for block in blocks:
-            self.asked.append([task.client for task in block])
-            self.tasks += block
-            yield [self.script(task) for task in block]
-
-
-def delta(task: ClientTask, value: float, failure: str | None = None) -> ClientResult:
-    return ClientResult(
-        client=task.client,
-        client_id=task.client_id,
-        upload={} if failure else {"delta": {"w": torch.tensor([value, -value])}},
-        state={},
-        num_examples=len(task.row_numbers),
-        losses=(3.0, 2.0) if not failure else (),
-        failure=failure,
-    )
-
-
-def scripted_run(script: Script, config: RunConfig, clients: Any, folder: Path, **changes: Any) -> tuple[Run, Scripted]:
-    engine = Scripted(script, [], [], [])
-    method = changes.pop("method", make_method(config))
-    return Run(config=config, method=method, clients=clients, map_blocks=engine, folder=folder, **changes), engine
-
-
-def by_client(task: ClientTask) -> ClientResult:
-    return delta(task, float(task.client + 1))
 
 
 @pytest.mark.parametrize("weighting", ["examples", "uniform"])
@@ -124,14 +76,6 @@ def test_blocks_are_filled_in_the_order_of_the_clients(tiny_clients, tiny_run_co
     run_rounds(run, START)
     assert [len(block) for block in engine.asked] == [2, 2, 1]
     assert [k for block in engine.asked for k in block] == schedule(run.config, 6)[0]
-
-
-def fails_in_round(round_num: int, *clients: int) -> Script:
-    def script(task: ClientTask) -> ClientResult:
-        failed = task.round_num == round_num and task.client in clients
-        return delta(task, float(task.client + 1), "loss nan is not finite at local step 1" if failed else None)
-
-    return script
 
 
 def test_a_failing_client_is_left_out_and_recorded(tiny_clients, tiny_run_config, tmp_path, caplog):

@@ -14,18 +14,16 @@ import torch
 from sweeps import sweep
 from tiny import client_task, random_part, random_tree, settings
 from trl_double import skip_without_sft_in_double, widen_trl
+from trl_steps import SHARP, check_equal, difference
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.trees import Tree, norm, tmap
+from fedllm_bench.common.trees import norm, tmap
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg, Message
-from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.methods.released import ReleasedScaffold
-from fedllm_bench.methods.scaffold import Scaffold
 from fedllm_bench.training import engines, trl
 from fedllm_bench.training.batches import schedule
-from fedllm_bench.training.block import ClientResult, ClientTask, train_block
+from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.engines import ENGINES
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -35,12 +33,6 @@ from fedllm_bench.training.run import Run
 ROWS, STEPS = (range(5), range(5, 9), range(9, 22)), (2, 0, 3)  # of each client
 PART = random_part(seed=11, num_rows=22)
 LOCAL = settings(accumulation=2, clip=0.05, weight_decay=0.1)
-SHARP: dict[str, FedAvg] = {  # each correction moves the end by far more than the tolerance
-    "fedavg": FedAvg(),
-    "fedprox": FedProx(mu=1.0),
-    "scaffold": Scaffold(eta=1.0),
-    "released": ReleasedScaffold(),
-}
 
 
 @pytest.fixture
@@ -65,22 +57,6 @@ def setting(model: LoraModel, method: FedAvg, local=LOCAL, steps=STEPS) -> tuple
 def by_trl(model: LoraModel, method: FedAvg, config: Any, message: Message, tasks: Any, local=LOCAL) -> Any:
     (results,) = ENGINES["trl"](model, method, config)(message, [tasks], local)
     return results
-
-
-def difference(a: Tree, b: Tree) -> float:
-    """Relative L2."""
-    assert list(a) == list(b)
-    return norm(tmap(torch.sub, a, b)) / (norm(a) or 1.0)
-
-
-def check_equal(ours: ClientResult, theirs: ClientResult, tolerance: float) -> None:
-    assert (ours.client, ours.client_id, ours.num_examples) == (theirs.client, theirs.client_id, theirs.num_examples)
-    assert ours.failure is None
-    assert theirs.failure is None
-    assert theirs.losses == pytest.approx(ours.losses, rel=1e-5)
-    for a, b in ((ours.upload, theirs.upload), (ours.state, theirs.state)):
-        assert a.keys() == b.keys()
-        assert max((difference(a[key], b[key]) for key in a), default=0.0) <= tolerance
 
 
 OPTIMIZERS = [(name, optimizer) for name in SHARP for optimizer in ("adamw", "sgd")]

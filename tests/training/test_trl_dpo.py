@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from dpo_runs import dpo
 from pairs import random_pairs
+from resumed_rounds import initial
 from sweeps import sweep
-from test_dpo import dpo
-from test_rounds_resume import initial
-from test_trl import SHARP, check_equal, difference
 from tiny import client_task, random_tree, settings
 from trl_double import skip_without_sft_in_double, widen_trl
+from trl_steps import SHARP, check_equal, difference
 
 from fedllm_bench.common import files
 from fedllm_bench.common.trees import Tree, norm

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from built_rows import as_parquet, built
+from data_runs import run
 from leaks import assert_no_leaks
 from raw_rows import aya, chat, vote, write_raw
-from test_data_command import run
-from test_flag_forms import as_parquet, built
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.build.pipelines import load_pipeline

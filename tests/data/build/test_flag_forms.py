@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from built_rows import as_parquet, built
+from built_splits import make, removed
 from raw_rows import chat, vote, write_raw
-from test_pipelines import make, removed
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.build.cells import MAX_DEPTH, Unclear, is_flagged
 from fedllm_bench.data.build.pipelines import load_pipeline
-from fedllm_bench.data.manifest import Split
 
 # How upstreams and other tools spell "flagged", and the same for "not flagged".
 CATEGORIES = {"violence": True, "hate": False}
@@ -87,12 +84,6 @@ UNCLEAR: dict[str, Any] = {
 SILENT = [None, [], {}, "", " ", "null", "None", {"flagged": None}, [None], [{"flagged": None, "categories": None}]]
 
 
-def as_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
-    columns = dict.fromkeys(name for row in rows for name in row)
-    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), path)
-    return path
-
-
 @pytest.mark.parametrize("form", CLEAR)
 def test_a_clear_form_of_a_flag_is_read(form):
     up, down = CLEAR[form]
@@ -149,14 +140,6 @@ def test_flagged_rows_are_removed_and_counted(tmp_path, form):
     split = make(tmp_path, "wildchat", rows, heldout=0)
     assert removed(split) == {"moderation": 4}
     assert built(as_parquet(tmp_path / "p.parquet", rows), tmp_path).hash == split.hash
-
-
-def built(path: Path, tmp_path: Path, dataset: str = "wildchat", folder: str = "", **options: Any) -> Split:
-    pipeline = load_pipeline(dataset)
-    options = {"min_samples": 1, "heldout": 0, "unseen_clients": 0} | options
-    return pipeline.build(
-        path, tmp_path / f"built-{folder or path.name}", replace(pipeline.DECLARATION.recipe, **options)
-    )
 
 
 @pytest.mark.parametrize("dataset", ["wildchat", "wildchat_multi", "chatbot_it", "chatbot_pa"])

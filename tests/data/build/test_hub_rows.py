@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import datasets
 import pytest
+from data_runs import run
 from huggingface_hub.errors import HTTPError
 from leaks import assert_no_leaks
 from raw_rows import aya, random_rows, write_raw
-from test_data_command import run
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.build.hub import HubSource, raw_source

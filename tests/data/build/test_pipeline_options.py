@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from built_splits import make, removed
 from leaks import assert_no_leaks, prompt_of, rows_of
 from raw_rows import aya, chat, random_rows, vote, write_raw
-from test_pipelines import make, removed
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.build.decontaminate import (

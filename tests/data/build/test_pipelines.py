@@ -6,11 +6,11 @@ import datetime
 import random
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from built_splits import make, removed
 from leaks import assert_no_leaks, rows_of
 from raw_rows import chat, random_rows, turns, vote, write_raw
 from sweeps import sweep
@@ -18,23 +18,8 @@ from sweeps import sweep
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.build.pipelines import PIPELINES, load_pipeline
 from fedllm_bench.data.languages import NAMES, language_of_name
-from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.mini.dataset import build_mini_aya
 from fedllm_bench.mini.users import Population
-
-
-def make(tmp_path: Path, dataset: str, rows, name: str = "x", **options) -> Split:
-    pipeline = load_pipeline(dataset)
-    options = {"min_samples": 1, "heldout": 0.2, "unseen_clients": 0} | options
-    recipe = replace(pipeline.DECLARATION.recipe, **options)
-    split = pipeline.build(write_raw(tmp_path / f"{name}.jsonl", rows), tmp_path / f"split-{name}", recipe)
-    assert_no_leaks(split)
-    assert open_split(split.folder) == split
-    return split
-
-
-def removed(split: Split) -> dict[str, int]:
-    return {step.step: step.rows_removed for step in split.manifest.funnel if step.rows_removed}
 
 
 def test_there_are_five_pipelines():

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from built_rows import as_parquet, built
+from raw_formats import error, put
 from raw_rows import aya, chat, write_raw
-from test_flag_forms import as_parquet, built
-from test_readers import error, put
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data import json_stream

@@ -12,10 +12,10 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pytest
+from built_rows import as_parquet, built
+from raw_formats import as_arrow, as_jsonl, error
+from raw_formats import as_parquet as parquet_bytes
 from raw_rows import aya, chat, write_raw
-from test_flag_forms import as_parquet, built
-from test_readers import as_arrow, as_jsonl, error
-from test_readers import as_parquet as parquet_bytes
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.build.raw_files import METADATA, passed_over, raw_files, split_of_name

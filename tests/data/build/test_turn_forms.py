@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from built_rows import as_parquet, built
+from built_splits import removed
 from raw_rows import chat, turns, vote, write_raw
-from test_flag_forms import as_parquet, built
-from test_pipelines import removed
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split

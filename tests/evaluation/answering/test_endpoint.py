@@ -6,16 +6,13 @@ import email.utils
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asked import PROMPTS
-from loopback import listening
+from endpoint_models import Fault, Model, reply, serving
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.answering.answer_side import answer_side, forget_failed
@@ -27,81 +24,12 @@ from fedllm_bench.evaluation.judges.streak import MOST_GIVEN_UP, MOST_REFUSED
 from fedllm_bench.evaluation.records import Prompt, answers_file
 
 TRIES = 3
-Fault = tuple[int, dict[str, str], bytes] | str
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "FIRST_WAIT_SECONDS", 0.002)
     monkeypatch.setenv("MY_KEY", "key")
-
-
-@dataclass
-class Model:
-    """Answers "<number of messages>:<last message>"; `fault` may say otherwise for a request, by its number."""
-
-    fault: Callable[[int, dict[str, Any]], Fault | None] = lambda number, body: None
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
-    at_once: int = 0
-    most_at_once: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    gate: threading.Event = field(default_factory=threading.Event)
-    address: str = ""
-
-
-def reply(text: str, finish: str = "stop") -> bytes:
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
-    usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
-    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-    return json.dumps(body).encode()
-
-
-def handler(model: Model) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with model.lock:
-                model.asked.append(body)
-                model.keys.add(self.headers["Authorization"])
-                number = len(model.asked)
-                model.at_once += 1
-                model.most_at_once = max(model.most_at_once, model.at_once)
-            fault = model.fault(number, body)
-            with model.lock:
-                model.at_once -= 1
-            if fault == "slow":
-                model.gate.wait(5)
-            elif fault == "cut":
-                self._send(200, {"Content-Length": "5000"}, reply("half")[:40])
-            elif isinstance(fault, tuple):
-                self._send(*fault)
-            else:
-                messages = body["messages"]
-                self._send(200, {}, reply(f"{len(messages)}:{messages[-1]['content']}"))
-
-        def _send(self, status: int, head: dict[str, str], content: bytes) -> None:
-            self.send_response(status)
-            for key, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **head}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            self.wfile.write(content)
-            self.close_connection = True
-
-    return Handler
-
-
-@contextmanager
-def serving(model: Model) -> Iterator[Model]:
-    with listening(handler(model)) as address:
-        model.address = f"{address}/v1"
-        try:
-            yield model
-        finally:
-            model.gate.set()
 
 
 def answerer(model: Model, *, concurrency: int = 2, **changes: Any) -> EndpointAnswerer:

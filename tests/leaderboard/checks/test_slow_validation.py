@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import OWN
 from submissions import codes, context, honest
+from sweeps import OWN
 
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.leaderboard.checks import validate

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from bench_runs import quick, run
-from test_rounds_resume import Killed, killed_at, left_behind, same_bits
+from resumed_rounds import Killed, killed_at, left_behind, same_bits
 from tiny import ALL_LINEAR, client_task, plain_loss, plain_steps, random_part, random_tree, settings, widen_norms
 
 from fedllm_bench.common import files

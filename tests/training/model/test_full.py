@@ -10,7 +10,7 @@ import pytest
 import torch
 from architectures import make_folder
 from bench_runs import assert_refused, quick, run
-from test_rounds_resume import Killed, killed_at, left_behind, same_bits
+from resumed_rounds import Killed, killed_at, left_behind, same_bits
 from tiny import client_task, plain_loss, plain_steps, random_part, settings, widen_norms
 
 from fedllm_bench.common.errors import UserError

@@ -15,7 +15,7 @@ import torch
 from bench_runs import assert_refused, quick, run, words
 from bitsandbytes.functional import dequantize_4bit, has_avx512bf16
 from bitsandbytes.nn import Int8Params
-from test_rounds_resume import Killed, killed_at, left_behind, same_bits
+from resumed_rounds import Killed, killed_at, left_behind, same_bits
 from tiny import ALL_LINEAR, adapter_parameters, client_task, plain_loss, random_part, random_tree, settings
 
 from fedllm_bench import cli

@@ -7,8 +7,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 from architectures import load, make_folder
+from resumed_rounds import distance, initial, same_bits
 from saved import saved_bytes
-from test_rounds_resume import distance, initial, same_bits
 from tiny import client_task, random_part, settings
 
 from fedllm_bench.common.errors import UserError
