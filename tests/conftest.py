@@ -52,7 +52,6 @@ SMALL_RUN = (
     "lora.rank=4",
     "lora.alpha=8",
 )
-# a small noise that is given: finding it would need the number of clients, and take seconds
 LoadTiny = Callable[..., LoraModel]
 RunConfigOf = Callable[..., RunConfig]
 
