@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 UNLIKE = ("fedavg", "fedadam", "scaffold", "local", "dp_fedavg", "central")  # one method of each kind
-# Settings that a method cannot be without. The noise is given: finding it would need the number of clients, and seconds.
+# Settings that a method cannot be without. The noise is given: to find it takes the number of clients, and seconds.
 OWN = {"dp_fedavg": ("privacy.clip=1.0", "privacy.epsilon=none", "privacy.noise_multiplier=1e-2")}
 
 
