@@ -1,4 +1,4 @@
-"""Progress of long work, and of answering (items and tokens a second): a bar on a terminal, plain log lines elsewhere."""
+"""Progress of long work and of answering (items, tokens a second): a bar on a terminal, plain log lines elsewhere."""
 
 from __future__ import annotations
 
