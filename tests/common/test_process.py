@@ -24,7 +24,7 @@ from fedllm_bench.report.style import legend_below
 # what a run, its figures and a quantised base load, and the variables that decide how
 LOADING = """
 import os
-from fedllm_bench import process
+from fedllm_bench.common import process
 process.warnings_as_usual()
 process.prepare()
 import peft, sentence_transformers, torch, transformers
@@ -126,7 +126,11 @@ def test_only_what_must_be_started_anew_is(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("level", ["2", "1"])
 def test_a_process_without_docstrings_is_started_with_them(level: str, tmp_path: Path):
     """transformers reads docstrings while a model is loaded."""
-    words = [sys.executable, "-c", "from fedllm_bench import process; print(process.variables_of_a_restart(False))"]
+    words = [
+        sys.executable,
+        "-c",
+        "from fedllm_bench.common import process; print(process.variables_of_a_restart(False))",
+    ]
     env = {"PATH": os.environ["PATH"], "PYTHONOPTIMIZE": level, "PYTHONPATH": str(ROOT)}
     found = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert (found.stdout == "None\n") == (level == "1")

@@ -286,7 +286,8 @@ def test_all_kinds_of_problems_are_joined_and_named_once() -> None:
 
 def test_loading_needs_no_heavy_import_and_hashes_alike_in_another_process() -> None:
     code = (
-        "import sys, json; from fedllm_bench import presets, preflight, provenance;"
+        "import sys, json; from fedllm_bench.common import provenance;"
+        "from fedllm_bench.config import preflight, presets;"
         "heavy = {'torch', 'transformers', 'peft', 'numpy', 'pandas', 'datasets'} & set(sys.modules);"
         "print(json.dumps([presets.load('aya', 'fedavg', 'mini').hash, sorted(heavy)]))"
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from architectures import make_folder
-from memory_shapes import LENGTH, ROWS, full_rows, with_local
+from memory_shapes import LENGTH, ROWS, full_rows, llama_7b, paper, with_local
 from resumed_rounds import initial
 from saved import saved_bytes
 from tiny import client_task, settings
@@ -19,6 +19,8 @@ from fedllm_bench.training.block import train_block
 from fedllm_bench.training.fitting import check_fits, in_words, model_settings
 from fedllm_bench.training.memory import MemoryEstimate, NoEstimate, estimate
 from fedllm_bench.training.model.lora_model import load_model
+
+__all__ = ["llama_7b", "paper"]  # fixtures
 
 
 @pytest.fixture

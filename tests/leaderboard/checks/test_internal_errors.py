@@ -83,7 +83,7 @@ def test_a_fault_while_the_site_is_built_is_named_as_one(honest: Path, tmp_path:
     def stumbles(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(build.kept, "load", lambda bundle: None)
+    monkeypatch.setattr(build.read_cache, "load", lambda bundle: None)
     monkeypatch.setattr(build, "seed_scores", stumbles)
     built = build.build(honest.parent, tmp_path / "site")
     assert "internal error" in built.left_out[honest.name]

@@ -30,7 +30,8 @@ def read(monkeypatch):
     plain = build.seed_scores
 
     def counted(run):
-        found.append(run.entry.seed)
+        inside = next(iter(run.files.values()))
+        found.append(next(place.name for place in inside.parents if place.parent.name == "submissions"))
         return plain(run)
 
     monkeypatch.setattr(build, "seed_scores", counted)

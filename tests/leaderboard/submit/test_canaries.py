@@ -100,17 +100,17 @@ def test_base_and_constant_answer_open_questions_too(tmp_path):
 def test_noise_has_the_shape_and_norm_of_what_was_trained_and_follows_from_the_seed(tmp_path, scored):
     run = write_run(tmp_path / "runs", 0)
     trained = with_tensors(run)
-    made = noise.like(trained, 0)
-    assert made.keys() == trained.keys()
+    drawn = noise.like(trained, 0)
+    assert drawn.keys() == trained.keys()
     for name, tensor in trained.items():
-        assert made[name].shape == tensor.shape
-        assert made[name].norm() == pytest.approx(float(tensor.norm()), rel=1e-5)
-        assert torch.equal(made[name], noise.like(trained, 0)[name])
-        assert not torch.allclose(made[name], noise.like(trained, 1)[name])
-        assert not torch.allclose(made[name], tensor)
+        assert drawn[name].shape == tensor.shape
+        assert drawn[name].norm() == pytest.approx(float(tensor.norm()), rel=1e-5)
+        assert torch.equal(drawn[name], noise.like(trained, 0)[name])
+        assert not torch.allclose(drawn[name], noise.like(trained, 1)[name])
+        assert not torch.allclose(drawn[name], tensor)
     (of_run,) = made(tmp_path, "random", run).runs()
     inside = load(of_run.files[f"runs/0/{TENSORS}"].read_bytes())
-    assert all(torch.equal(inside[name], made[name]) for name in made)
+    assert all(torch.equal(inside[name], drawn[name]) for name in drawn)
 
 
 @pytest.mark.slow
