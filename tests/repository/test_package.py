@@ -98,13 +98,12 @@ def test_every_pattern_of_data_files_matches_something():
 
 
 def test_every_data_file_travels_in_the_wheel():
+    """Whatever lies beside the code but pages for people; what was submitted is records, not code."""
     taken = set().union(*data_files().values())
-    kinds = {".toml", ".jinja", ".json", ".safetensors", ".typed", ".css", ".js"}
-    there = {path for top in ("fedllm_bench", *MOVED) for path in (ROOT / top).rglob("*") if path.suffix in kinds} | {
-        ROOT / "fedllm_bench/py.typed"
-    }
-    there = {path for path in there if ROOT / "leaderboard/submissions" not in path.parents}  # records, not code
-    assert len(there) >= 20
+    below = (path for top in ("fedllm_bench", *MOVED) for path in (ROOT / top).rglob("*") if path.is_file())
+    there = {path for path in below if path.suffix not in {".py", ".pyc", ".md"}}
+    there = {path for path in there if ROOT / "leaderboard/submissions" not in path.parents}
+    assert len(there) >= 60
     assert not there - taken
 
 
