@@ -1,4 +1,4 @@
-"""Every method and variant against a direct transcription of its paper (tests/papers.py), and by hand."""
+"""Every method and variant against its paper, transcribed (tests/support/training/papers.py), and by hand."""
 
 from __future__ import annotations
 

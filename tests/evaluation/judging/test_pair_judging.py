@@ -184,8 +184,8 @@ def test_a_judge_is_measured_and_measured_again_offline(tmp_path, capsys, quick)
 
 
 def test_the_command_asks_everything_as_often_as_it_is_told(tmp_path, capsys, quick, monkeypatch):
-    monkeypatch.setattr("fedllm_bench.evaluation.pair_prompts.mt_bench_material", lambda: MATERIAL)
-    monkeypatch.setattr("fedllm_bench.evaluation.votes.expert_votes", lambda: EXPERTS)
+    monkeypatch.setattr("fedllm_bench.evaluation.judging.pair_prompts.mt_bench_material", lambda: MATERIAL)
+    monkeypatch.setattr("fedllm_bench.evaluation.judging.votes.expert_votes", lambda: EXPERTS)
     for repeats in (1, 3):
         words = ["--judge", str(judge_file(tmp_path, "http://127.0.0.1:9/v1")), "--repeats", str(repeats), "--dry-run"]
         assert cli.main(["judge-check", *words, "--out", str(tmp_path / "checks")]) == 0
