@@ -1,7 +1,7 @@
 """Estimators over clients, and the value of each client that the estimate is the mean of.
 
 Where the estimate is no plain mean, a client has a pseudo-value: the estimate is the mean of these values, and varies
-over other clients as their mean does. So one rule for the interval of a mean serves all (metrics/intervals.py).
+over other clients as their mean does. So one rule for the interval of a mean serves all (scores/intervals.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 S seeds, N clients. Of a mean over clients, a client's value is its own mean over the seeds in which it is scored. Of
 other estimators (a perplexity, the worst tenth) it is the mean over seeds of its pseudo-values, over the clients that
-are scored in every seed (metrics/stats.py).
+are scored in every seed (scores/summaries.py).
 """
 
 from __future__ import annotations

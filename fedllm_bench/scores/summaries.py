@@ -1,8 +1,8 @@
 """From scores of items to a mean over clients with a 95% interval.
 
 Items of one client are alike, so they are not independent: what varies is a client with all its items. An
-estimator is a function of the clients' means and weights (metrics/estimators.py). Every summary and every paired
-difference, of one trained model or of one for each seed, takes its interval from metrics/intervals.py.
+estimator is a function of the clients' means and weights (scores/estimators.py). Every summary and every paired
+difference, of one trained model or of one for each seed, takes its interval from scores/intervals.py.
 """
 
 from __future__ import annotations

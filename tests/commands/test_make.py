@@ -9,6 +9,8 @@ import subprocess
 import pytest
 from checkout import ROOT
 
+from fedllm_bench.methods import METHODS
+
 
 def make(*words: str) -> str:
     done = subprocess.run(["make", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
@@ -33,7 +35,13 @@ def test_make_help_names_every_target_and_variable():
         *("TEAM", "CONTACT", "TUNING", "TITLE", "URL", "TRACK", "SUBMISSIONS"),
         *("AGAINST", "EMBEDDER", "TOKENIZER", "ONLY"),
     }
-    assert not [name for name in variables if not re.search(rf"\b{name}\b", shown)]
+    assert not [name for name in [*variables, *METHODS] if not re.search(rf"\b{name}\b", shown)]
+
+
+def test_make_help_fits_a_screen():
+    lines = make("--no-print-directory", "help").splitlines()
+    assert 20 < len(lines) <= 30
+    assert max(map(len, lines)) <= 100
 
 
 GIVEN = {

@@ -7,9 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from bench_runs import TINY
 from board_in_browser import COUNT, METHODS, SORT, choose, column_of, head
 from browser import Browser, chromium, wait_until
 from checkout import ROOT
-from shipped import SUBMISSIONS, is_of_others
+from raw_rows import random_rows, write_raw
+from shipped import SUBMISSIONS, is_of_others, shipped, shipped_as
+
+from fedllm_bench.data.build.pipelines import PIPELINES
 
 pytestmark = pytest.mark.slow
 SETTINGS = " ".join(TINY)
 PATIENCE_SECONDS = 460
-DATA_FILES = {".toml", ".jinja", ".json", ".safetensors", ".typed", ".css", ".js"}
+INSTALLED = {"benchmarks": "benchmarks", "data_prep": "data_prep", "leaderboard": "board_data"}  # within fedllm_bench/
 
 
 def run(*command: object, cwd: Path, env: dict[str, str]) -> str:
@@ -147,46 +150,93 @@ def wheel(clone: Path, fresh: dict[str, str], tmp_path_factory: pytest.TempPathF
     return built
 
 
-def test_presets_and_embedded_files_travel_in_the_wheel(wheel: Path):
+def test_every_file_that_the_library_reads_travels_in_the_wheel(wheel: Path):
+    """Whatever git has below the folders that are installed, but pages for people and what was submitted."""
     with zipfile.ZipFile(wheel) as archive:
         inside = {name: archive.read(name) for name in archive.namelist()}
-    seen = 0
-    for top, prefix in (
-        ("fedllm_bench", ""),
-        *((top, "fedllm_bench/") for top in ("benchmarks", "data_prep", "leaderboard")),
-    ):
-        for path in (ROOT / top).rglob("*"):
-            if path.suffix in {".py", *DATA_FILES} and path.is_file() and SUBMISSIONS not in path.parents:
-                assert inside[prefix + path.relative_to(ROOT).as_posix()] == path.read_bytes()
-                seen += 1
-    assert seen > 90
+    tops = {"fedllm_bench": "fedllm_bench", **{f: f"fedllm_bench/{i}" for f, i in INSTALLED.items()}}
+    there = {}
+    for name in git(ROOT, "ls-files", "-co", "--exclude-standard", *tops).splitlines():
+        path, (top, _, rest) = ROOT / name, name.partition("/")
+        if path.is_file() and path.suffix != ".md" and SUBMISSIONS not in path.parents:
+            there[f"{tops[top]}/{rest}"] = path.read_bytes()
+    kinds = {Path(name).suffix for name in there}
+    assert len(there) > 500
+    assert {".py", ".toml", ".jinja", ".json", ".safetensors", ".typed", ".css", ".js"} <= kinds
+    assert {name for name, text in there.items() if inside.get(name) != text} == set()
     assert {name.split("/")[0] for name in inside if "dist-info" not in name} == {"fedllm_bench"}
+    assert {name for name in inside if "dist-info" not in name} == set(there)  # nor anything that is no longer there
     assert len(wheel.read_bytes()) < 8 * 2**20
 
 
-def test_the_installed_wheel_gives_the_command_in_any_folder(wheel: Path, fresh: dict[str, str], tmp_path: Path):
-    """Into an environment that finds the dependencies where the tests do, so that they are not installed again."""
-    run(sys._base_executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path, env=fresh)
-    python, command = (tmp_path / "venv" / "bin" / name for name in ("python", "fedllm-bench"))
-    find = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = Path(run(python, "-c", find, cwd=tmp_path, env=fresh).strip())
-    options = ("--quiet", "--no-deps", "--constraint", ROOT / "constraints.txt")
-    run(python, "-m", "pip", "install", *options, wheel, cwd=tmp_path, env=fresh)
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+@dataclass(frozen=True)
+class Installed:
+    """The wheel in an environment of its own, which finds the dependencies where the tests do."""
 
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    where = run(python, "-c", "import fedllm_bench; print(fedllm_bench.__file__)", cwd=elsewhere, env=fresh)
-    assert Path(where.strip()).is_relative_to(packages)
-    assert "local.lr" in run(command, "bench", "aya", "scaffold", "--explain", cwd=elsewhere, env=fresh)
+    folder: Path
+    packages: Path
+    environment: dict[str, str]
+
+    def python(self, *words: object, cwd: Path) -> str:
+        return run(self.folder / "bin" / "python", *words, cwd=cwd, env=self.environment)
+
+    def command(self, *words: object, cwd: Path) -> str:
+        return run(self.folder / "bin" / "fedllm-bench", *words, cwd=cwd, env=self.environment)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, fresh: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("installed")
+    run(sys._base_executable, "-m", "venv", folder / "venv", cwd=folder, env=fresh)
+    find = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    python = folder / "venv" / "bin" / "python"
+    packages = Path(run(python, "-c", find, cwd=folder, env=fresh).strip())
+    options = ("--quiet", "--no-deps", "--constraint", ROOT / "constraints.txt")
+    run(python, "-m", "pip", "install", *options, wheel, cwd=folder, env=fresh)
+    # Plain folders of packages: a .pth file there that names the checkout is not followed.
+    (packages / "dependencies.pth").write_text("\n".join(path for path in sys.path if "site-packages" in path) + "\n")
+    return Installed(folder / "venv", packages, fresh)
+
+
+def test_the_installed_wheel_gives_the_command_in_any_folder(
+    installed: Installed, fresh: dict[str, str], tmp_path: Path
+):
+    where = installed.python("-c", "import fedllm_bench; print(fedllm_bench.__file__)", cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(installed.packages)
+    assert "local.lr" in installed.command("bench", "aya", "scaffold", "--explain", cwd=tmp_path)
+    shown = installed.command("bench", "aya", "fedavg", "--dry-run", cwd=tmp_path)
+    assert "Memory on the device in training: about" in shown
+    assert not list(tmp_path.iterdir())
     settings = [word for setting in TINY for word in ("--set", setting)]
-    shown = run(command, "bench", "aya", "fedavg", "--metrics", "heldout", *settings, cwd=elsewhere, env=fresh)
+    shown = installed.command("bench", "aya", "fedavg", "--metrics", "heldout", *settings, cwd=tmp_path)
     assert "heldout" in shown
-    results, environment = results_below(elsewhere / "runs", "fedavg")
+    results, environment = results_below(tmp_path / "runs", "fedavg")
     assert results["metrics"]["heldout"]["after"]["n"] == 38
     assert (environment["commit"], environment["dirty"]) == (None, None)  # of an installed copy
-    shown = run(python, "-m", "fedllm_bench", "data", "verify", next(_splits(fresh)), cwd=elsewhere, env=fresh)
+    shown = installed.python("-m", "fedllm_bench", "data", "verify", next(_splits(fresh)), cwd=tmp_path)
     assert "is as written" in shown
+
+
+@pytest.mark.parametrize("dataset", PIPELINES)
+def test_the_installed_wheel_builds_splits(dataset: str, installed: Installed, tmp_path: Path):
+    raw = write_raw(tmp_path / "rows.jsonl", random_rows(dataset, seed=0))
+    options = ("--min-samples", "4", "--languages", "all", "--decontaminate", "off")
+    shown = installed.command("data", "build", dataset, "--raw", raw, "--out", "split", *options, cwd=tmp_path)
+    manifest = json.loads((tmp_path / "split" / "manifest.json").read_text())
+    assert manifest["hash"] in shown
+    assert len(manifest["clients"]) > 10
+
+
+def test_the_installed_wheel_builds_the_shipped_board(installed: Installed, tmp_path: Path):
+    submissions = tmp_path / "submissions"
+    for folder in shipped():
+        shutil.copytree(folder, submissions / folder.name)
+    shown = installed.command("board", "validate", submissions / shipped_as("fedavg").name, cwd=tmp_path)
+    assert "tier: recomputed" in shown
+    shown = installed.command("board", "build", "--submissions", submissions, "--out", "site", cwd=tmp_path)
+    assert f"of {len(shipped())} submissions" in shown
+    pages = "".join(page.read_text() for page in (tmp_path / "site" / "boards").glob("mini-aya_fixed_*.html"))
+    assert not [folder.name for folder in shipped() if folder.name not in pages]
 
 
 def _splits(fresh: dict[str, str]):

@@ -16,8 +16,14 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from setuptools import find_packages
 
-MOVED = ("data_prep", "benchmarks", "leaderboard")  # installed as fedllm_bench.<name>
+# Folders beside the package -> what they are installed as.
+MOVED = {
+    "data_prep": "fedllm_bench.data_prep",
+    "benchmarks": "fedllm_bench.benchmarks",
+    "leaderboard": "fedllm_bench.board_data",
+}
 MISSION = (
     *("torch", "transformers", "peft", "trl", "datasets"),
     *("pandas", "sentence-transformers", "scikit-learn", "matplotlib", "openai"),
@@ -35,8 +41,11 @@ def listed(section: str, key: str) -> list[str]:
 
 
 def folder_of(package: str) -> Path:
-    name = package.removeprefix("fedllm_bench.").replace(".", "/")
-    return ROOT / name if name.partition("/")[0] in MOVED else ROOT / package.replace(".", "/")
+    """Where a package, or a folder of it, lies in the checkout."""
+    for folder, installed in MOVED.items():
+        if f"{package}.".startswith(f"{installed}."):
+            return ROOT / (folder + package.removeprefix(installed).replace(".", "/"))
+    return ROOT / package.replace(".", "/")
 
 
 def sources() -> list[Path]:
@@ -49,20 +58,29 @@ def modules() -> list[str]:
     names = []
     for path in sources():
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        names.append(f"fedllm_bench.{name}" if name.partition(".")[0] in MOVED else name)
+        top, dot, rest = name.partition(".")
+        names.append(MOVED.get(top, top) + dot + rest)
     return [name for name in names if not name.endswith("__main__")]  # which is the command itself
 
 
 # --- what is installed
 
 
-def test_every_folder_with_code_is_a_package_that_is_listed():
+def installed_packages() -> list[str]:
+    """What setup.py hands over: those found below fedllm_bench/, and those it lists."""
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (mapped,) = (ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign))
+    return [*find_packages(str(ROOT), include=["fedllm_bench", "fedllm_bench.*"]), *mapped]
+
+
+def test_every_folder_with_code_is_a_package_that_is_installed():
     folders = {path.parent for path in sources()}
+    installed = installed_packages()
     assert all((folder / "__init__.py").is_file() for folder in folders)
-    assert {folder_of(package) for package in listed("options", "packages")} == folders
-    assert len(listed("options", "packages")) == len(folders) >= 11
+    assert {folder_of(package) for package in installed} == folders
+    assert len(installed) == len(folders) >= 40
     moved = dict(line.split(" = ") for line in listed("options", "package_dir"))
-    assert moved == {f"fedllm_bench.{name}": name for name in MOVED}
+    assert moved == {installed: folder for folder, installed in MOVED.items()}
 
 
 def data_files() -> dict[str, set[Path]]:
@@ -80,13 +98,12 @@ def test_every_pattern_of_data_files_matches_something():
 
 
 def test_every_data_file_travels_in_the_wheel():
+    """Whatever lies beside the code but pages for people; what was submitted is records, not code."""
     taken = set().union(*data_files().values())
-    kinds = {".toml", ".jinja", ".json", ".safetensors", ".typed", ".css", ".js"}
-    there = {path for top in ("fedllm_bench", *MOVED) for path in (ROOT / top).rglob("*") if path.suffix in kinds} | {
-        ROOT / "fedllm_bench/py.typed"
-    }
-    there = {path for path in there if ROOT / "leaderboard/submissions" not in path.parents}  # records, not code
-    assert len(there) >= 20
+    below = (path for top in ("fedllm_bench", *MOVED) for path in (ROOT / top).rglob("*") if path.is_file())
+    there = {path for path in below if path.suffix not in {".py", ".pyc", ".md"}}
+    there = {path for path in there if ROOT / "leaderboard/submissions" not in path.parents}
+    assert len(there) >= 60
     assert not there - taken
 
 

@@ -1,7 +1,7 @@
 """Intervals of a row, and of its difference to another, for the two estimands of a board.
 
 these *models*   the trained models of the row's seeds, on other clients or questions: a unit comes with its scores of
-                 all seeds, and the estimate is the mean over seeds (metrics/stats.py)
+                 all seeds, and the estimate is the mean over seeds (scores/summaries.py)
 this *method*    the method under other seeds: Student's t over the seeds' estimates
 """
 

@@ -22,7 +22,7 @@ def sized(sizes: Sequence[int]) -> list[DiversityRow]:
 
 
 class Memory(dict[str, np.ndarray]):
-    """As diversity/cache.py keeps values, but in memory; counts what is written."""
+    """As diversity/embedding/cache.py keeps values, but in memory; counts what is written."""
 
     num_written = 0
 
