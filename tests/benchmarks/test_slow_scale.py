@@ -11,14 +11,15 @@ pytestmark = pytest.mark.slow
 
 
 def test_memory_and_time_of_a_round_do_not_grow_with_the_number_of_clients(tmp_path, capsys):
-    words = ["--clients", "40,10000", "--pairs", "7", "--rounds", "3", "--steps", "2"]
+    words = ["--clients", "40,10000", "--pairs", "5", "--rounds", "3", "--steps", "2"]
     assert state_scale.main([*words, "--json", str(tmp_path / "found.json")]) == 0
     found = read_json(tmp_path / "found.json")
     assert found["clients"] == [40, 10_000]
     assert found["peak_mib"][0] > 100
     assert found["peak_ratio"] < 1.1
-    assert len(found["turns"]) == 7
-    assert found["seconds_ratio"] < 1.1, found["turns"]
+    assert len(found["turns"]) == 5
+    few, many = (min(seconds) for seconds in zip(*found["turns"], strict=True))  # the turns that nothing else slowed
+    assert many / few < 1.1, found["turns"]
     assert "10,000" in capsys.readouterr().out
 
 

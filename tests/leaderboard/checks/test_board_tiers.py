@@ -206,5 +206,6 @@ def test_retraining_an_honest_submission_lifts_it(three_seeds: Path, tiny_split:
     assert board("retrain", folder, *words) == 0
     (record,) = records_of(folder)
     assert (record["tier"], record["outcome"]) == ("retrained", "passed")
-    assert codes(validate.validate(folder, context(tiny_split))) == set()
+    found = codes(validate.validate(folder, context(tiny_split)))
+    assert found == {"tier-record"}  # whoever submits can write one, so it is looked at
     assert tier_of(folder, tiny_split) == "retrained"
