@@ -37,14 +37,14 @@ CONTENT = "give --messages COLUMN (turns with a role and a content), or --prompt
 RECIPE = Recipe(min_samples=1, heldout=0.1)
 
 
-class OwnRows(NamedTuple):
+class RowsPipeline(NamedTuple):
     """The pipeline of one file of rows."""
 
     DECLARATION: Declaration
     build: Builder
 
 
-def pipeline(said: Mapping[str, str]) -> OwnRows:
+def pipeline(said: Mapping[str, str]) -> RowsPipeline:
     """The pipeline for rows of which the user says this: option -> value.
 
     The keys are those of :data:`COLUMNS`, `name`, `licence`, `upstream`, and `raw` for the place of the rows. Raises a
@@ -62,7 +62,7 @@ def pipeline(said: Mapping[str, str]) -> OwnRows:
         columns=columns | ({"language_code": language} if language else {}),
     )
     read = Columns(_kinds(columns), {}, split=columns.get("split"))
-    return OwnRows(declaration, Builder(declaration, read, _sampler(columns, language, said["name"]), is_own=True))
+    return RowsPipeline(declaration, Builder(declaration, read, _sampler(columns, language, said["name"]), is_own=True))
 
 
 def _check(said: Mapping[str, str]) -> None:
