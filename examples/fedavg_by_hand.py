@@ -19,6 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fedllm_bench.common import process
+
+process.prepare()  # variables that torch reads when it is loaded, as for the command: on busy cores 31 s and not 156
+
 from fedllm_bench.common.files import cache_root
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import base_model, presets
