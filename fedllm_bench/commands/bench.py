@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   fedllm-bench bench aya local                                        (every client alone)
   fedllm-bench bench aya scaffold --variant released                  (the published rule and schedule)
   fedllm-bench bench aya fedprox --profile mini --split my-split      (own split, embedded base model)
+  fedllm-bench bench rows fedavg --split splits/mine                  (rows of your own: data build rows)
   fedllm-bench bench aya fedprox --explain                            (every setting and where it comes from)
 
 A run that was interrupted goes on where it stopped when the same command is given again; a finished one
@@ -41,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("dataset", help="a preset of data set, as aya")
+    parser.add_argument("dataset", help="a preset of data set, as aya; rows for a split of your own rows")
     parser.add_argument("method", help="a federated method or baseline, as fedprox")
     parser.add_argument("--seed", type=int, default=0, help="of schedule, adapter and dropout (default 0)")
     add_settings(parser, metavar="KEY=VALUE", help="a setting; may be repeated")

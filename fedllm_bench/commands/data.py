@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ examples:
   fedllm-bench data build chatbot_it --raw arena.parquet --decontaminate off --out splits/chatbot_it
   fedllm-bench data build aya --raw aya_dataset/ --partition dirichlet:0.5:topic --out splits/artificial
   fedllm-bench data build wildchat --raw rows.jsonl --bad-rows skip --out splits/wildchat
+  fedllm-bench data build rows --raw my.jsonl --messages messages --client-column site --name mine \
+      --licence CC-BY-4.0 --upstream "our wards" --out splits/mine              (rows of your own)
+  fedllm-bench data build rows --raw my.csv --prompt question --completion answer --language deu \
+      --client-column author --name notes --licence proprietary --out splits/notes
 
 Raw rows are parquet, Arrow (a folder of `save_to_disk`), csv or JSON lines (.jsonl, .json, .ndjson), each also gzip
 (.gz), in upstream columns; or a dataset of the Hugging Face hub at a commit, streamed (gated ones: accept the licence
@@ -66,7 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     build = parser_of(commands, "build", "build a client split from raw upstream rows", BUILD_EXAMPLES)
-    build.add_argument("dataset", metavar="DATASET", help="the pipeline, such as aya")
+    build.add_argument("dataset", metavar="DATASET", help="the pipeline, such as aya; rows for rows of your own")
     build.add_argument("--raw", required=True, metavar="FILE|FOLDER|hub:ORG/NAME@COMMIT", help="raw upstream rows")
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the split folder to write")
     build.add_argument("--min-samples", type=int, metavar="N", help="fewest usable rows of a client")
@@ -96,8 +101,22 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build.add_argument(
         "--tokenizer", default="mini", metavar="mini|FOLDER", help="counts the lengths in the data card (default: mini)"
     )
-    build.add_argument("--name", help="name of the split (default: DATASET-custom)")
+    build.add_argument("--name", help="name of the split (default: DATASET-custom; rows has no default)")
+    _add_own_rows(build)
     build.set_defaults(run=run_build)
+
+
+def _add_own_rows(build: argparse.ArgumentParser) -> None:
+    """What rows of one's own are; the dataset `rows` alone takes these."""
+    own = build.add_argument_group("of the dataset rows: what your own rows are")
+    own.add_argument("--messages", metavar="COLUMN", help="turns with a role (user, assistant) and a content")
+    own.add_argument("--prompt", metavar="COLUMN", help="what is asked; goes with --completion, instead of --messages")
+    own.add_argument("--completion", metavar="COLUMN", help="the answer to train on")
+    own.add_argument("--client-column", metavar="COLUMN", help="whose row it is (a user, a site)")
+    own.add_argument("--language", metavar="COLUMN|CODE", help="a code such as deu for all rows, or the column with it")
+    own.add_argument("--split-column", metavar="COLUMN", help="train, validation or test (see --heldout upstream)")
+    own.add_argument("--licence", metavar="TEXT", help="the licence of the rows, for the manifest and the cards")
+    own.add_argument("--upstream", metavar="TEXT", help="where the rows come from (default: the name of the raw file)")
 
 
 def _add_row_options(build: argparse.ArgumentParser) -> None:
@@ -157,13 +176,14 @@ RECIPE_OPTIONS = (
     "drop_flagged",
     "bad_rows",
 )
+OWN_ROWS = ("messages", "prompt", "completion", "client_column", "language", "split_column", "licence", "upstream")
 
 
 def run_build(args: argparse.Namespace) -> int:
     from fedllm_bench.data import lengths
     from fedllm_bench.data.build import build, decontaminate, hub, pipelines
 
-    pipeline = pipelines.load_pipeline(args.dataset)
+    pipeline = pipelines.load_pipeline(args.dataset, _said(args, pipelines.STATED))
     given: dict[str, Any] = {key: vars(args)[key] for key in RECIPE_OPTIONS if vars(args)[key] is not None}
     recipe = replace(pipeline.DECLARATION.recipe, **given)
     raw = hub.raw_source(args.raw)
@@ -176,6 +196,12 @@ def run_build(args: argparse.Namespace) -> int:
     evaluation = decontaminate.evaluation_prompts(args.decontaminate)
     say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation=evaluation, counter=counter))
     return 0
+
+
+def _said(args: argparse.Namespace, stated: Collection[str]) -> dict[str, str]:
+    """What was said of the rows; with the name and the place of rows of one's own."""
+    keys = (*OWN_ROWS, "name", "raw") if args.dataset in stated else OWN_ROWS
+    return {key: vars(args)[key] for key in keys if vars(args)[key] is not None}
 
 
 def run_show(args: argparse.Namespace) -> int:

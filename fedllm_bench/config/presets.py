@@ -75,7 +75,9 @@ def explain(
 
 
 def dataset_names(root: Traversable | None = None) -> list[str]:
-    return _names("dataset", root or files(PACKAGE))
+    """The data sets of the benchmark. A preset with `own_rows = true` is none: it is for a split that a user made."""
+    root = root or files(PACKAGE)
+    return [name for name in _names("dataset", root) if not _read(root, f"datasets/{name}.toml").get("own_rows")]
 
 
 def method_names(root: Traversable | None = None) -> list[str]:
@@ -182,7 +184,7 @@ def _file_layers(names: Mapping[str, str], root: Traversable) -> Iterator[Layer]
     for kind in ("dataset", "method"):
         path = f"{FOLDERS[kind]}/{names[kind]}.toml"
         table = _read(root, path)
-        table.pop("aliases", None)
+        table = {key: value for key, value in table.items() if key not in ("aliases", "own_rows")}
         yield path, dotted(table)
     path = f"profiles/{names['profile']}.toml"
     table = _read(root, path)

@@ -28,6 +28,16 @@ volapük vol|welsh cym|wolof wol|xhosa xho|yiddish yid|yoruba yor|zulu zul
 NAMES = {pair.split()[0]: pair.split()[1] for pair in _NAMES.strip().replace("\n", "|").split("|")}
 
 CODES = frozenset(NAMES.values())
+_TWO_LETTERS = """
+af afr|sq sqi|am amh|hy hye|az aze|eu eus|be bel|bn ben|bs bos|br bre|bg bul|my mya|ca cat|co cos|hr hrv|cs ces|da dan
+nl nld|eo epo|et est|fo fao|fi fin|fy fry|gl glg|lg lug|ka kat|de deu|el ell|gu guj|ha hau|he heb|hi hin|hu hun|is isl
+ig ibo|id ind|ia ina|ga gle|it ita|ja jpn|jv jav|kn kan|kk kaz|km khm|ko kor|ku kur|ky kir|lo lao|la lat|lv lav|lt lit
+lb ltz|mk mkd|mg mlg|ms msa|ml mal|mt mlt|gv glv|mi mri|mr mar|mn mon|ne nep|no nor|nn nno|nb nob|oc oci|om orm|ps pus
+fa fas|pl pol|pa pan|ro ron|sa san|sr srp|sn sna|si sin|sk slk|sl slv|so som|st sot|su sun|sw swa|sv swe|tl tgl|tg tgk
+ta tam|tt tat|th tha|bo bod|ts tso|tn tsn|tr tur|tk tuk|ug uig|ur urd|uz uzb|vi vie|vo vol|cy cym|wo wol|xh xho|yi yid
+yo yor|zu zul
+"""
+TWO_LETTERS = dict(pair.split() for pair in _TWO_LETTERS.strip().replace("\n", "|").split("|"))
 
 
 def normal_language(code: str) -> str:
@@ -41,3 +51,13 @@ def language_of_name(name: str) -> str:
     """ISO 639-3 of an English name, or of a code of these languages; "und" for what no table has."""
     code = normal_language(name)
     return code if code in CODES else "und"
+
+
+def any_language(word: str) -> str:
+    """ISO 639-3 of an English name, or of a code of two or three letters; "und" for what is neither.
+
+    For rows of one's own: what the functions above make of a word is part of the hashes of other splits.
+    """
+    code = normal_language(word)
+    code = TWO_LETTERS.get(code, code)
+    return code if re.fullmatch(r"[a-z]{3}", code) else "und"

@@ -103,6 +103,18 @@ def test_the_other_sets_are_as_published(
     assert config.lora == load("aya", "fedavg", "paper").lora
 
 
+def test_rows_of_ones_own_have_a_preset_that_is_no_data_set_of_the_benchmark() -> None:
+    assert "rows" not in dataset_names()
+    configs = {profile: load("rows", "fedavg", profile, split="splits/mine") for profile in profile_names()}
+    assert len(configs) == 2
+    for profile, config in configs.items():
+        assert (config.dataset, config.federation.clients_per_round) == ("rows", 2)
+        assert (config.data.clients, config.data.upstream) == (None, None)  # nothing was published
+        assert config.evaluation.metrics[0] == "heldout"
+        assert config.model.name == load("aya", "fedavg", profile).model.name
+    assert "rows" in message("row", "fedavg", "mini")
+
+
 def test_mini_runs_on_the_embedded_model_for_every_set() -> None:
     configs = [load(dataset, "fedavg", "mini") for dataset in dataset_names()]
     assert len(configs) == 5

@@ -48,12 +48,14 @@ class Builder:
 
     Another `declaration` states where the rows come from when that is not the upstream (the mini world, for one).
     Rows in which a prompt of `evaluation` stands are removed. None is for rows that were generated: the manifest
-    then says nothing of evaluation sets. `counter` counts the tokens for the data card.
+    then says nothing of evaluation sets. `counter` counts the tokens for the data card. `is_own`: the user made the
+    declaration for these very rows.
     """
 
     declaration: Declaration
     columns: Columns
     sample: Callable[[RawRecord], Sample]
+    is_own: bool = False
 
     def __call__(
         self,
@@ -83,7 +85,7 @@ class Builder:
     def samples(self, raw: Raw, recipe: Recipe, bad: Handle = stop) -> Iterator[Sample]:
         """The raw rows as samples; rows that cannot be read go to `bad`, which may raise."""
         columns = self.columns.with_flags(name for name in recipe.drop_flagged if name in self.columns.flags)
-        for record in read_rows(raw, columns.required, columns.optional, bad):
+        for record in read_rows(raw, columns.required, columns.optional, bad, columns.split):
             try:
                 sample = self.sample(record)
             except BadRow as error:
@@ -98,14 +100,14 @@ class Builder:
         """
         if isinstance(raw, Path):
             first = raw_files(raw)[0]
-            columns = Columns(self.columns.required, {**self.columns.optional, "split": str})
+            columns = self.columns.with_split()
             next(read_file(first, relative_name(first, raw), columns, bad=lambda *_: None), None)
 
     def _stated(self, raw: Raw) -> Declaration:
         """A file in the upstream's columns, or another dataset, need not hold the upstream's rows."""
         declared = self.declaration
         name = raw.name if isinstance(raw, HubSource) else declared.upstream
-        if isinstance(raw, HubSource) and name == declared.upstream:
+        if self.is_own or (isinstance(raw, HubSource) and name == declared.upstream):
             return declared
         licence = f"{declared.licence} for rows of {declared.upstream}; other raw rows keep their own licence"
         return replace(declared, upstream=name, licence=licence)
@@ -201,6 +203,7 @@ def _split_info(
 ) -> SplitInfo:
     declared = info.declaration
     decontaminate = {"decontaminate": info.evaluation.record} if info.evaluation else {}
+    columns = {"columns": dict(declared.columns)} if declared.columns else {}
     return SplitInfo(
         name=info.name,
         dataset=declared.dataset,
@@ -208,7 +211,7 @@ def _split_info(
         version=declared.version,
         upstream=Upstream(id=declared.upstream, revision=_revision(info), files=_upstream_files(info.raw, tally)),
         licence=declared.licence,
-        recipe=recipe.record() | decontaminate,
+        recipe=recipe.record() | decontaminate | columns,
         funnel=funnel(left),
         notes=tuple(notes),
     )

@@ -25,16 +25,23 @@ class Columns(NamedTuple):
     """Column -> type; a null is "" where a string is due, absent in another optional column, and else refused.
 
     `object` is for columns whose cells the pipeline checks itself. `flags` are optional columns by the flag that they
-    raise.
+    raise. `split` is the column of the upstream split, which is optional too; None where no column says it.
     """
 
     required: Mapping[str, Kind]
     optional: Mapping[str, Kind]
     flags: Mapping[str, str] = MappingProxyType({})
+    split: str | None = "split"
 
     def with_flags(self, names: Iterable[str]) -> Columns:
         """With the columns of these flags only: what nobody asks for is neither read nor refused."""
         return self._replace(optional={**self.optional, **{self.flags[name]: object for name in names}})
+
+    def with_split(self) -> Columns:
+        """With the column of the upstream split among those that are read."""
+        if self.split is None or self.split in self.required:
+            return self
+        return self._replace(optional={**self.optional, self.split: str})
 
 
 def check_names(where: str, names: Sequence[str], columns: Columns) -> None:

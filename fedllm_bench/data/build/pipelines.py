@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, cast
 
-from fedllm_bench.common.errors import unknown
+from fedllm_bench.common.errors import UserError, unknown
 
 if TYPE_CHECKING:  # the registry is read by --help, which must not load pyarrow
     from fedllm_bench.data.build.build import Builder
@@ -15,6 +16,9 @@ if TYPE_CHECKING:  # the registry is read by --help, which must not load pyarrow
 PIPELINES: dict[str, str] = {
     name: f"fedllm_bench.data_prep.{name}" for name in ("aya", "chatbot_it", "chatbot_pa", "wildchat", "wildchat_multi")
 }
+
+# The same for rows of one's own: the module makes a pipeline of what the user says of the rows.
+STATED: dict[str, str] = {"rows": "fedllm_bench.data_prep.rows"}
 
 
 class Pipeline(Protocol):
@@ -27,8 +31,27 @@ class Pipeline(Protocol):
     def build(self) -> Builder: ...
 
 
-def load_pipeline(name: str) -> Pipeline:
-    """The pipeline of a dataset; a :class:`UserError` that names those there are."""
+class Maker(Protocol):
+    """What a module of :data:`STATED` offers."""
+
+    def pipeline(self, said: Mapping[str, str]) -> Pipeline: ...
+
+
+def load_pipeline(name: str, said: Mapping[str, str] | None = None) -> Pipeline:
+    """The pipeline of a dataset; a :class:`UserError` that names those there are.
+
+    `said`: option -> value, what the user says of rows of their own; other pipelines know their columns.
+    """
+    if name in STATED:
+        return cast(Maker, importlib.import_module(STATED[name])).pipeline(said or {})
     if name not in PIPELINES:
-        raise unknown("pipeline for the dataset", name, PIPELINES)
+        raise unknown("pipeline for the dataset", name, [*PIPELINES, *STATED])
+    if said:
+        given, only = ", ".join(map(option, said)), ", ".join(STATED)
+        raise UserError(f"{given}: for the dataset {only} alone; {name} states its columns and its licence itself")
     return cast(Pipeline, importlib.import_module(PIPELINES[name]))
+
+
+def option(key: str) -> str:
+    """How `key` is written on the command line."""
+    return f"--{key.replace('_', '-')}"

@@ -54,13 +54,14 @@ def read_rows(
     columns: Mapping[str, Kind],
     optional: Mapping[str, Kind] | None = None,
     bad: Handle = stop,
+    split: str | None = "split",
 ) -> Iterator[RawRecord]:
     """The rows of a file, folder or hub dataset with the given columns, checked; `optional` ones may be missing.
 
-    A column `split` says the upstream split of its row; without it the file name does, as on Hugging Face. Rows that
+    The column `split` says the upstream split of its row; without it the file name does, as on Hugging Face. Rows that
     cannot be read go to `bad`, which may raise.
     """
-    wanted = Columns(columns, {**(optional or {}), "split": str})
+    wanted = Columns(columns, optional or {}, split=split).with_split()
     if isinstance(raw, HubSource):
         yield from _read_hub(raw, wanted, bad)
         return
@@ -110,15 +111,16 @@ def _checked_record(name: str, number: int, row: Mapping[str, Any], columns: Col
     for key, kind in columns.optional.items():
         if key in row and (row[key] is not None or kind is str):
             values[key] = checked(number, key, row[key], kind)
-    split = _split_of_value(number, values.pop("split", "")) or split_of_name(name)
+    stated = "" if columns.split is None else values.pop(columns.split, "")
+    split = _split_of_value(number, columns.split, stated) or split_of_name(name)
     return RawRecord(values, split, name, number)
 
 
-def _split_of_value(number: int, value: str) -> str:
+def _split_of_value(number: int, column: str | None, value: str) -> str:
     word = value.strip().lower()
     if word and word not in SPLIT_WORDS:
         known = f"there are {', '.join(SPLIT_WORDS)}"
-        raise BadRow(f"row {number}: split {value[:40]!r} is unknown; {known}", "column 'split' is no known split")
+        raise BadRow(f"row {number}: split {value[:40]!r} is unknown; {known}", f"column {column!r} is no known split")
     return SPLIT_WORDS.get(word, "")
 
 
@@ -257,16 +259,20 @@ def _leaves(parquet: pq.ParquetFile, names: set[str]) -> list[str]:
     Upstream turns carry headers, states and times, which would be most of the work and may not even convert. Turns
     without one of the two are read whole, so that an error can say what they have.
     """
+    top_of = _columns_by_path(parquet)
+    within = {path: TURN_FIELDS.intersection(path.removeprefix(top).split(".")) for path, top in top_of.items()}
+    fields = {top: set[str]() for top in top_of.values()}
+    for path, top in top_of.items():
+        fields[top] |= within[path]
+    wanted = [path for path, top in top_of.items() if top in names]
+    return [path for path in wanted if fields[top_of[path]] != TURN_FIELDS or within[path]]
+
+
+def _columns_by_path(parquet: pq.ParquetFile) -> dict[str, str]:
+    """Path of a part -> its column. A column may have dots in its own name, such as "user.id"."""
     paths = [parquet.schema.column(i).path for i in range(len(parquet.schema))]
-    within = {path: TURN_FIELDS.intersection(path.split(".")[1:]) for path in paths}
-    tops = {path.partition(".")[0] for path in paths}
-    with_turns = {top for top in tops if _fields_below(top, within) == TURN_FIELDS}
-    wanted = [path for path in paths if path in names or path.partition(".")[0] in names]
-    return [path for path in wanted if path.partition(".")[0] not in with_turns or within[path]]
-
-
-def _fields_below(top: str, within: Mapping[str, set[str]]) -> set[str]:
-    return {field for path, fields in within.items() if path.partition(".")[0] == top for field in fields}
+    columns = sorted(parquet.schema_arrow.names, key=len, reverse=True)
+    return {path: next(name for name in columns if f"{path}.".startswith(f"{name}.")) for path in paths}
 
 
 READERS: dict[str, Callable[[Path, Columns], Iterator[Row]]] = {

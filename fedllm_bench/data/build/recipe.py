@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from fedllm_bench.common.errors import UserError, unknown
@@ -33,6 +33,7 @@ class Declaration:
     task: Task = "sft"
     checks: tuple[Flag, ...] = ()  # rows that are none; always removed
     flags: tuple[Flag, ...] = ()  # removed where the recipe's `drop_flagged` names them
+    columns: Mapping[str, str] = field(default_factory=dict)  # part of a row -> its column, where the user named them
 
 
 @dataclass(frozen=True, kw_only=True)
