@@ -80,7 +80,7 @@ def _constant(runs: Sequence[OwnRun]) -> list[DraftRun]:
     judged = {name: content for name, content in given.items() if "/judgements/" not in name}
     answers = _of_side(judged, lambda name, content: packed_rows(_constantly(_rows(content), sentence)))
     if not scores and not answers:
-        raise UserError(f"RUN={run.folder}: it has no answers to questions; give a run with the metric mini_exact, or "
+        raise UserError(f"RUN={run.path}: it has no answers to questions; give a run with the metric mini_exact, or "
                         "with open-ended answers (fedllm-bench answer)")  # fmt: skip
     return [_made(run, scores | answers)]
 
