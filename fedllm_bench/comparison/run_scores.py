@@ -19,7 +19,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.open_scores import from_answers
 from fedllm_bench.config.run import dotted
-from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, Faults, RunFolder, runs_in
+from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, RunFaults, RunFolder, runs_in
 from fedllm_bench.scores.score import SCALES, Score, is_seen
 
 AFTER = ".after.jsonl"
@@ -31,7 +31,7 @@ FINISH = "give a run folder (runs/<data set>/<method>/s<seed>-<hash>) of a finis
 class ComparedFolder(RunFolder):
     """A run that may be anybody's."""
 
-    faults = Faults(
+    faults = RunFaults(
         absent=f"{{run}}: there is no {{name}}; {FINISH}",
         no_json=f"{{path}}: not readable as JSON; {FINISH}",
         no_object=f"{{path}}: a JSON {{kind}}, not an object; {FINISH}",

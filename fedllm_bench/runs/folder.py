@@ -27,7 +27,7 @@ GIVE = "give one that `fedllm-bench bench` printed as `Run folder`"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Faults:
+class RunFaults:
     """What is said of a file of a run: `run` and `path` are those of folder and file, `name` is the file's name.
 
     `kind`: the JSON value that is there instead of an object; `error`: what is wrong with the config; `key`: what
@@ -49,7 +49,7 @@ class RunFolder:
     """
 
     path: Path
-    faults: ClassVar[Faults] = Faults()
+    faults: ClassVar[RunFaults] = RunFaults()
 
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()

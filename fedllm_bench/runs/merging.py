@@ -10,13 +10,13 @@ from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.chat import template_text
-from fedllm_bench.runs.folder import GIVE, ROUNDS, Faults, RunFolder
+from fedllm_bench.runs.folder import GIVE, ROUNDS, RunFaults, RunFolder
 
 ABOUT = "merged_from.json"
 
 
 class MergedRun(RunFolder):
-    faults = Faults(absent=f"RUN={{run}} is no run folder; {GIVE}")
+    faults = RunFaults(absent=f"RUN={{run}} is no run folder; {GIVE}")
 
 
 @dataclass(frozen=True)

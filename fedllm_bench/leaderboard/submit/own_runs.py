@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.run_scores import differences
-from fedllm_bench.runs.folder import GIVE, RESULTS, Faults, RunFolder, runs_in
+from fedllm_bench.runs.folder import GIVE, RESULTS, RunFaults, RunFolder, runs_in
 
 ALIKE = {  # what runs of one row must share, beside the config: where it stands in environment.json
     "the split": ("data", "split_hash"),
@@ -19,7 +19,7 @@ ALIKE = {  # what runs of one row must share, beside the config: where it stands
 
 
 class OwnRun(RunFolder):
-    faults = Faults(
+    faults = RunFaults(
         no_config="RUN={run}: config.json is not of this version ({error}); run it again",
         no_hash="{run}: environment.json does not name its split and base; run it again",
     )
