@@ -18,7 +18,8 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.comparison.open_scores import GLOBAL
-from fedllm_bench.evaluation.scoring.answered import BASE, PLAN, PROMPTS
+from fedllm_bench.evaluation.answering.plan import PLAN
+from fedllm_bench.evaluation.scoring.answered import BASE, PROMPTS
 from fedllm_bench.leaderboard.submit.assemble import DraftRun, Statement, assemble, draft, identity
 from fedllm_bench.leaderboard.submit.own_runs import OwnRun
 from fedllm_bench.leaderboard.submit.packing import TENSORS, contents_of, encoded, listed, packed_rows
