@@ -1,4 +1,4 @@
-"""Every method and variant against a direct transcription of its paper (tests/support/training/papers.py), and by hand."""
+"""Every method and variant against a direct transcription of its paper (support/training/papers.py), and by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from method_vectors import NO_MODEL, SGD, as_tree, as_vector, run_suite
+from method_vectors import NO_MODEL, SGD, as_tree, as_vector, core, run_suite
 from papers import CASES, LR, PAPERS, SIZE, local, problem
 from tiny import client_task, random_part
 
@@ -18,7 +18,6 @@ from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.methods.wrapped import core
 from fedllm_bench.training import block
 from fedllm_bench.training.aggregation import Mean
 
