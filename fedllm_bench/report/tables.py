@@ -83,19 +83,23 @@ def _over_clients(payload: Payload) -> list[str]:
     return ["", *aligned([["over clients", "n", *QUANTILES], *rows])] if rows else []
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first row is the header; the first column is aligned on the left."""
+def aligned(rows: Sequence[Sequence[str]], *, to_left: bool = False, heads: int = 1) -> list[str]:
+    """A line for each row, and a rule under the first `heads` rows.
+
+    The first column is aligned on the left, the others on the right, or all of them `to_left`.
+    """
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = [_line(row, widths) for row in rows]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    lines = [_left(row, widths) if to_left else _right(row, widths) for row in rows]
+    return [*lines[:heads], "-" * max(map(len, lines)), *lines[heads:]]
 
 
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [
-        row[0].ljust(widths[0]),
-        *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-    ]
-    return "  ".join(cells)
+def _left(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _right(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+    return "  ".join([row[0].ljust(widths[0]), *cells])
 
 
 def _title(payload: Payload) -> str:
