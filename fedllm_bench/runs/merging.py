@@ -15,7 +15,9 @@ from fedllm_bench.runs.folder import GIVE, ROUNDS, RunFaults, RunFolder
 ABOUT = "merged_from.json"
 
 
-class MergedRun(RunFolder):
+class RunToMerge(RunFolder):
+    """A folder that may be no run at all."""
+
     faults = RunFaults(absent=f"RUN={{run}} is no run folder; {GIVE}")
 
 
@@ -38,7 +40,7 @@ def open_trained(folder: Path, client: str | None = None) -> TrainedRun:
     Raises a :class:`UserError` for what is no run folder, for a run that has not trained to its end, and where a
     client is named that has no adapter, or none is named and each has one.
     """
-    run = MergedRun(folder)
+    run = RunToMerge(folder)
     _ = run.config, run.environment  # neither is there where it is no run folder
     if run.config.model.trainable == "full":
         raise UserError(

@@ -21,6 +21,8 @@ FREE = ("method", "federation.weighting", "data.shuffle_users", "evaluation", "p
 
 
 class FinishedRun(RunFolder):
+    """A run whose clients' scores are looked at."""
+
     faults = replace(
         ComparedFolder.faults,
         absent="RUN={run}: there is no {name}; give the folder of a finished `fedllm-bench bench`",

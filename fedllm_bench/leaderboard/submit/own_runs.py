@@ -19,6 +19,8 @@ ALIKE = {  # what runs of one row must share, beside the config: where it stands
 
 
 class OwnRun(RunFolder):
+    """A run of this version of the suite, to be submitted or to be a band's."""
+
     faults = RunFaults(
         no_config="RUN={run}: config.json is not of this version ({error}); run it again",
         no_hash="{run}: environment.json does not name its split and base; run it again",
