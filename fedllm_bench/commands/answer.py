@@ -216,8 +216,8 @@ def _context(args: argparse.Namespace) -> PromptContext:
         from fedllm_bench.evaluation.answering.subjects import open_run
         from fedllm_bench.runs.cell import split_of_run
 
-        config = open_run(args.run_folder)
-        return PromptContext(dataset=config.dataset, split=lambda: split_of_run(args.run_folder, config))
+        own = open_run(args.run_folder)
+        return PromptContext(dataset=own.config.dataset, split=lambda: split_of_run(own))
     split = Path(args.split).expanduser() if args.split else None
     return PromptContext(dataset=args.dataset, split=None if split is None else lambda: open_split(split))
 

@@ -203,7 +203,7 @@ def _about_released(num_heldout: int) -> str:
 
 def _show(cell: Cell, payload: dict[str, object]) -> None:
     from fedllm_bench.report.tables import terminal_table
-    from fedllm_bench.runs.cell import OUTPUTS
+    from fedllm_bench.runs.folder import OUTPUTS
 
     say("")
     say(terminal_table(payload, shutil.get_terminal_size((110, 24)).columns))

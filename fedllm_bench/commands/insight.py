@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     federated = of_one_split(given)
     found = [run_gains(one, given, args.metric) for one in federated]
     _check_metrics(found)
-    split = split_of_run(federated[0].path, federated[0].config)
+    split = split_of_run(federated[0])
     rows = read_rows(split)
     embedder, distances = _distances(args, split, rows, is_mini=federated[0].config.profile == MINI)
     resamples = Resamples(permutations=args.permutations, seed=args.seed)

@@ -8,25 +8,60 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.open_scores import from_answers
 from fedllm_bench.config.run import dotted
+from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, RunFaults, RunFolder, runs_in
 from fedllm_bench.scores.score import SCALES, Score, is_seen
 
 AFTER = ".after.jsonl"
-CONFIG = "config.json"
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DEPTH = 20  # of a config.json; ours has three levels
-RUN_NAME = re.compile(r"s\d+-[0-9a-f]+")
 FINISH = "give a run folder (runs/<data set>/<method>/s<seed>-<hash>) of a finished `fedllm-bench bench`"
+
+
+class ComparedFolder(RunFolder):
+    """A run that may be anybody's."""
+
+    faults = RunFaults(
+        absent=f"{{run}}: there is no {{name}}; {FINISH}",
+        no_json=f"{{path}}: not readable as JSON; {FINISH}",
+        no_object=f"{{path}}: a JSON {{kind}}, not an object; {FINISH}",
+        no_hash=f"{{run}}: environment.json has no {{key!r}}; {FINISH}",
+    )
+
+    @cached_property
+    def stated(self) -> dict[str, Any]:
+        """The config as it stands there: it may be of another version, and what is compared is checked alone."""
+        config = self._plain(CONFIG)
+        try:
+            _check_config(config)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.path}: {CONFIG} has no {error}; {FINISH}") from error
+        return config
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        return self._plain(ENVIRONMENT)
+
+    def _plain(self, name: str) -> dict[str, Any]:
+        """An object whose strings can be shown: a terminal would obey control characters in another's file."""
+        value, path = self.read(name), self.path / name
+        try:
+            shown = all(CONTROL.search(text) is None for text in _strings(value))
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; {FINISH}") from error
+        if not shown:
+            raise UserError(f"{path}: control characters in it; {FINISH}")
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,52 +102,17 @@ def load_measured(folder: Path) -> dict[str, MetricScores]:
 
 def load_run(folder: Path) -> ScoredRun:
     """Raises a :class:`UserError` where `folder` is not a finished run and has no other scores."""
-    measured = load_measured(folder)
-    is_run = (folder / CONFIG).is_file() or not measured
-    config = _config(folder) if is_run else {}
+    measured, run = load_measured(folder), ComparedFolder(folder)
+    config = run.stated if run.has(CONFIG) or not measured else {}
     if not measured:
         raise UserError(f"{folder}: no scores in it (scores/*{AFTER}); {FINISH}")
     return ScoredRun(path=folder, config=config, measured=measured)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    config = _plain(folder / CONFIG)
-    try:
-        _check_config(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: {CONFIG} has no {error}; {FINISH}") from error
-    return config
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
     _ = config["name"], config["method"]["name"], int(config["seed"])
     if not isinstance(config.get("evaluation", {}), Mapping):
         raise TypeError("evaluation")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object of a run folder. Raises a :class:`UserError` where it is not there, or none."""
-    if not path.is_file():
-        raise UserError(f"{path.parent}: there is no {path.name}; {FINISH}")
-    try:
-        value = files.read_json(path)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON; {FINISH}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: a JSON {type(value).__name__}, not an object; {FINISH}")
-    return value
-
-
-def _plain(path: Path) -> dict[str, Any]:
-    """An object whose strings can be shown: a terminal would obey control characters in another's file."""
-    value = read_object(path)
-    try:
-        shown = all(CONTROL.search(text) is None for text in _strings(value))
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; {FINISH}") from error
-    if not shown:
-        raise UserError(f"{path}: control characters in it; {FINISH}")
-    return value
 
 
 def _strings(value: Any, depth: int = 0) -> Iterator[str]:
@@ -133,23 +133,18 @@ def from_training(folder: Path) -> dict[str, MetricScores]:
     paths = sorted((folder / "scores").glob(f"*{AFTER}"))
     if not paths:
         return {}
-    alike, entries = _of_run(folder), read_object(folder / "results.json").get("metrics")
+    run = ComparedFolder(folder)
+    alike, entries = _alike(run), run.results.get("metrics")
     names = {path.name.removesuffix(AFTER): path for path in paths}
     return {name: _measured(folder, entries, name, path, alike) for name, path in names.items()}
 
 
-def _of_run(folder: Path) -> dict[str, str]:
+def _alike(run: ComparedFolder) -> dict[str, str]:
     """What the held-out scores of a run hang on, beside its model."""
-    config, environment = _config(folder), _plain(folder / "environment.json")
-    try:
-        split_hash = str(environment["data"]["split_hash"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder}: environment.json has no {error}; {FINISH}") from error
-    longest = config.get("evaluation", {}).get("max_new_tokens", "")
     return {
-        "data set": str(config["name"]),
-        "split hash": split_hash[:16],
-        "evaluation.max_new_tokens": str(longest),
+        "data set": str(run.stated["name"]),
+        "split hash": run.split_hash[:16],
+        "evaluation.max_new_tokens": str(run.stated.get("evaluation", {}).get("max_new_tokens", "")),
     }
 
 
@@ -221,8 +216,7 @@ def open_side(text: str) -> list[ScoredRun]:
 def _folders(text: str) -> list[Path]:
     path = Path(text).expanduser()
     if path.is_dir():
-        inside = [child for child in sorted(path.iterdir()) if RUN_NAME.fullmatch(child.name) and child.is_dir()]
-        return [path] if (path / CONFIG).is_file() or not inside else inside
+        return runs_in(path) or [path]
     if "," in text:
         return [Path(part).expanduser() for part in text.split(",") if part] or [path]
     return [path]

@@ -84,10 +84,6 @@ def method_names(root: Traversable | None = None) -> list[str]:
     return _names("method", root or files(PACKAGE))
 
 
-def profile_names(root: Traversable | None = None) -> list[str]:
-    return _names("profile", root or files(PACKAGE))
-
-
 def dataset_name(name: str, root: Traversable | None = None) -> str:
     """The own name of a data set that may be given by another one; a :class:`UserError` where there is none."""
     return _canonical("dataset", name, root or files(PACKAGE))

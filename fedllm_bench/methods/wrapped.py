@@ -68,10 +68,3 @@ def find(method: FedAvg, kind: type[Kind]) -> Kind | None:
             return None
         method = method.inner
     return method
-
-
-def core(method: FedAvg) -> FedAvg:
-    """The method without its wrappers."""
-    while isinstance(method, Wrapped):
-        method = method.inner
-    return method

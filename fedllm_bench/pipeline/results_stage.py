@@ -27,8 +27,8 @@ from fedllm_bench.results.run_results import (
     results_payload,
     write_results,
 )
-from fedllm_bench.runs.cell import RESULTS
 from fedllm_bench.runs.client_rounds import FILE
+from fedllm_bench.runs.folder import RESULTS, RunFolder
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.runs.personalise import local_of
 from fedllm_bench.runs.scoring import Scores
@@ -76,7 +76,7 @@ def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) ->
 
 def _about_run(bench: Bench) -> dict[str, Any]:
     config = bench.config
-    commit = files.read_json(bench.cell.folder / "environment.json")["commit"]
+    commit = RunFolder(bench.cell.folder).environment["commit"]
     return {
         "dataset": bench.cell.split.name + (", users shuffled" if config.data.shuffle_users else ""),
         "method": config.method.name,

@@ -26,9 +26,9 @@ from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.pipeline.results_stage import RawSides, write_report
 from fedllm_bench.results.privacy import warnings_of
-from fedllm_bench.runs.cell import OUTPUTS, Cell
+from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.client_rounds import watcher
-from fedllm_bench.runs.folder import folder_name
+from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, OUTPUTS, folder_name
 from fedllm_bench.runs.loading import Bench, check_cell, load_bench
 from fedllm_bench.runs.personalise import is_wanted, personalise
 from fedllm_bench.runs.scoring import Scores, evaluate, read_scores, saved_scores
@@ -101,13 +101,13 @@ def _run_stages(bench: Bench) -> dict[str, Any]:
 def _describe(bench: Bench) -> None:
     """What a run folder says of its origin; written once, so that a resumed run keeps its first plan."""
     cell, folder = bench.cell, bench.cell.folder
-    if (folder / "environment.json").is_file():
+    if (folder / ENVIRONMENT).is_file():
         return
-    files.write_json(folder / "config.json", cell.config.to_dict())
+    files.write_json(folder / CONFIG, cell.config.to_dict())
     data = {"split": cell.split.name, "split_hash": cell.split.hash, "base_hash": cell.base_hash}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     environment = provenance.environment(threads=cell.threads, gpus=gpus)
-    files.write_json(folder / "environment.json", {**environment, "data": data})
+    files.write_json(folder / ENVIRONMENT, {**environment, "data": data})
 
 
 def score_base(bench: Bench) -> Scores:

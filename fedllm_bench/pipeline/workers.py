@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm_bench.runs.cell import BASELINE
+from fedllm_bench.runs.folder import BASELINE
 from fedllm_bench.runs.grid import GridCell
 
 log = logging.getLogger(__name__)

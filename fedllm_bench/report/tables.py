@@ -1,13 +1,13 @@
-"""results.json as a table for the terminal and as a Markdown table for a README."""
+"""results.json as a table for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedllm_bench.common.text import MISSING, change, number, signed
 from fedllm_bench.report.client_table import client_rows
-from fedllm_bench.report.legend import SIDES, Entry, Payload, after_name, legend
+from fedllm_bench.report.legend import Entry, Payload, after_name, legend
 from fedllm_bench.results.schema import QUANTILES
 
 Column = tuple[str, Callable[[str, Entry], str]]
@@ -83,19 +83,23 @@ def _over_clients(payload: Payload) -> list[str]:
     return ["", *aligned([["over clients", "n", *QUANTILES], *rows])] if rows else []
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first row is the header; the first column is aligned on the left."""
+def aligned(rows: Sequence[Sequence[str]], *, to_left: bool = False, heads: int = 1) -> list[str]:
+    """A line for each row, and a rule under the first `heads` rows.
+
+    The first column is aligned on the left, the others on the right, or all of them `to_left`.
+    """
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = [_line(row, widths) for row in rows]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    lines = [_left(row, widths) if to_left else _right(row, widths) for row in rows]
+    return [*lines[:heads], "-" * max(map(len, lines)), *lines[heads:]]
 
 
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [
-        row[0].ljust(widths[0]),
-        *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-    ]
-    return "  ".join(cells)
+def _left(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _right(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+    return "  ".join([row[0].ljust(widths[0]), *cells])
 
 
 def _title(payload: Payload) -> str:
@@ -103,35 +107,3 @@ def _title(payload: Payload) -> str:
     world = " and invented world" if run["dataset"].startswith("mini-") else ""
     mini = f" (embedded model{world})" if run["track"] == "mini" else ""
     return f"{run['dataset']} · {run['method']} · seed {run['seed']} · profile {run['profile']}{mini}"
-
-
-def markdown_table(payloads: Sequence[Payload], metrics: Sequence[str] | None = None) -> str:
-    """One row for each run and metric; `metrics` None means all, and those that a run lacks are left out.
-
-    The columns of the baseline are there where one of the runs has it.
-    """
-    local = any(entry["local"] for payload in payloads for entry in payload["metrics"].values())
-    sides = {side: title for side, title in SIDES.items() if local or side != "local"}
-    changes = {key: title for key, title in CHANGE.items() if local or key != "difference_to_local"}
-    header = ["run", "metric", *sides.values(), *changes.values()]
-    rows = []
-    for payload in payloads:
-        rows += _markdown_rows(payload, payload["metrics"] if metrics is None else metrics, sides, changes)
-    starred = any("*" in cell for row in rows for cell in row[2 : 2 + len(sides)])
-    note = ["", "\\* some items could not be scored; they are in no mean."] if starred else []
-    lines = [header, ["---", "---", *["---:"] * (len(header) - 2)], *rows]
-    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), *note]) + "\n"
-
-
-def _markdown_rows(
-    payload: Payload, names: Iterable[str], sides: Iterable[str], changes: Iterable[str]
-) -> list[list[str]]:
-    run, metrics = payload["run"], payload["metrics"]
-    label = f"{run['dataset']} {run['method']} seed {run['seed']}"
-    rows = []
-    for name in names:
-        if name in metrics:
-            entry = metrics[name]
-            values = [_marked(entry[side]).strip().replace("*", "\\*") for side in sides]
-            rows.append([label, _name(name, entry), *values, *(change(entry[key]) for key in changes)])
-    return rows

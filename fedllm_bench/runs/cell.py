@@ -16,12 +16,7 @@ from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.config_uploads import Communication, Privacy
 from fedllm_bench.config.run import Method, RunConfig
 from fedllm_bench.data.manifest import Split, open_split
-from fedllm_bench.results.schema import SCHEMA_VERSION
-
-RESULTS = "results.json"
-BASELINE = "local"
-# What a run leaves, by `model.trainable`: a folder of this name, or one with an s and a folder for each client.
-OUTPUTS = {"adapter": "adapter", "full": "model"}
+from fedllm_bench.runs.folder import BASELINE, RESULTS, RunFolder
 
 
 @dataclass(frozen=True)
@@ -72,9 +67,8 @@ class Cell:
 
     def finished(self) -> dict[str, Any] | None:
         """The results of a run that ended before; None where there are none, or only those of an older schema."""
-        path = self.folder / RESULTS
-        results = files.read_json(path) if path.is_file() else None
-        return results if results and results["schema_version"] == SCHEMA_VERSION else None
+        run = RunFolder(self.folder)
+        return run.results if run.has(RESULTS) and run.is_of_version else None
 
 
 def settings_hash(config: RunConfig, split_hash: str, base_hash: str) -> str:
@@ -108,11 +102,10 @@ def resolve_split(config: RunConfig) -> Split:
     return mini_split(config.dataset, config.data.world_seed, files.cache_root())
 
 
-def split_of_run(folder: Path, config: RunConfig) -> Split:
+def split_of_run(run: RunFolder) -> Split:
     """The split that the run was trained on; a :class:`UserError` where it is not there, or another one by now."""
-    split = resolve_split(config)
-    then = files.read_json(folder / "environment.json")["data"]["split_hash"]
-    if split.hash != then:
-        raise UserError(f"{split.folder} is not the split of {folder} any more (hash {split.hash[:10]}, not "
-                        f"{then[:10]}); restore it")  # fmt: skip
+    split = resolve_split(run.config)
+    if split.hash != run.split_hash:
+        raise UserError(f"{split.folder} is not the split of {run.path} any more (hash {split.hash[:10]}, not "
+                        f"{run.split_hash[:10]}); restore it")  # fmt: skip
     return split

@@ -14,7 +14,8 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import presets
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.runs.cell import BASELINE, Cell
+from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.folder import BASELINE
 
 CONTROL = "+shuffled"  # after a method: on the same rows, dealt to the clients at random
 ALL = (

@@ -8,20 +8,30 @@ from pathlib import Path
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import base_model, starting
-from fedllm_bench.config.run import RunConfig, check
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.chat import template_text
+from fedllm_bench.runs.folder import GIVE, ROUNDS, RunFaults, RunFolder
 
 ABOUT = "merged_from.json"
+
+
+class RunToMerge(RunFolder):
+    """A folder that may be no run at all."""
+
+    faults = RunFaults(absent=f"RUN={{run}} is no run folder; {GIVE}")
 
 
 @dataclass(frozen=True)
 class TrainedRun:
     """A run folder after training, and one of its adapters; `client` where each client has its own."""
 
-    folder: Path
-    config: RunConfig
+    run: RunFolder
     adapter: Path
     client: str | None
+
+    @property
+    def config(self) -> RunConfig:
+        return self.run.config
 
 
 def open_trained(folder: Path, client: str | None = None) -> TrainedRun:
@@ -30,40 +40,33 @@ def open_trained(folder: Path, client: str | None = None) -> TrainedRun:
     Raises a :class:`UserError` for what is no run folder, for a run that has not trained to its end, and where a
     client is named that has no adapter, or none is named and each has one.
     """
-    if not (folder / "config.json").is_file() or not (folder / "environment.json").is_file():
-        raise UserError(f"RUN={folder} is no run folder; give one that `fedllm-bench bench` printed as `Run folder`")
-    config = check(files.read_json(folder / "config.json"))
-    if config.model.trainable == "full":
+    run = RunToMerge(folder)
+    _ = run.config, run.environment  # neither is there where it is no run folder
+    if run.config.model.trainable == "full":
         raise UserError(
             f"RUN={folder}: it trained every weight, so there is nothing to merge; what it leaves is a plain model "
             f"already: {folder / 'model'} (under local: {folder / 'models'}/<client>)"
         )
-    own = folder / "adapters"
-    if not own.is_dir() and not (folder / "adapter").is_dir():
-        raise UserError(
-            f"RUN={folder}: the run has not trained to its end; give the command again that started it, "
-            f"then merge: fedllm-bench bench {config.dataset} {config.method.name} ..."
-        )
-    if not own.is_dir():
-        if client is not None:
-            raise UserError(
-                f"--client {client}: under {config.method.name} all clients share one adapter; leave it out"
-            )
-        return TrainedRun(folder, config, folder / "adapter", None)
-    return TrainedRun(folder, config, own / _folder_of(folder, own, client), client)
+    if run.adapters:
+        return TrainedRun(run, run.adapters[_folder_of(run, client)], client)
+    if run.adapter is None:
+        raise UserError(f"RUN={folder}: the run has not trained to its end; {run.again('merge')}")
+    if client is not None:
+        raise UserError(f"--client {client}: under {run.method} all clients share one adapter; leave it out")
+    return TrainedRun(run, run.adapter, None)
 
 
-def _folder_of(folder: Path, own: Path, client: str | None) -> str:
-    """The folder of a client's adapter, by its id or by the folder's own name."""
-    known = sorted(path.name for path in own.iterdir() if path.is_dir())
+def _folder_of(run: RunFolder, client: str | None) -> str:
+    """The name of a client's folder, by its id or by the folder's own name."""
+    known = list(run.adapters)
     if client is None:
         some = ", ".join(known[:3])
-        raise UserError(f"RUN={folder}: each client has an adapter of its own; choose one: --client ID (as {some})")
+        raise UserError(f"RUN={run.path}: each client has an adapter of its own; choose one: --client ID (as {some})")
     if client in known:
         return client
     numbers = {
         name: number
-        for record in files.read_jsonl(folder / "rounds.jsonl")
+        for record in files.read_jsonl(run.path / ROUNDS)
         for name, number in zip(record["client_ids"], record["clients"], strict=True)
     }
     name = f"c{numbers[client]:06d}" if client in numbers else ""  # an id that cannot name a folder
@@ -103,10 +106,9 @@ def base_folder(trained: TrainedRun) -> Path:
     model = trained.config.model
     _check_place(trained)
     folder = base_model.locate(model.name, model.revision)
-    then = _data(trained)["base_hash"]
-    if starting.base_fingerprint(folder, model.adapter, model.quantization) != then:
+    if starting.base_fingerprint(folder, model.adapter, model.quantization) != trained.run.base_hash:
         raise UserError(
-            f"MODEL={model.name}: its files are not those that {trained.folder} was trained on; restore them"
+            f"MODEL={model.name}: its files are not those that {trained.run.path} was trained on; restore them"
         )
     return folder
 
@@ -121,14 +123,9 @@ def _check_place(trained: TrainedRun) -> None:
     made_on = starting.adapter_settings(trained.adapter).get("base_model_name_or_path")
     if made_on == str(folder) and not folder.is_absolute() and not folder.is_dir():
         raise UserError(
-            f"MODEL={name} was a folder below the one that {trained.folder} was started in, and is not below "
+            f"MODEL={name} was a folder below the one that {trained.run.path} was started in, and is not below "
             f"{Path.cwd()}; go there and give the command again"
         )
-
-
-def _data(trained: TrainedRun) -> dict[str, str]:
-    data: dict[str, str] = files.read_json(trained.folder / "environment.json")["data"]
-    return data
 
 
 def _about(trained: TrainedRun) -> dict[str, object]:
@@ -138,8 +135,8 @@ def _about(trained: TrainedRun) -> dict[str, object]:
         "method": config.method.name,
         "seed": config.seed,
         "client": trained.client,
-        "run": trained.folder.resolve().name,
+        "run": trained.run.path.resolve().name,
         "base": config.model.name,
         "quantization": config.model.quantization,
-        **_data(trained),
+        **trained.run.environment["data"],
     }

@@ -87,7 +87,7 @@ def test_under_local_five_named_clients_answer_with_their_own_adapters(alone: Pa
     assert len(named) == 5
     assert found == ["base", *named, "prompts"]
     assert len({tuple(texts(alone, "harmless", name)) for name in named}) > 1
-    sizes = {client.id: client.train for client in split_of_run(alone, subjects.open_run(alone)).manifest.clients}
+    sizes = {client.id: client.train for client in split_of_run(subjects.open_run(alone)).manifest.clients}
     ordered = sorted(sizes, key=lambda client: sizes[client])
     assert {f"client-{ordered[0]}", f"client-{ordered[-1]}"} <= set(named)
     assert (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from checkout import ROOT
 
 from fedllm_bench.commands import bench
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import preflight, presets
+from fedllm_bench.config.run import Profile
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,8 @@ def test_an_unknown_profile_is_refused_with_the_nearest_one() -> None:
 
 
 def test_the_profiles_of_the_config_are_those_of_the_presets() -> None:
-    names = presets.profile_names()
+    names = list(get_args(Profile))
+    assert sorted(names) == sorted(path.stem for path in (ROOT / "benchmarks" / "profiles").glob("*.toml"))
     assert len(names) == 2
     assert [preflight.choose_profile(name, False)[0] for name in names] == names
 

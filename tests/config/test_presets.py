@@ -9,22 +9,17 @@ import sys
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from checkout import ROOT
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.config.presets import (
-    dataset_aliases,
-    dataset_names,
-    explain,
-    load,
-    method_names,
-    profile_names,
-)
+from fedllm_bench.config.presets import dataset_aliases, dataset_names, explain, load, method_names
+from fedllm_bench.config.run import Profile
 
 ALIASES = {"chatbot_arena": "chatbot_it", "chatbot_dpo": "chatbot_pa"}
-CELLS = list(product([*dataset_names(), *ALIASES], method_names(), profile_names()))
+CELLS = list(product([*dataset_names(), *ALIASES], method_names(), get_args(Profile)))
 
 
 def message(*args: Any, **options: Any) -> str:
@@ -40,7 +35,7 @@ def test_the_names_are_those_of_the_benchmark() -> None:
         *("local", "fedavg", "fedprox", "scaffold", "fedavgm"),
         *("fedadagrad", "fedyogi", "fedadam", "central", "feddyn", "dp_fedavg"),
     }
-    assert profile_names() == ["mini", "paper"]
+    assert sorted(path.stem for path in (ROOT / "benchmarks" / "profiles").glob("*.toml")) == ["mini", "paper"]
     assert dataset_aliases() == ALIASES
 
 

@@ -15,7 +15,7 @@ from sweeps import sweep
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
-from fedllm_bench.diversity.insight import crowd
+from fedllm_bench.diversity.insight import predictors
 from fedllm_bench.diversity.insight.association import Resamples
 from fedllm_bench.diversity.insight.gains import OUTCOMES, RunGains
 from fedllm_bench.diversity.insight.insight import insight
@@ -174,7 +174,7 @@ def test_distances_are_measured_where_no_report_has_them(runs, monkeypatch, spli
     asked = []
     answer = ("stub", {client: found[0] for client, found in gains.items()})
     monkeypatch.setattr(
-        crowd, "distances", lambda rows, embedder, device: asked.append((len(rows), embedder)) or answer
+        predictors, "distances", lambda rows, embedder, device: asked.append((len(rows), embedder)) or answer
     )
     assert told(runs / "fedavg" / "s0-0123456789", "--out", tmp_path) == 0
     assert asked == [(len(read_rows(split)), "lsa")]  # profile mini embeds offline

@@ -1,4 +1,4 @@
-"""Every method and variant against its paper, transcribed (tests/support/training/papers.py), and by hand."""
+"""Every method and variant against a direct transcription of its paper (support/training/papers.py), and by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from method_vectors import NO_MODEL, SGD, as_tree, as_vector, run_suite
+from method_vectors import NO_MODEL, SGD, as_tree, as_vector, core, run_suite
 from papers import CASES, LR, PAPERS, SIZE, local, problem
 from tiny import client_task, random_part
 
@@ -16,9 +16,8 @@ from fedllm_bench.config.run import Method
 from fedllm_bench.methods import METHODS, VARIANTS
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.fedprox import FedProx
-from fedllm_bench.methods.local import Local
+from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.methods.wrapped import core
 from fedllm_bench.training import block
 from fedllm_bench.training.aggregation import Mean
 
@@ -44,7 +43,7 @@ def test_the_method_is_its_paper_under_plain_sgd(variant, name, monkeypatch):
 
 def test_local_clients_go_on_from_their_own_state_and_the_server_stays(monkeypatch):
     f, x = problem()
-    path, clients = run_suite(Local(), f, x, monkeypatch)
+    path, clients = run_suite(LocalOnly(), f, x, monkeypatch)
     assert all(torch.equal(server, x) for server in path)
     for ours, theirs in zip(clients, local(f, x), strict=True):
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
@@ -52,7 +51,7 @@ def test_local_clients_go_on_from_their_own_state_and_the_server_stays(monkeypat
 
 def test_local_uploads_nothing():
     tree = as_tree(torch.zeros(SIZE))
-    state, upload = Local().finish({"params": tree}, {"own": tree}, as_tree(torch.ones(SIZE)), tree, 3, LR)
+    state, upload = LocalOnly().finish({"params": tree}, {"own": tree}, as_tree(torch.ones(SIZE)), tree, 3, LR)
     assert upload == {}
     assert torch.equal(as_vector(state["own"]), torch.ones(SIZE))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 import pytest
+from method_vectors import core
 from senders import ALL, PRIVACY, SENDING
 
 from fedllm_bench.common.errors import UserError
@@ -15,7 +16,7 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.privacy import Private
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.uploads import FrozenA, HalfUploads
-from fedllm_bench.methods.wrapped import Wrapped, core, find
+from fedllm_bench.methods.wrapped import Wrapped, find
 
 
 def hooks() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from payloads import PAYLOAD, distribution, per_client, summary
 
 from fedllm_bench.common.text import change, counted, duration, from_to, number, signed, size
-from fedllm_bench.report.tables import markdown_table, terminal_table
+from fedllm_bench.report.tables import terminal_table
 
 
 def test_a_row_has_both_differences_with_their_intervals():
@@ -177,23 +177,6 @@ def test_one_client_reads_well():
 
 def test_nothing_sent_is_said_in_one_word():
     assert "communication: none" in terminal_table(changed(cost={"bytes_up": 0, "bytes_down": 0}))
-
-
-def test_markdown_has_one_row_for_each_run_and_metric():
-    other = {**PAYLOAD, "run": {**PAYLOAD["run"], "method": "fedavg"}}
-    lines = markdown_table([PAYLOAD, other], ["mini_exact", "heldout", "absent"]).splitlines()
-    assert [line.count("|") for line in lines[:6]] == [8] * 6
-    assert lines[2].startswith(
-        r"| mini-aya fedprox seed 3 | mini_exact ↑ | 0.067 | 0.575\* | - | +0.508 [+0.444, +0.567] |"
-    )
-    assert lines[5].startswith("| mini-aya fedavg seed 3 | heldout ↓ |")
-    assert "could not be scored" in lines[-1]
-
-
-def test_markdown_without_a_baseline_has_no_columns_for_it():
-    lines = markdown_table([personal()]).splitlines()
-    assert lines[0] == "| run | metric | base | after | after - base [95% CI] |"
-    assert {line.count("|") for line in lines[:5]} == {6}
 
 
 @pytest.mark.parametrize(

@@ -34,14 +34,6 @@ def median_distance(vectors: Floats, seed: int) -> float:
     return float(np.median(apart)) if len(apart) else 1.0
 
 
-def gaussian_kernel(x: Floats, y: Floats, bandwidth: float) -> Doubles:
-    """exp(-|x - y|^2 / (2 bandwidth^2)) of all pairs: (n, d), (m, d) -> (n, m)."""
-    from scipy.spatial.distance import cdist
-
-    squared = cdist(x.astype(np.float64), y.astype(np.float64), "sqeuclidean")
-    return np.asarray(np.exp(-squared / (2 * bandwidth**2)))
-
-
 def kernel_features(vectors: Floats, bandwidth: float, *, seed: int, num_features: int = NUM_FEATURES) -> Floats:
     """Features of shape (n, num_features) and length 1, whose inner products are the Gaussian kernel in expectation.
 

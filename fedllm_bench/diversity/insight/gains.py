@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.comparison.metric_scores import MetricScores
-from fedllm_bench.comparison.run_scores import differences, from_training, read_object, read_score_file
-from fedllm_bench.config.run import RunConfig, check
-from fedllm_bench.runs.cell import BASELINE, RESULTS
+from fedllm_bench.comparison.run_scores import ComparedFolder, differences, from_training, read_score_file
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.runs.folder import BASELINE, RunFolder
 from fedllm_bench.scores.score import LOSSES, Score, is_seen
 from fedllm_bench.scores.summaries import paired_clusters
 
@@ -20,21 +20,19 @@ FREE = ("method", "federation.weighting", "data.shuffle_users", "evaluation", "p
         "engine", "local.block_size")  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class FinishedRun:
-    """A finished run. `hashes`: of its split and of its base model."""
+class FinishedRun(RunFolder):
+    """A run whose clients' scores are looked at."""
 
-    path: Path
-    config: RunConfig
-    hashes: tuple[str, str]
-
-    @property
-    def method(self) -> str:
-        return self.config.method.name
+    faults = replace(
+        ComparedFolder.faults,
+        absent="RUN={run}: there is no {name}; give the folder of a finished `fedllm-bench bench`",
+        no_hash=RunFolder.faults.no_hash,
+    )
 
     @property
-    def name(self) -> str:
-        return f"{self.method}, seed {self.config.seed}"
+    def hashes(self) -> tuple[str, str]:
+        """Of its split and of its base model."""
+        return self.split_hash, self.base_hash
 
     @property
     def loss(self) -> str:
@@ -56,15 +54,9 @@ class RunGains:
 
 def open_trained(folder: Path) -> FinishedRun:
     """Raises a :class:`UserError` for what is no finished run folder."""
-    for name in ("config.json", "environment.json", RESULTS):
-        if not (folder / name).is_file():
-            raise UserError(f"RUN={folder}: there is no {name}; give the folder of a finished `fedllm-bench bench`")
-    try:
-        config = check(read_object(folder / "config.json"))
-        data = read_object(folder / "environment.json")["data"]
-        return FinishedRun(path=folder, config=config, hashes=(str(data["split_hash"]), str(data["base_hash"])))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"RUN={folder}: environment.json has no {error}; the folder was changed") from error
+    run = FinishedRun(folder)
+    _ = run.config, run.hashes, run.results  # told before any other work
+    return run
 
 
 def of_one_split(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
@@ -90,7 +82,7 @@ def run_gains(run: FinishedRun, given: Sequence[FinishedRun], metric: str | None
     measured, name = from_training(run.path), metric or run.loss
     if name not in measured:
         raise unknown("metric", name, measured, f"in {run.path}")
-    after, baseline = measured[name], baseline_of(run, [*given, *_beside(run)])
+    after, baseline = measured[name], baseline_of(run, [*given, *map(open_trained, run.baselines())])
     sides = {"local": _after(baseline.path, name, after) if baseline else None, "base": _before(run.path, name)}
     return RunGains(
         run=run,
@@ -123,13 +115,6 @@ def _differ(one: RunConfig, other: RunConfig) -> bool:
 
 def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in FREE)
-
-
-def _beside(run: FinishedRun) -> list[FinishedRun]:
-    """Finished runs of `local` in the folder of runs that the run lies in: runs/<split>/local/s<seed>-<hash>."""
-    folder = run.path.resolve().parents[1] / BASELINE
-    found = sorted(folder.glob(f"s{run.config.seed}-*")) if folder.is_dir() else []
-    return [open_trained(path) for path in found if (path / RESULTS).is_file()]
 
 
 def _after(folder: Path, metric: str, like: MetricScores) -> list[Score] | None:

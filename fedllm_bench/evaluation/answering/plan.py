@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
 from fedllm_bench.evaluation.records import STRICT, Prompt, prompts_file
 
 SCHEMA_VERSION = 1
 PLAN = "plan.json"
+LENIENT = ConfigDict(extra="ignore")
 OF_FILE = "sha256:"  # the fingerprint of a side whose answers were imported begins so
 
 
@@ -46,7 +47,27 @@ class Stored(AnswerPlan):
     environment: Mapping[str, Any]
 
 
+@checked_dataclass(frozen=True, kw_only=True, config=LENIENT)
+class StatedVersion:
+    version: str = ""
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=LENIENT)
+class PlanHead:
+    """What scoring reads of plan.json, also of another version: the benchmark's version, and settings in place of the
+    published ones."""
+
+    benchmark: StatedVersion = field(default_factory=StatedVersion)
+    overrides: dict[str, float | int | str | None] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def changed(self) -> dict[str, str]:
+        return {name: str(value) for name, value in self.overrides.items() if value is not None}
+
+
 _STORED: TypeAdapter[Stored] = TypeAdapter(Stored)
+_HEAD: TypeAdapter[PlanHead] = TypeAdapter(PlanHead)
 
 
 def plan_of(
@@ -87,6 +108,16 @@ def read_plan(folder: Path, benchmark: str) -> dict[str, Any] | None:
                         f"remove {path.parent} and run again") from error  # fmt: skip
     found: dict[str, Any] = files.read_json(path)
     return found
+
+
+def read_head(path: Path) -> PlanHead:
+    """What answers were made with; a plan that says nothing where there is no file."""
+    if not path.is_file():
+        return PlanHead()
+    try:
+        return _HEAD.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path} is no plan of answers ({first_line(error)}); remove it and answer again") from error
 
 
 def plan_file(folder: Path, benchmark: str) -> Path:

@@ -10,16 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line, unknown
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import base_model, starting
-from fedllm_bench.config.run import Lora, Model, RunConfig
+from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.evaluation.answering.budget import batch_tokens
 from fedllm_bench.evaluation.answering.merged_adapter import answering_with
 from fedllm_bench.runs import merging
-from fedllm_bench.runs.cell import RESULTS, split_of_run
+from fedllm_bench.runs.cell import split_of_run
+from fedllm_bench.runs.folder import GIVE, RESULTS, RunFolder, folder_name
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 log = logging.getLogger(__name__)
@@ -65,24 +65,18 @@ class Subject:
     base_hash: str
 
 
-def open_run(folder: Path) -> RunConfig:
-    """The config of a finished run.
+def open_run(folder: Path) -> RunFolder:
+    """Raises a :class:`UserError` for what is no run folder, and for a run that has not ended."""
+    return _open(folder).run
 
-    Raises a :class:`UserError` for what is no run folder, and for a run that has not ended.
-    """
+
+def _open(folder: Path) -> merging.TrainedRun:
     if not folder.is_dir():
-        raise UserError(f"RUN={folder}: no such folder; give one that `fedllm-bench bench` printed as `Run folder`")
-    trained = merging.open_trained(folder, _some_client(folder))
-    if not (folder / RESULTS).is_file():
-        config = trained.config
-        raise UserError(f"RUN={folder}: the run has not ended; give the command again that started it, then answer: "
-                        f"fedllm-bench bench {config.dataset} {config.method.name} ...")  # fmt: skip
-    return trained.config
-
-
-def _some_client(folder: Path) -> str | None:
-    own = folder / "adapters"
-    return min((path.name for path in own.iterdir() if path.is_dir()), default=None) if own.is_dir() else None
+        raise UserError(f"RUN={folder}: no such folder; {GIVE}")
+    trained = merging.open_trained(folder, min(RunFolder(folder).adapters, default=None))
+    if not trained.run.has(RESULTS):
+        raise UserError(f"RUN={folder}: the run has not ended; {trained.run.again('answer')}")
+    return trained
 
 
 def subject_of_run(folder: Path, wanted: Sequence[str] | None) -> Subject:
@@ -90,40 +84,37 @@ def subject_of_run(folder: Path, wanted: Sequence[str] | None) -> Subject:
 
     Raises a :class:`UserError` as :func:`open_run` does, for an unknown side, and where the base's files changed.
     """
-    config = open_run(folder)
-    trained = merging.open_trained(folder, _some_client(folder))
+    trained = _open(folder)
     merging.base_folder(trained)
-    base_hash = files.read_json(folder / "environment.json")["data"]["base_hash"]
+    config = trained.config
     return Subject(
         model=config.model,
         lora=config.lora,
         template=config.data.template,
-        sides=_sides_of_run(folder, config, wanted),
-        base_hash=base_hash,
+        sides=_sides_of_run(trained, wanted),
+        base_hash=trained.run.base_hash,
     )
 
 
-def _sides_of_run(folder: Path, config: RunConfig, wanted: Sequence[str] | None) -> tuple[AnswerSide, ...]:
-    own = folder / "adapters"
-    if own.is_dir():
-        known = {f"{CLIENT}{path.name}": path for path in sorted(own.iterdir()) if path.is_dir()}
-        names = wanted or [BASE, *named_clients(folder, config, list(known))]
+def _sides_of_run(trained: merging.TrainedRun, wanted: Sequence[str] | None) -> tuple[AnswerSide, ...]:
+    run = trained.run
+    if run.adapters:
+        known = {f"{CLIENT}{name}": path for name, path in run.adapters.items()}
+        names = wanted or [BASE, *named_clients(run, list(known))]
     else:
-        known = {GLOBAL: folder / "adapter"}
+        known = {GLOBAL: trained.adapter}
         names = wanted or [BASE, GLOBAL]
     for name in names:
         if name != BASE and name not in known:
-            raise unknown(f"side of {folder.name}", name, (BASE, *known))
+            raise unknown(f"side of {run.path.name}", name, (BASE, *known))
     return tuple(AnswerSide(name, known.get(name)) for name in dict.fromkeys(names))
 
 
-def named_clients(folder: Path, config: RunConfig, known: Sequence[str]) -> list[str]:
+def named_clients(run: RunFolder, known: Sequence[str]) -> list[str]:
     """NAMED_CLIENTS of the `known` sides of clients, at quantiles of their numbers of training rows."""
-    from fedllm_bench.runs.folder import folder_name
-
     counts = {
         f"{CLIENT}{folder_name(client.id, number)}": client.train
-        for number, client in enumerate(split_of_run(folder, config).manifest.clients)
+        for number, client in enumerate(split_of_run(run).manifest.clients)
     }
     sizes = [counts.get(name, 0) for name in known]
     return [known[place] for place in sample_by_size(sizes, range(len(known)), NAMED_CLIENTS)]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import PreferenceRow, Row
 from fedllm_bench.evaluation.metrics.references import NO_MODEL, Encoder, why_not
@@ -37,11 +36,11 @@ class Owners:
 
 def owners_of_run(folder: Path) -> Owners | None:
     """Of the split that the run was trained on; None where it is not here any more, or is another one by now."""
-    from fedllm_bench.config.run import check
     from fedllm_bench.runs.cell import split_of_run
+    from fedllm_bench.runs.folder import RunFolder
 
     try:
-        return owners_of(split_of_run(folder, check(files.read_json(folder / "config.json"))))
+        return owners_of(split_of_run(RunFolder(folder)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

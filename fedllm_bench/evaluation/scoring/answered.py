@@ -6,11 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as pydantic_dataclass
-
-from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import SAFE_NAME
+from fedllm_bench.evaluation.answering.plan import PLAN, PlanHead, read_head
 from fedllm_bench.evaluation.judging import staleness
 from fedllm_bench.evaluation.judging.pair_files import JudgedPairs, digest, pair_names
 from fedllm_bench.evaluation.records import (
@@ -26,25 +24,7 @@ from fedllm_bench.evaluation.records import (
 from fedllm_bench.evaluation.thoughts import has_thoughts
 
 MISSING = "the other answers or judge.json are not in this folder"
-BASE, PROMPTS, PLAN, JUDGE = "base", "prompts", "plan.json", "judge.json"
-
-
-@pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
-class JudgedVersion:
-    version: str = ""
-
-
-@pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
-class PlanHead:
-    """What is read of plan.json: the benchmark's version, and settings in place of the published ones."""
-
-    benchmark: JudgedVersion = field(default_factory=JudgedVersion)
-    overrides: dict[str, float | int | str | None] = field(default_factory=dict)
-    seed: int = 0
-
-    @property
-    def changed(self) -> dict[str, str]:
-        return {name: str(value) for name, value in self.overrides.items() if value is not None}
+BASE, PROMPTS, JUDGE = "base", "prompts", "judge.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +75,7 @@ def _material(folder: Path, benchmark: str) -> AnsweredBenchmark:
     notes |= dict.fromkeys([*unread, *(one.note for one in pairs if one.note), *_of_thoughts(benchmark, answers)])
     return AnsweredBenchmark(
         prompts=tuple(prompts),
-        plan=_plan(path.with_name(PLAN)),
+        plan=read_head(_inside(path.with_name(PLAN))),
         answers=answers,
         judgements={judge: {s: one.judgements for s, one in told.items()} for judge, told in judges.items() if told},
         notes=tuple(notes),
@@ -108,16 +88,6 @@ def _of_thoughts(benchmark: str, sides: Mapping[str, Mapping[str, Answer]]) -> I
         if count := sum(map(has_thoughts, answers.values())):
             yield (f"{benchmark}: {count} of {len(answers)} answers of {side} hold thoughts: they are kept "
                    "and shown, and scores and judges do not read them")  # fmt: skip
-
-
-def _plan(path: Path) -> PlanHead:
-    """What answers were made with; a plan that says nothing where there is no file."""
-    if not _inside(path).is_file():
-        return PlanHead()
-    try:
-        return TypeAdapter(PlanHead).validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(f"{path} is no plan of answers ({first_line(error)}); remove it and answer again") from error
 
 
 def _ordered(sides: Iterable[str]) -> list[str]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from fedllm_bench.common.text import number, size
 from fedllm_bench.leaderboard.ranking.board import Board, BoardColumn, BoardRow
-from fedllm_bench.report.page.charts import Tick
+from fedllm_bench.report.page.axes import Tick, scale, value_ticks
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 320, 60, 620, 14, 270
 LINE = 11  # pixels from one label to the next
-TICKS, MOST_LABELS, LONGEST_LABEL, COLOURS = 5, 24, 24, 6
+MOST_LABELS, LONGEST_LABEL, COLOURS = 24, 24, 6
 CURVE_HEIGHT = 260
 
 
@@ -90,7 +90,7 @@ def _plot(
     column: BoardColumn, cost: str, points: Sequence[tuple[BoardRow, float, float]], text: Callable[[float], str]
 ) -> Plot:
     xs, ys = [math.log10(x) for _, x, _ in points], [y for _, _, y in points]
-    x_of, y_of = _scale(xs, LEFT + 14, RIGHT - 60), _scale(ys, BOTTOM - 10, TOP + 10)
+    x_of, y_of = scale(xs, LEFT + 14, RIGHT - 60), scale(ys, BOTTOM - 10, TOP + 10)
     at = [(row, x_of(math.log10(x)), y_of(y)) for row, x, y in points]
     low, high = min(xs), max(xs)
     marks = sorted({low, (low + high) / 2, high}) if high - low > 0.02 else [low]
@@ -102,7 +102,7 @@ def _plot(
         squares=_path([(x, y) for row, x, y in at if row.kind != "method"]),
         labels=tuple(_labels(at)) if len(at) <= MOST_LABELS else (),
         x_ticks=tuple(Tick(x_of(mark), text(10**mark)) for mark in marks),
-        y_ticks=_y_ticks(ys, y_of),
+        y_ticks=value_ticks(ys, y_of),
     )
 
 
@@ -151,7 +151,7 @@ def curves_of(title: str, unit: str, by_name: Mapping[str, Sequence[tuple[float,
     if not lines:
         return None
     xs, ys = ([point[i] for points in lines.values() for point in points] for i in (0, 1))
-    x_of, y_of = _scale(xs, LEFT, RIGHT), _scale(ys, CURVE_HEIGHT - 30, TOP)
+    x_of, y_of = scale(xs, LEFT, RIGHT), scale(ys, CURVE_HEIGHT - 30, TOP)
     rounds = sorted(set(xs))
     return Curves(
         title=f"{title} ({unit})",
@@ -165,19 +165,5 @@ def curves_of(title: str, unit: str, by_name: Mapping[str, Sequence[tuple[float,
             for place, (name, points) in enumerate(lines.items())
         ),
         x_ticks=tuple(Tick(x_of(x), f"{x:g}") for x in rounds[:: max(1, len(rounds) // 8)]),
-        y_ticks=_y_ticks(ys, y_of),
+        y_ticks=value_ticks(ys, y_of),
     )
-
-
-def _y_ticks(ys: Sequence[float], y_of: Callable[[float], float]) -> tuple[Tick, ...]:
-    low, high = min(ys), max(ys)
-    values = [low + (high - low) * i / (TICKS - 1) for i in range(TICKS)] if high > low else [low]
-    return tuple(Tick(y_of(value), number(value)) for value in values)
-
-
-def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
-    """Values onto pixels; where all are equal, onto the middle."""
-    low, high = min(values), max(values)
-    if high <= low:
-        return lambda _: round((start + end) / 2, 1)
-    return lambda value: round(start + (end - start) * (value - low) / (high - low), 1)

@@ -63,7 +63,7 @@ class Round:
 
 @checked(frozen=True, kw_only=True, config=LENIENT)
 class SubmittedPlan:
-    """What is read of the plan.json of answers."""
+    """A stranger's plan.json: as `PlanHead` of answering, but no key may lack and no value is converted."""
 
     benchmark: dict[str, Any]
     overrides: dict[str, Any]

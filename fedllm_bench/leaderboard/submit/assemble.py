@@ -115,7 +115,7 @@ def _entry(run: OwnRun, said: Statement, is_inside: bool) -> DraftRun:
 
 def identity(run: OwnRun) -> dict[str, Any]:
     """What a run was made of: its seed, and the hashes of base and split."""
-    data = {key: run.environment_value(("data", key)) for key in ("base_hash", "split_hash")}
+    data = {key: run.environment_value("data", key) for key in ("base_hash", "split_hash")}
     return {"seed": run.seed, **data}
 
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.comparison.open_scores import GLOBAL
-from fedllm_bench.evaluation.scoring.answered import BASE, PLAN, PROMPTS
+from fedllm_bench.evaluation.answering.plan import PLAN
+from fedllm_bench.evaluation.scoring.answered import BASE, PROMPTS
 from fedllm_bench.leaderboard.submit.assemble import DraftRun, Statement, assemble, draft, identity
 from fedllm_bench.leaderboard.submit.own_runs import OwnRun
 from fedllm_bench.leaderboard.submit.packing import TENSORS, contents_of, encoded, listed, packed_rows
@@ -80,7 +81,7 @@ def _constant(runs: Sequence[OwnRun]) -> list[DraftRun]:
     judged = {name: content for name, content in given.items() if "/judgements/" not in name}
     answers = _of_side(judged, lambda name, content: packed_rows(_constantly(_rows(content), sentence)))
     if not scores and not answers:
-        raise UserError(f"RUN={run.folder}: it has no answers to questions; give a run with the metric mini_exact, or "
+        raise UserError(f"RUN={run.path}: it has no answers to questions; give a run with the metric mini_exact, or "
                         "with open-ended answers (fedllm-bench answer)")  # fmt: skip
     return [_made(run, scores | answers)]
 

@@ -17,9 +17,9 @@ from fedllm_bench.comparison.run_scores import AFTER
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.leaderboard.submission.layout import is_covered, packed_name
 from fedllm_bench.leaderboard.submission.reading import digest_of
-from fedllm_bench.leaderboard.submit.own_runs import CONFIG, OwnRun
+from fedllm_bench.leaderboard.submit.own_runs import OwnRun
 from fedllm_bench.leaderboard.submit.redaction import without_places
-from fedllm_bench.runs.cell import RESULTS
+from fedllm_bench.runs.folder import CONFIG, RESULTS
 
 TENSORS = "adapter_model.safetensors"
 FOLDERS = ("scores", "answers", "judgements")
@@ -27,13 +27,13 @@ FOLDERS = ("scores", "answers", "judgements")
 
 def contents_of(run: OwnRun, *, with_adapter: bool) -> dict[str, bytes]:
     """Path inside the submission -> bytes. Text lines are packed; JSON is written again without places."""
-    found = [path for path in sorted(run.folder.iterdir()) if path.is_file()]
-    found += [path for name in FOLDERS for path in sorted((run.folder / name).rglob("*")) if path.is_file()]
+    found = [path for path in sorted(run.path.iterdir()) if path.is_file()]
+    found += [path for name in FOLDERS for path in sorted((run.path / name).rglob("*")) if path.is_file()]
     if with_adapter and run.adapter is not None:
         found += sorted(path for path in run.adapter.iterdir() if path.is_file())
     contents = {}
     for path in found:
-        name = f"runs/{run.seed}/{packed_name(path.relative_to(run.folder).as_posix())}"
+        name = f"runs/{run.seed}/{packed_name(path.relative_to(run.path).as_posix())}"
         if is_covered(name) and not path.is_symlink():
             contents[name] = _packed(run, path)
     for path in sorted((run.baseline / "scores").glob(f"*{AFTER}")) if run.baseline else ():
@@ -98,7 +98,7 @@ PUBLIC: dict[str, Callable[[OwnRun, Path], Any]] = {CONFIG: _public_config, RESU
 
 def _check_private(run: OwnRun, path: Path, text: str) -> None:
     """The last look: whoever runs this has a home, and the records lie somewhere in it."""
-    for place in (Path.home(), run.folder.resolve().parent, Path.cwd()):
+    for place in (Path.home(), run.path.resolve().parent, Path.cwd()):
         if len(place.parts) > 1 and re.search(rf"(?<![\w.-]){re.escape(str(place))}(?![\w-])", text):
             raise UserError(f"{path} holds the place {place}, which would become public; take it out there")
 
@@ -122,7 +122,7 @@ def adapter_digest(run: OwnRun) -> tuple[str, int] | None:
     if path is None:
         return None
     if not path.is_file():
-        raise UserError(f"RUN={run.folder}: there is no {path.relative_to(run.folder)}; run it again")
+        raise UserError(f"RUN={run.path}: there is no {path.relative_to(run.path)}; run it again")
     return digest_of(path, path.stat().st_size)
 
 

@@ -20,7 +20,7 @@ def random_contents(run: OwnRun) -> dict[str, bytes]:
     Raises a :class:`UserError` for a run without an adapter of all clients, and where its split is not at hand.
     """
     if run.adapter is None:
-        raise UserError(f"RUN={run.folder}: it has no adapter of all clients; give runs of fedavg")
+        raise UserError(f"RUN={run.path}: it has no adapter of all clients; give runs of fedavg")
     given = contents_of(run, with_adapter=True)
     kept = {name: given[name] for name in given if name.endswith((".before.jsonl.gz", "adapter_config.json"))}
     noise = like(load_file(run.adapter / TENSORS), run.seed)
@@ -32,9 +32,9 @@ def random_contents(run: OwnRun) -> dict[str, bytes]:
 def _scores(run: OwnRun, adapter: Tree) -> dict[str, bytes]:
     """Metric -> packed scores of every held-out item under `adapter`, as the pipeline scores a trained one."""
     split = resolve_split(run.config)
-    if split.hash != run.environment_value(("data", "split_hash")):
-        raise UserError(f"{split.folder} is not the split of {run.folder} any more; restore it")
-    threads = run.environment_value(("threads",)) or 1
-    bench = load_bench(Cell(run.config, split, run.folder, threads))
+    if split.hash != run.environment_value("data", "split_hash"):
+        raise UserError(f"{split.folder} is not the split of {run.path} any more; restore it")
+    threads = run.environment_value("threads") or 1
+    bench = load_bench(Cell(run.config, split, run.path, threads))
     scores = evaluate(bench, [(adapter, bench.items)], "random adapter")
     return {name: packed_rows([score.to_dict() for score in found]) for name, found in scores.items()}

@@ -44,10 +44,10 @@ def _unanswered(track: Track, run: OwnRun) -> Iterator[str]:
         found = OPEN_METRICS.get(metric.partition("@")[0])
         if found is None:
             yield f"the track ranks {metric}, on which seed {run.seed} was not scored; run again with it in --metrics"
-        elif not any((run.folder / "answers" / found.benchmark).glob("*.jsonl")):
-            yield f"the track ranks {metric}: seed {run.seed} has no answers; run `fedllm-bench answer {run.folder}`"
-        elif found.needs_judge and not any((run.folder / "judgements").glob(f"*/{found.benchmark}/*.jsonl")):
-            yield f"the track ranks {metric}: no judge graded seed {run.seed}; run `fedllm-bench judge {run.folder}`"
+        elif not any((run.path / "answers" / found.benchmark).glob("*.jsonl")):
+            yield f"the track ranks {metric}: seed {run.seed} has no answers; run `fedllm-bench answer {run.path}`"
+        elif found.needs_judge and not any((run.path / "judgements").glob(f"*/{found.benchmark}/*.jsonl")):
+            yield f"the track ranks {metric}: no judge graded seed {run.seed}; run `fedllm-bench judge {run.path}`"
 
 
 def _unprotected(track: Track, run: OwnRun) -> Iterator[str]:

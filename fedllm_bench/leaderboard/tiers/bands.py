@@ -16,9 +16,9 @@ from scipy import stats
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.comparison.run_scores import differences
-from fedllm_bench.leaderboard.submit.own_runs import CONFIG, ENVIRONMENT, OwnRun, read_config, read_object
+from fedllm_bench.leaderboard.submit.own_runs import OwnRun
 from fedllm_bench.leaderboard.submit.packing import public_config
-from fedllm_bench.runs.cell import RESULTS
+from fedllm_bench.runs.folder import CONFIG, RESULTS
 
 SHIPPED = "shipped_bands"
 LEVEL = 0.99
@@ -60,10 +60,10 @@ def band_of(paths: Sequence[Path]) -> Band:
 
     Raises a :class:`UserError` where they are not one cell under five seeds.
     """
-    runs = [_read(folder) for path in paths for folder in _folders(path)]
+    runs = [OwnRun(folder) for path in paths for folder in _folders(path)]
     if not runs:
         raise UserError(f"{', '.join(map(str, paths))}: no finished run there; give run folders with {RESULTS}")
-    configs, hashes = [run.config.to_dict() for run in runs], [_hashes(run) for run in runs]
+    configs, hashes = [run.config.to_dict() for run in runs], [(run.split_hash, run.base_hash) for run in runs]
     for other, of_other in zip(configs, hashes, strict=True):
         if keys := differences(configs[0], other, besides=("seed", "split")):
             raise UserError(f"a band is of one cell; the runs differ in {', '.join(keys[:5])}")
@@ -88,19 +88,6 @@ def _folders(path: Path) -> list[Path]:
     if (path / CONFIG).is_file():
         return [path]
     return [child for child in sorted(path.glob("s*")) if (child / RESULTS).is_file()]
-
-
-def _read(folder: Path) -> OwnRun:
-    """What a band is made of; the other files that a submission needs are not asked for."""
-    config, environment, results = read_config(folder), read_object(folder, ENVIRONMENT), read_object(folder, RESULTS)
-    return OwnRun(folder=folder, config=config, environment=environment, results=results, baseline=None)
-
-
-def _hashes(run: OwnRun) -> tuple[str, str]:
-    split, base = (run.environment_value(("data", key)) for key in ("split_hash", "base_hash"))
-    if not isinstance(split, str) or not isinstance(base, str):
-        raise UserError(f"{run.folder}: {ENVIRONMENT} does not name its split and base; run it again")
-    return split, base
 
 
 def _spreads(runs: Sequence[OwnRun]) -> dict[str, Spread]:

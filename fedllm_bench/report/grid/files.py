@@ -10,7 +10,7 @@ from fedllm_bench.common import files
 from fedllm_bench.report.grid.table import TABLE_WIDTH, markdown, terminal_table
 from fedllm_bench.results.grid_results import GRID_VERSION, Failure, GridRun, grid_payload
 from fedllm_bench.results.run_results import ScoreSet
-from fedllm_bench.runs.cell import RESULTS
+from fedllm_bench.runs.folder import RESULTS
 from fedllm_bench.runs.grid import GridCell
 
 GRID = "grid.json"

@@ -16,6 +16,7 @@ from fedllm_bench.common.text import MISSING, change, counted, number, signed
 from fedllm_bench.report.grid.files import Reasons
 from fedllm_bench.report.grid.table import from_to_seeds, mark, markdown
 from fedllm_bench.report.grid.table import title as grid_title
+from fedllm_bench.report.tables import aligned
 from fedllm_bench.results.grid_results import BASE
 from fedllm_bench.runs.grid import Request
 
@@ -107,10 +108,8 @@ def terminal(found: Summary) -> str:
         *([name, *(_cell(each, name) for each in datasets)] for name in _names(found)),
     ]
     rows = [row for row in rows if any(row)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    heads = len(rows) - len(_names(found))
-    return "\n".join([_title(found), "", *lines[:heads], "-" * max(map(len, lines)), *lines[heads:], "", *_notes()])
+    table = aligned(rows, to_left=True, heads=len(rows) - len(_names(found)))
+    return "\n".join([_title(found), "", *table, "", *_notes()])
 
 
 def _names(found: Summary) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from fedllm_bench.common.text import counted, number, signed
 from fedllm_bench.diversity.insight.gains import OUTCOMES
 from fedllm_bench.diversity.insight.insight import ALL
+from fedllm_bench.report.tables import aligned
 
 HEAD = ("predictor", "Spearman's rho [95% CI]", "p", "p (Holm)", "beta, others equal [95% CI]", "p", "VIF")
 MORE = {  # what a rho above 0 says of the clients that gained more
@@ -47,7 +48,7 @@ def _outcome(report: Mapping[str, Any], outcome: str, markdown: bool) -> Iterato
     for method, result in found.items():
         title = heading(report, outcome, method)
         table = [HEAD, *_rows(result)]
-        lines = _markdown(table) if markdown else _aligned(table)
+        lines = _markdown(table) if markdown else aligned(table, to_left=True)
         yield "\n".join([f"## {title}\n" if markdown else title, *lines, *([""] if markdown else []), *said(result)])
 
 
@@ -111,12 +112,6 @@ def _alone(result: Mapping[str, Any]) -> Iterator[str]:
             f"a true |rho| below {result['detectable_rho']:.2f} would be missed more often than in one of five tries"
         )
         yield f"Not shown to predict it: {', '.join(hidden)}; {limit}."
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def _markdown(table: Sequence[Sequence[str]]) -> list[str]:

@@ -8,13 +8,13 @@ from typing import Any
 
 from fedllm_bench.common.text import number
 from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults, MetricResult, SideEstimate
+from fedllm_bench.report.page.axes import Tick, scale, value_ticks
 from fedllm_bench.report.page.browser import language_label
 from fedllm_bench.report.page.tables import BROKEN_DOWN, all_sides, arrow
 
 COLOURS = 7  # classes s0 to s6 of the style sheet; s0 is the base
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 260, 52, 628, 12, 232
 FIXED = ("share", "rating")  # units whose bars span the whole range; others span what was found
-TICKS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,6 @@ class Chart:
 class ChartSide:
     name: str
     colour: int
-
-
-@dataclass(frozen=True)
-class Tick:
-    at: float
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,18 +124,12 @@ def loss_curve(over_rounds: Mapping[str, Any] | None) -> Curve | None:
     spreads = [line["heldout"] for line in rounds]
     at = [int(line["round"]) for line in rounds]
     low, high = float(min(s["p25"] for s in spreads)), float(max(s["p75"] for s in spreads))
-    span = (high - low) or 1.0
-
-    def x(place: float) -> float:
-        return round(LEFT + (RIGHT - LEFT) * (place - at[0]) / float((at[-1] - at[0]) or 1), 1)
-
-    def y(value: float) -> float:
-        return round(BOTTOM - (BOTTOM - TOP) * (value - low) / span, 1)
+    ends = (low, high if high > low else low + 1.0)
+    x, y = scale(at, LEFT, RIGHT), scale(ends, BOTTOM, TOP)
 
     def points(key: str) -> list[str]:
         return [f"{x(place)},{y(spread[key])}" for place, spread in zip(at, spreads, strict=True)]
 
-    ticks = [low + span * i / (TICKS - 1) for i in range(TICKS)]
     first, last = (number(spread["median"]) for spread in (spreads[0], spreads[-1]))
     whose = f"Held-out loss of {spreads[0]['n']} clients ({over_rounds['unit']})"
     return Curve(
@@ -150,5 +138,5 @@ def loss_curve(over_rounds: Mapping[str, Any] | None) -> Curve | None:
         median=" ".join(points("median")),
         band=" ".join([*points("p75"), *reversed(points("p25"))]),
         x_ticks=tuple(Tick(x(place), str(place)) for place in at[:: max(1, len(at) // 8)]),
-        y_ticks=tuple(Tick(y(value), number(value)) for value in ticks),
+        y_ticks=value_ticks(ends, y),
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from fedllm_bench.common.text import MISSING, wrapped
 from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults
 from fedllm_bench.report.page.tables import Table, TableCell, TableRow, open_table, pair_table
+from fedllm_bench.report.tables import aligned
 
 NOTE = "[95% CI] over questions, for these models as trained; ↑ higher is better, ↓ lower is better"
 PAIRS = "[95% CI] over questions: win 1, tie 0.5, loss 0; orders that disagree are a tie"
@@ -20,7 +21,7 @@ def evaluation_table(evaluation: EvaluationResults, width: int = 100) -> str:
 
 def _blocks(table: Table, note: str, width: int) -> list[str]:
     columns = [[table.head[i], *(_cell(row, i) for row in table.rows)] for i in range(len(table.head))]
-    blocks = ["\n".join(_lines(part)) for part in _parts(columns, width)]
+    blocks = ["\n".join(aligned(list(zip(*part, strict=True)))) for part in _parts(columns, width)]
     return [*blocks, "\n".join(word for line in (note, *table.lines) for word in wrapped(line, width))]
 
 
@@ -50,12 +51,3 @@ def _parts(columns: Sequence[Sequence[str]], width: int) -> Iterator[list[Sequen
         part.append(column)
         used += wide
     yield part
-
-
-def _lines(columns: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in columns]
-    rows = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in zip(*columns, strict=True)
-    ]
-    return [rows[0], "-" * len(rows[0]), *rows[1:]]

@@ -233,10 +233,6 @@ def _name(pair: PairResult) -> str:
     return f"{pair.benchmark}: {pair.side} against {other}"
 
 
-def _holes(pair: PairResult) -> str:
-    return f"{_name(pair)}, {pair.judge}: {holes(pair.win_rate)}"
-
-
 def _cells(pair: PairResult) -> tuple[TableCell | None, ...]:
     judged = pair.wins + pair.ties + pair.losses
     same = MISSING if pair.consistency is None else f"{pair.consistency:.0%} of {judged}"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import presets
-from fedllm_bench.config.run import check
+from fedllm_bench.config.run import Profile, check
 from fedllm_bench.leaderboard.submission.tracks import KINDS, find_track, flat, load_tracks, rule_problems, track_of
 
 TRACKS = load_tracks()
 PRIVATE = ("privacy.clip=1.0", "privacy.noise_multiplier=1.0", "federation.weighting=uniform")
-CELLS = [(d, m, p) for d in presets.dataset_names() for m in presets.method_names() for p in presets.profile_names()]
+CELLS = [(d, m, p) for d in presets.dataset_names() for m in presets.method_names() for p in get_args(Profile)]
 
 
 def config(*overrides, dataset="aya", method="fedavg", profile="mini", **options):

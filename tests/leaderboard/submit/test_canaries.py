@@ -10,6 +10,7 @@ from safetensors.torch import load, save_file
 from submitted_runs import BASE_HASH, scores_of, statement, write_run
 
 from fedllm_bench.commands.submit import CANARIES as NAMED
+from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.leaderboard.submission import bundle, noise, recompute
 from fedllm_bench.leaderboard.submit import canaries, own_runs, placing, random_adapter
@@ -124,7 +125,7 @@ def test_noise_is_scored_as_a_trained_adapter_is(tmp_path, tiny_split, monkeypat
     names = [path.name for path in (folder / "scores").glob("*.after.jsonl")]
     assert names
     for name in names:
-        rows = own_runs.files.read_jsonl(folder / "scores" / name)
+        rows = files.read_jsonl(folder / "scores" / name)
         assert contents[f"runs/{own.seed}/scores/{name}.gz"] == random_adapter.packed_rows(rows)
 
 
@@ -139,8 +140,8 @@ def test_runs_of_which_no_such_canary_can_be_made_are_refused(tmp_path):
         made(tmp_path, "random", run)
     for path in (run / "scores").glob("mini_exact*"):
         path.unlink()
-    config = own_runs.files.read_json(run / "config.json")
+    config = files.read_json(run / "config.json")
     config["evaluation"]["metrics"] = ["heldout"]
-    own_runs.files.write_json(run / "config.json", config)
+    files.write_json(run / "config.json", config)
     with pytest.raises(UserError, match="no answers to questions"):
         made(tmp_path, "constant", run)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, FedAvg
+from fedllm_bench.methods.wrapped import Wrapped
 from fedllm_bench.training import block
 from fedllm_bench.training.aggregation import Mean
 
@@ -21,6 +22,13 @@ SGD = settings(optimizer="sgd", lr=LR, clip=1e9, weight_decay=0.0)
 
 
 NO_MODEL: Any = SimpleNamespace(device=CPU)  # gradients come from elsewhere
+
+
+def core(method: FedAvg) -> FedAvg:
+    """The method without its wrappers."""
+    while isinstance(method, Wrapped):
+        method = method.inner
+    return method
 
 
 def as_tree(vector: Tensor) -> Tree:
