@@ -25,7 +25,7 @@ class Meter:
         self.bar: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
             self.bar = tqdm(total=self.total, initial=self.initial, desc=self.label, unit="item", dynamic_ncols=True)
         return self
 
