@@ -15,7 +15,7 @@ from fedllm_bench.config.preflight import choose_profile
 from fedllm_bench.data.client_split import Split
 
 if TYPE_CHECKING:
-    from fedllm_bench.diversity.settings import Settings as DiversitySettings
+    from fedllm_bench.diversity.settings import DiversitySettings as DiversitySettings
     from fedllm_bench.evaluation.judges.preset import Preset
     from fedllm_bench.leaderboard.submit.assemble import Statement
 
@@ -194,7 +194,7 @@ def split_of(split: AnySplit) -> Split:
 
 def diversity_settings(sections: Sequence[str] | str | None, options: DiversityOptions) -> DiversitySettings:
     """Raises a :class:`UserError` for another section, number or device than there are."""
-    from fedllm_bench.diversity.settings import Settings as DiversitySettings
+    from fedllm_bench.diversity.settings import DiversitySettings as DiversitySettings
     from fedllm_bench.diversity.settings import chosen_sections
     from fedllm_bench.report.diversity.measuring import DEVICES, device_of
 

@@ -16,10 +16,10 @@ from fedllm_bench.common.network import checked_address
 from fedllm_bench.common.text import counted
 
 if TYPE_CHECKING:
-    from fedllm_bench.evaluation.answering.answer_run import Done, Order
+    from fedllm_bench.evaluation.answering.answer_run import AnswerRequest, Done
     from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
     from fedllm_bench.evaluation.answering.subjects import Subject
-    from fedllm_bench.evaluation.benchmarks import Context
+    from fedllm_bench.evaluation.benchmarks import PromptContext
 
 LEAVABLE = ("seed", "temperature")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -185,13 +185,13 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
-def _order(args: argparse.Namespace, context: Context) -> Order:
+def _order(args: argparse.Namespace, context: PromptContext) -> AnswerRequest:
     """What is asked. It is fetched here, so everything else must have been checked before."""
-    from fedllm_bench.evaluation.answering.answer_run import Order
+    from fedllm_bench.evaluation.answering.answer_run import AnswerRequest
     from fedllm_bench.evaluation.benchmarks import Overrides, make_prompts, named
 
     overrides = Overrides(temperature=args.temperature, max_new_tokens=args.max_new_tokens, limit=args.limit)
-    return Order(
+    return AnswerRequest(
         folder=args.out or args.run_folder,
         asked=[(benchmark, make_prompts(benchmark, context, overrides)) for benchmark in named(args.metrics)],
         overrides=overrides,
@@ -202,16 +202,16 @@ def _order(args: argparse.Namespace, context: Context) -> Order:
     )
 
 
-def _context(args: argparse.Namespace) -> Context:
+def _context(args: argparse.Namespace) -> PromptContext:
     from fedllm_bench.data.manifest import open_split
-    from fedllm_bench.evaluation.benchmarks import Context
+    from fedllm_bench.evaluation.benchmarks import PromptContext
 
     if args.run_folder:
         from fedllm_bench.evaluation.answering.run_answers import context_of_run
 
         return context_of_run(args.run_folder)
     split = Path(args.split).expanduser() if args.split else None
-    return Context(dataset=args.dataset, split=None if split is None else lambda: open_split(split))
+    return PromptContext(dataset=args.dataset, split=None if split is None else lambda: open_split(split))
 
 
 def _subject(args: argparse.Namespace) -> Subject:

@@ -11,7 +11,7 @@ from fedllm_bench.commands.bench import positive
 from fedllm_bench.commands.terminal import say
 
 if TYPE_CHECKING:
-    from fedllm_bench.diversity.settings import Settings
+    from fedllm_bench.diversity.settings import DiversitySettings
 
 DEVICES = ("auto", "cpu", "cuda")
 EXAMPLES = """examples:
@@ -80,11 +80,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    from fedllm_bench.diversity.settings import Settings, chosen_sections
+def _settings(args: argparse.Namespace) -> DiversitySettings:
+    from fedllm_bench.diversity.settings import DiversitySettings, chosen_sections
     from fedllm_bench.report.diversity.measuring import device_of
 
-    return Settings(
+    return DiversitySettings(
         embedder=args.embedder,
         tokenizer=args.tokenizer,
         quality_model=args.quality_model,

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedllm_bench.common import hardware
-from fedllm_bench.evaluation.answering.answer_run import Done, Order, answer_locally
+from fedllm_bench.evaluation.answering.answer_run import AnswerRequest, Done, answer_locally
 from fedllm_bench.evaluation.answering.answer_side import locked
 from fedllm_bench.evaluation.answering.subjects import open_run, subject_of_run
-from fedllm_bench.evaluation.benchmarks import Context, Overrides, check_named, make_prompts, named
+from fedllm_bench.evaluation.benchmarks import Overrides, PromptContext, check_named, make_prompts, named
 from fedllm_bench.runs.run_split import split_of_run
 
 
-def context_of_run(folder: Path) -> Context:
+def context_of_run(folder: Path) -> PromptContext:
     """What benchmarks may ask of a run. Raises a :class:`UserError` for what is no finished run folder."""
     config = open_run(folder)
-    return Context(dataset=config.dataset, split=lambda: split_of_run(folder, config))
+    return PromptContext(dataset=config.dataset, split=lambda: split_of_run(folder, config))
 
 
 def answer_in_run(
@@ -39,5 +39,5 @@ def answer_in_run(
     overrides = Overrides(limit=limit)
     with locked(folder):
         asked = [(benchmark, make_prompts(benchmark, context, overrides)) for benchmark in named(names)]
-        order = Order(folder=folder, asked=asked, overrides=overrides, seed=0, threads=threads)
+        order = AnswerRequest(folder=folder, asked=asked, overrides=overrides, seed=0, threads=threads)
         return list(answer_locally(order, subject, hardware.num_threads()))

@@ -11,7 +11,7 @@ from typing import Any
 from fedllm_bench.common import files, hardware
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.diversity.settings import NO_MODEL, Settings
+from fedllm_bench.diversity.settings import NO_MODEL, DiversitySettings
 
 EMBEDDED = {"instruction", "embedding"}  # sections that are made of embeddings
 DEVICES = ("auto", "cpu", "cuda")
@@ -27,7 +27,7 @@ class Drawn:
     written: Sequence[Path]
 
 
-def check_settings(settings: Settings) -> Settings:
+def check_settings(settings: DiversitySettings) -> DiversitySettings:
     """As far as can be checked before a split is opened. Raises a :class:`UserError`."""
     from fedllm_bench.data.lengths import token_counter
 
@@ -50,7 +50,7 @@ def default_folder(split: Split, other: Split | None) -> Path:
     return Path("diversity") / (f"{name}-against-{other.name}-{other.hash[:10]}" if other else name)
 
 
-def measure(split: Split, settings: Settings, other: Split | None = None, out: Path | None = None) -> Drawn:
+def measure(split: Split, settings: DiversitySettings, other: Split | None = None, out: Path | None = None) -> Drawn:
     """Compute, write and draw the report of `split`, compared with `other` where there is one.
 
     `out` is None for diversity/<split>-<hash>. Raises a :class:`UserError` for a place that cannot be written, and
@@ -71,7 +71,7 @@ def measure(split: Split, settings: Settings, other: Split | None = None, out: P
     return Drawn(report=report, folder=folder, written=written)
 
 
-def _fetch(settings: Settings) -> None:
+def _fetch(settings: DiversitySettings) -> None:
     """Models that are named must be there before anything is computed. Raises a :class:`UserError`."""
     from fedllm_bench.config import base_model
     from fedllm_bench.diversity.embedding.encoder import encoder_folder
