@@ -10,7 +10,7 @@ from fedllm_bench.evaluation.answering.answer_run import AnswerRequest, Done, an
 from fedllm_bench.evaluation.answering.answer_side import locked
 from fedllm_bench.evaluation.answering.subjects import open_run, subject_of_run
 from fedllm_bench.evaluation.benchmarks import Overrides, PromptContext, check_named, make_prompts, named
-from fedllm_bench.runs.run_split import split_of_run
+from fedllm_bench.runs.cell import split_of_run
 
 
 def context_of_run(folder: Path) -> PromptContext:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Self
 
 from fedllm_bench.evaluation.judges.cost import Budget
-from fedllm_bench.evaluation.judges.errors import NoReplyError
+from fedllm_bench.evaluation.judges.faults import NoReplyError
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.questions import Question, request_hash
 from fedllm_bench.evaluation.records import Reply
