@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from fedllm_bench.commands.bench import num_threads
 from fedllm_bench.common import files, provenance
+from fedllm_bench.common.hardware import num_threads
 from fedllm_bench.common.process import prepare
 from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.config import presets

@@ -7,9 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_bench.commands.bench import num_threads, positive
+from fedllm_bench.commands.bench import positive
 from fedllm_bench.commands.judge import count
 from fedllm_bench.commands.terminal import say
+from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.network import checked_address
 from fedllm_bench.common.text import counted
@@ -107,16 +108,17 @@ def run(args: argparse.Namespace) -> int:
     from fedllm_bench.evaluation.answering.answer_run import answer_locally, answer_remotely
     from fedllm_bench.evaluation.answering.answer_side import locked
     from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
+    from fedllm_bench.evaluation.benchmarks import check_named
 
     context, folder = _context(args), args.out or args.run_folder
-    _check_benchmarks(args.metrics, context)
+    check_named(args.metrics, context)
     who = _endpoint(args) if args.endpoint else _subject(args)
     with locked(folder):
         order = _order(args, context)
         if isinstance(who, EndpointAnswerer):
             work = answer_remotely(order, who)
         else:
-            work = answer_locally(order, who, num_threads())
+            work = answer_locally(order, who, hardware.num_threads())
         found = [_shown(done) for done in work]
     say(f"Answers   {folder / 'answers'}")
     _say_failed([answer.reason for done in found for answer in done.outcome.failed])
@@ -161,7 +163,7 @@ def _refuse(args: argparse.Namespace, *names: str) -> None:
 
 def _import(args: argparse.Namespace) -> int:
     from fedllm_bench.evaluation.answering.importing import Target, import_answers, told
-    from fedllm_bench.evaluation.benchmarks import named
+    from fedllm_bench.evaluation.benchmarks import check_named, named
     from fedllm_bench.evaluation.imported_files import read_rows
     from fedllm_bench.evaluation.records import checked_name
 
@@ -169,7 +171,7 @@ def _import(args: argparse.Namespace) -> int:
         raise UserError(f"--metrics {args.metrics}: give the one benchmark that --import FILE answers")
     side = checked_name((args.sides or "base").strip())
     context = _context(args)
-    _check_benchmarks(args.metrics, context)
+    check_named(args.metrics, context)
     read = read_rows(args.imported)
     order = _order(args, context)
     benchmark, prompts = order.asked[0]
@@ -181,14 +183,6 @@ def _import(args: argparse.Namespace) -> int:
         say(f"Note      answers of {len(found.models)} models: {', '.join(map(ascii, found.models[:5]))}")
     say(f"Answers   {order.folder / 'answers'}")
     return 0
-
-
-def _check_benchmarks(names: str, context: PromptContext) -> None:
-    """Raise a :class:`UserError` for an unknown benchmark, and for what one lacks here, before anything is fetched."""
-    from fedllm_bench.evaluation.benchmarks import named
-
-    for benchmark in named(names):
-        benchmark.check(context)
 
 
 def _order(args: argparse.Namespace, context: PromptContext) -> AnswerRequest:
@@ -213,11 +207,9 @@ def _context(args: argparse.Namespace) -> PromptContext:
     from fedllm_bench.evaluation.benchmarks import PromptContext
 
     if args.run_folder:
-        from fedllm_bench.evaluation.answering.subjects import open_run
-        from fedllm_bench.runs.cell import split_of_run
+        from fedllm_bench.evaluation.answering.run_answers import context_of_run
 
-        own = open_run(args.run_folder)
-        return PromptContext(dataset=own.config.dataset, split=lambda: split_of_run(own))
+        return context_of_run(args.run_folder)
     split = Path(args.split).expanduser() if args.split else None
     return PromptContext(dataset=args.dataset, split=None if split is None else lambda: open_split(split))
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.common.errors import UserError
-from fedllm_bench.config.preflight import check_quantization, choose_profile, model_available, paper_problems
+from fedllm_bench.common import hardware
+from fedllm_bench.config.preflight import choose_profile
 from fedllm_bench.report.events import check_installed, write_events
 
 if TYPE_CHECKING:
@@ -72,8 +71,10 @@ def add_settings(parser: argparse.ArgumentParser, *, metavar: str, help: str) ->
 
 def run(args: argparse.Namespace) -> int:
     from fedllm_bench.config import presets
+    from fedllm_bench.pipeline.bench_run import finish
+    from fedllm_bench.runs.opening import open_cell
 
-    cuda = has_cuda()
+    cuda = hardware.has_cuda()
     profile, sentence = choose_profile(args.profile, cuda)
     options = {key: getattr(args, key) for key in ("seed", "engine", "variant", "split", "model", "metrics")}
     names = (args.dataset, args.method, profile, args.overrides)
@@ -86,13 +87,9 @@ def run(args: argparse.Namespace) -> int:
         check_installed()
     cell = open_cell(config, args.out, cuda, args.threads)
     say(sentence)
-    payload = cell.finished()
-    if payload is None:
-        if cuda:
-            _check_memory(config)
-        payload = _run(cell)
-    else:
+    if cell.finished() is not None:
         say(f"Finished before; nothing to do (remove {cell.folder} to run it again).")
+    payload = finish(cell, lambda: _announce(cell))
     _show(cell, payload)
     if args.tensorboard:
         say(f"Curves    {write_events(cell.folder)}  (tensorboard --logdir)")
@@ -110,15 +107,6 @@ def _dry_run(config: RunConfig) -> int:
     return 0
 
 
-def _check_memory(config: RunConfig) -> None:
-    import torch
-
-    from fedllm_bench.training.fitting import check_fits, model_settings
-
-    free, _ = torch.cuda.mem_get_info()
-    check_fits(config, model_settings(config), free)
-
-
 def positive(text: str) -> int:
     """A whole number, 1 or more, as an option of the command line."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
@@ -126,72 +114,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = None) -> Cell:
-    """Check what the run needs before anything is loaded."""
-    from fedllm_bench.runs.cell import Cell, resolve_split
-
-    if config.profile == "paper":
-        _check_paper(config, cuda)
-    check_quantization(config.model)
-    cell = Cell(config, resolve_split(config), out, threads or num_threads())
-    if not model_available(config.model.name, config.model.revision):  # it will be fetched: after all else is looked at
-        from fedllm_bench.runs.loading import (
-            check_cell,  # takes seconds, so else not before it is known what is left to do
-        )
-
-        check_cell(cell)
-    return cell
-
-
-def _check_paper(config: RunConfig, cuda: bool) -> None:
-    problems = paper_problems(
-        config,
-        cuda=cuda,
-        model_found=model_available(config.model.name, config.model.revision),
-        split_found=config.split is not None and (Path(config.split).expanduser() / "manifest.json").is_file(),
-        bfloat16=cuda and has_bfloat16(),
-    )
-    if problems:
-        raise UserError("PROFILE=paper cannot start:\n" + "\n".join(f"  {problem}" for problem in problems))
-
-
-def has_cuda() -> bool:
-    """Whether torch sees a CUDA GPU; torch is loaded only where a driver is there, since that takes seconds."""
-    if not (shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists()):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def has_bfloat16() -> bool:
-    """Whether the CUDA GPU has arithmetic of this type, and not only an emulation of it."""
-    import torch
-
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-
-def num_threads() -> int:
-    """The cores this process may use, fewer where OMP_NUM_THREADS says so.
-
-    More threads than free cores wait for each other in spinning loops: two processes of two threads each on two cores
-    took 10 times as long as with one thread each.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is one number for each nesting
-    return min(cores, int(asked)) if asked.isascii() and asked.isdigit() and int(asked) else cores
-
-
-def _run(cell: Cell) -> dict[str, object]:
+def _announce(cell: Cell) -> None:
     manifest = cell.split.manifest
     rows = sum(client.train for client in manifest.clients)
     say(f"Data {cell.split.name}: {len(manifest.clients)} clients, {rows} training rows, split {cell.split.hash[:10]}.")
     if cell.config.variant == "released":
         say(_about_released(sum(client.heldout for client in manifest.clients)))
     say(f"Run folder {cell.folder}")
-    from fedllm_bench.pipeline.stages import run_cell
-
-    return run_cell(cell)
 
 
 def _about_released(num_heldout: int) -> str:

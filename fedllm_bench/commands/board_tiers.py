@@ -182,11 +182,11 @@ def _rejudge(args: argparse.Namespace, bundle: Any, sample: Any) -> Any:
 
 
 def _own(args: argparse.Namespace) -> Any:
-    from fedllm_bench.commands.bench import num_threads
+    from fedllm_bench.common import hardware
     from fedllm_bench.leaderboard.tiers import regenerating
 
     adapters = dict(getattr(args, "adapters", ()))
-    return regenerating.Own(model=args.model, adapters=adapters, threads=num_threads())
+    return regenerating.Own(model=args.model, adapters=adapters, threads=hardware.num_threads())
 
 
 def _context(args: argparse.Namespace) -> Any:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedllm_bench.commands.bench import has_cuda, num_threads, positive
+from fedllm_bench.commands.bench import positive
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.common.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from fedllm_bench.data.manifest import Split
     from fedllm_bench.diversity.settings import DiversitySettings
 
-EMBEDDED = {"instruction", "embedding"}  # sections that are made of embeddings
-MODELS = {*EMBEDDED, "quality"}  # sections that torch may be needed for
 DEVICES = ("auto", "cpu", "cuda")
 EXAMPLES = """examples:
   fedllm-bench diversity aya                                          the embedded world; no network
@@ -73,118 +68,35 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = settings_of(args)
+    from fedllm_bench.report.diversity.measuring import check_settings, measure
+    from fedllm_bench.runs.splits import find_split
+
+    settings = check_settings(_settings(args))
     split = find_split(args.split, "SPLIT")
     other = find_split(args.against, "--against") if args.against else None
-    out = args.out or default_folder(split, other)
-    _check_place(out)
-    _fetch(settings)
-    if MODELS & set(settings.sections):
-        _use_threads()
-    from fedllm_bench.diversity.report import build, write_files
-    from fedllm_bench.report.diversity.writing import write_report
-
-    report, arrays, report_of_other = build(split, settings, other)
-    written = list(write_files(report, arrays, report_of_other, out))
-    written += write_report(report, arrays, out)
-    _remove_others(out, written)
-    for line in lines_of(report, out, written):
+    drawn = measure(split, settings, other, args.out)
+    for line in lines_of(drawn.report, drawn.folder, drawn.written):
         say(line)
     return 0
 
 
-def settings_of(args: argparse.Namespace) -> DiversitySettings:
-    """The settings, checked as far as can be before anything is computed. Raises a :class:`UserError`."""
-    from fedllm_bench.data.lengths import token_counter
+def _settings(args: argparse.Namespace) -> DiversitySettings:
     from fedllm_bench.diversity.settings import DiversitySettings, chosen_sections
+    from fedllm_bench.report.diversity.measuring import device_of
 
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: give a whole number, 0 or more")
-    sections = chosen_sections(args.only, args.skip)
-    if "length" in sections:
-        token_counter(args.tokenizer).count([""])
     return DiversitySettings(
         embedder=args.embedder,
         tokenizer=args.tokenizer,
         quality_model=args.quality_model,
-        sections=sections,
+        sections=chosen_sections(args.only, args.skip),
         max_rows=args.max_rows,
         permutations=args.permutations,
         seed=args.seed,
-        device=_device(args.device),
+        device=device_of(args.device),
     )
 
 
-def _fetch(settings: DiversitySettings) -> None:
-    """Models that are named must be there before anything is computed. Raises a :class:`UserError`."""
-    from fedllm_bench.config import base_model
-    from fedllm_bench.diversity.embedding.encoder import encoder_folder
-    from fedllm_bench.diversity.settings import NO_MODEL
-
-    if "quality" in settings.sections and settings.quality_model not in (None, NO_MODEL):
-        base_model.locate(settings.quality_model)
-    if EMBEDDED & set(settings.sections) and settings.embedder is not None:
-        encoder_folder(settings.embedder)
-
-
-def _device(asked: str) -> str:
-    if asked == "cuda" and not has_cuda():
-        raise UserError("--device cuda: no CUDA GPU was found; give --device cpu")
-    return ("cuda" if has_cuda() else "cpu") if asked == "auto" else asked
-
-
-def find_split(name: str, option: str) -> Split:
-    """The split of a folder, else of a data set's name. Raises a :class:`UserError` where there is neither."""
-    from fedllm_bench.config import presets
-    from fedllm_bench.data.manifest import open_split
-    from fedllm_bench.runs.cell import resolve_split
-
-    folder = Path(name).expanduser()
-    names = {*presets.dataset_names(), *presets.dataset_aliases()}
-    plain = name.removeprefix("mini-")
-    if plain not in names or (folder / "manifest.json").is_file():
-        if not folder.is_dir() and "/" not in name:
-            raise unknown("split folder or data set", name, names, f"{option}: a folder, or one of these names")
-        return open_split(folder)
-    if name == plain and has_cuda():
-        raise UserError(
-            f"{option}={name}: with a GPU this is the published data set, which is not in the package; get or build it "
-            f"(fedllm-bench data get {name} --help) and give its folder, or mini-{name} for the embedded one"
-        )
-    return resolve_split(presets.load(plain, "fedavg", "mini"))
-
-
-def default_folder(split: Split, other: Split | None) -> Path:
-    name = f"{split.name}-{split.hash[:10]}"
-    return Path("diversity") / (f"{name}-against-{other.name}-{other.hash[:10]}" if other else name)
-
-
-def _check_place(out: Path) -> None:
-    """Raise a :class:`UserError` where no folder `out` can be made; a command that fails later leaves none behind."""
-    from fedllm_bench.common import files
-
-    above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        files.make_folder(out)  # it says why not
-
-
-def _remove_others(out: Path, written: list[Path]) -> None:
-    """Remove what an older report left that this one has not: nothing but files of the names that reports have."""
-    from fedllm_bench.report.diversity.drawing import FIGURES
-    from fedllm_bench.report.style import METADATA
-
-    figures = [out / "figures" / f"{name}.{kind}" for name in FIGURES for kind in METADATA]
-    for path in {out / "pairs.parquet", out / "against.json", *figures} - set(written):
-        path.unlink(missing_ok=True)
-
-
-def _use_threads() -> None:
-    import torch
-
-    torch.set_num_threads(num_threads())
-
-
-def lines_of(report: dict[str, Any], out: Path, written: list[Path]) -> Iterator[str]:
+def lines_of(report: Mapping[str, Any], out: Path, written: Sequence[Path]) -> Iterator[str]:
     """What the terminal shows: a line for each section, and where the files are."""
     from fedllm_bench.report.diversity.summary import findings, skipped
 

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedllm_bench.commands import answer, judge, report
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.pipeline.evaluating import PUBLISHED, RULE, check_encoder, plan_of
 
-PUBLISHED = "mt_bench,vicuna_bench,advbench,harmless,ref_gpt4"
-OFFLINE, RULE = "mini,harmless", "mini_rule"  # what a run of the embedded world is asked, and who grades it
 FLAGS = ("yes", "no-system-role", "no-temperature", "no-seed")  # of `judge`
 EXAMPLES = """examples:
   fedllm-bench evaluate runs/mini-aya/fedavg/s0-0123456789                              (offline, in seconds)
@@ -54,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     commands = _commands()
     stages = [commands.parse_args(words) for words in _stages(args)]  # a bad option ends before anything is asked
     _check_judge(stages[-2])
-    _check_encoder(args.embedding_model)
+    check_encoder(args.embedding_model)
     for stage in stages:
         stage.run(stage)
     return 0
@@ -62,19 +60,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_judge(args: argparse.Namespace) -> None:
     """Raise a :class:`UserError` now for what `judge` would refuse after hours of answering."""
-    if not (args.judge or args.judge_url or args.judge_model):
-        return
-    preset = judge.preset_of(args)
-    if not judge.is_allowed(args, preset):
-        raise UserError(f"the judge {preset.id} is paid: add --max-cost USD or --yes")
+    from fedllm_bench.evaluation.judging.spending import check_allowed_now
+
+    if _has_judge(args):
+        check_allowed_now(judge.preset_of(args), max_cost=args.max_cost, is_unlimited=args.yes)
 
 
-def _check_encoder(name: str | None) -> None:
-    """Raise a :class:`UserError` now for a model that `report` would refuse; nothing is fetched."""
-    if name:
-        from fedllm_bench.diversity.embedding.encoder import local_encoder
-
-        local_encoder(name)
+def _has_judge(args: argparse.Namespace) -> bool:
+    return bool(args.judge or args.judge_url or args.judge_model)
 
 
 def _commands() -> argparse.ArgumentParser:
@@ -89,56 +82,20 @@ def _commands() -> argparse.ArgumentParser:
 
 def _stages(args: argparse.Namespace) -> Iterator[list[str]]:
     """The words of each command; answers that lie alone in a folder are made already."""
-    run_folder = str(args.run_folder)
-    benchmarks = _answered(args.run_folder)
-    if benchmarks is None:
-        is_mini = _is_mini(args.run_folder)
-        metrics = args.metrics or (OFFLINE if is_mini else PUBLISHED)
-        yield ["answer", run_folder, "--metrics", metrics, *_given(args, "sides", "limit", "threads")]
-        is_ruled, judged = is_mini and "mini" in metrics.split(","), []
-    else:
-        _check_answered(args, benchmarks)
-        is_ruled = "mini" in (args.metrics.split(",") if args.metrics else benchmarks)
-        judged = _given(args, "metrics")
+    folder = str(args.run_folder)
+    options = {"has_judge": _has_judge(args), "limit": args.limit, "threads": args.threads}
+    plan = plan_of(args.run_folder, args.metrics, **options)
+    if plan.asked is not None:
+        yield ["answer", folder, "--metrics", plan.asked, *_given(args, "sides", "limit", "threads")]
     asked = _given(args, "judge", "judge_url", "judge_model", "max_cost", "token_limit_name")
     asked += [f"--{name}" for name in FLAGS if getattr(args, name.replace("-", "_"))]
-    if is_ruled and not (args.judge or args.judge_url or args.judge_model):
-        asked, judged = [*asked, "--judge", RULE], ["--metrics", "mini"]
-    yield ["judge", run_folder, *asked, *judged, *_given(args, "sides")]
-    yield ["report", run_folder, *_given(args, "embedding_model")]
-
-
-def _answered(folder: Path) -> list[str] | None:
-    """The benchmarks of a folder of answers alone, which `answer --out` made; None for any other folder."""
-    if (folder / "config.json").exists() or not (folder / "answers").is_dir():
-        return None
-    return sorted(path.parent.name for path in (folder / "answers").glob("*/prompts.jsonl"))
-
-
-def _check_answered(args: argparse.Namespace, benchmarks: list[str]) -> None:
-    """Raise a :class:`UserError` for what only a run can be asked."""
-    for name in ("limit", "threads"):
-        if getattr(args, name):
-            raise UserError(f"--{name}: {args.run_folder} is a folder of answers, which exist already; leave it out")
-    wanted = [name.strip() for name in (args.metrics or "").split(",") if name.strip()]
-    if missing := [name for name in wanted if name not in benchmarks]:
-        there = ", ".join(benchmarks) or "none"
-        raise UserError(f"--metrics {missing[0]}: {args.run_folder} has no answers to it, but to {there}")
+    asked += ["--judge", RULE] if plan.is_ruled else []
+    asked += ["--metrics", plan.judged] if plan.judged else []
+    yield ["judge", folder, *asked, *_given(args, "sides")]
+    yield ["report", folder, *_given(args, "embedding_model")]
 
 
 def _given(args: argparse.Namespace, *names: str) -> list[str]:
     """The options of these names that were given, as words."""
     found = {name: getattr(args, name) for name in names}
     return [word for name, value in found.items() if value for word in (f"--{name.replace('_', '-')}", value)]
-
-
-def _is_mini(folder: Path) -> bool:
-    from fedllm_bench.common import files
-
-    try:
-        return bool(files.read_json(folder / "config.json")["profile"] == "mini")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"RUN={folder} is no run folder, and has no answers/; give one that `fedllm-bench bench` printed as "
-            "`Run folder`, or a folder that `fedllm-bench answer --out` made"
-        ) from error

@@ -6,19 +6,13 @@ Several data sets are so many grids, one after another, and a page over them: `c
 from __future__ import annotations
 
 import argparse
-import logging
-from typing import TYPE_CHECKING
 
 from fedllm_bench.commands import bench
-from fedllm_bench.commands.grid_cells import check_cells, default_jobs, exit_code, request_of, run_waiting, show
+from fedllm_bench.commands.grid_cells import exit_code, request_of, show
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common import hardware
 from fedllm_bench.config.preflight import choose_profile
 
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger(__name__)
 EXAMPLES = """examples:
   fedllm-bench grid aya --seeds 0,1,2                            (eight methods and both baselines)
   fedllm-bench grid aya --methods local,fedavg,scaffold --seeds 0,1,2
@@ -64,29 +58,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from filelock import FileLock, Timeout
-
     from fedllm_bench.commands import grids
-    from fedllm_bench.common import files
-    from fedllm_bench.runs.grid import grid_folder, open_cells, parse_datasets, queue
+    from fedllm_bench.pipeline.grid_run import finish_grid
+    from fedllm_bench.runs.grid import parse_datasets
 
-    cuda = bench.has_cuda()
+    cuda = hardware.has_cuda()
     profile, sentence = choose_profile(args.profile, cuda)
     if (names := parse_datasets(args.dataset)) != (args.dataset,):
         return grids.run(args, names, profile, sentence, cuda)
-    cells = open_cells(request_of(args, profile), lambda config: bench.open_cell(config, args.out, cuda))
-    waiting, folder = queue(cells), grid_folder(cells)
-    if waiting:
-        check_cells(waiting)
-    files.make_folder(folder)
-    say(sentence)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            ended = run_waiting(cells, waiting, folder, args.jobs or default_jobs(cuda))
-            show(cells, {each.task.key: each.reason for each in ended if each.reason}, folder)
-    except Timeout as error:
-        raise UserError(f"{folder}: another process is running this grid; wait for it, or stop it") from error
-    return exit_code([each.code for each in ended if each.reason])
-
-
-# --- running
+    done = finish_grid(request_of(args, profile), args.jobs, say, first=sentence)
+    show(done.payload, done.folder)
+    return exit_code(done.codes)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_bench.commands import bench, grid_cells
+from fedllm_bench.commands import grid_cells
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import counted
@@ -25,6 +25,7 @@ FAILED = 1
 
 def run(args: argparse.Namespace, names: Sequence[str], profile: str, sentence: str, cuda: bool) -> int:
     """The exit code. Raises a :class:`UserError` for what is wrong with all data sets alike."""
+    from fedllm_bench.pipeline.grid_run import default_jobs
     from fedllm_bench.runs.grid import check_overrides
 
     if args.split is not None:
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace, names: Sequence[str], profile: str, sentence: 
     parts = []
     for number, request in enumerate(requests, 1):
         say(f"\nData set {number} of {len(requests)}: {request.dataset}")
-        parts.append(_part(request, args.jobs or grid_cells.default_jobs(cuda), cuda))
+        parts.append(_part(request, args.jobs or default_jobs(cuda), cuda))
         _say_refused(parts[-1])
     _check_opened(parts)
     return _finish(parts, args.out)
@@ -44,9 +45,10 @@ def run(args: argparse.Namespace, names: Sequence[str], profile: str, sentence: 
 def _part(request: Request, jobs: int, cuda: bool) -> GridPart:
     from fedllm_bench.report.grid.summary import GridPart
     from fedllm_bench.runs.grid import open_cells
+    from fedllm_bench.runs.opening import open_cell
 
     try:
-        cells = open_cells(request, lambda config: bench.open_cell(config, request.out, cuda))
+        cells = open_cells(request, lambda config: open_cell(config, request.out, cuda))
     except Exception as error:  # a split that cannot be built may raise anything, and must not stop the others
         pairs = [(method, seed) for method in request.methods for seed in request.seeds]
         return GridPart(
@@ -59,6 +61,7 @@ def _run_part(request: Request, cells: Sequence[GridCell], jobs: int) -> GridPar
     from filelock import FileLock, Timeout
 
     from fedllm_bench.common import files
+    from fedllm_bench.pipeline.grid_run import reasons_of, report_of, run_waiting
     from fedllm_bench.report.grid.summary import GridPart
     from fedllm_bench.runs.grid import grid_folder, queue
 
@@ -70,9 +73,10 @@ def _run_part(request: Request, cells: Sequence[GridCell], jobs: int) -> GridPar
         with FileLock(folder / ".lock", timeout=0):
             able = [each for each in waiting if each.key not in reasons]
             if able or not waiting:
-                ended = grid_cells.run_waiting(cells, able, folder, jobs)
-                reasons |= {each.task.key: each.reason for each in ended if each.reason}
-            payload = grid_cells.show(cells, reasons, folder)
+                ended = run_waiting(cells, able, folder, jobs, say)
+                reasons |= reasons_of(ended)
+            payload = report_of(cells, reasons, folder)
+            grid_cells.show(payload, folder)
     except (Timeout, UserError) as error:
         text = "another process is running this grid" if isinstance(error, Timeout) else reason(error)
         reasons = {each.key: text for each in cells}

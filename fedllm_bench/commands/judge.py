@@ -141,6 +141,7 @@ def _without_judge(there: dict[str, list[str]]) -> int:
 
 def _with_judge(args: argparse.Namespace, preset: Preset, wanted: Wanted) -> int:
     from fedllm_bench.evaluation.judging.judging import judge_of, works_of
+    from fedllm_bench.evaluation.judging.spending import check_stopped
 
     works = works_of(args.run_folder, preset, wanted)
     with judge_of(preset, max_cost=args.max_cost) as judge:
@@ -184,12 +185,10 @@ def _announce(preset: Preset, expected: CostEstimate) -> None:
         say(f"Cost       {cost}{date} (an estimate: {tokens}, 3.5 bytes a token, {each:.0f} a reply)")
 
 
-def is_allowed(args: argparse.Namespace, preset: Preset) -> bool:
-    return preset.is_free or args.yes or args.max_cost is not None
-
-
 def _check_allowed(args: argparse.Namespace, preset: Preset, expected: CostEstimate) -> None:
-    if is_allowed(args, preset):
+    from fedllm_bench.evaluation.judging.spending import is_allowed
+
+    if is_allowed(preset, max_cost=args.max_cost, is_unlimited=args.yes):
         return
     cost = "an unknown sum" if expected.dollars is None else f"about ${expected.dollars:.2f}"
     raise UserError(
@@ -224,11 +223,3 @@ def _report(works: Sequence[JudgingFile], judge: Judge, min_coverage: float | No
     if spent := judge.budget.spent:
         lost = f", up to ${judge.budget.uncertain:.4f} of it for lost replies" if judge.budget.uncertain else ""
         say(f"Cost       ${spent:.4f} by this command{lost}")
-
-
-def check_stopped(judge: Judge, max_cost: float | None, reasons: dict[str, str]) -> None:
-    from fedllm_bench.evaluation.judges.window import NOT_AFFORDED
-
-    if NOT_AFFORDED in reasons.values():
-        raise UserError(f"stopped before --max-cost {max_cost:g} was exceeded (${judge.budget.spent:.4f} spent); what "
-                        "came is kept: give the same command with more")  # fmt: skip

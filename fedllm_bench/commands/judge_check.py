@@ -113,6 +113,7 @@ def _measured(args: argparse.Namespace) -> dict[str, Any] | None:
     from fedllm_bench.evaluation.judging.judging import judge_of
     from fedllm_bench.evaluation.judging.pair_judging import pair_works, sample
     from fedllm_bench.evaluation.judging.pair_prompts import mt_bench_material
+    from fedllm_bench.evaluation.judging.spending import check_stopped
     from fedllm_bench.evaluation.judging.votes import expert_votes
 
     preset = judge.preset_of(args)
@@ -126,5 +127,5 @@ def _measured(args: argparse.Namespace) -> dict[str, Any] | None:
         found = judge.ask(args, pair_works(args.out, preset, matches, material, args.repeats), asked)
     if found is None:
         return None
-    judge.check_stopped(asked, args.max_cost, found.reasons)
+    check_stopped(asked, args.max_cost, found.reasons)
     return check_of(args.out, preset, matches, material)

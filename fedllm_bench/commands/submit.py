@@ -6,10 +6,12 @@ import argparse
 import datetime
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.terminal import say
-from fedllm_bench.common.errors import UserError
+
+if TYPE_CHECKING:
+    from fedllm_bench.leaderboard.submit.assemble import Statement
 
 ROOT = Path("leaderboard/submissions")
 EXAMPLES = """examples:
@@ -73,12 +75,10 @@ def _day(text: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fedllm_bench.leaderboard.submit import own_runs, placing, preview
+    from fedllm_bench.leaderboard.submit import placing, preview
+    from fedllm_bench.leaderboard.submit.submitting import prepare
 
-    if not args.tuning and not args.canary:
-        raise UserError("--tuning: say how constants were chosen and on what, such as --tuning 'as published'")
-    runs = own_runs.open_runs(args.runs, dirty=args.allow_dirty)
-    made = _draft(args, runs)
+    made, runs = prepare(args.runs, _statement(args), canary=args.canary, dirty=args.allow_dirty)
     for line in (*preview.lines(made, runs), *preview.flags(made, args.out)):
         say(line)
     if args.dry_run:
@@ -91,13 +91,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _draft(args: argparse.Namespace, runs: Any) -> Any:
-    from fedllm_bench.leaderboard.submission import dates
-    from fedllm_bench.leaderboard.submit import assemble as submit
-    from fedllm_bench.leaderboard.submit import canaries
+def _statement(args: argparse.Namespace) -> Statement:
+    from fedllm_bench.leaderboard.submit.assemble import Statement
 
-    today = dates.today().isoformat()
-    said = submit.Statement(**{key: getattr(args, key) for key in STATED}, date=args.date or today)
-    if args.canary:
-        return canaries.canary(args.canary, runs, said)
-    return submit.draft(runs, said)
+    return Statement(**{key: getattr(args, key) for key in STATED}, date=args.date)

@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,6 +59,7 @@ NUMBERS: dict[str, Callable[[str], float]] = {
 # A launcher's variables, under which accelerate (--engine trl) would wait for other processes, or change a number.
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHERS = ("ACCELERATE_", "FSDP_", "OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_WORLD_", "MPI_LOCAL")
+FIGURES = {"MPLBACKEND", "MATPLOTLIBRC"}  # what matplotlib reads when it is loaded
 USUALLY_IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
 
@@ -89,6 +91,49 @@ def prepare() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     # that a variable has no effect any more, which other programs still set
     warnings.filterwarnings("ignore", category=FutureWarning, module="huggingface_hub.constants")
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Libraries that were loaded before our variables were set show no bars of their own inside the block."""
+    restored = []
+    hub, transformers = (sys.modules.get(name) for name in ("huggingface_hub.utils", "transformers.utils.logging"))
+    if hub is not None and not hub.are_progress_bars_disabled():
+        hub.disable_progress_bars()
+        restored.append(hub.enable_progress_bars)
+    if transformers is not None and transformers.is_progress_bar_enabled():
+        transformers.disable_progress_bar()
+        restored.append(transformers.enable_progress_bar)
+    try:
+        yield
+    finally:
+        for restore in restored:
+            restore()
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """:func:`prepare` for the time of a call in somebody else's program, which then has its variables back.
+
+    Its own matplotlib stays as it is, and so do the threads of a torch that it had loaded before.
+    """
+    before, had_kernels = dict(os.environ), "kernels" in sys.modules
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    try:
+        with warnings.catch_warnings(), _without_bars():
+            prepare()
+            os.environ.update({name: before[name] for name in FIGURES if name in before})
+            for name in FIGURES - before.keys():
+                os.environ.pop(name, None)
+            yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+        if not had_kernels:
+            sys.modules.pop("kernels", None)
+        if threads is not None:
+            sys.modules["torch"].set_num_threads(threads)
 
 
 def _check_text(path: Path) -> None:

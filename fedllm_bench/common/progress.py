@@ -1,4 +1,7 @@
-"""Progress of long work and of answering (items, tokens a second): a bar on a terminal, plain log lines elsewhere."""
+"""Progress of long work and of answering: a bar on a terminal, plain log lines elsewhere; none where nobody wants it.
+
+The logger `fedllm_bench` decides: at level INFO, as the commands set it, progress is shown.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,6 +21,36 @@ Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
 
 
+@contextmanager
+def shown(progress: bool) -> Iterator[None]:
+    """Show progress on standard error inside the block, or no progress at all; afterwards all is as it was.
+
+    Lines go to the caller's own handlers of `logging` where there are some. Warnings are never held back.
+    """
+    logger = logging.getLogger("fedllm_bench")
+    before, own = logger.level, logging.StreamHandler()
+    own.setFormatter(logging.Formatter("%(message)s"))
+    is_alone = progress and not logger.hasHandlers()
+    quiet = logging.WARNING if logger.getEffectiveLevel() < logging.WARNING else before
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO) if progress else quiet)
+    if is_alone:
+        logger.addHandler(own)
+    try:
+        yield
+    finally:
+        logger.removeHandler(own)
+        logger.setLevel(before)
+
+
+def told(progress: bool) -> Callable[[str], None]:
+    """Who gets lines of progress one by one: standard error, or nobody."""
+
+    def tell(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    return tell if progress else lambda line: None
+
+
 def track(
     items: Iterable[Item], label: str, total: int, initial: int = 0, note: Callable[[], str] = str
 ) -> Iterator[Item]:
@@ -24,7 +58,7 @@ def track(
 
     `note` says what else to show, as the cost so far.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
         with logging_redirect_tqdm():
             bar = tqdm(items, desc=label, total=total, initial=initial, dynamic_ncols=True, leave=True)
             for item in bar:
@@ -64,7 +98,7 @@ class Meter:
         self.bar: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
             self.bar = tqdm(total=self.total, initial=self.initial, desc=self.label, unit="item", dynamic_ncols=True)
         return self
 

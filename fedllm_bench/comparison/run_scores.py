@@ -204,7 +204,12 @@ def open_side(text: str) -> list[ScoredRun]:
 
     In order of seeds. Raises a :class:`UserError` where they are not one cell under several seeds.
     """
-    runs = sorted((load_run(path) for path in _folders(text)), key=lambda run: run.seed or 0)
+    return side_of(_folders(text))
+
+
+def side_of(folders: Sequence[Path]) -> list[ScoredRun]:
+    """The runs of these folders, each a run's own, as :func:`open_side` has them."""
+    runs = sorted(map(load_run, folders), key=lambda run: run.seed or 0)
     for one, other in pairwise(runs):
         if one.seed == other.seed:
             raise UserError(f"{one.path} and {other.path} have one seed, {one.seed}; name one run for each seed")

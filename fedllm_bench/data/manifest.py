@@ -6,9 +6,9 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,7 @@ from fedllm_bench.common.files import (
     write_text,
 )
 from fedllm_bench.data.cards import CARD, HTML_CARD, write_cards
+from fedllm_bench.data.client_split import PARTS, Part, Split, records_of
 from fedllm_bench.data.lengths import TokenCounter, token_counter
 from fedllm_bench.data.manifest_fields import (
     FORMAT,
@@ -36,10 +37,11 @@ from fedllm_bench.data.manifest_fields import (
     Upstream,
     UpstreamFile,
 )
-from fedllm_bench.data.rows import SCHEMAS, PreferenceRow, Row, SftRow, Task
+from fedllm_bench.data.rows import SCHEMAS, Row, Task
 from fedllm_bench.data.split_hash import row_hash, whole_hash
 
 __all__ = [
+    "PARTS",
     "ClientCount",
     "FunnelStep",
     "Manifest",
@@ -55,48 +57,8 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-Part = Literal["train", "heldout", "unseen"]
-PARTS: tuple[Part, ...] = ("train", "heldout", "unseen")
 OWN_FILES = {CARD, HTML_CARD, *(f"{part}.parquet" for part in PARTS)}
 REBUILD = "fetch or build the split again"
-
-
-@dataclass(frozen=True)
-class Split:
-    folder: Path
-    manifest: Manifest
-
-    @property
-    def name(self) -> str:
-        return self.manifest.name
-
-    @property
-    def task(self) -> Task:
-        return self.manifest.task
-
-    @property
-    def hash(self) -> str:
-        return self.manifest.hash
-
-    def rows(self, part: Part) -> list[SftRow]:
-        """The rows of one part, in order of (client, row id); [] for a part that the split does not have."""
-        return [SftRow.from_record(record) for record in self._records(part, "sft")]
-
-    def preference_rows(self, part: Part) -> list[PreferenceRow]:
-        """As :meth:`rows`, for a split of task preference."""
-        return [PreferenceRow.from_record(record) for record in self._records(part, "preference")]
-
-    def task_rows(self, part: Part) -> Sequence[Row]:
-        """The rows of one part, as :meth:`rows` or :meth:`preference_rows`, by the split's own task."""
-        return self.rows(part) if self.task == "sft" else self.preference_rows(part)
-
-    def _records(self, part: Part, task: Task) -> Iterator[dict[str, Any]]:
-        if part not in PARTS:
-            raise UserError(f"no part {part!r} in a split; there are {', '.join(PARTS)}")
-        if self.task != task:
-            raise UserError(f"{self.folder}: rows of task {self.task!r} cannot be read as {task!r} rows")
-        if f"{part}.parquet" in self.manifest.files:
-            yield from _records(self.folder / f"{part}.parquet")
 
 
 def write_split(
@@ -268,7 +230,7 @@ def _check_part(folder: Path, task: Task, part: Part, expected: Mapping[str, int
         if not schema.equals(SCHEMAS[task]):
             raise UserError(f"{path} has columns {schema.names}, not those of task {task!r} in type; {REBUILD}")
         counts: Counter[tuple[str, str]] = Counter()
-        whole = row_hash(_counted(_records(path), counts))
+        whole = row_hash(_counted(records_of(path), counts))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not readable parquet ({first_line(error)}); {REBUILD}") from error
     if counts != {(client, split): rows for client, rows in expected.items()}:
@@ -281,9 +243,3 @@ def _counted(records: Iterable[dict[str, Any]], counts: Counter[tuple[str, str]]
     for record in records:
         counts[record["client_id"], record["split"]] += 1
         yield record
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=4096):
-            yield from batch.to_pylist()

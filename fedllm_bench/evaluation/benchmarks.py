@@ -105,6 +105,12 @@ def named(names: str) -> list[Benchmark]:
     return [BENCHMARKS[name] for name in found]
 
 
+def check_named(names: str, context: PromptContext) -> None:
+    """Raise a :class:`UserError` for an unknown benchmark, and for what one lacks here, before anything is fetched."""
+    for benchmark in named(names):
+        benchmark.check(context)
+
+
 def _lines(asset: str) -> Iterator[Any]:
     text = assets.fetch(asset).read_text(encoding="utf-8")
     return (json.loads(line) for line in text.split("\n") if line.strip())

@@ -13,8 +13,7 @@ from bench_runs import code_of, quick, run
 from endpoint_models import Model, serving
 
 from fedllm_bench import cli
-from fedllm_bench.commands import answer
-from fedllm_bench.common import files
+from fedllm_bench.common import files, hardware
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.evaluation.answering import subjects
 from fedllm_bench.evaluation.answering.subjects import plain_lora
@@ -29,7 +28,7 @@ FEW = ("--limit", "4", "--max-new-tokens", "5")
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:
     with quick(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answer, "num_threads", lambda: 1)
+        patch.setattr(hardware, "num_threads", lambda: 1)
         yield
 
 
@@ -184,7 +183,7 @@ def test_failed_items_are_shown_and_the_exit_code_is_0(shared: Path, monkeypatch
     assert "4 failed" in shown
     assert "--retry-failed" in shown
     monkeypatch.undo()
-    monkeypatch.setattr(answer, "num_threads", lambda: 1)
+    monkeypatch.setattr(hardware, "num_threads", lambda: 1)
     assert cli.main(["answer", str(shared), "--metrics", "harmless", *FEW, "--sides", "base", "--retry-failed"]) == 0
     assert " failed" not in capsys.readouterr().out
 

@@ -168,8 +168,8 @@ def test_a_second_identical_call_shows_the_finished_results_at_once(
 
 def test_a_finished_run_is_shown_without_loading_torch(done: Path, out: Path, tiny_split: Split):
     code = (
-        "import sys; from fedllm_bench import cli; from fedllm_bench.commands import bench;"
-        "bench.has_cuda = lambda: False;"  # which asks torch where there is a driver
+        "import sys; from fedllm_bench import cli; from fedllm_bench.common import hardware;"
+        "hardware.has_cuda = lambda: False;"  # which asks torch where there is a driver
         "assert cli.main(sys.argv[1:]) == 0; assert not {'torch', 'transformers', 'peft'} & sys.modules.keys()"
     )
     command = [sys.executable, "-c", code, *words("fedavg", tiny_split.folder, out)]

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from fedllm_bench import cli
-from fedllm_bench.commands import diversity as command
+from fedllm_bench.common import hardware
 from fedllm_bench.diversity import report as reports
 from fedllm_bench.diversity.inputs import DiversityInputs
 from fedllm_bench.diversity.settings import SECTIONS, DiversitySettings
+from fedllm_bench.runs.splits import find_split
 
 CHEAP = ("quantity", "length", "language")
 
@@ -136,7 +137,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "has_cuda", lambda: False)
+    monkeypatch.setattr(hardware, "has_cuda", lambda: False)
     monkeypatch.chdir(tmp_path)
     words, *expected = BAD[case]
     try:
@@ -158,10 +159,10 @@ def test_a_place_that_is_a_file_is_refused(tiny_split, tmp_path, capsys):
 
 
 def test_with_a_gpu_a_name_is_the_published_data_set(monkeypatch):
-    monkeypatch.setattr(command, "has_cuda", lambda: True)
+    monkeypatch.setattr(hardware, "has_cuda", lambda: True)
     with pytest.raises(ValueError, match=r"get or build it.*mini-aya"):
-        command.find_split("aya", "SPLIT")
-    assert command.find_split("mini-aya", "SPLIT").name == "mini-aya"
+        find_split("aya", "SPLIT")
+    assert find_split("mini-aya", "SPLIT").name == "mini-aya"
 
 
 def test_an_interruption_says_how_to_go_on(tiny_split, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,8 @@ import pytest
 from bench_runs import code_of, quick, run
 
 from fedllm_bench import cli
-from fedllm_bench.commands import answer, evaluate, judge
+from fedllm_bench.commands import evaluate, judge
+from fedllm_bench.common import hardware
 from fedllm_bench.data.manifest import Split
 
 MORE = ("--metrics", "heldout", "--set", "lora.rank=4", "--set", "lora.alpha=8", "--set", "evaluation.local_clients=1")
@@ -20,7 +21,7 @@ MORE = ("--metrics", "heldout", "--set", "lora.rank=4", "--set", "lora.alpha=8",
 def run_folder(tiny_split: Split, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     out = tmp_path_factory.mktemp("runs")
     with quick(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answer, "num_threads", lambda: 1)
+        patch.setattr(hardware, "num_threads", lambda: 1)
         run("fedavg", tiny_split.folder, out, "--model", str(tiny_folder), *MORE)
         yield next((out / "mini-aya" / "fedavg").iterdir())
 

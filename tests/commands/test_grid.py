@@ -62,8 +62,8 @@ def test_a_finished_grid_is_shown_without_loading_torch(tiny_split: Split, less,
     argv = grid_words(tiny_split.folder, tmp_path, *less, "--seeds", "0")
     assert cli.main(argv) == 0
     code = (
-        "import sys; from fedllm_bench import cli; from fedllm_bench.commands import bench;"
-        "bench.has_cuda = lambda: False;"
+        "import sys; from fedllm_bench import cli; from fedllm_bench.common import hardware;"
+        "hardware.has_cuda = lambda: False;"
         "assert cli.main(sys.argv[1:]) == 0; heavy = {'torch', 'transformers', 'peft', 'matplotlib'};"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
     )

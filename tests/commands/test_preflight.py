@@ -8,10 +8,11 @@ from typing import get_args
 import pytest
 from checkout import ROOT
 
-from fedllm_bench.commands import bench
+from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import preflight, presets
 from fedllm_bench.config.run import Profile
+from fedllm_bench.runs import opening
 
 
 @pytest.mark.parametrize(
@@ -78,11 +79,11 @@ def test_a_quantised_base_without_its_package_is_named_before_anything_is_fetche
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "find_spec", lambda name: None)
-    monkeypatch.setattr(bench, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda: True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", None)
     config = presets.load("aya", "fedavg", "paper", ["model.quantization=8bit"])
     with pytest.raises(UserError, match=r"(?s)package: .*pip install 'fedllm-bench\[quantized\]'.*model: .*split: "):
-        bench.open_cell(config, tmp_path, cuda=True)
+        opening.open_cell(config, tmp_path, cuda=True)
     assert not preflight.quantization_problem(presets.load("aya", "fedavg", "paper").model)
 
 
@@ -123,6 +124,6 @@ def test_a_model_is_found_in_the_package_in_a_folder_or_in_the_local_cache(
 
 @pytest.mark.parametrize(("asked", "expected"), [("1", 1), ("64", 3), ("", 3), ("0", 3), ("2,2", 2), ("x", 3)])
 def test_omp_num_threads_bounds_the_cores(asked, expected, monkeypatch):
-    monkeypatch.setattr(bench.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: {0, 1, 2})
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert bench.num_threads() == expected
+    assert hardware.num_threads() == expected

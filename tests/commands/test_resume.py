@@ -13,8 +13,7 @@ from bench_runs import TINY, folder_of, outcome, quick, run, words
 from sweeps import sweep
 
 from fedllm_bench import cli
-from fedllm_bench.commands import bench
-from fedllm_bench.common import files
+from fedllm_bench.common import files, hardware
 from fedllm_bench.config import presets
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.runs.cell import Cell
@@ -128,7 +127,7 @@ def test_a_resumed_run_keeps_the_plan_of_its_first_session(
             cli.main(command)
     folder = folder_of("fedavg", tmp_path)
     written = {name: (folder / name).read_text() for name in ("plan.json", "environment.json", "config.json")}
-    monkeypatch.setattr(bench, "num_threads", lambda: 2)
+    monkeypatch.setattr(hardware, "num_threads", lambda: 2)
     used: list[int] = []
     monkeypatch.setattr("fedllm_bench.runs.loading.torch.set_num_threads", used.append)
     assert cli.main(command) == 0

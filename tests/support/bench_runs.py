@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from fedllm_bench import cli
-from fedllm_bench.commands import bench
-from fedllm_bench.common import files
+from fedllm_bench.common import files, hardware
 from fedllm_bench.pipeline import results_stage as report
 
 DRAW = report._draw
@@ -35,8 +34,8 @@ def quick(*, figures: bool = False) -> Iterator[None]:
 
     before = logging.get_verbosity()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "num_threads", lambda: 1)
-        patch.setattr(bench, "has_cuda", lambda: False)
+        patch.setattr(hardware, "num_threads", lambda: 1)
+        patch.setattr(hardware, "has_cuda", lambda: False)
         patch.setattr(report, "_draw", DRAW if figures else lambda *args: [])
         logging.set_verbosity_error()
         logging.disable_progress_bar()

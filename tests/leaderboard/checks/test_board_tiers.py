@@ -14,8 +14,7 @@ from bench_runs import code_of, quick
 from shipped import shipped_as
 from submissions import SEEDS, Forgery, codes, context, rejudged
 
-from fedllm_bench.commands import bench
-from fedllm_bench.common import files
+from fedllm_bench.common import files, hardware
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.leaderboard.checks import validate
@@ -27,7 +26,7 @@ NAME = ("--name", "A. Maintainer")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(bench, "num_threads", lambda: 1)
+    monkeypatch.setattr(hardware, "num_threads", lambda: 1)
     with quick():
         yield
 

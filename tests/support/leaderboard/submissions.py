@@ -14,8 +14,7 @@ import pytest
 from bench_runs import quick, run
 
 from fedllm_bench import cli
-from fedllm_bench.commands import answer
-from fedllm_bench.common import files
+from fedllm_bench.common import files, hardware
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.evaluation.judges.preset import load_judge
 from fedllm_bench.evaluation.judges.questions import Asker
@@ -57,7 +56,7 @@ def submitted(folders: Iterable[Path], out: Path, *, track: str = OPEN, **said: 
 def honest(split: Split, out: Path, *more: str, **how: Any) -> Path:
     """A submission that must be accepted; of one run unless `seeds` says otherwise."""
     with quick(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answer, "num_threads", lambda: 1)
+        patch.setattr(hardware, "num_threads", lambda: 1)
         return submitted(run_folders(split, out / "runs", *more, **{"seeds": (0,), **how}), out / "board")
 
 

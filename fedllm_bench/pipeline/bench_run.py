@@ -1,0 +1,26 @@
+"""A cell from wherever it is to its end. Torch is loaded only where something is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fedllm_bench.common import hardware
+from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.opening import check_memory
+
+
+def finish(cell: Cell, starting: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """The results (docs/results.md) of a cell that is run where it has not ended before.
+
+    `starting` is called when it is known that it will be run. Raises a :class:`UserError` where training will not fit
+    into the GPU, or another process runs the cell.
+    """
+    if (found := cell.finished()) is not None:
+        return found
+    if hardware.has_cuda():
+        check_memory(cell.config)
+    starting()
+    from fedllm_bench.pipeline.stages import run_cell
+
+    return run_cell(cell)

@@ -1,0 +1,143 @@
+"""Answer, judge and report of one folder: what is asked, by whom it is judged, and doing all three."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+
+if TYPE_CHECKING:  # the plan alone must not wait for torch, pydantic and openai
+    from fedllm_bench.evaluation.judges.preset import Preset
+    from fedllm_bench.report.page.write import Written
+
+PUBLISHED = "mt_bench,vicuna_bench,advbench,harmless,ref_gpt4"
+OFFLINE, RULE = "mini,harmless", "mini_rule"  # what a run of the embedded world is asked, and who grades it
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """`asked` are the benchmarks to answer, None where answers exist already; `judged` those to judge, "" for all.
+
+    With `is_ruled` nobody named a judge, and the rule of the embedded world grades.
+    """
+
+    asked: str | None
+    judged: str
+    is_ruled: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """`metrics` has benchmarks with commas between, None for the usual ones; `max_cost` is in US dollars."""
+
+    folder: Path
+    metrics: str | None = None
+    sides: Sequence[str] | None = None
+    limit: int | None = None
+    threads: int | None = None
+    judge: Preset | None = None
+    max_cost: float | None = None
+    embedding_model: str = ""
+
+
+def plan_of(
+    folder: Path, metrics: str | None, *, has_judge: bool, limit: object = None, threads: object = None
+) -> EvaluationPlan:
+    """What a folder is asked. Raises a :class:`UserError` for what is no run folder, and has no answers either.
+
+    `limit` and `threads` are refused where the answers exist already.
+    """
+    benchmarks = _answered(folder)
+    if benchmarks is None:
+        is_mini = _is_mini(folder)
+        asked = metrics or (OFFLINE if is_mini else PUBLISHED)
+        is_ruled, judged = is_mini and "mini" in asked.split(","), ""
+    else:
+        _check_answered(folder, benchmarks, metrics, {"limit": limit, "threads": threads})
+        asked, is_ruled = None, "mini" in (metrics.split(",") if metrics else benchmarks)
+        judged = metrics or ""
+    is_ruled = is_ruled and not has_judge
+    return EvaluationPlan(asked=asked, judged="mini" if is_ruled else judged, is_ruled=is_ruled)
+
+
+def evaluate_folder(request: EvaluationRequest) -> Written:
+    """Answer what has no answer yet, have it judged where there is a judge, and write the report.
+
+    Raises a :class:`UserError` for bad input before anything is asked, and where `max_cost` did not suffice; what
+    was answered and judged until then is kept.
+    """
+    from fedllm_bench.evaluation.answering.run_answers import answer_in_run
+    from fedllm_bench.report.page.write import write_evaluation_report
+
+    folder = request.folder
+    plan = plan_of(folder, request.metrics, has_judge=request.judge is not None,
+                   limit=request.limit, threads=request.threads)  # fmt: skip
+    preset = _judge(request, plan)
+    check_encoder(request.embedding_model)
+    if plan.asked is not None:
+        answer_in_run(folder, plan.asked, sides=request.sides, limit=request.limit, threads=request.threads)
+    if preset is not None:
+        _ask(request, preset, plan)
+    return write_evaluation_report(folder, embedding_model=request.embedding_model)
+
+
+def check_encoder(name: str | None) -> None:
+    """Raise a :class:`UserError` now for a model that `report` would refuse; nothing is fetched."""
+    if name:
+        from fedllm_bench.diversity.embedding.encoder import local_encoder
+
+        local_encoder(name)
+
+
+def _judge(request: EvaluationRequest, plan: EvaluationPlan) -> Preset | None:
+    from fedllm_bench.evaluation.judges.preset import load_judge
+    from fedllm_bench.evaluation.judging.spending import check_allowed_now
+
+    preset = load_judge(RULE) if plan.is_ruled else request.judge
+    if preset is not None:
+        check_allowed_now(preset, max_cost=request.max_cost)
+    return preset
+
+
+def _ask(request: EvaluationRequest, preset: Preset, plan: EvaluationPlan) -> None:
+    from fedllm_bench.evaluation.judging.judging import Wanted, judge_all, judge_of, own_replies, to_ask, works_of
+    from fedllm_bench.evaluation.judging.spending import check_stopped
+
+    benchmarks = tuple(name.strip() for name in plan.judged.split(",") if name.strip())
+    works = works_of(request.folder, preset, Wanted(benchmarks=benchmarks, sides=tuple(request.sides or ())))
+    with judge_of(preset, max_cost=request.max_cost) as judge:
+        found = own_replies(works, judge)
+        judge_all(works, judge, found, sum(1 for _ in to_ask(works, judge, found)))
+    check_stopped(judge, request.max_cost, found.reasons)
+
+
+def _answered(folder: Path) -> list[str] | None:
+    """The benchmarks of a folder of answers alone, which `answer --out` made; None for any other folder."""
+    if (folder / "config.json").exists() or not (folder / "answers").is_dir():
+        return None
+    return sorted(path.parent.name for path in (folder / "answers").glob("*/prompts.jsonl"))
+
+
+def _check_answered(folder: Path, benchmarks: Sequence[str], metrics: str | None, of_run: dict[str, object]) -> None:
+    """Raise a :class:`UserError` for what only a run can be asked."""
+    for name, value in of_run.items():
+        if value:
+            raise UserError(f"--{name}: {folder} is a folder of answers, which exist already; leave it out")
+    wanted = [name.strip() for name in (metrics or "").split(",") if name.strip()]
+    if missing := [name for name in wanted if name not in benchmarks]:
+        there = ", ".join(benchmarks) or "none"
+        raise UserError(f"--metrics {missing[0]}: {folder} has no answers to it, but to {there}")
+
+
+def _is_mini(folder: Path) -> bool:
+    try:
+        return bool(files.read_json(folder / "config.json")["profile"] == "mini")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"RUN={folder} is no run folder, and has no answers/; give one that `fedllm-bench bench` printed as "
+            "`Run folder`, or a folder that `fedllm-bench answer --out` made"
+        ) from error

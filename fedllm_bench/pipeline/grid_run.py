@@ -1,0 +1,119 @@
+"""Running the cells of a grid, several at once, and what they leave: grid.json, tables and figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench.common import files, hardware
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.process import ALLOCATOR
+from fedllm_bench.common.text import counted
+from fedllm_bench.pipeline import workers
+from fedllm_bench.pipeline.grid_progress import Progress, Tell
+from fedllm_bench.pipeline.workers import Ended
+from fedllm_bench.report.grid.files import Reasons, report
+from fedllm_bench.runs.grid import GridCell, Request, grid_folder, open_cells, queue
+from fedllm_bench.runs.opening import open_cell
+
+MOST_JOBS = 4  # on a CPU each holds 1 to 2 GB
+
+
+def check_cells(cells: Sequence[GridCell]) -> None:
+    """All that can be known to fail is refused before the first cell is run; this loads torch.
+
+    Raises a :class:`UserError` for the first cell that cannot be run.
+    """
+    from fedllm_bench.runs.loading import check_cell
+
+    for each in cells:
+        check_cell(each.cell)
+
+
+def default_jobs(cuda: bool) -> int:
+    """Cells at once: two on one GPU would share its memory; on a CPU one core each is the fastest."""
+    return 1 if cuda else min(MOST_JOBS, hardware.num_threads())
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else runs the grid of this folder inside the block. Raises a :class:`UserError` where somebody does."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"{folder}: another process is running this grid; wait for it, or stop it") from error
+
+
+def run_waiting(
+    cells: Sequence[GridCell], waiting: Sequence[GridCell], folder: Path, jobs: int, tell: Tell, *, bar: bool = True
+) -> list[Ended]:
+    """Run the cells of `waiting`, `jobs` at once; those of `cells` that are not among them are not run.
+
+    `tell` gets a line at the start and for each cell; with `bar` a terminal shows a bar on stderr too.
+    """
+    grid, done = f"Grid of {counted(len(cells), 'cell')} on {cells[0].cell.split.name}", len(cells) - len(waiting)
+    if not waiting:
+        tell(f"{grid}, all finished before; nothing to do.")
+        return []
+    jobs = min(jobs, len(waiting))
+    threads = max(1, hardware.num_threads() // jobs)
+    logs = files.make_folder(folder / "logs")
+    tell(f"{grid}, {done} finished before; {jobs} at once, cores for each: {threads}.")
+    tell(f"Grid folder {folder}")
+    start = partial(workers.start_worker, threads=threads, logs=logs, environment={**ALLOCATOR, **os.environ})
+    progress = Progress(len(cells), len(waiting), jobs, tell, bar=bar)
+    try:
+        return workers.run_cells(waiting, jobs=jobs, start=start, report=progress)
+    finally:
+        progress.bar.close()
+
+
+def reasons_of(ended: Sequence[Ended]) -> dict[tuple[str, int], str]:
+    """Why cells have no results, by method and seed."""
+    return {each.task.key: each.reason for each in ended if each.reason}
+
+
+def report_of(cells: Sequence[GridCell], failed: Reasons, folder: Path) -> dict[str, Any] | None:
+    """grid.json with its tables and figures in the grid's folder; None, and nothing, where every cell failed."""
+    return report(cells, failed, folder) if len(failed) < len(cells) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridDone:
+    """`payload` is grid.json (docs/grid.md), None where every cell failed; `codes` are exit codes of the failed."""
+
+    cells: Sequence[GridCell]
+    folder: Path
+    payload: dict[str, Any] | None
+    failed: Reasons
+    codes: Sequence[int]
+
+
+def finish_grid(request: Request, jobs: int | None, tell: Tell, *, first: str = "", bar: bool = True) -> GridDone:
+    """Run what is left of a grid, and report it. `jobs` is None for as many as the machine fits.
+
+    `tell` gets the line `first` when all is checked, then those of :func:`run_waiting`. Raises a :class:`UserError`
+    for what is wrong with the request or can be known to fail, and where another process runs the grid.
+    """
+    cuda = hardware.has_cuda()
+    cells = open_cells(request, lambda config: open_cell(config, request.out, cuda))
+    waiting, folder = queue(cells), grid_folder(cells)
+    if waiting:
+        check_cells(waiting)
+    files.make_folder(folder)
+    if first:
+        tell(first)
+    with alone_in(folder):
+        ended = run_waiting(cells, waiting, folder, jobs or default_jobs(cuda), tell, bar=bar)
+        failed = reasons_of(ended)
+        payload = report_of(cells, failed, folder)
+    codes = [each.code for each in ended if each.reason]
+    return GridDone(cells=cells, folder=folder, payload=payload, failed=failed, codes=codes)

@@ -1,0 +1,52 @@
+"""From a config to its cell, after everything was checked that a run needs; nothing is trained here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedllm_bench.common import hardware
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.preflight import check_quantization, model_available, paper_problems
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.runs import cell as cells
+from fedllm_bench.runs.cell import Cell
+
+
+def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = None) -> Cell:
+    """Check what the run needs before anything is loaded. `threads` is None for all cores.
+
+    Raises a :class:`UserError` for what is missing here: a split, a model, a package or a GPU.
+    """
+    if config.profile == "paper":
+        _check_paper(config, cuda)
+    check_quantization(config.model)
+    cell = Cell(config, cells.resolve_split(config), out, threads or hardware.num_threads())
+    if not model_available(config.model.name, config.model.revision):  # it will be fetched: after all else is looked at
+        from fedllm_bench.runs.loading import (
+            check_cell,  # takes seconds, so else not before it is known what is left to do
+        )
+
+        check_cell(cell)
+    return cell
+
+
+def _check_paper(config: RunConfig, cuda: bool) -> None:
+    problems = paper_problems(
+        config,
+        cuda=cuda,
+        model_found=model_available(config.model.name, config.model.revision),
+        split_found=config.split is not None and (Path(config.split).expanduser() / "manifest.json").is_file(),
+        bfloat16=cuda and hardware.has_bfloat16(),
+    )
+    if problems:
+        raise UserError("PROFILE=paper cannot start:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def check_memory(config: RunConfig) -> None:
+    """Raise a :class:`UserError` where training will not fit into the free memory of the GPU."""
+    import torch
+
+    from fedllm_bench.training.fitting import check_fits, model_settings
+
+    free, _ = torch.cuda.mem_get_info()
+    check_fits(config, model_settings(config), free)
