@@ -23,7 +23,7 @@ from fedllm_bench.scores.estimators import (
     Estimator,
     worst_tenth,
 )
-from fedllm_bench.scores.intervals import LEVEL
+from fedllm_bench.scores.levels import CONFIDENCE
 from fedllm_bench.scores.power import smallest
 from fedllm_bench.scores.score import SCALES, MetricInfo, Score, is_seen, is_unseen
 from fedllm_bench.scores.summaries import Summary, paired_difference, per_cluster, summarise
@@ -250,7 +250,7 @@ def results_payload(
 
 def made_with() -> dict[str, Any]:
     """`intervals`: nothing is resampled any more."""
-    return {"level": LEVEL, "samples": 0, "seed": 0, "bootstrap_from": None}
+    return {"level": CONFIDENCE, "samples": 0, "seed": 0, "bootstrap_from": None}
 
 
 def write_results(path: Path, payload: Mapping[str, Any]) -> None:
