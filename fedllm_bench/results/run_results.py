@@ -14,7 +14,7 @@ from typing import Any
 from fedllm_bench.common.files import write_json
 from fedllm_bench.results.distribution import distribution
 from fedllm_bench.results.per_client import per_client
-from fedllm_bench.results.schema import SCHEMA_VERSION, check_results
+from fedllm_bench.results.schema import SCHEMA_VERSION, ClientRow, check_results
 from fedllm_bench.results.sides import Clusters, ScoredSides, sides_of
 from fedllm_bench.scores.estimators import (
     MEAN_OVER_CLIENTS,
@@ -53,17 +53,6 @@ class MetricView:
     info: MetricInfo
     keep: Keep
     estimator: Estimator = MEAN_OVER_CLIENTS
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientRow:
-    """What one client gained: the means of its scored items. `n_rows` counts those of `after`."""
-
-    client: str
-    before: float | None
-    after: float | None
-    local: float | None
-    n_rows: int
 
 
 def metric_entry(info: MetricInfo, scores: ScoreSet, *, estimator: Estimator = MEAN_OVER_CLIENTS) -> dict[str, Any]:
@@ -232,7 +221,7 @@ def results_payload(
     privacy: Mapping[str, Any] | None = None,
     communication: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole of results.json; keys are those of `schema.RESULTS`."""
+    """The whole of results.json; keys are those of `schema.Results`."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run": dict(run),
