@@ -13,7 +13,7 @@ from typing import Any
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.results.run_results import MetricView, ScoreSet, made_with, views_of
 from fedllm_bench.scores.score import SCALES, MetricInfo, Score
-from fedllm_bench.scores.seeds import difference, point
+from fedllm_bench.scores.seeds import difference, over_seeds, point
 from fedllm_bench.scores.summaries import per_cluster
 
 GRID_VERSION = 1
@@ -147,12 +147,12 @@ def _value(view: MetricView, by_seed: BySeed) -> dict[str, Any]:
     """The mean over seeds of the estimate, its standard deviation over seeds, and each seed's own."""
     clusters = {seed: per_cluster(scores) for seed, scores in sorted(by_seed.items())}
     seeds = {seed: point(view.estimator, of_seed) for seed, of_seed in clusters.items()}
-    known = [value for value in seeds.values() if value is not None]
+    found = over_seeds(seeds)
     all_clusters = [cluster for of_seed in clusters.values() for cluster in of_seed.values()]
     return {
-        "mean": statistics.fmean(known) if known else None,
-        "sd": statistics.stdev(known) if len(known) > 1 else None,
-        "seeds": {str(seed): value for seed, value in seeds.items()},
+        "mean": found["mean"],
+        "sd": found["sd"],
+        "seeds": found["values"],
         "n": max((sum(c.mean is not None for c in of_seed.values()) for of_seed in clusters.values()), default=0),
         "n_scored": sum(cluster.n_scored for cluster in all_clusters),
         "n_unscored": sum(cluster.n_unscored for cluster in all_clusters),

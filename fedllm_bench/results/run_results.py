@@ -13,8 +13,9 @@ from typing import Any
 
 from fedllm_bench.common.files import write_json
 from fedllm_bench.results.distribution import distribution
+from fedllm_bench.results.entries import ClientRow
 from fedllm_bench.results.per_client import per_client
-from fedllm_bench.results.schema import SCHEMA_VERSION, ClientRow, check_results
+from fedllm_bench.results.schema import SCHEMA_VERSION, check_results
 from fedllm_bench.results.sides import Clusters, ScoredSides, sides_of
 from fedllm_bench.scores.estimators import (
     MEAN_OVER_CLIENTS,

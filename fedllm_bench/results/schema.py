@@ -5,162 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from pydantic import ConfigDict, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.results.entries import (
+    OBJECT,
+    ClientRow,
+    Flag,
+    Int,
+    MetricEntry,
+    Number,
+    OverRounds,
+    Personalisation,
+    Text,
+)
 from fedllm_bench.results.schema_errors import said
 from fedllm_bench.results.version_4 import with_later_keys
 
 SCHEMA_VERSION = 5
 READABLE = (4, SCHEMA_VERSION)
 QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}
-
-OBJECT = ConfigDict(extra="forbid", allow_inf_nan=False)  # no key of another name, no NaN
-# Nothing is converted: a number in quotes is no number, and `true` no integer.
-Text: TypeAlias = StrictStr
-Int: TypeAlias = StrictInt
-Flag: TypeAlias = StrictBool
-Number: TypeAlias = StrictFloat
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class SideSummary:
-    """An estimate over `n` clients with its interval (:class:`~fedllm_bench.scores.summaries.Summary`).
-
-    Files of version 4 do not have `no_interval` and `sd`: they are read as "" and None.
-    """
-
-    mean: Number | None
-    ci_low: Number | None
-    ci_high: Number | None
-    n: Int
-    n_scored: Int
-    n_unscored: Int
-    interval: Literal["t_skew", "share", "exact", "none", "bootstrap", "t"]
-    unit_of_resampling: Text
-    no_interval: Text
-    sd: Number | None
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class DifferenceSummary(SideSummary):
-    """A paired difference. Files of version 4 do not have `detectable`: it is read as None."""
-
-    significant: Flag | None
-    detectable: Number | None
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class ClientSpread:
-    """Quantiles over `n` clients; None without clients."""
-
-    min: Number | None
-    p10: Number | None
-    p25: Number | None
-    median: Number | None
-    p75: Number | None
-    p90: Number | None
-    max: Number | None
-    n: Int
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class Distribution:
-    after: ClientSpread
-    difference: ClientSpread
-    num_better: Int
-    num_worse: Int
-    share_better: Number | None
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class Moments:
-    """Of `n` clients; None without clients."""
-
-    mean: Number | None
-    sd: Number | None
-    worst_tenth: Number | None
-    n: Int
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class PerClient:
-    before: Moments
-    after: Moments
-    local: Moments | None
-    difference: Moments
-    difference_to_local: Moments | None
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class MetricEntry:
-    version: Text
-    unit: Text
-    higher_is_better: Flag
-    description: Text
-    estimator: Text
-    before: SideSummary
-    after: SideSummary
-    difference: DifferenceSummary
-    local: SideSummary | None
-    difference_to_local: DifferenceSummary | None
-    distribution: Distribution
-    per_client: PerClient
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class ClientRow:
-    """What one client gained: the means of its scored items. `n_rows` counts those of `after`."""
-
-    client: Text
-    before: Number | None
-    after: Number | None
-    local: Number | None
-    n_rows: Int
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class RoundSpread(ClientSpread):
-    mean: Number | None
-    sd: Number | None
-    worst_tenth: Number | None
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class ScoredRound:
-    round: Int
-    heldout: RoundSpread
-    unseen: RoundSpread
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class OverRounds:
-    metric: Text
-    every: Int
-    unit: Text
-    rounds: tuple[ScoredRound, ...]
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class PersonalGain:
-    client: Text
-    num_train_rows: Int
-    before: Number | None
-    after: Number | None
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class Personalisation:
-    metric: Text
-    steps: Int
-    optimizer: Text
-    lr: Number
-    heldout: MetricEntry
-    clients: tuple[PersonalGain, ...]
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)

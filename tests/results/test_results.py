@@ -12,7 +12,7 @@ import pytest
 from checkout import ROOT
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.results import schema
+from fedllm_bench.results import entries, schema
 from fedllm_bench.results.run_results import (
     ScoreSet,
     client_rows,
@@ -325,7 +325,9 @@ def test_wrong_values_are_refused_by_their_name(payload, tmp_path, path, value, 
 
 def test_every_key_is_documented():
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    parts = [part for part in vars(schema).values() if is_dataclass(part) and part.__module__ == schema.__name__]
+    modules = {module.__name__: module for module in (schema, entries)}
+    found = [part for module in modules.values() for part in vars(module).values() if is_dataclass(part)]
+    parts = {part.__name__: part for part in found if part.__module__ in modules}.values()
     keys = {field.name for part in parts for field in fields(part)}
     assert len(parts) == 23
     assert len(keys) > 70

@@ -9,7 +9,7 @@ from fedllm_bench.common.text import number
 from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults, MetricResult, SideEstimate
 from fedllm_bench.report.page.browser import language_label
 from fedllm_bench.report.page.tables import BROKEN_DOWN, all_sides, arrow
-from fedllm_bench.results.schema import OverRounds
+from fedllm_bench.results.entries import OverRounds
 
 COLOURS = 7  # classes s0 to s6 of the style sheet; s0 is the base
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 260, 52, 628, 12, 232

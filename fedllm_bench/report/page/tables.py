@@ -15,7 +15,8 @@ from fedllm_bench.evaluation.scoring.evaluation_json import (
     PairResult,
     SideEstimate,
 )
-from fedllm_bench.results.schema import Results, SideSummary
+from fedllm_bench.results.entries import SideSummary
+from fedllm_bench.results.schema import Results
 
 BASE = "base"
 BROKEN_DOWN = ("category_", "language_", "client_")  # views that are drawn and not in the table
