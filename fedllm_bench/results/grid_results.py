@@ -12,6 +12,7 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.results.run_results import MetricView, ScoreSet, made_with, views_of
+from fedllm_bench.results.schema import Results
 from fedllm_bench.scores.score import SCALES, MetricInfo, Score
 from fedllm_bench.scores.seeds import difference, over_seeds, point
 from fedllm_bench.scores.summaries import per_cluster
@@ -28,7 +29,7 @@ class GridRun:
 
     method: str
     seed: int
-    results: Mapping[str, Any]
+    results: Results
     scores: Mapping[str, ScoreSet]
 
 
@@ -55,7 +56,7 @@ def grid_payload(
     return {
         "grid_version": GRID_VERSION,
         "grid": dict(about),
-        "data": {"num_clients": runs[0].results["data"]["num_clients"]},
+        "data": {"num_clients": runs[0].results.data.num_clients},
         "cells": [_cell(run) for run in runs] + [vars(failure) | {"config_hash": None} for failure in failures],
         "references": {name: _absent(name, runs, about["methods"]) for name in REFERENCES},
         "intervals": made_with(),
@@ -65,7 +66,7 @@ def grid_payload(
 
 
 def _cell(run: GridRun) -> dict[str, Any]:
-    return {"method": run.method, "seed": run.seed, "reason": None, "config_hash": run.results["run"]["config_hash"]}
+    return {"method": run.method, "seed": run.seed, "reason": None, "config_hash": run.results.run.config_hash}
 
 
 def _methods(runs: Sequence[GridRun]) -> list[str]:
@@ -81,11 +82,11 @@ def _absent(name: str, runs: Sequence[GridRun], asked: Sequence[str]) -> str | N
 
 def _cost(runs: Sequence[GridRun], method: str) -> dict[str, float]:
     """Means over seeds."""
-    costs = [run.results["cost"] for run in runs if run.method == method]
+    costs = [run.results.cost for run in runs if run.method == method]
     return {
-        "bytes_up": statistics.fmean(cost["bytes_up"] for cost in costs),
-        "bytes_down": statistics.fmean(cost["bytes_down"] for cost in costs),
-        "train_seconds": statistics.fmean(cost["seconds"].get("train", 0.0) for cost in costs),
+        "bytes_up": statistics.fmean(cost.bytes_up for cost in costs),
+        "bytes_down": statistics.fmean(cost.bytes_down for cost in costs),
+        "train_seconds": statistics.fmean(cost.seconds.get("train", 0.0) for cost in costs),
     }
 
 
@@ -101,13 +102,18 @@ def _entries(runs: Sequence[GridRun]) -> Iterator[tuple[MetricView, dict[str, An
 
 def _info(runs: Sequence[GridRun], name: str) -> MetricInfo:
     """What the metric says of itself in all runs."""
-    found = {run.results["metrics"][name]["version"]: run for run in runs}
+    found = {run.results.metrics[name].version: run for run in runs}
     if len(found) > 1:
         versions = ", ".join(f"version {version} in {run.method} seed {run.seed}" for version, run in found.items())
         raise UserError(f"scores of {name} do not compare: {versions}; remove the older runs and run them again")
-    entry = runs[0].results["metrics"][name]
-    keys = ("version", "unit", "higher_is_better", "description")
-    return MetricInfo(name=name, **{key: entry[key] for key in keys})
+    entry = runs[0].results.metrics[name]
+    return MetricInfo(
+        name=name,
+        version=entry.version,
+        unit=entry.unit,
+        higher_is_better=entry.higher_is_better,
+        description=entry.description,
+    )
 
 
 def _sides(runs: Sequence[GridRun], name: str, view: MetricView) -> dict[str, BySeed]:
