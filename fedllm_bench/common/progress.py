@@ -85,9 +85,6 @@ def _lines(
     log.info("%s: %d of %d in %.1f s", label, done, total, time.monotonic() - started)
 
 
-log = logging.getLogger(__name__)
-
-
 class Meter:
     """`total` items, of which `initial` were done by an earlier session."""
 

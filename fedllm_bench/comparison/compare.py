@@ -22,6 +22,8 @@ from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.run_scores import ScoredRun
 from fedllm_bench.scores import power
+from fedllm_bench.scores.intervals import is_equal
+from fedllm_bench.scores.levels import SIGNIFICANCE
 from fedllm_bench.scores.significance import holm, paired_t
 from fedllm_bench.scores.summaries import (
     ClusterMean,
@@ -34,7 +36,6 @@ from fedllm_bench.scores.summaries import (
 
 Estimand = Literal["models", "methods"]
 Verdict = Literal["A", "B", "equal", "not distinguishable", "no interval", "nothing in common"]
-ROUNDING = 1e-12
 Clusters = Mapping[str, ClusterMean]
 
 
@@ -161,7 +162,7 @@ def _comparison(name: str, info: MetricScores, pairs: Sequence[tuple[float, floa
     differences = [x - y for x, y in pairs]
     mean = statistics.fmean(differences) if pairs else None
     sd = statistics.stdev(differences) if len(pairs) > 1 else None
-    effect = None if mean is None or sd is None or sd <= ROUNDING else mean / sd
+    effect = None if mean is None or sd is None or is_equal(sd, mean) else mean / sd
     return Comparison(
         metric=name,
         judge=info.judge,
@@ -184,13 +185,13 @@ def _judged(found: Comparison, pairs: Sequence[tuple[float, float]]) -> Comparis
 def _verdict(found: Comparison, differences: Sequence[float]) -> Verdict:
     if not differences or found.mean is None:
         return "nothing in common"
-    if all(abs(difference) <= ROUNDING for difference in differences):
+    if all(is_equal(abs(difference), 0.0) for difference in differences):
         return "equal"
     if found.ci_low is None or found.ci_high is None:
         return "no interval"
     apart = found.ci_low > 0 or found.ci_high < 0
     if found.p_holm is not None:
-        apart = found.p_holm < power.ALPHA
+        apart = found.p_holm < SIGNIFICANCE
     return _better(found) if apart else "not distinguishable"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedllm_bench.common import files
+from fedllm_bench.common.cache import cached, key_of
 from fedllm_bench.common.progress import track
 from fedllm_bench.data.encoder import ChatEncoder, Encoded
 from fedllm_bench.data.manifest import PARTS, Part, Split
@@ -121,16 +122,14 @@ def tokenised(
     A sequence is cut on the right to `depends_on["sequence_length"]` tokens; a row of which any sequence then has no
     counted token is left out with all its sequences.
     """
-    folder = cache / "tokens" / files.sha256_json(depends_on)[:20]
-    parts = _cached(folder)
-    if parts is None:
-        with files.new_folder(folder) as part:
-            _write(part, rows, examples, depends_on["sequence_length"])
-        parts = {name: _open(folder, name) for name in PARTS}
-    return parts
+
+    def write(folder: Path) -> None:
+        _write(folder, rows, examples, depends_on["sequence_length"])
+
+    return cached(cache / "tokens", key_of(depends_on), write, _read)
 
 
-def _cached(folder: Path) -> dict[str, TokenPart] | None:
+def _read(folder: Path) -> dict[str, TokenPart] | None:
     """What an earlier call left; None where a file is missing or damaged."""
     try:
         return {name: _open(folder, name) for name in PARTS}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common import files
+from fedllm_bench.common.cache import cached
 from fedllm_bench.data.build.pipelines import load_pipeline
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.mini.chats import wildchat_multi_rows, wildchat_rows
@@ -97,10 +98,12 @@ def mini_split(dataset: str, world_seed: int, cache: Path) -> Split:
     builder = BUILDERS[dataset]
     population = Population(seed=world_seed)
     key = files.sha256_json({"version": VERSION, "population": asdict(population)})[:10]
-    folder = cache / "splits" / f"mini-{dataset}-w{world_seed}-{key}"
-    if (folder / "manifest.json").is_file():
-        return open_split(folder)
-    return builder(population, folder)
+    return cached(
+        cache / "splits",
+        f"mini-{dataset}-w{world_seed}-{key}",
+        make=lambda folder: builder(population, folder),
+        read=lambda folder: open_split(folder) if (folder / "manifest.json").is_file() else None,
+    )
 
 
 build_mini_aya = Variant("aya", aya_rows)

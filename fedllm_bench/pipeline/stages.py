@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from fedllm_bench.common import files, interrupts, provenance
+from fedllm_bench.common.cache import key_of
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import Server
@@ -31,7 +32,7 @@ from fedllm_bench.runs.client_rounds import watcher
 from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, OUTPUTS, folder_name
 from fedllm_bench.runs.loading import Bench, check_cell, load_bench
 from fedllm_bench.runs.personalise import is_wanted, personalise
-from fedllm_bench.runs.scoring import Scores, evaluate, read_scores, saved_scores
+from fedllm_bench.runs.scoring import Scores, cached_scores, evaluate, read_scores, saved_scores
 from fedllm_bench.training import engines
 from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.model.adapter import save_adapter
@@ -113,7 +114,7 @@ def _describe(bench: Bench) -> None:
 def score_base(bench: Bench) -> Scores:
     """The base model's scores; they do not depend on method or seed, so runs share them through the cache."""
     config = bench.config
-    key = files.sha256_json(
+    key = key_of(
         {
             "base": bench.cell.base_hash,
             "dtype": config.model.dtype,
@@ -126,10 +127,14 @@ def score_base(bench: Bench) -> Scores:
             "versions": {name: METRICS[name].info.version for name in bench.metrics},
         }
     )
-    cache = files.make_folder(files.cache_root() / "base_scores" / key[:20])
-    with FileLock(cache / ".lock"):  # two runs that start together: one scores, the other reads
-        shared = saved_scores(cache, "before", bench.metrics, lambda: evaluate(bench, [(None, bench.items)], "base"))
-    return saved_scores(bench.cell.folder, "before", bench.metrics, lambda: shared)
+
+    def score() -> Scores:
+        return evaluate(bench, [(None, bench.items)], "base")
+
+    def shared() -> Scores:
+        return cached_scores(files.cache_root() / "base_scores", key, "before", bench.metrics, score)
+
+    return saved_scores(bench.cell.folder, "before", bench.metrics, shared)
 
 
 def train(bench: Bench) -> Server:

@@ -12,8 +12,9 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.results.run_results import MetricView, ScoreSet, made_with, views_of
+from fedllm_bench.results.schema import Results
 from fedllm_bench.scores.score import SCALES, MetricInfo, Score
-from fedllm_bench.scores.seeds import difference, point
+from fedllm_bench.scores.seeds import difference, over_seeds, point
 from fedllm_bench.scores.summaries import per_cluster
 
 GRID_VERSION = 1
@@ -28,7 +29,7 @@ class GridRun:
 
     method: str
     seed: int
-    results: Mapping[str, Any]
+    results: Results
     scores: Mapping[str, ScoreSet]
 
 
@@ -55,7 +56,7 @@ def grid_payload(
     return {
         "grid_version": GRID_VERSION,
         "grid": dict(about),
-        "data": {"num_clients": runs[0].results["data"]["num_clients"]},
+        "data": {"num_clients": runs[0].results.data.num_clients},
         "cells": [_cell(run) for run in runs] + [vars(failure) | {"config_hash": None} for failure in failures],
         "references": {name: _absent(name, runs, about["methods"]) for name in REFERENCES},
         "intervals": made_with(),
@@ -65,7 +66,7 @@ def grid_payload(
 
 
 def _cell(run: GridRun) -> dict[str, Any]:
-    return {"method": run.method, "seed": run.seed, "reason": None, "config_hash": run.results["run"]["config_hash"]}
+    return {"method": run.method, "seed": run.seed, "reason": None, "config_hash": run.results.run.config_hash}
 
 
 def _methods(runs: Sequence[GridRun]) -> list[str]:
@@ -81,11 +82,11 @@ def _absent(name: str, runs: Sequence[GridRun], asked: Sequence[str]) -> str | N
 
 def _cost(runs: Sequence[GridRun], method: str) -> dict[str, float]:
     """Means over seeds."""
-    costs = [run.results["cost"] for run in runs if run.method == method]
+    costs = [run.results.cost for run in runs if run.method == method]
     return {
-        "bytes_up": statistics.fmean(cost["bytes_up"] for cost in costs),
-        "bytes_down": statistics.fmean(cost["bytes_down"] for cost in costs),
-        "train_seconds": statistics.fmean(cost["seconds"].get("train", 0.0) for cost in costs),
+        "bytes_up": statistics.fmean(cost.bytes_up for cost in costs),
+        "bytes_down": statistics.fmean(cost.bytes_down for cost in costs),
+        "train_seconds": statistics.fmean(cost.seconds.get("train", 0.0) for cost in costs),
     }
 
 
@@ -101,13 +102,18 @@ def _entries(runs: Sequence[GridRun]) -> Iterator[tuple[MetricView, dict[str, An
 
 def _info(runs: Sequence[GridRun], name: str) -> MetricInfo:
     """What the metric says of itself in all runs."""
-    found = {run.results["metrics"][name]["version"]: run for run in runs}
+    found = {run.results.metrics[name].version: run for run in runs}
     if len(found) > 1:
         versions = ", ".join(f"version {version} in {run.method} seed {run.seed}" for version, run in found.items())
         raise UserError(f"scores of {name} do not compare: {versions}; remove the older runs and run them again")
-    entry = runs[0].results["metrics"][name]
-    keys = ("version", "unit", "higher_is_better", "description")
-    return MetricInfo(name=name, **{key: entry[key] for key in keys})
+    entry = runs[0].results.metrics[name]
+    return MetricInfo(
+        name=name,
+        version=entry.version,
+        unit=entry.unit,
+        higher_is_better=entry.higher_is_better,
+        description=entry.description,
+    )
 
 
 def _sides(runs: Sequence[GridRun], name: str, view: MetricView) -> dict[str, BySeed]:
@@ -147,12 +153,12 @@ def _value(view: MetricView, by_seed: BySeed) -> dict[str, Any]:
     """The mean over seeds of the estimate, its standard deviation over seeds, and each seed's own."""
     clusters = {seed: per_cluster(scores) for seed, scores in sorted(by_seed.items())}
     seeds = {seed: point(view.estimator, of_seed) for seed, of_seed in clusters.items()}
-    known = [value for value in seeds.values() if value is not None]
+    found = over_seeds(seeds)
     all_clusters = [cluster for of_seed in clusters.values() for cluster in of_seed.values()]
     return {
-        "mean": statistics.fmean(known) if known else None,
-        "sd": statistics.stdev(known) if len(known) > 1 else None,
-        "seeds": {str(seed): value for seed, value in seeds.items()},
+        "mean": found["mean"],
+        "sd": found["sd"],
+        "seeds": found["values"],
         "n": max((sum(c.mean is not None for c in of_seed.values()) for of_seed in clusters.values()), default=0),
         "n_scored": sum(cluster.n_scored for cluster in all_clusters),
         "n_unscored": sum(cluster.n_unscored for cluster in all_clusters),

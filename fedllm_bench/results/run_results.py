@@ -13,6 +13,7 @@ from typing import Any
 
 from fedllm_bench.common.files import write_json
 from fedllm_bench.results.distribution import distribution
+from fedllm_bench.results.entries import ClientRow
 from fedllm_bench.results.per_client import per_client
 from fedllm_bench.results.schema import SCHEMA_VERSION, check_results
 from fedllm_bench.results.sides import Clusters, ScoredSides, sides_of
@@ -23,7 +24,7 @@ from fedllm_bench.scores.estimators import (
     Estimator,
     worst_tenth,
 )
-from fedllm_bench.scores.intervals import LEVEL
+from fedllm_bench.scores.levels import CONFIDENCE
 from fedllm_bench.scores.power import smallest
 from fedllm_bench.scores.score import SCALES, MetricInfo, Score, is_seen, is_unseen
 from fedllm_bench.scores.summaries import Summary, paired_difference, per_cluster, summarise
@@ -53,17 +54,6 @@ class MetricView:
     info: MetricInfo
     keep: Keep
     estimator: Estimator = MEAN_OVER_CLIENTS
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientRow:
-    """What one client gained: the means of its scored items. `n_rows` counts those of `after`."""
-
-    client: str
-    before: float | None
-    after: float | None
-    local: float | None
-    n_rows: int
 
 
 def metric_entry(info: MetricInfo, scores: ScoreSet, *, estimator: Estimator = MEAN_OVER_CLIENTS) -> dict[str, Any]:
@@ -232,7 +222,7 @@ def results_payload(
     privacy: Mapping[str, Any] | None = None,
     communication: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole of results.json; keys are those of `schema.RESULTS`."""
+    """The whole of results.json; keys are those of `schema.Results`."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run": dict(run),
@@ -250,7 +240,7 @@ def results_payload(
 
 def made_with() -> dict[str, Any]:
     """`intervals`: nothing is resampled any more."""
-    return {"level": LEVEL, "samples": 0, "seed": 0, "bootstrap_from": None}
+    return {"level": CONFIDENCE, "samples": 0, "seed": 0, "bootstrap_from": None}
 
 
 def write_results(path: Path, payload: Mapping[str, Any]) -> None:

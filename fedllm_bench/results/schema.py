@@ -1,242 +1,182 @@
-"""The structure of results.json as data, and the check against it. docs/results.md explains every key."""
+"""results.json as a type, and the check against it. docs/results.md explains every key."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.results.entries import (
+    OBJECT,
+    ClientRow,
+    Flag,
+    Int,
+    MetricEntry,
+    Number,
+    OverRounds,
+    Personalisation,
+    Text,
+)
+from fedllm_bench.results.schema_errors import said
+from fedllm_bench.results.version_4 import with_later_keys
 
 SCHEMA_VERSION = 5
 READABLE = (4, SCHEMA_VERSION)
 QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}
 
 
-@dataclass(frozen=True)
-class MapOf:
-    """An object whose keys are free (names of metrics, of stages) and whose values all have one structure."""
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
+class Cut:
+    """What the sequence length took from the rows of one part."""
 
-    values: Any
-
-
-@dataclass(frozen=True)
-class ListOf:
-    values: Any
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """One of these values, compared with ==."""
-
-    values: tuple[Any, ...]
+    num_rows: Int
+    num_cut: Int
+    num_skipped: Int
+    num_counted_tokens: Int
+    num_lost_tokens: Int
 
 
-@dataclass(frozen=True)
-class OrNull:
-    structure: Any
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
+class CutBlock:
+    train: Cut
+    heldout: Cut
+    unseen: Cut
 
 
-@dataclass(frozen=True)
-class Since5:
-    """A key that files of version 4 lack."""
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
+class FailedAnswer:
+    """One that was left out of its round's mean."""
 
-    structure: Any
+    round: Int
+    client: Text
+    reason: Text
 
 
-SUMMARY = {
-    "mean": OrNull(float),
-    "ci_low": OrNull(float),
-    "ci_high": OrNull(float),
-    "n": int,
-    "n_scored": int,
-    "n_unscored": int,
-    "interval": OneOf(("t_skew", "share", "exact", "none", "bootstrap", "t")),
-    "unit_of_resampling": str,
-    "no_interval": Since5(str),
-    "sd": Since5(OrNull(float)),
-}
-DIFFERENCE = {**SUMMARY, "significant": OrNull(bool), "detectable": Since5(OrNull(float))}
-SPREAD = {**dict.fromkeys(QUANTILES, OrNull(float)), "n": int}
-DISTRIBUTION = {
-    "after": SPREAD,
-    "difference": SPREAD,
-    "num_better": int,
-    "num_worse": int,
-    "share_better": OrNull(float),
-}
-MOMENTS = {"mean": OrNull(float), "sd": OrNull(float), "worst_tenth": OrNull(float), "n": int}
-PER_CLIENT = {
-    "before": MOMENTS,
-    "after": MOMENTS,
-    "local": OrNull(MOMENTS),
-    "difference": MOMENTS,
-    "difference_to_local": OrNull(MOMENTS),
-}
-METRIC = {
-    "version": str,
-    "unit": str,
-    "higher_is_better": bool,
-    "description": str,
-    "estimator": str,
-    "before": SUMMARY,
-    "after": SUMMARY,
-    "difference": DIFFERENCE,
-    "local": OrNull(SUMMARY),
-    "difference_to_local": OrNull(DIFFERENCE),
-    "distribution": DISTRIBUTION,
-    "per_client": PER_CLIENT,
-}
-CLIENT = {
-    "client": str,
-    "before": OrNull(float),
-    "after": OrNull(float),
-    "local": OrNull(float),
-    "n_rows": int,
-}
-ROUND = {"round": int, "heldout": {**SPREAD, **MOMENTS}, "unseen": {**SPREAD, **MOMENTS}}
-OVER_ROUNDS = {"metric": str, "every": int, "unit": str, "rounds": ListOf(ROUND)}
-GAIN = {
-    "client": str,
-    "num_train_rows": int,
-    "before": OrNull(float),
-    "after": OrNull(float),
-}
-PERSONALISATION = {
-    "metric": str,
-    "steps": int,
-    "optimizer": str,
-    "lr": float,
-    "heldout": METRIC,
-    "clients": ListOf(GAIN),
-}
-CUT = {
-    "num_rows": int,
-    "num_cut": int,
-    "num_skipped": int,
-    "num_counted_tokens": int,
-    "num_lost_tokens": int,
-}
-FAILURE = {"round": int, "client": str, "reason": str}
-PRIVACY = {
-    "unit": OneOf(("client",)),
-    "epsilon": OrNull(float),
-    "delta": float,
-    "clip": float,
-    "noise_multiplier": float,
-    "sampling_rate": float,
-    "rounds": int,
-    "accountant": str,
-    "clipped": OrNull(float),
-    "statement": str,
-}
-COMMUNICATION = {
-    "upload_dtype": str,
-    "lora_aggregation": str,
-    "aggregation_error": OrNull(float),
-    "aggregation_error_norm": OrNull(float),
-}
-RESULTS = {
-    "schema_version": OneOf(READABLE),
-    "run": {
-        "dataset": str,
-        "method": str,
-        "personal": bool,
-        "profile": str,
-        "track": str,
-        "seed": int,
-        "model": str,
-        "config_hash": str,
-        "commit": OrNull(str),
-    },
-    "data": {
-        "num_clients": int,
-        "num_unseen_clients": int,
-        "num_train_rows": int,
-        "num_heldout_rows": int,
-        "local_clients": ListOf(str),
-        "never_visited": ListOf(str),
-        "sequence_length": int,
-        "cut": {"train": CUT, "heldout": CUT, "unseen": CUT},
-    },
-    "cost": {
-        "bytes_up": int,
-        "bytes_down": int,
-        "num_answers": int,
-        "num_dropouts": int,
-        "failures": ListOf(FAILURE),
-        "seconds": MapOf(float),
-        "peak_memory_bytes": int,
-        "peak_gpu_bytes": OrNull(int),
-    },
-    "intervals": {"level": float, "samples": int, "seed": int, "bootstrap_from": OrNull(int)},
-    "metrics": MapOf(METRIC),
-    "clients": MapOf(ListOf(CLIENT)),
-    "over_rounds": OrNull(OVER_ROUNDS),
-    "personalisation": OrNull(PERSONALISATION),
-    "privacy": OrNull(PRIVACY),
-    "communication": OrNull(COMMUNICATION),
-}
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
+class PrivacyBlock:
+    unit: Literal["client"]
+    epsilon: Number | None
+    delta: Number
+    clip: Number
+    noise_multiplier: Number
+    sampling_rate: Number
+    rounds: Int
+    accountant: Text
+    clipped: Number | None
+    statement: Text
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
+class CommunicationBlock:
+    upload_dtype: Text
+    lora_aggregation: Text
+    aggregation_error: Number | None
+    aggregation_error_norm: Number | None
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
+class RunBlock:
+    """Which run it is."""
+
+    dataset: Text
+    method: Text
+    personal: Flag
+    profile: Text
+    track: Text
+    seed: Int
+    model: Text
+    config_hash: Text
+    commit: Text | None
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
+class DataBlock:
+    """What the run was computed on."""
+
+    num_clients: Int
+    num_unseen_clients: Int
+    num_train_rows: Int
+    num_heldout_rows: Int
+    local_clients: tuple[Text, ...]
+    never_visited: tuple[Text, ...]
+    sequence_length: Int
+    cut: CutBlock
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
+class CostBlock:
+    """What the run took; `seconds` by stage."""
+
+    bytes_up: Int
+    bytes_down: Int
+    num_answers: Int
+    num_dropouts: Int
+    failures: tuple[FailedAnswer, ...]
+    seconds: dict[Text, Number]
+    peak_memory_bytes: Int
+    peak_gpu_bytes: Int | None
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
+class IntervalsBlock:
+    """How the intervals were made."""
+
+    level: Number
+    samples: Int
+    seed: Int
+    bootstrap_from: Int | None
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
+class Results:
+    """The whole file. `metrics` by name, with the views; `clients` by name of a metric, without them."""
+
+    schema_version: Literal[4, 5]
+    run: RunBlock
+    data: DataBlock
+    cost: CostBlock
+    intervals: IntervalsBlock
+    metrics: dict[Text, MetricEntry]
+    clients: dict[Text, tuple[ClientRow, ...]]
+    over_rounds: OverRounds | None
+    personalisation: Personalisation | None
+    privacy: PrivacyBlock | None
+    communication: CommunicationBlock | None
+
+
+@cache
+def _adapter() -> TypeAdapter[Results]:
+    return TypeAdapter(Results)
+
+
+def results_of(payload: Mapping[str, Any]) -> Results:
+    """The payload as an object.
+
+    ValueError naming a key that is missing, unknown or of a wrong kind, as "metrics.heldout.after.n".
+    """
+    try:
+        return _adapter().validate_python(with_later_keys(payload))
+    except ValidationError as error:
+        raise ValueError(said(Results, error)) from error
 
 
 def check_results(payload: Mapping[str, Any]) -> None:
-    """ValueError naming a key that is missing, unknown or of a wrong kind, as "metrics.heldout.after.n"."""
-    _check(payload, _of_version(payload.get("schema_version"), RESULTS), "")
+    """The errors of :func:`results_of`."""
+    results_of(payload)
 
 
-def _of_version(version: Any, structure: Any) -> Any:
-    """The structure of a file of that version."""
-    match structure:
-        case dict():
-            there = {k: v for k, v in structure.items() if version != 4 or not isinstance(v, Since5)}
-            return {key: _of_version(version, value) for key, value in there.items()}
-        case MapOf(inner) | ListOf(inner) | OrNull(inner):
-            return type(structure)(_of_version(version, inner))
-        case Since5(inner):
-            return inner
-        case _:
-            return structure
-
-
-def _check(value: Any, structure: Any, where: str) -> None:
-    match structure:
-        case dict():
-            _check_object(value, structure, where)
-        case MapOf(values):
-            for key, entry in _object(value, where).items():
-                _check(entry, values, f"{where}.{key}")
-        case ListOf(values):
-            _check_kind(value, list, where)
-            for i, entry in enumerate(value):
-                _check(entry, values, f"{where}[{i}]")
-        case OneOf(values):
-            if isinstance(value, bool) or value not in values:
-                raise ValueError(f"results: {where} is {value!r}; it must be one of {list(values)}")
-        case OrNull(inner):
-            if value is not None:
-                _check(value, inner, where)
-        case _:
-            _check_kind(value, structure, where)
-
-
-def _object(value: Any, where: str) -> Mapping[str, Any]:
-    _check_kind(value, dict, where)
-    checked: Mapping[str, Any] = value
-    return checked
-
-
-def _check_object(value: Any, structure: dict[str, Any], where: str) -> None:
-    prefix = f"{where}." if where else ""
-    for key in sorted(structure.keys() - _object(value, where or "the payload").keys()):
-        raise ValueError(f"results: the key {prefix}{key} is missing")
-    for key in sorted(value.keys() - structure.keys()):
-        raise ValueError(f"results: the key {prefix}{key} is unknown; known here: {sorted(structure)}")
-    for key, inner in structure.items():
-        _check(value[key], inner, f"{prefix}{key}")
-
-
-def _check_kind(value: Any, kind: type, where: str) -> None:
-    allowed = (int, float) if kind is float else (kind,)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"results: {where} is {value!r}; it must be of type {kind.__name__}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"results: {where} is {value}; numbers must be finite (null where not computed)")
+def read_results(path: Path) -> Results:
+    """Raises a :class:`UserError` for a file that is no results.json of a version in `READABLE`."""
+    try:
+        return results_of(files.read_json(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read as {path.name} of version {' or '.join(map(str, READABLE))} ({first_line(error)}); "
+            "give the run's command again"
+        ) from error

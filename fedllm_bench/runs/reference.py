@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from fedllm_bench.common import files
+from fedllm_bench.common.cache import cached, key_of
 from fedllm_bench.common.progress import track
 from fedllm_bench.data.pairs import FloatArray, PairPart
 from fedllm_bench.data.tokens import TokenPart, TokenRow
@@ -40,13 +40,12 @@ def with_reference(
         "batch_tokens": batch_tokens,
         "tokens": {name: _content(part.sequences) for name, part in parts.items()},
     }
-    folder = files.make_folder(cache / "reference") / files.sha256_json(depends_on)[:20]
-    with FileLock(folder.with_suffix(".lock")):  # two runs that start together: one computes, the other reads
-        found = _cached(folder, parts)
-        if found is None:
-            rows = [row for part in parts.values() for row in _sequences(part)]
-            found = _split_up(log_probabilities(model, rows, batch_tokens), parts)
-            _write(folder, found)
+
+    def compute(folder: Path) -> None:
+        rows = [row for part in parts.values() for row in _sequences(part)]
+        _write(folder, _split_up(log_probabilities(model, rows, batch_tokens), parts))
+
+    found = cached(cache / "reference", key_of(depends_on), compute, lambda folder: _read(folder, parts))
     return {name: replace(part, reference=found[name]) for name, part in parts.items()}
 
 
@@ -79,14 +78,13 @@ def _split_up(found: FloatArray, parts: Mapping[str, PairPart]) -> dict[str, Flo
 
 
 def _write(folder: Path, found: Mapping[str, FloatArray]) -> None:
-    with files.new_folder(folder) as part:
-        for name, values in found.items():
-            buffer = io.BytesIO()
-            np.save(buffer, values, allow_pickle=False)
-            files.write_bytes(part / f"{name}.npy", buffer.getvalue())
+    for name, values in found.items():
+        buffer = io.BytesIO()
+        np.save(buffer, values, allow_pickle=False)
+        files.write_bytes(folder / f"{name}.npy", buffer.getvalue())
 
 
-def _cached(folder: Path, parts: Mapping[str, PairPart]) -> dict[str, FloatArray] | None:
+def _read(folder: Path, parts: Mapping[str, PairPart]) -> dict[str, FloatArray] | None:
     """What an earlier call left; None where a file is missing, damaged or of other pairs."""
     try:
         found = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in parts}

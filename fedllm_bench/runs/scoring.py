@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common import files
+from fedllm_bench.common.cache import cached
 from fedllm_bench.common.progress import track
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.metrics.items import Item
@@ -31,12 +32,33 @@ def evaluate(bench: Bench, pairs: Sequence[tuple[Tree | None, Sequence[Item[Any,
 def saved_scores(folder: Path, side: str, metrics: Iterable[str], compute: Callable[[], Scores]) -> Scores:
     """The scores in `folder`/scores, computed and written there when one is missing."""
     names = list(metrics)
-    if not all(_score_file(folder, side, name).is_file() for name in names):
-        found = compute()
-        for name in names:
-            files.make_folder(_score_file(folder, side, name).parent)
-            files.write_jsonl(_score_file(folder, side, name), [score.to_dict() for score in found[name]])
-    return read_scores(folder, side, names)
+    found = _found(folder, side, names)
+    if found is None:
+        _write(folder, side, names, compute())
+        found = read_scores(folder, side, names)
+    return found
+
+
+def cached_scores(place: Path, key: str, side: str, metrics: Sequence[str], compute: Callable[[], Scores]) -> Scores:
+    """As :func:`saved_scores` in the folder `place`/`key` of a cache, whole or not at all: see :func:`cached`."""
+    return cached(
+        place,
+        key,
+        make=lambda folder: _write(folder, side, metrics, compute()),
+        read=lambda folder: _found(folder, side, metrics),
+    )
+
+
+def _found(folder: Path, side: str, metrics: Sequence[str]) -> Scores | None:
+    """None where a file is missing."""
+    there = all(_score_file(folder, side, name).is_file() for name in metrics)
+    return read_scores(folder, side, metrics) if there else None
+
+
+def _write(folder: Path, side: str, metrics: Iterable[str], scores: Scores) -> None:
+    for name in metrics:
+        files.make_folder(_score_file(folder, side, name).parent)
+        files.write_jsonl(_score_file(folder, side, name), [score.to_dict() for score in scores[name]])
 
 
 def read_scores(folder: Path, side: str, metrics: Iterable[str]) -> Scores:

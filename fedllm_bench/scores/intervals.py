@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-LEVEL = 0.95
-UPPER = (1 + LEVEL) / 2
+from fedllm_bench.scores.levels import UPPER
+
 NO_WIDTH = 1e-12  # a spread below this part of the mean is rounding: the values are equal
 SMALL_SKEW = 1e-6  # below it the formula of Hall's limit loses its digits, and its first order is as good
 
@@ -58,6 +58,7 @@ def of_mean(values: Array, *, freedom: float, scale: Scale | None = None) -> Int
 
 
 def is_equal(spread: Array | float, mean: Array | float) -> bool:
+    """Whether values with this spread (or range) and mean differ by rounding alone."""
     return bool(spread <= NO_WIDTH * max(1.0, abs(float(mean))))
 
 

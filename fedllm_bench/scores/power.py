@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-ALPHA = 0.05
+from fedllm_bench.scores.levels import SIGNIFICANCE
+
 POWER = 0.8
 MIDPOINTS = (np.arange(2000) + 0.5) / 2000  # of quantiles; the error of the mean is below 1e-5
 LARGEST = 1e6  # an effect that two differences show, whatever the number of tests
@@ -37,14 +38,14 @@ def power(effect: float, n: int, tests: int = 1) -> float:
 def _limits(n: int, tests: int) -> NDArray[np.float64]:
     """How far from 0 the mean over its standard error must lie, at quantiles of the standard deviation that is seen."""
     s = np.sqrt(special.chdtri(n - 1, 1 - MIDPOINTS) / (n - 1))
-    return np.asarray(special.stdtrit(n - 1, 1 - ALPHA / tests / 2) * s)
+    return np.asarray(special.stdtrit(n - 1, 1 - SIGNIFICANCE / tests / 2) * s)
 
 
 def needed(effect: float) -> int | None:
     """The fewest paired differences with a power of 80%; None without an effect, or where they are beyond 10^7."""
     if not effect or not math.isfinite(effect):
         return None
-    normal = float((special.ndtri(1 - ALPHA / 2) + special.ndtri(POWER)) / effect) ** 2  # t needs about two more
+    normal = float((special.ndtri(1 - SIGNIFICANCE / 2) + special.ndtri(POWER)) / effect) ** 2  # t needs about two more
     if normal > MANY:
         return None
     n = max(2, math.floor(normal))

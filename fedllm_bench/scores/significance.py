@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from fedllm_bench.scores.intervals import LEVEL
+from fedllm_bench.scores.intervals import is_equal
+from fedllm_bench.scores.levels import UPPER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,10 @@ def paired_t(differences: Sequence[float]) -> PairedT:
     if not n:
         raise ValueError("no differences")
     sd = statistics.stdev(differences) if n > 1 else None
-    if sd is None or sd <= 1e-12 * max(1.0, abs(mean)):  # equal but for rounding: t would be 0/0, or infinite
+    if sd is None or is_equal(sd, mean):  # equal but for rounding: t would be 0/0, or infinite
         return PairedT(mean=mean, sd=sd, ci_low=None, ci_high=None, p_value=None, n=n)
     error = sd / math.sqrt(n)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
+    half = float(stats.t.ppf(UPPER, n - 1)) * error
     p_value = float(2 * stats.t.sf(abs(mean) / error, n - 1))
     return PairedT(mean=mean, sd=sd, ci_low=mean - half, ci_high=mean + half, p_value=p_value, n=n)
 

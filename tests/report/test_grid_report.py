@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkout import ROOT
+from evaluation_records import results_json
 from sweeps import sweep
 
 from fedllm_bench.common.errors import UserError
@@ -19,6 +21,7 @@ from fedllm_bench.report.grid.figures import forest_plots
 from fedllm_bench.report.grid.table import half_width, markdown, shown_views, terminal_table, value
 from fedllm_bench.results.grid_results import Failure, GridRun, grid_payload
 from fedllm_bench.results.run_results import ScoreSet
+from fedllm_bench.results.schema import Results, results_of
 from fedllm_bench.scores.score import Score
 
 METHODS = ["local", "fedavg", "fedprox", "scaffold"]
@@ -30,7 +33,6 @@ LEVELS = {
     "fedprox": (0.21, 0.78),
     "scaffold": (0.1, 0.8),
 }
-ENTRY = {"version": "1", "description": ""}
 SEEDS = [0, 1, 2]
 
 
@@ -64,22 +66,28 @@ def run(method: str, seed: int, *, version: str = "1") -> GridRun:
     base_rng = np.random.default_rng(99)
     clients = CLIENTS[::2] if method == "local" else CLIENTS
     (loss, right), (base_loss, base_right) = LEVELS[method], LEVELS["base"]
-    metrics = {
-        "heldout": {**ENTRY, "version": version, "unit": "nats per token", "higher_is_better": False},
-        "mini_exact": {**ENTRY, "unit": "share", "higher_is_better": True},
-    }
     return GridRun(
         method=method,
         seed=seed,
-        results={
-            "run": {"config_hash": f"{method}{seed}"},
-            "data": {"num_clients": 24},
-            "cost": {"bytes_up": 5_000_000 + seed, "bytes_down": 10_000_000, "seconds": {"train": 60.0 + seed}},
-            "metrics": metrics,
-        },
+        results=results_of_run(method, seed, version),
         scores={
             "heldout": ScoreSet(before=losses(base_loss, base_rng, CLIENTS), after=losses(loss, rng, clients)),
             "mini_exact": ScoreSet(before=answers(base_right, base_rng, CLIENTS), after=answers(right, rng, clients)),
+        },
+    )
+
+
+def results_of_run(method: str, seed: int, version: str) -> Results:
+    one = results_of(results_json())
+    entry = replace(one.metrics["heldout"], description="")
+    cost = {"bytes_up": 5_000_000 + seed, "bytes_down": 10_000_000, "seconds": {"train": 60.0 + seed}}
+    return replace(
+        one,
+        run=replace(one.run, config_hash=f"{method}{seed}"),
+        cost=replace(one.cost, **cost),
+        metrics={
+            "heldout": replace(entry, version=version, unit="nats per token", higher_is_better=False),
+            "mini_exact": replace(entry, version="1", unit="share", higher_is_better=True),
         },
     )
 

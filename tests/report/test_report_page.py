@@ -31,6 +31,7 @@ from fedllm_bench.report.page.browser import browser_data, script_json
 from fedllm_bench.report.page.charts import charts, loss_curve
 from fedllm_bench.report.page.page import policy
 from fedllm_bench.report.page.write import write_evaluation_report
+from fedllm_bench.results.schema import results_of
 
 
 def data_of(path):
@@ -140,7 +141,7 @@ def test_bars_are_in_percent_of_the_range_and_refused_means_have_none(tmp_path):
 
 
 def test_the_curve_runs_from_the_first_round_to_the_last_with_the_loss_downwards():
-    curve = loss_curve(results_json()["over_rounds"])
+    curve = loss_curve(results_of(results_json()).over_rounds)
     points = [tuple(map(float, point.split(","))) for point in curve.median.split()]
     assert len(points) == 4
     assert (points[0][0], points[-1][0]) == (curve.left, curve.right)

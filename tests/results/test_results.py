@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import asdict, fields, is_dataclass
 
 import numpy as np
 import pytest
 from checkout import ROOT
 
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.results import entries, schema
 from fedllm_bench.results.run_results import (
     ScoreSet,
     client_rows,
@@ -18,25 +21,7 @@ from fedllm_bench.results.run_results import (
     results_payload,
     write_results,
 )
-from fedllm_bench.results.schema import (
-    CLIENT,
-    COMMUNICATION,
-    CUT,
-    DIFFERENCE,
-    DISTRIBUTION,
-    FAILURE,
-    GAIN,
-    METRIC,
-    MOMENTS,
-    OVER_ROUNDS,
-    PER_CLIENT,
-    PERSONALISATION,
-    PRIVACY,
-    RESULTS,
-    ROUND,
-    SPREAD,
-    check_results,
-)
+from fedllm_bench.results.schema import check_results, read_results, results_of
 from fedllm_bench.scores.score import MetricInfo, Score
 
 CUTS = {"num_rows": 9, "num_cut": 2, "num_skipped": 1, "num_counted_tokens": 90, "num_lost_tokens": 10}
@@ -201,6 +186,82 @@ def test_results_are_written_and_read_back(payload, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == payload
 
 
+def test_the_type_holds_all_that_the_file_says(payload, tmp_path):
+    write_results(tmp_path / "results.json", payload)
+    found = read_results(tmp_path / "results.json")
+    assert json.dumps(asdict(found), sort_keys=True) == json.dumps(payload, sort_keys=True)
+    assert found.metrics["mini_exact"].difference.significant is True
+    assert found.clients["heldout"][0] == client_rows(score_sets()["heldout"])[0]
+    assert found.data.cut.train.num_cut == 2
+
+
+LATER = {"no_interval", "sd", "detectable"}
+
+
+def of_version_4(value):
+    if isinstance(value, list):
+        return [of_version_4(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    gone = LATER if "unit_of_resampling" in value else ()
+    return {key: of_version_4(each) for key, each in value.items() if key not in gone}
+
+
+def test_a_file_of_version_4_is_read_and_its_later_keys_say_that_nothing_is_known(payload):
+    payload["personalisation"] = personalisation(payload)
+    old = of_version_4(payload) | {"schema_version": 4}
+    before = copy.deepcopy(old)
+    found = results_of(old)
+    assert old == before
+    assert found.schema_version == 4
+    entry = found.personalisation.heldout
+    for one in (found.metrics["heldout"], entry):
+        assert (one.after.no_interval, one.after.sd, one.difference.detectable) == ("", None, None)
+        assert one.after.mean == payload["metrics"]["heldout"]["after"]["mean"]
+
+
+@pytest.mark.parametrize(
+    "path", ["metrics.heldout.after.sd", "metrics.heldout.difference.detectable", "personalisation.heldout.after.sd"]
+)
+def test_a_key_that_version_4_did_not_have_is_refused_in_it_and_needed_in_version_5(payload, path):
+    payload["personalisation"] = personalisation(payload)
+    *parents, last = path.split(".")
+    for version, words in ((4, "is unknown; version 4 does not have it"), (5, "is missing")):
+        broken = copy.deepcopy(payload) if version == 5 else of_version_4(payload)
+        broken["schema_version"] = version
+        parent = broken
+        for key in parents:
+            parent = parent[key]
+        if version == 5:
+            del parent[last]
+        else:
+            parent[last] = None
+        with pytest.raises(ValueError, match=re.escape(f"{path} {words}")):
+            check_results(broken)
+
+
+def personalisation(payload) -> dict:
+    about = {"metric": "heldout", "steps": 3, "optimizer": "sgd", "lr": 0.1}
+    return {**about, "heldout": copy.deepcopy(payload["metrics"]["heldout"]), "clients": []}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "Expecting property name"),
+        ("[1]", "the payload is"),
+        ('{"schema_version": 3}', "the key clients is missing"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_a_file_that_is_no_results_is_refused_in_one_line(content, words, tmp_path):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=re.escape(words)) as found:
+        read_results(tmp_path / "results.json")
+    assert str(tmp_path / "results.json") in str(found.value)
+    assert "\n" not in str(found.value)
+
+
 def paths_of(value, prefix=()):
     """The path of every key that has a fixed name."""
     free = prefix in {("metrics",), ("clients",), ("cost", "seconds")}
@@ -228,13 +289,21 @@ def test_every_missing_key_is_refused_by_its_name(payload):
     [
         ("metrics.heldout.extra", 1, "metrics.heldout.extra is unknown"),
         ("extra", 1, "the key extra is unknown"),
+        ("data.cut.train.extra", 1, r"extra is unknown; known here: \['num_counted_tokens', 'num_cut'"),
+        ("cost.failures", [{"round": 2, "client": "a", "reason": "b", "x": 1}], r"failures\[0\].x is unknown; known"),
+        ("cost.failures", {}, "cost.failures is {}; it must be of type list"),
+        ("cost.peak_gpu_bytes", 1.5, "cost.peak_gpu_bytes is 1.5; it must be of type int"),
+        ("metrics", [], r"metrics is \[\]; it must be of type dict"),
+        ("run.personal", 1, "run.personal is 1; it must be of type bool"),
+        ("intervals.level", True, "intervals.level is True; it must be of type float"),
         ("schema_version", 1, "schema_version is 1"),
-        ("schema_version", True, "schema_version is True"),
+        ("schema_version", True, r"schema_version is True; it must be one of \[4, 5\]"),
         ("metrics.heldout.after.n", 1.5, "metrics.heldout.after.n is 1.5; it must be of type int"),
         ("metrics.heldout.after.n", True, "metrics.heldout.after.n is True"),
         ("metrics.heldout.after.mean", float("nan"), "metrics.heldout.after.mean is nan; .* finite"),
         ("metrics.heldout.after.mean", "0.5", "metrics.heldout.after.mean is '0.5'"),
-        ("metrics.heldout.after.interval", "guess", "it must be one of"),
+        ("metrics.heldout.after.interval", "guess", r"is 'guess'; it must be one of \['t_skew', "),
+        ("metrics.heldout.local.interval", 1, r"local.interval is 1; it must be one of \['t_skew', "),
         ("metrics.heldout.after", None, "metrics.heldout.after is None"),
         ("cost.seconds.train", "1", "cost.seconds.train is '1'"),
         ("data.local_clients", ["a", 3], r"data.local_clients\[1\] is 3"),
@@ -256,9 +325,10 @@ def test_wrong_values_are_refused_by_their_name(payload, tmp_path, path, value, 
 
 def test_every_key_is_documented():
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    parts = [RESULTS, METRIC, DIFFERENCE, DISTRIBUTION, SPREAD, CLIENT, FAILURE, CUT, PRIVACY, COMMUNICATION]
-    parts += [MOMENTS, PER_CLIENT, ROUND, OVER_ROUNDS, GAIN, PERSONALISATION]
-    parts += [RESULTS[key] for key in ("run", "data", "cost", "intervals")]
-    keys = {key for part in parts for key in part}
+    modules = {module.__name__: module for module in (schema, entries)}
+    found = [part for module in modules.values() for part in vars(module).values() if is_dataclass(part)]
+    parts = {part.__name__: part for part in found if part.__module__ in modules}.values()
+    keys = {field.name for part in parts for field in fields(part)}
+    assert len(parts) == 23
     assert len(keys) > 70
     assert {key for key in keys if f"`{key}`" not in text} == set()

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from fedllm_bench.common.progress import track
 from fedllm_bench.diversity.embedding.jackknife import Cells, standard_error
+from fedllm_bench.scores.levels import SIGNIFICANCE
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-LEVEL = 0.05
 TIE = 1e-6  # sums of float32 differ by this much: what is as near counts as reached, which can only raise p
 BINS = 30
 
@@ -63,7 +63,7 @@ class HeterogeneityIndex:
             "strata_used": self.num_strata_used,
             "rows_used": self.num_rows_used,
             "clients_used": self.num_clients_used,
-            "rejected_at_0.05": p_value is not None and p_value <= LEVEL,
+            "rejected_at_0.05": p_value is not None and p_value <= SIGNIFICANCE,
             "stratified_by": list(self.stratified_by),
         }
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fedllm_bench.scores.intervals import LEVEL
+from fedllm_bench.scores.intervals import NO_WIDTH
+from fedllm_bench.scores.levels import CONFIDENCE, UPPER
 
 FEWEST = 5  # clients; below, nothing can be told
 BOOTSTRAP_FROM = 20  # clients; a correlation is no mean, so the rule for means does not serve it
@@ -92,7 +93,7 @@ def permutation_p(x: Floats, gains: Floats, chosen: Resamples) -> float:
     """(1 + permutations of x over clients with |rho| as large) / (1 + permutations)."""
     rng = np.random.default_rng([chosen.seed, 1])
     ranks, target = _standardised(x), np.mean([_standardised(run) for run in gains], axis=0)
-    limit, far, left = abs(float(ranks @ target)) - 1e-12, 0, chosen.permutations
+    limit, far, left = abs(float(ranks @ target)) - NO_WIDTH, 0, chosen.permutations
     while left:
         count = min(left, max(1, AT_ONCE // len(x)))
         drawn = rng.permuted(np.broadcast_to(ranks, (count, len(x))), axis=1) @ target
@@ -104,8 +105,8 @@ def _interval(
     x: Floats, gains: Floats, rho: float, chosen: Resamples
 ) -> tuple[float | None, float | None, Literal["bootstrap", "normal", "none"]]:
     if len(x) < BOOTSTRAP_FROM:
-        half = stats.norm.ppf((1 + LEVEL) / 2) * math.sqrt((1 + rho**2 / 2) / (len(x) - 3))
-        if abs(rho) > 1 - 1e-12:
+        half = stats.norm.ppf(UPPER) * math.sqrt((1 + rho**2 / 2) / (len(x) - 3))
+        if abs(rho) > 1 - NO_WIDTH:
             return None, None, "none"
         return math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half), "normal"
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
@@ -118,7 +119,7 @@ def _interval(
             axis=-1,
             n_resamples=chosen.samples,
             batch=max(1, AT_ONCE // (len(x) * (1 + len(gains)))),
-            confidence_level=LEVEL,
+            confidence_level=CONFIDENCE,
             method="BCa",
             rng=np.random.default_rng([chosen.seed, 2]),
         ).confidence_interval
@@ -130,7 +131,7 @@ def detectable(n: int) -> float | None:
     """The smallest |rho| that n clients tell from 0 at the 5% level in four of five tries (Fisher's z)."""
     if n < FEWEST:
         return None
-    total = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)
+    total = stats.norm.ppf(UPPER) + stats.norm.ppf(POWER)
     return math.tanh(float(total) / math.sqrt(n - 3))
 
 
@@ -199,7 +200,7 @@ def _z(values: Floats) -> Floats:
 
 
 def _coefficient(beta: float, error: float, vif: float, freedom: int) -> Coefficient:
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
+    half = float(stats.t.ppf(UPPER, freedom)) * error
     p_value = float(2 * stats.t.sf(abs(beta) / error, freedom)) if error > 0 else 0.0
     return Coefficient(
         beta=float(beta), low=float(beta - half), high=float(beta + half), p_value=p_value, vif=float(vif)

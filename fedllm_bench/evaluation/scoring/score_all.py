@@ -13,7 +13,7 @@ from fedllm_bench.evaluation.scoring.answered import BASE, AnsweredBenchmark
 from fedllm_bench.evaluation.scoring.estimates import ScoreRules, change, side_estimate
 from fedllm_bench.evaluation.scoring.pair_results import pair_results
 from fedllm_bench.evaluation.scoring.views import QuestionView, labelled, views_of
-from fedllm_bench.scores.intervals import LEVEL
+from fedllm_bench.scores.levels import CONFIDENCE
 from fedllm_bench.scores.score import Score
 
 
@@ -72,7 +72,7 @@ def evaluation_of(
         settings=evaluation_json.EvaluationSettings(
             min_coverage=options.min_coverage,
             embedding_model=options.embedding_model,
-            level=LEVEL,
+            level=CONFIDENCE,
             samples=0,
             seed=0,
             bootstrap_from=None,  # no interval is made by resampling

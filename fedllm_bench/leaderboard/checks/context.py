@@ -12,7 +12,7 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.leaderboard.checks.fingerprints import Fingerprint
 from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
-from fedllm_bench.leaderboard.submission.tracks import BASELINE, Track, load_tracks, preset_of
+from fedllm_bench.leaderboard.submission.tracks import REFERENCE_METHOD, Track, load_tracks, preset_of
 from fedllm_bench.runs.cell import resolve_split
 
 
@@ -53,7 +53,7 @@ def config_of(submitted: Submitted, run: SubmittedRun, context: CheckContext) ->
     if run.files.has("config.json"):
         return run.config
     track = context.tracks.get(submitted.bundle.submission.track)
-    return preset_of(track.preset, BASELINE, track.profile) if track else None
+    return preset_of(track.preset, REFERENCE_METHOD, track.profile) if track else None
 
 
 def split_of(submitted: Submitted, run: SubmittedRun, context: CheckContext) -> Split | None:

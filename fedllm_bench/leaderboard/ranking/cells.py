@@ -11,7 +11,8 @@ from fedllm_bench.leaderboard.ranking.board import Against, BoardCell, BoardEntr
 from fedllm_bench.leaderboard.ranking.intervals import over_units
 from fedllm_bench.leaderboard.ranking.measures import Measure
 from fedllm_bench.leaderboard.ranking.relations import seed_values
-from fedllm_bench.scores.power import ALPHA, smallest
+from fedllm_bench.scores.levels import SIGNIFICANCE
+from fedllm_bench.scores.power import smallest
 from fedllm_bench.scores.seeds import over_seeds
 from fedllm_bench.scores.significance import holm, paired_t
 
@@ -115,6 +116,6 @@ def _judged(found: Against, p_holm: float | None, num_tests: int, *, higher_is_b
     verdict = "no test"
     if p_holm is not None:
         better = "better" if (found.mean > 0) == higher_is_better else "worse"
-        verdict = better if p_holm < ALPHA else "not told apart"
+        verdict = better if p_holm < SIGNIFICANCE else "not told apart"
     shown = smallest(found.method.n, found.sd, num_tests) if p_holm is not None else None
     return replace(found, p_holm=p_holm, verdict=verdict, detectable=shown)

@@ -21,7 +21,8 @@ from scipy import stats
 from fedllm_bench.leaderboard.ranking.intervals import always_scored
 from fedllm_bench.leaderboard.ranking.measures import Measure
 from fedllm_bench.scores.estimators import Estimator, freedom_of, refused, shown_values
-from fedllm_bench.scores.intervals import LEVEL, NO_WIDTH, most_elsewhere, reach
+from fedllm_bench.scores.intervals import NO_WIDTH, most_elsewhere, reach
+from fedllm_bench.scores.levels import UPPER
 from fedllm_bench.scores.seeds import point
 from fedllm_bench.scores.summaries import columns_of, of_differences
 
@@ -128,7 +129,7 @@ def _moments(values: Array) -> tuple[Array, Array, Array]:
     products, mixed = centred @ centred.T, centred**2 @ centred.T  # of c_i c_j, and of c_i^2 c_j
     squares, cubes = np.diag(products), np.diag(mixed)
     variance = np.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
-    rounding = 1e-12 * (squares[:, None] + squares[None, :])  # below it the rows are equal but for a shift
+    rounding = NO_WIDTH * (squares[:, None] + squares[None, :])  # below it the rows are equal but for a shift
     third = cubes[:, None] - 3 * mixed + 3 * mixed.T - cubes[None, :]
     variance = np.where(variance <= rounding, 0.0, variance) / (num_units - 1)
     return means[:, None] - means[None, :], variance, third / num_units
@@ -148,5 +149,5 @@ def _signs(mean: Array, below: Array, above: Array) -> Signs:
 
 def _of_t(mean: Array, error: Array, freedom: Array) -> Signs:
     """Of Student's t; 0 where the spread is rounding, for there is no interval."""
-    half = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
+    half = stats.t.ppf(UPPER, freedom) * error
     return np.where(error > NO_WIDTH * np.maximum(1.0, np.abs(mean)), _signs(mean, half, half), 0).astype(np.int8)

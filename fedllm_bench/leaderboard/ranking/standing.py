@@ -18,7 +18,7 @@ from fedllm_bench.leaderboard.ranking.cells import cells_of, not_scored, referen
 from fedllm_bench.leaderboard.ranking.measures import Measure
 from fedllm_bench.leaderboard.ranking.relations import Compared, Signs, clearly_better, seed_values
 from fedllm_bench.leaderboard.submission.names import Known
-from fedllm_bench.leaderboard.submission.tracks import BASELINE, Track, load_tracks, pinned_baselines, winners
+from fedllm_bench.leaderboard.submission.tracks import REFERENCE_METHOD, Track, load_tracks, pinned_baselines, winners
 
 
 def boards_of(entries: Sequence[BoardEntry]) -> list[Board]:
@@ -86,7 +86,7 @@ def baseline_of(entries: Sequence[BoardEntry], track: Track, judge: str = "") ->
     The strongest has enough seeds for a rank, and then the best mean on the first metric of the board, of those scored
     on the items that most rows have; on equal means the next metric decides.
     """
-    found = [entry for entry in entries if entry.made_by == BASELINE and entry.kind == "method"]
+    found = [entry for entry in entries if entry.made_by == REFERENCE_METHOD and entry.kind == "method"]
     pinned = [entry for entry in found if entry.digest in pinned_baselines()]
     wanted = {name: reference_of(name, entries, None) for name in track.metrics(judge)}
     return max(pinned or found, key=lambda entry: _strength(entry, track, wanted), default=None)

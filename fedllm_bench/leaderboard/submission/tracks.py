@@ -17,7 +17,7 @@ from fedllm_bench.config.run import RunConfig, dotted, shown
 from fedllm_bench.leaderboard.submission.problems import Problem
 
 PACKAGE, FILE = "fedllm_bench.board_data", "tracks.toml"
-BASELINE = "fedavg"  # whose preset stands in for that of a method which the suite does not have
+REFERENCE_METHOD = "fedavg"  # whose preset stands in for that of a method which the suite does not have
 KINDS = ("fixed", "open_base", "private", "personalised", "unseen", "open")
 ROOM = 0.01  # of a track's epsilon: the noise that is found for one spends a little more or less
 DEFAULTS = ("fixed", "private", "open_base", "open")  # in this order, a run's track unless another is asked for
@@ -194,7 +194,7 @@ def _product(values: Mapping[str, Any], keys: tuple[str, ...]) -> int:
 @functools.lru_cache(maxsize=256)
 def preset_of(dataset: str, method: str, profile: str) -> RunConfig:
     """The config that a run of `method` is compared with: the method's preset, or FedAvg's where it has none."""
-    known = method if method in presets.method_names() else BASELINE
+    known = method if method in presets.method_names() else REFERENCE_METHOD
     return presets.load(dataset, known, profile)
 
 

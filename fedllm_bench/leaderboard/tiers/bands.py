@@ -19,9 +19,9 @@ from fedllm_bench.comparison.run_scores import differences
 from fedllm_bench.leaderboard.submit.own_runs import OwnRun
 from fedllm_bench.leaderboard.submit.packing import public_config
 from fedllm_bench.runs.folder import CONFIG, RESULTS
+from fedllm_bench.scores.levels import BAND_CONFIDENCE
 
 SHIPPED = "shipped_bands"
-LEVEL = 0.99
 FEWEST = 5
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -47,9 +47,9 @@ class Band:
     metrics: dict[str, Spread]
 
     def width(self, metric: str) -> float:
-        """How much better than one run another may be by chance, one-sided: t sd sqrt(2), at LEVEL."""
+        """How much better than one run another may be by chance, one-sided: t sd sqrt(2), at BAND_CONFIDENCE."""
         n = len(self.seeds)
-        return float(stats.t.ppf(LEVEL, n - 1)) * self.metrics[metric].sd * math.sqrt(2)
+        return float(stats.t.ppf(BAND_CONFIDENCE, n - 1)) * self.metrics[metric].sd * math.sqrt(2)
 
 
 BAND: TypeAdapter[Band] = TypeAdapter(Band)

@@ -24,8 +24,8 @@ from fedllm_bench.evaluation.records import Judgement, Reply
 from fedllm_bench.leaderboard.submission.bundle import Bundle
 from fedllm_bench.leaderboard.submission.run_files import RunFiles
 from fedllm_bench.leaderboard.tiers.sample import ItemSample, Made
+from fedllm_bench.scores.levels import REVIEW_SIGNIFICANCE
 
-LEVEL = 0.01  # of a one-sided test: one honest submission in a hundred is looked at once more
 JudgeOf = Callable[[Preset], Judge]
 
 
@@ -123,7 +123,7 @@ def compared(pairs: Sequence[Pair], where: str, *, is_rule: bool, higher_is_bett
         return [f"{where}: {len(wrong)} replies are not what the rule says, as {wrong[0]}"] if wrong else []
     mean = math.fsum(gains) / len(gains)
     p = 0.0 if len(set(gains)) == 1 else float(stats.ttest_1samp(gains, 0.0, alternative="greater").pvalue)
-    if mean > 0 and p < LEVEL:
+    if mean > 0 and p < REVIEW_SIGNIFICANCE:
         return [f"{where}: the claimed ratings are better by {mean:.2f} than those of the judge now (p={p:.1g})"]
     return []
 

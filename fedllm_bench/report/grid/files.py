@@ -10,6 +10,7 @@ from fedllm_bench.common import files
 from fedllm_bench.report.grid.table import TABLE_WIDTH, markdown, terminal_table
 from fedllm_bench.results.grid_results import GRID_VERSION, Failure, GridRun, grid_payload
 from fedllm_bench.results.run_results import ScoreSet
+from fedllm_bench.results.schema import read_results
 from fedllm_bench.runs.folder import RESULTS
 from fedllm_bench.runs.grid import GridCell
 
@@ -61,8 +62,8 @@ def _payload(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[
 def _run(each: GridCell) -> GridRun:
     from fedllm_bench.runs.scoring import read_scores  # loads torch, which a finished grid can do without
 
-    results = files.read_json(each.folder / RESULTS)
-    names = [name for name in each.cell.config.evaluation.metrics if name in results["metrics"]]
+    results = read_results(each.folder / RESULTS)
+    names = [name for name in each.cell.config.evaluation.metrics if name in results.metrics]
     sides = {side: read_scores(each.folder, side, names) for side in ("before", "after")}
     scores = {name: ScoreSet(before=sides["before"][name], after=sides["after"][name]) for name in names}
     return GridRun(method=each.method, seed=each.seed, results=results, scores=scores)

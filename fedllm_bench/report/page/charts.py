@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fedllm_bench.common.text import number
 from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults, MetricResult, SideEstimate
 from fedllm_bench.report.page.axes import Tick, scale, value_ticks
 from fedllm_bench.report.page.browser import language_label
 from fedllm_bench.report.page.tables import BROKEN_DOWN, all_sides, arrow
+from fedllm_bench.results.entries import OverRounds
 
 COLOURS = 7  # classes s0 to s6 of the style sheet; s0 is the base
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 260, 52, 628, 12, 232
@@ -116,13 +116,13 @@ def _bar(label: str, found: SideEstimate, top: float, side: ChartSide, *, first:
     )
 
 
-def loss_curve(over_rounds: Mapping[str, Any] | None) -> Curve | None:
+def loss_curve(over_rounds: OverRounds | None) -> Curve | None:
     """Held-out loss of the clients over rounds, median and quartiles; None where it was not looked at."""
-    rounds = [r for r in (over_rounds or {}).get("rounds", ()) if r["heldout"]["median"] is not None]
+    rounds = [one for one in over_rounds.rounds if one.heldout.median is not None] if over_rounds else []
     if over_rounds is None or len(rounds) < 2:
         return None
-    spreads = [line["heldout"] for line in rounds]
-    at = [int(line["round"]) for line in rounds]
+    spreads = [vars(one.heldout) for one in rounds]
+    at = [one.round for one in rounds]
     low, high = float(min(s["p25"] for s in spreads)), float(max(s["p75"] for s in spreads))
     ends = (low, high if high > low else low + 1.0)
     x, y = scale(at, LEFT, RIGHT), scale(ends, BOTTOM, TOP)
@@ -131,7 +131,7 @@ def loss_curve(over_rounds: Mapping[str, Any] | None) -> Curve | None:
         return [f"{x(place)},{y(spread[key])}" for place, spread in zip(at, spreads, strict=True)]
 
     first, last = (number(spread["median"]) for spread in (spreads[0], spreads[-1]))
-    whose = f"Held-out loss of {spreads[0]['n']} clients ({over_rounds['unit']})"
+    whose = f"Held-out loss of {spreads[0]['n']} clients ({over_rounds.unit})"
     return Curve(
         caption=f"{whose}: median, and the band between quartiles.",
         spoken=f"median from {first} in round {at[0]} to {last} in round {at[-1]}",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
@@ -20,11 +19,12 @@ from fedllm_bench.report.page import charts, parts
 from fedllm_bench.report.page.browser import BrowserData, browser_data
 from fedllm_bench.report.page.parts import environment, own_file
 from fedllm_bench.report.page.tables import Table, judge_table, open_table, pair_table, training_table
+from fedllm_bench.results.schema import Results
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageContents:
-    """What a page is made of. `results` is a checked results.json, None where the folder has none."""
+    """What a page is made of. `results` is results.json, None where the folder has none."""
 
     title: str
     facts: str
@@ -32,7 +32,7 @@ class PageContents:
     evaluation: EvaluationResults
     materials: Mapping[str, AnsweredBenchmark]
     scored: Sequence[Scored]
-    results: Mapping[str, Any] | None = None
+    results: Results | None = None
 
 
 def html_page(contents: PageContents) -> str:
@@ -41,7 +41,7 @@ def html_page(contents: PageContents) -> str:
     trained = training_table(results) if results else None
     tables = [open_table(evaluation), pair_table(evaluation), trained, judge_table(evaluation)]
     drawn = charts.charts(evaluation)
-    curve = charts.loss_curve(results["over_rounds"]) if results else None
+    curve = charts.loss_curve(results.over_rounds) if results else None
     shown = [table for table in tables if table is not None]
     has_answers = bool(contents.materials)
     template = environment().get_template("report.html.jinja")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fedllm_bench.common.text import MISSING, change, number, signed
 from fedllm_bench.evaluation.scoring.evaluation_json import (
@@ -16,6 +15,8 @@ from fedllm_bench.evaluation.scoring.evaluation_json import (
     PairResult,
     SideEstimate,
 )
+from fedllm_bench.results.entries import SideSummary
+from fedllm_bench.results.schema import Results
 
 BASE = "base"
 BROKEN_DOWN = ("category_", "language_", "client_")  # views that are drawn and not in the table
@@ -149,17 +150,17 @@ def _between(bounds: tuple[float, float]) -> str:
     return f"{number(bounds[0])} and {number(bounds[1])}"
 
 
-def training_table(payload: Mapping[str, Any]) -> Table:
+def training_table(results: Results) -> Table:
     """The metrics of results.json (docs/results.md)."""
-    metrics = payload["metrics"]
-    local = any(entry["local"] for entry in metrics.values())
+    metrics = results.metrics
+    local = any(entry.local for entry in metrics.values())
     head = ("metric", BASE, "after", *(["local"] if local else []), f"after - {BASE}, paired")
     rows = [
         TableRow(
-            name=f"{name} {arrow(entry['higher_is_better'])}",
+            name=f"{name} {arrow(entry.higher_is_better)}",
             cells=(
-                *(_summary_cell(entry[side]) for side in ("before", "after", *(["local"] if local else []))),
-                TableCell(text=change(entry["difference"])),
+                *map(_summary_cell, (entry.before, entry.after, *([entry.local] if local else []))),
+                TableCell(text=change(vars(entry.difference))),
             ),
         )
         for name, entry in metrics.items()
@@ -171,17 +172,17 @@ def training_table(payload: Mapping[str, Any]) -> Table:
         head=head,
         rows=tuple(rows),
         explained=tuple(
-            (name, f"{entry['description']} ({entry['unit']}; {entry['estimator']}; version {entry['version']})")
+            (name, f"{entry.description} ({entry.unit}; {entry.estimator}; version {entry.version})")
             for name, entry in metrics.items()
         ),
     )
 
 
-def _summary_cell(summary: Mapping[str, Any] | None) -> TableCell:
-    if summary is None or summary["mean"] is None:
+def _summary_cell(summary: SideSummary | None) -> TableCell:
+    if summary is None or summary.mean is None:
         return TableCell(text=MISSING)
-    unscored = f"{summary['n_unscored']} unscored" if summary["n_unscored"] else ""
-    return TableCell(text=number(summary["mean"]), interval=unscored)
+    unscored = f"{summary.n_unscored} unscored" if summary.n_unscored else ""
+    return TableCell(text=number(summary.mean), interval=unscored)
 
 
 def judge_table(evaluation: EvaluationResults) -> Table | None:

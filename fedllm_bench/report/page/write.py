@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
@@ -18,7 +16,7 @@ from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark, read_fol
 from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults
 from fedllm_bench.evaluation.scoring.score_all import ScoringOptions, evaluation_of, score_all
 from fedllm_bench.report.page.page import PageContents, html_page
-from fedllm_bench.results.schema import check_results
+from fedllm_bench.results.schema import Results, results_of
 
 PAGE, RESULTS = "report.html", "results.json"
 NO_ANSWERS = "No answers of benchmarks here: fedllm-bench answer RUN makes them."
@@ -76,31 +74,28 @@ def _with_clients(benchmark: str, material: AnsweredBenchmark, owners: Owners | 
     return material if owners is None or benchmark not in OF_SPLIT else replace(material, clients=owners.client_of)
 
 
-def _results(folder: Path) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+def _results(folder: Path) -> tuple[Results | None, tuple[str, ...]]:
     """results.json, and a note where there is one that cannot be shown: answers are reported on all the same."""
     path = folder / RESULTS
     if not path.is_file():
         return None, ()
     try:
-        payload = json.loads(path.read_bytes())
-        check_results(payload)
+        return results_of(json.loads(path.read_bytes())), ()
     except (ValueError, RecursionError) as error:
         return None, (f"{RESULTS} is left out: {first_line(error)}",)
-    return payload, ()
 
 
-def _title(folder: Path, trained: Mapping[str, Any] | None) -> str:
+def _title(folder: Path, trained: Results | None) -> str:
     if trained is None:
         return folder.resolve().name
-    run = trained["run"]
-    return f"{run['dataset']} · {run['method']} · seed {run['seed']}"
+    return f"{trained.run.dataset} · {trained.run.method} · seed {trained.run.seed}"
 
 
-def _facts(trained: Mapping[str, Any] | None) -> str:
+def _facts(trained: Results | None) -> str:
     if trained is None:
         return "No results of training in this folder."
-    run, data = trained["run"], trained["data"]
+    run = trained.run
     mini = "; the data and the model are invented, so nothing here is a result on a real data set"
-    parts = [f"profile {run['profile']}{mini if run['track'] == 'mini' else ''}", f"model {run['model']}"]
-    parts += [f"{data['num_clients']} clients", f"config {run['config_hash']}", f"commit {run['commit'] or 'unknown'}"]
+    parts = [f"profile {run.profile}{mini if run.track == 'mini' else ''}", f"model {run.model}"]
+    parts += [f"{trained.data.num_clients} clients", f"config {run.config_hash}", f"commit {run.commit or 'unknown'}"]
     return "; ".join(parts)
