@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.commands import data_get, data_stats
-from fedllm_bench.commands.terminal import parser_of, say, say_split
+from fedllm_bench.commands.terminal import add_plugins, parser_of, say, say_split
 
 if TYPE_CHECKING:  # --help must not wait for pyarrow
     from fedllm_bench.data.manifest import Split
@@ -28,6 +28,7 @@ examples:
       --licence CC-BY-4.0 --upstream "our wards" --out splits/mine              (rows of your own)
   fedllm-bench data build rows --raw my.csv --prompt question --completion answer --language deu \
       --client-column author --name notes --licence proprietary --out splits/notes
+  fedllm-bench data build my_data --raw rows.jsonl --plugin my_data.py --out splits/mine      (docs/plugins.md)
 
 Raw rows are parquet, Arrow (a folder of `save_to_disk`), csv or JSON lines (.jsonl, .json, .ndjson), each also gzip
 (.gz), in upstream columns; or a dataset of the Hugging Face hub at a commit, streamed (gated ones: accept the licence
@@ -103,6 +104,7 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     build.add_argument("--name", help="name of the split (default: DATASET-custom; rows has no default)")
     _add_own_rows(build)
+    add_plugins(build)
     build.set_defaults(run=run_build)
 
 

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.run_scores import ScoredRun
+from fedllm_bench.config import plugins
 from fedllm_bench.scores import power
 from fedllm_bench.scores.intervals import is_equal
 from fedllm_bench.scores.levels import SIGNIFICANCE
@@ -105,7 +106,7 @@ def chosen_metrics(a: ScoredRun, b: ScoredRun, wanted: Iterable[str] | None) -> 
     for name in names:
         for run in (a, b):
             if name not in run.measured:
-                raise unknown("metric", name, run.measured, f"in {run.path}")
+                raise unknown("metric", name, run.measured, f"in {run.path}; {plugins.ADVICE}")
     return names
 
 
