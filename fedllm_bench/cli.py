@@ -28,7 +28,7 @@ from fedllm_bench.commands import (
     report,
     submit,
 )
-from fedllm_bench.commands.terminal import BAD_INPUT, Parser
+from fedllm_bench.commands.terminal import BAD_INPUT, Parser, plugins_of
 from fedllm_bench.common import interrupts, process
 from fedllm_bench.common.errors import UserError
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("fedllm_bench").setLevel(logging.DEBUG if args.verbose else logging.INFO)
     try:
         process.prepare()
-        with interrupts.at_once():
+        with interrupts.at_once(), plugins_of(args):
             code: int = args.run(args)
         return code
     except KeyboardInterrupt as error:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_bench.commands.terminal import say
+from fedllm_bench.commands.terminal import add_plugins, say
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.preflight import check_quantization, choose_profile, model_available, paper_problems
 from fedllm_bench.report.events import check_installed, write_events
@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   fedllm-bench bench aya local                                        (every client alone)
   fedllm-bench bench aya scaffold --variant released                  (the published rule and schedule)
   fedllm-bench bench aya fedprox --profile mini --split my-split      (own split, embedded base model)
+  fedllm-bench bench aya my_method --plugin my_method.py              (a method of your own: docs/plugins.md)
   fedllm-bench bench aya fedprox --explain                            (every setting and where it comes from)
 
 A run that was interrupted goes on where it stopped when the same command is given again; a finished one
@@ -67,6 +68,7 @@ def add_settings(parser: argparse.ArgumentParser, *, metavar: str, help: str) ->
     parser.add_argument("--metrics", help="metrics with commas between, as heldout,mini_exact")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar=metavar, help=help)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
+    add_plugins(parser)
 
 
 def run(args: argparse.Namespace) -> int:

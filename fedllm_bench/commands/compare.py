@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedllm_bench.commands.terminal import say, say_json
+from fedllm_bench.commands.terminal import add_plugins, say, say_json
 
 if TYPE_CHECKING:
     from fedllm_bench.comparison.run_scores import ScoredRun
@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   fedllm-bench compare runs/mini-aya/fedavg/s0-0123456789 runs/mini-aya/fedprox/s0-9876543210
   fedllm-bench compare runs/mini-aya/fedavg runs/mini-aya/fedprox --metrics heldout,mini_exact
   fedllm-bench compare A/s0-01,A/s1-02,A/s2-03 B/s0-04,B/s1-05,B/s2-06 --json comparison.json
+  fedllm-bench compare RUN_A RUN_B --metrics my_metric --plugin my_metric.py       (docs/plugins.md)
 
 One run on each side compares these two models. Several seeds of one cell on each side (folders with commas between,
 or the folder of a method) compare these two methods as well; one seed never says anything about methods.
@@ -36,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("b", metavar="RUN_B", help="the other side, likewise")
     parser.add_argument("--metrics", metavar="NAMES", help="with commas between (default: all that both sides have)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON too")
+    add_plugins(parser)
     parser.set_defaults(run=run)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.commands import data_get, data_stats
-from fedllm_bench.commands.terminal import parser_of, say, say_split
+from fedllm_bench.commands.terminal import add_plugins, parser_of, say, say_split
 
 if TYPE_CHECKING:  # --help must not wait for pyarrow
     from fedllm_bench.data.manifest import Split
@@ -23,6 +23,7 @@ examples:
   fedllm-bench data build chatbot_it --raw arena.parquet --decontaminate off --out splits/chatbot_it
   fedllm-bench data build aya --raw aya_dataset/ --partition dirichlet:0.5:topic --out splits/artificial
   fedllm-bench data build wildchat --raw rows.jsonl --bad-rows skip --out splits/wildchat
+  fedllm-bench data build my_data --raw rows.jsonl --plugin my_data.py --out splits/mine      (docs/plugins.md)
 
 Raw rows are parquet, Arrow (a folder of `save_to_disk`), csv or JSON lines (.jsonl, .json, .ndjson), each also gzip
 (.gz), in upstream columns; or a dataset of the Hugging Face hub at a commit, streamed (gated ones: accept the licence
@@ -97,6 +98,7 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--tokenizer", default="mini", metavar="mini|FOLDER", help="counts the lengths in the data card (default: mini)"
     )
     build.add_argument("--name", help="name of the split (default: DATASET-custom)")
+    add_plugins(build)
     build.set_defaults(run=run_build)
 
 

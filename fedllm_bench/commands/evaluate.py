@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedllm_bench.commands import answer, judge, report
+from fedllm_bench.commands.terminal import add_plugins
 from fedllm_bench.common.errors import UserError
 
 PUBLISHED = "mt_bench,vicuna_bench,advbench,harmless,ref_gpt4"
@@ -18,6 +19,7 @@ EXAMPLES = """examples:
   fedllm-bench evaluate RUN --metrics mt_bench --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
   fedllm-bench evaluate RUN --metrics advbench,harmless                                (rules alone: no judge)
   fedllm-bench evaluate answers-d --judge gpt-6-luna --max-cost 5                      (a folder of answers)
+  fedllm-bench evaluate RUN --metrics mini --plugin my_metric.py                       (docs/plugins.md)
 
 The same as `fedllm-bench answer`, `judge` and `report`, which have more options. Without --judge nothing is asked of
 anybody: answers are kept, and metrics that need a judge are unscored. A run of profile mini is asked the questions of
@@ -47,6 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--max-cost", metavar="USD", help="stop before this command has cost more")
     parser.add_argument("--yes", action="store_true", help="ask without a limit of the cost")
     parser.add_argument("--embedding-model", metavar="MODEL", help="of sentence-transformers, for similarities")
+    add_plugins(parser)
     parser.set_defaults(run=run)
 
 

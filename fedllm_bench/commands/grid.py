@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   fedllm-bench grid aya --set federation.rounds=60 --set fedprox:method.mu=0.1
                                                                  (METHOD: before a setting of one method)
   fedllm-bench grid aya --methods local,fedavg,fedavg+shuffled   (a control: rows dealt to clients at random)
+  fedllm-bench grid aya --methods fedavg,my_method --plugin my_method.py        (docs/plugins.md)
   fedllm-bench grid aya,wildchat --seeds 0,1,2                   (one table each, and one over both; or: grid all)
 
 Each cell is a run of `fedllm-bench bench`, in the same folder: those that are finished are not run again, and a

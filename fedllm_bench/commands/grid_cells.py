@@ -40,6 +40,7 @@ def request_of(args: argparse.Namespace, profile: str) -> Request:
         seeds=parse_seeds(args.seeds),
         profile=profile,
         overrides=tuple(args.overrides),
+        plugins=tuple(args.plugins),
         **same,
     )
 

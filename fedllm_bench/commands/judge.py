@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_bench.commands.terminal import say
+from fedllm_bench.commands.terminal import add_plugins, say
 from fedllm_bench.common.errors import UserError
 
 if TYPE_CHECKING:  # --help must not wait for pydantic and openai
@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   fedllm-bench judge RUN --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
   fedllm-bench judge RUN --judge gpt-6-luna --pairwise OTHER_RUN --max-cost 5
   fedllm-bench judge RUN --judge mini_rule                     profile mini: right answers are known
+  fedllm-bench judge RUN --judge my_judge --plugin my_judge.py   a function of your own (docs/plugins.md)
 
 RUN is a folder with answers/ from `fedllm-bench answer`. There is no default judge. Replies are kept in the cache
 word for word: the same command again asks only what has no reply yet. See docs/judges.md.
@@ -58,6 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     cost.add_argument("--yes", action="store_true", help="ask without a limit of the cost")
     cost.add_argument("--dry-run", action="store_true", help="only estimate the cost")
     parser.add_argument("--min-coverage", metavar="SHARE", type=_share, help="show a mean from this share on (1)")
+    add_plugins(parser)
     parser.set_defaults(run=run)
 
 

@@ -7,12 +7,13 @@ import math
 import shutil
 from pathlib import Path
 
-from fedllm_bench.commands.terminal import say
+from fedllm_bench.commands.terminal import add_plugins, say
 
 EXAMPLES = """examples:
   fedllm-bench report runs/mini-aya/fedavg/s0-0123456789
   fedllm-bench report RUN --embedding-model my-encoder     (similarity of embeddings too)
   fedllm-bench report RUN --min-coverage 0.95              (means over 95% of the questions or more)
+  fedllm-bench report RUN --plugin my_metric.py            (metrics of your own: docs/plugins.md)
 
 Scores are computed again each time from RUN/answers and RUN/judgements. RUN/evaluation.json has the numbers
 (docs/evaluation.md), RUN/report.html shows them with every answer; it opens from disk and needs no network.
@@ -39,6 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="SHARE",
         help="a mean over a smaller share of its questions is refused (default 1: all of them)",
     )
+    add_plugins(parser)
     parser.set_defaults(run=run)
 
 

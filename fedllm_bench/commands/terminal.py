@@ -6,6 +6,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -86,6 +87,27 @@ def say_split(split: Split) -> None:
         say(f"  {step.step:<16}{counts}  {step.reason}")
     for line in (*manifest.notes, *warnings_of(manifest, {"heldout": heldout}, sizes)):
         say(f"  note     {line}")
+
+
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that use plugins; what it names is in use while the command runs (:func:`plugins_of`)."""
+    parser.add_argument(
+        "--plugin",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a method, metric, pipeline or judge in a file of your own; may be repeated (docs/plugins.md)",
+    )
+
+
+def plugins_of(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """The plugins of a command that takes some, and nothing for another one: there no file of a user is run."""
+    if "plugins" not in args:
+        return nullcontext()
+    from fedllm_bench.plugins import in_use
+
+    return in_use(args.plugins)
 
 
 BAD_INPUT = 2

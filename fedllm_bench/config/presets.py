@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.config import plugins
 from fedllm_bench.config.run import EMBEDDED_MODEL, RunConfig, check, dotted, option_types, shown, unknown_option
 
 Layer = tuple[str, dict[str, Any]]  # where the values were read, and the values by dotted key
@@ -100,7 +101,8 @@ def dataset_aliases(root: Traversable | None = None) -> dict[str, str]:
 
 def _names(kind: str, root: Traversable) -> list[str]:
     entries = root.joinpath(FOLDERS[kind]).iterdir()
-    return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
+    own = [entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml")]
+    return sorted([*own, *plugins.preset_names(FOLDERS[kind])])
 
 
 def _canonical(kind: str, name: str, root: Traversable) -> str:
@@ -110,10 +112,12 @@ def _canonical(kind: str, name: str, root: Traversable) -> str:
     aliases = dataset_aliases(root) if kind == "dataset" else {}
     if name in aliases:
         return aliases[name]
-    raise unknown(kind, name, [*names, *aliases])
+    raise unknown(kind, name, [*names, *aliases], "" if kind == "profile" else plugins.ADVICE)
 
 
 def _read(root: Traversable, path: str) -> dict[str, Any]:
+    if (own := plugins.preset(path)) is not None:
+        return own
     try:
         return tomllib.loads(root.joinpath(path).read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -150,7 +154,8 @@ def _resolve(dataset: str, method: str, profile: str, overrides: Sequence[str], 
     wrong = _wrong_constants(flat, constants, sources)
     flat |= {key: constants[key] for key in wrong}  # named once, not once more by the check of the whole
     problems = [*_unknown_keys(layers, known), *wrong.values()]
-    return _Resolved(values=top | _sections(flat, names["method"]), sources=sources, problems=problems)
+    values = top | plugins.used_by(names, flat) | _sections(flat, names["method"])
+    return _Resolved(values=values, sources=sources, problems=problems)
 
 
 def _merge(layers: Sequence[Layer]) -> dict[str, Any]:
@@ -165,7 +170,7 @@ def _top(names: Mapping[str, str], options: Options) -> tuple[dict[str, Any], di
     names_of_run = {"dataset": names["dataset"], "name": name, "profile": names["profile"]}
     values = {**names_of_run, "track": names["profile"], **values, **given}
     sources = {key: f"--{key}" for key in given}
-    return values, sources | dict.fromkeys((*names_of_run, "track", "method.name"), "command")
+    return values, sources | dict.fromkeys((*names_of_run, "track", "method.name", "plugins"), "command")
 
 
 def _sections(flat: Mapping[str, Any], method: str) -> dict[str, Any]:
@@ -183,7 +188,7 @@ def _file_layers(names: Mapping[str, str], root: Traversable) -> Iterator[Layer]
         path = f"{FOLDERS[kind]}/{names[kind]}.toml"
         table = _read(root, path)
         table.pop("aliases", None)
-        yield path, dotted(table)
+        yield plugins.label(path), dotted(table)
     path = f"profiles/{names['profile']}.toml"
     table = _read(root, path)
     special = {kind: table.pop(FOLDERS[kind], {}) for kind in ("method", "dataset")}

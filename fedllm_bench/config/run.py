@@ -21,7 +21,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import sha256_json
 from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config.config_uploads import Strict as _Strict
-from fedllm_bench.config.sections import Count, Fraction, Names, Text, check_together
+from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_together
 from fedllm_bench.config.sections import Lora as Lora
 from fedllm_bench.config.sections import Model as Model
 
@@ -164,6 +164,7 @@ class RunConfig(_Strict):
     faults: Faults = Faults()
     privacy: Privacy = field(default_factory=Privacy)
     communication: Communication = field(default_factory=Communication)
+    plugins: tuple[UsedPlugin, ...] = ()
 
     def __post_init__(self) -> None:
         loss = {"sft": "sft", "preference": "dpo"}[self.data.task]
@@ -174,7 +175,13 @@ class RunConfig(_Strict):
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if not self.plugins:  # else runs from before there were plugins would have other hashes
+            del values["plugins"]
         return values
+
+    def plugin_of(self, kind: str, name: str) -> UsedPlugin | None:
+        """The plugin that gives `name` of `kind`, such as "METHODS"; None where the suite itself does."""
+        return next((plugin for plugin in self.plugins if f"{kind}:{name}" in plugin.gives), None)
 
     @property
     def hash(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -46,6 +47,25 @@ class Lora(Strict):
     dropout: Fraction
     targets: Names
     dora: bool = False  # weight-decomposed adapters; clients are then trained one by one
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedPlugin(Strict):
+    """A plugin that a run needs: its file, the file's sha256, and what it gives, such as ("METHODS:my_method",).
+
+    `package`: name and version of the installed package that the file belongs to; "" for a file of the user's own.
+    """
+
+    name: Text
+    sha256: Text
+    package: str
+    gives: Names
+
+
+def without_method(plugins: Sequence[UsedPlugin]) -> tuple[UsedPlugin, ...]:
+    """The plugins without what they give of methods; one that gives nothing else is not needed."""
+    left = [replace(one, gives=tuple(name for name in one.gives if not name.startswith("METHODS:"))) for one in plugins]
+    return tuple(one for one in left if one.gives)
 
 
 def check_together(model: Model, lora: Lora, communication: Communication, engine: str) -> None:

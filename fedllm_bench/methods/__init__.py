@@ -1,6 +1,7 @@
 """Federated methods: small files of pure functions, each under its paper's pseudo-code.
 
-To add one: a file here, a line in METHODS, and benchmarks/methods/<name>.toml with its constants.
+To add one: a file here, a line in METHODS, and benchmarks/methods/<name>.toml with its constants. One of your own can
+also stand in a file outside of the package (docs/plugins.md).
 """
 
 from __future__ import annotations

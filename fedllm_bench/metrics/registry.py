@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from fedllm_bench.data.rows import Task
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice
@@ -17,10 +18,11 @@ from fedllm_bench.metrics.preference import (
     margins,
 )
 from fedllm_bench.metrics.settings import EvalSettings
-from fedllm_bench.scores.score import MetricInfo, Score
+from fedllm_bench.scores.score import MetricInfo, Score, checked_scores
 from fedllm_bench.training.model.lora_model import LoraModel
 
 
+@runtime_checkable
 class Metric(Protocol):
     """Scores of held-out items under the adapter that is attached to the model when it is called.
 
@@ -35,6 +37,26 @@ class Metric(Protocol):
     @property
     def task(self) -> Task: ...
     def score(self, model: LoraModel, items: Sequence[Any], settings: EvalSettings) -> list[Score]: ...
+
+
+@dataclass(frozen=True)
+class OfPlugin:
+    """A metric of a plugin; the version in its `info` names the plugin's file."""
+
+    metric: Metric
+    info: MetricInfo
+
+    @property
+    def needs_probes(self) -> bool:
+        return self.metric.needs_probes
+
+    @property
+    def task(self) -> Task:
+        return self.metric.task
+
+    def score(self, model: LoraModel, items: Sequence[Any], settings: EvalSettings) -> list[Score]:
+        """Raises a :class:`UserError` where the plugin gives anything but scores."""
+        return checked_scores(self.metric.score(model, items, settings), self.info)
 
 
 ALL: tuple[Metric, ...] = (

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from fedllm_bench.common import files, interrupts, provenance
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
@@ -102,6 +103,7 @@ def _describe(bench: Bench) -> None:
     if (folder / "environment.json").is_file():
         return
     files.write_json(folder / "config.json", cell.config.to_dict())
+    keep_sources(folder, [plugin.name for plugin in cell.config.plugins])
     data = {"split": cell.split.name, "split_hash": cell.split.hash, "base_hash": cell.base_hash}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     environment = provenance.environment(threads=cell.threads, gpus=gpus)

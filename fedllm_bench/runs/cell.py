@@ -15,6 +15,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.config_uploads import Communication, Privacy
 from fedllm_bench.config.run import Method, RunConfig
+from fedllm_bench.config.sections import without_method
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.results.schema import SCHEMA_VERSION
 
@@ -61,6 +62,7 @@ class Cell:
         federation = replace(config.federation, weighting="uniform")  # nothing is averaged
         method = Method(name=BASELINE, constants={})
         config = replace(config, privacy=Privacy(), communication=Communication())  # nothing is sent
+        config = replace(config, plugins=without_method(config.plugins))
         return self.like(_viewed(replace(config, method=method, data=data, federation=federation)))
 
     def like(self, config: RunConfig) -> Cell:

@@ -25,7 +25,7 @@ ALL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked for. `overrides` are the words of --set, some with METHOD: before them."""
+    """What was asked for. `overrides` are the words of --set, some with METHOD: before them; `plugins` are files."""
 
     dataset: str
     methods: tuple[str, ...]
@@ -38,6 +38,7 @@ class Request:
     model: str | None = None
     metrics: str | None = None
     overrides: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, str | None]:
@@ -69,6 +70,7 @@ class Request:
             _plain(method),
             *options,
             *(f"--set={word}" for word in self.settings_of(method)),
+            *(f"--plugin={file}" for file in self.plugins),
         )
 
 

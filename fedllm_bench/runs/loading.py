@@ -12,6 +12,7 @@ import torch
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.config import plugins
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.starting import locate_adapter
 from fedllm_bench.data.chat import template_text
@@ -171,7 +172,7 @@ def usable_metrics(cell: Cell) -> tuple[str, ...]:
     names, task = cell.config.evaluation.metrics, cell.split.task
     for name in names:
         if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+            raise unknown("metric", name, METRICS, plugins.ADVICE)
         if METRICS[name].task != task:
             fitting = ", ".join(other for other, metric in METRICS.items() if metric.task == task)
             raise UserError(

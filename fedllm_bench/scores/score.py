@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from fedllm_bench.common.errors import UserError
+
 # Task of a split -> the metric that is its loss: that of each client over rounds and after personalisation.
 LOSSES = {"sft": "heldout", "preference": "preference_loss"}
 
@@ -72,3 +74,11 @@ def is_unseen(score: Score) -> bool:
 
 def is_seen(score: Score) -> bool:
     return not is_unseen(score)
+
+
+def checked_scores(found: object, info: MetricInfo) -> list[Score]:
+    """What a metric of a plugin gave. Raises a :class:`UserError` of one line for anything but a list of scores."""
+    if isinstance(found, list) and all(isinstance(score, Score) for score in found):
+        return found
+    got = type(found).__name__ if not isinstance(found, list) else "a list with other things in it"
+    raise UserError(f"the metric {info.name} ({info.version}) gave {got}; its `score` should give a list of Score")

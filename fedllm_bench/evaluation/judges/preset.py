@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -102,6 +102,11 @@ class Preset:
         return self.kind == "rule" or bool(NEAR_HOST.match(self.base_url))
 
     @property
+    def plugin(self) -> str:
+        """The file of the plugin whose function judges; "" for another judge."""
+        return str(self.options.get("plugin", "")) if self.kind == "rule" else ""
+
+    @property
     def reply_bound(self) -> int | None:
         """The most tokens that a reply may have; None where the options do not say."""
         given = [self.options[name] for name in REPLY_BOUNDS if isinstance(self.options.get(name), int)]
@@ -118,10 +123,15 @@ class Preset:
         return asdict(self)
 
 
+Rule = Callable[[Any], object]  # from a Question to the text of a reply, or None
+OF_PLUGINS: dict[str, tuple[Preset, Rule | None]] = {}  # with the function that judges, where it is one
+
+
 def judge_names() -> list[str]:
-    """The presets of the suite."""
+    """The presets of the suite and of the plugins in use."""
     entries = package_files(PACKAGE).joinpath("judges").iterdir()
-    return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
+    own = [entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml")]
+    return sorted([*own, *OF_PLUGINS])
 
 
 def load_judge(given: str | None, *, model: str | None = None, base_url: str | None = None) -> Preset:
@@ -139,8 +149,12 @@ def load_judge(given: str | None, *, model: str | None = None, base_url: str | N
 
 
 def _packaged(name: str) -> Preset:
+    if name in OF_PLUGINS:
+        return OF_PLUGINS[name][0]
     if name not in judge_names():
-        raise unknown("judge", name, judge_names(), "or give a .toml file, or --judge-url and --judge-model")
+        raise unknown(
+            "judge", name, judge_names(), "or give a .toml file, or --judge-url and --judge-model, or --plugin FILE.py"
+        )
     source = package_files(PACKAGE).joinpath("judges", f"{name}.toml")
     return _checked(source.read_text(encoding="utf-8"), name, f"benchmarks/judges/{name}.toml")
 
@@ -155,11 +169,16 @@ def _from_file(path: Path) -> Preset:
 
 def _checked(text: str, name: str, where: str) -> Preset:
     try:
-        table = tomllib.loads(text)
-        files.canonical_json(table.get("options", {}))  # no dates: options are sent as JSON
-        preset: Preset = TypeAdapter(Preset).validate_python({"name": name, **table})
+        return preset_of(tomllib.loads(text), name, where)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{where} is not TOML: {error}") from error
+
+
+def preset_of(table: dict[str, Any], name: str, where: str) -> Preset:
+    """The judge of a table as a TOML file has it. Raises a :class:`UserError` that begins with `where`."""
+    try:
+        files.canonical_json(table.get("options", {}))  # no dates: options are sent as JSON
+        preset: Preset = TypeAdapter(Preset).validate_python({"name": name, **table})
     except (TypeError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("options",), "msg": str(error)}
         place = ".".join(str(part) for part in first["loc"])

@@ -9,9 +9,10 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Self
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges.cost import Budget
 from fedllm_bench.evaluation.judges.errors import NoReplyError
-from fedllm_bench.evaluation.judges.preset import Preset
+from fedllm_bench.evaluation.judges.preset import OF_PLUGINS, Preset
 from fedllm_bench.evaluation.judges.questions import Question, request_hash
 from fedllm_bench.evaluation.records import Reply
 
@@ -36,10 +37,12 @@ class RuleJudge:
         return request_hash(self.preset.model, self.preset.options, question.messages, question.slot.repeat)
 
     def stored(self, question: Question) -> Reply | None:
-        """The reply; None where no right answer is known."""
-        if not question.right:
-            return None
-        return Reply(text=_verdict(question), model=self.preset.model, finish="stop", price=0.0)
+        """The reply; None where no right answer is known, or where the function of a plugin has nothing to say."""
+        if self.preset.plugin:
+            text = _of_plugin(self.preset, question)
+        else:
+            text = _verdict(question) if question.right else None
+        return None if not text else Reply(text=text, model=self.preset.model, finish="stop", price=0.0)
 
     def submit(self, question: Question) -> Future[Reply]:
         """Only for what :meth:`stored` has nothing to say about."""
@@ -59,3 +62,14 @@ def _verdict(question: Question) -> str:
         )
     winner = "C" if is_right[0] == is_right[1] else "A" if is_right[0] else "B"
     return f"Compared with the right answer. [[{winner}]]"
+
+
+def _of_plugin(preset: Preset, question: Question) -> str | None:
+    """Raises a :class:`UserError` where the plugin is not in use, or gives anything but text."""
+    _, rule = OF_PLUGINS.get(preset.model, (preset, None))
+    if rule is None:
+        raise UserError(f"the judge {preset.model} is of the plugin {preset.plugin}; give --plugin {preset.plugin}")
+    text = rule(question)
+    if text is not None and not isinstance(text, str):
+        raise UserError(f"the judge {preset.model} ({preset.plugin}) gave {text!r}; it should give text, or None")
+    return text

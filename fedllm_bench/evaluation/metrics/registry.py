@@ -28,7 +28,7 @@ from fedllm_bench.evaluation.metrics.references import (
 )
 from fedllm_bench.evaluation.metrics.refusals import Refuses, refusal_scores, refuses, refuses_legacy
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
-from fedllm_bench.scores.score import MetricInfo, Score
+from fedllm_bench.scores.score import MetricInfo, Score, checked_scores
 
 Scorer = Callable[[Sequence[Prompt], Mapping[str, Answer], Sequence[Judgement]], list[Score]]
 Across = Callable[[Sequence[Prompt], Mapping[str, Mapping[str, Answer]]], dict[str, list[Score]]]
@@ -193,6 +193,17 @@ _ALL = (
     _judged("mini", "mini", "questions of the mini world, by a rule that knows the right answers: 10 right, 1 wrong"),
     *_diverse("mini"),
 )
+
+
+def of_plugin(metric: OpenMetric, info: MetricInfo) -> OpenMetric:
+    """A metric of a plugin, with a version in `info` that names the plugin's file; its scores are looked at."""
+
+    def score(prompts: Sequence[Prompt], answers: Mapping[str, Answer], judgements: Sequence[Judgement]) -> list[Score]:
+        return checked_scores(metric.score(prompts, answers, judgements), info)
+
+    return replace(metric, info=info, score=score)
+
+
 OPEN_METRICS: dict[str, OpenMetric] = {metric.info.name: metric for metric in _ALL}
 
 

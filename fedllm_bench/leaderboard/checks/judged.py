@@ -49,6 +49,9 @@ def _preset(run: Run, judge: str) -> tuple[Preset | None, list[Problem]]:
     if not judge == stated.get("id") == preset.id:
         text = f"its model, options and this suite's prompts make the id {preset.id}, not {judge[:100]!a}"
         return preset, [Problem(code="judge", message=text, where=where)]
+    if preset.plugin:
+        text = "it is a function of a plugin, which nobody can ask again; leave its judgements out"
+        return None, [Problem(code="judge", message=text, where=where)]
     return preset, []
 
 

@@ -10,7 +10,7 @@ from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.leaderboard.checks.context import Context, split_of
 from fedllm_bench.leaderboard.checks.split_items import Expected, Key, SplitItems
 from fedllm_bench.leaderboard.submission.problems import Problem
-from fedllm_bench.leaderboard.submission.recompute import SMALLEST, means, rescored
+from fedllm_bench.leaderboard.submission.recompute import SMALLEST, is_own, means, rescored
 from fedllm_bench.leaderboard.submission.submitted import SIDES, Run, Submitted
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.results.run_results import client_rows, metrics_of
@@ -205,8 +205,11 @@ def results(submitted: Submitted, _: Context) -> Iterator[Problem]:
         right = metrics_of(run.sets, infos)
         rows = {name: [vars(row) for row in client_rows(sides)] for name, sides in run.sets.items()}
         without = () if any(sides.local for sides in run.sets.values()) else OF_LOCAL
-        pairs = {"metrics": right, "clients": rows}
-        wrong = [text for key, value in pairs.items() for text in unequal(stated[key], value, key, without)]
+        pairs: dict[str, dict[str, Any]] = {"metrics": right, "clients": rows}
+        own = run.files.own_metrics()
+        said = {key: {name: one for name, one in stated[key].items() if name in value or not is_own(name, own)}
+                for key, value in pairs.items()}  # fmt: skip
+        wrong = [text for key, value in pairs.items() for text in unequal(said[key], value, key, without)]
         numbers = [text for key, text in wrong if key not in INTERVALS]
         if numbers:
             text = f"{counted(len(numbers), 'number', 'are')} not those of the records: {'; '.join(numbers[:3])}"

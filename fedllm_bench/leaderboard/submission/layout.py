@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
+from fedllm_bench.config.plugins import SOURCES
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.schema import SUBMISSION, Submission
 
@@ -23,6 +24,7 @@ COVERED = tuple(
         rf"answers/{NAME}/{NAME}\.jsonl\.gz",
         rf"judgements/{NAME}/judge\.json",
         rf"judgements/{NAME}/{NAME}/{NAME}\.jsonl\.gz",
+        rf"{SOURCES}/{NAME}\.py",
         r"adapter/adapter_config\.json",
         r"adapter/adapter_model\.safetensors",
     )

@@ -54,6 +54,8 @@ PROBLEMS: dict[str, str] = {
     "split": "the split is not the one that the benchmark builds",
     "split-not-at-hand": "what follows from the split's rows was not checked",
     "track": "no such track, or one that these runs cannot enter",
+    "plugin": "a plugin without its source, with another source than its hash, or under a name of the suite",
+    "plugin-not-run": "a plugin's source is never run here, so what hangs on it was not computed again",
     # what it says of itself
     "date": "a day on which these runs cannot have been submitted",
     "look-alike": "a name that a reader could take for another one",

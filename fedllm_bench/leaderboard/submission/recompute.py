@@ -115,11 +115,20 @@ def score_sets(run: RunFiles) -> dict[str, ScoreSet]:
 
 
 def known_metrics(run: RunFiles) -> list[str]:
-    """Metrics with scores. Raises a :class:`UserError` for one that this suite does not have."""
+    """Metrics with scores, without those of plugins, whose source nobody runs here.
+
+    Raises a :class:`UserError` for one that this suite does not have.
+    """
+    own = run.own_metrics()
     for name in run.metrics():
-        if name not in METRICS:
+        if name not in METRICS and name not in own:
             raise UserError(f"the run of seed {run.seed} has a metric {name!r}, which this suite does not know")
-    return run.metrics()
+    return [name for name in run.metrics() if name not in own]
+
+
+def is_own(metric: str, own: Iterable[str]) -> bool:
+    """Whether a metric of results.json is one of `own`, or a view of one, such as "my_metric_unseen"."""
+    return any(metric == name or metric.startswith(f"{name}_") for name in own)
 
 
 def _score_set(run: RunFiles, name: str) -> ScoreSet:

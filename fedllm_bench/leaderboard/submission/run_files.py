@@ -65,6 +65,12 @@ class RunFiles:
         found = (re.fullmatch(r"scores/(.+)\.after\.jsonl", name) for name in self.names())
         return sorted(match[1] for match in found if match)
 
+    def own_metrics(self) -> set[str]:
+        """Those of its metrics that its config says to be of plugins."""
+        plugins = self.config().plugins if self.has("config.json") else ()
+        given = [name.partition(":") for plugin in plugins for name in plugin.gives]
+        return {name for kind, _, name in given if kind == "METRICS"}
+
     def scores(self, metric: str, side: str) -> list[Score]:
         """One score an item, of side before, after or local; [] where there are none. Refused for an item twice."""
         name = f"scores/{metric}.{side}.jsonl"

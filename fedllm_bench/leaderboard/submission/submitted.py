@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from fedllm_bench.common.errors import first_line
 from fedllm_bench.common.files import canonical_json
-from fedllm_bench.config.run import RunConfig
+from fedllm_bench.config.run import Method, RunConfig
 from fedllm_bench.evaluation.scoring.answered import Material, read_folder
 from fedllm_bench.leaderboard.submission.bundle import Bundle
 from fedllm_bench.leaderboard.submission.problems import Refused
@@ -31,6 +31,7 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.results.run_results import ScoreSet
 from fedllm_bench.results.schema import check_results
+from fedllm_bench.runs.cell import BASELINE
 from fedllm_bench.scores.score import Score
 
 SIDES = ("before", "after", "local")
@@ -98,8 +99,21 @@ class Run:
 
     @cached_property
     def method(self) -> FedAvg:
-        """With the number of clients that results.json names, on which the noise of private runs hangs."""
-        return make_method(self.config, self.num_clients)
+        """With the number of clients that results.json names, on which the noise of private runs hangs.
+
+        A method of a plugin is never made here. FedAvg, which has the same log of rounds, stands in for it, or `local`
+        where clients have adapters of their own.
+        """
+        config = self.config
+        if self.has_own_method:
+            name = BASELINE if self.results["run"]["personal"] else "fedavg"
+            config = replace(config, method=Method(name=name, constants={}))
+        return make_method(config, self.num_clients)
+
+    @property
+    def has_own_method(self) -> bool:
+        """Whether the method is of a plugin, whose source nobody runs here."""
+        return self.config.plugin_of("METHODS", self.config.method.name) is not None
 
     @cached_property
     def environment(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import datetime
 import functools
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Any
@@ -33,6 +33,7 @@ class Rules:
     any_of: tuple[tuple[str, ...], ...] = ()
     at_most: Mapping[str, float] = field(default_factory=dict)
     products: tuple[tuple[str, ...], ...] = ()
+    plugins: bool = False  # whether a run may need a file of the submitter's own
 
     def is_free(self, key: str) -> bool:
         return _fits(key, self.free) and not _fits(key, self.pinned)
@@ -120,6 +121,7 @@ def _track(name: str, kind: str, table: Mapping[str, Any]) -> Track:
             any_of=tuple(map(tuple, rules.get("any_of", ()))),
             at_most=rules.get("at_most", {}),
             products=tuple(map(tuple, always["products"])),
+            plugins=rules.get("plugins") == "allowed",
         ),
         min_seeds=always["min_seeds"],
     )
@@ -151,7 +153,11 @@ def track_of(config: RunConfig) -> str:
 def rule_problems(track: Track, config: RunConfig) -> list[Problem]:
     """One problem for each key that the track's rules do not allow; [] where the config is inside them."""
     given, preset = flat(config), flat(preset_of(track.preset, config.method.name, track.profile))
-    return [_problem(track, line) for line in _broken(track, given, preset)]
+    own = ", ".join(plugin.name for plugin in config.plugins)
+    refused = (
+        [f"plugins: got {own}, and only an open track takes runs with one"] if own and not track.rules.plugins else []
+    )
+    return [_problem(track, line) for line in (*refused, *_broken(track, given, preset))]
 
 
 def _problem(track: Track, line: str) -> Problem:
@@ -199,5 +205,5 @@ def preset_of(dataset: str, method: str, profile: str) -> RunConfig:
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """The config by dotted keys; a method's constants are one key each."""
-    return dotted(config.to_dict())
+    """The config by dotted keys; a method's constants are one key each. Plugins, which no preset has, are left out."""
+    return dotted(replace(config, plugins=()).to_dict())

@@ -14,7 +14,7 @@ from fedllm_bench.leaderboard.submission.bundle import Bundle, open_bundle
 from fedllm_bench.leaderboard.submission.dates import date_problems
 from fedllm_bench.leaderboard.submission.limits import LIMITS, MIB
 from fedllm_bench.leaderboard.submission.problems import refusals
-from fedllm_bench.leaderboard.submission.recompute import means, seed_scores
+from fedllm_bench.leaderboard.submission.recompute import is_own, means, seed_scores
 from fedllm_bench.leaderboard.submission.schema import SCHEMA_VERSION, SUBMISSION, examine
 from fedllm_bench.leaderboard.submission.submitted import reading
 from fedllm_bench.leaderboard.submit.foreseen import check_foreseen
@@ -167,7 +167,10 @@ def _claims(bundle: Bundle, entries: Sequence[Entry]) -> dict[str, dict[str, flo
         found = means(seed_scores(run))
         for metric, mean in found.items():
             claims.setdefault(metric, {})[str(run.seed)] = mean
+        own = run.own_metrics()
         for metric, entry in results[run.seed].items():
+            if metric not in found and is_own(metric, own):  # of a plugin: nobody computes it again
+                continue
             _check_result(run.seed, metric, entry["after"]["mean"], found.get(metric))
     return claims
 

@@ -14,6 +14,7 @@ from typing import Any
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.run_scores import AFTER
+from fedllm_bench.config.plugins import SOURCES
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.leaderboard.submission.layout import is_covered, packed_name
 from fedllm_bench.leaderboard.submission.reading import digest_of
@@ -29,6 +30,8 @@ def contents_of(run: OwnRun, *, with_adapter: bool) -> dict[str, bytes]:
     """Path inside the submission -> bytes. Text lines are packed; JSON is written again without places."""
     found = [path for path in sorted(run.folder.iterdir()) if path.is_file()]
     found += [path for name in FOLDERS for path in sorted((run.folder / name).rglob("*")) if path.is_file()]
+    found = [path for path in found if path.relative_to(run.folder).parts[:2] not in _of_own_judges(run)]
+    found += [_source_of(run, plugin.name) for plugin in run.config.plugins]
     if with_adapter and run.adapter is not None:
         found += sorted(path for path in run.adapter.iterdir() if path.is_file())
     contents = {}
@@ -41,7 +44,32 @@ def contents_of(run: OwnRun, *, with_adapter: bool) -> dict[str, bytes]:
     return contents
 
 
+def _source_of(run: OwnRun, name: str) -> Path:
+    """The copy of a plugin in the run folder. Raises a :class:`UserError` where it is not there."""
+    path = run.folder / SOURCES / name
+    if not path.is_file():
+        raise UserError(
+            f"RUN={run.folder}: there is no {SOURCES}/{name}, the plugin that it was made with; run it again"
+        )
+    return path
+
+
+def _of_own_judges(run: OwnRun) -> set[tuple[str, ...]]:
+    """The folders of judges that are functions of a plugin: nobody can ask them again, so they are left out."""
+    found = sorted((run.folder / "judgements").glob("*/judge.json"))
+    return {path.relative_to(run.folder).parts[:2] for path in found if _is_own(_json(path))}
+
+
+def _is_own(judge: Any) -> bool:
+    options = judge.get("options") if isinstance(judge, dict) else None
+    return isinstance(options, dict) and judge.get("kind") == "rule" and "plugin" in options
+
+
 def _packed(run: OwnRun, path: Path) -> bytes:
+    if path.suffix == ".py":
+        content = path.read_bytes()
+        _check_private(run, path, content.decode("utf-8", "replace"))
+        return content
     content = path.read_bytes() if path.suffix != ".json" else _public_json(run, path)
     return compressed(content) if packed_name(path.name) != path.name else content
 

@@ -13,7 +13,7 @@ from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.evaluation.metrics.own_user import OF_SPLIT, Owners, owners_of_run
 from fedllm_bench.evaluation.metrics.references import load_encoder
 from fedllm_bench.evaluation.metrics.registry import open_metrics
-from fedllm_bench.evaluation.scoring import evaluation_json
+from fedllm_bench.evaluation.scoring import evaluation_json, own_metrics
 from fedllm_bench.evaluation.scoring.answered import Material, read_folder
 from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation
 from fedllm_bench.evaluation.scoring.score_all import Options, evaluation_of, score_all
@@ -39,6 +39,7 @@ def write_evaluation_report(folder: Path, *, embedding_model: str = "", min_cove
 
     Raises a :class:`UserError` for a folder with neither answers nor results, and for records that are not ours.
     """
+    own_metrics.check_still_there(folder)
     materials = read_folder(folder)
     trained, notes = _results(folder)
     if not materials and trained is None:
@@ -67,6 +68,7 @@ def write_evaluation_report(folder: Path, *, embedding_model: str = "", min_cove
     )
     numbers = folder / evaluation_json.FILE if materials else None
     if numbers:
+        own_metrics.keep(folder, [one.metric for one in evaluation.metrics.values()])
         evaluation_json.write_evaluation(numbers, evaluation)
     files.write_text(folder / PAGE, html_page(contents))
     return Written(evaluation=evaluation, page=folder / PAGE, numbers=numbers, notes=notes)
