@@ -9,9 +9,11 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields, is_dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -181,19 +183,27 @@ TAKEN: dict[str, Callable[[], Sequence[str]]] = {
 # --- default settings
 
 
+STARTS = {"sft": "aya", "preference": "chatbot_pa"}  # task -> whose settings a data set has that gives no others
+
+
 def _presets(source: Source, tables: Tables) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The presets of a plugin by path. A method without one has the defaults of its own fields as constants."""
-    given = tables.get("PRESETS", {})
+    """The presets of a plugin by path: what it gives, over the defaults of its methods and data sets."""
+    given, methods, pipelines = (tables.get(kind, {}) for kind in ("PRESETS", "METHODS", "PIPELINES"))
     for name, table in given.items():
         if not isinstance(table, dict) or not all(isinstance(section, dict) for section in table.values()):
             raise wrong(source, "PRESETS", name, 'it should be a dict of sections, such as {"method": {"alpha": 0.1}}')
-        if (name in tables.get("METHODS", {})) == (name in tables.get("PIPELINES", {})):
+        if (name in methods) == (name in pipelines):
             raise wrong(source, "PRESETS", name, "give the name of one of this plugin's METHODS or PIPELINES")
-        if name in tables.get("PIPELINES", {}):
-            yield f"datasets/{name}.toml", table
-    for name, kind in tables.get("METHODS", {}).items():
-        table = given.get(name, {})
-        yield f"methods/{name}.toml", {**table, "method": {**_constants(kind), **table.get("method", {})}}
+    for name, kind in methods.items():
+        yield f"methods/{name}.toml", _over({"method": _constants(kind)}, given.get(name, {}))
+    for name, builder in pipelines.items():
+        if name not in methods:  # the settings of both would be of one name
+            yield f"datasets/{name}.toml", _over(_settings(builder.declaration.task), given.get(name, {}))
+
+
+def _over(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two tables of sections as one; what stands in the second wins."""
+    return {section: {**first.get(section, {}), **second.get(section, {})} for section in {**first, **second}}
 
 
 def _constants(kind: Any) -> dict[str, Any]:
@@ -201,3 +211,12 @@ def _constants(kind: Any) -> dict[str, Any]:
     assert is_dataclass(kind)
     found = {field.name: field.default for field in fields(kind) if field.name != "weighting"}
     return {name: value for name, value in found.items() if value is not MISSING}
+
+
+def _settings(task: str) -> dict[str, Any]:
+    """The published settings for a task, without what they say of the rows themselves."""
+    path = files(presets.PACKAGE).joinpath("datasets", f"{STARTS[task]}.toml")
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    of_rows = ("clients", "upstream")
+    data = {key: value for key, value in table["data"].items() if key not in of_rows}
+    return {**{key: value for key, value in table.items() if isinstance(value, dict)}, "data": data}
