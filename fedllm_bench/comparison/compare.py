@@ -21,6 +21,7 @@ from typing import Any, Literal
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.comparison.metric_scores import Measured
 from fedllm_bench.comparison.run_scores import ScoredRun
+from fedllm_bench.config import plugins
 from fedllm_bench.scores import power
 from fedllm_bench.scores.significance import holm, paired_t
 from fedllm_bench.scores.summaries import (
@@ -104,7 +105,7 @@ def chosen_metrics(a: ScoredRun, b: ScoredRun, wanted: Iterable[str] | None) -> 
     for name in names:
         for run in (a, b):
             if name not in run.measured:
-                raise unknown("metric", name, run.measured, f"in {run.path}")
+                raise unknown("metric", name, run.measured, f"in {run.path}; {plugins.ADVICE}")
     return names
 
 

@@ -51,6 +51,8 @@ def canary(name: str, runs: Sequence[OwnRun], said: Statement) -> Draft:
                    training_data=kind.training_data, track=said.track or default_track(runs[0]))  # fmt: skip
     check_track(said.track, runs, "canary")
     if kind.make is not None:
+        if own := ", ".join(plugin.name for plugin in runs[0].config.plugins):
+            raise UserError(f"--canary {name}: these runs need {own}; give runs of the suite's own methods and metrics")
         return assemble(kind.make(runs), said, NOWHERE)
     if (method := runs[0].config.method.name) != name:
         raise UserError(f"--canary {name}: these runs are of {method}; give runs of the method {name}")

@@ -17,8 +17,10 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.leaderboard.checks import validate
 from fedllm_bench.leaderboard.site.read_cache import kept_of
+from fedllm_bench.leaderboard.submission import dates
 from fedllm_bench.leaderboard.submission.bundle import open_bundle
 from fedllm_bench.leaderboard.submission.submitted import reading
+from fedllm_bench.leaderboard.submit import assemble, canaries, own_runs
 from fedllm_bench.methods import METHODS
 
 ALL = ("--metrics", "heldout,mini_exact,mini_choice,first_word")
@@ -86,6 +88,12 @@ def test_a_run_folder_without_its_source_is_not_submitted(run_folder: Path, tmp_
     (copy / "plugins" / "my_method.py").unlink()
     with pytest.raises(UserError, match=r"there is no plugins/my_method\.py, the plugin that it was made with"):
         submitted([copy], tmp_path / "board")
+
+
+def test_a_canary_is_not_made_of_it(run_folder: Path):
+    said = assemble.Statement(team="Example Lab", contact="lab@example.org", tuning="", date=dates.today().isoformat())
+    with pytest.raises(UserError, match=r"--canary base: these runs need my_method\.py, my_metric\.py; give runs"):
+        canaries.canary("base", own_runs.open_runs([run_folder], dirty=True), said)
 
 
 def _gives(*names: str) -> Callable[[Any], None]:
