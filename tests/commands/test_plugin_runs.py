@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench_runs import TINY, folder_of, quick, words
+from bench_runs import TINY, folder_of, quick, run, words
 from plugin_docs import COMMANDS, FILES, written
 
 from fedllm_bench import cli
@@ -111,6 +111,14 @@ def test_a_run_names_its_plugins_and_keeps_a_copy_of_each(done: Path, place: Pat
         assert files.sha256_file(copy) == one["sha256"]
     results = files.read_json(done / "results.json")
     assert results["metrics"]["first_word"]["version"] == f"1+my_metric.py-{used[1]['sha256'][:10]}"
+
+
+def test_the_method_of_the_page_trains_the_same_adapter_as_the_one_of_the_suite(
+    done: Path, tiny_split: Split, tmp_path: Path
+):
+    same = run("feddyn", tiny_split.folder, tmp_path, "--metrics", "heldout", "--set", "method.alpha=0.03")
+    name = "adapter/adapter_model.safetensors"
+    assert (same / name).read_bytes() == (done / name).read_bytes()
 
 
 def test_the_same_command_shows_a_finished_run_at_once_also_with_the_copies(

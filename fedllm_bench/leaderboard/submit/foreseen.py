@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.leaderboard.checks import Check, answers, identity, judged, scores, writing
+from fedllm_bench.leaderboard.checks import Check, answers, identity, judged, plugins, scores, writing
 from fedllm_bench.leaderboard.checks.context import Context
 from fedllm_bench.leaderboard.submission.bundle import Bundle
 from fedllm_bench.leaderboard.submission.problems import Problem, refusals
@@ -12,6 +12,7 @@ from fedllm_bench.leaderboard.submission.submitted import reading
 # Checks that need no split, no board and nothing that must be fetched; and what to do where one refuses.
 FORESEEN: tuple[tuple[Check, str], ...] = (
     (identity.seeds, "give runs that were trained with a seed each"),
+    (plugins.plugins, "change the plugin, or undo what was changed in the run folder, and run again"),
     (scores.scored, "no row is made of items without a score; run again with settings under which all have one"),
     (answers.plans, "remove that folder from the run and evaluate again, without --limit and with no other settings"),
     (answers.coverage, "give the command again that answered, with --retry-failed and for the side global too"),

@@ -90,6 +90,13 @@ def test_a_run_folder_without_its_source_is_not_submitted(run_folder: Path, tmp_
         submitted([copy], tmp_path / "board")
 
 
+def test_a_source_that_was_changed_afterwards_is_not_submitted(run_folder: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(run_folder, tmp_path / "runs" / run_folder.name))
+    (copy / "plugins" / "my_method.py").write_text("METHODS = {}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"seed 0, plugins/my_method\.py: its sha256 is"):
+        submitted([copy], tmp_path / "board")
+
+
 def test_a_canary_is_not_made_of_it(run_folder: Path):
     said = assemble.Statement(team="Example Lab", contact="lab@example.org", tuning="", date=dates.today().isoformat())
     with pytest.raises(UserError, match=r"--canary base: these runs need my_method\.py, my_metric\.py; give runs"):
