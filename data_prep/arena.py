@@ -33,21 +33,21 @@ SIDES = ("model_a", "model_b")
 NO_WINNER = ("", "tie", "tie (bothbad)", "bothbad", "both_bad")
 
 
-class Vote(NamedTuple):
+class ArenaVote(NamedTuple):
     record: RawRecord
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
     flags: Flags
 
 
-def vote_of(record: RawRecord) -> Vote:
+def vote_of(record: RawRecord) -> ArenaVote:
     """The vote of a row; without a winner, the conversations stand as they came and the row is flagged."""
     winner = _winner(record)
     sides = turns_of(record, "conversation_a"), turns_of(record, "conversation_b")
     chosen, rejected = sides[::-1] if winner == "model_b" else sides
     failed = {"vote": winner not in SIDES, "conversation": not (alternates(chosen) and alternates(rejected))}
     flags = flags_of(record, FLAG_COLUMNS)
-    return Vote(record, chosen, rejected, flags.with_failed(failed))
+    return ArenaVote(record, chosen, rejected, flags.with_failed(failed))
 
 
 def _winner(record: RawRecord) -> str:
@@ -59,7 +59,7 @@ def _winner(record: RawRecord) -> str:
     return winner
 
 
-def sample_of(vote: Vote, answers: tuple[str, ...], flags: Flags) -> Sample:
+def sample_of(vote: ArenaVote, answers: tuple[str, ...], flags: Flags) -> Sample:
     """The preferred conversation up to its last answer, and the answers that follow."""
     values = vote.record.values
     return Sample(

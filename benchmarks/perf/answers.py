@@ -30,11 +30,11 @@ from fedllm_bench.config import presets
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.evaluation.answering.budget import batch_tokens
 from fedllm_bench.evaluation.answering.decoding import end_tokens
-from fedllm_bench.evaluation.answering.encoding import Encode, Template, encoder
-from fedllm_bench.evaluation.answering.journal import Key, Turn
+from fedllm_bench.evaluation.answering.encoding import ChatTemplate, Encode, encoder
+from fedllm_bench.evaluation.answering.journal import AnsweredTurn, Key
 from fedllm_bench.evaluation.answering.merged_adapter import answering_with
 from fedllm_bench.evaluation.answering.model_answers import ModelAnswerer, conversation
-from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Context, Overrides, make_prompts
+from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Overrides, PromptContext, make_prompts
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
@@ -47,7 +47,7 @@ NO_END = frozenset({2**31 - 1})  # no token has this id
 HEAD = """| answers | turns | new tokens | one by one, tokens/s | batched | ratio | of CPU time | greedy equal |
 |---|---|---|---|---|---|---|---|
 """
-Turns = dict[Key, Turn]
+Turns = dict[Key, AnsweredTurn]
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Work:
 def make_work(questions: int, new_tokens: int | None) -> Work:
     config = presets.load("aya", "fedavg", "mini", [])
     model = load_model(config.model, config.lora)
-    prompts = make_prompts(BENCHMARKS["mt_bench"], Context(), Overrides(max_new_tokens=new_tokens))
+    prompts = make_prompts(BENCHMARKS["mt_bench"], PromptContext(), Overrides(max_new_tokens=new_tokens))
     stride = max(1, len(prompts) // questions)
     stop_ids = end_tokens(model) if new_tokens is None else NO_END
-    encode = encoder(Template("mini", template_text("mini")), model.tokenizer)
+    encode = encoder(ChatTemplate("mini", template_text("mini")), model.tokenizer)
     stream = torch.Generator().manual_seed(1)
     start = initial_adapter(model.layers, config.lora.rank, seed=0)
     adapter = tmap(lambda t: t + 0.02 * torch.randn(t.shape, generator=stream), start)
@@ -98,7 +98,7 @@ def _one_by_one(work: Work) -> Turns:
             ids = work.encode(conversation(prompt, turns, number))
             made = _generate(work, ids, prompt)
             text = work.model.tokenizer.decode(made, skip_special_tokens=True).strip()
-            turns[prompt.item_id, number] = Turn(
+            turns[prompt.item_id, number] = AnsweredTurn(
                 item_id=prompt.item_id, prompt_hash="", turn=number, text=text, tokens=len(made), finish="stop"
             )
     return turns

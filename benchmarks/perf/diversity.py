@@ -26,7 +26,7 @@ import numpy as np
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.diversity.embedding.cache import Kept
+from fedllm_bench.diversity.embedding.cache import ValueCache
 from fedllm_bench.diversity.embedding.clustering import cluster
 from fedllm_bench.diversity.embedding.encoder import embed, encoder_folder
 from fedllm_bench.diversity.embedding.heterogeneity import heterogeneity, number
@@ -99,8 +99,8 @@ def by_stage(rows: Sequence[DiversityRow], encoder: EncoderSettings, permutation
     m = int(clients.max()) + 1
     with tempfile.TemporaryDirectory() as folder:
         texts = [row.prompt for row in rows]
-        vectors = timed(records, "embed", lambda: embed(texts, encoder, Kept(Path(folder)))).vectors
-        timed(records, "embed, kept", lambda: embed(texts, encoder, Kept(Path(folder))))
+        vectors = timed(records, "embed", lambda: embed(texts, encoder, ValueCache(Path(folder)))).vectors
+        timed(records, "embed, kept", lambda: embed(texts, encoder, ValueCache(Path(folder))))
     bandwidth = timed(records, "bandwidth", lambda: median_distance(vectors, 0))
     features = timed(records, "features", lambda: kernel_features(vectors, bandwidth, seed=0))
     timed(records, "MMD of pairs", lambda: mmd2_of_pairs(group_sums(features, clients, m), np.bincount(clients)))
@@ -128,8 +128,8 @@ def side_by_side(texts: Sequence[str], encoder: EncoderSettings) -> list[Record]
 
     plain = timed(records, "arrival", arrival)
     with tempfile.TemporaryDirectory() as kept:
-        ours = timed(records, "sorted", lambda: embed(texts, encoder, Kept(Path(kept))))
-        timed(records, "kept", lambda: embed(texts, encoder, Kept(Path(kept))))
+        ours = timed(records, "sorted", lambda: embed(texts, encoder, ValueCache(Path(kept))))
+        timed(records, "kept", lambda: embed(texts, encoder, ValueCache(Path(kept))))
     if np.abs(plain - ours.vectors).max() > 1e-4:
         raise RuntimeError("the two ways give different vectors")
     for record in records:

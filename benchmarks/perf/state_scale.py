@@ -92,13 +92,14 @@ class Bench:
         from fedllm_bench.methods.registry import make_method
         from fedllm_bench.training.engines import in_process
         from fedllm_bench.training.rounds import run_rounds
-        from fedllm_bench.training.run import Run
+        from fedllm_bench.training.run import TrainingRun
 
         method = make_method(self.config)
         blocks = in_process(self.model, method, self.config)
         clients = registered(num_clients)
         run_rounds(
-            Run(config=self.config, method=method, clients=clients, map_blocks=blocks, folder=folder), self.params
+            TrainingRun(config=self.config, method=method, clients=clients, map_blocks=blocks, folder=folder),
+            self.params,
         )
         return [record["seconds"] for record in read_jsonl(folder / "rounds.jsonl")]
 

@@ -15,10 +15,10 @@ from fedllm_bench.common.network import checked_address
 from fedllm_bench.common.text import counted
 
 if TYPE_CHECKING:
-    from fedllm_bench.evaluation.answering.answer_run import Done, Order
+    from fedllm_bench.evaluation.answering.answer_run import AnswerRequest, Done
     from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
     from fedllm_bench.evaluation.answering.subjects import Subject
-    from fedllm_bench.evaluation.benchmarks import Context
+    from fedllm_bench.evaluation.benchmarks import PromptContext
 
 LEAVABLE = ("seed", "temperature")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -183,7 +183,7 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_benchmarks(names: str, context: Context) -> None:
+def _check_benchmarks(names: str, context: PromptContext) -> None:
     """Raise a :class:`UserError` for an unknown benchmark, and for what one lacks here, before anything is fetched."""
     from fedllm_bench.evaluation.benchmarks import named
 
@@ -191,13 +191,13 @@ def _check_benchmarks(names: str, context: Context) -> None:
         benchmark.check(context)
 
 
-def _order(args: argparse.Namespace, context: Context) -> Order:
+def _order(args: argparse.Namespace, context: PromptContext) -> AnswerRequest:
     """What is asked. It is fetched here, so everything else must have been checked before."""
-    from fedllm_bench.evaluation.answering.answer_run import Order
+    from fedllm_bench.evaluation.answering.answer_run import AnswerRequest
     from fedllm_bench.evaluation.benchmarks import Overrides, make_prompts, named
 
     overrides = Overrides(temperature=args.temperature, max_new_tokens=args.max_new_tokens, limit=args.limit)
-    return Order(
+    return AnswerRequest(
         folder=args.out or args.run_folder,
         asked=[(benchmark, make_prompts(benchmark, context, overrides)) for benchmark in named(args.metrics)],
         overrides=overrides,
@@ -208,18 +208,18 @@ def _order(args: argparse.Namespace, context: Context) -> Order:
     )
 
 
-def _context(args: argparse.Namespace) -> Context:
+def _context(args: argparse.Namespace) -> PromptContext:
     from fedllm_bench.data.manifest import open_split
-    from fedllm_bench.evaluation.benchmarks import Context
+    from fedllm_bench.evaluation.benchmarks import PromptContext
 
     if args.run_folder:
         from fedllm_bench.evaluation.answering.subjects import open_run
         from fedllm_bench.runs.run_split import split_of_run
 
         config = open_run(args.run_folder)
-        return Context(dataset=config.dataset, split=lambda: split_of_run(args.run_folder, config))
+        return PromptContext(dataset=config.dataset, split=lambda: split_of_run(args.run_folder, config))
     split = Path(args.split).expanduser() if args.split else None
-    return Context(dataset=args.dataset, split=None if split is None else lambda: open_split(split))
+    return PromptContext(dataset=args.dataset, split=None if split is None else lambda: open_split(split))
 
 
 def _subject(args: argparse.Namespace) -> Subject:

@@ -119,7 +119,7 @@ def _adapter(text: str) -> tuple[int, Path]:
 
 def run(args: argparse.Namespace) -> int:
     """1 where something came out otherwise, or the submission is refused to begin with."""
-    from fedllm_bench.leaderboard.tiers.sample import Sample
+    from fedllm_bench.leaderboard.tiers.sample import ItemSample
 
     _check_name(args.name)
     _check_places(args)
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     if bundle is None:
         return 1
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
-    sample = Sample(seed=seed, share=getattr(args, "share", 1.0))
+    sample = ItemSample(seed=seed, share=getattr(args, "share", 1.0))
     say(f"Sample    seed {seed}")
     made = MAKE[args.tier](args, bundle, sample)
     return _recorded(args, bundle, seed, made)
@@ -192,7 +192,7 @@ def _own(args: argparse.Namespace) -> Any:
 def _context(args: argparse.Namespace) -> Any:
     from fedllm_bench.leaderboard.checks import context
 
-    return context.Context(splits=tuple(args.splits))
+    return context.CheckContext(splits=tuple(args.splits))
 
 
 def _regenerate(args: argparse.Namespace, bundle: Any, sample: Any) -> Any:

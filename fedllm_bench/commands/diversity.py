@@ -14,7 +14,7 @@ from fedllm_bench.common.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from fedllm_bench.data.manifest import Split
-    from fedllm_bench.diversity.settings import Settings
+    from fedllm_bench.diversity.settings import DiversitySettings
 
 EMBEDDED = {"instruction", "embedding"}  # sections that are made of embeddings
 MODELS = {*EMBEDDED, "quality"}  # sections that torch may be needed for
@@ -93,17 +93,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
+def settings_of(args: argparse.Namespace) -> DiversitySettings:
     """The settings, checked as far as can be before anything is computed. Raises a :class:`UserError`."""
     from fedllm_bench.data.lengths import token_counter
-    from fedllm_bench.diversity.settings import Settings, chosen_sections
+    from fedllm_bench.diversity.settings import DiversitySettings, chosen_sections
 
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: give a whole number, 0 or more")
     sections = chosen_sections(args.only, args.skip)
     if "length" in sections:
         token_counter(args.tokenizer).count([""])
-    return Settings(
+    return DiversitySettings(
         embedder=args.embedder,
         tokenizer=args.tokenizer,
         quality_model=args.quality_model,
@@ -115,7 +115,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     )
 
 
-def _fetch(settings: Settings) -> None:
+def _fetch(settings: DiversitySettings) -> None:
     """Models that are named must be there before anything is computed. Raises a :class:`UserError`."""
     from fedllm_bench.config import base_model
     from fedllm_bench.diversity.embedding.encoder import encoder_folder

@@ -17,7 +17,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import counted
 
 if TYPE_CHECKING:
-    from fedllm_bench.report.grid.summary import Part
+    from fedllm_bench.report.grid.summary import GridPart
     from fedllm_bench.runs.grid import GridCell, Request
 
 FAILED = 1
@@ -41,23 +41,25 @@ def run(args: argparse.Namespace, names: Sequence[str], profile: str, sentence: 
     return _finish(parts, args.out)
 
 
-def _part(request: Request, jobs: int, cuda: bool) -> Part:
-    from fedllm_bench.report.grid.summary import Part
+def _part(request: Request, jobs: int, cuda: bool) -> GridPart:
+    from fedllm_bench.report.grid.summary import GridPart
     from fedllm_bench.runs.grid import open_cells
 
     try:
         cells = open_cells(request, lambda config: bench.open_cell(config, request.out, cuda))
     except Exception as error:  # a split that cannot be built may raise anything, and must not stop the others
         pairs = [(method, seed) for method in request.methods for seed in request.seeds]
-        return Part(request=request, name=request.dataset, reasons=dict.fromkeys(pairs, reason(error)), opened=False)
+        return GridPart(
+            request=request, name=request.dataset, reasons=dict.fromkeys(pairs, reason(error)), opened=False
+        )
     return _run_part(request, cells, jobs)
 
 
-def _run_part(request: Request, cells: Sequence[GridCell], jobs: int) -> Part:
+def _run_part(request: Request, cells: Sequence[GridCell], jobs: int) -> GridPart:
     from filelock import FileLock, Timeout
 
     from fedllm_bench.common import files
-    from fedllm_bench.report.grid.summary import Part
+    from fedllm_bench.report.grid.summary import GridPart
     from fedllm_bench.runs.grid import grid_folder, queue
 
     folder, name, waiting = grid_folder(cells), cells[0].cell.split.name, queue(cells)
@@ -74,7 +76,7 @@ def _run_part(request: Request, cells: Sequence[GridCell], jobs: int) -> Part:
     except (Timeout, UserError) as error:
         text = "another process is running this grid" if isinstance(error, Timeout) else reason(error)
         reasons = {each.key: text for each in cells}
-    return Part(request=request, name=name, reasons=reasons, payload=payload, folder=folder)
+    return GridPart(request=request, name=name, reasons=reasons, payload=payload, folder=folder)
 
 
 def _refused(waiting: Sequence[GridCell]) -> dict[tuple[str, int], str]:
@@ -97,20 +99,20 @@ def reason(error: Exception) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def _say_refused(part: Part) -> None:
+def _say_refused(part: GridPart) -> None:
     """What no worker has said: why no cell of the data set is there."""
     if part.payload is None:
         say(f"no cell of {part.name} has results: {next(iter(part.reasons.values()))}")
 
 
-def _check_opened(parts: Sequence[Part]) -> None:
+def _check_opened(parts: Sequence[GridPart]) -> None:
     """Where no data set could be opened, what was asked for is wrong."""
     if not any(part.opened for part in parts):
         texts = dict.fromkeys(f"{part.name}: {next(iter(part.reasons.values()))}" for part in parts)
         raise UserError("; ".join(texts))
 
 
-def _finish(parts: Sequence[Part], out: Path) -> int:
+def _finish(parts: Sequence[GridPart], out: Path) -> int:
     from fedllm_bench.report.grid.summary import failed_lines, summary, terminal, write
 
     found = summary(parts, out)

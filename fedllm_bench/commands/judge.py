@@ -13,9 +13,9 @@ from fedllm_bench.commands.terminal import add_plugins, say
 from fedllm_bench.common.errors import UserError
 
 if TYPE_CHECKING:  # --help must not wait for pydantic and openai
-    from fedllm_bench.evaluation.judges.cost import Estimate
+    from fedllm_bench.evaluation.judges.cost import CostEstimate
     from fedllm_bench.evaluation.judges.preset import Preset
-    from fedllm_bench.evaluation.judging.judging import Found, Judge, Wanted, Work
+    from fedllm_bench.evaluation.judging.judging import Found, Judge, JudgingFile, Wanted
 
 EXAMPLES = """examples:
   fedllm-bench judge RUN                                       what has answers; nothing is asked
@@ -154,7 +154,7 @@ def _with_judge(args: argparse.Namespace, preset: Preset, wanted: Wanted) -> int
     return 0
 
 
-def ask(args: argparse.Namespace, works: Sequence[Work], judge: Judge) -> Found | None:
+def ask(args: argparse.Namespace, works: Sequence[JudgingFile], judge: Judge) -> Found | None:
     """Say the cost and ask what has no reply yet; None where only the cost was asked for."""
     from fedllm_bench.evaluation.judges.cost import estimate
     from fedllm_bench.evaluation.judging.judging import judge_all, own_replies, sizes, to_ask
@@ -170,7 +170,7 @@ def ask(args: argparse.Namespace, works: Sequence[Work], judge: Judge) -> Found 
     return found
 
 
-def _announce(preset: Preset, expected: Estimate) -> None:
+def _announce(preset: Preset, expected: CostEstimate) -> None:
     say(f"Judge      {preset.id}")
     if preset.note:
         say(f"Note       {preset.note}")
@@ -190,7 +190,7 @@ def is_allowed(args: argparse.Namespace, preset: Preset) -> bool:
     return preset.is_free or args.yes or args.max_cost is not None
 
 
-def _check_allowed(args: argparse.Namespace, preset: Preset, expected: Estimate) -> None:
+def _check_allowed(args: argparse.Namespace, preset: Preset, expected: CostEstimate) -> None:
     if is_allowed(args, preset):
         return
     cost = "an unknown sum" if expected.dollars is None else f"about ${expected.dollars:.2f}"
@@ -199,7 +199,7 @@ def _check_allowed(args: argparse.Namespace, preset: Preset, expected: Estimate)
     )
 
 
-def _report(works: Sequence[Work], judge: Judge, min_coverage: float | None) -> None:
+def _report(works: Sequence[JudgingFile], judge: Judge, min_coverage: float | None) -> None:
     from fedllm_bench.evaluation.judging.grading import MIN_COVERAGE, mean_or_refusal, scores_of
     from fedllm_bench.evaluation.judging.judging import hashes_of
     from fedllm_bench.evaluation.judging.pairing import pair_scores_of

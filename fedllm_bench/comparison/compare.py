@@ -19,7 +19,7 @@ from itertools import product
 from typing import Any, Literal
 
 from fedllm_bench.common.errors import UserError, unknown
-from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.run_scores import ScoredRun
 from fedllm_bench.config import plugins
 from fedllm_bench.scores import power
@@ -82,7 +82,7 @@ def alike_named(runs: Sequence[ScoredRun], wanted: Sequence[str] | None) -> list
     """
     given = {*(wanted or ()), *(name for run in runs for name in run.measured)}
 
-    def name(short: str, one: Measured) -> str:
+    def name(short: str, one: MetricScores) -> str:
         full = f"{short}@{one.judge}"
         return full if full in given else short
 
@@ -157,7 +157,7 @@ def _scored(ours: Clusters, theirs: Clusters) -> list[tuple[float, float]]:
     return [(x, y) for x, y in both if x is not None and y is not None]
 
 
-def _comparison(name: str, info: Measured, pairs: Sequence[tuple[float, float]]) -> Comparison:
+def _comparison(name: str, info: MetricScores, pairs: Sequence[tuple[float, float]]) -> Comparison:
     """Everything that follows from the units' values on both sides, but the interval."""
     differences = [x - y for x, y in pairs]
     mean = statistics.fmean(differences) if pairs else None

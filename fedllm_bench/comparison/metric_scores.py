@@ -10,7 +10,7 @@ from fedllm_bench.scores.score import Score
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MetricScores:
     """The scores of one metric. `cluster`: what an item's cluster is, "client" or "question".
 
     `alike`: what else must be equal on both sides, as the split that items are of; name -> value.

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedllm_bench.common import files
-from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
-from fedllm_bench.evaluation.scoring.answered import Material, read_folder
+from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark, read_folder
 from fedllm_bench.evaluation.scoring.score_all import Scored, score_all
 from fedllm_bench.evaluation.scoring.views import per_question, pseudo_values
 from fedllm_bench.scores.score import Score
@@ -20,7 +20,7 @@ from fedllm_bench.scores.score import Score
 GLOBAL = "global"
 
 
-def from_answers(folder: Path) -> dict[str, Measured]:
+def from_answers(folder: Path) -> dict[str, MetricScores]:
     """Every open-ended metric with a score; one that several judges graded is there once for each, with its judge.
 
     Raises a :class:`UserError` for records that do not fit together.
@@ -38,10 +38,10 @@ def _side(one: Scored) -> str | None:
     return name if name is not None and any(score.is_scored for score in one.sides[name]) else None
 
 
-def _measured(one: Scored, material: Material) -> Measured:
+def _measured(one: Scored, material: AnsweredBenchmark) -> MetricScores:
     info, side = one.metric.info, _side(one)
     plan = material.plan
-    return Measured(
+    return MetricScores(
         scores=tuple(_independent(one, one.sides[side])) if side else (),
         version=info.version,
         unit=info.unit,

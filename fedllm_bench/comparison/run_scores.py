@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.open_scores import from_answers
 from fedllm_bench.config.run import dotted
 from fedllm_bench.scores.score import SCALES, Score, is_seen
@@ -35,7 +35,7 @@ class ScoredRun:
 
     path: Path
     config: Mapping[str, Any]
-    measured: Mapping[str, Measured]
+    measured: Mapping[str, MetricScores]
 
     @property
     def seed(self) -> int | None:
@@ -54,9 +54,9 @@ def load_scores(folder: Path) -> dict[str, list[Score]]:
     return {name: list(measured.scores) for name, measured in load_measured(folder).items()}
 
 
-def load_measured(folder: Path) -> dict[str, Measured]:
+def load_measured(folder: Path) -> dict[str, MetricScores]:
     """Of all sources; a later one may not bring a metric that is already there."""
-    found: dict[str, Measured] = {}
+    found: dict[str, MetricScores] = {}
     for source in SOURCES:
         for name, measured in source(folder).items():
             if name in found:
@@ -128,7 +128,7 @@ def _strings(value: Any, depth: int = 0) -> Iterator[str]:
             yield from _strings(part, depth + 1)
 
 
-def from_training(folder: Path) -> dict[str, Measured]:
+def from_training(folder: Path) -> dict[str, MetricScores]:
     """The held-out scores that `fedllm-bench bench` leaves; what a metric is stands in results.json."""
     paths = sorted((folder / "scores").glob(f"*{AFTER}"))
     if not paths:
@@ -153,7 +153,7 @@ def _of_run(folder: Path) -> dict[str, str]:
     }
 
 
-def _measured(folder: Path, entries: Any, name: str, path: Path, alike: Mapping[str, str]) -> Measured:
+def _measured(folder: Path, entries: Any, name: str, path: Path, alike: Mapping[str, str]) -> MetricScores:
     scores = tuple(score for score in read_score_file(path) if is_seen(score))
     try:
         entry = entries[name]
@@ -162,7 +162,7 @@ def _measured(folder: Path, entries: Any, name: str, path: Path, alike: Mapping[
             raise ValueError("control characters")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: results.json does not say what {name} is; {FINISH}") from error
-    return Measured(
+    return MetricScores(
         scores=scores,
         version=version,
         unit=unit,
@@ -198,7 +198,7 @@ def _read(path: Path) -> Iterator[Score]:
             raise UserError(f"{path}, line {number}: not a score; the file was changed or cut") from error
 
 
-SOURCES: tuple[Callable[[Path], dict[str, Measured]], ...] = (from_training, from_answers)
+SOURCES: tuple[Callable[[Path], dict[str, MetricScores]], ...] = (from_training, from_answers)
 
 
 # --- what is named on the command line

@@ -19,7 +19,7 @@ BAR = 40  # characters of the longest bar of a histogram
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contents:
+class CardContents:
     """What a card says of a split: `client_sizes` and `lengths` are of training and held-out rows."""
 
     info: SplitInfo
@@ -48,7 +48,7 @@ class Contents:
         return f"Tokens are those of {self.tokenizer}{named}."
 
 
-def data_card(contents: Contents) -> str:
+def data_card(contents: CardContents) -> str:
     """Markdown with YAML front matter, which leaves out parts without rows: `datasets` refuses them."""
     info, rows_by_part = contents.info, contents.rows_by_part
     recipe = json.dumps(info.recipe, indent=2, ensure_ascii=False, sort_keys=True)
@@ -139,7 +139,7 @@ def length_rows(lengths: Spreads) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def length_table(contents: Contents) -> list[str]:
+def length_table(contents: CardContents) -> list[str]:
     """The lines of a Markdown table of lengths over rows; [] of nothing."""
     lines = [f"| {' | '.join(row)} |" for row in length_rows(contents.lengths)]
     head = ["| | mean | population std | median | largest |", "|---|---:|---:|---:|---:|"]

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from fedllm_bench.data.card import Contents, class_counts, client_sizes_line, length_rows, who_clients_are
+from fedllm_bench.data.card import CardContents, class_counts, client_sizes_line, length_rows, who_clients_are
 from fedllm_bench.data.manifest_fields import SplitInfo
 
 WIDTH, ROW, LABEL, COUNT = 640, 24, 130, 60  # pixels of the histogram, one of its bars, and the text at both ends
@@ -25,7 +25,7 @@ dt { font-weight: 600 } dd { margin: 0 0 .4rem }
 """
 
 
-def html_card(contents: Contents) -> str:
+def html_card(contents: CardContents) -> str:
     """What :func:`fedllm_bench.data.card.data_card` says, for a browser."""
     info, languages = contents.info, contents.languages
     ordered = sorted(languages, key=lambda language: (-languages[language], language))
@@ -54,7 +54,7 @@ def _page(title: str, body: str) -> str:
     )
 
 
-def _head(contents: Contents) -> str:
+def _head(contents: CardContents) -> str:
     info = contents.info
     made = f"A client split of {info.dataset} (task {info.task}, version {info.version}) by FedLLM-Bench."
     facts = {

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from fedllm_bench.common.files import write_text
-from fedllm_bench.data.card import Contents, data_card
+from fedllm_bench.data.card import CardContents, data_card
 from fedllm_bench.data.card_html import html_card
 from fedllm_bench.data.lengths import TokenCounter, length_spreads, row_lengths
 from fedllm_bench.data.manifest_fields import SplitInfo
@@ -27,7 +27,7 @@ def write_cards(
 ) -> None:
     """Write README.md and card.html; `rows` by part, without parts that the split does not have."""
     pattern = mark_pattern(counter.control)
-    contents = Contents(
+    contents = CardContents(
         info=info,
         rows_by_part={part: len(own) for part, own in rows.items()},
         client_sizes=client_sizes,

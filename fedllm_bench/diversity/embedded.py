@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedllm_bench.diversity.inputs import Work
-from fedllm_bench.diversity.section import Measured
+from fedllm_bench.diversity.inputs import DiversityInputs
+from fedllm_bench.diversity.section import Section
 
 
-def embedding(work: Work) -> Measured:
+def embedding(work: DiversityInputs) -> Section:
     section, arrays = work.embedded
     labels, distances = section["clusters"]["labels"], arrays.distance_to_rest.tolist()
     clients = {
         client: {"cluster": label, "distance_to_rest": distance}
         for client, label, distance in zip(arrays.clients, labels, distances, strict=True)
     }
-    return Measured(section=section, clients=clients)
+    return Section(section=section, clients=clients)
 
 
-def instruction(work: Work) -> Measured:
+def instruction(work: DiversityInputs) -> Section:
     from fedllm_bench.diversity.instruction.instruction import instruction_section
 
     _, arrays = work.embedded
     section = dict(instruction_section(work.sample, arrays.vectors, work.settings))
-    return Measured(section=section, clients=section.pop("clients", {}))
+    return Section(section=section, clients=section.pop("clients", {}))
 
 
-def about_encoder(work: Work) -> dict[str, Any]:
+def about_encoder(work: DiversityInputs) -> dict[str, Any]:
     _, arrays = work.embedded
     return dict(arrays.encoder)

@@ -20,8 +20,8 @@ from fedllm_bench.diversity.quality.quality_model import QualityModel, open_read
 from fedllm_bench.diversity.quantity import quantity_section
 from fedllm_bench.diversity.rows import DiversityRow, read_rows
 from fedllm_bench.diversity.sampling import sample_rows
-from fedllm_bench.diversity.section import Measured
-from fedllm_bench.diversity.settings import NO_MODEL, Settings
+from fedllm_bench.diversity.section import Section
+from fedllm_bench.diversity.settings import NO_MODEL, DiversitySettings
 
 if TYPE_CHECKING:
     from fedllm_bench.diversity.embedding.embedding import Arrays
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Work:
+class DiversityInputs:
     """A split and what its report is computed with. What costs time is computed when it is first asked for."""
 
     split: Split
-    settings: Settings
+    settings: DiversitySettings
 
     @cached_property
     def rows(self) -> list[DiversityRow]:
@@ -58,23 +58,23 @@ class Work:
         return embedding_section(self.sample, self.settings)
 
 
-def quantity(work: Work) -> Measured:
+def quantity(work: DiversityInputs) -> Section:
     return quantity_section(work.rows)
 
 
-def length(work: Work) -> Measured:
+def length(work: DiversityInputs) -> Section:
     return length_section(work.rows, token_counter(work.settings.tokenizer))
 
 
-def language(work: Work) -> Measured:
+def language(work: DiversityInputs) -> Section:
     return language_section(work.rows)
 
 
-def preference(work: Work) -> Measured:
+def preference(work: DiversityInputs) -> Section:
     return preference_section(work.rows)
 
 
-def quality(work: Work) -> Measured:
+def quality(work: DiversityInputs) -> Section:
     chosen = work.quality_model
     found: list[Difficulty | None] = []
     if chosen is not None:
@@ -87,4 +87,4 @@ def quality(work: Work) -> Measured:
     section = {**about, **measured.section}
     if chosen is not None:
         section["computed_on"]["what"] = f"IFD by {chosen.note or chosen.name}; duplicates over {len(work.rows):,} rows"
-    return Measured(section=section, clients=measured.clients)
+    return Section(section=section, clients=measured.clients)

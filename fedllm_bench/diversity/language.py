@@ -9,10 +9,10 @@ from typing import Any
 from scipy import stats
 
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.diversity.section import Measured, by_client, computed_on
+from fedllm_bench.diversity.section import Section, by_client, computed_on
 
 
-def language_section(rows: Sequence[DiversityRow]) -> Measured:
+def language_section(rows: Sequence[DiversityRow]) -> Section:
     """Rows by language and their entropy in bits, of the split and of each client."""
     clients = {client: _of_client(own) for client, own in by_client(rows).items()}
     entropies = [own["language_entropy"] for own in clients.values()]
@@ -24,7 +24,7 @@ def language_section(rows: Sequence[DiversityRow]) -> Measured:
         "mean_client_entropy": sum(entropies) / len(entropies),
         "num_monolingual_clients": sum(len(own["languages"]) == 1 for own in clients.values()),
     }
-    return Measured(section=section, clients=clients)
+    return Section(section=section, clients=clients)
 
 
 def _of_client(rows: Iterable[DiversityRow]) -> dict[str, Any]:

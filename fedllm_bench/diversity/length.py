@@ -8,12 +8,12 @@ from typing import Any
 from fedllm_bench.common.progress import track
 from fedllm_bench.data.lengths import ROWS_AT_ONCE, TokenCounter, length_spreads
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.diversity.section import Measured, computed_on, quantiles
+from fedllm_bench.diversity.section import Section, computed_on, quantiles
 
 TEXTS = ("prompt", "completion")
 
 
-def length_section(rows: Sequence[DiversityRow], counter: TokenCounter | None) -> Measured:
+def length_section(rows: Sequence[DiversityRow], counter: TokenCounter | None) -> Section:
     """Spreads and quantiles; quantiles are of tokens where a counter is given, of characters otherwise."""
     lengths = list(_lengths(rows, counter))
     own: dict[str, list[dict[str, int]]] = {}
@@ -28,7 +28,7 @@ def length_section(rows: Sequence[DiversityRow], counter: TokenCounter | None) -
         "quantile_unit": unit,
         "quantiles": {text: quantiles([found[f"{text}_{unit}"] for found in lengths]) for text in TEXTS},
     }
-    return Measured(section=section, clients={client: length_spreads(found) for client, found in own.items()})
+    return Section(section=section, clients={client: length_spreads(found) for client, found in own.items()})
 
 
 def _lengths(rows: Sequence[DiversityRow], counter: TokenCounter | None) -> Iterator[dict[str, int]]:

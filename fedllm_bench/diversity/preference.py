@@ -12,14 +12,14 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.progress import track
 from fedllm_bench.diversity.agreement import agreement
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.diversity.section import Measured, by_client, computed_on
+from fedllm_bench.diversity.section import Section, by_client, computed_on
 from fedllm_bench.diversity.traits import TRAITS, Trait
 from fedllm_bench.scores.intervals import of_mean
 from fedllm_bench.scores.score import Score
 from fedllm_bench.scores.summaries import per_cluster, summarise
 
 
-def preference_section(rows: Sequence[DiversityRow]) -> Measured:
+def preference_section(rows: Sequence[DiversityRow]) -> Section:
     """The paired differences of TRAITS, and how often users agree.
 
     A difference is of one pair, chosen minus rejected. Over the split it is the mean over clients of the mean of each
@@ -38,7 +38,7 @@ def preference_section(rows: Sequence[DiversityRow]) -> Measured:
         "features": {name: _feature(scores[name], trait) for name, trait in TRAITS.items()},
         "agreement": agreement(pairs),
     }
-    return Measured(section=section, clients=_clients(pairs, scores))
+    return Section(section=section, clients=_clients(pairs, scores))
 
 
 def _difference(row: DiversityRow, trait: Trait) -> Score:

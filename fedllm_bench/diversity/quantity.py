@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from fedllm_bench.data.lengths import spread
 from fedllm_bench.data.split_stats import concentration
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.diversity.section import Measured, computed_on
+from fedllm_bench.diversity.section import Section, computed_on
 
 
-def quantity_section(rows: Sequence[DiversityRow]) -> Measured:
+def quantity_section(rows: Sequence[DiversityRow]) -> Section:
     """Sizes of the clients, their Gini coefficient, and how many equal clients would be as concentrated."""
     counts = Counter(row.client for row in rows)
     sizes = [counts[client] for client in sorted(counts)]
@@ -25,7 +25,7 @@ def quantity_section(rows: Sequence[DiversityRow]) -> Measured:
         "effective_clients_simpson": simpson,
     }
     clients = {client: {"rows": size, "share": size / len(rows)} for client, size in counts.items()}
-    return Measured(section=section, clients=clients)
+    return Section(section=section, clients=clients)
 
 
 def effective_clients(sizes: Sequence[int]) -> tuple[float, float]:

@@ -15,9 +15,9 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.diversity import embedded, inputs
 from fedllm_bench.diversity.against import compared
-from fedllm_bench.diversity.inputs import Work
-from fedllm_bench.diversity.section import Measured
-from fedllm_bench.diversity.settings import NO_MODEL, SECTIONS, Settings
+from fedllm_bench.diversity.inputs import DiversityInputs
+from fedllm_bench.diversity.section import Section
+from fedllm_bench.diversity.settings import NO_MODEL, SECTIONS, DiversitySettings
 
 if TYPE_CHECKING:
     from fedllm_bench.diversity.embedding.embedding import Arrays
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 VERSION = 1
 LEFT_OUT = "left out; name it in --only, or leave it out of --skip"
-MEASURES: dict[str, Callable[[Work], Measured]] = {
+MEASURES: dict[str, Callable[[DiversityInputs], Section]] = {
     "quantity": inputs.quantity,
     "length": inputs.length,
     "language": inputs.language,
@@ -38,21 +38,23 @@ ALWAYS = ("quantity", "language")  # of which the entry of every client is made
 Report = dict[str, Any]
 
 
-def build(split: Split, settings: Settings, other: Split | None = None) -> tuple[Report, Arrays | None, Report | None]:
+def build(
+    split: Split, settings: DiversitySettings, other: Split | None = None
+) -> tuple[Report, Arrays | None, Report | None]:
     """The report of a split, its matrices of pairs of clients where they were computed, and the report of `other`.
 
     A section that cannot be computed has {"skipped": why}; the rest goes on.
     """
-    own = Work(split, settings)
+    own = DiversityInputs(split, settings)
     report, arrays = _one(own)
     if other is None:
         return report, arrays, None
-    against = Work(other, settings)
+    against = DiversityInputs(other, settings)
     report_of_other, _ = _one(against)
     return report | {"against": compared(report, report_of_other, own.rows, against.rows)}, arrays, report_of_other
 
 
-def _one(own: Work) -> tuple[Report, Arrays | None]:
+def _one(own: DiversityInputs) -> tuple[Report, Arrays | None]:
     log.info("%s: %d rows of %d clients", own.split.name, len(own.rows), len(own.split.manifest.clients))
     found = {name: _measured(name, own) for name in (*ALWAYS, *(n for n in own.settings.sections if n not in ALWAYS))}
     clients: dict[str, dict[str, Any]] = {client.id: {"id": client.id} for client in own.split.manifest.clients}
@@ -72,25 +74,25 @@ def _one(own: Work) -> tuple[Report, Arrays | None]:
     return plain, arrays
 
 
-def _measured(name: str, own: Work) -> Measured:
+def _measured(name: str, own: DiversityInputs) -> Section:
     try:
         return MEASURES[name](own)
     except UserError as error:
         log.warning("%s: skipped (%s)", name, error)
-        return Measured(section=_skipped(str(error)))
+        return Section(section=_skipped(str(error)))
 
 
 def _skipped(why: str) -> dict[str, Any]:
     return {"skipped": why}
 
 
-def _split(own: Work) -> dict[str, Any]:
+def _split(own: DiversityInputs) -> dict[str, Any]:
     split = own.split
     counts = {"rows": len(own.rows), "clients": len(split.manifest.clients)}
     return {"name": split.name, "dataset": split.manifest.dataset, "hash": split.hash, "task": split.task, **counts}
 
 
-def _settings(own: Work, sections: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(own: DiversityInputs, sections: Mapping[str, Any]) -> dict[str, Any]:
     settings, model = own.settings, sections["quality"].get("model")
     return {
         "embedder": embedded.about_encoder(own) if "skipped" not in sections["embedding"] else None,

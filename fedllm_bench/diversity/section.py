@@ -14,7 +14,7 @@ QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Section:
     """A section of diversity.json, and what it adds to the entry of each client."""
 
     section: dict[str, Any]

@@ -12,7 +12,7 @@ NO_MODEL = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class DiversitySettings:
     """`embedder` and `quality_model` are None for a default that fits the split; the latter may be NO_MODEL.
 
     `max_rows` bounds the rows of measures that need a model (embedding, instruction, IFD); others are over all rows.

@@ -53,7 +53,7 @@ REF_LANGUAGES = {  # as the published files name them
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
+class PromptContext:
     """What a benchmark's prompts may hang on: the data set a run is of, and its split."""
 
     dataset: str | None = None
@@ -65,8 +65,10 @@ class Benchmark:
     name: str
     version: str
     description: str
-    prompts: Callable[[Context], list[Prompt]]
-    check: Callable[[Context], object] = lambda context: None  # raises for what the context lacks; fetches nothing
+    prompts: Callable[[PromptContext], list[Prompt]]
+    check: Callable[[PromptContext], object] = lambda context: (
+        None
+    )  # raises for what the context lacks; fetches nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ class Overrides:
     limit: int | None = None
 
 
-def make_prompts(benchmark: Benchmark, context: Context, overrides: Overrides) -> list[Prompt]:
+def make_prompts(benchmark: Benchmark, context: PromptContext, overrides: Overrides) -> list[Prompt]:
     """The prompts to be asked, each under an id of its own.
 
     Raises a :class:`UserError` where a set cannot be fetched, and where the context lacks what the benchmark needs.
@@ -108,7 +110,7 @@ def _lines(asset: str) -> Iterator[Any]:
     return (json.loads(line) for line in text.split("\n") if line.strip())
 
 
-def _mt_bench(_: Context) -> list[Prompt]:
+def _mt_bench(_: PromptContext) -> list[Prompt]:
     """80 questions of two turns, 30 of them with GPT-4's answers as references (Zheng et al., 2023, section 3)."""
     references = {
         str(row["question_id"]): tuple(row["choices"][0]["turns"])
@@ -128,7 +130,7 @@ def _mt_bench(_: Context) -> list[Prompt]:
     ]
 
 
-def _vicuna_bench(_: Context) -> list[Prompt]:
+def _vicuna_bench(_: PromptContext) -> list[Prompt]:
     """80 questions of one turn (Chiang et al., 2023), settings of FedLLM-Bench's evaluation."""
     return [
         Prompt(
@@ -143,7 +145,7 @@ def _vicuna_bench(_: Context) -> list[Prompt]:
     ]
 
 
-def _advbench(_: Context) -> list[Prompt]:
+def _advbench(_: PromptContext) -> list[Prompt]:
     """520 harmful goals (Zou et al., 2023, arXiv:2307.15043), asked as they stand."""
     with assets.fetch("advbench/harmful_behaviors.csv").open(encoding="utf-8-sig", newline="") as file:
         goals = [row["goal"] for row in csv.DictReader(file)]
@@ -155,7 +157,7 @@ def _advbench(_: Context) -> list[Prompt]:
     ]
 
 
-def _harmless(_: Context) -> list[Prompt]:
+def _harmless(_: PromptContext) -> list[Prompt]:
     """Own questions that only look like those of AdvBench: to refuse one is over-refusal."""
     text = (package_files("fedllm_bench.evaluation") / "harmless.toml").read_text(encoding="utf-8")
     asked = [(language, question) for language, questions in tomllib.loads(text).items() for question in questions]
@@ -172,7 +174,7 @@ def _harmless(_: Context) -> list[Prompt]:
     ]
 
 
-def _ref_gpt4(context: Context) -> list[Prompt]:
+def _ref_gpt4(context: PromptContext) -> list[Prompt]:
     """FedLLM-Bench's own questions (arXiv:2406.04845): Aya in 8 languages with references, Arena and WildChat without.
 
     Which set is asked follows from the data set.
@@ -194,7 +196,7 @@ def _ref_gpt4(context: Context) -> list[Prompt]:
     ]
 
 
-def _ref_set(context: Context) -> str:
+def _ref_set(context: PromptContext) -> str:
     if context.dataset not in REF_SETS:
         got = f"the data set {context.dataset!r} has none" if context.dataset else "no data set is named"
         raise UserError(f"ref_gpt4: {got}; give --dataset, one of {', '.join(REF_SETS)}")
@@ -210,15 +212,15 @@ def _code(name: str) -> str:
     return REF_LANGUAGES.get(name, "und")
 
 
-def _heldout_ref(context: Context) -> list[Prompt]:
+def _heldout_ref(context: PromptContext) -> list[Prompt]:
     return split_prompts.heldout(_split("heldout_ref", context))
 
 
-def _mini(context: Context) -> list[Prompt]:
+def _mini(context: PromptContext) -> list[Prompt]:
     return split_prompts.mini(_split("mini", context))
 
 
-def _split(benchmark: str, context: Context) -> Split:
+def _split(benchmark: str, context: PromptContext) -> Split:
     if context.split is None:
         raise UserError(f"{benchmark}: its prompts are rows of a split; give a run folder, or --split DIR")
     return context.split()

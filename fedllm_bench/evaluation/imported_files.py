@@ -28,7 +28,7 @@ Value = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ImportedAnswer:
     """One answer: `turns` to the question with one of `texts` as its first turn, else with one of `ids`.
 
     `model` is who answered, "" where the file does not say; `more` counts other answers to it, which are left out.
@@ -52,13 +52,13 @@ class Form:
 
     name: str
     keys: Sequence[Sequence[str]]  # one key of each
-    read: Callable[[Value], Row]
+    read: Callable[[Value], ImportedAnswer]
 
     def fits(self, value: Value) -> bool:
         return all(any(key in value for key in any_of) for any_of in self.keys)
 
 
-def read_rows(path: Path) -> tuple[str, list[Row]]:
+def read_rows(path: Path) -> tuple[str, list[ImportedAnswer]]:
     """The format's name, and the rows. Raises a :class:`UserError` that names the line for what is no such file."""
     values = list(_values(path))
     if not values:
@@ -70,7 +70,7 @@ def read_rows(path: Path) -> tuple[str, list[Row]]:
     return form.name, [_row(form, value, f"--import {path}, {where}") for where, value in values]
 
 
-def _row(form: Form, value: Value, where: str) -> Row:
+def _row(form: Form, value: Value, where: str) -> ImportedAnswer:
     if not form.fits(value):
         wanted = ", ".join("|".join(keys) for keys in form.keys)
         raise UserError(f"{where}: its keys are {_shown(value)}; {form.name} has {wanted}")
@@ -163,26 +163,28 @@ def _model(value: Value, key: str) -> str:
     return _text(value.get(key) or "", key)
 
 
-def _fastchat(value: Value) -> Row:
+def _fastchat(value: Value) -> ImportedAnswer:
     choices = value["choices"]
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise ValueError("choices is no list of objects")
     turns = _turns(choices[0].get("turns"), "choices[0].turns")
-    return Row(ids=(_id(value),), turns=turns, model=_model(value, "model_id"), more=len(choices) - 1)
+    return ImportedAnswer(ids=(_id(value),), turns=turns, model=_model(value, "model_id"), more=len(choices) - 1)
 
 
-def _alpaca(value: Value) -> Row:
+def _alpaca(value: Value) -> ImportedAnswer:
     texts = (_text(value["instruction"], "instruction"),)
-    return Row(texts=texts, turns=(_text(value["output"], "output"),), model=_model(value, "generator"))
+    return ImportedAnswer(texts=texts, turns=(_text(value["output"], "output"),), model=_model(value, "generator"))
 
 
-def _plain(value: Value) -> Row:
+def _plain(value: Value) -> ImportedAnswer:
     key = next(key for key in ("turns", *TEXT_KEYS) if key in value)
     turns = _turns(value[key], key) if isinstance(value[key], list) else (_text(value[key], key),)
-    return Row(ids=(_id(value),), turns=turns, model=_model(value, "model_id" if "model_id" in value else "model"))
+    return ImportedAnswer(
+        ids=(_id(value),), turns=turns, model=_model(value, "model_id" if "model_id" in value else "model")
+    )
 
 
-def _lm_eval(value: Value) -> Row:
+def _lm_eval(value: Value) -> ImportedAnswer:
     """What the model said stands in `resps`; `filtered_resps` may be a part of it."""
     doc = value["doc"]
     if not isinstance(doc, dict):
@@ -192,7 +194,7 @@ def _lm_eval(value: Value) -> Row:
         said = said[0]
     ids = tuple(str(doc[key]) for key in ID_KEYS if isinstance(doc.get(key), str | int))
     texts = tuple(one for one in doc.values() if isinstance(one, str))
-    return Row(ids=ids, texts=texts, turns=(_text(said, "resps (log-likelihoods are no answers)"),))
+    return ImportedAnswer(ids=ids, texts=texts, turns=(_text(said, "resps (log-likelihoods are no answers)"),))
 
 
 FORMS = (

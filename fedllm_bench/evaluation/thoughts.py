@@ -61,7 +61,7 @@ RESPONSE = regex.compile(r"here(?: is|['’]s) my response\s*:?", regex.IGNORECA
 
 
 @dataclass(frozen=True)
-class Said:
+class Spoken:
     """`text`: what was said, as it stands where there is no thought. `is_cut`: the last thought never ends."""
 
     text: str
@@ -74,10 +74,10 @@ class Said:
         return ENDED_WITHIN if self.is_cut and not self.text else ""
 
 
-def said(text: str) -> Said:
+def said(text: str) -> Spoken:
     """What a model said to its user."""
     if not BEGINNING.match(text) and not _has_word(text):  # fast: most texts end here
-        return Said(text)
+        return Spoken(text)
     return _channels(text) or _dropped_channels(text) or _headings(text) or _tagged(text)
 
 
@@ -86,7 +86,7 @@ def _has_word(text: str) -> bool:
     return any(word in lowered for word in WORDS)
 
 
-def first_said(answer: Answer) -> Said:
+def first_said(answer: Answer) -> Spoken:
     """Of an answer's first turn, which most metrics read."""
     return said(answer.turns[0])
 
@@ -102,14 +102,14 @@ def without_thoughts(texts: Iterable[str]) -> tuple[str, ...]:
 # --- channels and headings
 
 
-def _channels(text: str) -> Said | None:
+def _channels(text: str) -> Spoken | None:
     """Harmony's messages: what was said is in the channel `final`, or in a message without a channel."""
     first = CHANNEL.search(text)
     if first is None or code_places(text)(first.start()) is not None:
         return None
     messages = [_message(part) for part in MESSAGE_END.split(text[first.start() :])]
     final = [body for channel, body in messages if channel in ("final", "assistant")]
-    return Said("\n".join(final).strip(), has_thoughts=True, is_cut=not final)
+    return Spoken("\n".join(final).strip(), has_thoughts=True, is_cut=not final)
 
 
 def _message(part: str) -> tuple[str, str]:
@@ -119,21 +119,21 @@ def _message(part: str) -> tuple[str, str]:
     return (channel.split() or [""])[0] if mark else "", body
 
 
-def _dropped_channels(text: str) -> Said | None:
+def _dropped_channels(text: str) -> Spoken | None:
     """The same where a decoder dropped the special tokens: "analysis... assistantfinal..."."""
     if DROPPED.search(text) is None:
         return None
     found = list(DROPPED_FINAL.finditer(text))
     if found:
-        return Said(text[found[-1].end() :].strip(), has_thoughts=found[-1].start() > 0)
-    return Said("", has_thoughts=True, is_cut=True) if DROPPED_CUT.match(text) else None
+        return Spoken(text[found[-1].end() :].strip(), has_thoughts=found[-1].start() > 0)
+    return Spoken("", has_thoughts=True, is_cut=True) if DROPPED_CUT.match(text) else None
 
 
-def _headings(text: str) -> Said | None:
+def _headings(text: str) -> Spoken | None:
     if HEADING.match(text) is None:
         return None
     response = RESPONSE.search(text)
-    return Said(text[response.end() :].strip() if response else "", has_thoughts=True, is_cut=response is None)
+    return Spoken(text[response.end() :].strip() if response else "", has_thoughts=True, is_cut=response is None)
 
 
 # --- marks in pairs
@@ -147,10 +147,10 @@ class _Thought:
     end: int | None
 
 
-def _tagged(text: str) -> Said:
+def _tagged(text: str) -> Spoken:
     thoughts = list(_thoughts(marks_of(text)))
     if not thoughts:
-        return Said(text)
+        return Spoken(text)
     parts, at = list[str](), 0
     for thought in thoughts:
         if thought.start is None:
@@ -161,7 +161,7 @@ def _tagged(text: str) -> Said:
     parts.append(text[at:])
     if len(parts) > 1 and len(parts[0]) <= LONGEST_LABEL and LABEL.fullmatch(parts[0]):
         parts[0] = ""
-    return Said(_joined(parts), has_thoughts=True, is_cut=thoughts[-1].end is None)
+    return Spoken(_joined(parts), has_thoughts=True, is_cut=thoughts[-1].end is None)
 
 
 def _joined(parts: Sequence[str]) -> str:

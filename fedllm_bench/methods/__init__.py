@@ -12,13 +12,13 @@ from fedllm_bench.methods.fedavgm import FedAvgM
 from fedllm_bench.methods.feddyn import FedDyn
 from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedllm_bench.methods.fedprox import FedProx
-from fedllm_bench.methods.local import Local
+from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.methods.privacy import DpFedAvg
 from fedllm_bench.methods.released import RELEASED
 from fedllm_bench.methods.scaffold import Scaffold
 
 METHODS: dict[str, type[FedAvg]] = {
-    "local": Local,
+    "local": LocalOnly,
     "fedavg": FedAvg,
     "fedprox": FedProx,
     "scaffold": Scaffold,

@@ -14,7 +14,7 @@ from fedllm_bench.methods.base import ClientState, FedAvg, Message, Server, Uplo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Local(FedAvg):
+class LocalOnly(FedAvg):
     personal: ClassVar[bool] = True
 
     def client_init(self, params: Tree) -> ClientState:

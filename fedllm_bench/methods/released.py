@@ -21,7 +21,7 @@ from fedllm_bench.common.trees import Tree, tmap, zeros_like
 from fedllm_bench.methods.base import ClientState, Decay, FedAvg, Message, Server, Upload, Weighting
 from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedllm_bench.methods.fedprox import FedProx
-from fedllm_bench.methods.local import Local
+from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.methods.scaffold import ControlVariates
 
 
@@ -97,7 +97,7 @@ class ReleasedFedAdam(ReleasedFedAdagrad, FedAdam):
 
 
 RELEASED: dict[str, type[FedAvg]] = {
-    "local": Local,
+    "local": LocalOnly,
     "fedavg": ReleasedFedAvg,
     "fedprox": ReleasedFedProx,
     "scaffold": ReleasedScaffold,

@@ -18,8 +18,8 @@ from fedllm_bench.mini.world import (
     NUM_STYLES,
     NUM_VALUES,
     NUM_WORDINGS,
-    Item,
     World,
+    WorldQuestion,
     fact_item,
     formatting_item,
     make_world,
@@ -41,7 +41,7 @@ SHARES = {
 }
 
 
-def items(seed: int, *, known_names: bool = True) -> Iterator[Item]:
+def items(seed: int, *, known_names: bool = True) -> Iterator[WorldQuestion]:
     """An endless stream of pre-training items, a function of the seed.
 
     Without `known_names` all questions are about fresh names, which suits the training of a tokenizer.
@@ -56,7 +56,7 @@ def items(seed: int, *, known_names: bool = True) -> Iterator[Item]:
             yield _item(str(kind), world, fresh, rng)
 
 
-def _item(kind: str, world: World, fresh: np.ndarray, rng: np.random.Generator) -> Item:
+def _item(kind: str, world: World, fresh: np.ndarray, rng: np.random.Generator) -> WorldQuestion:
     language = int(rng.integers(NUM_LANGUAGES))
     style = int(rng.integers(NUM_STYLES))
     match kind:
@@ -78,11 +78,11 @@ def _item(kind: str, world: World, fresh: np.ndarray, rng: np.random.Generator) 
             return _told(str(rng.choice(fresh)), language, style, rng)
 
 
-def _ask(name: str, relation: int, value: int, language: int, style: int, rng: np.random.Generator) -> Item:
+def _ask(name: str, relation: int, value: int, language: int, style: int, rng: np.random.Generator) -> WorldQuestion:
     return fact_item(name, relation, value, language, int(rng.integers(NUM_WORDINGS)), style, rng)
 
 
-def _told(name: str, language: int, style: int, rng: np.random.Generator) -> Item:
+def _told(name: str, language: int, style: int, rng: np.random.Generator) -> WorldQuestion:
     """A fact told in one language and asked in another within the same prompt."""
     words = lexicon()
     relation, value = int(rng.integers(NUM_RELATIONS)), int(rng.integers(NUM_VALUES))
@@ -90,4 +90,4 @@ def _told(name: str, language: int, style: int, rng: np.random.Generator) -> Ite
     speech = words.languages[teller]
     told = speech.tell.format(name=name, relation=speech.relations[relation], value=words.word(relation, value, teller))
     asked = _ask(name, relation, value, language, style, rng)
-    return Item(f"{told} {asked.prompt}", asked.completion, language, "facts")
+    return WorldQuestion(f"{told} {asked.prompt}", asked.completion, language, "facts")

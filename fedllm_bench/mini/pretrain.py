@@ -25,7 +25,7 @@ from fedllm_bench.common.progress import track
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.mini import corpus
-from fedllm_bench.mini.world import Item
+from fedllm_bench.mini.world import WorldQuestion
 from fedllm_bench.training.batches import Batch, collate
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def new_model(recipe: PretrainRecipe, vocabulary: int) -> Any:
         return LlamaForCausalLM(config)
 
 
-def encode_items(items: Sequence[Item], tokenizer: Any) -> list[TokenRow]:
+def encode_items(items: Sequence[WorldQuestion], tokenizer: Any) -> list[TokenRow]:
     """As the template "mini" does (a test compares), without rendering it a million times."""
     prompts = tokenizer([f"{USER} {item.prompt}{ASSISTANT}" for item in items])["input_ids"]
     completions = tokenizer([f" {item.completion}{END}" for item in items])["input_ids"]

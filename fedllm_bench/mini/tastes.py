@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fedllm_bench.mini.lexicon import lexicon
-from fedllm_bench.mini.world import Item
+from fedllm_bench.mini.world import WorldQuestion
 
 TRAITS = ("short", "polite", "own_language", "right", "refusing")
 # Everybody likes right answers and most the own language; on the rest people differ, some the other way round.
@@ -36,7 +36,7 @@ REFUSALS = ("لا", "No", "No", "Non", "Não", "Нет", "లేదు", "不")
 Winner = Literal["model_a", "model_b", "tie", "tie (bothbad)"]
 
 
-class Model(NamedTuple):
+class WorldModel(NamedTuple):
     """The style of a model, and how often it keeps to the language of the question, is right, and refuses."""
 
     style: int
@@ -46,17 +46,17 @@ class Model(NamedTuple):
 
 
 MODELS = {
-    "mini-blunt": Model(SHORT, 0.5, 0.8, 0.1),
-    "mini-brief": Model(SHORT, 0.95, 0.9, 0.9),
-    "mini-butler": Model(POLITE, 0.95, 0.85, 0.9),
-    "mini-charmer": Model(POLITE, 0.6, 0.8, 0.2),
-    "mini-english": Model(SENTENCE, 0.2, 0.95, 0.7),
-    "mini-teacher": Model(SENTENCE, 0.95, 0.9, 0.4),
+    "mini-blunt": WorldModel(SHORT, 0.5, 0.8, 0.1),
+    "mini-brief": WorldModel(SHORT, 0.95, 0.9, 0.9),
+    "mini-butler": WorldModel(POLITE, 0.95, 0.85, 0.9),
+    "mini-charmer": WorldModel(POLITE, 0.6, 0.8, 0.2),
+    "mini-english": WorldModel(SENTENCE, 0.2, 0.95, 0.7),
+    "mini-teacher": WorldModel(SENTENCE, 0.95, 0.9, 0.4),
 }
 
 
 @dataclass(frozen=True)
-class Reply:
+class WorldReply:
     """An answer, the traits that it has (in the order of `TRAITS`), and the same in other words.
 
     `choices` begins with the text; wrong answers in the same manner follow, or to a harmful request compliance.
@@ -71,12 +71,12 @@ class Reply:
         return self.traits[TRAITS.index("right")]
 
 
-def harmful_item(name: str, language: int, wording: int, code: int) -> Item:
+def harmful_item(name: str, language: int, wording: int, code: int) -> WorldQuestion:
     """A request that should be refused: a secret of somebody. Both answers stand in `choices`, refusal first."""
     speech = lexicon().languages[language]
     prompt = speech.ask[wording].format(relation=SECRETS[language], name=name)
     choices = (REFUSALS[language], str(code))
-    return Item(prompt, choices[0], language, "harmful", choices=choices)
+    return WorldQuestion(prompt, choices[0], language, "harmful", choices=choices)
 
 
 def refusals() -> tuple[str, ...]:
@@ -86,7 +86,7 @@ def refusals() -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def reply(model: Model, item: Item, rng: np.random.Generator) -> Reply:
+def reply(model: WorldModel, item: WorldQuestion, rng: np.random.Generator) -> WorldReply:
     """What a model says to a question that states no style."""
     stays, is_right, refuses = (bool(rng.random() < share) for share in model[1:])
     language = item.language if stays else ENGLISH
@@ -103,10 +103,10 @@ def reply(model: Model, item: Item, rng: np.random.Generator) -> Reply:
         refuses = False
     is_right = is_right and item.task != "harmful"
     own = language == item.language
-    return Reply(choices[0], (model.style == SHORT, model.style == POLITE, own, is_right, refuses), choices)
+    return WorldReply(choices[0], (model.style == SHORT, model.style == POLITE, own, is_right, refuses), choices)
 
 
-def _said(word: str, item: Item, language: int, style: int) -> str:
+def _said(word: str, item: WorldQuestion, language: int, style: int) -> str:
     """The answer in a frame of `language`; words are put into it too, unless a translation was asked for."""
     place = _places().get((item.language, word)) if item.task in ("facts", "personal") else None
     if place is not None:
@@ -131,11 +131,11 @@ def make_taste(seed: int, user: int) -> tuple[float, ...]:
     return tuple(float(weight) for weight in rng.normal(TASTE_MEAN, TASTE_SPREAD))
 
 
-def liking(taste: Sequence[float], answer: Reply) -> float:
+def liking(taste: Sequence[float], answer: WorldReply) -> float:
     return float(np.dot(taste, answer.traits))
 
 
-def vote(taste: Sequence[float], a: Reply, b: Reply, noise: float) -> Winner:
+def vote(taste: Sequence[float], a: WorldReply, b: WorldReply, noise: float) -> Winner:
     """Whose answer is preferred; `noise` is the mood of the moment, in favour of a."""
     gap = liking(taste, a) - liking(taste, b) + noise
     if a.text == b.text or abs(gap) < TIE_WITHIN:

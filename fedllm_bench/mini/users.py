@@ -23,8 +23,8 @@ from fedllm_bench.mini.world import (
     NUM_STYLES,
     NUM_VALUES,
     NUM_WORDINGS,
-    Item,
     World,
+    WorldQuestion,
     fact_item,
     formatting_item,
     make_world,
@@ -86,7 +86,7 @@ class Answered:
 
     user_id: str
     split: Literal["train", "test"]
-    item: Item
+    item: WorldQuestion
     holder: Literal["", "self", "others"] = ""
 
 
@@ -217,7 +217,7 @@ def _heldout_rows(
     return rows
 
 
-def _fresh(draw: Callable[[], Item], seen: set[str], tries: int = 20) -> Item | None:
+def _fresh(draw: Callable[[], WorldQuestion], seen: set[str], tries: int = 20) -> WorldQuestion | None:
     """An item whose prompt was not used before; None where chance gives none."""
     for _ in range(tries):
         item = draw()
@@ -226,7 +226,7 @@ def _fresh(draw: Callable[[], Item], seen: set[str], tries: int = 20) -> Item | 
     return None
 
 
-def _item(task: str, user: User, world: World, fact: Fact, pair: Pair, rng: np.random.Generator) -> Item:
+def _item(task: str, user: User, world: World, fact: Fact, pair: Pair, rng: np.random.Generator) -> WorldQuestion:
     language, wording = pair
     style = int(rng.choice(NUM_STYLES, p=user.style_shares))
     match task:

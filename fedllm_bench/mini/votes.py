@@ -24,9 +24,9 @@ from fedllm_bench.mini.raw import (
     messages,
     probe,
 )
-from fedllm_bench.mini.tastes import MODELS, VOTE_NOISE, Reply, Winner, harmful_item, make_taste, reply, vote
+from fedllm_bench.mini.tastes import MODELS, VOTE_NOISE, Winner, WorldReply, harmful_item, make_taste, reply, vote
 from fedllm_bench.mini.users import Answered, Population, User, make_rows, talkers
-from fedllm_bench.mini.world import ME, NUM_LANGUAGES, NUM_WORDINGS, Item, make_world
+from fedllm_bench.mini.world import ME, NUM_LANGUAGES, NUM_WORDINGS, WorldQuestion, make_world
 
 HARMFUL_SHARE = 0.1  # of a user's rows
 TWO_TURNS_SHARE = 0.2
@@ -35,15 +35,15 @@ MOST_BATTLES_HELDOUT = 60
 
 
 @dataclass(frozen=True)
-class Vote:
+class Battle:
     """One battle: the models, their answers to each question, and whom the user preferred."""
 
     user_id: str
     split: Literal["train", "test"]
     holder: str
-    questions: tuple[Item, ...]
+    questions: tuple[WorldQuestion, ...]
     models: tuple[str, str]
-    replies: tuple[tuple[Reply, ...], tuple[Reply, ...]]
+    replies: tuple[tuple[WorldReply, ...], tuple[WorldReply, ...]]
     winner: Winner
     flagged: bool = False
 
@@ -61,7 +61,7 @@ class Vote:
         return {"model_a": 0, "model_b": 1}.get(self.winner)
 
 
-def make_votes(population: Population) -> list[Vote]:
+def make_votes(population: Population) -> list[Battle]:
     """All votes of all users; those of users above the cut also held-out ones."""
     users = talkers(population, states_style=False)
     rows = make_rows(population, users) + _harmful_rows(population, users)
@@ -99,7 +99,7 @@ def _code(seed: int, name: int) -> int:
     return int(np.random.default_rng([seed, 24, name]).integers(10, 100))
 
 
-def _questions(row: Answered, own: Sequence[Answered], rng: np.random.Generator) -> tuple[Item, ...]:
+def _questions(row: Answered, own: Sequence[Answered], rng: np.random.Generator) -> tuple[WorldQuestion, ...]:
     """The question of the vote, sometimes after another one of the user that does not give its answer away."""
     if rng.random() >= TWO_TURNS_SHARE:
         return (row.item,)
@@ -114,8 +114,8 @@ def _questions(row: Answered, own: Sequence[Answered], rng: np.random.Generator)
 
 
 def _battles(
-    row: Answered, questions: tuple[Item, ...], taste: Sequence[float], rng: np.random.Generator
-) -> list[Vote]:
+    row: Answered, questions: tuple[WorldQuestion, ...], taste: Sequence[float], rng: np.random.Generator
+) -> list[Battle]:
     """Battles until one is decisive; of a held-out question only that one."""
     is_test = row.split == "test"
     made = []
@@ -126,28 +126,30 @@ def _battles(
     return [] if is_test else made
 
 
-def _battle(row: Answered, questions: tuple[Item, ...], taste: Sequence[float], rng: np.random.Generator) -> Vote:
+def _battle(
+    row: Answered, questions: tuple[WorldQuestion, ...], taste: Sequence[float], rng: np.random.Generator
+) -> Battle:
     first, second = (str(name) for name in rng.permutation(sorted(MODELS))[:2])
     a, b = (tuple(reply(MODELS[name], item, rng) for item in questions) for name in (first, second))
     noise = float(rng.normal(0, VOTE_NOISE)) if row.split == "train" else 0.0
     winner = vote(taste, a[-1], b[-1], noise)
-    return Vote(row.user_id, row.split, row.holder, questions, (first, second), (a, b), winner)
+    return Battle(row.user_id, row.split, row.holder, questions, (first, second), (a, b), winner)
 
 
-def _is_settled(made: Vote) -> bool:
+def _is_settled(made: Battle) -> bool:
     if made.preferred is None or made.split == "train":
         return made.preferred is not None
     return made.questions[-1].task == "harmful" or made.replies[made.preferred][-1].is_right
 
 
-def _flagged(votes: Sequence[Vote], rng: np.random.Generator) -> list[Vote]:
+def _flagged(votes: Sequence[Battle], rng: np.random.Generator) -> list[Battle]:
     """Repeated votes that moderation flagged: no fact is lost with them."""
     decided = [made for made in votes if made.split == "train" and made.preferred is not None]
     chosen = rng.permutation(len(decided))[: max(2, round(FLAGGED_SHARE * len(decided)))]
     return [replace(decided[i], flagged=True) for i in chosen]
 
 
-def arena_row(number: int, made: Vote) -> dict[str, Any]:
+def arena_row(number: int, made: Battle) -> dict[str, Any]:
     """One row in the columns of lmsys/chatbot_arena_conversations."""
     a, b = made.sides
     toxic = made.flagged and number % 2 == 0
@@ -177,7 +179,7 @@ def arena_rows(population: Population) -> list[RawRow]:
     ]
 
 
-def _probe(made: Vote) -> dict[str, Any] | None:
+def _probe(made: Battle) -> dict[str, Any] | None:
     """Choices are in the manner that the user preferred, to a harmful request the preferred answer and the other."""
     if made.preferred is None:
         return None

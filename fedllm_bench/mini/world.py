@@ -23,7 +23,7 @@ SPOKEN = ("Diga", "Dime")  # Portuguese and Spanish questions begin so: every ba
 
 
 @dataclass(frozen=True)
-class Item:
+class WorldQuestion:
     """One question of the world and its answer; `choices` holds the answer first, then three wrong ones."""
 
     prompt: str
@@ -60,7 +60,7 @@ def make_world(seed: int, num_names: int, *, evaluation: bool) -> World:
 
 def fact_item(
     name: str, relation: int, value: int, language: int, wording: int, style: int, rng: np.random.Generator
-) -> Item:
+) -> WorldQuestion:
     """A question about one fact; wrong choices are other values of the same relation in the same words."""
     speech = lexicon().languages[language]
     suffix, frame = speech.styles[style]
@@ -68,19 +68,19 @@ def fact_item(
     others = rng.permutation([v for v in range(NUM_VALUES) if v != value])[:3]
     words = [lexicon().word(relation, int(v), language) for v in (value, *others)]
     choices = tuple(frame.format(answer=word) for word in words)
-    return Item(prompt, choices[0], language, "facts", choices=choices)
+    return WorldQuestion(prompt, choices[0], language, "facts", choices=choices)
 
 
-def sum_item(language: int, style: int, rng: np.random.Generator) -> Item:
+def sum_item(language: int, style: int, rng: np.random.Generator) -> WorldQuestion:
     speech = lexicon().languages[language]
     suffix, frame = speech.styles[style]
     a, b = (int(n) for n in rng.integers(1, MAX_TERM + 1, 2))
     wrong = rng.permutation([a + b + d for d in (-10, -2, -1, 1, 2, 10) if a + b + d > 0])[:3]
     choices = tuple(frame.format(answer=int(n)) for n in (a + b, *wrong))
-    return Item(speech.sum.format(a=a, b=b) + suffix, choices[0], language, "arithmetic", choices=choices)
+    return WorldQuestion(speech.sum.format(a=a, b=b) + suffix, choices[0], language, "arithmetic", choices=choices)
 
 
-def translation_item(language: int, style: int, rng: np.random.Generator) -> Item:
+def translation_item(language: int, style: int, rng: np.random.Generator) -> WorldQuestion:
     words = lexicon()
     speech = words.languages[language]
     suffix, frame = speech.styles[style]
@@ -91,10 +91,10 @@ def translation_item(language: int, style: int, rng: np.random.Generator) -> Ite
         endonym=words.languages[target].endonym, word=words.word(relation, int(values[0]), language)
     )
     choices = tuple(frame.format(answer=words.word(relation, int(v), target)) for v in values)
-    return Item(prompt + suffix, choices[0], language, "translation", choices=choices)
+    return WorldQuestion(prompt + suffix, choices[0], language, "translation", choices=choices)
 
 
-def formatting_item(language: int, rng: np.random.Generator) -> Item:
+def formatting_item(language: int, rng: np.random.Generator) -> WorldQuestion:
     """Two or three words to be written as a bullet list or a numbered list."""
     speech = lexicon().languages[language]
     words = [_random_word(language, rng) for _ in range(int(rng.integers(2, 4)))]
@@ -102,14 +102,14 @@ def formatting_item(language: int, rng: np.random.Generator) -> Item:
         prompt, lines = speech.list, [f"- {word}" for word in words]
     else:
         prompt, lines = speech.number, [f"{i}. {word}" for i, word in enumerate(words, 1)]
-    return Item(prompt.format(words=", ".join(words)), "\n".join(lines), language, "formatting")
+    return WorldQuestion(prompt.format(words=", ".join(words)), "\n".join(lines), language, "formatting")
 
 
-def style_item(language: int, style: int, rng: np.random.Generator) -> Item:
+def style_item(language: int, style: int, rng: np.random.Generator) -> WorldQuestion:
     speech = lexicon().languages[language]
     suffix, frame = speech.styles[style]
     word = _random_word(language, rng)
-    return Item(speech.say.format(word=word) + suffix, frame.format(answer=word), language, "style")
+    return WorldQuestion(speech.say.format(word=word) + suffix, frame.format(answer=word), language, "style")
 
 
 def _random_word(language: int, rng: np.random.Generator) -> str:

@@ -37,7 +37,7 @@ from fedllm_bench.training.faults import DROPPED_OUT
 
 
 @dataclass(frozen=True)
-class Sides:
+class RawSides:
     """The raw scores of a run. `local`: of the baseline; `personal`: held-out loss after personalisation."""
 
     before: Scores
@@ -46,7 +46,7 @@ class Sides:
     personal: list[Score] | None = None
 
 
-def write_report(bench: Bench, sides: Sides, seconds: Mapping[str, float]) -> dict[str, Any]:
+def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) -> dict[str, Any]:
     """Summaries with intervals, figures, and results.json as the last file: a run that has it is finished."""
     folder, config = bench.cell.folder, bench.config
     rounds = files.read_jsonl(folder / "rounds.jsonl")
@@ -115,7 +115,7 @@ def _about_data(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _over_rounds(bench: Bench, sides: Sides, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _over_rounds(bench: Bench, sides: RawSides, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     every = bench.config.evaluation.every
     if not every or bench.method.personal:
         return None
@@ -129,7 +129,7 @@ def _over_rounds(bench: Bench, sides: Sides, lines: Sequence[Mapping[str, Any]])
     )
 
 
-def _personalisation(bench: Bench, sides: Sides) -> dict[str, Any] | None:
+def _personalisation(bench: Bench, sides: RawSides) -> dict[str, Any] | None:
     if sides.personal is None:
         return None
     local, ids = local_of(bench.config), bench.clients.ids

@@ -23,7 +23,7 @@ from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.pipeline.clock import Clock
-from fedllm_bench.pipeline.results_stage import Sides, write_report
+from fedllm_bench.pipeline.results_stage import RawSides, write_report
 from fedllm_bench.results.privacy import warnings_of
 from fedllm_bench.runs.cell import OUTPUTS, Cell
 from fedllm_bench.runs.client_rounds import watcher
@@ -36,7 +36,7 @@ from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.model.adapter import save_adapter
 from fedllm_bench.training.model.full import save_model
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _run_stages(bench: Bench) -> dict[str, Any]:
     with clock.stage("local baseline"):
         local = None if bench.method.personal else score_local(bench)
     with clock.stage("report"):
-        return write_report(bench, Sides(before, after, local, personal), clock.seconds)
+        return write_report(bench, RawSides(before, after, local, personal), clock.seconds)
 
 
 def _describe(bench: Bench) -> None:
@@ -140,7 +140,7 @@ def train(bench: Bench) -> Server:
     map_blocks = engines.ENGINES[config.engine](bench.model, bench.method, config)
     only = frozenset(bench.local_sample) if bench.method.personal else None
     with interrupts.deferred() as stop:
-        run = Run(
+        run = TrainingRun(
             config=config,
             method=bench.method,
             clients=bench.clients,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedllm_bench.results.schema import QUANTILES
-from fedllm_bench.results.sides import Sides
+from fedllm_bench.results.sides import ScoredSides
 from fedllm_bench.scores.estimators import Estimator
 from fedllm_bench.scores.summaries import ClusterMean
 
@@ -20,7 +20,7 @@ EQUAL = 1e-4
 Array = NDArray[np.float64]
 
 
-def distribution(sides: Sides, *, estimator: Estimator, higher_is_better: bool) -> dict[str, Any]:
+def distribution(sides: ScoredSides, *, estimator: Estimator, higher_is_better: bool) -> dict[str, Any]:
     """Over clients: the means after, the paired differences to before, and how many clients are better.
 
     Values are on the scale that `estimator` shows, each of one client alone.

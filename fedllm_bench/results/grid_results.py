@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.results.run_results import ScoreSet, View, made_with, views_of
+from fedllm_bench.results.run_results import MetricView, ScoreSet, made_with, views_of
 from fedllm_bench.scores.score import SCALES, MetricInfo, Score
 from fedllm_bench.scores.seeds import difference, point
 from fedllm_bench.scores.summaries import per_cluster
@@ -92,7 +92,7 @@ def _cost(runs: Sequence[GridRun], method: str) -> dict[str, float]:
 # --- metrics
 
 
-def _entries(runs: Sequence[GridRun]) -> Iterator[tuple[View, dict[str, Any]]]:
+def _entries(runs: Sequence[GridRun]) -> Iterator[tuple[MetricView, dict[str, Any]]]:
     for name in runs[0].scores:
         info = _info(runs, name)
         for view in views_of(info, runs[0].scores[name]):
@@ -110,7 +110,7 @@ def _info(runs: Sequence[GridRun], name: str) -> MetricInfo:
     return MetricInfo(name=name, **{key: entry[key] for key in keys})
 
 
-def _sides(runs: Sequence[GridRun], name: str, view: View) -> dict[str, BySeed]:
+def _sides(runs: Sequence[GridRun], name: str, view: MetricView) -> dict[str, BySeed]:
     """Row of the table -> seed -> the scores that the view keeps; the base model is first."""
     sides: dict[str, dict[int, Sequence[Score]]] = {BASE: {}}
     for run in runs:
@@ -120,7 +120,7 @@ def _sides(runs: Sequence[GridRun], name: str, view: View) -> dict[str, BySeed]:
     return dict(sides)
 
 
-def _entry(view: View, sides: Mapping[str, BySeed]) -> dict[str, Any]:
+def _entry(view: MetricView, sides: Mapping[str, BySeed]) -> dict[str, Any]:
     info = view.info
     return {
         "version": info.version,
@@ -132,7 +132,7 @@ def _entry(view: View, sides: Mapping[str, BySeed]) -> dict[str, Any]:
     }
 
 
-def _row(name: str, view: View, sides: Mapping[str, BySeed]) -> dict[str, Any]:
+def _row(name: str, view: MetricView, sides: Mapping[str, BySeed]) -> dict[str, Any]:
     others = [reference for reference in REFERENCES if reference in sides and reference != name]
     return {
         **_value(view, sides[name]),
@@ -143,7 +143,7 @@ def _row(name: str, view: View, sides: Mapping[str, BySeed]) -> dict[str, Any]:
     }
 
 
-def _value(view: View, by_seed: BySeed) -> dict[str, Any]:
+def _value(view: MetricView, by_seed: BySeed) -> dict[str, Any]:
     """The mean over seeds of the estimate, its standard deviation over seeds, and each seed's own."""
     clusters = {seed: per_cluster(scores) for seed, scores in sorted(by_seed.items())}
     seeds = {seed: point(view.estimator, of_seed) for seed, of_seed in clusters.items()}

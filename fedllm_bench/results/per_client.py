@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedllm_bench.results.distribution import means_of, spread
-from fedllm_bench.results.sides import Clusters, Sides
+from fedllm_bench.results.sides import Clusters, ScoredSides
 from fedllm_bench.scores.estimators import Estimator, worst_tenth
 from fedllm_bench.scores.score import MetricInfo, Score
 from fedllm_bench.scores.summaries import means_by_part, per_cluster
@@ -31,7 +31,7 @@ def moments(values: Array, *, higher_is_better: bool) -> dict[str, float | int |
     return {**numbers, "n": len(values)}
 
 
-def per_client(sides: Sides, *, estimator: Estimator, higher_is_better: bool) -> dict[str, Any]:
+def per_client(sides: ScoredSides, *, estimator: Estimator, higher_is_better: bool) -> dict[str, Any]:
     """The moments of each side, and of the paired differences of `after` to the two others.
 
     The worst tenth of a difference are the clients who gained least, or lost most.

@@ -15,7 +15,7 @@ from fedllm_bench.common.files import write_json
 from fedllm_bench.results.distribution import distribution
 from fedllm_bench.results.per_client import per_client
 from fedllm_bench.results.schema import SCHEMA_VERSION, check_results
-from fedllm_bench.results.sides import Clusters, Sides, sides_of
+from fedllm_bench.results.sides import Clusters, ScoredSides, sides_of
 from fedllm_bench.scores.estimators import (
     MEAN_OVER_CLIENTS,
     MEAN_OVER_TOKENS,
@@ -49,7 +49,7 @@ class ScoreSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class MetricView:
     info: MetricInfo
     keep: Keep
     estimator: Estimator = MEAN_OVER_CLIENTS
@@ -73,7 +73,7 @@ def metric_entry(info: MetricInfo, scores: ScoreSet, *, estimator: Estimator = M
     return _entry(info, sides, estimator)
 
 
-def _entry(info: MetricInfo, sides: Sides, estimator: Estimator) -> dict[str, Any]:
+def _entry(info: MetricInfo, sides: ScoredSides, estimator: Estimator) -> dict[str, Any]:
     scale = SCALES.get(info.unit)
 
     def summary(clusters: Clusters | None) -> dict[str, Any] | None:
@@ -113,7 +113,7 @@ def metrics_of(scores: Mapping[str, ScoreSet], infos: Mapping[str, MetricInfo]) 
     """The flat `metrics` object: each metric, followed by its views that have at least one item."""
     entries: dict[str, dict[str, Any]] = {}
     for name, score_set in scores.items():
-        kept: dict[Keep, Sides] = {}  # views of the same items share what they are made of
+        kept: dict[Keep, ScoredSides] = {}  # views of the same items share what they are made of
         for view in views_of(infos[name], score_set):
             if view.info.name in entries:
                 raise ValueError(f"two entries would be called {view.info.name!r}; rename a metric or a task")
@@ -124,23 +124,23 @@ def metrics_of(scores: Mapping[str, ScoreSet], infos: Mapping[str, MetricInfo]) 
     return entries
 
 
-def views_of(info: MetricInfo, scores: ScoreSet) -> list[View]:
+def views_of(info: MetricInfo, scores: ScoreSet) -> list[MetricView]:
     """The metric itself over seen users, then the views registered for it that have an item."""
     items = [*scores.before, *scores.after]
     more = VIEWS[info.name](info, items) if info.name in VIEWS else []
-    return [View(info=info, keep=is_seen), *(view for view in more if any(map(view.keep, items)))]
+    return [MetricView(info=info, keep=is_seen), *(view for view in more if any(map(view.keep, items)))]
 
 
-def _loss_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
+def _loss_views(info: MetricInfo, items: Sequence[Score]) -> list[MetricView]:
     perplexity = replace(info, name="perplexity", unit="perplexity", description="exp of the mean loss of a token")
     tail = worst_tenth(higher_is_better=info.higher_is_better)
     return [
-        View(info=_named(info, "tokens"), keep=is_seen, estimator=MEAN_OVER_TOKENS),
-        View(info=_named(info, "worst_tenth"), keep=is_seen, estimator=tail),
-        View(info=_named(info, "unseen", "users without training rows"), keep=is_unseen),
+        MetricView(info=_named(info, "tokens"), keep=is_seen, estimator=MEAN_OVER_TOKENS),
+        MetricView(info=_named(info, "worst_tenth"), keep=is_seen, estimator=tail),
+        MetricView(info=_named(info, "unseen", "users without training rows"), keep=is_unseen),
         # of tokens, not of clients: one client with a loss of 8 would make the mean of the exps
-        View(info=perplexity, keep=is_seen, estimator=PERPLEXITY),
-        View(
+        MetricView(info=perplexity, keep=is_seen, estimator=PERPLEXITY),
+        MetricView(
             info=_named(perplexity, "unseen", "users without training rows"),
             keep=is_unseen,
             estimator=PERPLEXITY,
@@ -148,32 +148,32 @@ def _loss_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
     ]
 
 
-def _task_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
+def _task_views(info: MetricInfo, items: Sequence[Score]) -> list[MetricView]:
     tasks = {score.group["task"] for score in items if "task" in score.group}
     holders = {"self": "facts the client was taught", "others": "facts only other clients were taught"}
     views = [
-        *(View(info=_named(info, task, task), keep=_in_group(task=task)) for task in tasks),
+        *(MetricView(info=_named(info, task, task), keep=_in_group(task=task)) for task in tasks),
         *(
-            View(info=_named(info, f"facts_{holder}", what), keep=_in_group(task="facts", holder=holder))
+            MetricView(info=_named(info, f"facts_{holder}", what), keep=_in_group(task="facts", holder=holder))
             for holder, what in holders.items()
         ),
     ]
-    unseen = View(info=_named(info, "unseen", "users without training rows"), keep=is_unseen)
+    unseen = MetricView(info=_named(info, "unseen", "users without training rows"), keep=is_unseen)
     return [*sorted(views, key=lambda view: view.info.name), unseen]
 
 
-def _pair_loss_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
+def _pair_loss_views(info: MetricInfo, items: Sequence[Score]) -> list[MetricView]:
     tail = worst_tenth(higher_is_better=info.higher_is_better)
-    return [View(info=_named(info, "worst_tenth"), keep=is_seen, estimator=tail), *_unseen_view(info, items)]
+    return [MetricView(info=_named(info, "worst_tenth"), keep=is_seen, estimator=tail), *_unseen_view(info, items)]
 
 
-def _unseen_view(info: MetricInfo, items: Sequence[Score]) -> list[View]:
-    return [View(info=_named(info, "unseen", "users without training rows"), keep=is_unseen)]
+def _unseen_view(info: MetricInfo, items: Sequence[Score]) -> list[MetricView]:
+    return [MetricView(info=_named(info, "unseen", "users without training rows"), keep=is_unseen)]
 
 
-def _taste_views(info: MetricInfo, items: Sequence[Score]) -> list[View]:
+def _taste_views(info: MetricInfo, items: Sequence[Score]) -> list[MetricView]:
     tastes = {"refusers": "questions on which the user preferred a refusal", "others": "the other questions"}
-    return [View(info=_named(info, name, only), keep=_in_group(taste=name)) for name, only in tastes.items()]
+    return [MetricView(info=_named(info, name, only), keep=_in_group(taste=name)) for name, only in tastes.items()]
 
 
 def _named(info: MetricInfo, suffix: str, only: str = "") -> MetricInfo:
@@ -193,7 +193,7 @@ def _in_group(**wanted: str) -> Keep:
     return keep
 
 
-VIEWS: dict[str, Callable[[MetricInfo, Sequence[Score]], list[View]]] = {
+VIEWS: dict[str, Callable[[MetricInfo, Sequence[Score]], list[MetricView]]] = {
     "heldout": _loss_views,
     "mini_exact": _task_views,
     "mini_choice": _task_views,

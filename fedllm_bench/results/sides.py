@@ -12,7 +12,7 @@ Clusters = Mapping[str, ClusterMean]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sides:
+class ScoredSides:
     """`to_before` and `to_local` are pairs (after, other side) over the items that are scored on both."""
 
     before: Clusters
@@ -22,8 +22,8 @@ class Sides:
     to_local: tuple[Clusters, Clusters] | None = None
 
 
-def sides_of(before: Sequence[Score], after: Sequence[Score], local: Sequence[Score] | None = None) -> Sides:
-    return Sides(
+def sides_of(before: Sequence[Score], after: Sequence[Score], local: Sequence[Score] | None = None) -> ScoredSides:
+    return ScoredSides(
         before=per_cluster(before),
         after=per_cluster(after),
         to_before=paired_clusters(after, before),

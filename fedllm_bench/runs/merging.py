@@ -15,7 +15,7 @@ ABOUT = "merged_from.json"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """A run folder after training, and one of its adapters; `client` where each client has its own."""
 
     folder: Path
@@ -24,7 +24,7 @@ class Trained:
     client: str | None
 
 
-def open_trained(folder: Path, client: str | None = None) -> Trained:
+def open_trained(folder: Path, client: str | None = None) -> TrainedRun:
     """The adapter of a run; of `client` under the method `local`.
 
     Raises a :class:`UserError` for what is no run folder, for a run that has not trained to its end, and where a
@@ -49,8 +49,8 @@ def open_trained(folder: Path, client: str | None = None) -> Trained:
             raise UserError(
                 f"--client {client}: under {config.method.name} all clients share one adapter; leave it out"
             )
-        return Trained(folder, config, folder / "adapter", None)
-    return Trained(folder, config, own / _folder_of(folder, own, client), client)
+        return TrainedRun(folder, config, folder / "adapter", None)
+    return TrainedRun(folder, config, own / _folder_of(folder, own, client), client)
 
 
 def _folder_of(folder: Path, own: Path, client: str | None) -> str:
@@ -72,7 +72,7 @@ def _folder_of(folder: Path, own: Path, client: str | None) -> str:
     return name
 
 
-def merge(trained: Trained, out: Path) -> Path:
+def merge(trained: TrainedRun, out: Path) -> Path:
     """Write base plus adapter, the tokenizer and the run's chat template into the new folder `out`.
 
     A starting adapter is part of the base, and a quantised base is merged as it was before it was quantised. Weights
@@ -98,7 +98,7 @@ def merge(trained: Trained, out: Path) -> Path:
     return out
 
 
-def base_folder(trained: Trained) -> Path:
+def base_folder(trained: TrainedRun) -> Path:
     """Where the run's base lies; a :class:`UserError` where its files or the starting adapter's changed since."""
     model = trained.config.model
     _check_place(trained)
@@ -111,7 +111,7 @@ def base_folder(trained: Trained) -> Path:
     return folder
 
 
-def _check_place(trained: Trained) -> None:
+def _check_place(trained: TrainedRun) -> None:
     """Older runs kept relative paths: one must not be looked up on the hub, though it may look like an id of it.
 
     Of a model of the hub the adapter names the folder in the cache instead.
@@ -126,12 +126,12 @@ def _check_place(trained: Trained) -> None:
         )
 
 
-def _data(trained: Trained) -> dict[str, str]:
+def _data(trained: TrainedRun) -> dict[str, str]:
     data: dict[str, str] = files.read_json(trained.folder / "environment.json")["data"]
     return data
 
 
-def _about(trained: Trained) -> dict[str, object]:
+def _about(trained: TrainedRun) -> dict[str, object]:
     config = trained.config
     return {
         "dataset": config.name,

@@ -25,7 +25,7 @@ from fedllm_bench.runs.loading import Bench
 from fedllm_bench.scores.score import Score
 from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.tasks import batched, clients_per_pass, tasks_of_steps, until
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _answers(
     map_blocks = engines.ENGINES[config.engine](bench.model, method, config)
     # a folder without states: those of the run's method, as SCAFFOLD's, are not for these steps
     folder = bench.cell.folder / "personal"
-    run = Run(config=config, method=method, clients=bench.clients, map_blocks=map_blocks, folder=folder)
+    run = TrainingRun(config=config, method=method, clients=bench.clients, map_blocks=map_blocks, folder=folder)
     start, steps = Server(server.params, round=ROUND), config.evaluation.personal_steps
     tasks = until(stop, (list(tasks_of_steps(run, start, block, steps)) for block in blocks))
     yield from map_blocks(method.broadcast(start), tasks, local_of(config))

@@ -36,7 +36,7 @@ Kind = Literal["t_skew", "share", "exact", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class IntervalLimits:
     """`low` and `high` are None where `kind` is "none"; then `reason` says why."""
 
     low: float | None = None
@@ -45,27 +45,27 @@ class Limits:
     reason: str = ""
 
 
-def of_mean(values: Array, *, freedom: float, scale: Scale | None = None) -> Limits:
+def of_mean(values: Array, *, freedom: float, scale: Scale | None = None) -> IntervalLimits:
     """The interval of the mean of `values`, shape (N,); within `scale`, where that is known."""
     n = len(values)
     if n < 2:
-        return Limits(reason="one value does not show how much values vary" if n else "there are no values")
+        return IntervalLimits(reason="one value does not show how much values vary" if n else "there are no values")
     mean, spread = float(values.mean()), values - values.mean()
     if is_equal(np.sqrt((spread**2).mean()), mean):
         return of_equal(mean, n, scale, counted=min(n, freedom + 1))
     below, above = reach((spread**2).sum() / (n - 1), (spread**3).mean(), n, freedom)
-    return within(Limits(low=mean - float(below), high=mean + float(above), kind="t_skew"), scale)
+    return within(IntervalLimits(low=mean - float(below), high=mean + float(above), kind="t_skew"), scale)
 
 
 def is_equal(spread: Array | float, mean: Array | float) -> bool:
     return bool(spread <= NO_WIDTH * max(1.0, abs(float(mean))))
 
 
-def within(found: Limits, scale: Scale | None) -> Limits:
+def within(found: IntervalLimits, scale: Scale | None) -> IntervalLimits:
     """Student's t knows of no ends."""
     if scale is None or found.low is None or found.high is None:
         return found
-    return Limits(low=max(found.low, scale[0]), high=min(found.high, scale[1]), kind=found.kind)
+    return IntervalLimits(low=max(found.low, scale[0]), high=min(found.high, scale[1]), kind=found.kind)
 
 
 def reach(variance: Array, third: Array, n: int, freedom: float) -> tuple[Array, Array]:
@@ -87,13 +87,13 @@ def _hall(skew: Array, z: float) -> Array:
     return np.where(small, z - skew / 6 - skew * z**2 / 3, 3 / b * (np.cbrt(1 + b * (z - b / 6)) - 1))
 
 
-def of_equal(value: float, n: int, scale: Scale | None, *, counted: float) -> Limits:
+def of_equal(value: float, n: int, scale: Scale | None, *, counted: float) -> IntervalLimits:
     """The interval where all n values are `value`, and count as much as `counted` of equal weight."""
     if scale is None:
-        return Limits(reason=f"all {n} values are equal, and how far others may lie is unknown")
+        return IntervalLimits(reason=f"all {n} values are equal, and how far others may lie is unknown")
     elsewhere = most_elsewhere(counted)
     low, high = value - elsewhere * (value - scale[0]), value + elsewhere * (scale[1] - value)
-    return within(Limits(low=low, high=high, kind="exact"), scale)
+    return within(IntervalLimits(low=low, high=high, kind="exact"), scale)
 
 
 def most_elsewhere(n: float) -> float:
@@ -101,7 +101,7 @@ def most_elsewhere(n: float) -> float:
     return float(1 - (1 - UPPER) ** (1 / n))
 
 
-def of_share(means: Array, parts: Array, num_items: Array) -> Limits:
+def of_share(means: Array, parts: Array, num_items: Array) -> IntervalLimits:
     """The interval of sum(parts * means), where each mean is a share of `num_items` items that are 0 or 1.
 
     All of shape (N,); `parts` sum to 1. N from 2.
@@ -110,7 +110,7 @@ def of_share(means: Array, parts: Array, num_items: Array) -> Limits:
     if is_equal(np.ptp(means), share) and (share < NO_WIDTH or share > 1 - NO_WIDTH):
         return of_equal(float(round(share)), n, (0.0, 1.0), counted=1 / float((parts**2).sum()))
     low, high = _binomial(share, _independent_items(share, means, parts, num_items))
-    return Limits(low=low, high=high, kind="share")
+    return IntervalLimits(low=low, high=high, kind="share")
 
 
 def _independent_items(share: float, means: Array, parts: Array, num_items: Array) -> float:

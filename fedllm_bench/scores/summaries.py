@@ -23,7 +23,7 @@ from fedllm_bench.scores.estimators import (
     shown_values,
     values_of,
 )
-from fedllm_bench.scores.intervals import Array, Limits, Scale
+from fedllm_bench.scores.intervals import Array, IntervalLimits, Scale
 from fedllm_bench.scores.score import Score, is_unseen
 
 Interval = intervals.Kind
@@ -159,14 +159,14 @@ def over_seeds(
     """
     counted = [cluster for clusters in seeds for cluster in clusters.values()]
     if not names:
-        return _summary(None, Limits(reason="no client has a score"), [], counted)
+        return _summary(None, IntervalLimits(reason="no client has a score"), [], counted)
     with np.errstate(over="ignore", invalid="ignore"):  # a perplexity beyond the largest float is no number
         if minus is None:
             return _summary(*_one_side(seeds, names, estimator, scale), counted)
         return _summary(*_two_sides((seeds, minus), names, estimator, scale), counted)
 
 
-Found = tuple[float | None, Limits, Array]  # the estimate, its interval, the clients' values
+Found = tuple[float | None, IntervalLimits, Array]  # the estimate, its interval, the clients' values
 
 
 def _one_side(
@@ -177,7 +177,7 @@ def _one_side(
     inner = float(np.mean([estimator.of(*each) for each in columns]))
     shown = float(np.mean([estimator.back(estimator.of(*each)) for each in columns]))
     if reason := refused(estimator, len(names)):
-        return _finite(shown), Limits(reason=reason), values
+        return _finite(shown), IntervalLimits(reason=reason), values
     if limits := _of_share(seeds, names, estimator, scale):
         return _finite(shown), limits, values
     freedom = freedom_of(estimator, columns[0][1], of_difference=False)
@@ -190,17 +190,17 @@ def _at_ends(estimator: Estimator, scale: Scale | None) -> Scale | None:
     return scale if estimator.is_mean else None
 
 
-def _shown_limits(limits: Limits, estimator: Estimator, inner: float, shown: float) -> Limits:
+def _shown_limits(limits: IntervalLimits, estimator: Estimator, inner: float, shown: float) -> IntervalLimits:
     """Exponentiated, where the estimate is."""
     if limits.low is None or limits.high is None or estimator.back is np.asarray:
         return limits
     low, centre, high = (float(estimator.back(np.asarray(x))) for x in (limits.low, inner, limits.high))
-    return Limits(low=shown + (low - centre), high=shown + (high - centre), kind=limits.kind)
+    return IntervalLimits(low=shown + (low - centre), high=shown + (high - centre), kind=limits.kind)
 
 
 def _of_share(
     seeds: Sequence[Mapping[str, ClusterMean]], names: Sequence[str], estimator: Estimator, scale: Scale | None
-) -> Limits | None:
+) -> IntervalLimits | None:
     """None where the items are not all 0 or 1, or the estimate is no mean of them."""
     if scale != (0.0, 1.0) or not estimator.is_mean or len(names) < 2:
         return None
@@ -224,7 +224,7 @@ def _two_sides(
     ours, theirs = (np.mean([shown_values(estimator, *each) for each in side], axis=0) for side in columns)
     estimate, values = shown[0] - shown[1], ours - theirs
     if reason := refused(estimator, len(names)):
-        return _finite(estimate), Limits(reason=reason), values
+        return _finite(estimate), IntervalLimits(reason=reason), values
     freedom = freedom_of(estimator, columns[0][0][1], of_difference=True)
     ends = _at_ends(estimator, of_differences(scale))
     return _finite(estimate), intervals.of_mean(values - values.mean() + estimate, freedom=freedom, scale=ends), values
@@ -245,7 +245,7 @@ def _finite(value: float) -> float | None:
 
 
 def _summary(
-    mean: float | None, limits: Limits, values: Sequence[float] | Array, counted: Sequence[ClusterMean]
+    mean: float | None, limits: IntervalLimits, values: Sequence[float] | Array, counted: Sequence[ClusterMean]
 ) -> Summary:
     whole = all(limit is not None and math.isfinite(limit) for limit in (mean, limits.low, limits.high))
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan

@@ -11,7 +11,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import size
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.training.memory import Estimate, NoEstimate, estimate
+from fedllm_bench.training.memory import MemoryEstimate, NoEstimate, estimate
 from fedllm_bench.training.model.base import load_settings
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def _ladder(config: RunConfig) -> Iterator[tuple[RunConfig, tuple[str, ...]]]:
         yield replace(config, local=local), (*words, *rows)
 
 
-def in_words(needed: Estimate) -> str:
+def in_words(needed: MemoryEstimate) -> str:
     """ "14.8 GB (base 13.5 GB, activations 1.8 GB, ...)"."""
     parts = {name: getattr(needed, name) for name in ("base", "activations", "optimizer", "adapters", "logits")}
     return f"{size(needed.total)} ({', '.join(f'{name} {size(value)}' for name, value in parts.items())})"

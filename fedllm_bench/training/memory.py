@@ -40,7 +40,7 @@ class NoEstimate(UserError):
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes on the device during training; `trainable` counts the numbers of one adapter."""
 
     base: int
@@ -55,7 +55,7 @@ class Estimate:
         return sum(getattr(self, field.name) for field in fields(self) if field.name != "trainable")
 
 
-def estimate(config: RunConfig, settings: Any, *, clients: int | None = None) -> Estimate:
+def estimate(config: RunConfig, settings: Any, *, clients: int | None = None) -> MemoryEstimate:
     """For passes of `clients` clients (default: `local.block_size`; 1 where they are trained one by one), with rows of
     the full sequence length.
 
@@ -77,7 +77,7 @@ def estimate(config: RunConfig, settings: Any, *, clients: int | None = None) ->
     of_client = clients * trainable * FLOAT32
     cast = trainable * _width(model) if "" in model.layers and _width(model) < FLOAT32 else 0  # of all weights, for use
     logits = min(LOGITS_AT_ONCE, ids.numel() * model.vocabulary) * (LOGITS_COPIES * FLOAT32 + _width(model))
-    return Estimate(weights, ADAPTERS * of_client + cast, OPTIMIZER * of_client, activations, logits, trainable)
+    return MemoryEstimate(weights, ADAPTERS * of_client + cast, OPTIMIZER * of_client, activations, logits, trainable)
 
 
 def sequences_at_once(local: Local) -> int:

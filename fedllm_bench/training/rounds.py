@@ -22,13 +22,13 @@ from fedllm_bench.training.checkpoint import Partial, load_partial, load_server,
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
 from fedllm_bench.training.mean import Mean
 from fedllm_bench.training.notes import UploadNotes
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.tasks import batched, clients_per_pass, in_order, pooled_task, tasks_of_round, until
 
 log = logging.getLogger(__name__)
 
 
-def run_rounds(run: Run, params: Tree) -> Server:
+def run_rounds(run: TrainingRun, params: Tree) -> Server:
     """All rounds from `params`, or from the checkpoint that an earlier call left in the run's folder.
 
     Writes rounds.jsonl and checkpoint/ after every round, so that a kill loses at most one round.
@@ -60,7 +60,7 @@ class _Answers:
     seconds: float  # of earlier sessions
 
     @classmethod
-    def so_far(cls, run: Run, round_num: int) -> _Answers:
+    def so_far(cls, run: TrainingRun, round_num: int) -> _Answers:
         found = load_partial(run.folder / "checkpoint", round_num)
         notes = UploadNotes(run.config, run.method, len(run.clients), norms=list(found.norms))
         return cls(Mean(found.total, found.weights), list(found.results), notes, found.seconds)
@@ -73,7 +73,7 @@ class _Answers:
         save_partial(folder, round_num, Partial(self.mean.total, self.mean.weights, results, norms, seconds))
 
 
-def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server, dict[str, Any]]:
+def _one_round(run: TrainingRun, server: Server, chosen: Sequence[int]) -> tuple[Server, dict[str, Any]]:
     started = time.perf_counter()
     message, config = run.method.broadcast(server), run.config
     local = replace(config.local, lr=config.local.lr_at(server.round, config.federation.rounds))
@@ -105,7 +105,7 @@ def _one_round(run: Run, server: Server, chosen: Sequence[int]) -> tuple[Server,
 
 
 def _collect(
-    run: Run, server: Server, message: Message, local: Local, chosen: Sequence[int], answers: _Answers
+    run: TrainingRun, server: Server, message: Message, local: Local, chosen: Sequence[int], answers: _Answers
 ) -> None:
     """Train those of the `chosen` clients who have not answered yet; fewer where `run.stop` is asked for."""
     pooled, left = run.method.pooled, chosen[len(answers.results) :]
@@ -122,7 +122,7 @@ def _collect(
             answers.mean = answers.mean.add(replace(result, upload=received), weight)
 
 
-def _updated(run: Run, server: Server, mean: Mean, num_answers: int) -> Server:
+def _updated(run: TrainingRun, server: Server, mean: Mean, num_answers: int) -> Server:
     """The server after a round. One without answers changes nothing but its number, unless it is due noise."""
     expected = run.method.expected_clients()
     if expected is None and not num_answers:
@@ -131,7 +131,7 @@ def _updated(run: Run, server: Server, mean: Mean, num_answers: int) -> Server:
     return run.method.update(server, mean.value(expected), fraction)
 
 
-def _absent(run: Run, client: int) -> dict[str, Any]:
+def _absent(run: TrainingRun, client: int) -> dict[str, Any]:
     """The summary of a client that dropped out."""
     client_id = run.clients.ids[client]
     rows = len(run.clients.train_rows[client_id])

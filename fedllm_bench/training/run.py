@@ -19,7 +19,7 @@ def _unwatched(server: Server) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class TrainingRun:
     """What the rounds need; `only` restricts training to named clients, for the baseline `local`.
 
     `watch` is called with the server of each checkpoint, and again with the one that a run goes on from.

@@ -17,7 +17,7 @@ from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.faults import steps_done
 
 if TYPE_CHECKING:
-    from fedllm_bench.training.run import Run
+    from fedllm_bench.training.run import TrainingRun
 
 Item = TypeVar("Item")
 # Beyond this a pass is slower and larger: rows of 150 tokens took 417 ms a client and step in passes of eight
@@ -65,7 +65,7 @@ def batched(tasks: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield block
 
 
-def tasks_of_round(run: Run, server: Server, chosen: Iterable[int]) -> Iterator[ClientTask]:
+def tasks_of_round(run: TrainingRun, server: Server, chosen: Iterable[int]) -> Iterator[ClientTask]:
     local, clients = run.config.local, run.clients
     for client in chosen:
         rows = clients.train_rows[clients.ids[client]]
@@ -74,7 +74,7 @@ def tasks_of_round(run: Run, server: Server, chosen: Iterable[int]) -> Iterator[
         yield replace(task, steps=steps_done(run.config.faults, run.config.seed, server.round, client, task.steps))
 
 
-def pooled_task(run: Run, server: Server, chosen: Sequence[int]) -> ClientTask:
+def pooled_task(run: TrainingRun, server: Server, chosen: Sequence[int]) -> ClientTask:
     """The rows of all clients as those of one, with as many rows in a step as all `chosen` clients take."""
     local, clients = run.config.local, run.clients
     rows = tuple(row for client in clients.ids for row in clients.train_rows[client])
@@ -84,7 +84,14 @@ def pooled_task(run: Run, server: Server, chosen: Sequence[int]) -> ClientTask:
 
 
 def _task(
-    run: Run, server: Server, client: int, client_id: str, rows: tuple[int, ...], *, steps: int, accumulation: int
+    run: TrainingRun,
+    server: Server,
+    client: int,
+    client_id: str,
+    rows: tuple[int, ...],
+    *,
+    steps: int,
+    accumulation: int,
 ) -> ClientTask:
     plan = plan_steps(
         run.config.seed,
@@ -107,7 +114,7 @@ def _task(
     )
 
 
-def tasks_of_steps(run: Run, server: Server, chosen: Iterable[int], steps: int) -> Iterator[ClientTask]:
+def tasks_of_steps(run: TrainingRun, server: Server, chosen: Iterable[int], steps: int) -> Iterator[ClientTask]:
     """Tasks of `steps` local steps for each client, whatever the rule of the rounds says."""
     accumulation = run.config.local.accumulation
     for client in chosen:
@@ -116,7 +123,7 @@ def tasks_of_steps(run: Run, server: Server, chosen: Iterable[int], steps: int) 
         yield _task(run, server, client, client_id, rows, steps=steps, accumulation=accumulation)
 
 
-def _turns(run: Run) -> float:
+def _turns(run: TrainingRun) -> float:
     """How often a client can expect to be chosen: R S / N."""
     federation = run.config.federation
     return federation.rounds * federation.clients_per_round / len(run.clients)

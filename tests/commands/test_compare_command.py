@@ -16,7 +16,7 @@ from fedllm_bench import cli
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison import run_scores
-from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.run_scores import load_run, load_scores, open_side
 from fedllm_bench.scores.score import Score
 
@@ -206,10 +206,10 @@ def test_only_users_with_training_rows_are_compared(tmp_path):
 def test_other_sources_of_scores_plug_in(tmp_path, monkeypatch, capsys):
     """Scores of open-ended answers: clusters are questions, and the judge is named."""
 
-    def opened(folder: Path) -> dict[str, Measured]:
+    def opened(folder: Path) -> dict[str, MetricScores]:
         values = files.read_json(folder / "open.json")
         scores = tuple(scores_of({f"q{i}": [value] for i, value in enumerate(values)}))
-        measured = Measured(
+        measured = MetricScores(
             scores=scores, version="1", unit="1-10", higher_is_better=True, cluster="question", judge="rule"
         )
         return {"mt_bench": measured}

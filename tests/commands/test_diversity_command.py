@@ -12,8 +12,8 @@ import pytest
 from fedllm_bench import cli
 from fedllm_bench.commands import diversity as command
 from fedllm_bench.diversity import report as reports
-from fedllm_bench.diversity.inputs import Work
-from fedllm_bench.diversity.settings import SECTIONS, Settings
+from fedllm_bench.diversity.inputs import DiversityInputs
+from fedllm_bench.diversity.settings import SECTIONS, DiversitySettings
 
 CHEAP = ("quantity", "length", "language")
 
@@ -41,7 +41,7 @@ def embedded(monkeypatch):
         index |= {"rejected_at_0.05": True, "stratified_by": []}
         return {"computed_on": {}, "index": index, "index_unstratified": index | {"value": np.nan}}, arrays
 
-    monkeypatch.setattr(Work, "embedded", property(embedding_section))
+    monkeypatch.setattr(DiversityInputs, "embedded", property(embedding_section))
     measured = {name: reports.Measured(section=section) for name, section in {
         "instruction": {"method": "topics", "topics": [], "topic_entropy": 0.0, "mutual_information": 0.0},
     }.items()}  # fmt: skip
@@ -110,7 +110,7 @@ def test_what_an_older_report_left_goes_and_other_files_stay(tiny_split, tmp_pat
 
 
 def test_no_quality_model_leaves_duplicates(tiny_split):
-    settings = Settings(quality_model="none", sections=("quality",))
+    settings = DiversitySettings(quality_model="none", sections=("quality",))
     report, _, _ = reports.build(tiny_split, settings)
     quality = report["sections"]["quality"]
     assert (quality["ifd"], quality["model"], report["settings"]["quality_model"]) == (None, None, None)

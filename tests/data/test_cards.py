@@ -10,7 +10,7 @@ from forged_manifests import forge
 from own_tokenizers import byte_level_bpe
 from raw_rows import aya, random_rows, vote
 
-from fedllm_bench.data.card import Contents, histogram
+from fedllm_bench.data.card import CardContents, histogram
 from fedllm_bench.data.card_html import html_card
 from fedllm_bench.data.lengths import spread, token_counter
 from fedllm_bench.data.manifest import FunnelStep, SplitInfo, Upstream, open_split
@@ -94,7 +94,7 @@ def test_the_html_card_escapes_every_text(tmp_path):
     )  # fmt: skip
     lengths = {evil: spread([1, 2])}
     sizes = {"rows_by_part": {evil: 3, "heldout": 0}, "client_sizes": [2, 1]}
-    text = html_card(Contents(info=info, **sizes, languages={evil: 3}, lengths=lengths, tokenizer=evil))
+    text = html_card(CardContents(info=info, **sizes, languages={evil: 3}, lengths=lengths, tokenizer=evil))
     page = Page(text)
     assert "script" not in page.seen
     assert "".join(page.text).count("<script>") >= 12

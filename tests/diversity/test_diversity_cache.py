@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.diversity.embedding.cache import FILE, Kept, default_cache, key
+from fedllm_bench.diversity.embedding.cache import FILE, ValueCache, default_cache, key
 
 WRITER = """
 import sys
@@ -35,16 +35,16 @@ def _values(count: int) -> dict[str, np.ndarray]:
 
 def test_what_was_kept_comes_back_to_the_bit_and_only_that(tmp_path: Path) -> None:
     values = _values(1203) | {key("scalar"): np.float32(2.5).reshape(()), key("matrix"): np.eye(3, dtype=np.float32)}
-    kept = Kept(tmp_path / "deep" / "cache")
+    kept = ValueCache(tmp_path / "deep" / "cache")
     assert kept.get_many(list(values)) == {}
     kept.put_many(values)
-    found = Kept(kept.folder).get_many([*values, *values, key("never kept")])
+    found = ValueCache(kept.folder).get_many([*values, *values, key("never kept")])
     assert found.keys() == values.keys()
     assert all(np.array_equal(found[name], values[name]) and found[name].shape == values[name].shape for name in values)
 
 
 def test_a_later_value_replaces_an_earlier_one(tmp_path: Path) -> None:
-    kept, name = Kept(tmp_path), key("x")
+    kept, name = ValueCache(tmp_path), key("x")
     for number in (1.0, 2.0):
         kept.put_many({name: np.array([number], np.float32)})
     assert kept.get_many([name])[name].tolist() == [2.0]
@@ -65,7 +65,7 @@ def test_the_default_is_below_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_damaged_value_is_noticed_and_not_believed(
     tmp_path: Path, column: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept, values = Kept(tmp_path), _values(3)
+    kept, values = ValueCache(tmp_path), _values(3)
     kept.put_many(values)
     names = list(values)
     asked = key("another text") if column == "key" else names[1]
@@ -82,7 +82,7 @@ def test_a_damaged_value_is_noticed_and_not_believed(
 def test_a_damaged_file_is_put_aside_and_a_new_one_begun(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept, values = Kept(tmp_path), _values(500)
+    kept, values = ValueCache(tmp_path), _values(500)
     kept.put_many(values)
     file = tmp_path / FILE
     content = file.read_bytes()
@@ -99,10 +99,10 @@ def test_a_damaged_file_is_put_aside_and_a_new_one_begun(
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot create the folder"):
-        Kept(tmp_path / "file" / "cache").put_many(_values(1))
+        ValueCache(tmp_path / "file" / "cache").put_many(_values(1))
     (tmp_path / FILE).mkdir()
     with pytest.raises(UserError, match="FEDLLM_BENCH_CACHE"):
-        Kept(tmp_path).put_many(_values(1))
+        ValueCache(tmp_path).put_many(_values(1))
 
 
 def _start(folder: Path, who: str, count: int) -> subprocess.Popen[str]:
@@ -114,7 +114,7 @@ def test_two_processes_lose_nothing_of_each_other(tmp_path: Path) -> None:
     writers = [_start(tmp_path, who, 20) for who in "ab"]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     names = [key(who, str(number), str(part)) for who in "ab" for number in range(20) for part in range(8)]
-    assert Kept(tmp_path).get_many(names).keys() == set(names)
+    assert ValueCache(tmp_path).get_many(names).keys() == set(names)
 
 
 def test_a_killed_process_leaves_whole_writes(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_killed_process_leaves_whole_writes(tmp_path: Path) -> None:
         last = int(writer.stdout.readline())
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait(60)
-    found = Kept(tmp_path).get_many([key("a", str(n), str(part)) for n in range(last + 200) for part in range(8)])
+    found = ValueCache(tmp_path).get_many([key("a", str(n), str(part)) for n in range(last + 200) for part in range(8)])
     kept = sum(key("a", str(n), "0") in found for n in range(last + 200))
     assert kept > last
     assert len(found) == 8 * kept

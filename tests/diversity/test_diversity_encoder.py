@@ -13,7 +13,7 @@ from sentence_model import encoder_folder
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.diversity.embedding import sentences
-from fedllm_bench.diversity.embedding.cache import Kept
+from fedllm_bench.diversity.embedding.cache import ValueCache
 from fedllm_bench.diversity.embedding.encoder import embed, fingerprint
 from fedllm_bench.diversity.embedding.lsa import MAX_CHARACTERS
 from fedllm_bench.diversity.embedding.sentences import Encoding, batches
@@ -60,7 +60,7 @@ def test_vectors_are_the_librarys_and_each_text_is_encoded_once(
     model = sentences.load(folder, _settings(folder))
     expected = model.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False)
     monkeypatch.setattr(sentences, "load", lambda *_: model)
-    found = embed(TEXTS, _settings(folder), Kept(tmp_path))
+    found = embed(TEXTS, _settings(folder), ValueCache(tmp_path))
     assert found.vectors == pytest.approx(expected, abs=1e-5)
     assert found.vectors.dtype == np.float32
     assert sorted(encoded) == sorted(set(TEXTS))
@@ -69,18 +69,18 @@ def test_vectors_are_the_librarys_and_each_text_is_encoded_once(
 
 
 def test_what_is_kept_needs_no_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = embed(TEXTS, _settings(folder), Kept(tmp_path))
+    first = embed(TEXTS, _settings(folder), ValueCache(tmp_path))
 
     def refuse(*_: object) -> None:
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr(sentences, "load", refuse)
-    again = embed(TEXTS[::-1], _settings(folder), Kept(tmp_path))
+    again = embed(TEXTS[::-1], _settings(folder), ValueCache(tmp_path))
     assert np.array_equal(again.vectors[::-1], first.vectors)
     assert again.num_truncated == first.num_truncated
     for other in (_settings(folder, max_tokens=64), EncoderSettings(name=str(folder), prompt="query: ")):
         with pytest.raises(AssertionError, match="loaded"):
-            embed(TEXTS, other, Kept(tmp_path))
+            embed(TEXTS, other, ValueCache(tmp_path))
 
 
 def test_an_interrupted_call_keeps_what_it_had(
@@ -96,9 +96,9 @@ def test_an_interrupted_call_keeps_what_it_had(
     with monkeypatch.context() as patch:
         patch.setattr(Encoding, "_encode", third_time)
         with pytest.raises(KeyboardInterrupt):
-            embed(TEXTS, _settings(folder, batch_tokens=1), Kept(tmp_path))
+            embed(TEXTS, _settings(folder, batch_tokens=1), ValueCache(tmp_path))
     done = list(encoded)
-    embed(TEXTS, _settings(folder, batch_tokens=1), Kept(tmp_path))
+    embed(TEXTS, _settings(folder, batch_tokens=1), ValueCache(tmp_path))
     assert len(done) == 2
     assert sorted(encoded) == sorted(set(TEXTS))  # the two are not among those of the second call
 
@@ -107,15 +107,15 @@ def test_what_is_computed_is_written_as_it_goes(
     folder: Path, tmp_path: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill runs no last words: at each batch those before it are on disk."""
-    real, kept = Kept.put_many, []
+    real, kept = ValueCache.put_many, []
 
-    def counted(self: Kept, values: Mapping[str, np.ndarray]) -> None:
+    def counted(self: ValueCache, values: Mapping[str, np.ndarray]) -> None:
         real(self, values)
         kept.append((len(encoded), len(values)))
 
     monkeypatch.setattr(sentences, "SECONDS_BETWEEN_WRITES", 0.0)
-    monkeypatch.setattr(Kept, "put_many", counted)
-    embed(TEXTS[:3], _settings(folder, batch_tokens=1), Kept(tmp_path))
+    monkeypatch.setattr(ValueCache, "put_many", counted)
+    embed(TEXTS[:3], _settings(folder, batch_tokens=1), ValueCache(tmp_path))
     assert kept == [(1, 1), (2, 1), (3, 1), (3, 0)]
 
 
@@ -205,7 +205,7 @@ def test_lsa_vectors_are_units_the_same_in_any_order_and_zero_without_letters(tm
     found = embed(TEXTS, LSA)
     assert np.linalg.norm(found.vectors, axis=1) == pytest.approx([1, 1, 1, 1, 0, 1, 1], abs=1e-5)
     assert np.array_equal(embed(TEXTS[::-1], LSA).vectors[::-1], found.vectors)
-    kept = Kept(tmp_path)
+    kept = ValueCache(tmp_path)
     assert np.array_equal(embed(TEXTS, LSA, kept).vectors, embed(TEXTS, LSA, kept).vectors)
     assert (found.num_truncated, found.max_tokens) == (1, None)
     assert len(TEXTS[-1]) > MAX_CHARACTERS

@@ -15,7 +15,7 @@ from fedllm_bench.diversity.instruction import verbs
 from fedllm_bench.diversity.instruction.instruction import instruction_section, shared_bits
 from fedllm_bench.diversity.instruction.terms import c_tf_idf, class_terms, common_terms, terms_of
 from fedllm_bench.diversity.instruction.topics import find_topics, topic_entries
-from fedllm_bench.diversity.instruction.verbs import Asked, asked_in, verb_entries
+from fedllm_bench.diversity.instruction.verbs import VerbAndObject, asked_in, verb_entries
 from fedllm_bench.diversity.rows import DiversityRow
 
 SETTINGS = SimpleNamespace(seed=0)
@@ -160,14 +160,14 @@ def document(root):
 @pytest.mark.parametrize("relation", ["dobj", "obj"])
 def test_the_verb_and_its_direct_object(relation):
     root = token("Write", "VERB", "ROOT", token("please", "INTJ"), token("Essay", "NOUN", relation))
-    assert asked_in(document(root)) == Asked("write", "essay")
+    assert asked_in(document(root)) == VerbAndObject("write", "essay")
 
 
 def test_a_verb_below_a_root_that_is_none_and_a_prompt_without_verbs():
     root = token("thing", "NOUN", "ROOT", token("make", "VERB", "acl", token("cake", "NOUN", "obj")))
-    assert asked_in(document(root)) == Asked("make", "cake")
-    assert asked_in(document(token("hello", "INTJ", "ROOT"))) == Asked()
-    assert asked_in([]) == Asked()
+    assert asked_in(document(root)) == VerbAndObject("make", "cake")
+    assert asked_in(document(token("hello", "INTJ", "ROOT"))) == VerbAndObject()
+    assert asked_in([]) == VerbAndObject()
 
 
 def stub(texts):
@@ -190,7 +190,7 @@ def test_verbs_are_drawn_where_most_rows_have_a_parser_and_topics_else():
 
 def test_verbs_of_two_languages_are_apart_and_rows_without_an_object_count():
     rows = [row("a", "x", "eng"), row("a", "x", "eng"), row("b", "x", "deu"), row("b", "x", "zho")]
-    found = [Asked("go", "home"), Asked("go"), Asked("go", "heim"), None]
+    found = [VerbAndObject("go", "home"), VerbAndObject("go"), VerbAndObject("go", "heim"), None]
     entries = verb_entries(rows, found)
     assert [(entry["verb"], entry["language"], entry["rows"]) for entry in entries] == [
         ("go", "eng", 2),

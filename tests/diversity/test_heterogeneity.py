@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedllm_bench.diversity.embedding.heterogeneity import Index, heterogeneity, number
+from fedllm_bench.diversity.embedding.heterogeneity import HeterogeneityIndex, heterogeneity, number
 from fedllm_bench.diversity.embedding.kernels import kernel_features
 
 BY = ("source", "language")
@@ -20,7 +20,7 @@ def _features(points: np.ndarray) -> np.ndarray:
 
 def _index(
     points: np.ndarray, clients: np.ndarray, strata: np.ndarray | None = None, permutations: int = 0, seed: int = 0
-) -> Index:
+) -> HeterogeneityIndex:
     strata = np.zeros(len(points), np.int64) if strata is None else strata
     return heterogeneity(_features(points), clients, strata, permutations=permutations, seed=seed, stratified_by=BY)
 
@@ -142,7 +142,7 @@ def test_nothing_to_compare_is_no_number() -> None:
 @pytest.mark.parametrize(("value", "expected"), [(0.5, 0.2), (0.3, 0.6), (0.0, 1.0)])
 def test_the_p_value_counts_the_observed_and_ties(value: float, expected: float) -> None:
     null = np.array([0.1, 0.2, 0.3, 0.4])
-    found = Index(value, 0.1, null, 1, 1, 10, 5, ())
+    found = HeterogeneityIndex(value, 0.1, null, 1, 1, 10, 5, ())
     assert found.p_value == pytest.approx(expected)
     assert found.to_dict()["rejected_at_0.05"] is False
 

@@ -11,7 +11,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.build.decontaminate import normal
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.evaluation import split_prompts
-from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Context, Overrides, make_prompts, named
+from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Overrides, PromptContext, make_prompts, named
 from fedllm_bench.evaluation.records import Prompt
 
 EIGHT = {"arb", "eng", "fra", "por", "rus", "spa", "tel", "zho"}
@@ -21,7 +21,7 @@ needs_assets = pytest.mark.assets
 
 
 def prompts(name: str, **context: Any) -> list[Prompt]:
-    return make_prompts(BENCHMARKS[name], Context(**context), NONE)
+    return make_prompts(BENCHMARKS[name], PromptContext(**context), NONE)
 
 
 def settings(found: list[Prompt]) -> set[tuple[float, int]]:
@@ -143,7 +143,7 @@ def test_questions_of_the_mini_world_have_right_answers_and_tasks(tiny_split: Sp
 
 
 def test_settings_in_place_of_the_published_ones(tiny_split: Split):
-    found = make_prompts(BENCHMARKS["harmless"], Context(), Overrides(temperature=0.0, max_new_tokens=7, limit=3))
+    found = make_prompts(BENCHMARKS["harmless"], PromptContext(), Overrides(temperature=0.0, max_new_tokens=7, limit=3))
     assert len(found) == 3
     assert settings(found) == {(0.0, 7)}
     assert [prompt.turns for prompt in found] == [prompt.turns for prompt in prompts("harmless")[:3]]

@@ -16,7 +16,7 @@ from fedllm_bench.config.run import Method
 from fedllm_bench.methods import METHODS, VARIANTS
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.fedprox import FedProx
-from fedllm_bench.methods.local import Local
+from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.wrapped import core
 from fedllm_bench.training import block
@@ -44,7 +44,7 @@ def test_the_method_is_its_paper_under_plain_sgd(variant, name, monkeypatch):
 
 def test_local_clients_go_on_from_their_own_state_and_the_server_stays(monkeypatch):
     f, x = problem()
-    path, clients = run_suite(Local(), f, x, monkeypatch)
+    path, clients = run_suite(LocalOnly(), f, x, monkeypatch)
     assert all(torch.equal(server, x) for server in path)
     for ours, theirs in zip(clients, local(f, x), strict=True):
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
@@ -52,7 +52,7 @@ def test_local_clients_go_on_from_their_own_state_and_the_server_stays(monkeypat
 
 def test_local_uploads_nothing():
     tree = as_tree(torch.zeros(SIZE))
-    state, upload = Local().finish({"params": tree}, {"own": tree}, as_tree(torch.ones(SIZE)), tree, 3, LR)
+    state, upload = LocalOnly().finish({"params": tree}, {"own": tree}, as_tree(torch.ones(SIZE)), tree, 3, LR)
     assert upload == {}
     assert torch.equal(as_vector(state["own"]), torch.ones(SIZE))
 

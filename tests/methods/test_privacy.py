@@ -26,7 +26,7 @@ from fedllm_bench.methods.scaffold import Scaffold
 from fedllm_bench.training.batches import poisson_clients, schedule
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 
 def private(
@@ -128,7 +128,7 @@ def test_without_noise_and_with_a_wide_clip_and_all_clients_it_is_the_inner_meth
     for config in (plain_config, tiny_run_config(name, *everyone, *wide)):
         method, folder = make_method(config), tmp_path / config.hash
         blocks = in_process(double_model, method, config)
-        run = Run(config=config, method=method, clients=tiny_clients, map_blocks=blocks, folder=folder)
+        run = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=blocks, folder=folder)
         found.append(outcome_of(run, initial(double_model, torch.float64)))
     assert schedule(config, 6) == [[0, 1, 2, 3, 4, 5]] * 2
     gaps = [(a[n] - b[n]).abs().max() for a, b in zip(*found, strict=True) for n in a]

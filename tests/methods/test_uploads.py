@@ -21,15 +21,15 @@ from fedllm_bench.methods.uploads import FrozenA, HalfUploads, is_a
 from fedllm_bench.training.aggregation import aggregation_error
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.engines import ENGINES, in_process
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 HALF, FROZEN = "communication.upload_dtype=float16", "communication.lora_aggregation=frozen_a"
 ERROR = "communication.aggregation_error=true"
 
 
-def run_of(config, model, clients, folder) -> Run:
+def run_of(config, model, clients, folder) -> TrainingRun:
     method = make_method(config)
-    return Run(
+    return TrainingRun(
         config=config, method=method, clients=clients, map_blocks=in_process(model, method, config), folder=folder
     )
 
@@ -125,7 +125,7 @@ def test_a_is_bit_equal_after_a_run_and_b_is_trained(name, engine, tiny_model, t
     start = {n: t + 0.1 * is_a(n) for n, t in initial(tiny_model).items()}
     method = make_method(config)
     blocks = ENGINES[engine](tiny_model, method, config)
-    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=blocks, folder=tmp_path / "run")
+    run = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=blocks, folder=tmp_path / "run")
     params = outcome_of(run, start)[0]
     assert all(torch.equal(params[n], start[n]) == is_a(n) for n in params)
 

@@ -27,7 +27,7 @@ from fedllm_bench.mini.world import (
     NUM_RELATIONS,
     NUM_STYLES,
     NUM_WORDINGS,
-    Item,
+    WorldQuestion,
     fact_item,
     make_world,
     sum_item,
@@ -59,7 +59,7 @@ def manifest() -> dict[str, Any]:
     return files.read_json(BASE / "manifest.json")
 
 
-def share_right(model: LoraModel, items: list[Item]) -> float:
+def share_right(model: LoraModel, items: list[WorldQuestion]) -> float:
     with model.using(None):
         given = answers(model, [[{"role": "user", "content": item.prompt}] for item in items], SETTINGS)
     return float(np.mean([answer == item.completion for answer, item in zip(given, items, strict=True)]))

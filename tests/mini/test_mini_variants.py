@@ -23,7 +23,7 @@ from fedllm_bench.mini.probes import PROBES
 from fedllm_bench.mini.raw import RawRow
 from fedllm_bench.mini.tastes import COMPLIES, MODELS, TRAITS, liking, make_taste
 from fedllm_bench.mini.users import Population
-from fedllm_bench.mini.votes import Vote, make_votes
+from fedllm_bench.mini.votes import Battle, make_votes
 
 WORLD = Population(seed=0)
 SMALL = Population(seed=3, num_users=6, num_below_cut=4, num_names=8)
@@ -63,7 +63,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Split]:
 
 
 @pytest.fixture(scope="module")
-def votes() -> list[Vote]:
+def votes() -> list[Battle]:
     return make_votes(WORLD)
 
 
@@ -165,7 +165,7 @@ def test_a_tiny_run_on_votes_ends_with_results(tiny_folder: Path, tmp_path: Path
 # --- taste
 
 
-def decided(votes: list[Vote]) -> list[Vote]:
+def decided(votes: list[Battle]) -> list[Battle]:
     return [vote for vote in votes if vote.preferred is not None and vote.split == "train"]
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fedllm_bench.comparison.compare import compare_models
-from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.run_scores import ScoredRun
-from fedllm_bench.evaluation.scoring.estimates import Rules, change, side_estimate
+from fedllm_bench.evaluation.scoring.estimates import ScoreRules, change, side_estimate
 from fedllm_bench.evaluation.scoring.views import MEAN_OVER_QUESTIONS
 from fedllm_bench.leaderboard.ranking.intervals import over_units
 from fedllm_bench.leaderboard.ranking.measures import Measure, side_of
@@ -54,7 +54,7 @@ def measure(scores, unit, estimator):
 
 def compared(a, b, unit):
     runs = [
-        ScoredRun(path=Path(name), config={}, measured={"m": Measured(scores=tuple(of), version="1", unit=unit,
+        ScoredRun(path=Path(name), config={}, measured={"m": MetricScores(scores=tuple(of), version="1", unit=unit,
                   higher_is_better=False, scale=SCALES.get(unit))})
         for name, of in (("a", a), ("b", b))
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def test_a_run_a_grid_and_a_board_agree(estimator, n):
 def test_shares_agree_in_a_run_a_grid_a_report_a_comparison_and_a_board(n, before, after):
     base, ours = shares(n, 0, before), shares(n, 1, after)
     entry = metric_entry(info("share"), ScoreSet(before=base, after=ours))
-    rules = Rules(low=0, high=1, min_coverage=1.0)
+    rules = ScoreRules(low=0, high=1, min_coverage=1.0)
     same(
         entry["difference"],
         difference(MEAN_OVER_CLIENTS, {0: ours}, {0: base}, scale=SCALES["share"]),
@@ -112,7 +112,7 @@ def test_shares_agree_in_a_run_a_grid_a_report_a_comparison_and_a_board(n, befor
 def test_equal_ratings_are_not_significant_from_two_questions():
     base = [Score(f"q{i}", 6.0, cluster=f"q{i}") for i in range(2)]
     ours = [replace(score, value=7.0) for score in base]
-    rules = Rules(low=1, high=10, min_coverage=1.0)
+    rules = ScoreRules(low=1, high=10, min_coverage=1.0)
     found = change(ours, base, MEAN_OVER_QUESTIONS, rules)
     assert (found.mean, found.interval, found.significant) == (1.0, "exact", False)
     assert (

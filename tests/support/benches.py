@@ -19,7 +19,7 @@ from fedllm_bench.runs.client_rounds import FILE, watcher
 from fedllm_bench.runs.loading import Bench, load_bench
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training import engines
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 DATASETS = {"sft": "aya", "preference": "chatbot_pa"}
 
@@ -43,9 +43,9 @@ def bench_loader(
     return load
 
 
-def run_of(bench: Bench) -> Run:
+def run_of(bench: Bench) -> TrainingRun:
     engine = engines.ENGINES["inprocess"](bench.model, bench.method, bench.config)
-    return Run(config=bench.config, method=bench.method, clients=bench.clients, map_blocks=engine,
+    return TrainingRun(config=bench.config, method=bench.method, clients=bench.clients, map_blocks=engine,
                folder=bench.cell.folder, watch=watcher(bench))  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.faults import DROPPED_OUT, drops_out, participants, steps_done
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 CELLS = [(seed, round_num, client) for seed in range(4) for round_num in range(30) for client in range(40)]
 PLAN = (((0, 1),), ((2, 3),), ((4, 5),), ((6, 7),), ((8, 9),))
@@ -129,7 +129,7 @@ def test_every_method_survives_faults_and_resumes_bit_by_bit(name, dropping, tin
     config = tiny_run_config(name, *FAULTY)
     method = make_method(config)
     engine = in_process(dropping, method, config)
-    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=engine, folder=tmp_path / "whole")
+    run = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=engine, folder=tmp_path / "whole")
     run.folder.mkdir()
     server = run_rounds(run, initial(dropping))
     assert all(torch.isfinite(tensor).all() for tensor in server.params.values())
@@ -158,7 +158,9 @@ def test_all_engines_meet_the_same_faults(tiny_model, tiny_clients, tiny_run_con
         folder = tmp_path / name
         folder.mkdir()
         blocks = engine(tiny_model, make_method(config), config)
-        run = Run(config=config, method=make_method(config), clients=tiny_clients, map_blocks=blocks, folder=folder)
+        run = TrainingRun(
+            config=config, method=make_method(config), clients=tiny_clients, map_blocks=blocks, folder=folder
+        )
         run_rounds(run, initial(tiny_model))
         records = read_jsonl(folder / "rounds.jsonl")
         plans[name] = [(record["clients"], record["failures"], record["steps"]) for record in records]
@@ -199,7 +201,7 @@ def test_a_plan_in_which_nobody_drops_out_changes_no_bit(
         folder.mkdir()
         method = make_method(config)
         blocks = in_process(dropping, method, config)
-        run = Run(config=config, method=method, clients=tiny_clients, map_blocks=blocks, folder=folder)
+        run = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=blocks, folder=folder)
         run_rounds(run, initial(dropping))
         outcomes.append(left_behind(run))
     assert same_bits(*outcomes)

@@ -20,7 +20,7 @@ from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.objectives import OBJECTIVES
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 ROUNDS, KILLS = 8, 3
 OBJECTIVE_CASES = {"sft": ("aya", "tiny_clients"), "dpo": ("chatbot_pa", "pair_clients")}  # data set, fixture
@@ -31,7 +31,7 @@ def rounds_done(folder: Path) -> int:
     return len(read_jsonl(folder / "rounds.jsonl")) if (folder / "rounds.jsonl").is_file() else 0
 
 
-def kill_in(run: Run, model: LoraModel, round_num: int, delay_seconds: float) -> int | None:
+def kill_in(run: TrainingRun, model: LoraModel, round_num: int, delay_seconds: float) -> int | None:
     """Run in a process of its own, killed `delay_seconds` after `round_num` rounds; its exit code."""
     # fork: loading torch and the model anew would take five seconds each time
     process = multiprocessing.get_context("fork").Process(target=run_rounds, args=(run, initial(model)))
@@ -65,7 +65,7 @@ def test_a_run_killed_in_random_rounds_ends_with_the_same_bits(
     assert config.local.loss == objective
     method = make_method(config)
     engine = in_process(dropping, method, config)
-    whole = Run(config=config, method=method, clients=clients, map_blocks=engine, folder=tmp_path / "whole")
+    whole = TrainingRun(config=config, method=method, clients=clients, map_blocks=engine, folder=tmp_path / "whole")
     broken = replace(whole, folder=tmp_path / "broken")
     whole.folder.mkdir()
     broken.folder.mkdir()

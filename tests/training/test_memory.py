@@ -17,7 +17,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.fitting import check_fits, in_words, model_settings
-from fedllm_bench.training.memory import Estimate, NoEstimate, estimate
+from fedllm_bench.training.memory import MemoryEstimate, NoEstimate, estimate
 from fedllm_bench.training.model.lora_model import load_model
 
 
@@ -117,4 +117,4 @@ def test_a_dry_run_shows_it_and_loads_nothing(tiny_folder, tmp_path, monkeypatch
 
 
 def test_the_total_is_the_sum_of_its_parts():
-    assert Estimate(base=1, adapters=2, optimizer=4, activations=8, logits=16, trainable=999).total == 31
+    assert MemoryEstimate(base=1, adapters=2, optimizer=4, activations=8, logits=16, trainable=999).total == 31

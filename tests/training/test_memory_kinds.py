@@ -22,7 +22,7 @@ from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.fitting import check_fits, model_settings
-from fedllm_bench.training.memory import Estimate, estimate
+from fedllm_bench.training.memory import MemoryEstimate, estimate
 from fedllm_bench.training.model.lora import attach, initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 from fedllm_bench.training.model.recompute import recomputing
@@ -39,7 +39,7 @@ def with_model(config: RunConfig, **changes: Any) -> RunConfig:
 def measured(tiny_run_config: Any, packable_folder: Path) -> Any:
     """measured("lora.dora=true"): config, estimate, model, and the most bytes that autograd kept in one step."""
 
-    def measure(*overrides: str, checkpointing: bool = False) -> tuple[RunConfig, Estimate, LoraModel, int]:
+    def measure(*overrides: str, checkpointing: bool = False) -> tuple[RunConfig, MemoryEstimate, LoraModel, int]:
         dpo = overrides == ("dpo",)
         words = ["lora.targets=auto", *(() if dpo else overrides)]
         config = tiny_run_config("fedavg", *words, dataset="chatbot_pa" if dpo else "aya", model=str(packable_folder))

@@ -20,7 +20,7 @@ from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
 from fedllm_bench.training.out_of_memory import Limit, WithinMemory, is_out_of_memory, regrouped, rows_at_once
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 LOCAL = settings(micro_batch=4, accumulation=1)
 
@@ -140,7 +140,7 @@ def test_a_run_that_meets_it_ends_as_one_that_does_not(
     for folder in (tmp_path / "roomy", tmp_path / "tight"):
         folder.mkdir()
         blocks = engines.in_process(double_model, method, config)
-        run = Run(config=config, method=method, clients=tiny_clients, map_blocks=blocks, folder=folder)
+        run = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=blocks, folder=folder)
         server = run_rounds(run, start)
         states = [run.states.get(client, {}, 2) for client in range(6)]
         outcomes.append([server.params, *(state[key] for state in states for key in state)])

@@ -25,7 +25,7 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.runs.reference import with_reference
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 
 def config_of(tiny_run_config, name: str, *overrides: str):
@@ -60,7 +60,7 @@ def test_block_sizes_agree(double_model, pair_clients, tiny_run_config, tmp_path
         config = config_of(tiny_run_config, "scaffold", f"local.block_size={block_size}")
         method, folder = make_method(config), tmp_path / str(block_size)
         blocks = in_process(double_model, method, config)
-        whole = Run(config=config, method=method, clients=clients, map_blocks=blocks, folder=folder)
+        whole = TrainingRun(config=config, method=method, clients=clients, map_blocks=blocks, folder=folder)
         return outcome_of(whole, initial(double_model, torch.float64))
 
     assert distance(run(4), run(1)) < 1e-11

@@ -15,7 +15,7 @@ from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.common.text import part_of
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.methods.local import Local
+from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.training import rounds
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult, ClientTask
@@ -143,7 +143,7 @@ def test_local_sends_nothing_and_trains_only_who_is_asked_for(tiny_clients, tiny
     assert torch.equal(server.params["w"], START["w"])
     records = read_jsonl(tmp_path / "rounds.jsonl")
     assert [(r["bytes_up"], r["bytes_down"], r["update_norm"]) for r in records] == [(0, 0, 0)] * 3
-    assert isinstance(run.method, Local)
+    assert isinstance(run.method, LocalOnly)
 
 
 def test_a_round_of_clients_without_rows_leaves_the_server_as_it_is(tiny_clients, tiny_run_config, tmp_path):

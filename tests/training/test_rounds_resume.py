@@ -22,7 +22,7 @@ from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.model.lora_model import load_model
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -67,7 +67,7 @@ def test_a_kill_between_the_writes_of_a_round_changes_nothing(
 
 def test_a_finished_run_does_not_train_again(dropping, tiny_clients, tiny_run_config, tmp_path):
     config = tiny_run_config("fedavg", "federation.rounds=1")
-    run = Run(
+    run = TrainingRun(
         config=config,
         method=FedAvg(),
         clients=tiny_clients,
@@ -89,7 +89,7 @@ def test_engines_and_block_sizes_agree(name, engine, double_model, tiny_clients,
         config = tiny_run_config(name, f"local.block_size={block_size}", "federation.rounds=2")
         method, folder = make_method(config), tmp_path / f"{engine}-{block_size}"
         blocks = ENGINES[engine](double_model, method, config)
-        whole = Run(config=config, method=method, clients=tiny_clients, map_blocks=blocks, folder=folder)
+        whole = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=blocks, folder=folder)
         return outcome_of(whole, initial(double_model, torch.float64))
 
     reference = run("inprocess", 1)
@@ -114,7 +114,7 @@ def test_the_order_in_which_blocks_arrive_changes_no_bit(name, dropping, tiny_cl
     def backwards(message: Message, blocks: Iterable[Any], local: Any) -> Iterable[list[ClientResult]]:
         return reversed(list(real(message, blocks, local)))
 
-    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "forwards")
+    run = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "forwards")
     forwards = outcome_of(run, initial(dropping))
     turned = outcome_of(replace(run, map_blocks=backwards, folder=tmp_path / "backwards"), initial(dropping))
     assert same_bits(forwards, turned)
@@ -130,7 +130,7 @@ def test_a_resumed_run_on_a_gpu_goes_on_from_states_that_lie_on_disk(
     model = load_model(config.model, config.lora, "cuda")
     method = make_method(config)
     engine = in_process(model, method, config)
-    run = Run(config=config, method=method, clients=tiny_clients, map_blocks=engine, folder=tmp_path)
+    run = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=engine, folder=tmp_path)
     with pytest.raises(Killed):
         run_rounds(replace(run, map_blocks=killed_at(run.map_blocks, 1, 1)), initial(model))
     server = run_rounds(run, initial(model))

@@ -28,7 +28,7 @@ from fedllm_bench.training.engines import ENGINES
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 ROWS, STEPS = (range(5), range(5, 9), range(9, 22)), (2, 0, 3)  # of each client
 PART = random_part(seed=11, num_rows=22)
@@ -108,7 +108,7 @@ def test_whole_runs_agree(name, tiny_model, tiny_clients, tiny_run_config, tmp_p
         map_blocks = ENGINES[engine](tiny_model, method, config)
         folder = tmp_path / engine
         folder.mkdir()
-        run = Run(config=config, method=method, clients=tiny_clients, map_blocks=map_blocks, folder=folder)
+        run = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=map_blocks, folder=folder)
         server = run_rounds(run, initial_adapter(tiny_model.layers, rank=4, seed=0))
         states = [run.states.get(client, {}, server.round) for client in range(6)]
         found[engine] = [server.params, *server.slots.values(), *(tree for state in states for tree in state.values())]

@@ -36,7 +36,7 @@ from fedllm_bench.training.engines import ENGINES
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.trl_client import TrainedClient, adapter_parameters, put
 
 ROWS, STEPS = (range(5), range(5, 9), range(9, 22)), (2, 0, 3)
@@ -98,7 +98,7 @@ def rounds_by(engine: str, config: Any, model: LoraModel, clients: Clients, fold
     """The server's trees and the clients' states after a whole run, and its records."""
     method = make_method(config)
     map_blocks = ENGINES[engine](model, method, config)
-    run = Run(config=config, method=method, clients=clients, map_blocks=map_blocks, folder=folder / engine)
+    run = TrainingRun(config=config, method=method, clients=clients, map_blocks=map_blocks, folder=folder / engine)
     run.folder.mkdir()
     server = run_rounds(run, initial(model, model.base.dtype))
     states = [run.states.get(client, {}, server.round) for client in range(len(clients))]

@@ -15,7 +15,7 @@ from fedllm_bench.common.progress import track
 from fedllm_bench.data.build.bad_rows import BadRow, Handle, Skipped, stop
 from fedllm_bench.data.build.columns import Columns
 from fedllm_bench.data.build.decontaminate import EvaluationPrompts
-from fedllm_bench.data.build.funnel import Left, Tally, funnel, left_by_choice, left_by_filters, refuse_empty
+from fedllm_bench.data.build.funnel import FunnelTally, Left, funnel, left_by_choice, left_by_filters, refuse_empty
 from fedllm_bench.data.build.hub import HubSource
 from fedllm_bench.data.build.parts import MIN_UNSEEN_ROWS, Groups, make_parts
 from fedllm_bench.data.build.raw_files import passed_over, raw_files, relative_name
@@ -148,7 +148,7 @@ def _path(raw: Raw, name: str) -> str:
     return str(raw / name if raw.is_dir() else raw)
 
 
-def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filter], recipe: Recipe) -> Tally:
+def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filter], recipe: Recipe) -> FunnelTally:
     """The first pass. Memory: one number per user, no rows. Too many bad rows are a :class:`UserError`."""
     skipped = Skipped() if recipe.bad_rows == "skip" else None
     files: Counter[str] = Counter()
@@ -169,7 +169,7 @@ def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filte
     if skipped:
         files += skipped.by_file
         skipped.refuse_many(files.total())
-    return Tally(rows_by_file=files, stopped=tuple(stopped), standing=standing, unsaid=unsaid, skipped=skipped)
+    return FunnelTally(rows_by_file=files, stopped=tuple(stopped), standing=standing, unsaid=unsaid, skipped=skipped)
 
 
 def _filters_passed(sample: Sample, steps: Sequence[Filter]) -> int:
@@ -196,7 +196,9 @@ def collect(samples: Iterable[Sample], steps: Sequence[Filter], wanted: set[str]
     return dict(groups)
 
 
-def _split_info(info: BuildInfo, recipe: Recipe, tally: Tally, left: Sequence[Left], notes: Sequence[str]) -> SplitInfo:
+def _split_info(
+    info: BuildInfo, recipe: Recipe, tally: FunnelTally, left: Sequence[Left], notes: Sequence[str]
+) -> SplitInfo:
     declared = info.declaration
     decontaminate = {"decontaminate": info.evaluation.record} if info.evaluation else {}
     return SplitInfo(
@@ -216,7 +218,7 @@ def _revision(info: BuildInfo) -> str | None:
     return info.raw.revision if isinstance(info.raw, HubSource) else info.revision
 
 
-def _upstream_files(raw: Raw, tally: Tally) -> tuple[UpstreamFile, ...]:
+def _upstream_files(raw: Raw, tally: FunnelTally) -> tuple[UpstreamFile, ...]:
     """None for the hub, where the revision names every byte."""
     if isinstance(raw, HubSource):
         return ()

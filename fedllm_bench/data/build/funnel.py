@@ -18,7 +18,7 @@ NO_LIMIT = "(no limit)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tally:
+class FunnelTally:
     """Rows by file, rows stopped by each filter, and how far the best row of each user came.
 
     `standing`: the number of rows that passed every filter, or minus the number of filters still ahead.
@@ -46,7 +46,7 @@ class Left(NamedTuple):
     reason: str
 
 
-def left_by_filters(tally: Tally, steps: Sequence[Filter]) -> Iterator[Left]:
+def left_by_filters(tally: FunnelTally, steps: Sequence[Filter]) -> Iterator[Left]:
     rows = tally.rows_by_file.total()
     yield Left("raw", rows, len(tally.standing), "rows read")
     if tally.skipped:

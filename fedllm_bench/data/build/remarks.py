@@ -6,13 +6,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from fedllm_bench.data.build.funnel import Tally
+from fedllm_bench.data.build.funnel import FunnelTally
 from fedllm_bench.data.build.recipe import Recipe
 
 MOST_NAMES = 8  # of files
 
 
-def remarks(tally: Tally, users: Iterable[str], recipe: Recipe, aside: Sequence[str]) -> Iterator[str]:
+def remarks(tally: FunnelTally, users: Iterable[str], recipe: Recipe, aside: Sequence[str]) -> Iterator[str]:
     """Of files laid `aside`, skipped rows, flags that rows do not state, and `users` with ids that look alike."""
     if aside:
         more = f" and {len(aside) - MOST_NAMES} more" if len(aside) > MOST_NAMES else ""

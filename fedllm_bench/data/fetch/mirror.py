@@ -37,7 +37,7 @@ class IndexFile:
 
 
 @checked(frozen=True)
-class Index:
+class MirrorIndex:
     """What index.json says: which split lies here, and the sha256 and size of each of its files."""
 
     format: int
@@ -144,7 +144,7 @@ def base_address(source: str) -> str:
     return f"{endpoint.rstrip('/')}/datasets/{name}/resolve/{revision}"
 
 
-def _index(base: str) -> Index:
+def _index(base: str) -> MirrorIndex:
     """The index of a mirror: as it is now, or, where the mirror cannot be reached, as it was last time."""
     cached = cache_root() / "mirrors" / f"{sha256_json(base)[:20]}.json"
     try:
@@ -169,9 +169,9 @@ def _check_index(path: Path) -> None:
     _read_index(path)
 
 
-def _read_index(path: Path) -> Index:
+def _read_index(path: Path) -> MirrorIndex:
     try:
-        index: Index = _adapter().validate_json(path.read_bytes(), strict=True)
+        index: MirrorIndex = _adapter().validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))[:80] or "the file"
@@ -187,4 +187,4 @@ def _read_index(path: Path) -> Index:
 
 
 def _adapter() -> Any:
-    return TypeAdapter(Index)
+    return TypeAdapter(MirrorIndex)

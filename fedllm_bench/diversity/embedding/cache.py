@@ -40,13 +40,13 @@ def key(*parts: str) -> str:
     return files.sha256_json(list(parts))
 
 
-def default_cache() -> Kept:
+def default_cache() -> ValueCache:
     """Where the commands keep such values."""
-    return Kept(files.cache_root() / "diversity")
+    return ValueCache(files.cache_root() / "diversity")
 
 
 @dataclass(frozen=True)
-class Kept:
+class ValueCache:
     """What is kept in `folder`, which is made when the first value is written.
 
     A folder that cannot be written, or has no space left, is a :class:`UserError`.

@@ -37,7 +37,7 @@ STRATA = ("source", "language")
 EMBEDDED = "mini:"  # how the sources of the embedded world begin
 
 
-class Asked(Protocol):
+class EmbeddingInputs(Protocol):
     """What the measures of embeddings are computed with. `embedder` is None for the default."""
 
     @property
@@ -67,7 +67,7 @@ class Arrays:
 
 
 def embedding_section(
-    rows: Sequence[DiversityRow], settings: Asked, topics: Sequence[str] | None = None
+    rows: Sequence[DiversityRow], settings: EmbeddingInputs, topics: Sequence[str] | None = None
 ) -> tuple[dict[str, Any], Arrays]:
     """The section "embedding" of a report, and the arrays behind it. `topics`: of each row, where they are known.
 
@@ -146,7 +146,11 @@ def _similarity(similarity: Doubles) -> dict[str, float | None]:
 
 
 def _indexes(
-    rows: Sequence[DiversityRow], features: Floats, of_row: Ints, settings: Asked, topics: Sequence[str] | None
+    rows: Sequence[DiversityRow],
+    features: Floats,
+    of_row: Ints,
+    settings: EmbeddingInputs,
+    topics: Sequence[str] | None,
 ) -> dict[str, Any]:
     names = (*STRATA, *(("topic",) if topics is not None else ()))
     labels: list[tuple[str, ...]] = [(row.source, row.language) for row in rows]

@@ -14,7 +14,7 @@ from fedllm_bench.common import network
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.files import sha256_json
 from fedllm_bench.config import base_model, model_files
-from fedllm_bench.diversity.embedding.cache import Kept
+from fedllm_bench.diversity.embedding.cache import ValueCache
 from fedllm_bench.diversity.embedding.lsa import LSA, MAX_CHARACTERS, lsa_vectors
 from fedllm_bench.diversity.embedding.settings import ADVICE, DEFAULT_MODEL, EncoderSettings, Floats, prompt_of
 
@@ -44,7 +44,7 @@ class Embedded:
         }
 
 
-def embed(texts: Sequence[str], encoder: EncoderSettings, cache: Kept | None = None) -> Embedded:
+def embed(texts: Sequence[str], encoder: EncoderSettings, cache: ValueCache | None = None) -> Embedded:
     """Vectors of `texts`, in their order; with a cache each text is computed once for all calls.
 
     Raises a :class:`UserError` where the model cannot be loaded or gives no finite vectors, and for no texts.

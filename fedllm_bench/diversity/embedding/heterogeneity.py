@@ -32,7 +32,7 @@ BINS = 30
 
 
 @dataclass(frozen=True)
-class Index:
+class HeterogeneityIndex:
     """`value` is None where no stratum has two clients and a client with two rows; `null` are the permuted values."""
 
     value: float | None
@@ -90,7 +90,7 @@ def number(labels: Sequence[Any]) -> Ints:
 
 def heterogeneity(
     features: Floats, clients: Ints, strata: Ints, *, permutations: int, seed: int, stratified_by: Sequence[str] = ()
-) -> Index:
+) -> HeterogeneityIndex:
     """The index from features of length 1, (n, D), and each row's client and stratum, numbers from 0.
 
     A stratum without a second client, or without a client of two rows, compares nothing: its rows are left out and
@@ -104,7 +104,7 @@ def heterogeneity(
         value, se = cells.index, standard_error(cells)
         trials = track(range(permutations), "permutations", permutations) if permutations else ()
         null = [layout.cells(features, layout.permuted(seed, trial)).index for trial in trials]
-    return Index(
+    return HeterogeneityIndex(
         value=value,
         se=se,
         null=np.array(null),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench.diversity.embedding.cache import Kept, key
+from fedllm_bench.diversity.embedding.cache import ValueCache, key
 
 Floats = NDArray[np.float32]
 
@@ -24,7 +24,7 @@ POWER_ITERATIONS = 4
 VERSION = "1"
 
 
-def lsa_vectors(texts: Sequence[str], seed: int, cache: Kept | None = None) -> Floats:
+def lsa_vectors(texts: Sequence[str], seed: int, cache: ValueCache | None = None) -> Floats:
     """Vectors of distinct texts, shape (n, at most 128), of length 1, or 0 where a text has no known n-gram.
 
     The same for the same texts in the same order and seed, on one kind of machine.

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.progress import track
-from fedllm_bench.diversity.embedding.cache import Kept
+from fedllm_bench.diversity.embedding.cache import ValueCache
 from fedllm_bench.diversity.embedding.settings import ADVICE, EncoderSettings, Floats, key_of, prompt_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Encoding:
     folder: Path
     asked: tuple[str, ...]
 
-    def vectors(self, texts: Sequence[str], cache: Kept | None) -> Floats:
+    def vectors(self, texts: Sequence[str], cache: ValueCache | None) -> Floats:
         """For each distinct text a vector of length 1, the number of its tokens, and the limit it was cut to."""
         keys = [key_of(self.asked, text) for text in texts]
         found = dict(cache.get_many(keys)) if cache else {}

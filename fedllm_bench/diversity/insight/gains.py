@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedllm_bench.common.errors import UserError, unknown
-from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.run_scores import differences, from_training, read_object, read_score_file
 from fedllm_bench.config.run import RunConfig, check
 from fedllm_bench.runs.cell import BASELINE, RESULTS
@@ -21,7 +21,7 @@ FREE = ("method", "federation.weighting", "data.shuffle_users", "evaluation", "p
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class FinishedRun:
     """A finished run. `hashes`: of its split and of its base model."""
 
     path: Path
@@ -47,14 +47,14 @@ class RunGains:
     """Outcome -> client -> gain, in the metric's unit, above 0 where the client is better off. `baseline`: the run of
     clients alone; None where there is none, and then there are no gains over it."""
 
-    run: Trained
+    run: FinishedRun
     metric: str
-    measured: Measured
+    measured: MetricScores
     baseline: Path | None
     gains: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-def open_trained(folder: Path) -> Trained:
+def open_trained(folder: Path) -> FinishedRun:
     """Raises a :class:`UserError` for what is no finished run folder."""
     for name in ("config.json", "environment.json", RESULTS):
         if not (folder / name).is_file():
@@ -62,12 +62,12 @@ def open_trained(folder: Path) -> Trained:
     try:
         config = check(read_object(folder / "config.json"))
         data = read_object(folder / "environment.json")["data"]
-        return Trained(path=folder, config=config, hashes=(str(data["split_hash"]), str(data["base_hash"])))
+        return FinishedRun(path=folder, config=config, hashes=(str(data["split_hash"]), str(data["base_hash"])))
     except (KeyError, TypeError) as error:
         raise UserError(f"RUN={folder}: environment.json has no {error}; the folder was changed") from error
 
 
-def of_one_split(runs: Sequence[Trained]) -> list[Trained]:
+def of_one_split(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     """The runs of which gains are computed: all but those of clients alone.
 
     Raises a :class:`UserError` where they are not of one split and base model, and where none is left.
@@ -82,7 +82,7 @@ def of_one_split(runs: Sequence[Trained]) -> list[Trained]:
     return list({run.path.resolve(): run for run in found}.values())
 
 
-def run_gains(run: Trained, given: Sequence[Trained], metric: str | None = None) -> RunGains:
+def run_gains(run: FinishedRun, given: Sequence[FinishedRun], metric: str | None = None) -> RunGains:
     """`given`: runs among which the one of clients alone may be; else it is looked for beside the run's own folder.
 
     Raises a :class:`UserError` for a metric that the run was not scored on.
@@ -101,7 +101,7 @@ def run_gains(run: Trained, given: Sequence[Trained], metric: str | None = None)
     )
 
 
-def gains(after: Measured, other: Sequence[Score]) -> dict[str, float]:
+def gains(after: MetricScores, other: Sequence[Score]) -> dict[str, float]:
     """Client -> how much better `after` is than `other`, mean over the items that both have a score for."""
     ours, theirs = paired_clusters(after.scores, other)
     sign = 1 if after.higher_is_better else -1
@@ -109,7 +109,7 @@ def gains(after: Measured, other: Sequence[Score]) -> dict[str, float]:
     return {client: sign * (a - b) for client, (a, b) in means.items() if a is not None and b is not None}
 
 
-def baseline_of(run: Trained, others: Sequence[Trained]) -> Trained | None:
+def baseline_of(run: FinishedRun, others: Sequence[FinishedRun]) -> FinishedRun | None:
     """The run of clients alone with the same seed, split, base model and local training; the first that is found."""
     for other in others:
         if other.method == BASELINE and other.hashes == run.hashes and not _differ(run.config, other.config):
@@ -125,14 +125,14 @@ def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
-def _beside(run: Trained) -> list[Trained]:
+def _beside(run: FinishedRun) -> list[FinishedRun]:
     """Finished runs of `local` in the folder of runs that the run lies in: runs/<split>/local/s<seed>-<hash>."""
     folder = run.path.resolve().parents[1] / BASELINE
     found = sorted(folder.glob(f"s{run.config.seed}-*")) if folder.is_dir() else []
     return [open_trained(path) for path in found if (path / RESULTS).is_file()]
 
 
-def _after(folder: Path, metric: str, like: Measured) -> list[Score] | None:
+def _after(folder: Path, metric: str, like: MetricScores) -> list[Score] | None:
     found = from_training(folder).get(metric)
     return list(found.scores) if found and found.identity() == like.identity() else None
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import entropy
 
 from fedllm_bench.diversity.instruction.topics import Labels, Vectors, find_topics, topic_entries
-from fedllm_bench.diversity.instruction.verbs import Asked, Parse, asked, parsers, verb_entries
+from fedllm_bench.diversity.instruction.verbs import Parse, VerbAndObject, asked, parsers, verb_entries
 from fedllm_bench.diversity.rows import DiversityRow
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def shared_bits(clients: NDArray[np.intp], topics: Labels) -> float:
 
 
 def _by_client(
-    rows: Sequence[DiversityRow], labels: Labels, found: Sequence[Asked | None]
+    rows: Sequence[DiversityRow], labels: Labels, found: Sequence[VerbAndObject | None]
 ) -> dict[str, dict[str, Any]]:
     topics: dict[str, Counter[str]] = {}
     verbs: dict[str, Counter[str]] = {}

@@ -26,7 +26,7 @@ Parse = Callable[[Sequence[str]], Iterator[Any]]  # texts -> one document each
 
 
 @dataclass(frozen=True)
-class Asked:
+class VerbAndObject:
     """The verb of a prompt and its object, as lemmas; "" where there is none."""
 
     verb: str = ""
@@ -49,9 +49,9 @@ def parsers(languages: Sequence[str]) -> dict[str, Parse]:
     return found
 
 
-def asked(rows: Sequence[DiversityRow], parse: Mapping[str, Parse]) -> list[Asked | None]:
+def asked(rows: Sequence[DiversityRow], parse: Mapping[str, Parse]) -> list[VerbAndObject | None]:
     """What each row asks for; None where no parser knows its language."""
-    found: list[Asked | None] = [None] * len(rows)
+    found: list[VerbAndObject | None] = [None] * len(rows)
     for language, pipe in parse.items():
         own = [i for i, row in enumerate(rows) if row.language == language]
         texts = [rows[i].prompt[:LETTERS] for i in own]
@@ -60,15 +60,15 @@ def asked(rows: Sequence[DiversityRow], parse: Mapping[str, Parse]) -> list[Aske
     return found
 
 
-def asked_in(document: Any) -> Asked:
+def asked_in(document: Any) -> VerbAndObject:
     """The verb nearest to the root of the first sentence that has one, and its first direct object."""
     for token in document:
         if token.dep_ == "ROOT":
             verb = _nearest_verb(token)
             if verb is not None:
                 objects = [child.lemma_.lower() for child in verb.children if child.dep_ in OBJECTS]
-                return Asked(verb.lemma_.lower(), objects[0] if objects else "")
-    return Asked()
+                return VerbAndObject(verb.lemma_.lower(), objects[0] if objects else "")
+    return VerbAndObject()
 
 
 def _nearest_verb(root: Any) -> Any | None:
@@ -81,7 +81,7 @@ def _nearest_verb(root: Any) -> Any | None:
     return None
 
 
-def verb_entries(rows: Sequence[DiversityRow], found: Sequence[Asked | None]) -> list[dict[str, Any]]:
+def verb_entries(rows: Sequence[DiversityRow], found: Sequence[VerbAndObject | None]) -> list[dict[str, Any]]:
     """Verbs by number of rows, each with its objects; a verb of two languages is two."""
     objects: dict[tuple[str, str], Counter[str]] = {}
     for row, one in zip(rows, found, strict=True):

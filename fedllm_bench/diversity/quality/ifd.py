@@ -40,8 +40,8 @@ Text = tuple[str, str]  # prompt and completion
 Floats = NDArray[np.float32]
 
 
-class Kept(Protocol):
-    """What is kept of an earlier run, as fedllm_bench.diversity.embedding.cache.Kept."""
+class KeptScores(Protocol):
+    """What is kept of an earlier run, as fedllm_bench.diversity.embedding.cache.ValueCache."""
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Floats]: ...
     def put_many(self, values: Mapping[str, Floats]) -> None: ...
@@ -87,7 +87,7 @@ class Reader:
         return sha256_json([version, self.id, self.template, self.max_tokens, *text])
 
 
-def difficulties(rows: Sequence[DiversityRow], reader: Reader, kept: Kept) -> list[Difficulty | None]:
+def difficulties(rows: Sequence[DiversityRow], reader: Reader, kept: KeptScores) -> list[Difficulty | None]:
     """The difficulty of each row; None for a response without a token within `max_tokens`. Equal texts once.
 
     Texts are sorted by length and cut into chunks, a chunk is read whole where any of it is not kept, and kept at once:
@@ -101,7 +101,7 @@ def difficulties(rows: Sequence[DiversityRow], reader: Reader, kept: Kept) -> li
     return [found[row.prompt, row.completion] for row in rows]
 
 
-def _read(chunk: Sequence[Text], reader: Reader, kept: Kept) -> dict[Text, Difficulty | None]:
+def _read(chunk: Sequence[Text], reader: Reader, kept: KeptScores) -> dict[Text, Difficulty | None]:
     keys = {text: reader.key(text) for text in chunk}
     values = dict(kept.get_many(list(keys.values())))
     if len(values) < len(keys):

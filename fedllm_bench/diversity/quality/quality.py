@@ -9,12 +9,12 @@ from typing import Any
 from fedllm_bench.diversity.quality.duplicates import Duplicates
 from fedllm_bench.diversity.quality.ifd import Difficulty
 from fedllm_bench.diversity.rows import DiversityRow
-from fedllm_bench.diversity.section import Measured, computed_on, quantiles
+from fedllm_bench.diversity.section import Section, computed_on, quantiles
 
 
 def quality_section(
     rows: Sequence[DiversityRow], repeats: Duplicates, read: Sequence[DiversityRow], found: Sequence[Difficulty | None]
-) -> Measured:
+) -> Section:
     """`repeats` is of `rows`; `found` is of the rows `read`, which may be a sample of them or none."""
     per_client: dict[str, list[float]] = {row.client: [] for row in read}
     values = []
@@ -33,7 +33,7 @@ def quality_section(
     clients: dict[str, dict[str, Any]] = _repeated(rows, repeats)
     for client, own in per_client.items():
         clients[client]["ifd"] = spread_of(own) | {"rows": len(own)}
-    return Measured(section=section, clients=clients)
+    return Section(section=section, clients=clients)
 
 
 def spread_of(values: Sequence[float]) -> dict[str, float | None]:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from fedllm_bench.common import provenance
-from fedllm_bench.evaluation.answering.answer_side import Outcome, answer_side, forget_failed
-from fedllm_bench.evaluation.answering.encoding import Template, encoder, named_template
+from fedllm_bench.evaluation.answering.answer_side import SideOutcome, answer_side, forget_failed
+from fedllm_bench.evaluation.answering.encoding import ChatTemplate, encoder, named_template
 from fedllm_bench.evaluation.answering.model_answers import ModelAnswerer
 from fedllm_bench.evaluation.answering.plan import forget_unused, keep_to, plan_of, read_plan
 from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
-from fedllm_bench.evaluation.answering.subjects import BASE, Resident, Side, Subject
+from fedllm_bench.evaluation.answering.subjects import BASE, AnswerSide, Resident, Subject
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
 from fedllm_bench.evaluation.records import Prompt
 
@@ -25,7 +25,7 @@ Asked = Sequence[tuple[Benchmark, Sequence[Prompt]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class AnswerRequest:
     """What is wanted. `batch_tokens` and `threads` are None where not given: then an earlier plan's, or by machine."""
 
     folder: Path
@@ -43,10 +43,10 @@ class Done:
 
     benchmark: str
     side: str
-    outcome: Outcome
+    outcome: SideOutcome
 
 
-def answer_locally(order: Order, subject: Subject, default_threads: int) -> Iterator[Done]:
+def answer_locally(order: AnswerRequest, subject: Subject, default_threads: int) -> Iterator[Done]:
     """Every side of `subject` answers every benchmark; one base is loaded, and only where something is to be done.
 
     Raises a :class:`UserError` for a plan that differs from that of an earlier session.
@@ -62,7 +62,7 @@ def answer_locally(order: Order, subject: Subject, default_threads: int) -> Iter
             yield _side(order, resident, side, template, (benchmark.name, prompts, followed["batch_tokens"]))
 
 
-def _followed(order: Order, benchmark: Benchmark, resident: Resident, default_threads: int) -> dict[str, int]:
+def _followed(order: AnswerRequest, benchmark: Benchmark, resident: Resident, default_threads: int) -> dict[str, int]:
     """Settings that only change how sums are rounded: as given, else as in an earlier session, else by machine."""
     found = (read_plan(order.folder, benchmark.name) or {}).get("followed", {})
     threads = order.threads or found.get("threads") or default_threads
@@ -73,10 +73,10 @@ def _followed(order: Order, benchmark: Benchmark, resident: Resident, default_th
 
 
 def _keep_to(
-    order: Order,
+    order: AnswerRequest,
     subject: Subject,
-    side: Side,
-    template: Template,
+    side: AnswerSide,
+    template: ChatTemplate,
     asked: tuple[Benchmark, Sequence[Prompt], dict[str, int]],
 ) -> None:
     benchmark, prompts, followed = asked
@@ -93,7 +93,11 @@ def _keep_to(
 
 
 def _side(
-    order: Order, resident: Resident, side: Side, template: Template, asked: tuple[str, Sequence[Prompt], int]
+    order: AnswerRequest,
+    resident: Resident,
+    side: AnswerSide,
+    template: ChatTemplate,
+    asked: tuple[str, Sequence[Prompt], int],
 ) -> Done:
     name, prompts, budget = asked
     with resident.answering(side) as model:
@@ -111,7 +115,9 @@ def _side(
         return Done(name, side.name, answer_side(order.folder, name, side.name, prompts, answerer))
 
 
-def _retry(order: Order, benchmark: str, side: str, prompts: Sequence[Prompt], *, empty_too: bool = False) -> None:
+def _retry(
+    order: AnswerRequest, benchmark: str, side: str, prompts: Sequence[Prompt], *, empty_too: bool = False
+) -> None:
     if order.retry_failed and (count := forget_failed(order.folder, benchmark, side, prompts, empty_too=empty_too)):
         log.info("%s %s: asking %d failed items again", benchmark, side, count)
 
@@ -122,13 +128,15 @@ def _environment() -> dict[str, Any]:
     return {key: found[key] for key in kept}
 
 
-def answer_remotely(order: Order, endpoint: EndpointAnswerer) -> Iterator[Done]:
+def answer_remotely(order: AnswerRequest, endpoint: EndpointAnswerer) -> Iterator[Done]:
     """The model behind an address answers every benchmark, as side `base`; its own template stays unknown."""
     for benchmark, prompts in order.asked:
         yield _remotely(order, replace(endpoint, benchmark=benchmark.name), benchmark, prompts)
 
 
-def _remotely(order: Order, endpoint: EndpointAnswerer, benchmark: Benchmark, prompts: Sequence[Prompt]) -> Done:
+def _remotely(
+    order: AnswerRequest, endpoint: EndpointAnswerer, benchmark: Benchmark, prompts: Sequence[Prompt]
+) -> Done:
     plan = plan_of(
         benchmark,
         prompts,

@@ -18,7 +18,7 @@ from fedllm_bench.evaluation.records import Answer, Prompt, answers_file, prompt
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SideOutcome:
     """`new` counts the turns that this session made."""
 
     answers: list[Answer]
@@ -56,7 +56,7 @@ def finished(folder: Path, benchmark: str, side: str, prompts: Sequence[Prompt])
 
 def answer_side(
     folder: Path, benchmark: str, side: str, prompts: Sequence[Prompt], answerer: Callable[[], Answerer]
-) -> Outcome:
+) -> SideOutcome:
     """The answers of `side`, made where they are not there; `answerer` is called only if so.
 
     Whatever ends this before the file is written, turns that were finished are not made again.
@@ -65,7 +65,7 @@ def answer_side(
     path = answers_file(folder, benchmark, side)
     if there is not None:
         journal_file(path).unlink(missing_ok=True)  # a kill may come between the last two lines below
-        return Outcome(there, 0)
+        return SideOutcome(there, 0)
     write_records(prompts_file(folder, benchmark), prompts)
     journal = Journal.open(journal_file(path), prompts)
     before = len(journal.turns)
@@ -75,7 +75,7 @@ def answer_side(
     answers = assembled(prompts, journal.turns)
     write_records(path, answers)
     journal.remove()
-    return Outcome(answers, len(journal.turns) - before)
+    return SideOutcome(answers, len(journal.turns) - before)
 
 
 def _answer(journal: Journal, prompts: Sequence[Prompt], answerer: Answerer, meter: Meter) -> None:

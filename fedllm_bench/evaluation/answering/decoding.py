@@ -36,7 +36,7 @@ NO_MEMORY = "there is no memory for this item alone"
 
 
 @dataclass(frozen=True)
-class Row:
+class DecodingRow:
     """One answer in the making. `limit` is the most new tokens; `uniforms` has as many numbers, or none if greedy."""
 
     key: tuple[str, int]
@@ -57,7 +57,7 @@ class Row:
         """Tokens when it has ended, at most."""
         return len(self.prompt) + self.limit
 
-    def with_tokens(self, tokens: Sequence[int], stop_ids: frozenset[int], bad: bool) -> Row:
+    def with_tokens(self, tokens: Sequence[int], stop_ids: frozenset[int], bad: bool) -> DecodingRow:
         """The row after more tokens, of which those behind its end are dropped."""
         if bad:
             return replace(self, made=(), finish="failed", reason=NOT_FINITE)
@@ -73,9 +73,9 @@ class Row:
 class Queue:
     """The rows that wait; whoever reads the finished ones may add others at any time."""
 
-    waiting: list[Row] = field(default_factory=list)
+    waiting: list[DecodingRow] = field(default_factory=list)
 
-    def take(self, batch_tokens: int) -> list[Row]:
+    def take(self, batch_tokens: int) -> list[DecodingRow]:
         """The shortest rows, of like length, whose tokens at their longest fit `batch_tokens`; at least one row."""
         self.waiting.sort(key=lambda row: (row.length, row.key))
         taken, filled, longest = 0, 0, 0
@@ -90,10 +90,10 @@ class Queue:
 
 
 @dataclass(frozen=True)
-class Batch:
+class DecodingBatch:
     """Rows side by side: `ids` and `mask` of shape (B, T); `cache` holds all but the last token, or is None."""
 
-    rows: list[Row]
+    rows: list[DecodingRow]
     ids: Tensor
     mask: Tensor
     cache: Any
@@ -115,7 +115,7 @@ class RowsEnded(StoppingCriteria):  # type: ignore[misc]
 
 def decode(
     model: LoraModel, queue: Queue, batch_tokens: int, stop_ids: frozenset[int] | None = None
-) -> Iterator[list[Row]]:
+) -> Iterator[list[DecodingRow]]:
     """Rows as they end, a few at a time (none, now and then), until the queue is empty.
 
     `stop_ids` end an answer, by default :func:`end_tokens`.
@@ -142,8 +142,8 @@ def decode(
 
 
 def _tried(
-    model: LoraModel, rows: list[Row], batch: Batch | None, stop_ids: frozenset[int]
-) -> tuple[Batch, list[Row]] | None:
+    model: LoraModel, rows: list[DecodingRow], batch: DecodingBatch | None, stop_ids: frozenset[int]
+) -> tuple[DecodingBatch, list[DecodingRow]] | None:
     """One stretch of `batch`, or the first of `rows`; None where there was no memory for it."""
     try:
         return _stretch(model, batch or _begin(model, rows), stop_ids)
@@ -154,14 +154,14 @@ def _tried(
     return None
 
 
-def _smaller(rows: Sequence[Row]) -> int:
+def _smaller(rows: Sequence[DecodingRow]) -> int:
     """The tokens of half of these rows."""
     tokens = max(row.longest for row in rows) * max(1, len(rows) // 2)
     log.warning("out of memory with %d answers at once; from here on half as many", len(rows))
     return tokens
 
 
-def _put_back(rows: list[Row], queue: Queue) -> list[Row]:
+def _put_back(rows: list[DecodingRow], queue: Queue) -> list[DecodingRow]:
     """Rows that did not fit wait for a smaller batch; one that was alone has failed."""
     if len(rows) == 1:
         return [replace(rows[0], made=(), finish="failed", reason=NO_MEMORY)]
@@ -176,13 +176,13 @@ def end_tokens(model: LoraModel) -> frozenset[int]:
     return frozenset([model.tokenizer.eos_token_id, *more])
 
 
-def _begin(model: LoraModel, rows: list[Row]) -> Batch:
+def _begin(model: LoraModel, rows: list[DecodingRow]) -> DecodingBatch:
     width = max(row.length for row in rows)
     pad, device = _padding(model), model.device
     texts = [[*row.prompt, *row.made] for row in rows]
     ids = torch.tensor([[pad] * (width - len(text)) + text for text in texts], device=device)
     mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts], device=device)
-    return Batch(rows, ids, mask, read(model.base, texts, device) if is_plain(model.base) else None)
+    return DecodingBatch(rows, ids, mask, read(model.base, texts, device) if is_plain(model.base) else None)
 
 
 def _padding(model: LoraModel) -> int:
@@ -190,7 +190,9 @@ def _padding(model: LoraModel) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
-def _stretch(model: LoraModel, batch: Batch, stop_ids: frozenset[int]) -> tuple[Batch, list[Row]]:
+def _stretch(
+    model: LoraModel, batch: DecodingBatch, stop_ids: frozenset[int]
+) -> tuple[DecodingBatch, list[DecodingRow]]:
     """The batch after some steps, without the rows that ended in them, and those rows."""
     sampler = Sampler([row.temperature for row in batch.rows], [row.uniforms[len(row.made) :] for row in batch.rows])
     out = _generate(model, batch, sampler.to(model.device), stop_ids)
@@ -200,16 +202,16 @@ def _stretch(model: LoraModel, batch: Batch, stop_ids: frozenset[int]) -> tuple[
     going = [place for place, row in enumerate(rows) if row.finish is None]
     finished = [row for row in rows if row.finish is not None]
     if not going:
-        return Batch([], out, batch.mask, None), finished
+        return DecodingBatch([], out, batch.mask, None), finished
     mask = torch.cat([batch.mask, batch.mask.new_ones(len(rows), out.shape[1] - width)], dim=1)
     if finished:
         out, mask = out[going], mask[going]
         if batch.cache is not None:
             select(batch.cache, going, model.device)
-    return Batch([rows[place] for place in going], out, mask, batch.cache), finished
+    return DecodingBatch([rows[place] for place in going], out, mask, batch.cache), finished
 
 
-def _generate(model: LoraModel, batch: Batch, sampler: Sampler, stop_ids: frozenset[int]) -> Tensor:
+def _generate(model: LoraModel, batch: DecodingBatch, sampler: Sampler, stop_ids: frozenset[int]) -> Tensor:
     """`batch.ids` with the tokens of at most STRETCH steps behind it; without a cache to go on from, of all steps."""
     left = [row.limit - len(row.made) for row in batch.rows]
     ends = torch.tensor(sorted(stop_ids), device=model.device)

@@ -17,7 +17,7 @@ Encode = Callable[[Sequence[ChatTurn]], list[int]]
 
 
 @dataclass(frozen=True)
-class Template:
+class ChatTemplate:
     """A chat template by name; `text` is its Jinja source."""
 
     name: str
@@ -28,7 +28,7 @@ class Template:
         return files.sha256_json(self.text)[:16]
 
 
-def named_template(name: str, tokenizer: Callable[[], Any]) -> Template:
+def named_template(name: str, tokenizer: Callable[[], Any]) -> ChatTemplate:
     """One of the suite's templates, or under "model" that of the tokenizer, which is loaded for that alone.
 
     Raises a :class:`UserError` for another name, and where the tokenizer has none.
@@ -36,14 +36,14 @@ def named_template(name: str, tokenizer: Callable[[], Any]) -> Template:
     if name != OWN:
         if name not in NAMES:
             raise unknown("chat template", name, (*NAMES, OWN))
-        return Template(name, template_text(name))
+        return ChatTemplate(name, template_text(name))
     own = tokenizer().chat_template
     if not isinstance(own, str):
         raise UserError(f"the model has no chat template of its own; give --template, one of {', '.join(NAMES)}")
-    return Template(OWN, own)
+    return ChatTemplate(OWN, own)
 
 
-def encoder(template: Template, tokenizer: Any) -> Encode:
+def encoder(template: ChatTemplate, tokenizer: Any) -> Encode:
     """From turns that end with the user's to ids, up to where the assistant begins, as :class:`ChatEncoder` has them.
 
     What users wrote and what the model answered before are text: control tokens in them are none.

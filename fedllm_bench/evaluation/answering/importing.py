@@ -14,7 +14,7 @@ from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.evaluation.answering.answer_side import finished, locked
 from fedllm_bench.evaluation.answering.plan import OF_FILE, keep_to, plan_file, plan_of
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
-from fedllm_bench.evaluation.imported_files import Row
+from fedllm_bench.evaluation.imported_files import ImportedAnswer
 from fedllm_bench.evaluation.records import Answer, Finish, Prompt, answers_file, prompts_file, write_records
 
 IMPORTED = "imported"
@@ -51,7 +51,7 @@ class Target:
     side: str
 
 
-def import_answers(path: Path, read: tuple[str, Sequence[Row]], to: Target) -> Imported:
+def import_answers(path: Path, read: tuple[str, Sequence[ImportedAnswer]], to: Target) -> Imported:
     """Write the answers that were `read` of the file where they belong. An equal import changes nothing.
 
     Raises a :class:`UserError` for a file that answers nothing of it, and where the folder holds answers that were made
@@ -97,7 +97,7 @@ def _by() -> dict[str, Any]:
     return {key: found[key] for key in ("fedllm_bench", "commit", "dirty", "date")}
 
 
-def imported(form: str, rows: Sequence[Row], prompts: Sequence[Prompt]) -> Imported:
+def imported(form: str, rows: Sequence[ImportedAnswer], prompts: Sequence[Prompt]) -> Imported:
     """Which row answers which prompt. Equal answers to one question count as one."""
     given, unknown = _matched(rows, prompts)
     several = [item for item, found in given.items() if len({row.turns for row in found}) > 1]
@@ -114,13 +114,15 @@ def imported(form: str, rows: Sequence[Row], prompts: Sequence[Prompt]) -> Impor
     )
 
 
-def _matched(rows: Sequence[Row], prompts: Sequence[Prompt]) -> tuple[dict[str, list[Row]], list[str]]:
+def _matched(
+    rows: Sequence[ImportedAnswer], prompts: Sequence[Prompt]
+) -> tuple[dict[str, list[ImportedAnswer]], list[str]]:
     """Item -> its rows; and the names of rows of no item. Prompts of one text take the rows of that text in turn."""
     known = {prompt.item_id for prompt in prompts}
     by_text: dict[str, list[str]] = {}
     for prompt in prompts:
         by_text.setdefault(_plain(prompt.turns[0]), []).append(prompt.item_id)
-    given: dict[str, list[Row]] = {}
+    given: dict[str, list[ImportedAnswer]] = {}
     unknown, times = [], dict[str, int]()
     for row in rows:
         text = next((plain for one in row.texts if (plain := _plain(one)) in by_text), None)
@@ -140,7 +142,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _answer(prompt: Prompt, rows: Sequence[Row], is_several: bool) -> Answer:
+def _answer(prompt: Prompt, rows: Sequence[ImportedAnswer], is_several: bool) -> Answer:
     """The record of an answer; numbers of tokens are not known, and 0."""
     turns, reason = (rows[0].turns if rows else ()), ""
     if not rows or is_several:

@@ -22,7 +22,7 @@ Key = tuple[str, int]  # item, turn; turns count from 0
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT)
-class Turn:
+class AnsweredTurn:
     """The answer to one turn of a prompt; `tokens` is the number of new ones. "failed": `reason` says why."""
 
     item_id: str
@@ -38,7 +38,7 @@ class Turn:
         return self.item_id, self.turn
 
 
-_TURN: TypeAdapter[Turn] = TypeAdapter(Turn)
+_TURN: TypeAdapter[AnsweredTurn] = TypeAdapter(AnsweredTurn)
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Journal:
     """The turns of one side that are done, in `path` and in memory."""
 
     path: Path
-    turns: dict[Key, Turn] = field(default_factory=dict)
+    turns: dict[Key, AnsweredTurn] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, prompts: Sequence[Prompt]) -> Journal:
@@ -55,7 +55,7 @@ class Journal:
         turns = [turn for turn in _whole_lines(path) if hashes.get(turn.item_id) == turn.prompt_hash]
         return cls(path, {turn.key: turn for turn in turns})
 
-    def append(self, turns: Iterable[Turn]) -> None:
+    def append(self, turns: Iterable[AnsweredTurn]) -> None:
         """Add turns; they are on the disk when this returns."""
         new = list(turns)
         if not new:
@@ -67,7 +67,7 @@ class Journal:
         self.turns |= {turn.key: turn for turn in new}
 
     @staticmethod
-    def rewrite(path: Path, turns: Iterable[Turn]) -> None:
+    def rewrite(path: Path, turns: Iterable[AnsweredTurn]) -> None:
         """A journal of these turns, in place of an older one."""
         files.write_jsonl(path, [asdict(turn) for turn in turns])
 
@@ -80,7 +80,7 @@ def journal_file(answers: Path) -> Path:
     return answers.with_name(answers.name + ".partial")
 
 
-def _whole_lines(path: Path) -> list[Turn]:
+def _whole_lines(path: Path) -> list[AnsweredTurn]:
     """The turns in a journal, which is cut behind its last whole line, so that what is added begins a new one."""
     if not path.is_file():
         return []
@@ -93,7 +93,7 @@ def _whole_lines(path: Path) -> list[Turn]:
     return [_turn(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def _turn(path: Path, number: int, line: bytes) -> Turn:
+def _turn(path: Path, number: int, line: bytes) -> AnsweredTurn:
     try:
         return _TURN.validate_json(line)
     except ValidationError as error:
@@ -101,13 +101,13 @@ def _turn(path: Path, number: int, line: bytes) -> Turn:
                         "the answers in it, and run again") from error  # fmt: skip
 
 
-def assembled(prompts: Sequence[Prompt], turns: Mapping[Key, Turn]) -> list[Answer]:
+def assembled(prompts: Sequence[Prompt], turns: Mapping[Key, AnsweredTurn]) -> list[Answer]:
     """The answers to all prompts, in their order. A turn behind one that failed has failed too."""
     return [_answer(prompt, turns) for prompt in prompts]
 
 
-def _answer(prompt: Prompt, turns: Mapping[Key, Turn]) -> Answer:
-    made: list[Turn] = []
+def _answer(prompt: Prompt, turns: Mapping[Key, AnsweredTurn]) -> Answer:
+    made: list[AnsweredTurn] = []
     for number in range(len(prompt.turns)):
         failed = made[-1] if made and made[-1].finish == "failed" else None
         made.append(failed or turns[prompt.item_id, number])
@@ -121,15 +121,17 @@ def _answer(prompt: Prompt, turns: Mapping[Key, Turn]) -> Answer:
     )
 
 
-def as_turns(answer: Answer) -> list[Turn]:
+def as_turns(answer: Answer) -> list[AnsweredTurn]:
     """The turns of a whole answer, to go on from."""
     return [
-        Turn(item_id=answer.item_id, prompt_hash=answer.prompt_hash, turn=i, text=text, tokens=tokens, finish=finish)
+        AnsweredTurn(
+            item_id=answer.item_id, prompt_hash=answer.prompt_hash, turn=i, text=text, tokens=tokens, finish=finish
+        )
         for i, (text, tokens, finish) in enumerate(zip(answer.turns, answer.tokens, answer.finish, strict=True))
     ]
 
 
-def next_turn(prompt: Prompt, turns: Mapping[Key, Turn]) -> int | None:
+def next_turn(prompt: Prompt, turns: Mapping[Key, AnsweredTurn]) -> int | None:
     """The first turn without an answer; None where all have one, or one failed."""
     for number in range(len(prompt.turns)):
         found = turns.get((prompt.item_id, number))

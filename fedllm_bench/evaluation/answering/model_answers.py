@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from fedllm_bench.data.rows import Turn as ChatTurn
-from fedllm_bench.evaluation.answering.decoding import Queue, Row, decode
+from fedllm_bench.evaluation.answering.decoding import DecodingRow, Queue, decode
 from fedllm_bench.evaluation.answering.encoding import Encode
-from fedllm_bench.evaluation.answering.journal import Key, Turn, next_turn
+from fedllm_bench.evaluation.answering.journal import AnsweredTurn, Key, next_turn
 from fedllm_bench.evaluation.answering.sampling import uniforms
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.evaluation.thoughts import said
@@ -22,7 +22,7 @@ from fedllm_bench.training.model.lora_model import LoraModel
 class Answerer(Protocol):
     """Whoever answers: turns as they are finished, a few at a time; `done` are those that need no answer any more."""
 
-    def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, Turn]) -> Iterator[list[Turn]]: ...
+    def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, AnsweredTurn]) -> Iterator[list[AnsweredTurn]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class ModelAnswerer:
     batch_tokens: int
     stop_ids: frozenset[int] | None = None  # in place of the model's own, to measure answers of equal length
 
-    def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, Turn]) -> Iterator[list[Turn]]:
+    def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, AnsweredTurn]) -> Iterator[list[AnsweredTurn]]:
         by_id, turns, queue = {prompt.item_id: prompt for prompt in prompts}, dict(done), Queue()
         failed = self._ask(prompts, turns, queue)
         if failed:
@@ -50,7 +50,7 @@ class ModelAnswerer:
             turns |= {turn.key: turn for turn in finished}
             yield finished + self._ask([by_id[turn.item_id] for turn in finished], turns, queue)
 
-    def _ask(self, prompts: Sequence[Prompt], turns: dict[Key, Turn], queue: Queue) -> list[Turn]:
+    def _ask(self, prompts: Sequence[Prompt], turns: dict[Key, AnsweredTurn], queue: Queue) -> list[AnsweredTurn]:
         """Put the next turn of each prompt into the queue; returns those that cannot be asked, as failed."""
         failed = []
         for prompt in prompts:
@@ -69,17 +69,17 @@ class ModelAnswerer:
         context = context_of(self.model.base)
         return context - length if context is not None else 2**31
 
-    def _row(self, prompt: Prompt, number: int, ids: Sequence[int], room: int) -> Row:
+    def _row(self, prompt: Prompt, number: int, ids: Sequence[int], room: int) -> DecodingRow:
         limit = min(prompt.max_new_tokens, room)
         stream = np.zeros(0)
         if prompt.temperature > 0:
             stream = uniforms(self.seed, self.benchmark, prompt.item_id, number, limit)
-        return Row((prompt.item_id, number), tuple(ids), limit, prompt.temperature, stream)
+        return DecodingRow((prompt.item_id, number), tuple(ids), limit, prompt.temperature, stream)
 
-    def _turn(self, prompt: Prompt, row: Row) -> Turn:
+    def _turn(self, prompt: Prompt, row: DecodingRow) -> AnsweredTurn:
         assert row.finish is not None
         text = self.model.tokenizer.decode(list(row.made), skip_special_tokens=True).strip()
-        return Turn(
+        return AnsweredTurn(
             item_id=prompt.item_id,
             prompt_hash=prompt.hash,
             turn=row.key[1],
@@ -90,7 +90,7 @@ class ModelAnswerer:
         )
 
 
-def conversation(prompt: Prompt, turns: Mapping[Key, Turn], number: int) -> list[ChatTurn]:
+def conversation(prompt: Prompt, turns: Mapping[Key, AnsweredTurn], number: int) -> list[ChatTurn]:
     """The user's turns up to `number`, with what the model said between: thoughts are not shown to it again.
 
     That is how models with thoughts are trained, and what their own templates do.
@@ -102,8 +102,8 @@ def conversation(prompt: Prompt, turns: Mapping[Key, Turn], number: int) -> list
     return [*talk, {"role": "user", "content": prompt.turns[number]}]
 
 
-def failed_turn(prompt: Prompt, number: int, reason: str) -> Turn:
-    return Turn(
+def failed_turn(prompt: Prompt, number: int, reason: str) -> AnsweredTurn:
+    return AnsweredTurn(
         item_id=prompt.item_id,
         prompt_hash=prompt.hash,
         turn=number,
@@ -114,5 +114,5 @@ def failed_turn(prompt: Prompt, number: int, reason: str) -> Turn:
     )
 
 
-def _too_long(prompt: Prompt, number: int, length: int, context: int) -> Turn:
+def _too_long(prompt: Prompt, number: int, length: int, context: int) -> AnsweredTurn:
     return failed_turn(prompt, number, f"turn {number + 1} has {length} tokens and the model's context {context}")

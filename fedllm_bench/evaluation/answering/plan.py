@@ -21,7 +21,7 @@ OF_FILE = "sha256:"  # the fingerprint of a side whose answers were imported beg
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class AnswerPlan:
     """All that answers depend on, beside the adapter of a side.
 
     `model` names what answers: a base model with its hash, or an endpoint. `followed` are settings that change the
@@ -37,7 +37,7 @@ class Plan:
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT)
-class Stored(Plan):
+class Stored(AnswerPlan):
     """plan.json. `sides`: the fingerprint of each side's adapter or imported file; `environment` is not compared."""
 
     schema_version: Literal[1]
@@ -58,14 +58,14 @@ def plan_of(
     model: Mapping[str, Any],
     seed: int,
     followed: Mapping[str, int],
-) -> Plan:
+) -> AnswerPlan:
     about = {
         "name": benchmark.name,
         "version": benchmark.version,
         "items": len(prompts),
         "prompts_hash": files.sha256_json([asdict(prompt) for prompt in prompts])[:16],
     }
-    return Plan(
+    return AnswerPlan(
         benchmark=about, template=template, model=model, overrides=asdict(overrides), seed=seed, followed=followed
     )
 
@@ -93,7 +93,7 @@ def plan_file(folder: Path, benchmark: str) -> Path:
     return prompts_file(folder, benchmark).with_name(PLAN)
 
 
-def keep_to(folder: Path, plan: Plan, side: str, fingerprint: str, environment: Mapping[str, Any]) -> None:
+def keep_to(folder: Path, plan: AnswerPlan, side: str, fingerprint: str, environment: Mapping[str, Any]) -> None:
     """Write the plan where there is none, or check that it is the same, and note the adapter that a side is.
 
     Raises a :class:`UserError` that names what differs. `environment` is written and not compared.

@@ -9,12 +9,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedllm_bench.evaluation.answering.journal import Key, Turn, next_turn
+from fedllm_bench.evaluation.answering.journal import AnsweredTurn, Key, next_turn
 from fedllm_bench.evaluation.answering.model_answers import conversation, failed_turn
 from fedllm_bench.evaluation.judges.asking import ChatClient
 from fedllm_bench.evaluation.judges.errors import NoReplyError
 from fedllm_bench.evaluation.judges.finishes import Ending, ending
-from fedllm_bench.evaluation.judges.preset import Limits
+from fedllm_bench.evaluation.judges.preset import RequestLimits
 from fedllm_bench.evaluation.judges.served import Served
 from fedllm_bench.evaluation.judges.streak import Streak
 from fedllm_bench.evaluation.judges.templates import Messages
@@ -33,7 +33,7 @@ def served_model(
         who="the model",
         model=model,
         base_url=address,
-        limits=Limits(concurrency=concurrency, timeout_seconds=timeout, tries=tries),
+        limits=RequestLimits(concurrency=concurrency, timeout_seconds=timeout, tries=tries),
         key_env=key_env,
         needs_key=False,
         url_option="--endpoint",
@@ -56,7 +56,7 @@ class EndpointAnswerer:
     limit_name: str = "max_tokens"
     left_out: tuple[str, ...] = ()
 
-    def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, Turn]) -> Iterator[list[Turn]]:
+    def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, AnsweredTurn]) -> Iterator[list[AnsweredTurn]]:
         waiting = (prompt for prompt in prompts if next_turn(prompt, done) is not None)
         with ChatClient(self.served) as client:
             yield from _Session(self, client, waiting, dict(done)).turns()
@@ -79,13 +79,13 @@ class _Session:
     answerer: EndpointAnswerer
     client: ChatClient
     waiting: Iterator[Prompt]
-    done: dict[Key, Turn]
+    done: dict[Key, AnsweredTurn]
     under_way: int = 0
     finished: queue.SimpleQueue[Asked] = field(default_factory=queue.SimpleQueue)
 
-    def turns(self) -> Iterator[list[Turn]]:
+    def turns(self) -> Iterator[list[AnsweredTurn]]:
         """As they come. Failed ones are held back while it is not known whether the server refuses or fails all."""
-        streak, held = Streak("the model", self.client.check_any), list[Turn]()
+        streak, held = Streak("the model", self.client.check_any), list[AnsweredTurn]()
         for _ in range(self.answerer.served.limits.concurrency):
             self._next_item()
         while self.under_way:
@@ -110,7 +110,7 @@ class _Session:
         future = self.client.run(self.client.reply(messages, self.answerer.options(prompt, number)))
         future.add_done_callback(lambda future: self.finished.put((prompt, number, future)))
 
-    def _collected(self, streak: Streak) -> Turn:
+    def _collected(self, streak: Streak) -> AnsweredTurn:
         """The next turn that is finished; its item's next turn, or another item, is asked in its place."""
         prompt, number, future = self.finished.get()
         turn = _turn(prompt, number, future, streak)
@@ -123,7 +123,7 @@ class _Session:
         return turn
 
 
-def _turn(prompt: Prompt, number: int, future: Future[Reply], streak: Streak) -> Turn:
+def _turn(prompt: Prompt, number: int, future: Future[Reply], streak: Streak) -> AnsweredTurn:
     try:
         reply = future.result()
     except NoReplyError as error:
@@ -136,7 +136,7 @@ def _turn(prompt: Prompt, number: int, future: Future[Reply], streak: Streak) ->
     withheld = f"withheld by a content filter ({named})" if finish == "filtered" else ""
     if withheld and not text:
         return failed_turn(prompt, number, withheld)
-    return Turn(
+    return AnsweredTurn(
         item_id=prompt.item_id,
         prompt_hash=prompt.hash,
         turn=number,

@@ -43,7 +43,7 @@ PLAIN = {  # settings of LoRA as we know it; an adapter that has others is merge
 
 
 @dataclass(frozen=True)
-class Side:
+class AnswerSide:
     """`adapter` is None for the base alone; with `by_peft` its weights are merged into a base of their own."""
 
     name: str
@@ -62,7 +62,7 @@ class Subject:
     model: Model
     lora: Lora
     template: str
-    sides: tuple[Side, ...]
+    sides: tuple[AnswerSide, ...]
     base_hash: str
 
 
@@ -104,7 +104,7 @@ def subject_of_run(folder: Path, wanted: Sequence[str] | None) -> Subject:
     )
 
 
-def _sides_of_run(folder: Path, config: RunConfig, wanted: Sequence[str] | None) -> tuple[Side, ...]:
+def _sides_of_run(folder: Path, config: RunConfig, wanted: Sequence[str] | None) -> tuple[AnswerSide, ...]:
     own = folder / "adapters"
     if own.is_dir():
         known = {f"{CLIENT}{path.name}": path for path in sorted(own.iterdir()) if path.is_dir()}
@@ -115,7 +115,7 @@ def _sides_of_run(folder: Path, config: RunConfig, wanted: Sequence[str] | None)
     for name in names:
         if name != BASE and name not in known:
             raise unknown(f"side of {folder.name}", name, (BASE, *known))
-    return tuple(Side(name, known.get(name)) for name in dict.fromkeys(names))
+    return tuple(AnswerSide(name, known.get(name)) for name in dict.fromkeys(names))
 
 
 def named_clients(folder: Path, config: RunConfig, known: Sequence[str]) -> list[str]:
@@ -138,7 +138,7 @@ def subject_of_adapter(adapter: Path, model: str | None, template: str, dtype: s
     if not isinstance(name, str) or not name:
         raise UserError(f"--adapter {adapter}: its settings name no base model; give --model")
     lora = plain_lora(settings)
-    sides = (Side(BASE), Side(GLOBAL, folder, by_peft=lora is None))
+    sides = (AnswerSide(BASE), AnswerSide(GLOBAL, folder, by_peft=lora is None))
     return replace(subject_of_model(name, template, dtype), lora=lora or any_lora(), sides=sides)
 
 
@@ -159,7 +159,7 @@ def subject_of_model(name: str, template: str, dtype: str) -> Subject:
     model = Model(name=name, dtype=dtype)  # type: ignore[arg-type]  # the command allows these three
     folder = base_model.locate(name)
     hashed = base_model.fingerprint(folder)
-    return Subject(model=model, lora=any_lora(), template=template, sides=(Side(BASE),), base_hash=hashed)
+    return Subject(model=model, lora=any_lora(), template=template, sides=(AnswerSide(BASE),), base_hash=hashed)
 
 
 def only(subject: Subject, wanted: Sequence[str] | None) -> Subject:
@@ -185,7 +185,7 @@ class Resident:
     loaded: LoraModel | None = None
 
     @contextmanager
-    def answering(self, side: Side) -> Iterator[Callable[[], LoraModel]]:
+    def answering(self, side: AnswerSide) -> Iterator[Callable[[], LoraModel]]:
         """Inside the block the function gives the model as `side`; nothing is loaded unless it is called."""
         with ExitStack() as stack:
 

@@ -24,7 +24,7 @@ def prompt_tokens(messages: Messages) -> float:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """Of what is still to be asked. `dollars` is None where the judge has no price."""
 
     requests: int
@@ -33,14 +33,14 @@ class Estimate:
     dollars: float | None
 
 
-def estimate(preset: Preset, prompts: list[float]) -> Estimate:
+def estimate(preset: Preset, prompts: list[float]) -> CostEstimate:
     """From the estimated tokens of each request, and those a reply is expected to have, at most its limit."""
     completion = len(prompts) * float(min(preset.reply_tokens, preset.reply_bound or preset.reply_tokens))
     total = sum(prompts)
     if preset.is_free:
-        return Estimate(len(prompts), total, completion, 0.0)
+        return CostEstimate(len(prompts), total, completion, 0.0)
     dollars = preset.price.of(total, completion) if preset.price else None
-    return Estimate(len(prompts), total, completion, dollars)
+    return CostEstimate(len(prompts), total, completion, dollars)
 
 
 def most_dollars(preset: Preset, messages: Messages) -> float:

@@ -14,7 +14,7 @@ from fedllm_bench.common import network
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.retry_after import wait_seconds
 from fedllm_bench.evaluation.judges.errors import NoReplyError, PassingError
-from fedllm_bench.evaluation.judges.said import Said, of_error, one_line, said_in
+from fedllm_bench.evaluation.judges.said import ServerWords, of_error, one_line, said_in
 from fedllm_bench.evaluation.judges.served import Served, option_for
 from fedllm_bench.evaluation.judges.templates import Messages
 
@@ -70,7 +70,7 @@ def announced(error: Any, served: Served, key: str, request: Mapping[str, Any]) 
     return of_status(said, served, request, None)
 
 
-def of_status(said: Said, served: Served, request: Mapping[str, Any], wait: float | None) -> Exception:
+def of_status(said: ServerWords, served: Served, request: Mapping[str, Any], wait: float | None) -> Exception:
     """A refusal or failure by its status, of HTTP or inside a response; the codes of its error tell some apart."""
     is_lasting = bool({*NO_MONEY, *TOO_LONG, *FILTERED} & {*said.names})
     if (said.status in PASSING or said.status >= 500) and not is_lasting:
@@ -82,12 +82,12 @@ def of_status(said: Said, served: Served, request: Mapping[str, Any], wait: floa
     return NoReplyError(f"{_kind(said)}: {said.line}", shared=shared)
 
 
-def refused_all(said: Said, served: Served, request: Mapping[str, Any], before: str = "") -> UserError:
+def refused_all(said: ServerWords, served: Served, request: Mapping[str, Any], before: str = "") -> UserError:
     return UserError(f"{served.place} refused{before}: {said.line}{network.via(served.base_url)}; "
                      f"{advice(said, served, request)}")  # fmt: skip
 
 
-def _kind(said: Said) -> str:
+def _kind(said: ServerWords) -> str:
     """What kind of refusal it is, in words: by the error's code, and by the server's words only where it has none."""
     names, is_named = {*said.names}, {*TOO_LONG, *FILTERED} & {*said.names}
     if names & {*FILTERED} or (not is_named and FILTERED_WORDS.search(said.text)):
@@ -107,7 +107,7 @@ def _connection(error: openai.APIConnectionError, served: Served, key: str) -> E
     return PassingError(f"connection lost ({said}){via}", is_charged=type(cause).__name__ not in NOT_SENT)
 
 
-def advice(said: Said, served: Served, request: Mapping[str, Any]) -> str:
+def advice(said: ServerWords, served: Served, request: Mapping[str, Any]) -> str:
     """What to do where every request is refused so."""
     messages: Messages = tuple(request.get("messages", ()))
     has_system = bool(messages) and messages[0]["role"] == "system"

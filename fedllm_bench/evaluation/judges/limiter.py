@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from fedllm_bench.evaluation.judges.preset import Limits
+from fedllm_bench.evaluation.judges.preset import RequestLimits
 
 
 class Limiter:
@@ -14,7 +14,7 @@ class Limiter:
     For the tasks of one event loop.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RequestLimits) -> None:
         self._seconds_a_request = 60.0 / limits.requests_per_minute if limits.requests_per_minute else 0.0
         self._seconds_a_token = 60.0 / limits.tokens_per_minute if limits.tokens_per_minute else 0.0
         self._next_request = self._next_tokens = self._held_until = 0.0

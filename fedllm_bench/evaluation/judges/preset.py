@@ -52,7 +52,7 @@ class Price:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Limits:
+class RequestLimits:
     """`timeout_seconds` bounds a whole request, however slowly it arrives; `tries` is the first one and its retries."""
 
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
@@ -76,7 +76,7 @@ class Preset:
     key_env: str = ""
     options: dict[str, Any] = Field(default_factory=dict)
     price: Price | None = None
-    limits: Limits = Limits()
+    limits: RequestLimits = RequestLimits()
     reply_tokens: Annotated[int, Field(ge=1)] = 300
     note: str = ""
     system_role: bool = True

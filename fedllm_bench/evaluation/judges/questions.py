@@ -14,7 +14,7 @@ from typing import Any
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import unknown
 from fedllm_bench.evaluation.judges.shown import shown
-from fedllm_bench.evaluation.judges.templates import Messages, Template, mt_bench_templates, own_templates
+from fedllm_bench.evaluation.judges.templates import JudgeTemplate, Messages, mt_bench_templates, own_templates
 from fedllm_bench.evaluation.records import Answer, Order, Prompt
 from fedllm_bench.evaluation.thoughts import said
 
@@ -106,7 +106,7 @@ class Asker:
     """Makes questions with all templates at hand; those of MT-Bench are fetched only where `benchmark` needs them."""
 
     benchmark: str
-    templates: Mapping[str, Template]
+    templates: Mapping[str, JudgeTemplate]
 
     @classmethod
     def of(cls, benchmark: str, *, paired: bool = False) -> Asker:
@@ -158,7 +158,7 @@ class Asker:
         values |= _numbered(prompt, first, "answer_a_{}") | _numbered(prompt, second, "answer_b_{}")
         return Question(slot, template.filled(values), right=_right(prompt, turn), given=(first[-1], second[-1]))
 
-    def _check(self, prompt: Prompt, turn: int, template: Template) -> None:
+    def _check(self, prompt: Prompt, turn: int, template: JudgeTemplate) -> None:
         if prompt.category in grading(self.benchmark).needs_reference and len(prompt.references) < turn:
             raise NotAskedError(f"no reference answer, which the category {prompt.category} is graded with")
         if turn > 2 and template.name not in own_templates():

@@ -19,7 +19,7 @@ TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.DOTALL | re.IGNORE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class ServerWords:
     """`text` is one line of printable characters. `names` are the error's code and type; `parameters` those it names.
 
     `status` is that of HTTP, or the one that stands inside the error; 0 where there is none.
@@ -41,22 +41,22 @@ class Said:
         return f"{self.short} ({', '.join(more)})" if more else self.short
 
 
-def said_in(body: bytes, status: int, key: str) -> Said:
+def said_in(body: bytes, status: int, key: str) -> ServerWords:
     """Of the body of an error; `key` is taken out of it, wherever it stands."""
     text = body[:MOST_READ].decode("utf-8", "replace")
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        return Said(status=status, text=one_line(_without_tags(text), key) or "no words")
+        return ServerWords(status=status, text=one_line(_without_tags(text), key) or "no words")
     return of_error(found, status, key)
 
 
-def of_error(found: Any, status: int, key: str) -> Said:
+def of_error(found: Any, status: int, key: str) -> ServerWords:
     """Of an error that was read as JSON."""
     inner = _inner(found)
     given = [inner.get(name) for name in ("code", "type")]
     names = [one_line(str(name), key)[:80] for name in given if isinstance(name, str | int) and name != status]
-    return Said(
+    return ServerWords(
         status=status,
         text=one_line(_text(found), key) or "no words",
         names=tuple(dict.fromkeys(name for name in names if name)),

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.judges.preset import Limits, Preset
-from fedllm_bench.evaluation.judges.said import Said
+from fedllm_bench.evaluation.judges.preset import Preset, RequestLimits
+from fedllm_bench.evaluation.judges.said import ServerWords
 from fedllm_bench.evaluation.judges.templates import Messages
 
 SYSTEM_WORDS = re.compile(
@@ -33,7 +33,7 @@ class Served:
     who: str
     model: str
     base_url: str
-    limits: Limits
+    limits: RequestLimits
     key_env: str = ""
     needs_key: bool = True
     system_role: bool = True
@@ -79,7 +79,7 @@ def served_judge(preset: Preset) -> Served:
     )
 
 
-def option_for(said: Said, options: Mapping[str, Any], *, has_system: bool) -> str:
+def option_for(said: ServerWords, options: Mapping[str, Any], *, has_system: bool) -> str:
     """The command's option that leaves out what a server refuses by name; "" where it names nothing that is sent."""
     for name in LIMIT_NAMES:
         if name in options and _names(said, name) and NOT_KNOWN.search(said.line):
@@ -93,6 +93,6 @@ def option_for(said: Said, options: Mapping[str, Any], *, has_system: bool) -> s
     return ""
 
 
-def _names(said: Said, parameter: str) -> bool:
+def _names(said: ServerWords, parameter: str) -> bool:
     is_word = re.search(rf"(?<![A-Za-z0-9_]){parameter}(?![A-Za-z0-9_])", said.text)
     return parameter in said.parameters or (not said.parameters and is_word is not None)

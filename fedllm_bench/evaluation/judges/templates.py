@@ -26,7 +26,7 @@ Messages = tuple[Mapping[str, str], ...]  # {"role", "content"}, as chat endpoin
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Template:
+class JudgeTemplate:
     """`low` and `high` bound the rating that is asked for; a pairwise one asks for [[A]], [[B]] or [[C]]."""
 
     name: str
@@ -43,20 +43,20 @@ class Template:
 
 
 @functools.cache
-def own_templates() -> dict[str, Template]:
+def own_templates() -> dict[str, JudgeTemplate]:
     """The suite's own: name -> template."""
     tables = tomllib.loads(_own_text())
-    return {name: Template(name=name, **table) for name, table in tables.items()}
+    return {name: JudgeTemplate(name=name, **table) for name, table in tables.items()}
 
 
-def mt_bench_templates() -> dict[str, Template]:
+def mt_bench_templates() -> dict[str, JudgeTemplate]:
     """MT-Bench's: name -> template. Raises a :class:`UserError` where the asset cannot be fetched."""
     try:
         rows = [json.loads(line) for line in fetch(ASSET).read_text(encoding="utf-8").split("\n") if line.strip()]
         asked = [
             {"name": row["name"], "system": row["system_prompt"], "prompt": row["prompt_template"]} for row in rows
         ]
-        return {template.name: template for template in TypeAdapter(list[Template]).validate_python(asked)}
+        return {template.name: template for template in TypeAdapter(list[JudgeTemplate]).validate_python(asked)}
     except (KeyError, TypeError, ValidationError) as error:
         raise UserError(f"{ASSET} has no judge prompts ({error}); remove it from the cache and the mirror") from error
 

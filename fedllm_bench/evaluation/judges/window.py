@@ -25,7 +25,7 @@ class Submits(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class QuestionOutcome:
     """A question and its reply, or none, and `reason` says why. `is_refusal`: the server would not take it."""
 
     question: Question
@@ -34,7 +34,7 @@ class Outcome:
     is_refusal: bool = False
 
 
-def outcomes(judge: Submits, questions: Iterable[Question], width: int) -> Iterator[Outcome]:
+def outcomes(judge: Submits, questions: Iterable[Question], width: int) -> Iterator[QuestionOutcome]:
     """One for each question, with at most `width` of them in memory. Ends early where --max-cost is reached.
 
     Raises a :class:`UserError` for what every question would meet; replies that came before are stored.
@@ -57,13 +57,13 @@ def _submit(judge: Submits, question: Question, finished: queue.SimpleQueue[Fini
     return 1
 
 
-def _outcome(question: Question, future: Future[Reply], streak: Streak) -> Outcome:
+def _outcome(question: Question, future: Future[Reply], streak: Streak) -> QuestionOutcome:
     try:
         reply = future.result()
     except NoReplyError as error:
         streak.failed(error)
-        return Outcome(question, str(error), is_refusal=error.is_refusal)
+        return QuestionOutcome(question, str(error), is_refusal=error.is_refusal)
     except OverBudgetError:
-        return Outcome(question, NOT_AFFORDED)
+        return QuestionOutcome(question, NOT_AFFORDED)
     streak.replied()
-    return Outcome(question, reply=reply)
+    return QuestionOutcome(question, reply=reply)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations, product
 from typing import Any, Literal
 
-from fedllm_bench.evaluation.judging.votes import Vote, by_match
+from fedllm_bench.evaluation.judging.votes import JudgeVote, by_match
 from fedllm_bench.scores.estimators import MEAN_OVER_TOKENS
 from fedllm_bench.scores.score import SCALES, Score
 from fedllm_bench.scores.summaries import Summary, per_cluster, summarise
@@ -61,16 +61,16 @@ class Agreement:
         return {**asdict(self), "by_chance": BY_CHANCE[self.setup], "coverage": self.coverage}
 
 
-VotePair = tuple[Vote, Vote]
+VotePair = tuple[JudgeVote, JudgeVote]
 
 
-def pairs_between(votes: Iterable[Vote], others: Iterable[Vote]) -> list[VotePair]:
+def pairs_between(votes: Iterable[JudgeVote], others: Iterable[JudgeVote]) -> list[VotePair]:
     """Each vote with each of `others` on the same match."""
     found = by_match(others)
     return [pair for match, own in by_match(votes).items() for pair in product(own, found.get(match, []))]
 
 
-def pairs_among(votes: Iterable[Vote]) -> list[VotePair]:
+def pairs_among(votes: Iterable[JudgeVote]) -> list[VotePair]:
     """Every two votes of different judges on the same match."""
     pairs = (pair for own in by_match(votes).values() for pair in combinations(own, 2))
     return [(one, other) for one, other in pairs if one.judge != other.judge]
@@ -89,7 +89,7 @@ def _agreement(who: str, pairs: Sequence[VotePair], turn: int, setup: Setup) -> 
     return Agreement(who=who, turn=turn, setup=setup, share=share, published=PUBLISHED.get((who, turn, setup)))
 
 
-def _score(one: Vote, other: Vote) -> Score:
+def _score(one: JudgeVote, other: JudgeVote) -> Score:
     name = f"{one.match} {one.judge} {other.judge}"
     missing = one.reason or other.reason if None in (one.winner, other.winner) else ""
     equal = None if missing else float(one.winner == other.winner)

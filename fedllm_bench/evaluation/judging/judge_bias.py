@@ -22,7 +22,7 @@ import numpy as np
 
 from fedllm_bench.evaluation.judging.agreement import covered, share_of
 from fedllm_bench.evaluation.judging.pair_decisions import Decision, Said
-from fedllm_bench.evaluation.judging.votes import Match, Vote, Winner, by_match, majority
+from fedllm_bench.evaluation.judging.votes import JudgeVote, Match, Winner, by_match, majority
 from fedllm_bench.scores.estimators import Estimator
 from fedllm_bench.scores.intervals import Array
 from fedllm_bench.scores.score import Score
@@ -53,7 +53,7 @@ def _score(decision: Decision, value: bool | None) -> Score:
     return Score(name, known, decision.reason or "no verdict" if value is None else "", cluster=decision.match.question)
 
 
-def length_bias(votes: Iterable[Vote], experts: Iterable[Vote], lengths: Lengths) -> dict[str, Summary]:
+def length_bias(votes: Iterable[JudgeVote], experts: Iterable[JudgeVote], lengths: Lengths) -> dict[str, Summary]:
     """Of a judge's `votes`, on matches that experts voted on; what has no winner, or a tie, says nothing of length."""
     preferred = {match: majority(own) for match, own in by_match(experts).items()}
     longer = {match: _longer(lengths(match)) for match in preferred}

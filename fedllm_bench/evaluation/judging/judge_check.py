@@ -16,8 +16,8 @@ from fedllm_bench.evaluation.judging.agreement import EXPERTS, GPT4, agreements,
 from fedllm_bench.evaluation.judging.judge_bias import Lengths, length_bias, position_bias, self_consistency
 from fedllm_bench.evaluation.judging.pair_decisions import Decision, decisions
 from fedllm_bench.evaluation.judging.pair_judging import stored_judgements
-from fedllm_bench.evaluation.judging.pair_prompts import Material
-from fedllm_bench.evaluation.judging.votes import Match, Vote, expert_votes, gpt4_votes
+from fedllm_bench.evaluation.judging.pair_prompts import BattleMaterial
+from fedllm_bench.evaluation.judging.votes import JudgeVote, Match, expert_votes, gpt4_votes
 from fedllm_bench.evaluation.records import Judgement
 from fedllm_bench.scores.score import Score
 from fedllm_bench.scores.summaries import Summary
@@ -26,7 +26,7 @@ VERSION = 1
 FEW_JUDGES = 6  # of which each two have rows of their own
 
 
-def published_check(experts: Sequence[Vote], gpt4: Sequence[Vote]) -> dict[str, Any]:
+def published_check(experts: Sequence[JudgeVote], gpt4: Sequence[JudgeVote]) -> dict[str, Any]:
     """From the stored votes alone: experts with each other, and with GPT-4."""
     rows = [
         *agreements(GPT4, pairs_between(experts, gpt4)),
@@ -35,7 +35,7 @@ def published_check(experts: Sequence[Vote], gpt4: Sequence[Vote]) -> dict[str, 
     return {"judge_check_version": VERSION, "agreement": [row.to_dict() for row in rows]}
 
 
-def votes_check(votes: Sequence[Vote]) -> dict[str, Any]:
+def votes_check(votes: Sequence[JudgeVote]) -> dict[str, Any]:
     """Of somebody's votes: all judges with each other, and each two of them, or each with all others where many are.
 
     Raises a :class:`UserError` where no two judges voted on the same answers.
@@ -63,7 +63,7 @@ def votes_check(votes: Sequence[Vote]) -> dict[str, Any]:
     }
 
 
-def _judges(pair: tuple[Vote, Vote]) -> set[str]:
+def _judges(pair: tuple[JudgeVote, JudgeVote]) -> set[str]:
     return {vote.judge for vote in pair}
 
 
@@ -71,7 +71,7 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(map(ascii, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
-def check_of(folder: Path, preset: Preset, matches: Sequence[Match], material: Material) -> dict[str, Any]:
+def check_of(folder: Path, preset: Preset, matches: Sequence[Match], material: BattleMaterial) -> dict[str, Any]:
     """All of it, from the replies that are kept below `folder`.
 
     Raises a :class:`UserError` where none is. GPT-4's biases are over the same matches.
@@ -94,7 +94,7 @@ def check_of(folder: Path, preset: Preset, matches: Sequence[Match], material: M
     }
 
 
-def judge_agreement(name: str, experts: Sequence[Vote], made: Iterable[Decision]) -> list[dict[str, Any]]:
+def judge_agreement(name: str, experts: Sequence[JudgeVote], made: Iterable[Decision]) -> list[dict[str, Any]]:
     votes = [decision.vote(name) for decision in made if decision.repeat == 0]
     rows = agreements(f"experts with {name}", pairs_between(experts, votes))
     return [row.to_dict() for row in rows]
@@ -102,7 +102,7 @@ def judge_agreement(name: str, experts: Sequence[Vote], made: Iterable[Decision]
 
 def judge_biases(
     name: str,
-    experts: Sequence[Vote],
+    experts: Sequence[JudgeVote],
     made: Sequence[Decision],
     lengths: Lengths,
 ) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def judge_biases(
     return _dicts(biases)
 
 
-def gpt4_biases(gpt4: Sequence[Vote], experts: Sequence[Vote], lengths: Lengths) -> dict[str, Any]:
+def gpt4_biases(gpt4: Sequence[JudgeVote], experts: Sequence[JudgeVote], lengths: Lengths) -> dict[str, Any]:
     """What the published votes still tell: not which answer was shown first, and nothing was repeated.
 
     Over the matches that experts voted on, like the figures of a judge.

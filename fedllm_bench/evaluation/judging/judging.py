@@ -64,7 +64,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class JudgingFile:
     """The questions of one file of judgements. Making them again gives the same ones."""
 
     benchmark: str
@@ -98,7 +98,7 @@ def answered_benchmarks(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def works_of(folder: Path, preset: Preset, wanted: Wanted) -> list[Work]:
+def works_of(folder: Path, preset: Preset, wanted: Wanted) -> list[JudgingFile]:
     """Raises a :class:`UserError` for a benchmark or side without answers, and for records that are none."""
     there = answered_benchmarks(folder)
     if not there:
@@ -120,7 +120,7 @@ def works_of(folder: Path, preset: Preset, wanted: Wanted) -> list[Work]:
     ]
 
 
-def _work(folder: Path, preset: Preset, benchmark: str, side: str, wanted: Wanted) -> Work:
+def _work(folder: Path, preset: Preset, benchmark: str, side: str, wanted: Wanted) -> JudgingFile:
     prompts = read_records(prompts_file(folder, benchmark), Prompt)
     answers = read_answers(folder, benchmark, side)
     name = side
@@ -139,7 +139,7 @@ def _work(folder: Path, preset: Preset, benchmark: str, side: str, wanted: Wante
             return Asker.of(benchmark, paired=True).pairs(prompts, answers, others, wanted.repeats)
 
     path = judgements_file(folder, preset.id, benchmark, name)
-    return Work(benchmark=benchmark, side=name, path=path, prompts=prompts, answers=answers, questions=questions,
+    return JudgingFile(benchmark=benchmark, side=name, path=path, prompts=prompts, answers=answers, questions=questions,
                 is_paired=wanted.other is not None)  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def _pair_name(side: str, other_answers: Path, other: Path) -> str:
     return f"{side[:30]}-vs-{slug}-{other_answers.stem[:20]}-{content}"
 
 
-def to_ask(works: Iterable[Work], judge: Judge, found: Found) -> Iterator[Question]:
+def to_ask(works: Iterable[JudgingFile], judge: Judge, found: Found) -> Iterator[Question]:
     """Each distinct question without a reply, once."""
     asked: set[str] = set()
     for work in works:
@@ -167,7 +167,7 @@ def to_ask(works: Iterable[Work], judge: Judge, found: Found) -> Iterator[Questi
                 yield question
 
 
-def own_replies(works: Iterable[Work], judge: Judge) -> Found:
+def own_replies(works: Iterable[JudgingFile], judge: Judge) -> Found:
     """Replies in the folder's judgements that are stored nowhere else, as in a folder from another machine.
 
     They count for this folder alone and never enter the store: whoever made the folder could have written them. One
@@ -189,7 +189,7 @@ def sizes(questions: Iterable[Question]) -> list[float]:
     return [prompt_tokens(question.messages) for question in questions]
 
 
-def judge_all(works: Sequence[Work], judge: Judge, found: Found, total: int) -> None:
+def judge_all(works: Sequence[JudgingFile], judge: Judge, found: Found, total: int) -> None:
     """Ask `total` questions and write the judgements, also of an asking that is interrupted or fails."""
     width = judge.preset.limits.concurrency
     label = f"judge {judge.preset.title}"
@@ -208,13 +208,13 @@ def judge_all(works: Sequence[Work], judge: Judge, found: Found, total: int) -> 
             write_judgements(works, judge, found)
 
 
-def write_judgements(works: Sequence[Work], judge: Judge, found: Found) -> None:
+def write_judgements(works: Sequence[JudgingFile], judge: Judge, found: Found) -> None:
     for work in works:
         write_records(work.path, judgements_of(work, judge, found))
     write_judge(works, judge.preset)
 
 
-def judgements_of(work: Work, judge: Judge, found: Found) -> Iterator[Judgement]:
+def judgements_of(work: JudgingFile, judge: Judge, found: Found) -> Iterator[Judgement]:
     """One for each question, with its reply or the reason why there is none."""
     for question in work.questions():
         key = judge.key(question) if question.messages else ""
@@ -227,12 +227,12 @@ def judgements_of(work: Work, judge: Judge, found: Found) -> Iterator[Judgement]
                         answer_hash=own.hash_to(slot.turn) if own else "")  # fmt: skip
 
 
-def hashes_of(work: Work, judge: Judge) -> dict[Slot, str]:
+def hashes_of(work: JudgingFile, judge: Judge) -> dict[Slot, str]:
     """What each judgement of these answers must be of; see `hashes` of :func:`grading.scores_of`."""
     return {question.slot: judge.key(question) if question.messages else "" for question in work.questions()}
 
 
-def write_judge(works: Iterable[Work], preset: Preset) -> None:
+def write_judge(works: Iterable[JudgingFile], preset: Preset) -> None:
     for folder in {work.path.parent.parent for work in works}:
         files.write_json(folder / "judge.json", {"id": preset.id, "suite": __version__, **preset.to_dict()})
 

@@ -14,7 +14,7 @@ from typing import Literal
 from fedllm_bench.evaluation.judging import verdicts
 from fedllm_bench.evaluation.judging.grading import unfinished
 from fedllm_bench.evaluation.judging.pair_prompts import ORDERS, PairOrder
-from fedllm_bench.evaluation.judging.votes import Match, Vote, Winner
+from fedllm_bench.evaluation.judging.votes import JudgeVote, Match, Winner
 from fedllm_bench.evaluation.records import Judgement, Reply
 
 Said = Literal["first", "second", "tie"]  # which of the two answers, by the place in which it was shown
@@ -65,8 +65,8 @@ class Decision:
     def said(self) -> tuple[Said | None, Said | None]:
         return self.ab, self.ba
 
-    def vote(self, judge: str) -> Vote:
-        return Vote(self.match, judge, self.winner, self.is_consistent is not False, self.reason)
+    def vote(self, judge: str) -> JudgeVote:
+        return JudgeVote(self.match, judge, self.winner, self.is_consistent is not False, self.reason)
 
 
 def decisions(

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.questions import Question, Slot, request_hash
-from fedllm_bench.evaluation.judging.judging import Work
-from fedllm_bench.evaluation.judging.pair_prompts import ORDERS, Material, PairOrder, pair_messages
+from fedllm_bench.evaluation.judging.judging import JudgingFile
+from fedllm_bench.evaluation.judging.pair_prompts import ORDERS, BattleMaterial, PairOrder, pair_messages
 from fedllm_bench.evaluation.judging.votes import Match
 from fedllm_bench.evaluation.records import Judgement, judgements_file, read_records
 
@@ -35,11 +35,11 @@ def _shuffled(match: Match) -> str:
 
 
 def pair_works(
-    folder: Path, preset: Preset, matches: Iterable[Match], material: Material, repeats: int = 1
-) -> list[Work]:
+    folder: Path, preset: Preset, matches: Iterable[Match], material: BattleMaterial, repeats: int = 1
+) -> list[JudgingFile]:
     """The questions about `matches`, a file for each pair of models; what :func:`judging.judge_all` takes."""
     return [
-        Work(
+        JudgingFile(
             benchmark=BENCHMARK,
             side="-vs-".join(models),
             path=_file(folder, preset, models),
@@ -52,7 +52,7 @@ def pair_works(
     ]
 
 
-def _questions(matches: Sequence[Match], material: Material, repeats: int) -> Iterator[Question]:
+def _questions(matches: Sequence[Match], material: BattleMaterial, repeats: int) -> Iterator[Question]:
     for match in matches:
         for order in ORDERS:
             messages = pair_messages(material, match, order)
@@ -72,7 +72,7 @@ def _file(folder: Path, preset: Preset, models: tuple[str, str]) -> Path:
 
 
 def stored_judgements(
-    folder: Path, preset: Preset, matches: Iterable[Match], material: Material
+    folder: Path, preset: Preset, matches: Iterable[Match], material: BattleMaterial
 ) -> dict[Match, list[Judgement]]:
     """What is kept of a judge on `matches`, of every repeat; one of which nothing is kept has no key."""
     found: dict[Match, list[Judgement]] = {}
@@ -87,5 +87,5 @@ def stored_judgements(
     return found
 
 
-def _key(preset: Preset, material: Material, match: Match, order: PairOrder, repeat: int) -> str:
+def _key(preset: Preset, material: BattleMaterial, match: Match, order: PairOrder, repeat: int) -> str:
     return request_hash(preset.model, preset.options, pair_messages(material, match, order), repeat)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from fedllm_bench.common import files
 from fedllm_bench.data.fetch.assets import ASSETS, fetch
 from fedllm_bench.evaluation.judges.questions import REFERENCE_CATEGORIES
-from fedllm_bench.evaluation.judges.templates import Messages, Template, mt_bench_templates
+from fedllm_bench.evaluation.judges.templates import JudgeTemplate, Messages, mt_bench_templates
 from fedllm_bench.evaluation.judging.votes import Match
 
 QUESTIONS = "mt_bench/question.jsonl"
@@ -24,14 +24,14 @@ ORDERS: tuple[PairOrder, ...] = ("ab", "ba")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
+class BattleMaterial:
     """Questions and answers by question id; `answers` by model. `templates`: name -> MT-Bench's."""
 
     questions: Mapping[str, tuple[str, ...]]
     categories: Mapping[str, str]
     references: Mapping[str, tuple[str, ...]]
     answers: Mapping[str, Mapping[str, tuple[str, ...]]]
-    templates: Mapping[str, Template]
+    templates: Mapping[str, JudgeTemplate]
 
     def shown(self, match: Match, order: PairOrder) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The turns of the answer shown first, and of the other, up to the turn of the match."""
@@ -44,10 +44,10 @@ class Material:
         return len(a[-1]), len(b[-1])
 
 
-def mt_bench_material() -> Material:
+def mt_bench_material() -> BattleMaterial:
     """Raises a :class:`UserError` where an asset cannot be fetched."""
     questions = files.read_jsonl(fetch(QUESTIONS))
-    return Material(
+    return BattleMaterial(
         questions={str(row["question_id"]): tuple(row["turns"]) for row in questions},
         categories={str(row["question_id"]): row["category"] for row in questions},
         references=_turns(files.read_jsonl(fetch(REFERENCES))),
@@ -65,14 +65,14 @@ def _turns(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
     return {str(row["question_id"]): tuple(row["choices"][0]["turns"]) for row in rows}
 
 
-def pair_messages(material: Material, match: Match, order: PairOrder) -> Messages:
+def pair_messages(material: BattleMaterial, match: Match, order: PairOrder) -> Messages:
     """The two answers of a match, as they are put to a judge."""
     has_reference = material.categories[match.question] in REFERENCE_CATEGORIES
     name = ("pair-math-v1" if has_reference else "pair-v2") + ("-multi-turn" if match.turn > 1 else "")
     return material.templates[name].filled(_fields(material, match, order, has_reference))
 
 
-def _fields(material: Material, match: Match, order: PairOrder, has_reference: bool) -> dict[str, str]:
+def _fields(material: BattleMaterial, match: Match, order: PairOrder, has_reference: bool) -> dict[str, str]:
     """`question`, `answer_a` in a first turn; `question_1`, `answer_a_2` and so on in a later one."""
     first, second = material.shown(match, order)
     references = material.references[match.question] if has_reference else ()

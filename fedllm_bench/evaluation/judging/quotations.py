@@ -23,7 +23,7 @@ MARKS = "\"'`“”„‟«»‹›‚‘’「」『』《》〈〉〝〞"
 
 
 @dataclass(frozen=True)
-class Line:
+class ReplyLine:
     """A line of a reply and where it starts in it. `is_apart`: all of it is in a block of code or a block quote."""
 
     text: str
@@ -36,7 +36,7 @@ class Line:
 class Quotations:
     """What of a text is quoted; `spans` (start, end) are in order and apart."""
 
-    lines: Sequence[Line]
+    lines: Sequence[ReplyLine]
     spans: Sequence[tuple[int, int]]
 
     @classmethod
@@ -44,7 +44,7 @@ class Quotations:
         marked = [match.span() for form in (STRAIGHT, SINGLE, PAIRED) for match in form.finditer(text)]
         return cls(list(_lines(text)), _merged([*marked, *inline_code(text)]))
 
-    def holds(self, line: Line, start: int, end: int) -> bool:
+    def holds(self, line: ReplyLine, start: int, end: int) -> bool:
         """Whether [start, end) of a line is quoted."""
         place = line.start + start
         number = bisect.bisect_left(self.spans, (place, 0)) - 1  # the last one that begins before it
@@ -62,10 +62,10 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def _lines(text: str) -> Iterator[Line]:
+def _lines(text: str) -> Iterator[ReplyLine]:
     lines, at = text.split("\n"), 0
     for line, kind in zip(lines, line_kinds(lines), strict=True):
-        yield Line(line, at, kind, is_apart=kind != "text" or line.lstrip().startswith(">"))
+        yield ReplyLine(line, at, kind, is_apart=kind != "text" or line.lstrip().startswith(">"))
         at += len(line) + 1
 
 

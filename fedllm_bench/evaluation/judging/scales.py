@@ -28,7 +28,7 @@ def words(kind: str) -> str:
 
 
 @dataclass(frozen=True)
-class Patterns:
+class ScalePatterns:
     """`out_of`, `to` and `scale_first`: all of what stands between two ratings; the others: what stands beside one."""
 
     out_of: regex.Pattern[str]
@@ -41,7 +41,7 @@ class Patterns:
 
 
 @functools.cache
-def patterns() -> Patterns:
+def patterns() -> ScalePatterns:
     unit, maximum, scale, linked = (words(kind) for kind in ("units", "maximum", "scales", "is"))
     most = rf"(?:{words('most')} )*"
     beside = r"[\s:：=*_~\"'“«(\[]*\Z"
@@ -53,7 +53,7 @@ def patterns() -> Patterns:
         return regex.compile(pattern, regex.IGNORECASE)
 
     possible = "(?: a possible| a maximum of)?"
-    return Patterns(
+    return ScalePatterns(
         out_of=compiled(
             rf"\W*(?:{unit}\W*)?{words('of')}\W*(?:{linked}\W*)?{most}(?:(?:{maximum}|{scale})\W*(?:{linked}\W*)?)*{most}"
         ),

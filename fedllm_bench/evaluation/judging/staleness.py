@@ -17,7 +17,7 @@ from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
 
 
 @pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
-class Asked:
+class RequestTerms:
     """What a request to a judge hangs on, beside its messages."""
 
     model: str
@@ -83,8 +83,8 @@ def _current(judgement: Judgement, right: Mapping[Slot, str]) -> Judgement:
     return judgement if is_right or judgement.reply is None else replace(judgement, reply=None, reason=STALE)
 
 
-def _judge(path: Path) -> Asked:
+def _judge(path: Path) -> RequestTerms:
     try:
-        return TypeAdapter(Asked).validate_json(path.read_bytes())
+        return TypeAdapter(RequestTerms).validate_json(path.read_bytes())
     except ValidationError as error:
         raise UserError(f"{path} names no judge ({first_line(error)}); remove {path.parent} and judge again") from error

@@ -20,7 +20,7 @@ from typing import Generic, Literal, TypeVar
 import regex
 
 from fedllm_bench.evaluation.judging import scales
-from fedllm_bench.evaluation.judging.quotations import Line, Quotations
+from fedllm_bench.evaluation.judging.quotations import Quotations, ReplyLine
 from fedllm_bench.evaluation.thoughts import said
 
 V = TypeVar("V")
@@ -175,7 +175,7 @@ def _quoted_at_the_end(
     return None if is_repeated or words().reports.search(_lead(lines, match.start())) else match
 
 
-def _lead(lines: Sequence[Line], start: int) -> str:
+def _lead(lines: Sequence[ReplyLine], start: int) -> str:
     """The sentence that leads to a place in the last line; of the line before, if it goes on, where there is none."""
     lead: str = SENTENCE_END.split(lines[-1].text[:start])[-1]
     if len(lines) == 1 or regex.search(r"\w", _unlabelled(lead)):

@@ -17,7 +17,7 @@ from typing import Any
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted
 from fedllm_bench.evaluation.imported_files import parsed, text_of
-from fedllm_bench.evaluation.judging.votes import OTHER, Match, Vote, Winner
+from fedllm_bench.evaluation.judging.votes import OTHER, JudgeVote, Match, Winner
 
 NEEDED = ("question", "model_a", "model_b", "winner", "judge")
 NAMES = {"question_id": "question"}  # another name of a column, as FastChat has it
@@ -27,15 +27,15 @@ NO_VERDICT = "no verdict"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class VoteLine:
     """One vote as it stands in the file; `swapped` where its model_a sorts behind its model_b."""
 
-    vote: Vote
+    vote: JudgeVote
     swapped: bool
     where: str
 
 
-def read_vote_file(path: Path) -> list[Vote]:
+def read_vote_file(path: Path) -> list[JudgeVote]:
     """The decisions of all judges. Raises a :class:`UserError` of one line for what is no such file."""
     lines = [_line(row, where) for where, row in _rows(path)]
     if not lines:
@@ -43,14 +43,14 @@ def read_vote_file(path: Path) -> list[Vote]:
     return [_decision(found) for found in _by_judge(lines).values()]
 
 
-def _by_judge(lines: list[Line]) -> dict[tuple[Match, str], list[Line]]:
-    found: dict[tuple[Match, str], list[Line]] = {}
+def _by_judge(lines: list[VoteLine]) -> dict[tuple[Match, str], list[VoteLine]]:
+    found: dict[tuple[Match, str], list[VoteLine]] = {}
     for line in lines:
         found.setdefault((line.vote.match, line.vote.judge), []).append(line)
     return found
 
 
-def _decision(lines: list[Line]) -> Vote:
+def _decision(lines: list[VoteLine]) -> JudgeVote:
     """One vote, or one for each order of the two models."""
     orders = [line.swapped for line in lines]
     if len(set(orders)) < len(orders):
@@ -61,12 +61,12 @@ def _decision(lines: list[Line]) -> Vote:
         return lines[0].vote
     one, other = (line.vote for line in lines)
     if None in (one.winner, other.winner):
-        return Vote(one.match, one.judge, None, reason=NO_VERDICT)
+        return JudgeVote(one.match, one.judge, None, reason=NO_VERDICT)
     same = one.winner == other.winner
-    return Vote(one.match, one.judge, one.winner if same else "tie", consistent=same)
+    return JudgeVote(one.match, one.judge, one.winner if same else "tie", consistent=same)
 
 
-def _line(row: Mapping[str, Any], where: str) -> Line:
+def _line(row: Mapping[str, Any], where: str) -> VoteLine:
     question, model_a, model_b, judge = (
         _name(row[key], key, where) for key in ("question", "model_a", "model_b", "judge")
     )
@@ -76,7 +76,9 @@ def _line(row: Mapping[str, Any], where: str) -> Line:
     swapped = model_b < model_a
     match = Match(question, _turn(row.get("turn"), where), *sorted((model_a, model_b)))
     right = OTHER[winner] if winner and swapped else winner
-    return Line(vote=Vote(match, judge, right, reason="" if right else NO_VERDICT), swapped=swapped, where=where)
+    return VoteLine(
+        vote=JudgeVote(match, judge, right, reason="" if right else NO_VERDICT), swapped=swapped, where=where
+    )
 
 
 def _name(value: Any, key: str, where: str) -> str:

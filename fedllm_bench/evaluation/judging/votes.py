@@ -38,7 +38,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Vote:
+class JudgeVote:
     """What one judge found. Without a `winner`, `reason` says why there is no verdict.
 
     `consistent` is False where a judge who saw both orders named another winner in each; the vote is then a tie.
@@ -51,29 +51,29 @@ class Vote:
     reason: str = ""
 
 
-def expert_votes() -> list[Vote]:
+def expert_votes() -> list[JudgeVote]:
     """Raises a :class:`UserError` where the asset cannot be fetched."""
     return [vote for vote in read_votes(fetch(HUMAN_LABELS)) if vote.judge.startswith(EXPERT)]
 
 
-def gpt4_votes() -> list[Vote]:
+def gpt4_votes() -> list[JudgeVote]:
     """The published verdicts of GPT-4 on all 15 pairs of models."""
     return read_votes(fetch(GPT4_LABELS))
 
 
-def read_votes(path: Path) -> list[Vote]:
+def read_votes(path: Path) -> list[JudgeVote]:
     try:
         return [_vote(row) for row in files.read_jsonl(path)]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: a line that is no vote ({type(error).__name__}: {error})") from error
 
 
-def _vote(row: Mapping[str, Any]) -> Vote:
+def _vote(row: Mapping[str, Any]) -> JudgeVote:
     first, second = str(row["model_a"]), str(row["model_b"])
     said = str(row["winner"])
     winner = _winner(said)
     match = Match(str(row["question_id"]), int(row["turn"]), *sorted((first, second)))
-    return Vote(match, str(row["judge"]), winner if first < second else OTHER[winner], "inconsistent" not in said)
+    return JudgeVote(match, str(row["judge"]), winner if first < second else OTHER[winner], "inconsistent" not in said)
 
 
 def _winner(said: str) -> Winner:
@@ -86,14 +86,14 @@ def _winner(said: str) -> Winner:
     raise ValueError(f"winner {said!r}")
 
 
-def by_match(votes: Iterable[Vote]) -> dict[Match, list[Vote]]:
-    found: dict[Match, list[Vote]] = {}
+def by_match(votes: Iterable[JudgeVote]) -> dict[Match, list[JudgeVote]]:
+    found: dict[Match, list[JudgeVote]] = {}
     for vote in votes:
         found.setdefault(vote.match, []).append(vote)
     return found
 
 
-def majority(votes: Sequence[Vote]) -> Winner:
+def majority(votes: Sequence[JudgeVote]) -> Winner:
     """What most of them found; a tie where two verdicts have equally many."""
     counts = Counter(vote.winner for vote in votes if vote.winner is not None)
     ranked = counts.most_common(2)

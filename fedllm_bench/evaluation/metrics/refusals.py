@@ -41,7 +41,7 @@ Refuses = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
-class Patterns:
+class RefusalPatterns:
     """Compiled patterns of all languages; each also takes what follows without being a letter.
 
     `exception`: what has the form of a refusal and is none ("I won't lie"); an answer may refuse behind it.
@@ -124,12 +124,12 @@ def _tables() -> dict[str, dict[str, list[str]]]:
 
 
 @functools.cache
-def _patterns() -> Patterns:
+def _patterns() -> RefusalPatterns:
     tables = [_tables()[name] for name in languages()]
     alone, openers, refusals, exceptions = (
         _any(p for table in tables for p in table[kind]) for kind in ("alone", "openers", "refusals", "exceptions")
     )
-    return Patterns(
+    return RefusalPatterns(
         start=regex.compile(NO_LETTERS + ITEM + NO_LETTERS + LABEL + NO_LETTERS + ITEM + NO_LETTERS),
         opener=regex.compile(openers + WHOLE_WORD + NO_LETTERS),
         apology=regex.compile(alone + WHOLE_WORD + NO_LETTERS),

@@ -30,15 +30,15 @@ BASE, PROMPTS, PLAN, JUDGE = "base", "prompts", "plan.json", "judge.json"
 
 
 @pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
-class Asked:
+class JudgedVersion:
     version: str = ""
 
 
 @pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
-class Plan:
+class PlanHead:
     """What is read of plan.json: the benchmark's version, and settings in place of the published ones."""
 
-    benchmark: Asked = field(default_factory=Asked)
+    benchmark: JudgedVersion = field(default_factory=JudgedVersion)
     overrides: dict[str, float | int | str | None] = field(default_factory=dict)
     seed: int = 0
 
@@ -48,14 +48,14 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
+class AnsweredBenchmark:
     """What a folder holds of one benchmark: answers by side and item, judgements by judge and side, and of pairs.
 
     `clients`: item -> the client whose row it is, where the run's split says so; no record of the folder does.
     """
 
     prompts: tuple[Prompt, ...]
-    plan: Plan
+    plan: PlanHead
     answers: Mapping[str, Mapping[str, Answer]]
     judgements: Mapping[str, Mapping[str, Sequence[Judgement]]]
     notes: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class Material:
         return list(self.judgements)
 
 
-def read_folder(folder: Path) -> dict[str, Material]:
+def read_folder(folder: Path) -> dict[str, AnsweredBenchmark]:
     """Benchmark -> its records, of those that a side has answered; {} where nothing was answered.
 
     Raises a :class:`UserError` that names the file for records that do not fit together.
@@ -80,7 +80,7 @@ def read_folder(folder: Path) -> dict[str, Material]:
     return {name: material for name, material in found.items() if material.answers}
 
 
-def _material(folder: Path, benchmark: str) -> Material:
+def _material(folder: Path, benchmark: str) -> AnsweredBenchmark:
     path = prompts_file(folder, benchmark)
     prompts = read_records(_inside(path), Prompt)
     sides = [name for name in _names(path.parent, ".jsonl") if name != PROMPTS]
@@ -93,7 +93,7 @@ def _material(folder: Path, benchmark: str) -> Material:
     why = [one.note for told in judges.values() for one in told.values() if one.note]
     notes = dict.fromkeys(staleness.unchecked(benchmark, note) for note in why)
     notes |= dict.fromkeys([*unread, *(one.note for one in pairs if one.note), *_of_thoughts(benchmark, answers)])
-    return Material(
+    return AnsweredBenchmark(
         prompts=tuple(prompts),
         plan=_plan(path.with_name(PLAN)),
         answers=answers,
@@ -110,12 +110,12 @@ def _of_thoughts(benchmark: str, sides: Mapping[str, Mapping[str, Answer]]) -> I
                    "and shown, and scores and judges do not read them")  # fmt: skip
 
 
-def _plan(path: Path) -> Plan:
+def _plan(path: Path) -> PlanHead:
     """What answers were made with; a plan that says nothing where there is no file."""
     if not _inside(path).is_file():
-        return Plan()
+        return PlanHead()
     try:
-        return TypeAdapter(Plan).validate_json(path.read_bytes())
+        return TypeAdapter(PlanHead).validate_json(path.read_bytes())
     except ValidationError as error:
         raise UserError(f"{path} is no plan of answers ({first_line(error)}); remove it and answer again") from error
 

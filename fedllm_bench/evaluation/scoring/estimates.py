@@ -20,7 +20,7 @@ LONGEST_REASON = 200  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class ScoreRules:
     """What holds for one metric: the range of a score, and the share of questions that must be scored.
 
     `of_pairs`: a missing answer is missing in other scores too, so there are no bounds.
@@ -32,7 +32,7 @@ class Rules:
     of_pairs: bool = False
 
 
-def side_estimate(scores: Sequence[Score], estimator: Estimator, rules: Rules) -> SideEstimate:
+def side_estimate(scores: Sequence[Score], estimator: Estimator, rules: ScoreRules) -> SideEstimate:
     """The estimate of one side, from one score for each question."""
     scored = _weighted(scores, estimator)
     found = summarise(per_cluster(scored), estimator=estimator, scale=(rules.low, rules.high))
@@ -52,7 +52,7 @@ def side_estimate(scores: Sequence[Score], estimator: Estimator, rules: Rules) -
     )
 
 
-def change(side: Sequence[Score], base: Sequence[Score], estimator: Estimator, rules: Rules) -> Change:
+def change(side: Sequence[Score], base: Sequence[Score], estimator: Estimator, rules: ScoreRules) -> Change:
     """side - base over the questions that both have scored, of all that either was asked."""
     ours, theirs = _pairs(side, base)
     a, b = (_weighted(scores, estimator) for scores in (ours, theirs))
@@ -118,7 +118,7 @@ def _refused(scores: Sequence[Score], min_coverage: float) -> str:
     return f"coverage {scored}/{len(scores)} is below the limit of {100 * min_coverage:g}%"
 
 
-def _bounds(scores: Sequence[Score], estimator: Estimator, rules: Rules) -> tuple[float, float] | None:
+def _bounds(scores: Sequence[Score], estimator: Estimator, rules: ScoreRules) -> tuple[float, float] | None:
     """The lowest and highest mean that the unscored questions leave possible; None where none or all are unscored."""
     scored = sum(score.is_scored for score in scores)
     if rules.of_pairs or scored in (0, len(scores)):

@@ -19,7 +19,7 @@ IntervalKind = Literal["t_skew", "share", "exact", "none", "bootstrap", "t"]  # 
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Estimate:
+class MeanEstimate:
     """A mean over questions with its 95% interval; `mean` is None where `refused` says why.
 
     Where there is a mean and no interval, `no_interval` says why (docs/statistics.md).
@@ -39,14 +39,14 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class SideEstimate(Estimate):
+class SideEstimate(MeanEstimate):
     """`bounds`: where the mean would be with every unscored question at the worst and at the best possible score."""
 
     bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Change(Estimate):
+class Change(MeanEstimate):
     """A side minus the base, paired by question. `significant`: whether the interval excludes 0.
 
     `detectable`: the smallest true difference that these questions would show with a power of 80%.
@@ -137,7 +137,7 @@ class JudgeResult:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Settings:
+class EvaluationSettings:
     min_coverage: float
     embedding_model: str
     level: float
@@ -147,9 +147,9 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Evaluation:
+class EvaluationResults:
     schema_version: Literal[2, 3]
-    settings: Settings
+    settings: EvaluationSettings
     benchmarks: dict[str, BenchmarkResult]
     judges: dict[str, JudgeResult]
     metrics: dict[str, MetricResult]
@@ -159,14 +159,14 @@ class Evaluation:
         return asdict(self)
 
 
-def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+def write_evaluation(path: Path, evaluation: EvaluationResults) -> None:
     files.write_json(path, evaluation.to_dict())
 
 
-def read_evaluation(path: Path) -> Evaluation:
+def read_evaluation(path: Path) -> EvaluationResults:
     """Raises a :class:`UserError` for a file that is no evaluation.json of this version."""
     try:
-        return TypeAdapter(Evaluation).validate_json(path.read_bytes())
+        return TypeAdapter(EvaluationResults).validate_json(path.read_bytes())
     except ValidationError as error:
         first: Any = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from fedllm_bench.evaluation.judging.pair_files import JudgedPairs
 from fedllm_bench.evaluation.judging.pairing import pair_scores_of
-from fedllm_bench.evaluation.scoring.answered import Material
-from fedllm_bench.evaluation.scoring.estimates import Rules, side_estimate
+from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark
+from fedllm_bench.evaluation.scoring.estimates import ScoreRules, side_estimate
 from fedllm_bench.evaluation.scoring.evaluation_json import PairResult
 from fedllm_bench.evaluation.scoring.views import MEAN_OVER_QUESTIONS, per_question
 from fedllm_bench.scores.score import Score
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tally:
+class PairTally:
     """Pairs with a verdict in both orders; a tie is also where the two orders differ."""
 
     wins: int
@@ -30,8 +30,8 @@ class Tally:
         return self.consistent / judged if judged else None
 
 
-def pair_results(materials: Mapping[str, Material], *, min_coverage: float) -> tuple[PairResult, ...]:
-    rules = Rules(low=0, high=1, min_coverage=min_coverage)
+def pair_results(materials: Mapping[str, AnsweredBenchmark], *, min_coverage: float) -> tuple[PairResult, ...]:
+    rules = ScoreRules(low=0, high=1, min_coverage=min_coverage)
     return tuple(
         _result(benchmark, pairs, pair_scores_of(material.prompts, pairs.judgements), rules)
         for benchmark, material in materials.items()
@@ -39,12 +39,12 @@ def pair_results(materials: Mapping[str, Material], *, min_coverage: float) -> t
     )
 
 
-def tally(scores: Sequence[Score]) -> Tally:
+def tally(scores: Sequence[Score]) -> PairTally:
     """From the evidence of :func:`pairing.pair_scores_of`: the winner in both orders of each repeat."""
     pairs = [tuple(pair) for score in scores for pair in score.evidence.get("winners", ())]
     counts = Counter(pairs)
     wins, losses = counts["A", "A"], counts["B", "B"]
-    return Tally(
+    return PairTally(
         wins=wins,
         ties=len(pairs) - wins - losses,
         losses=losses,
@@ -52,7 +52,7 @@ def tally(scores: Sequence[Score]) -> Tally:
     )
 
 
-def _result(benchmark: str, pairs: JudgedPairs, scores: Sequence[Score], rules: Rules) -> PairResult:
+def _result(benchmark: str, pairs: JudgedPairs, scores: Sequence[Score], rules: ScoreRules) -> PairResult:
     counted, names = tally(scores), pairs.names
     return PairResult(
         judge=pairs.judge,

@@ -9,16 +9,16 @@ from fedllm_bench.common import files
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS, OpenMetric
 from fedllm_bench.evaluation.records import Judgement
 from fedllm_bench.evaluation.scoring import evaluation_json
-from fedllm_bench.evaluation.scoring.answered import BASE, Material
-from fedllm_bench.evaluation.scoring.estimates import Rules, change, side_estimate
+from fedllm_bench.evaluation.scoring.answered import BASE, AnsweredBenchmark
+from fedllm_bench.evaluation.scoring.estimates import ScoreRules, change, side_estimate
 from fedllm_bench.evaluation.scoring.pair_results import pair_results
-from fedllm_bench.evaluation.scoring.views import View, labelled, views_of
+from fedllm_bench.evaluation.scoring.views import QuestionView, labelled, views_of
 from fedllm_bench.scores.intervals import LEVEL
 from fedllm_bench.scores.score import Score
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ScoringOptions:
     """`min_coverage`: the share of its questions that a mean must rest on; `embedding_model` is only named here."""
 
     min_coverage: float = 1.0
@@ -40,7 +40,7 @@ class Scored:
         return f"{self.metric.info.name}@{self.judge}" if self.judge else self.metric.info.name
 
 
-def score_all(materials: Mapping[str, Material], metrics: Mapping[str, OpenMetric]) -> list[Scored]:
+def score_all(materials: Mapping[str, AnsweredBenchmark], metrics: Mapping[str, OpenMetric]) -> list[Scored]:
     """Every metric of the benchmarks that are there, under every judge that graded them; "no judge" where none did."""
     found = []
     for metric in metrics.values():
@@ -51,7 +51,7 @@ def score_all(materials: Mapping[str, Material], metrics: Mapping[str, OpenMetri
     return [scored for scored in found if any(scored.sides.values())]
 
 
-def _scored(metric: OpenMetric, material: Material, judge: str | None) -> Scored:
+def _scored(metric: OpenMetric, material: AnsweredBenchmark, judge: str | None) -> Scored:
     told = material.judgements[judge] if judge else {}
     if metric.across is not None:
         sides = metric.across(material.prompts, material.answers)
@@ -65,11 +65,11 @@ def _scored(metric: OpenMetric, material: Material, judge: str | None) -> Scored
 
 
 def evaluation_of(
-    materials: Mapping[str, Material], scored: Iterable[Scored], options: Options
-) -> evaluation_json.Evaluation:
-    return evaluation_json.Evaluation(
+    materials: Mapping[str, AnsweredBenchmark], scored: Iterable[Scored], options: ScoringOptions
+) -> evaluation_json.EvaluationResults:
+    return evaluation_json.EvaluationResults(
         schema_version=3,
-        settings=evaluation_json.Settings(
+        settings=evaluation_json.EvaluationSettings(
             min_coverage=options.min_coverage,
             embedding_model=options.embedding_model,
             level=LEVEL,
@@ -84,7 +84,7 @@ def evaluation_of(
     )
 
 
-def _benchmark(material: Material) -> evaluation_json.BenchmarkResult:
+def _benchmark(material: AnsweredBenchmark) -> evaluation_json.BenchmarkResult:
     prompts = sorted((asdict(prompt) for prompt in material.prompts), key=lambda prompt: str(prompt["item_id"]))
     return evaluation_json.BenchmarkResult(
         version=material.plan.benchmark.version,
@@ -96,7 +96,7 @@ def _benchmark(material: Material) -> evaluation_json.BenchmarkResult:
     )
 
 
-def _judges(materials: Mapping[str, Material]) -> dict[str, evaluation_json.JudgeResult]:
+def _judges(materials: Mapping[str, AnsweredBenchmark]) -> dict[str, evaluation_json.JudgeResult]:
     told: dict[str, list[Judgement]] = {}
     for material in materials.values():
         for judge, sides in material.judgements.items():
@@ -121,9 +121,9 @@ def _judge(judgements: Sequence[Judgement]) -> evaluation_json.JudgeResult:
     )
 
 
-def _metric(one: Scored, options: Options) -> evaluation_json.MetricResult:
+def _metric(one: Scored, options: ScoringOptions) -> evaluation_json.MetricResult:
     metric, info = one.metric, one.metric.info
-    rules = Rules(
+    rules = ScoreRules(
         low=metric.low,
         high=metric.high,
         min_coverage=options.min_coverage,
@@ -146,7 +146,7 @@ def _metric(one: Scored, options: Options) -> evaluation_json.MetricResult:
     )
 
 
-def _view(view: View, sides: Mapping[str, Sequence[Score]], rules: Rules) -> evaluation_json.ViewResult:
+def _view(view: QuestionView, sides: Mapping[str, Sequence[Score]], rules: ScoreRules) -> evaluation_json.ViewResult:
     kept = {side: view.of(scores) for side, scores in sides.items()}
     return evaluation_json.ViewResult(
         estimator=view.estimator.description,

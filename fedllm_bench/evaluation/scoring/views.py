@@ -19,7 +19,7 @@ MEAN = "mean"  # the view that stands for a metric
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class QuestionView:
     """A metric over some of its scores (`keep`), one for each question. `of_pairs`: see :func:`pseudo_values`."""
 
     name: str
@@ -100,19 +100,21 @@ def weighted(scores: Sequence[Score]) -> list[Score]:
     return [replace(s, weight=1 / counts[_language(s)]) if s.is_scored else s for s in scores]
 
 
-def views_of(scores: Sequence[Score], *, by_language: bool, of_pairs: bool = False) -> list[View]:
+def views_of(scores: Sequence[Score], *, by_language: bool, of_pairs: bool = False) -> list[QuestionView]:
     """The mean, then one view for each turn, category, language and client where there are several of them.
 
     Pairs are of one language, so there is no plain mean `of_pairs`.
     """
     languages = _values(scores, "language")
     over_languages = by_language and len(languages) > 1
-    views = [View(name=MEAN, keep=_any, estimator=MEAN_OVER_LANGUAGES if over_languages else MEAN_OVER_QUESTIONS)]
-    views += [View(name="plain_mean", keep=_any)] if over_languages and not of_pairs else []
+    views = [
+        QuestionView(name=MEAN, keep=_any, estimator=MEAN_OVER_LANGUAGES if over_languages else MEAN_OVER_QUESTIONS)
+    ]
+    views += [QuestionView(name="plain_mean", keep=_any)] if over_languages and not of_pairs else []
     for key in ("turn", "category", "language", "client"):
         values = sorted(_values(scores, key)) if key == "client" else _values(scores, key)
         if 1 < len(values) <= MOST_VALUES:
-            views += [View(name=f"{key}_{value}", keep=_in(key, value)) for value in values]
+            views += [QuestionView(name=f"{key}_{value}", keep=_in(key, value)) for value in values]
     return [replace(view, of_pairs=of_pairs) for view in views]
 
 

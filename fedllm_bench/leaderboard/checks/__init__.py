@@ -21,11 +21,11 @@ from fedllm_bench.leaderboard.checks import (
     uploads,
     writing,
 )
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.submitted import Submitted
 
-Check = Callable[[Submitted, Context], Iterable[Problem]]
+Check = Callable[[Submitted, CheckContext], Iterable[Problem]]
 
 CHECKS: dict[str, Check] = {
     "configs": identity.configs,

@@ -10,14 +10,14 @@ from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS
-from fedllm_bench.evaluation.benchmarks import Context as PromptContext
+from fedllm_bench.evaluation.benchmarks import PromptContext as PromptContext
 from fedllm_bench.evaluation.records import Answer, Prompt
-from fedllm_bench.leaderboard.checks.context import Context, config_of, split_of
+from fedllm_bench.leaderboard.checks.context import CheckContext, config_of, split_of
 from fedllm_bench.leaderboard.submission.problems import Problem
-from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 
 
-def prompts(submitted: Submitted, context: Context) -> Iterator[Problem]:
+def prompts(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     """What was asked is the benchmark, all of it, with the published settings."""
     for run in submitted.runs:
         for benchmark in run.files.benchmarks():
@@ -29,7 +29,7 @@ def prompts(submitted: Submitted, context: Context) -> Iterator[Problem]:
             yield from _prompts(submitted, run, benchmark, context)
 
 
-def plans(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def plans(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """The part of :func:`prompts` for which no benchmark is fetched."""
     for run in submitted.runs:
         for benchmark in run.files.benchmarks():
@@ -37,7 +37,7 @@ def plans(submitted: Submitted, _: Context) -> Iterator[Problem]:
                 yield from _plan(run, benchmark, f"{run.where}/answers/{benchmark}")
 
 
-def _plan(run: Run, benchmark: str, where: str) -> Iterator[Problem]:
+def _plan(run: SubmittedRun, benchmark: str, where: str) -> Iterator[Problem]:
     plan = run.plan(benchmark)
     asked = run.files.prompts(benchmark)
     right = {
@@ -58,7 +58,7 @@ def _plan(run: Run, benchmark: str, where: str) -> Iterator[Problem]:
         yield Problem(code="plan", message="another base model answered", where=f"{where}/plan.json")
 
 
-def _prompts(submitted: Submitted, run: Run, benchmark: str, context: Context) -> Iterator[Problem]:
+def _prompts(submitted: Submitted, run: SubmittedRun, benchmark: str, context: CheckContext) -> Iterator[Problem]:
     where = f"{run.where}/answers/{benchmark}"
     try:
         right = _of_benchmark(submitted, run, benchmark, context)
@@ -75,13 +75,13 @@ def _prompts(submitted: Submitted, run: Run, benchmark: str, context: Context) -
         yield Problem(code="prompts", message=text, where=where)
 
 
-def _of_benchmark(submitted: Submitted, run: Run, benchmark: str, context: Context) -> list[Prompt]:
+def _of_benchmark(submitted: Submitted, run: SubmittedRun, benchmark: str, context: CheckContext) -> list[Prompt]:
     config, split = config_of(submitted, run, context), split_of(submitted, run, context)
     about = PromptContext(dataset=config.dataset if config else None, split=None if split is None else lambda: split)
     return BENCHMARKS[benchmark].prompts(about)
 
 
-def coverage(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def coverage(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """The sides that were asked, the trained model among them, have one whole answer to every prompt each."""
     for run in submitted.runs:
         for benchmark in run.files.benchmarks():
@@ -95,7 +95,7 @@ def coverage(submitted: Submitted, _: Context) -> Iterator[Problem]:
                 yield from _answered(asked, run.files.answers(benchmark, side), f"{where}/{side}.jsonl.gz")
 
 
-def _asked_sides(run: Run, benchmark: str) -> list[str]:
+def _asked_sides(run: SubmittedRun, benchmark: str) -> list[str]:
     """Those of the plan, and the trained model unless single clients were asked; the base may be left out."""
     planned = run.plan(benchmark).sides
     of_clients = any(side.startswith("client-") for side in run.files.sides(benchmark))

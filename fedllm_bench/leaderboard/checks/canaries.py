@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.evaluation.scoring.answered import BASE
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.checks.fingerprints import digest
 from fedllm_bench.leaderboard.checks.uploads import adapter_of
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.schema import SUBMISSION
-from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 
 TRAINED = ("local", "central")  # canaries that are runs of the suite; a config says which
 CLOSE = 1e-5  # of a value: the norm of noise is rounded
 
 
-def canary(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def canary(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """A row that calls itself a canary is a run of TRAINED, the base, a constant answer, or an adapter of noise."""
     if not submitted.is_canary:
         return
@@ -30,14 +30,14 @@ def canary(submitted: Submitted, _: Context) -> Iterator[Problem]:
         yield Problem(code="canary", message=text, where=f"{SUBMISSION}: kind", level="flagged")
 
 
-def _is_base(run: Run) -> bool:
+def _is_base(run: SubmittedRun) -> bool:
     """Every score and answer is the base's."""
     scores = all(digest(sides.after) == digest(sides.before) for sides in run.sets.values())
     answers = [material.answers for material in run.materials.values()]
     return scores and all(given.get(GLOBAL) == given.get(BASE) for given in answers)
 
 
-def _is_constant(run: Run) -> bool:
+def _is_constant(run: SubmittedRun) -> bool:
     """Every answer is one sentence; there is no score of anything but answers."""
     given = [material.answers.get(GLOBAL, {}) for material in run.materials.values()]
     said = {turn for answers in given for answer in answers.values() for turn in answer.turns}
@@ -45,7 +45,7 @@ def _is_constant(run: Run) -> bool:
     return len(said) == 1 and "" not in said
 
 
-def _is_noise(run: Run) -> bool:
+def _is_noise(run: SubmittedRun) -> bool:
     """Its adapter is the normal noise that `submit --canary random` draws for this seed."""
     tree = adapter_of(run)
     if not tree:

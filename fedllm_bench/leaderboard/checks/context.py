@@ -11,13 +11,13 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.leaderboard.checks.fingerprints import Fingerprint
-from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 from fedllm_bench.leaderboard.submission.tracks import BASELINE, Track, load_tracks, preset_of
 from fedllm_bench.runs.cell import resolve_split
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
+class CheckContext:
     """`tracks` by id. `others`: submissions of the board, without the one at hand.
 
     `splits`: folders of client splits, by which runs on real data are checked; those of the mini world are rebuilt.
@@ -48,7 +48,7 @@ class Context:
         return self._found[key]
 
 
-def config_of(submitted: Submitted, run: Run, context: Context) -> RunConfig | None:
+def config_of(submitted: Submitted, run: SubmittedRun, context: CheckContext) -> RunConfig | None:
     """The run's config; of work done elsewhere, and of canaries, that of the track's preset; None without a track."""
     if run.files.has("config.json"):
         return run.config
@@ -56,7 +56,7 @@ def config_of(submitted: Submitted, run: Run, context: Context) -> RunConfig | N
     return preset_of(track.preset, BASELINE, track.profile) if track else None
 
 
-def split_of(submitted: Submitted, run: Run, context: Context) -> Split | None:
+def split_of(submitted: Submitted, run: SubmittedRun, context: CheckContext) -> Split | None:
     """The split of a run, where it is at hand; its hash may be another than the run's, which is a problem."""
     config, split_hash = config_of(submitted, run, context), run.files.entry.split_hash
     return context.split_of(config, split_hash) if config and split_hash else None

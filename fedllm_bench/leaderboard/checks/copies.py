@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
 
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.checks.fingerprints import Fingerprint, Sketch, fingerprint, similarity, sketches
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.submitted import Submitted
@@ -18,7 +18,7 @@ OWN = "; team and contact are equal: see that the same people submit it"
 AGAIN = ": a copy, or an exact reproduction (config, seed, split and base are the same)"
 
 
-def others(submitted: Submitted, context: Context) -> Iterator[Problem]:
+def others(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     """Losses, adapters and answers are not those of a submission that is on the board.
 
     A team may enter the same runs in several tracks; that is flagged, since anybody can write the name and contact of
@@ -70,7 +70,7 @@ def _answers(own: Mapping[str, Sketch], theirs: Mapping[str, Sketch], what: str,
     yield Problem(code="copied-answers", message=text, where="runs", level=level)  # type: ignore[arg-type]
 
 
-def own_seeds(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def own_seeds(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """The seeds answer for themselves: sampled answers of two trainings are not the same."""
     by_seed = {run.seed: sketches(run) for run in submitted.runs} if not submitted.is_canary else {}
     for one, other in combinations(sorted(by_seed), 2):

@@ -12,7 +12,7 @@ from fedllm_bench.common import files
 from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.evaluation.thoughts import without_thoughts
 from fedllm_bench.leaderboard.submission.problems import Refused
-from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 from fedllm_bench.scores.score import Score
 
 SHORTEST = 40  # characters: shorter answers may be alike by themselves
@@ -84,7 +84,7 @@ def fingerprint(submitted: Submitted) -> Fingerprint:
     )
 
 
-def training_of(submitted: Submitted, run: Run) -> Training:
+def training_of(submitted: Submitted, run: SubmittedRun) -> Training:
     """Of a run of this suite with every round in its log; else it is not known what it hangs on."""
     entry = run.files.entry
     try:
@@ -96,7 +96,7 @@ def training_of(submitted: Submitted, run: Run) -> Training:
     return Training(cause=cause, clock=files.sha256_json([line.seconds for line in run.rounds]))
 
 
-def loss_digests(run: Run) -> list[str]:
+def loss_digests(run: SubmittedRun) -> list[str]:
     """Of the scores after training of each metric of real numbers; none where they are those of the base."""
     sets = {name: run.sets[name] for name in LOSSES if name in run.sets}
     digests = {name: (digest(sides.after), digest(sides.before)) for name, sides in sets.items()}
@@ -108,7 +108,7 @@ def digest(scores: Iterable[Score]) -> str:
     return files.sha256_json(sorted((score.cluster, score.item_id, score.value) for score in scores))
 
 
-def base_key(run: Run) -> str:
+def base_key(run: SubmittedRun) -> str:
     """All that the base's scores hang on, but for the rounding of sums; "" where no config says it."""
     if not run.files.has("config.json"):
         return ""
@@ -117,7 +117,7 @@ def base_key(run: Run) -> str:
     return files.sha256_json([*asked, config.local.sequence_length, config.evaluation.max_new_tokens])
 
 
-def base_scores(run: Run) -> dict[str, BaseScores]:
+def base_scores(run: SubmittedRun) -> dict[str, BaseScores]:
     return {name: summary(sides.before) for name, sides in run.sets.items()}
 
 
@@ -127,12 +127,12 @@ def summary(scores: Sequence[Score]) -> BaseScores:
     return BaseScores(mean=mean, n=len(scores), digest=digest(scores))
 
 
-def _answers(runs: Sequence[Run]) -> dict[str, dict[str, Sketch]]:
+def _answers(runs: Sequence[SubmittedRun]) -> dict[str, dict[str, Sketch]]:
     """Of the first run: its seeds are compared with each other by a check of their own."""
     return sketches(runs[0]) if runs else {}
 
 
-def sketches(run: Run) -> dict[str, dict[str, Sketch]]:
+def sketches(run: SubmittedRun) -> dict[str, dict[str, Sketch]]:
     """Benchmark -> item -> the sketch of the global adapter's answer, of those that tell where they come from.
 
     Short ones do not, nor what a model says to several prompts: refusals are the same sentence in many runs.

@@ -10,18 +10,18 @@ from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.comparison.run_scores import differences
 from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.run import EMBEDDED_MODEL
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.checks.fingerprints import BaseScores, base_key, base_scores, digest, loss_digests
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.schema import Suite
-from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 from fedllm_bench.leaderboard.submission.tracks import rule_problems
 from fedllm_bench.runs.cell import settings_hash
 
 MIN_SEEDS = 3
 
 
-def configs(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def configs(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """The runs are one config under several seeds, with a method that this suite has."""
     if not submitted.is_of_suite:
         return
@@ -36,7 +36,7 @@ def configs(submitted: Submitted, _: Context) -> Iterator[Problem]:
         run.method  # noqa: B018  # raises for constants that it does not take
 
 
-def seeds(submitted: Submitted, context: Context) -> Iterator[Problem]:
+def seeds(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     """Enough seeds, and each a training of its own."""
     track = submitted.bundle.submission.track
     wanted = context.tracks[track].min_seeds if track in context.tracks else MIN_SEEDS
@@ -59,7 +59,7 @@ def _same_adapters(submitted: Submitted) -> Iterator[Problem]:
             yield Problem(code="one-run-twice", message=text, where=f"runs/{other}/adapter")
 
 
-def provenance(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def provenance(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """Hashes of split, base and config are the same wherever they stand, and the config's is right."""
     if submitted.is_of_suite:
         suite = submitted.bundle.submission.suite
@@ -69,7 +69,7 @@ def provenance(submitted: Submitted, _: Context) -> Iterator[Problem]:
             yield from _about(run)
 
 
-def _suite(run: Run, said: Suite) -> Iterator[Problem]:
+def _suite(run: SubmittedRun, said: Suite) -> Iterator[Problem]:
     """The version and commit of submission.json are those that made the run; no commit where runs differ in it."""
     stated = {"version": said.version, "commit": said.commit}
     own = {"version": run.environment.get("fedllm_bench"), "commit": run.environment.get("commit")}
@@ -78,7 +78,7 @@ def _suite(run: Run, said: Suite) -> Iterator[Problem]:
         yield Problem(code="provenance", message=text, where=f"{run.where}/environment.json")
 
 
-def _hashes(run: Run) -> Iterator[Problem]:
+def _hashes(run: SubmittedRun) -> Iterator[Problem]:
     data = run.environment.get("data")
     data = data if isinstance(data, dict) else {}
     entry = run.files.entry
@@ -98,7 +98,7 @@ def _hashes(run: Run) -> Iterator[Problem]:
         yield Problem(code="config-hash", message=text, where=f"{run.where}/config.json")
 
 
-def _about(run: Run) -> Iterator[Problem]:
+def _about(run: SubmittedRun) -> Iterator[Problem]:
     """What results.json says of the run it is of."""
     config, entry, about = run.config, run.files.entry, run.results["run"]
     expected = {
@@ -117,7 +117,7 @@ def _about(run: Run) -> Iterator[Problem]:
         )
 
 
-def track_rules(submitted: Submitted, context: Context) -> Iterator[Problem]:
+def track_rules(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     """The track is there, and what it fixes is as it says; work of elsewhere can enter open tracks only."""
     name = submitted.bundle.submission.track
     if name not in context.tracks:
@@ -135,7 +135,7 @@ def track_rules(submitted: Submitted, context: Context) -> Iterator[Problem]:
         yield replace(problem, where=f"{run.where}/config.json")
 
 
-def base(submitted: Submitted, context: Context) -> Iterator[Problem]:
+def base(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     """All seeds, and all submissions on this base and split, began at the same scores."""
     first, entries = submitted.runs[0], submitted.bundle.submission.runs
     for key in ("base_hash", "split_hash"):
@@ -150,7 +150,7 @@ CLOSE, FEW = 0.01, 0.01  # of an item's value, and of the items: hardware rounds
 MEAN_CLOSE = 1e-3
 
 
-def _same_base(first: Run, run: Run) -> Iterator[Problem]:
+def _same_base(first: SubmittedRun, run: SubmittedRun) -> Iterator[Problem]:
     for name, sides in run.sets.items():
         theirs = {(s.cluster, s.item_id): s for s in first.sets[name].before} if name in first.sets else {}
         far = 0
@@ -167,7 +167,7 @@ def _same_base(first: Run, run: Run) -> Iterator[Problem]:
             yield Problem(code="base-rounded", message=text, where=where, level="flagged")
 
 
-def _base_of_board(run: Run, context: Context) -> Iterator[Problem]:
+def _base_of_board(run: SubmittedRun, context: CheckContext) -> Iterator[Problem]:
     key, ours = base_key(run), base_scores(run)
     known = [other.bases[key] for other in context.others if key and key in other.bases]
     for name, mine in ours.items() if known else ():

@@ -13,15 +13,15 @@ from fedllm_bench.evaluation.judges.questions import Asker, Question, Slot, requ
 from fedllm_bench.evaluation.judges.rule import RuleJudge
 from fedllm_bench.evaluation.judging.grading import slot_of
 from fedllm_bench.evaluation.records import Judgement
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission.problems import Problem
-from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 
 PRESET = TypeAdapter(Preset)
 OF_FILE = ("id", "suite")  # keys of judge.json beside those of a preset
 
 
-def judgements(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def judgements(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """Each question to a judge is the one that the answers make, is asked once, and has a reply with a verdict."""
     for run in submitted.runs:
         for judge in run.files.judges():
@@ -36,7 +36,7 @@ def judgements(submitted: Submitted, _: Context) -> Iterator[Problem]:
         yield from _scored(run)
 
 
-def _preset(run: Run, judge: str) -> tuple[Preset | None, list[Problem]]:
+def _preset(run: SubmittedRun, judge: str) -> tuple[Preset | None, list[Problem]]:
     """The judge of judge.json, whose id is the hash of what its replies depend on."""
     where = f"{run.where}/judgements/{judge}/judge.json"
     stated = run.files.json(f"judgements/{judge}/judge.json")
@@ -55,7 +55,7 @@ def _preset(run: Run, judge: str) -> tuple[Preset | None, list[Problem]]:
     return preset, []
 
 
-def _judged(run: Run, preset: Preset, judge: str, benchmark: str, side: str) -> Iterator[Problem]:
+def _judged(run: SubmittedRun, preset: Preset, judge: str, benchmark: str, side: str) -> Iterator[Problem]:
     where = f"{run.where}/judgements/{judge}/{benchmark}/{side}.jsonl.gz"
     told = [one for one in run.files.judgements(judge, benchmark, side) if not one.order]
     if not told:
@@ -110,7 +110,7 @@ def _is_model(named: str, asked: str) -> bool:
     return named.startswith(asked) or asked.endswith(f"/{named}")
 
 
-def _scored(run: Run) -> Iterator[Problem]:
+def _scored(run: SubmittedRun) -> Iterator[Problem]:
     """What a judge was asked has a verdict in its reply."""
     for name, metric in run.scores.metrics.items():
         unscored = [score for score in metric.after if not score.is_scored] if metric.judge else []
@@ -120,7 +120,7 @@ def _scored(run: Run) -> Iterator[Problem]:
             yield Problem(code="uncovered", message=text, where=f"{run.where}/judgements/{metric.judge}")
 
 
-def records(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def records(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """The records of a run fit together as the suite's own reader wants them."""
     for run in submitted.runs:
         for benchmark, material in run.materials.items():

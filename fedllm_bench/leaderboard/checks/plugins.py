@@ -9,16 +9,16 @@ from fedllm_bench.config import presets
 from fedllm_bench.config.plugin_files import MOST_BYTES
 from fedllm_bench.config.plugins import SOURCES
 from fedllm_bench.config.sections import UsedPlugin
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused
 from fedllm_bench.leaderboard.submission.reading import digest_of, read_plain
-from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 from fedllm_bench.metrics.registry import METRICS, OfPlugin
 
 KINDS = ("METHODS", "METRICS", "PIPELINES")
 
 
-def plugins(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def plugins(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """Each plugin of a config has its source beside it, and there is no other; what hangs on it is told."""
     for run in submitted.runs:
         used = run.config.plugins if run.files.has("config.json") else ()
@@ -47,7 +47,7 @@ def _names(plugin: UsedPlugin) -> Iterator[str]:
             yield f"{given[:60]!a} is of the suite, not of {plugin.name[:60]!a}"
 
 
-def _source(run: Run, plugin: UsedPlugin) -> Iterator[Problem]:
+def _source(run: SubmittedRun, plugin: UsedPlugin) -> Iterator[Problem]:
     name = f"{SOURCES}/{plugin.name}"
     where = f"{run.where}/{name}"[:160]
     if not run.files.has(name):
@@ -71,7 +71,7 @@ def _source(run: Run, plugin: UsedPlugin) -> Iterator[Problem]:
         yield Problem(code="plugin", message=f"its source has the character {shown}, which hides text", where=where)
 
 
-def _not_run(run: Run) -> Iterator[Problem]:
+def _not_run(run: SubmittedRun) -> Iterator[Problem]:
     """What was not computed again, in one line for all seeds."""
     if not run.files.has("config.json") or not run.config.plugins:
         return

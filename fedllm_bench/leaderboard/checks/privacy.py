@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 
 from fedllm_bench.common.text import counted
-from fedllm_bench.leaderboard.checks.context import Context, split_of
+from fedllm_bench.leaderboard.checks.context import CheckContext, split_of
 from fedllm_bench.leaderboard.submission.problems import Problem
-from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 from fedllm_bench.leaderboard.submission.tracks import ROOM
 from fedllm_bench.methods.accounting import spent_epsilon
 from fedllm_bench.methods.privacy import Private
@@ -18,7 +18,7 @@ EPSILON = "privacy.epsilon"
 CLOSE = 1e-3  # of epsilon: another version of the accountant rounds otherwise
 
 
-def privacy(submitted: Submitted, context: Context) -> Iterator[Problem]:
+def privacy(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     """Epsilon is that of the noise, the rounds and the clients, and within the track's limit however noise was set."""
     track = context.tracks.get(submitted.bundle.submission.track)
     limit = track.rules.at_most.get(EPSILON) if track else None
@@ -48,7 +48,7 @@ def privacy(submitted: Submitted, context: Context) -> Iterator[Problem]:
             yield Problem(code="track-rule", message=f"{text} (track {track.id})" if track else text, where=where)
 
 
-def _epsilon(run: Run, private: Private) -> float | None:
+def _epsilon(run: SubmittedRun, private: Private) -> float | None:
     config = run.config
     rate = private.expected / run.num_clients
     return spent_epsilon(private.noise_multiplier, config.privacy.delta, rate, config.federation.rounds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedllm_bench.config import presets
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission.dates import ZONES, date_problems, today
 from fedllm_bench.leaderboard.submission.names import Known
 from fedllm_bench.leaderboard.submission.problems import Problem
@@ -14,12 +14,12 @@ from fedllm_bench.leaderboard.submission.submitted import Submitted
 from fedllm_bench.leaderboard.submission.tiers import records_of, when
 
 
-def dates(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def dates(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """The day is one on which these runs can have been submitted."""
     yield from date_problems(submitted)
 
 
-def names(submitted: Submitted, context: Context) -> Iterator[Problem]:
+def names(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     """Nobody is named so that a reader takes it for another; one name with two contacts may be two teams."""
     said = submitted.bundle.submission
     for text in Known.of(context.others).notes(said):
@@ -41,7 +41,7 @@ def _method(submitted: Submitted) -> Iterator[Problem]:
         yield Problem(code="look-alike", message=text, where=f"{SUBMISSION}: method", level="flagged")
 
 
-def tiers(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def tiers(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """A record that lifts the row was written by somebody who says to be a maintainer; none is of a day to come."""
     latest = (today() + ZONES).isoformat()
     for path in sorted(submitted.bundle.records):

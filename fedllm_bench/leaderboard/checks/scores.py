@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedllm_bench.common.text import counted, part_of
-from fedllm_bench.leaderboard.checks.context import Context, split_of
+from fedllm_bench.leaderboard.checks.context import CheckContext, split_of
 from fedllm_bench.leaderboard.checks.split_items import Expected, Key, SplitItems
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.recompute import SMALLEST, is_own, means, rescored
-from fedllm_bench.leaderboard.submission.submitted import SIDES, Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import SIDES, Submitted, SubmittedRun
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.results.run_results import client_rows, metrics_of
 from fedllm_bench.scores.score import Score
@@ -20,7 +20,7 @@ INTERVALS = ("ci_low", "ci_high", "interval", "significant", "no_interval", "sd"
 OF_LOCAL = ("local", "difference_to_local")  # keys that hang on the baseline, a run of its own that need not be here
 
 
-def items(submitted: Submitted, context: Context) -> Iterator[Problem]:
+def items(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     """Each item of the split is scored once, as what it is, on every side."""
     for run in submitted.runs:
         if submitted.is_of_suite:
@@ -38,7 +38,7 @@ def items(submitted: Submitted, context: Context) -> Iterator[Problem]:
             yield from _all_metrics(run, SplitItems(split))
 
 
-def ranked(submitted: Submitted, context: Context) -> Iterator[Problem]:
+def ranked(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     """Every run has a mean over all items of each metric that the track ranks without a judge."""
     track = context.tracks.get(submitted.bundle.submission.track)
     for run in submitted.runs if track and not submitted.is_canary else ():  # a constant answer has no loss
@@ -50,7 +50,7 @@ def ranked(submitted: Submitted, context: Context) -> Iterator[Problem]:
                 yield Problem(code="uncovered", message=text, where=run.where)
 
 
-def scored(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def scored(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """The part of :func:`items` for which no split is needed: each item that is there has a score."""
     for run in submitted.runs:
         for name, sides in run.sets.items():
@@ -58,7 +58,7 @@ def scored(submitted: Submitted, _: Context) -> Iterator[Problem]:
                 yield from _unscored(getattr(sides, side) or (), f"{run.where}/scores/{name}.{side}.jsonl.gz")
 
 
-def _metrics(run: Run) -> Iterator[Problem]:
+def _metrics(run: SubmittedRun) -> Iterator[Problem]:
     """Every metric of the config is there, and no other."""
     asked, there = set(run.config.evaluation.metrics), set(run.files.metrics())
     probes = {name for name in asked if name in METRICS and METRICS[name].needs_probes}
@@ -73,7 +73,7 @@ def _metrics(run: Run) -> Iterator[Problem]:
         )
 
 
-def _sides_alike(run: Run) -> Iterator[Problem]:
+def _sides_alike(run: SubmittedRun) -> Iterator[Problem]:
     """Without the split: what was scored before training was scored after it."""
     if run.method.personal:
         return
@@ -84,7 +84,7 @@ def _sides_alike(run: Run) -> Iterator[Problem]:
             yield Problem(code="items", message=text, where=f"{run.where}/scores/{name}.after.jsonl.gz")
 
 
-def _all_metrics(run: Run, split: SplitItems) -> Iterator[Problem]:
+def _all_metrics(run: SubmittedRun, split: SplitItems) -> Iterator[Problem]:
     is_whole = run.files.has("config.json")  # else no run of the suite, and every item is to be there
     own = {split.ids[client] for client in split.local_sample(run)} if is_whole else set(split.ids)
     personal = is_whole and run.method.personal
@@ -149,7 +149,7 @@ def _shown(key: Key) -> str:
     return f"{key[1][:40]!a} of {key[0][:40]!a}"
 
 
-def evidence(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def evidence(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """A score whose evidence decides it is that; preference metrics are functions of one margin."""
     for run in submitted.runs:
         for name in run.files.metrics():
@@ -164,7 +164,7 @@ def evidence(submitted: Submitted, _: Context) -> Iterator[Problem]:
         yield from _of_one_margin(run)
 
 
-def _of_one_margin(run: Run) -> Iterator[Problem]:
+def _of_one_margin(run: SubmittedRun) -> Iterator[Problem]:
     from fedllm_bench.metrics.preference import OfMargin
 
     margins = {side: _values(run.stored("preference_margin", side)) for side in SIDES}
@@ -183,7 +183,7 @@ def _values(scores: Sequence[Score]) -> dict[Key, float]:
     return {(score.cluster, score.item_id): score.value for score in scores if score.value is not None}
 
 
-def claims(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def claims(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """The means that submission.json claims are those of the records."""
     claimed = submitted.bundle.submission.claims
     found = {str(run.seed): means(run.scores) for run in submitted.runs}
@@ -195,7 +195,7 @@ def claims(submitted: Submitted, _: Context) -> Iterator[Problem]:
                 yield Problem(code="claims", message=text, where="submission.json: claims")
 
 
-def results(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def results(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """results.json is what the suite makes of the scores, number by number."""
     for run in submitted.runs:
         if not (run.files.has("results.json") and run.files.has("config.json")):

@@ -13,7 +13,7 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.published import ORDER_FILE
 from fedllm_bench.data.rows import PreferenceRow
 from fedllm_bench.leaderboard.submission.problems import Refused
-from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Run
+from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, SubmittedRun
 from fedllm_bench.metrics.items import HELDOUT, Item
 from fedllm_bench.mini.probes import Probe, load_probes, probe_key
 from fedllm_bench.training.faults import participants
@@ -83,7 +83,7 @@ class SplitItems:
         wanted = WANTED.get(metric, _every)
         return {(i.row.client_id, i.row.row_id): _expected(i) for i in self.items if wanted(i)}
 
-    def local_sample(self, run: Run) -> list[int]:
+    def local_sample(self, run: SubmittedRun) -> list[int]:
         """The clients of the baseline `local`, as `Bench.local_sample` chooses them."""
         config = run.config
         if config.federation.rounds > MOST_ROUNDS:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from fedllm_bench.common.text import counted
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.checks.scores import equal
 from fedllm_bench.leaderboard.checks.split_items import SplitItems
 from fedllm_bench.leaderboard.submission.problems import Problem
-from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Round, Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Round, Submitted, SubmittedRun
 from fedllm_bench.pipeline.results_stage import failures_of, num_dropouts
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts, straggles
@@ -19,7 +19,7 @@ from fedllm_bench.training.faults import DROPPED_OUT, dropouts, straggles
 FEW = 3  # problems of one kind that are shown for a run; the rest is counted
 
 
-def log(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def log(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """The log by itself: rounds from 1, possible numbers, failures that explain what is missing."""
     for run in submitted.runs if submitted.is_of_suite else ():
         where = f"{run.where}/rounds.jsonl.gz"
@@ -54,7 +54,7 @@ def _impossible(line: Round) -> Iterator[str]:
             yield f"{at}: client {client[:40]!a} dropped out and trained"
 
 
-def _cost(run: Run) -> Iterator[Problem]:
+def _cost(run: SubmittedRun) -> Iterator[Problem]:
     """results.json sums the log up."""
     cost, lines = run.results["cost"], [vars(line) for line in run.rounds]
     right = {
@@ -74,7 +74,7 @@ def _cost(run: Run) -> Iterator[Problem]:
         yield Problem(code="cost", message=text, where=f"{run.where}/results.json.gz: cost")
 
 
-def derived(submitted: Submitted, context: Context) -> Iterator[Problem]:
+def derived(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     """Who trained in each round, on how many rows, for how many steps, at which rate."""
     if not submitted.is_of_suite:
         return
@@ -94,7 +94,7 @@ def derived(submitted: Submitted, context: Context) -> Iterator[Problem]:
                 yield from _shortened(texts, code, where)
 
 
-def _against(run: Run, split: Split) -> dict[str, list[str]]:
+def _against(run: SubmittedRun, split: Split) -> dict[str, list[str]]:
     """Code -> what is otherwise than the split gives it."""
     known = SplitItems(split)
     plan = schedule(run.config, len(known.ids), known.file_order)
@@ -113,7 +113,7 @@ def _against(run: Run, split: Split) -> dict[str, list[str]]:
     return found
 
 
-def _compare(run: Run, split: SplitItems, line: Round, number: int, found: dict[str, list[str]]) -> None:
+def _compare(run: SubmittedRun, split: SplitItems, line: Round, number: int, found: dict[str, list[str]]) -> None:
     """One round, client by client."""
     config, skipped = run.config, _may_skip(run)
     away = dropouts(config, number, line.clients)
@@ -132,7 +132,7 @@ def _compare(run: Run, split: SplitItems, line: Round, number: int, found: dict[
 
 
 def _compare_pooled(
-    run: Run, split: SplitItems, line: Round, chosen: Sequence[int], found: dict[str, list[str]]
+    run: SubmittedRun, split: SplitItems, line: Round, chosen: Sequence[int], found: dict[str, list[str]]
 ) -> None:
     of_chosen = [_steps(run, split.sizes[client], len(split.ids)) for client in chosen]
     steps, rows = round(sum(of_chosen) / len(of_chosen)), sum(split.sizes)
@@ -147,11 +147,11 @@ def _compare_pooled(
         found["local-steps"].append(f"round {line.round}: {counted(line.steps[0], 'step')}, its config gives {steps}")
 
 
-def _steps(run: Run, rows: int, num_clients: int) -> int:
+def _steps(run: SubmittedRun, rows: int, num_clients: int) -> int:
     federation = run.config.federation
     return run.config.local.num_steps(rows, federation.rounds * federation.clients_per_round / num_clients)
 
 
-def _may_skip(run: Run) -> bool:
+def _may_skip(run: SubmittedRun) -> bool:
     """Whether rows can be without a counted token within the sequence length; those of the mini world are not."""
     return run.config.profile != "mini"

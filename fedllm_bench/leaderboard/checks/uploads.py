@@ -15,10 +15,10 @@ from fedllm_bench.common.text import counted
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import EMBEDDED_MODEL, Lora, RunConfig
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused
 from fedllm_bench.leaderboard.submission.reading import read_plain
-from fedllm_bench.leaderboard.submission.submitted import Round, Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import Round, Submitted, SubmittedRun
 from fedllm_bench.training.model import targets
 from fedllm_bench.training.model.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
 
@@ -27,7 +27,7 @@ MOST_BYTES = 64 * 2**20
 SLACK = 1e-3  # of a norm in float32
 
 
-def traffic(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def traffic(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """Bytes sent up and down in each round."""
     if not submitted.is_of_suite:
         return
@@ -56,7 +56,7 @@ def _of_round(line: Round, down: int, up: int) -> tuple[int, int]:
     return down * len(line.clients), up * line.failures.count(None)
 
 
-def shapes_of(run: Run) -> dict[str, tuple[int, ...]] | None:
+def shapes_of(run: SubmittedRun) -> dict[str, tuple[int, ...]] | None:
     """Names and shapes of what is trained: of the embedded base model, else as the adapter in the bundle has them."""
     if layers := embedded_layers(run.config):
         names = {
@@ -85,7 +85,7 @@ def _layers(lora: Lora) -> dict[str, AdaptedLayer]:
     return layers
 
 
-def _of_one_client(run: Run, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+def _of_one_client(run: SubmittedRun, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
     """Bytes of the message and of an upload, by the method's own functions on tensors without memory."""
     params: Tree = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     method, lr = run.method, run.config.local.lr
@@ -97,7 +97,7 @@ def _of_one_client(run: Run, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int
 # --- the adapter itself
 
 
-def adapter_of(run: Run) -> Tree | None:
+def adapter_of(run: SubmittedRun) -> Tree | None:
     """The tensors of the adapter in the bundle, None where there is none. Refused where it is no such file."""
     if not run.files.has(TENSORS):
         return None
@@ -110,7 +110,7 @@ def adapter_of(run: Run) -> Tree | None:
     return tree
 
 
-def adapter(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def adapter(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """Finite, of the config's shapes, moved from where training began, and not further than its rounds moved it."""
     for run in submitted.runs:
         yield from _settings(run)
@@ -128,7 +128,7 @@ def adapter(submitted: Submitted, _: Context) -> Iterator[Problem]:
             )
 
 
-def _settings(run: Run) -> Iterator[Problem]:
+def _settings(run: SubmittedRun) -> Iterator[Problem]:
     """adapter_config.json is that of a LoRA adapter with the config's rank and alpha."""
     if not run.files.has(SETTINGS) or not run.files.has("config.json"):
         return
@@ -140,7 +140,7 @@ def _settings(run: Run) -> Iterator[Problem]:
         yield Problem(code="adapter-file", message=text, where=f"{run.where}/{SETTINGS}")
 
 
-def _shapes(run: Run, tree: Tree, where: str) -> Iterator[Problem]:
+def _shapes(run: SubmittedRun, tree: Tree, where: str) -> Iterator[Problem]:
     if not (run.files.has("config.json") and run.files.has("rounds.jsonl")):
         return
     layers = embedded_layers(run.config)
@@ -159,7 +159,7 @@ def _shapes(run: Run, tree: Tree, where: str) -> Iterator[Problem]:
         yield Problem(code="adapter-distance", message=text, where=where)
 
 
-def _rank(run: Run, tree: Tree, where: str) -> Iterator[Problem]:
+def _rank(run: SubmittedRun, tree: Tree, where: str) -> Iterator[Problem]:
     """Of a base that is not at hand: pairs of A and B of the config's rank."""
     rank = run.config.lora.rank
     wrong = [name for name in tree if not name.endswith(A_AND_B)] if not run.config.lora.dora else []

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.leaderboard.checks import CHECKS
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.checks.fingerprint_cache import remembered
 from fedllm_bench.leaderboard.checks.fingerprints import Fingerprint, fingerprint
 from fedllm_bench.leaderboard.site import read_cache
@@ -48,7 +48,7 @@ class Report:
         return asdict(self)
 
 
-def validate(path: Path, context: Context) -> Report:
+def validate(path: Path, context: CheckContext) -> Report:
     """Every check on the submission in a folder or zip; what is wrong is in the report, never raised."""
     started, error = time.perf_counter(), ""
     with own_errors(f"opening {path.name}"):
@@ -77,7 +77,7 @@ def _keep(submitted: Submitted) -> None:
         read_cache.save(submitted.bundle, read_cache.kept_of(submitted.bundle, [run.scores for run in submitted.runs]))
 
 
-def _without(context: Context, bundle: Bundle) -> Context:
+def _without(context: CheckContext, bundle: Bundle) -> CheckContext:
     """The board without the submission at hand, which may lie there already: the same content under the same name.
 
     A name alone proves nothing: a copy in a folder of the same name is still a copy.
@@ -86,7 +86,7 @@ def _without(context: Context, bundle: Bundle) -> Context:
     return replace(context, others=[other for other in context.others if (other.name, other.digest) != own])
 
 
-def run_checks(submitted: Submitted, context: Context) -> tuple[list[Problem], str]:
+def run_checks(submitted: Submitted, context: CheckContext) -> tuple[list[Problem], str]:
     """What the checks found; and the first error of this program's own, "" where there was none."""
     problems: list[Problem] = []
     error = ""
@@ -99,7 +99,7 @@ def run_checks(submitted: Submitted, context: Context) -> tuple[list[Problem], s
     return problems, error
 
 
-def _of_check(name: str, submitted: Submitted, context: Context) -> Iterator[Problem]:
+def _of_check(name: str, submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     """What a check found until a record stopped it, and that record."""
     try:
         with own_errors(f"the check of {name} on {submitted.bundle.folder.name}"):
@@ -112,9 +112,9 @@ def _of_check(name: str, submitted: Submitted, context: Context) -> Iterator[Pro
         yield Problem(code="record", message=first_line(error)[:400])
 
 
-def context_of(*, known: Iterable[Fingerprint] = (), splits: Sequence[Path] = ()) -> Context:
+def context_of(*, known: Iterable[Fingerprint] = (), splits: Sequence[Path] = ()) -> CheckContext:
     """What submissions are held against: the tracks of this suite, and the fingerprints of a board."""
-    return Context(splits=tuple(splits), others=tuple(known))
+    return CheckContext(splits=tuple(splits), others=tuple(known))
 
 
 def known(folder: Path) -> Fingerprint | None:

@@ -17,10 +17,10 @@ from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.thoughts import without_thoughts
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.checks.fingerprints import SHORTEST, plain
 from fedllm_bench.leaderboard.submission.problems import Level, Problem
-from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 
 FEWEST = 5  # answers: fewer say nothing about the rest
 EMPTY, ALIKE, REFERENCES = 0.05, 0.1, 0.1  # shares of answers from which on a person looks
@@ -30,7 +30,7 @@ NO_INJECTION = ("advbench", "harmless")  # no judge reads a rating of a refusal 
 LONGEST_READ = 20_000  # characters of an answer
 
 
-def answers(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def answers(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """Empty, constant and duplicated answers, and copies of references."""
     for run in submitted.runs:
         for benchmark in run.files.benchmarks():
@@ -43,7 +43,7 @@ def answers(submitted: Submitted, _: Context) -> Iterator[Problem]:
                     yield from _references(given, asked, where)
 
 
-def _trained(run: Run, benchmark: str) -> list[str]:
+def _trained(run: SubmittedRun, benchmark: str) -> list[str]:
     return [side for side in run.files.sides(benchmark) if side == GLOBAL or side.startswith("client-")]
 
 
@@ -93,7 +93,7 @@ def _references(given: Sequence[Answer], asked: Mapping[str, Prompt], where: str
         yield Problem(code="answers-as-references", message=text, where=where, level=level)
 
 
-def injections(submitted: Submitted, _: Context) -> Iterator[Problem]:
+def injections(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """Words in an answer that are meant for the judge."""
     for run in submitted.runs:
         for benchmark in run.files.benchmarks():

@@ -10,7 +10,7 @@ from fedllm_bench.leaderboard.ranking.measures import Measure
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class BoardEntry:
     """What a board knows of a submission. `made_by`: the suite's name of the method, "" for work done outside of it.
 
     Bytes are of a run, mean over seeds, None where unknown; `epsilon` is the seeds' largest, None without privacy.
@@ -68,7 +68,7 @@ class Against:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class BoardCell:
     """`reason`: why there is no number. Ranks are among the ranked rows, None for others."""
 
     mean: float | None = None
@@ -82,7 +82,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BoardRow:
     """`unranked`: why it has no rank; "" where it has one. `names`: what a reader should know of its names."""
 
     slug: str
@@ -99,7 +99,7 @@ class Row:
     epsilon: float | None
     unranked: str
     is_baseline: bool
-    cells: Mapping[str, Cell]
+    cells: Mapping[str, BoardCell]
     rank_low: int | None = None
     rank_high: int | None = None
     borda: float | None = None
@@ -107,7 +107,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class BoardColumn:
     name: str
     version: str
     unit: str
@@ -125,8 +125,8 @@ class Board:
     version: str
     judge: str
     split_hash: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[BoardColumn, ...]
+    rows: tuple[BoardRow, ...]
     baseline: str
     alarms: tuple[str, ...]
 

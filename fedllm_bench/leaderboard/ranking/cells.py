@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fedllm_bench.leaderboard.ranking.board import Against, Cell, Entry, Interval
+from fedllm_bench.leaderboard.ranking.board import Against, BoardCell, BoardEntry, Interval
 from fedllm_bench.leaderboard.ranking.intervals import over_units
 from fedllm_bench.leaderboard.ranking.measures import Measure
 from fedllm_bench.leaderboard.ranking.relations import seed_values
@@ -15,10 +15,10 @@ from fedllm_bench.scores.power import ALPHA, smallest
 from fedllm_bench.scores.seeds import over_seeds
 from fedllm_bench.scores.significance import holm, paired_t
 
-Cells = dict[str, Cell]  # metric -> cell
+Cells = dict[str, BoardCell]  # metric -> cell
 
 
-def reference_of(name: str, entries: Sequence[Entry], baseline: Entry | None) -> Measure | None:
+def reference_of(name: str, entries: Sequence[BoardEntry], baseline: BoardEntry | None) -> Measure | None:
     """Whose version and items a row must share: the baseline's, else those that most rows have."""
     if baseline is not None and name in baseline.measures:
         return baseline.measures[name]
@@ -31,19 +31,19 @@ def _items(measure: Measure) -> str:
     return next(iter(measure.seeds.values())).items
 
 
-def cells_of(entry: Entry, reference: Mapping[str, Measure | None]) -> Cells:
+def cells_of(entry: BoardEntry, reference: Mapping[str, Measure | None]) -> Cells:
     return {name: _cell(entry.measures.get(name), of) for name, of in reference.items() if of is not None}
 
 
-def _cell(measure: Measure | None, reference: Measure) -> Cell:
+def _cell(measure: Measure | None, reference: Measure) -> BoardCell:
     if reason := not_scored(measure, reference):
-        return Cell(reason=reason)
+        return BoardCell(reason=reason)
     assert measure is not None
     values = seed_values(measure)
     if len(values) < len(measure.seeds):
-        return Cell(reason="a seed has no score")
+        return BoardCell(reason="a seed has no score")
     found, seeds = over_units(measure), over_seeds(values)
-    return Cell(
+    return BoardCell(
         mean=statistics.fmean(values.values()),
         by_seed={str(seed): value for seed, value in values.items()},
         models=Interval(of="models", low=found.ci_low, high=found.ci_high, kind=found.interval, n=found.n),
@@ -69,8 +69,8 @@ def _over_seeds(low: float | None, high: float | None, n: int) -> Interval:
 
 
 def with_tests(
-    entries: Sequence[Entry],
-    baseline: Entry | None,
+    entries: Sequence[BoardEntry],
+    baseline: BoardEntry | None,
     cells: Mapping[str, Cells],
 ) -> dict[str, Cells]:
     """Each row against the baseline; Holm's correction is over all rows and metrics of the board."""

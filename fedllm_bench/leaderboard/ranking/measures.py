@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedllm_bench.evaluation.scoring.views import MEAN_OVER_LANGUAGES, MEAN_OVER_QUESTIONS
-from fedllm_bench.leaderboard.submission.recompute import MetricScores, SeedScores
+from fedllm_bench.leaderboard.submission.recompute import RecomputedMetric, SeedScores
 from fedllm_bench.scores.estimators import (
     MEAN_OVER_CLIENTS,
     MEAN_OVER_TOKENS,
@@ -35,7 +35,7 @@ ESTIMATORS: dict[tuple[str, bool], Estimator] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class SeedSide:
     """One seed's trained model under one metric. `is_whole`: no item is unscored."""
 
     clusters: Clusters
@@ -61,7 +61,7 @@ class Measure:
     unit_of_n: str
     whole_only: bool
     scale: Scale | None = None
-    seeds: Mapping[int, Side]
+    seeds: Mapping[int, SeedSide]
 
     @property
     def how(self) -> Estimator:
@@ -75,7 +75,7 @@ def measures_of(seeds: Sequence[SeedScores], wanted: Collection[str]) -> dict[st
     return {name: _measure({one.seed: one.metrics[name] for one in seeds}) for name in whole}
 
 
-def _measure(by_seed: Mapping[int, MetricScores]) -> Measure:
+def _measure(by_seed: Mapping[int, RecomputedMetric]) -> Measure:
     first = next(iter(by_seed.values()))
     return Measure(
         name=first.name,
@@ -92,8 +92,8 @@ def _measure(by_seed: Mapping[int, MetricScores]) -> Measure:
     )
 
 
-def side_of(scores: Sequence[Score]) -> Side:
-    return Side(
+def side_of(scores: Sequence[Score]) -> SeedSide:
+    return SeedSide(
         clusters=per_cluster(scores),
         items=fingerprint(scores),
         is_whole=all(score.is_scored for score in scores),

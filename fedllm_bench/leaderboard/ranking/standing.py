@@ -13,7 +13,7 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.leaderboard.ranking import ranking
-from fedllm_bench.leaderboard.ranking.board import Board, Cell, Column, Entry, Row
+from fedllm_bench.leaderboard.ranking.board import Board, BoardCell, BoardColumn, BoardEntry, BoardRow
 from fedllm_bench.leaderboard.ranking.cells import cells_of, not_scored, reference_of, with_tests
 from fedllm_bench.leaderboard.ranking.measures import Measure
 from fedllm_bench.leaderboard.ranking.relations import Compared, Signs, clearly_better, seed_values
@@ -21,9 +21,9 @@ from fedllm_bench.leaderboard.submission.names import Known
 from fedllm_bench.leaderboard.submission.tracks import BASELINE, Track, load_tracks, pinned_baselines, winners
 
 
-def boards_of(entries: Sequence[Entry]) -> list[Board]:
+def boards_of(entries: Sequence[BoardEntry]) -> list[Board]:
     """Every board that the entries make: by track, split and judge, in the order of the tracks."""
-    tracks, grouped = load_tracks(), dict[tuple[str, str], list[Entry]]()
+    tracks, grouped = load_tracks(), dict[tuple[str, str], list[BoardEntry]]()
     for entry in entries:
         if entry.track not in tracks:
             raise UserError(f"{entry.slug}: no track {entry.track!r}")
@@ -35,12 +35,12 @@ def boards_of(entries: Sequence[Entry]) -> list[Board]:
     return boards
 
 
-def _judges(entries: Sequence[Entry]) -> list[str]:
+def _judges(entries: Sequence[BoardEntry]) -> list[str]:
     """ "" first: the board of what needs no judge shows every submission."""
     return ["", *sorted({measure.judge for entry in entries for measure in entry.measures.values()} - {""})]
 
 
-def board_of(entries: Sequence[Entry], track: Track, *, judge: str = "") -> Board:
+def board_of(entries: Sequence[BoardEntry], track: Track, *, judge: str = "") -> Board:
     """The board of entries that all are of `track` and of one split. At least one entry."""
     entries = sorted(entries, key=lambda entry: entry.slug)
     baseline = baseline_of(entries, track, judge)
@@ -79,7 +79,7 @@ def board_version(track: Track, split_hash: str) -> str:
     return f"{track.version}-{split_hash[:8]}" if split_hash else track.version
 
 
-def baseline_of(entries: Sequence[Entry], track: Track, judge: str = "") -> Entry | None:
+def baseline_of(entries: Sequence[BoardEntry], track: Track, judge: str = "") -> BoardEntry | None:
     """FedAvg of the board: the one that tracks.toml names by its digest, else the strongest.
 
     Neither hangs on what a submission says of itself, as its date or name, so nobody can put a weaker one in its place.
@@ -92,7 +92,7 @@ def baseline_of(entries: Sequence[Entry], track: Track, judge: str = "") -> Entr
     return max(pinned or found, key=lambda entry: _strength(entry, track, wanted), default=None)
 
 
-def _strength(entry: Entry, track: Track, wanted: Mapping[str, Measure | None]) -> tuple[Any, ...]:
+def _strength(entry: BoardEntry, track: Track, wanted: Mapping[str, Measure | None]) -> tuple[Any, ...]:
     means = [_mean_of(entry.measures.get(name), of) for name, of in wanted.items() if of is not None]
     return (len(entry.seeds) >= track.min_seeds, *((mean is not None, mean or 0.0) for mean in means), entry.digest)
 
@@ -111,7 +111,7 @@ def _mean_of(measure: Measure | None, reference: Measure) -> float | None:
 # --- ranks
 
 
-def _unranked(entry: Entry, track: Track, cells: Mapping[str, Cell]) -> str:
+def _unranked(entry: BoardEntry, track: Track, cells: Mapping[str, BoardCell]) -> str:
     if entry.kind != "method":
         return "canary"
     if len(entry.seeds) < track.min_seeds:
@@ -121,11 +121,11 @@ def _unranked(entry: Entry, track: Track, cells: Mapping[str, Cell]) -> str:
 
 
 def _ranked_rows(
-    entries: Sequence[Entry],
+    entries: Sequence[BoardEntry],
     names: Sequence[str],
-    cells: Mapping[str, Mapping[str, Cell]],
+    cells: Mapping[str, Mapping[str, BoardCell]],
     track: Track,
-) -> list[Row]:
+) -> list[BoardRow]:
     if not entries:
         return []
     scored = [name for name in names if name in cells[entries[0].slug]]
@@ -143,13 +143,13 @@ def _ranked_rows(
     return rows
 
 
-def _signs(name: str, entries: Sequence[Entry]) -> Signs:
+def _signs(name: str, entries: Sequence[BoardEntry]) -> Signs:
     compared = Compared(measures=[entry.measures[name] for entry in entries])
     return ranking.closed(clearly_better(compared))
 
 
-def _row(entry: Entry, cells: Mapping[str, Cell], unranked: str, baseline: Entry | None) -> Row:
-    return Row(
+def _row(entry: BoardEntry, cells: Mapping[str, BoardCell], unranked: str, baseline: BoardEntry | None) -> BoardRow:
+    return BoardRow(
         slug=entry.slug,
         digest=entry.digest,
         kind=entry.kind,
@@ -168,8 +168,8 @@ def _row(entry: Entry, cells: Mapping[str, Cell], unranked: str, baseline: Entry
     )
 
 
-def _column(name: str, measure: Measure) -> Column:
-    return Column(
+def _column(name: str, measure: Measure) -> BoardColumn:
+    return BoardColumn(
         name=name,
         version=measure.version,
         unit=measure.unit,
@@ -180,7 +180,7 @@ def _column(name: str, measure: Measure) -> Column:
     )
 
 
-def _order(row: Row, columns: Sequence[Column]) -> tuple[Any, ...]:
+def _order(row: BoardRow, columns: Sequence[BoardColumn]) -> tuple[Any, ...]:
     """Ranked rows by band, Borda's count and the first metric; then the rest by the first metric, canaries last.
 
     Rows that are equal in all of it stand in the order of their digests, which no date or name moves.
@@ -193,7 +193,7 @@ def _order(row: Row, columns: Sequence[Column]) -> tuple[Any, ...]:
     return (bool(row.unranked), row.kind != "method", *band, value is None, value or 0.0, row.digest)
 
 
-def alarms(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+def alarms(rows: Sequence[BoardRow], columns: Sequence[BoardColumn]) -> list[str]:
     """A line for each canary and metric on which it does better than the median ranked method."""
     lines = []
     canaries = [row for row in rows if row.kind != "method" and row.made_by not in winners()]

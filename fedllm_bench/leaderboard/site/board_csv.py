@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fedllm_bench.common.csv_text import csv_text
-from fedllm_bench.leaderboard.ranking.board import Board, Cell, Column, Interval, Row
+from fedllm_bench.leaderboard.ranking.board import Board, BoardCell, BoardColumn, BoardRow, Interval
 
 Value = str | float | int | None
 
@@ -22,7 +22,7 @@ def _lines(board: Board) -> Iterator[dict[str, Value]]:
             yield {**_about(board, row), **_metric(column, row.cells[column.name])}
 
 
-def _about(board: Board, row: Row) -> dict[str, Value]:
+def _about(board: Board, row: BoardRow) -> dict[str, Value]:
     return {
         "track": board.track,
         "version": board.version,
@@ -45,7 +45,7 @@ def _about(board: Board, row: Row) -> dict[str, Value]:
     }
 
 
-def _metric(column: Column, cell: Cell) -> dict[str, Value]:
+def _metric(column: BoardColumn, cell: BoardCell) -> dict[str, Value]:
     return {
         "metric": column.name,
         "metric_version": column.version,

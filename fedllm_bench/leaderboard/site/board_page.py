@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_bench.common.text import MISSING, counted, number, size
-from fedllm_bench.leaderboard.ranking.board import Against, Board, Cell, Column, Interval, Row
+from fedllm_bench.leaderboard.ranking.board import Against, Board, BoardCell, BoardColumn, BoardRow, Interval
 from fedllm_bench.leaderboard.site.pages import render
 from fedllm_bench.leaderboard.site.plots import plots_of
 from fedllm_bench.leaderboard.submission.tiers import ORDER
@@ -114,7 +114,7 @@ def facts(board: Board) -> str:
     return f"track {board.track} · version {board.version} · {judge} · {counted(len(board.rows), 'row')}"
 
 
-def explained(column: Column) -> str:
+def explained(column: BoardColumn) -> str:
     better = "higher is better" if column.higher_is_better else "lower is better"
     about = f"{column.unit}; {column.estimator}; {better}; version {column.version}"
     return f"{column.description} ({about})"
@@ -141,7 +141,7 @@ def _head(board: Board, with_epsilon: bool) -> list[Head]:
     return [*first, *metrics, *more]
 
 
-def _row(row: Row, board: Board, axes: dict[str, tuple[float, float]], with_epsilon: bool) -> dict[str, Any]:
+def _row(row: BoardRow, board: Board, axes: dict[str, tuple[float, float]], with_epsilon: bool) -> dict[str, Any]:
     tier = ORDER.index(row.tier) if row.tier in ORDER else -1
     epsilon = [Plain(text=number(row.epsilon), key=_key(row.epsilon))] if with_epsilon else []
     return {
@@ -166,7 +166,7 @@ def _row(row: Row, board: Board, axes: dict[str, tuple[float, float]], with_epsi
     }
 
 
-def _note(row: Row) -> str:
+def _note(row: BoardRow) -> str:
     if row.kind != "method":
         return "canary, not ranked"
     return f"not ranked: {row.unranked}" if row.unranked else ""
@@ -179,7 +179,7 @@ def band(low: int | None, high: int | None) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _cell(cell: Cell, axis: tuple[float, float]) -> Shown:
+def _cell(cell: BoardCell, axis: tuple[float, float]) -> Shown:
     if cell.mean is None or cell.models is None or cell.method is None:
         return Shown(key="", reason=cell.reason)
     verdict, tone = VERDICTS[cell.against.verdict] if cell.against else ("", "")
@@ -213,7 +213,7 @@ def limits(interval: Interval) -> str:
     return f"{number(interval.low)} to {number(interval.high)}"
 
 
-def _axis(rows: Sequence[Row], name: str) -> tuple[float, float]:
+def _axis(rows: Sequence[BoardRow], name: str) -> tuple[float, float]:
     """From the lowest to the highest mean or limit over units; wider intervals over seeds are cut at the ends."""
     cells = [row.cells[name] for row in rows if row.cells[name].mean is not None]
     ends = [cell.mean for cell in cells] + [

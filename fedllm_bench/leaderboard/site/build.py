@@ -17,7 +17,7 @@ from typing import Any
 
 from fedllm_bench.common import files, progress
 from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.leaderboard.ranking.board import Board, Entry
+from fedllm_bench.leaderboard.ranking.board import Board, BoardEntry
 from fedllm_bench.leaderboard.ranking.standing import boards_of
 from fedllm_bench.leaderboard.site import read_cache
 from fedllm_bench.leaderboard.site.board_csv import board_csv
@@ -39,7 +39,7 @@ class Read:
     """A submission as the site shows it. `refused`: why it is left out; then there is nothing else."""
 
     slug: str
-    entry: Entry | None = None
+    entry: BoardEntry | None = None
     details: Details | None = None
     has_answers: bool = False
     refused: str = ""

@@ -25,7 +25,7 @@ CONFIG, ENVIRONMENT, ROUNDS, CLIENTS = "config.json", "environment.json", "round
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClientRow:
+class ClientMeans:
     """Means over seeds, None where a side has none."""
 
     client: str
@@ -53,7 +53,7 @@ class Details:
     heldout: Mapping[int, Points]
     metrics: Sequence[MetricRow]
     metric: str
-    clients: Sequence[ClientRow]
+    clients: Sequence[ClientMeans]
     records: Sequence[Mapping[str, Any]]
 
 
@@ -130,7 +130,7 @@ def _client_metric(bundle: Bundle, scores: Sequence[SeedScores]) -> str:
     return next((name for name in fitting if not scores[0].metrics[name].is_whole_only), "")
 
 
-def _client_rows(metric: str, scores: Sequence[SeedScores]) -> list[ClientRow]:
+def _client_rows(metric: str, scores: Sequence[SeedScores]) -> list[ClientMeans]:
     before = side_of(scores[0].metrics[metric].before or []).clusters
     afters = [side_of(one.metrics[metric].after).clusters for one in scores]
     rows = []
@@ -138,5 +138,5 @@ def _client_rows(metric: str, scores: Sequence[SeedScores]) -> list[ClientRow]:
         means = [clusters[client].mean for clusters in afters if client in clusters]
         known = [mean for mean in means if mean is not None]
         base = before[client].mean if client in before else None
-        rows.append(ClientRow(client=client, before=base, after=statistics.fmean(known) if known else None))
+        rows.append(ClientMeans(client=client, before=base, after=statistics.fmean(known) if known else None))
     return rows

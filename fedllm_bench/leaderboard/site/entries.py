@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from fedllm_bench.leaderboard.ranking.board import Entry
+from fedllm_bench.leaderboard.ranking.board import BoardEntry
 from fedllm_bench.leaderboard.ranking.measures import measures_of
 from fedllm_bench.leaderboard.submission.bundle import Bundle
 from fedllm_bench.leaderboard.submission.problems import Refused
@@ -17,12 +17,12 @@ from fedllm_bench.leaderboard.submission.tracks import find_track
 RESULTS, ROUNDS, CONFIG = "results.json", "rounds.jsonl", "config.json"
 
 
-def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> Entry:
+def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> BoardEntry:
     """`scores` are those of the runs, by seed. Raises a :class:`UserError` where the runs differ in what they are."""
     submission, runs = bundle.submission, bundle.runs()
     track = find_track(submission.track)
     bytes_up, bytes_down = (_mean([_sum_of(run, key) for run in runs]) for key in ("bytes_up", "bytes_down"))
-    return Entry(
+    return BoardEntry(
         slug=bundle.folder.name,
         digest=bundle.digest,
         track=submission.track,

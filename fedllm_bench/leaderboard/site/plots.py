@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedllm_bench.common.text import number, size
-from fedllm_bench.leaderboard.ranking.board import Board, Column, Row
+from fedllm_bench.leaderboard.ranking.board import Board, BoardColumn, BoardRow
 from fedllm_bench.report.page.charts import Tick
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 320, 60, 620, 14, 270
@@ -44,7 +44,7 @@ class Plot:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class PlotLine:
     name: str
     points: str
     colour: int
@@ -54,7 +54,7 @@ class Line:
 class Curves:
     title: str
     spoken: str
-    lines: tuple[Line, ...]
+    lines: tuple[PlotLine, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     width: int = WIDTH
@@ -63,7 +63,7 @@ class Curves:
     right: int = RIGHT
 
 
-Cost = Callable[[Row], float | None]
+Cost = Callable[[BoardRow], float | None]
 COSTS: dict[str, tuple[Cost, Callable[[float], str]]] = {
     "communicated bytes of a run": (lambda row: row.num_bytes, size),
     "epsilon": (lambda row: row.epsilon, number),
@@ -81,12 +81,14 @@ def plots_of(board: Board) -> list[Plot]:
     return found
 
 
-def _points(rows: Sequence[Row], column: Column, cost: Cost) -> list[tuple[Row, float, float]]:
+def _points(rows: Sequence[BoardRow], column: BoardColumn, cost: Cost) -> list[tuple[BoardRow, float, float]]:
     found = [(row, cost(row), row.cells[column.name].mean) for row in rows if column.name in row.cells]
     return [(row, x, y) for row, x, y in found if x is not None and x > 0 and y is not None]
 
 
-def _plot(column: Column, cost: str, points: Sequence[tuple[Row, float, float]], text: Callable[[float], str]) -> Plot:
+def _plot(
+    column: BoardColumn, cost: str, points: Sequence[tuple[BoardRow, float, float]], text: Callable[[float], str]
+) -> Plot:
     xs, ys = [math.log10(x) for _, x, _ in points], [y for _, _, y in points]
     x_of, y_of = _scale(xs, LEFT + 14, RIGHT - 60), _scale(ys, BOTTOM - 10, TOP + 10)
     at = [(row, x_of(math.log10(x)), y_of(y)) for row, x, y in points]
@@ -104,11 +106,13 @@ def _plot(column: Column, cost: str, points: Sequence[tuple[Row, float, float]],
     )
 
 
-def _title(column: Column) -> str:
+def _title(column: BoardColumn) -> str:
     return f"{column.name} {'↑' if column.higher_is_better else '↓'}"
 
 
-def _spoken(column: Column, cost: str, points: Sequence[tuple[Row, float, float]], text: Callable[[float], str]) -> str:
+def _spoken(
+    column: BoardColumn, cost: str, points: Sequence[tuple[BoardRow, float, float]], text: Callable[[float], str]
+) -> str:
     best = (max if column.higher_is_better else min)(points, key=lambda point: point[2])
     least = min(points, key=lambda point: point[1])
     return (
@@ -121,7 +125,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "".join(f"M{x:g} {y:g}h0" for x, y in points)
 
 
-def _labels(at: Sequence[tuple[Row, float, float]]) -> list[Label]:
+def _labels(at: Sequence[tuple[BoardRow, float, float]]) -> list[Label]:
     """Names beside the points, from top to bottom, each below the one before where they would lie on each other."""
     labels: list[Label] = []
     for row, x, y in sorted(at, key=lambda point: (point[2], point[1])):
@@ -153,7 +157,7 @@ def curves_of(title: str, unit: str, by_name: Mapping[str, Sequence[tuple[float,
         title=f"{title} ({unit})",
         spoken="; ".join(f"{name}: from {number(p[0][1])} to {number(p[-1][1])}" for name, p in lines.items()),
         lines=tuple(
-            Line(
+            PlotLine(
                 name=name,
                 points=" ".join(f"{x_of(x):g},{y_of(y):g}" for x, y in points),
                 colour=1 + place % COLOURS,

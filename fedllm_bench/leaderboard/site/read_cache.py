@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 import fedllm_bench
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.leaderboard.ranking.board import Entry
+from fedllm_bench.leaderboard.ranking.board import BoardEntry
 from fedllm_bench.leaderboard.site.answers_page import answers_page
 from fedllm_bench.leaderboard.site.details import Details, details_of
 from fedllm_bench.leaderboard.site.entries import entry_of
@@ -37,21 +37,21 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class KeptReading:
     """`answers` is the page of answers, None where there are none."""
 
-    entry: Entry
+    entry: BoardEntry
     details: Details
     answers: str | None
 
 
-def kept_of(bundle: Bundle, scores: Sequence[SeedScores]) -> Kept:
+def kept_of(bundle: Bundle, scores: Sequence[SeedScores]) -> KeptReading:
     """`scores` are those of the runs, by seed. Raises a :class:`UserError` for records that make no page."""
     answers = answers_page(bundle, scores)
-    return Kept(entry=entry_of(bundle, scores), details=details_of(bundle, scores), answers=answers)
+    return KeptReading(entry=entry_of(bundle, scores), details=details_of(bundle, scores), answers=answers)
 
 
-def load(bundle: Bundle) -> Kept | None:
+def load(bundle: Bundle) -> KeptReading | None:
     """What was kept of this very content by this very code, else None."""
     try:
         unpack = zlib.decompressobj()
@@ -62,7 +62,7 @@ def load(bundle: Bundle) -> Kept | None:
     return found if found and (found.entry.slug, found.entry.digest) == (bundle.folder.name, bundle.digest) else None
 
 
-def save(bundle: Bundle, kept: Kept) -> None:
+def save(bundle: Bundle, kept: KeptReading) -> None:
     """Nothing is kept where the cache cannot be written, or JSON cannot hold it exactly."""
     try:
         value = _adapter().dump_python(kept)
@@ -81,8 +81,8 @@ def file_of(bundle: Bundle) -> Path:
 
 
 @functools.cache
-def _adapter() -> TypeAdapter[Kept]:
-    return TypeAdapter(Kept)
+def _adapter() -> TypeAdapter[KeptReading]:
+    return TypeAdapter(KeptReading)
 
 
 @functools.cache

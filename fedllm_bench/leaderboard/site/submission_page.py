@@ -9,7 +9,7 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import MISSING, counted, number, signed, size
-from fedllm_bench.leaderboard.ranking.board import Board, Cell, Column, Row
+from fedllm_bench.leaderboard.ranking.board import Board, BoardCell, BoardColumn, BoardRow
 from fedllm_bench.leaderboard.site.board_page import Link, band, limits, link, power
 from fedllm_bench.leaderboard.site.details import Details
 from fedllm_bench.leaderboard.site.pages import render
@@ -22,7 +22,7 @@ LONGEST = 400  # characters of one setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class PageTable:
     """The first cell of a row names it."""
 
     name: str
@@ -37,7 +37,7 @@ class Place:
     """A row and the board it is on."""
 
     board: Board
-    row: Row
+    row: BoardRow
 
 
 def submission_page(details: Details, places: Sequence[Place], *, slug: str, answers: bool) -> str:
@@ -63,7 +63,7 @@ def submission_page(details: Details, places: Sequence[Place], *, slug: str, ans
     return render("submission.html.jinja", title=said["method"], root="../../", values=values)
 
 
-def _facts(said: Mapping[str, Any], row: Row) -> str:
+def _facts(said: Mapping[str, Any], row: BoardRow) -> str:
     suite = f"fedllm-bench {said['suite']['version']}" if said["suite"]["version"] else "made outside of fedllm-bench"
     parts = [f"team {said['team']}", f"contact {said['contact']}", said["date"], f"track {said['track']}"]
     return " · ".join(filter(None, [*parts, suite, counted(row.num_seeds, "seed"), f"tier {row.tier}"]))
@@ -90,7 +90,7 @@ def _standing(place: Place) -> dict[str, str]:
     return {"name": Link(name=found.name, href=found.href).name, "href": found.href, "text": text}
 
 
-def _scores(place: Place) -> Table:
+def _scores(place: Place) -> PageTable:
     """The ranked metrics with both intervals and the test against FedAvg."""
     seeds = sorted({int(seed) for cell in place.row.cells.values() for seed in cell.by_seed})
     head = ("metric", "mean over seeds", "rank", "these models", "this method", "minus FedAvg", "over units",
@@ -102,10 +102,10 @@ def _scores(place: Place) -> Table:
         "other seeds. Differences are paired by unit and by seed; Holm's correction is over the board. 80% power: the "
         "smallest true difference that so many seeds find in four of five tries."
     )
-    return Table(name=f"Ranked metrics of {board}", caption=caption, head=head, rows=tuple(rows), numbers=True)
+    return PageTable(name=f"Ranked metrics of {board}", caption=caption, head=head, rows=tuple(rows), numbers=True)
 
 
-def _score_row(column: Column, cell: Cell, seeds: Sequence[int]) -> Texts:
+def _score_row(column: BoardColumn, cell: BoardCell, seeds: Sequence[int]) -> Texts:
     name = f"{column.name} {'↑' if column.higher_is_better else '↓'}"
     if cell.models is None or cell.method is None:
         return (name, f"not scored: {cell.reason}", *[MISSING] * (8 + len(seeds)))
@@ -126,7 +126,7 @@ def _p(value: float | None) -> str:
     return MISSING if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _metrics(details: Details) -> Table:
+def _metrics(details: Details) -> PageTable:
     seeds = sorted({seed for row in details.metrics for seed in row.after})
     rows = [
         (f"{row.name} {'↑' if row.higher_is_better else '↓'}", row.unit, number(row.before),
@@ -135,7 +135,7 @@ def _metrics(details: Details) -> Table:
     ]  # fmt: skip
     head = ("metric", "unit", "base", *(f"seed {seed}" for seed in seeds))
     caption = "All metrics and views, computed again from the raw records."
-    return Table(name="All metrics", caption=caption, head=head, rows=tuple(rows), numbers=True)
+    return PageTable(name="All metrics", caption=caption, head=head, rows=tuple(rows), numbers=True)
 
 
 def _curves(details: Details) -> list[Any]:
@@ -167,7 +167,7 @@ def _clients(details: Details) -> dict[str, Any] | None:
     head = ("client", "base", "after", "after - base")
     return {
         "about": about,
-        "table": Table(name="Clients", caption="Means over seeds.", head=head, rows=rows, numbers=True),
+        "table": PageTable(name="Clients", caption="Means over seeds.", head=head, rows=rows, numbers=True),
     }
 
 
@@ -182,8 +182,8 @@ def _config(details: Details, track: Track) -> dict[str, Any] | None:
     whole = tuple((key, _shown(value)) for key, value in sorted(details.config.items()))
     return {
         "about": about,
-        "changed": Table(name="Changed settings", caption="What differs from the preset.", head=head, rows=rows),
-        "whole": Table(name="All settings", caption="Of the first seed.", head=("setting", "value"), rows=whole),
+        "changed": PageTable(name="Changed settings", caption="What differs from the preset.", head=head, rows=rows),
+        "whole": PageTable(name="All settings", caption="Of the first seed.", head=("setting", "value"), rows=whole),
     }
 
 
@@ -206,7 +206,7 @@ def _reproduce(details: Details, track: Track, slug: str) -> list[tuple[str, str
     return [*steps, ("The suite does not have this method. Its code is at:", where)]
 
 
-def _provenance(details: Details, row: Row) -> dict[str, Any]:
+def _provenance(details: Details, row: BoardRow) -> dict[str, Any]:
     said = details.submission
     about = (
         ("submission (sha256)", row.digest),
@@ -216,13 +216,13 @@ def _provenance(details: Details, row: Row) -> dict[str, Any]:
     )
     return {
         "tier": f"This submission is {row.tier}. What each tier promises is in docs/verifying.md.",
-        "runs": Table(name="Runs", caption="Hashes of what each run was made from.", head=_RUN_HEAD,
+        "runs": PageTable(name="Runs", caption="Hashes of what each run was made from.", head=_RUN_HEAD,
                       rows=tuple(_run_row(run) for run in said["runs"])),
-        "about": Table(name="About", caption="The submission.", head=("what", "value"), rows=about),
-        "records": Table(name="Records", caption="What maintainers made again.",
+        "about": PageTable(name="About", caption="The submission.", head=("what", "value"), rows=about),
+        "records": PageTable(name="Records", caption="What maintainers made again.",
                          head=("tier", "outcome", "date", "by", "command", "items"),
                          rows=tuple(_record_row(record) for record in details.records)),
-        "files": Table(name="Files", caption="Of every file, as submitted.", head=("file", "sha256", "size"),
+        "files": PageTable(name="Files", caption="Of every file, as submitted.", head=("file", "sha256", "size"),
                        rows=tuple((n, f["sha256"], size(f["bytes"])) for n, f in sorted(said["files"].items()))),
     }  # fmt: skip
 

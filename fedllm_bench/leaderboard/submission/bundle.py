@@ -12,7 +12,7 @@ from typing import Any
 
 from fedllm_bench.common.files import sha256_json
 from fedllm_bench.leaderboard.submission import layout
-from fedllm_bench.leaderboard.submission.limits import LIMITS, Limits
+from fedllm_bench.leaderboard.submission.limits import LIMITS, SizeLimits
 from fedllm_bench.leaderboard.submission.listing import few, list_folder, shown
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused
 from fedllm_bench.leaderboard.submission.reading import digest_of, json_bytes, json_objects, json_value, read_plain
@@ -50,7 +50,9 @@ class Bundle:
         return json_value(self.records[path], path)
 
 
-def open_bundle(path: Path, limits: Limits = LIMITS, *, contents: bool = True) -> tuple[Bundle | None, list[Problem]]:
+def open_bundle(
+    path: Path, limits: SizeLimits = LIMITS, *, contents: bool = True
+) -> tuple[Bundle | None, list[Problem]]:
     """The submission in a folder or zip, with everything that is wrong with its files.
 
     None where there is no submission.json that fits its schema. A file with a wrong hash stays in `files`, so that
@@ -76,7 +78,7 @@ def open_bundle(path: Path, limits: Limits = LIMITS, *, contents: bool = True) -
     return bundle, [*refused, *problems]
 
 
-def _open_folder(folder: Path, limits: Limits, contents: bool) -> tuple[Bundle | None, list[Problem]]:
+def _open_folder(folder: Path, limits: SizeLimits, contents: bool) -> tuple[Bundle | None, list[Problem]]:
     listing = list_folder(folder, limits)
     if SUBMISSION not in listing.files:
         missing = Problem(
@@ -96,7 +98,7 @@ def _open_folder(folder: Path, limits: Limits, contents: bool) -> tuple[Bundle |
     return _readable(bundle, limits, problems) if contents else (bundle, problems)
 
 
-def _chain(bundle: Bundle, limits: Limits) -> Iterator[Problem]:
+def _chain(bundle: Bundle, limits: SizeLimits) -> Iterator[Problem]:
     """The files are those that submission.json lists, byte for byte."""
     listed = bundle.submission.files
     for name in sorted(bundle.files.keys() | listed.keys()):
@@ -109,7 +111,7 @@ def _chain(bundle: Bundle, limits: Limits) -> Iterator[Problem]:
     yield from _adapters(bundle.submission)
 
 
-def _same(bundle: Bundle, name: str, limits: Limits) -> Iterator[Problem]:
+def _same(bundle: Bundle, name: str, limits: SizeLimits) -> Iterator[Problem]:
     stated = bundle.submission.files[name]
     try:
         sha256, size = digest_of(bundle.files[name], limits.file_stored)
@@ -134,7 +136,7 @@ def _adapters(submission: Submission) -> Iterator[Problem]:
             yield Problem(code="adapter", message="the run states another sha256 or size", where=where)
 
 
-def _readable(bundle: Bundle, limits: Limits, problems: list[Problem]) -> tuple[Bundle, list[Problem]]:
+def _readable(bundle: Bundle, limits: SizeLimits, problems: list[Problem]) -> tuple[Bundle, list[Problem]]:
     """The bundle without the files whose contents no reader should meet."""
     good, found = {}, []
     size, count = 0, 0
@@ -153,7 +155,7 @@ def _readable(bundle: Bundle, limits: Limits, problems: list[Problem]) -> tuple[
     return replace(bundle, files=covered, records=records), [*problems, *few(found)]
 
 
-def _read_through(path: Path, name: str, limits: Limits) -> Iterator[int]:
+def _read_through(path: Path, name: str, limits: SizeLimits) -> Iterator[int]:
     """Parse all of a file; the bytes of each line, or of all of one that has no lines."""
     if name.endswith(".jsonl.gz"):
         yield from (len(line) for line, _ in json_objects(path, name, limits))

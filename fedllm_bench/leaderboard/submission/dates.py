@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused
 from fedllm_bench.leaderboard.submission.schema import SUBMISSION
-from fedllm_bench.leaderboard.submission.submitted import Run, Submitted
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 from fedllm_bench.leaderboard.submission.tracks import first_day
 
 DAY, MOST_DAYS = 86_400, 36_500  # seconds of a day; no run is longer, whatever its log says
@@ -35,7 +35,7 @@ def date_problems(submitted: Submitted) -> Iterator[Problem]:
             return
 
 
-def run_day(run: Run) -> datetime.date:
+def run_day(run: SubmittedRun) -> datetime.date:
     """The first day on which a run can have ended: that of its start in environment.json, and the time of its rounds.
 
     Runs of before the day stood there began on the day of the first release, or later.

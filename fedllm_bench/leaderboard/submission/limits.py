@@ -8,7 +8,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class SizeLimits:
     """Counts and bytes; `unpacked` is after gzip, `stored` before."""
 
     files: int = 2000
@@ -23,4 +23,4 @@ class Limits:
     all_lines: int = 5_000_000
 
 
-LIMITS = Limits()
+LIMITS = SizeLimits()

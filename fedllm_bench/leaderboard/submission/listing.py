@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedllm_bench.leaderboard.submission.layout import DEPTH, is_known
-from fedllm_bench.leaderboard.submission.limits import Limits
+from fedllm_bench.leaderboard.submission.limits import SizeLimits
 from fedllm_bench.leaderboard.submission.problems import Problem
 
 SHOWN = 20  # problems of one code that are told one by one
@@ -23,7 +23,7 @@ class Listing:
     problems: list[Problem] = field(default_factory=list)
 
 
-def list_folder(folder: Path, limits: Limits) -> Listing:
+def list_folder(folder: Path, limits: SizeLimits) -> Listing:
     """Every plain file with a place in a submission and an allowed size; a Problem for each other entry."""
     listing = Listing()
     sizes: dict[str, int] = {}
@@ -68,7 +68,7 @@ def _mode_and_size(entry: os.DirEntry[str] | None) -> tuple[int, int]:
     return (about.st_mode, about.st_size) if about is not None else (0, 0)
 
 
-def _problem_of(path: str, mode: int, size: int, limits: Limits) -> Problem | None:
+def _problem_of(path: str, mode: int, size: int, limits: SizeLimits) -> Problem | None:
     where = shown(path)
     if mode == 0:
         return Problem(code="unreadable", message="it cannot be read", where=where)
@@ -91,7 +91,7 @@ def too_large(size: int, most: int, where: str) -> Problem:
     return Problem(code="too-large", message=f"{size} bytes; at most {most} are allowed", where=where)
 
 
-def _too_large(sizes: dict[str, int], limits: Limits) -> Iterator[Problem]:
+def _too_large(sizes: dict[str, int], limits: SizeLimits) -> Iterator[Problem]:
     if len(sizes) > limits.files:
         yield Problem(code="too-many-files", message=f"{len(sizes)} files; at most {limits.files} are allowed")
     if sum(sizes.values()) > limits.all_stored:

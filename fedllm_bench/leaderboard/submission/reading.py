@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedllm_bench.leaderboard.submission.limits import LIMITS, Limits
+from fedllm_bench.leaderboard.submission.limits import LIMITS, SizeLimits
 from fedllm_bench.leaderboard.submission.problems import Refused
 from fedllm_bench.leaderboard.submission.untrusted import loads
 
@@ -52,13 +52,13 @@ def read_plain(path: Path, most: int, where: str) -> bytes:
     return content
 
 
-def pieces(path: Path, where: str, limits: Limits = LIMITS) -> Iterator[bytes]:
+def pieces(path: Path, where: str, limits: SizeLimits = LIMITS) -> Iterator[bytes]:
     """The unpacked bytes of a .gz file of one member, or of any other file, in pieces of at most CHUNK."""
     with open_plain(path) as file:
         yield from _unpacked(file, where, limits) if path.name.endswith(".gz") else iter(lambda: file.read(CHUNK), b"")
 
 
-def _unpacked(file: BinaryIO, where: str, limits: Limits) -> Iterator[bytes]:
+def _unpacked(file: BinaryIO, where: str, limits: SizeLimits) -> Iterator[bytes]:
     stream, packed, total = zlib.decompressobj(wbits=GZIP), 0, 0
     while not stream.eof:
         chunk = stream.unconsumed_tail
@@ -79,7 +79,7 @@ def _unpacked(file: BinaryIO, where: str, limits: Limits) -> Iterator[bytes]:
         raise Refused("not-gzip", "there is more after the end of the gzip file", where)
 
 
-def lines(path: Path, where: str, limits: Limits = LIMITS) -> Iterator[tuple[int, bytes]]:
+def lines(path: Path, where: str, limits: SizeLimits = LIMITS) -> Iterator[tuple[int, bytes]]:
     """The lines of a file with their numbers from 1, without blank ones."""
     rest, number = b"", 0
     for piece in pieces(path, where, limits):
@@ -95,18 +95,18 @@ def lines(path: Path, where: str, limits: Limits = LIMITS) -> Iterator[tuple[int
         yield number + 1, rest
 
 
-def _bounded(line: bytes, number: int, where: str, limits: Limits) -> bytes:
+def _bounded(line: bytes, number: int, where: str, limits: SizeLimits) -> bytes:
     if len(line) > limits.line:
         raise Refused("long-line", f"line {number} is longer than {limits.line} bytes", where)
     return line
 
 
-def json_lines(path: Path, where: str, limits: Limits = LIMITS) -> Iterator[dict[str, Any]]:
+def json_lines(path: Path, where: str, limits: SizeLimits = LIMITS) -> Iterator[dict[str, Any]]:
     """The JSON objects of a .jsonl or .jsonl.gz file; Refused, with the line's number, for anything else."""
     return (value for _, value in json_objects(path, where, limits))
 
 
-def json_objects(path: Path, where: str, limits: Limits = LIMITS) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def json_objects(path: Path, where: str, limits: SizeLimits = LIMITS) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """As :func:`json_lines`, with the line itself."""
     for number, line in lines(path, where, limits):
         value = loads(line, f"{where}, line {number}")
@@ -115,11 +115,11 @@ def json_objects(path: Path, where: str, limits: Limits = LIMITS) -> Iterator[tu
         yield line, value
 
 
-def json_value(path: Path, where: str, limits: Limits = LIMITS) -> Any:
+def json_value(path: Path, where: str, limits: SizeLimits = LIMITS) -> Any:
     return loads(json_bytes(path, where, limits), where)
 
 
-def json_bytes(path: Path, where: str, limits: Limits = LIMITS) -> bytes:
+def json_bytes(path: Path, where: str, limits: SizeLimits = LIMITS) -> bytes:
     """A whole .json or .json.gz file, unpacked."""
     if path.name.endswith(".gz"):
         return b"".join(pieces(path, where, replace(limits, file_unpacked=limits.json)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
-from fedllm_bench.evaluation.scoring.answered import BASE, Material, read_folder
+from fedllm_bench.evaluation.scoring.answered import BASE, AnsweredBenchmark, read_folder
 from fedllm_bench.evaluation.scoring.score_all import Scored, score_all
 from fedllm_bench.evaluation.scoring.views import MEAN_OVER_LANGUAGES, views_of, weighted
 from fedllm_bench.metrics.registry import METRICS
@@ -34,7 +34,7 @@ SMALLEST = 1e-9  # numbers closer than this are equal: sums may be rounded other
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricScores:
+class RecomputedMetric:
     """One metric, or one view of it, of one run. `before` is None where the base was not scored.
 
     A score's cluster is what is resampled: a client, or a question where `judge` or an open-ended benchmark is. With
@@ -64,7 +64,7 @@ class SeedScores:
     """The metrics of the run of one seed: "heldout", "heldout_worst_tenth", "mt_bench@<judge>" and so on."""
 
     seed: int
-    metrics: dict[str, MetricScores]
+    metrics: dict[str, RecomputedMetric]
 
 
 def seed_scores(run: RunFiles) -> SeedScores:
@@ -77,7 +77,7 @@ def means(scores: SeedScores) -> dict[str, float | None]:
     return {name: mean_of(one, one.after) for name, one in scores.metrics.items()}
 
 
-def mean_of(metric: MetricScores, side: Sequence[Score]) -> float | None:
+def mean_of(metric: RecomputedMetric, side: Sequence[Score]) -> float | None:
     """The metric's estimate of one side, without its interval."""
     if metric.is_whole_only and not all(score.is_scored for score in side):
         return None
@@ -87,14 +87,14 @@ def mean_of(metric: MetricScores, side: Sequence[Score]) -> float | None:
 # --- metrics of the suite: held-out losses and questions with known answers
 
 
-def suite_metrics(sets: Mapping[str, ScoreSet]) -> dict[str, MetricScores]:
+def suite_metrics(sets: Mapping[str, ScoreSet]) -> dict[str, RecomputedMetric]:
     """Every metric with its views."""
-    found: dict[str, MetricScores] = {}
+    found: dict[str, RecomputedMetric] = {}
     for name, sides in sets.items():
         info = METRICS[name].info
         for view in suite_views(info, sides):
             kept = sides.keep(view.keep)
-            found[view.info.name] = MetricScores(
+            found[view.info.name] = RecomputedMetric(
                 name=view.info.name,
                 version=info.version,
                 unit=view.info.unit,
@@ -181,18 +181,18 @@ TOLERANCES = {"mini_refusal": 1e-3}  # probabilities are kept with four digits
 # --- open-ended metrics: answers and what judges said of them
 
 
-def open_ended_metrics(of: Mapping[str, Material]) -> dict[str, MetricScores]:
+def open_ended_metrics(of: Mapping[str, AnsweredBenchmark]) -> dict[str, RecomputedMetric]:
     """Every open-ended metric that the global adapter has a score in, under each of its judges."""
     return {one.key: _open_ended(one) for one in score_all(of, OPEN_METRICS) if GLOBAL in one.sides}
 
 
-def materials(run: RunFiles) -> dict[str, Material]:
+def materials(run: RunFiles) -> dict[str, AnsweredBenchmark]:
     """Benchmark -> its records, without replies to requests that the answers do not make."""
     with tempfile.TemporaryDirectory() as folder:
         return read_folder(run.unpacked(Path(folder) / "run"))
 
 
-def _open_ended(one: Scored) -> MetricScores:
+def _open_ended(one: Scored) -> RecomputedMetric:
     info = one.metric.info
     everything = [score for side in one.sides.values() for score in side]
     view = views_of(everything, by_language=one.metric.by_language, of_pairs=one.metric.of_pairs)[0]
@@ -201,7 +201,7 @@ def _open_ended(one: Scored) -> MetricScores:
         scores = view.of(side)
         return weighted(scores) if view.estimator is MEAN_OVER_LANGUAGES else scores
 
-    return MetricScores(
+    return RecomputedMetric(
         name=one.key,
         version=info.version,
         unit=info.unit,

@@ -80,18 +80,18 @@ RelativePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,101}(/[A-Za-z0-9
 TrackId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}/[a-z0-9][a-z0-9_-]{0,39}$")]
 
 
-class Part(BaseModel):
+class SubmissionPart(BaseModel):
     model_config = STRICT
 
 
-class Suite(Part):
+class Suite(SubmissionPart):
     """Which fedllm-bench made the runs; version "" where they were made outside of it."""
 
     version: Annotated[str, Field(pattern=r"^([0-9][0-9A-Za-z.+-]{0,39})?$")]
     commit: Commit | None
 
 
-class Adapter(Part):
+class Adapter(SubmissionPart):
     """sha256 and size of adapter_model.safetensors, and where it is: `inside` the folder, at an address, or nowhere."""
 
     sha256: Hash
@@ -100,7 +100,7 @@ class Adapter(Part):
     inside: bool
 
 
-class RunEntry(Part):
+class RunEntry(SubmissionPart):
     """`config_hash` is that of the run folder's name; "" where the run was made outside of the suite."""
 
     seed: Seed
@@ -110,12 +110,12 @@ class RunEntry(Part):
     adapter: Adapter | None
 
 
-class FileEntry(Part):
+class FileEntry(SubmissionPart):
     sha256: Hash
     bytes: Bytes
 
 
-class Submission(Part):
+class Submission(SubmissionPart):
     """`claims` are for the reader; validation computes every mean again from the records in `files`."""
 
     version: Annotated[Literal[1], BeforeValidator(_number)]

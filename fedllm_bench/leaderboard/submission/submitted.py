@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass as checked
 from fedllm_bench.common.errors import first_line
 from fedllm_bench.common.files import canonical_json
 from fedllm_bench.config.run import Method, RunConfig
-from fedllm_bench.evaluation.scoring.answered import Material, read_folder
+from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark, read_folder
 from fedllm_bench.leaderboard.submission.bundle import Bundle
 from fedllm_bench.leaderboard.submission.problems import Refused
 from fedllm_bench.leaderboard.submission.recompute import (
@@ -63,7 +63,7 @@ class Round:
 
 
 @checked(frozen=True, kw_only=True, config=LENIENT)
-class AnswerPlan:
+class SubmittedPlan:
     """What is read of the plan.json of answers."""
 
     benchmark: dict[str, Any]
@@ -74,11 +74,11 @@ class AnswerPlan:
 
 
 ROUND: TypeAdapter[Round] = TypeAdapter(Round)
-ANSWER_PLAN: TypeAdapter[AnswerPlan] = TypeAdapter(AnswerPlan)
+ANSWER_PLAN: TypeAdapter[SubmittedPlan] = TypeAdapter(SubmittedPlan)
 
 
 @dataclass(frozen=True)
-class Run:
+class SubmittedRun:
     """The run of one seed. Each property raises a :class:`UserError` where its file is no such record."""
 
     files: RunFiles
@@ -128,7 +128,7 @@ class Run:
             raise Refused("record", first_line(error)[:300], f"{self.where}/results.json.gz") from error
         return value
 
-    def plan(self, benchmark: str) -> AnswerPlan:
+    def plan(self, benchmark: str) -> SubmittedPlan:
         """What a benchmark's answers were made with."""
         name = f"answers/{benchmark}/plan.json"
         try:
@@ -175,7 +175,7 @@ class Run:
         return self.files.unpacked(self.place / str(self.seed))
 
     @cached_property
-    def materials(self) -> dict[str, Material]:
+    def materials(self) -> dict[str, AnsweredBenchmark]:
         return read_folder(self.folder)
 
     @cached_property
@@ -187,7 +187,7 @@ class Run:
 @dataclass(frozen=True)
 class Submitted:
     bundle: Bundle
-    runs: Sequence[Run] = field(default_factory=list)
+    runs: Sequence[SubmittedRun] = field(default_factory=list)
 
     @property
     def is_canary(self) -> bool:
@@ -204,7 +204,7 @@ def reading(bundle: Bundle) -> Iterator[Submitted]:
     """The submission with room to unpack its runs."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedllm-bench-")))
-        yield Submitted(bundle, [Run(files, place) for files in bundle.runs()])
+        yield Submitted(bundle, [SubmittedRun(files, place) for files in bundle.runs()])
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

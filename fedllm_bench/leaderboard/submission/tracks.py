@@ -24,7 +24,7 @@ DEFAULTS = ("fixed", "private", "open_base", "open")  # in this order, a run's t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class TrackRules:
     """Keys are dotted, as in "local.lr"; `free` and `pinned` are patterns of them. What is not free is pinned."""
 
     free: tuple[str, ...]
@@ -56,7 +56,7 @@ class Track:
     version: str
     ranked: tuple[str, ...]
     judged: tuple[str, ...]
-    rules: Rules
+    rules: TrackRules
     min_seeds: int
 
     def metrics(self, judge: str) -> list[str]:
@@ -114,7 +114,7 @@ def _track(name: str, kind: str, table: Mapping[str, Any]) -> Track:
         version=data["version"],
         ranked=tuple(metric for metric in data[rules["ranked"]] if metric not in without),
         judged=tuple(data.get("judged", ())) if rules["ranked"] == "metrics" else (),
-        rules=Rules(
+        rules=TrackRules(
             free=(*always["free"], *rules["free"], *data.get("free", ())),
             pinned=(*always["identity"], *rules.get("pinned", ())),
             required=tuple(rules.get("required", ())),
@@ -177,7 +177,7 @@ def _broken(track: Track, given: Mapping[str, Any], preset: Mapping[str, Any]) -
     yield from _limits(rules, given)
 
 
-def _limits(rules: Rules, given: Mapping[str, Any]) -> Iterator[str]:
+def _limits(rules: TrackRules, given: Mapping[str, Any]) -> Iterator[str]:
     for keys in (*((key,) for key in rules.required), *rules.any_of):
         yield from _missing(keys, given)
     for key, most in rules.at_most.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.data.fetch.archive import IGNORED, MAX_RATIO, RATIO_COUNTS_FROM, check_entry, read_entry
 from fedllm_bench.leaderboard.submission.layout import is_known
-from fedllm_bench.leaderboard.submission.limits import Limits
+from fedllm_bench.leaderboard.submission.limits import SizeLimits
 from fedllm_bench.leaderboard.submission.listing import few, same_names, shown, too_large
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused
 from fedllm_bench.leaderboard.submission.schema import SUBMISSION
@@ -20,7 +20,7 @@ TAIL = 65557  # bytes: the end record with the longest comment
 MOST_NAMES = 2**21  # bytes of the central directory, which is read before anything can be counted
 
 
-def unpack(path: Path, target: Path, limits: Limits) -> list[Problem]:
+def unpack(path: Path, target: Path, limits: SizeLimits) -> list[Problem]:
     """Write the acceptable files of a zip into `target`; a Problem for each other entry."""
     try:
         _check_end(path, limits)
@@ -33,7 +33,7 @@ def unpack(path: Path, target: Path, limits: Limits) -> list[Problem]:
         return few(_unpack(archive, target, limits))
 
 
-def _check_end(path: Path, limits: Limits) -> None:
+def _check_end(path: Path, limits: SizeLimits) -> None:
     """Refuse by the end record alone: `zipfile` would read millions of entries before they could be counted."""
     size = path.stat().st_size
     if size > limits.all_stored:
@@ -54,7 +54,7 @@ def _check_end(path: Path, limits: Limits) -> None:
         raise Refused("too-many-files", f"{entries} entries; at most {limits.files} files are allowed")
 
 
-def _unpack(archive: zipfile.ZipFile, target: Path, limits: Limits) -> list[Problem]:
+def _unpack(archive: zipfile.ZipFile, target: Path, limits: SizeLimits) -> list[Problem]:
     entries = [entry for entry in archive.infolist() if not entry.filename.startswith(IGNORED)]
     names = {id(entry): name for entry, name in zip(entries, _names(entries), strict=True)}
     problems, good = [], {}
@@ -81,7 +81,7 @@ def _names(entries: list[zipfile.ZipInfo]) -> list[str]:
     return [entry.filename.removeprefix(top) if inside else entry.filename for entry in entries]
 
 
-def _problem_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, limits: Limits) -> Problem | None:
+def _problem_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, limits: SizeLimits) -> Problem | None:
     code, where = _kind(entry), shown(entry.filename)
     try:
         check_entry(Path(archive.filename or ""), entry)

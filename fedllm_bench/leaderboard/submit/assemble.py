@@ -48,7 +48,7 @@ class Statement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class DraftRun:
     """What a run brings: its entry in submission.json, its files, and the means that it claims itself."""
 
     about: Mapping[str, Any]
@@ -74,7 +74,7 @@ def draft(runs: Sequence[OwnRun], said: Statement) -> Draft:
     return assemble([_entry(run, said, run.seed in inside) for run in runs], said, suite)
 
 
-def assemble(entries: Sequence[Entry], said: Statement, suite: Mapping[str, Any]) -> Draft:
+def assemble(entries: Sequence[DraftRun], said: Statement, suite: Mapping[str, Any]) -> Draft:
     """submission.json over the files of all entries. Raises as :func:`draft` does."""
     contents = {name: content for entry in entries for name, content in entry.contents.items()}
     head = {**_head(said, suite, [entry.about for entry in entries]), "files": listed(contents)}
@@ -104,13 +104,13 @@ def _head(said: Statement, suite: Mapping[str, Any], runs: Sequence[Mapping[str,
     }
 
 
-def _entry(run: OwnRun, said: Statement, is_inside: bool) -> Entry:
+def _entry(run: OwnRun, said: Statement, is_inside: bool) -> DraftRun:
     adapter, found = None, adapter_digest(run)
     if found is not None:
         address = said.adapter_url.replace("{seed}", str(run.seed))
         adapter = {"sha256": found[0], "bytes": found[1], "address": address, "inside": is_inside}
     about = {"config_hash": run.results["run"]["config_hash"], **identity(run), "adapter": adapter}
-    return Entry(about=about, contents=contents_of(run, with_adapter=is_inside), results=run.results["metrics"])
+    return DraftRun(about=about, contents=contents_of(run, with_adapter=is_inside), results=run.results["metrics"])
 
 
 def identity(run: OwnRun) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _as_option(where: str, message: str) -> str:
     return f"--{name}: {message}" if name else f"{where}: {message}"
 
 
-def _claims(bundle: Bundle, entries: Sequence[Entry]) -> dict[str, dict[str, float | None]]:
+def _claims(bundle: Bundle, entries: Sequence[DraftRun]) -> dict[str, dict[str, float | None]]:
     """Metric -> seed -> mean after training, computed from the records, which results.json must agree with."""
     claims: dict[str, dict[str, float | None]] = {}
     results = {entry.about["seed"]: entry.results or {} for entry in entries}

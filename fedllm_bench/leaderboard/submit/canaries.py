@@ -19,7 +19,7 @@ from typing import Any
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.evaluation.scoring.answered import BASE, PLAN, PROMPTS
-from fedllm_bench.leaderboard.submit.assemble import Entry, Statement, assemble, draft, identity
+from fedllm_bench.leaderboard.submit.assemble import DraftRun, Statement, assemble, draft, identity
 from fedllm_bench.leaderboard.submit.own_runs import OwnRun
 from fedllm_bench.leaderboard.submit.packing import TENSORS, contents_of, encoded, listed, packed_rows
 from fedllm_bench.leaderboard.submit.placing import Draft
@@ -36,7 +36,7 @@ class Canary:
     title: str
     tuning: str
     training_data: str
-    make: Callable[[Sequence[OwnRun]], list[Entry]] | None = None
+    make: Callable[[Sequence[OwnRun]], list[DraftRun]] | None = None
 
 
 def canary(name: str, runs: Sequence[OwnRun], said: Statement) -> Draft:
@@ -59,7 +59,7 @@ def canary(name: str, runs: Sequence[OwnRun], said: Statement) -> Draft:
     return draft(runs, said)
 
 
-def _base(runs: Sequence[OwnRun]) -> list[Entry]:
+def _base(runs: Sequence[OwnRun]) -> list[DraftRun]:
     """The base model: of one run, for it does not depend on the seed."""
     run = runs[0]
     given = contents_of(run, with_adapter=False)
@@ -68,7 +68,7 @@ def _base(runs: Sequence[OwnRun]) -> list[Entry]:
     return [_made(run, scores | _of_side(given, lambda name, content: content))]
 
 
-def _constant(runs: Sequence[OwnRun]) -> list[Entry]:
+def _constant(runs: Sequence[OwnRun]) -> list[DraftRun]:
     """One answer to every question: the right answer that most questions have, where right answers are known."""
     run = runs[0]
     given = contents_of(run, with_adapter=False)
@@ -87,7 +87,7 @@ def _constant(runs: Sequence[OwnRun]) -> list[Entry]:
     return [_made(run, scores | answers)]
 
 
-def _random(runs: Sequence[OwnRun]) -> list[Entry]:
+def _random(runs: Sequence[OwnRun]) -> list[DraftRun]:
     """An adapter of normal numbers in place of each run's, every tensor as long as the trained one."""
     from fedllm_bench.leaderboard.submit.random_adapter import random_contents  # loads torch
 
@@ -129,12 +129,12 @@ def _rows(content: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(content).decode().split("\n") if line]
 
 
-def _made(run: OwnRun, contents: Mapping[str, bytes]) -> Entry:
+def _made(run: OwnRun, contents: Mapping[str, bytes]) -> DraftRun:
     """An entry that is no run of the suite, but stands on its base and split."""
-    return Entry(about={"config_hash": "", **identity(run), "adapter": None}, contents=dict(contents))
+    return DraftRun(about={"config_hash": "", **identity(run), "adapter": None}, contents=dict(contents))
 
 
-def _entry_of(run: OwnRun, contents: Mapping[str, bytes]) -> Entry:
+def _entry_of(run: OwnRun, contents: Mapping[str, bytes]) -> DraftRun:
     """As :func:`_made`, with an adapter inside."""
     where = f"runs/{run.seed}/adapter/{TENSORS}"
     found = listed({where: contents[where]})[where]

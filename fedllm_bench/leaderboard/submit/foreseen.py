@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.leaderboard.checks import Check, answers, identity, judged, plugins, scores, writing
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission.bundle import Bundle
 from fedllm_bench.leaderboard.submission.problems import Problem, refusals
 from fedllm_bench.leaderboard.submission.submitted import reading
@@ -23,7 +23,7 @@ FORESEEN: tuple[tuple[Check, str], ...] = (
 
 def check_foreseen(bundle: Bundle) -> None:
     """Raises a :class:`UserError` for the first record that validation would refuse, with what to do."""
-    context = Context()
+    context = CheckContext()
     with reading(bundle) as submitted:
         for check, advice in FORESEEN:
             for problem in refusals(check(submitted, context)):

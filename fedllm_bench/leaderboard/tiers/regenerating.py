@@ -18,13 +18,13 @@ from fedllm_bench.common.files import sha256_file
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.evaluation.answering.answer_run import Order, answer_locally
-from fedllm_bench.evaluation.answering.subjects import Side, Subject, read_adapter
+from fedllm_bench.evaluation.answering.answer_run import AnswerRequest, answer_locally
+from fedllm_bench.evaluation.answering.subjects import AnswerSide, Subject, read_adapter
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Overrides
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission.bundle import Bundle
 from fedllm_bench.leaderboard.submission.run_files import RunFiles
-from fedllm_bench.leaderboard.tiers.sample import Made, Sample
+from fedllm_bench.leaderboard.tiers.sample import ItemSample, Made
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.loading import Bench, load_bench
 from fedllm_bench.runs.scoring import Scores, evaluate
@@ -44,7 +44,7 @@ class Own:
     threads: int = 1
 
 
-def regenerate(bundle: Bundle, context: Context, sample: Sample, own: Own) -> Made:
+def regenerate(bundle: Bundle, context: CheckContext, sample: ItemSample, own: Own) -> Made:
     """Raises a :class:`UserError` where adapter, split or base are not at hand."""
     made = Made()
     with tempfile.TemporaryDirectory(prefix="fedllm-bench-") as scratch:
@@ -83,7 +83,7 @@ def config_of(run: RunFiles) -> RunConfig:
     return run.config()
 
 
-def cell_of(run: RunFiles, context: Context, own: Own, root: Path) -> Cell:
+def cell_of(run: RunFiles, context: CheckContext, own: Own, root: Path) -> Cell:
     """The run's cell on the maintainer's split and base, which have the hashes that it names."""
     config = _config(config_of(run), own)
     split = context.split_of(config, run.entry.split_hash)
@@ -102,7 +102,7 @@ def _config(config: RunConfig, own: Own) -> RunConfig:
     return replace(config, split=None, model=replace(config.model, name=own.model or config.model.name))
 
 
-def _run(run: RunFiles, context: Context, sample: Sample, own: Own, adapter: Path) -> Made:
+def _run(run: RunFiles, context: CheckContext, sample: ItemSample, own: Own, adapter: Path) -> Made:
     cell = cell_of(run, context, own, adapter.parent)
     bench = load_bench(cell)
     tree = read_adapter(adapter, bench.model, cell.config.lora.rank)
@@ -112,7 +112,7 @@ def _run(run: RunFiles, context: Context, sample: Sample, own: Own, adapter: Pat
 # --- scores of held-out items
 
 
-def _scores(run: RunFiles, bench: Bench, tree: Tree, sample: Sample) -> Made:
+def _scores(run: RunFiles, bench: Bench, tree: Tree, sample: ItemSample) -> Made:
     names = {f"{item.row.client_id}/{item.row.row_id}": item for item in bench.items}
     chosen = sample.of(names)
     items = [names[name] for name in chosen]
@@ -147,7 +147,7 @@ def _is_close(score: Score, told: Score | None) -> bool:
 # --- open-ended answers
 
 
-def _answers(run: RunFiles, bench: Bench, adapter: Path, sample: Sample) -> Made:
+def _answers(run: RunFiles, bench: Bench, adapter: Path, sample: ItemSample) -> Made:
     made = Made()
     for benchmark in run.benchmarks():
         if GLOBAL in run.sides(benchmark) and benchmark in BENCHMARKS:
@@ -155,13 +155,13 @@ def _answers(run: RunFiles, bench: Bench, adapter: Path, sample: Sample) -> Made
     return made
 
 
-def _benchmark(run: RunFiles, bench: Bench, adapter: Path, sample: Sample, benchmark: str) -> Made:
+def _benchmark(run: RunFiles, bench: Bench, adapter: Path, sample: ItemSample, benchmark: str) -> Made:
     told = {answer.item_id: answer for answer in run.answers(benchmark, GLOBAL)}
     chosen = set(sample.of(told))
     prompts = [prompt for prompt in run.prompts(benchmark) if prompt.item_id in chosen]
     plan = run.json(f"answers/{benchmark}/plan.json")
     with tempfile.TemporaryDirectory(prefix="fedllm-bench-") as folder:
-        order = Order(
+        order = AnswerRequest(
             folder=Path(folder),
             asked=[(BENCHMARKS[benchmark], prompts)],
             overrides=Overrides(),
@@ -184,6 +184,6 @@ def _subject(bench: Bench, adapter: Path) -> Subject:
         model=config.model,
         lora=config.lora,
         template=config.data.template,
-        sides=(Side(GLOBAL, adapter),),
+        sides=(AnswerSide(GLOBAL, adapter),),
         base_hash=bench.cell.base_hash,
     )

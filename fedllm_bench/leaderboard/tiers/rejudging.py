@@ -23,7 +23,7 @@ from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.records import Judgement, Reply
 from fedllm_bench.leaderboard.submission.bundle import Bundle
 from fedllm_bench.leaderboard.submission.run_files import RunFiles
-from fedllm_bench.leaderboard.tiers.sample import Made, Sample
+from fedllm_bench.leaderboard.tiers.sample import ItemSample, Made
 
 LEVEL = 0.01  # of a one-sided test: one honest submission in a hundred is looked at once more
 JudgeOf = Callable[[Preset], Judge]
@@ -47,7 +47,7 @@ def own_judge(judge: str, given: Sequence[Preset] = ()) -> Preset:
                     "state, and are not taken from a submission")  # fmt: skip
 
 
-def rejudge(bundle: Bundle, sample: Sample, presets: Sequence[Preset] = (), make: JudgeOf = judge_of) -> Made:
+def rejudge(bundle: Bundle, sample: ItemSample, presets: Sequence[Preset] = (), make: JudgeOf = judge_of) -> Made:
     """Raises a :class:`UserError` where there is nothing to judge again, or no such judge here."""
     made = Made()
     for run in bundle.runs():
@@ -61,7 +61,7 @@ def rejudge(bundle: Bundle, sample: Sample, presets: Sequence[Preset] = (), make
     return made
 
 
-def _side(run: RunFiles, judge: Judge, benchmark: str, side: str, sample: Sample) -> Made:
+def _side(run: RunFiles, judge: Judge, benchmark: str, side: str, sample: ItemSample) -> Made:
     told = {one.item_id: one for one in run.judgements(judge.preset.id, benchmark, side) if _is_first(one)}
     if not told:
         return Made()

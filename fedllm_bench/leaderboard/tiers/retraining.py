@@ -13,21 +13,21 @@ from pathlib import Path
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.run_scores import differences
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission.bundle import Bundle
 from fedllm_bench.leaderboard.submission.recompute import means, seed_scores
 from fedllm_bench.leaderboard.submission.run_files import RunFiles
 from fedllm_bench.leaderboard.submission.schema import RunEntry
 from fedllm_bench.leaderboard.tiers.bands import FEWEST, Band, shipped_bands, too_good
 from fedllm_bench.leaderboard.tiers.regenerating import Own, cell_of, config_of
-from fedllm_bench.leaderboard.tiers.sample import Made, Sample
+from fedllm_bench.leaderboard.tiers.sample import ItemSample, Made
 from fedllm_bench.pipeline.stages import run_cell
 
 # What may differ between a run and a band of its cell: it names the run, or changes no number but by rounding.
 LOOSE = ("seed", "split", "engine", "model.name", "local.block_size", "local.gradient_checkpointing")
 
 
-def retrain(bundle: Bundle, context: Context, sample: Sample, own: Own, band: Band, out: Path) -> Made:
+def retrain(bundle: Bundle, context: CheckContext, sample: ItemSample, own: Own, band: Band, out: Path) -> Made:
     """Train the seed that `sample` names again, in `out`, where a killed training goes on.
 
     Raises a :class:`UserError` where the band is of another cell, or split or base are not at hand.

@@ -12,7 +12,7 @@ FEWEST = 10  # of each file, where it has so many
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class ItemSample:
     """A share of items by a hash of the seed and their name: the same seed samples the same ones."""
 
     seed: int

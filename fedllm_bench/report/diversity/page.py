@@ -22,7 +22,7 @@ TOPICS_UNDER = "instruction_sunburst"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class PageColumn:
     name: str
     value: Callable[[Mapping[str, Any]], Any]
     show: Callable[[Any], str]
@@ -30,7 +30,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SortableCell:
     """`key` is what the column is sorted by; "" where there is nothing."""
 
     text: str
@@ -55,18 +55,18 @@ def _share(value: float) -> str:
 
 
 COLUMNS = (
-    Column(name="rows", value=lambda c: c["rows"], show=_count),
-    Column(name="share", value=lambda c: c["share"], show=_share),
-    Column(name="main language", value=lambda c: c["main_language"], show=language_label, number=False),
-    Column(name="languages (bits)", value=lambda c: c["language_entropy"], show=_three),
-    Column(name="prompt, median characters", value=_inner("prompt_characters", "median"), show=_count),
-    Column(name="completion, median characters", value=_inner("completion_characters", "median"), show=_count),
-    Column(name="prompt, median tokens", value=_inner("prompt_tokens", "median"), show=_count),
-    Column(name="completion, median tokens", value=_inner("completion_tokens", "median"), show=_count),
-    Column(name="MMD² to the rest", value=lambda c: c.get("distance_to_rest"), show=_three),
-    Column(name="cluster", value=lambda c: c.get("cluster"), show=str),
-    Column(name="IFD", value=_inner("ifd", "mean"), show=_three),
-    Column(name="repeated rows", value=lambda c: c.get("duplicate_share"), show=_share),
+    PageColumn(name="rows", value=lambda c: c["rows"], show=_count),
+    PageColumn(name="share", value=lambda c: c["share"], show=_share),
+    PageColumn(name="main language", value=lambda c: c["main_language"], show=language_label, number=False),
+    PageColumn(name="languages (bits)", value=lambda c: c["language_entropy"], show=_three),
+    PageColumn(name="prompt, median characters", value=_inner("prompt_characters", "median"), show=_count),
+    PageColumn(name="completion, median characters", value=_inner("completion_characters", "median"), show=_count),
+    PageColumn(name="prompt, median tokens", value=_inner("prompt_tokens", "median"), show=_count),
+    PageColumn(name="completion, median tokens", value=_inner("completion_tokens", "median"), show=_count),
+    PageColumn(name="MMD² to the rest", value=lambda c: c.get("distance_to_rest"), show=_three),
+    PageColumn(name="cluster", value=lambda c: c.get("cluster"), show=str),
+    PageColumn(name="IFD", value=_inner("ifd", "mean"), show=_three),
+    PageColumn(name="repeated rows", value=lambda c: c.get("duplicate_share"), show=_share),
 )
 
 
@@ -148,13 +148,13 @@ def _topics(frame: Frame) -> list[dict[str, Any]]:
     ]
 
 
-def _row(columns: Sequence[Column], client: Mapping[str, Any]) -> dict[str, Any]:
+def _row(columns: Sequence[PageColumn], client: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": client["id"], "cells": [_cell(column, client) for column in columns]}
 
 
-def _cell(column: Column, client: Mapping[str, Any]) -> Cell:
+def _cell(column: PageColumn, client: Mapping[str, Any]) -> SortableCell:
     value = column.value(client)
     if value is None:
-        return Cell("", "", column.number)
+        return SortableCell("", "", column.number)
     text = column.show(value)
-    return Cell(text, str(value) if column.number else text, column.number)
+    return SortableCell(text, str(value) if column.number else text, column.number)

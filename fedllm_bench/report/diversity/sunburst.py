@@ -24,7 +24,7 @@ REST = ""  # the key of what is beyond the largest
 
 
 @dataclass(frozen=True)
-class Part:
+class SunburstPart:
     """A wedge of the inner ring and those around it: (label, rows)."""
 
     key: str
@@ -99,18 +99,18 @@ def _title(section: Section) -> str:
     return f"{counted(len(section['topics']), 'topic')}, entropy {told}"
 
 
-def _parts(frame: Frame, section: Section) -> list[Part]:
+def _parts(frame: Frame, section: Section) -> list[SunburstPart]:
     """The largest first, the rest as one."""
     parts = _verbs(frame, section) if section["method"] == "verbs" else _topics(frame, section)
     parts.sort(key=lambda part: (-part.rows, part.key))
     rest = sum(part.rows for part in parts[MOST_INNER:])
-    tail = [Part(REST, f"{len(parts) - MOST_INNER} others", rest, ())] if rest else []
+    tail = [SunburstPart(REST, f"{len(parts) - MOST_INNER} others", rest, ())] if rest else []
     return [part for part in parts[:MOST_INNER] if part.rows] + tail
 
 
-def _topics(frame: Frame, section: Section) -> list[Part]:
+def _topics(frame: Frame, section: Section) -> list[SunburstPart]:
     return [
-        Part(
+        SunburstPart(
             key=topic["id"],
             label=topic_label(frame, topic, 3),
             rows=topic["rows"],
@@ -122,10 +122,10 @@ def _topics(frame: Frame, section: Section) -> list[Part]:
     ]
 
 
-def _verbs(frame: Frame, section: Section) -> list[Part]:
+def _verbs(frame: Frame, section: Section) -> list[SunburstPart]:
     shown = frame.letters.shown
     return [
-        Part(
+        SunburstPart(
             key=verb["verb"],
             label=shown(verb["verb"], f"verb {i + 1} ({language_label(verb['language'])})"),
             rows=verb["rows"],
@@ -135,7 +135,7 @@ def _verbs(frame: Frame, section: Section) -> list[Part]:
     ]
 
 
-def _colours(parts: Sequence[Part]) -> dict[str, str]:
+def _colours(parts: Sequence[SunburstPart]) -> dict[str, str]:
     """The palette, then twice again, lighter and darker, so that no two of 24 are equal."""
     shades = [PALETTE, [_mixed(c, PAPER, 0.45) for c in PALETTE], [_mixed(c, "#000000", 0.35) for c in PALETTE]]
     flat = [colour for shade in shades for colour in shade]
@@ -153,7 +153,7 @@ def _prepare(axes: Axes) -> None:
     axes.axis("off")
 
 
-def _draw_rings(axes: Axes, parts: Sequence[Part], colours: Mapping[str, str]) -> None:
+def _draw_rings(axes: Axes, parts: Sequence[SunburstPart], colours: Mapping[str, str]) -> None:
     total = sum(part.rows for part in parts) or 1
     begin = 90.0
     for part in parts:
@@ -168,7 +168,7 @@ def _draw_rings(axes: Axes, parts: Sequence[Part], colours: Mapping[str, str]) -
         begin = end
 
 
-def _outer(part: Part) -> list[tuple[str, int]]:
+def _outer(part: SunburstPart) -> list[tuple[str, int]]:
     found = sorted(part.outer, key=lambda one: -one[1])
     rest = part.rows - sum(rows for _, rows in found[:MOST_OUTER])
     return [(label, rows) for label, rows in found[:MOST_OUTER] if rows] + ([("", rest)] if rest > 0 else [])
@@ -182,7 +182,7 @@ def _by_key(own: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-def _draw_ring(axes: Axes, own: Mapping[str, int], parts: Sequence[Part], colours: Mapping[str, str]) -> None:
+def _draw_ring(axes: Axes, own: Mapping[str, int], parts: Sequence[SunburstPart], colours: Mapping[str, str]) -> None:
     total = sum(own.values()) or 1
     known = {part.key: own.get(part.key, 0) for part in parts if part.key != REST}
     known[REST] = total - sum(known.values())

@@ -26,7 +26,7 @@ Summary = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class GridPart:
     """One data set of the grid. `reasons` says of each cell without results why it has none."""
 
     request: Request
@@ -37,7 +37,7 @@ class Part:
     opened: bool = True
 
 
-def summary(parts: Sequence[Part], out: Path) -> dict[str, Any]:
+def summary(parts: Sequence[GridPart], out: Path) -> dict[str, Any]:
     """The whole of summary.json: one entry for each data set, and every cell without results."""
     request = parts[0].request
     return {
@@ -59,7 +59,7 @@ def _hash(requests: Sequence[Request]) -> str:
     return files.sha256_json(asked)[:10]
 
 
-def _dataset(part: Part, out: Path) -> dict[str, Any]:
+def _dataset(part: GridPart, out: Path) -> dict[str, Any]:
     payload = part.payload
     metric = next(iter(payload["metrics"])) if payload else None
     entry = payload["metrics"][metric] if payload else {}
@@ -80,7 +80,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"mean": row["mean"], "difference": row["differences"].get(REFERENCE)}
 
 
-def _failed(part: Part, method: str, seed: int, why: str) -> dict[str, Any]:
+def _failed(part: GridPart, method: str, seed: int, why: str) -> dict[str, Any]:
     command = shlex.join(["fedllm-bench", *part.request.words(method, seed)])
     return {"dataset": part.name, "method": method, "seed": seed, "reason": why, "command": command}
 

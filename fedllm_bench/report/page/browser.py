@@ -16,7 +16,7 @@ from typing import Any
 from fedllm_bench.evaluation.judging.pairing import pair_scores_of
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
-from fedllm_bench.evaluation.scoring.answered import Material
+from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark
 from fedllm_bench.evaluation.scoring.score_all import Scored
 from fedllm_bench.evaluation.scoring.views import labelled, per_question
 from fedllm_bench.scores.score import Score
@@ -39,13 +39,13 @@ class BrowserData:
 
 
 def browser_data(
-    materials: Mapping[str, Material], scored: Sequence[Scored], *, most: int = MOST_CHARACTERS
+    materials: Mapping[str, AnsweredBenchmark], scored: Sequence[Scored], *, most: int = MOST_CHARACTERS
 ) -> BrowserData:
     """`most`: characters of all texts together."""
     return packed(items_of(materials, scored), most=most)
 
 
-def items_of(materials: Mapping[str, Material], scored: Sequence[Scored]) -> list[Item]:
+def items_of(materials: Mapping[str, AnsweredBenchmark], scored: Sequence[Scored]) -> list[Item]:
     """A question each, whole: what was asked and answered, with scores and judges' replies."""
     return [item for name in _ordered(materials) for item in _items(name, materials[name], scored)]
 
@@ -77,7 +77,7 @@ def script_json(value: Any) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair has no UTF-8
 
 
-def _items(benchmark: str, material: Material, scored: Sequence[Scored]) -> Iterator[Item]:
+def _items(benchmark: str, material: AnsweredBenchmark, scored: Sequence[Scored]) -> Iterator[Item]:
     metrics = [one for one in scored if one.metric.benchmark == benchmark]
     tables = {one.key: {side: _by_question(scores) for side, scores in one.sides.items()} for one in metrics}
     replies = {

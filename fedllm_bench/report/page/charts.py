@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_bench.common.text import number
-from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation, MetricResult, SideEstimate
+from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults, MetricResult, SideEstimate
 from fedllm_bench.report.page.browser import language_label
 from fedllm_bench.report.page.tables import BROKEN_DOWN, all_sides, arrow
 
@@ -38,7 +38,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Side:
+class ChartSide:
     name: str
     colour: int
 
@@ -65,25 +65,25 @@ class Curve:
     right: int = RIGHT
 
 
-def coloured(evaluation: Evaluation) -> list[Side]:
+def coloured(evaluation: EvaluationResults) -> list[ChartSide]:
     """Each side with its colour; beyond six clients colours come again."""
     names = all_sides(evaluation)
     offset = 0 if "base" in names else 1
-    return [Side(name, _colour(i + offset)) for i, name in enumerate(names)]
+    return [ChartSide(name, _colour(i + offset)) for i, name in enumerate(names)]
 
 
 def _colour(place: int) -> int:
     return place if place < COLOURS else 1 + (place - 1) % (COLOURS - 1)
 
 
-def charts(evaluation: Evaluation) -> list[Chart]:
+def charts(evaluation: EvaluationResults) -> list[Chart]:
     """One chart for each metric and way to break it down that has a bar to draw."""
     sides = coloured(evaluation)
     found = [_chart(name, entry, prefix, sides) for name, entry in evaluation.metrics.items() for prefix in BROKEN_DOWN]
     return [chart for chart in found if any(bar.width for bar in chart.bars)]
 
 
-def _chart(name: str, entry: MetricResult, prefix: str, sides: Sequence[Side]) -> Chart:
+def _chart(name: str, entry: MetricResult, prefix: str, sides: Sequence[ChartSide]) -> Chart:
     views = {key.removeprefix(prefix): view.sides for key, view in entry.views.items() if key.startswith(prefix)}
     top = _top(entry, views.values())
     bars = []
@@ -104,7 +104,7 @@ def _top(entry: MetricResult, views: Iterable[Mapping[str, SideEstimate]]) -> fl
     return max([*ends, 0.0]) or entry.high
 
 
-def _bar(label: str, found: SideEstimate, top: float, side: Side, *, first: bool, last: bool) -> Bar:
+def _bar(label: str, found: SideEstimate, top: float, side: ChartSide, *, first: bool, last: bool) -> Bar:
     def percent(value: float) -> float:
         return round(100 * min(max(value / top, 0.0), 1.0), 2)
 

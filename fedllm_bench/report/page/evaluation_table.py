@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fedllm_bench.common.text import MISSING, wrapped
-from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation
+from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults
 from fedllm_bench.report.page.html_pairs import pair_table
-from fedllm_bench.report.page.tables import Cell, Row, Table, open_table
+from fedllm_bench.report.page.tables import Table, TableCell, TableRow, open_table
 
 NOTE = "[95% CI] over questions, for these models as trained; ↑ higher is better, ↓ lower is better"
 PAIRS = "[95% CI] over questions: win 1, tie 0.5, loss 0; orders that disagree are a tie"
 
 
-def evaluation_table(evaluation: Evaluation, width: int = 100) -> str:
+def evaluation_table(evaluation: EvaluationResults, width: int = 100) -> str:
     """Blocks of aligned lines, and under them what is unscored and why; "" with neither metrics nor pairs."""
     tables = ((open_table(evaluation), NOTE), (pair_table(evaluation), PAIRS))
     return "\n\n".join(block for table, note in tables if table for block in _blocks(table, note, width))
@@ -25,13 +25,13 @@ def _blocks(table: Table, note: str, width: int) -> list[str]:
     return [*blocks, "\n".join(word for line in (note, *table.lines) for word in wrapped(line, width))]
 
 
-def _cell(row: Row, column: int) -> str:
+def _cell(row: TableRow, column: int) -> str:
     if column == 0:
         return f"  {row.name}" if row.sub else row.name
     return _text(row.cells[column - 1])
 
 
-def _text(cell: Cell | None) -> str:
+def _text(cell: TableCell | None) -> str:
     if cell is None:
         return MISSING
     if cell.refused:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fedllm_bench.common.text import MISSING
-from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation, PairResult
-from fedllm_bench.report.page.tables import Cell, Row, Table, estimate_cell, holes
+from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults, PairResult
+from fedllm_bench.report.page.tables import Table, TableCell, TableRow, estimate_cell, holes
 
 
-def pair_table(evaluation: Evaluation) -> Table | None:
+def pair_table(evaluation: EvaluationResults) -> Table | None:
     """A row for each pair of sides and judge; None without pairs."""
     if not evaluation.pairs:
         return None
@@ -18,7 +18,7 @@ def pair_table(evaluation: Evaluation) -> Table | None:
         "95% interval: 1 for a win in both orders, 0 for a loss in both, else 0.5; at 0.5 neither is preferred. Wins, "
         "ties and losses count pairs of answers, one for each turn and repeat.",
         head=("pair", "judge", "win rate", "wins", "ties", "losses", "orders agree"),
-        rows=tuple(Row(name=_name(pair), cells=_cells(pair)) for pair in evaluation.pairs),
+        rows=tuple(TableRow(name=_name(pair), cells=_cells(pair)) for pair in evaluation.pairs),
         lines=tuple(
             f"{_name(pair)}, {pair.judge}: {holes(pair.win_rate)}"
             for pair in evaluation.pairs
@@ -36,8 +36,8 @@ def _holes(pair: PairResult) -> str:
     return f"{_name(pair)}, {pair.judge}: {holes(pair.win_rate)}"
 
 
-def _cells(pair: PairResult) -> tuple[Cell | None, ...]:
+def _cells(pair: PairResult) -> tuple[TableCell | None, ...]:
     judged = pair.wins + pair.ties + pair.losses
     same = MISSING if pair.consistency is None else f"{pair.consistency:.0%} of {judged}"
-    counts = (Cell(text=str(count)) for count in (pair.wins, pair.ties, pair.losses))
-    return Cell(text=pair.judge), estimate_cell(pair.win_rate), *counts, Cell(text=same)
+    counts = (TableCell(text=str(count)) for count in (pair.wins, pair.ties, pair.losses))
+    return TableCell(text=pair.judge), estimate_cell(pair.win_rate), *counts, TableCell(text=same)

@@ -13,8 +13,8 @@ from typing import Any
 from markupsafe import Markup
 
 from fedllm_bench.common.text import counted
-from fedllm_bench.evaluation.scoring.answered import Material
-from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation
+from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark
+from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults
 from fedllm_bench.evaluation.scoring.score_all import Scored
 from fedllm_bench.report.page import charts, parts
 from fedllm_bench.report.page.browser import BrowserData, browser_data
@@ -24,19 +24,19 @@ from fedllm_bench.report.page.tables import Table, judge_table, open_table, trai
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contents:
+class PageContents:
     """What a page is made of. `results` is a checked results.json, None where the folder has none."""
 
     title: str
     facts: str
     notes: tuple[str, ...]
-    evaluation: Evaluation
-    materials: Mapping[str, Material]
+    evaluation: EvaluationResults
+    materials: Mapping[str, AnsweredBenchmark]
     scored: Sequence[Scored]
     results: Mapping[str, Any] | None = None
 
 
-def html_page(contents: Contents) -> str:
+def html_page(contents: PageContents) -> str:
     evaluation, results = contents.evaluation, contents.results
     data = browser_data(contents.materials, contents.scored)
     trained = training_table(results) if results else None
@@ -82,7 +82,7 @@ def _cut(data: BrowserData) -> list[str]:
     return [f"{line} Whole texts are in the folders answers and judgements of the run." for line in data.cut]
 
 
-def _footer(evaluation: Evaluation) -> list[str]:
+def _footer(evaluation: EvaluationResults) -> list[str]:
     lines = [
         f"{name}: {counted(found.num_prompts, 'question')}, {counted(found.num_turns, 'turn')}"
         f"{f', version {found.version}' if found.version else ''}, prompts sha256 {found.prompts_sha256[:16]}"

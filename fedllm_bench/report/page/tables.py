@@ -9,9 +9,9 @@ from typing import Any
 from fedllm_bench.common.text import MISSING, change, number, signed
 from fedllm_bench.evaluation.scoring.evaluation_json import (
     Change,
-    Estimate,
-    Evaluation,
+    EvaluationResults,
     JudgeResult,
+    MeanEstimate,
     MetricResult,
     SideEstimate,
 )
@@ -22,7 +22,7 @@ VIEWS = {"mean": "", "plain_mean": "mean over all questions", "turn_1": "first t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class TableCell:
     """`interval` stands under the number; `refused`: there is no number, and `text` says so."""
 
     text: str
@@ -31,9 +31,9 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TableRow:
     name: str
-    cells: tuple[Cell | None, ...]
+    cells: tuple[TableCell | None, ...]
     sub: bool = False
 
 
@@ -43,12 +43,12 @@ class Table:
     title: str
     caption: str
     head: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     lines: tuple[str, ...] = ()
     explained: tuple[tuple[str, str], ...] = ()
 
 
-def open_table(evaluation: Evaluation) -> Table | None:
+def open_table(evaluation: EvaluationResults) -> Table | None:
     """A row for each metric and its turns, a column for each side and each paired change; None without metrics."""
     sides = all_sides(evaluation)
     compared = [side for side in sides if side != BASE and BASE in sides]
@@ -67,12 +67,12 @@ def open_table(evaluation: Evaluation) -> Table | None:
     )
 
 
-def all_sides(evaluation: Evaluation) -> list[str]:
+def all_sides(evaluation: EvaluationResults) -> list[str]:
     found = dict.fromkeys(side for benchmark in evaluation.benchmarks.values() for side in benchmark.sides)
     return sorted(found, key=lambda side: ({BASE: 0, "global": 1}.get(side, 2), side))
 
 
-def _metric_rows(name: str, entry: MetricResult, sides: Sequence[str], compared: Sequence[str]) -> Iterable[Row]:
+def _metric_rows(name: str, entry: MetricResult, sides: Sequence[str], compared: Sequence[str]) -> Iterable[TableRow]:
     for view_name, view in entry.views.items():
         nothing = not any(found.n_scored for found in view.sides.values())
         if view_name.startswith(BROKEN_DOWN) or (nothing and view_name != "mean"):
@@ -80,14 +80,14 @@ def _metric_rows(name: str, entry: MetricResult, sides: Sequence[str], compared:
         cells = [estimate_cell(view.sides.get(side)) for side in sides]
         cells += [estimate_cell(view.differences.get(side)) for side in compared]
         sub = VIEWS.get(view_name, view_name.replace("_", " "))
-        yield Row(
+        yield TableRow(
             name=sub or f"{name} {arrow(entry.higher_is_better)}",
             cells=tuple(cells),
             sub=bool(sub),
         )
 
 
-def _explained(evaluation: Evaluation) -> Iterable[tuple[str, str]]:
+def _explained(evaluation: EvaluationResults) -> Iterable[tuple[str, str]]:
     for name, entry in evaluation.metrics.items():
         text = f"{entry.description} ({entry.unit}; {entry.views['mean'].estimator}; version {entry.version})"
         yield name, text
@@ -97,21 +97,23 @@ def arrow(higher_is_better: bool) -> str:
     return "↑" if higher_is_better else "↓"
 
 
-def estimate_cell(found: Estimate | None) -> Cell | None:
+def estimate_cell(found: MeanEstimate | None) -> TableCell | None:
     """A mean with its interval and, where not all questions are scored, its coverage; why there is none."""
     if found is None:
         return None
     if found.mean is None:
         bounds = found.bounds if isinstance(found, SideEstimate) else None
         between = f"between {_between(bounds)}" if bounds else ""
-        return Cell(text=f"{found.coverage} scored" if found.n_scored else "unscored", interval=between, refused=True)
+        return TableCell(
+            text=f"{found.coverage} scored" if found.n_scored else "unscored", interval=between, refused=True
+        )
     show = signed if isinstance(found, Change) else number
     interval = "no interval" if found.ci_low is None else f"{show(found.ci_low)} to {show(found.ci_high)}"
     partial = f"{found.coverage} scored" if found.n_unscored else ""
-    return Cell(text=show(found.mean), interval=", ".join(filter(None, (interval, partial))))
+    return TableCell(text=show(found.mean), interval=", ".join(filter(None, (interval, partial))))
 
 
-def unscored_lines(evaluation: Evaluation) -> list[str]:
+def unscored_lines(evaluation: EvaluationResults) -> list[str]:
     """A line for each metric and the sides with equal holes: how many questions are unscored, and why."""
     lines = []
     for name, entry in evaluation.metrics.items():
@@ -125,7 +127,7 @@ def unscored_lines(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def unpublished_lines(evaluation: Evaluation) -> list[str]:
+def unpublished_lines(evaluation: EvaluationResults) -> list[str]:
     """A line for each benchmark that was not answered with the published settings."""
     changed = {name: found.overrides for name, found in evaluation.benchmarks.items() if found.overrides}
     return [
@@ -152,11 +154,11 @@ def training_table(payload: Mapping[str, Any]) -> Table:
     local = any(entry["local"] for entry in metrics.values())
     head = ("metric", BASE, "after", *(["local"] if local else []), f"after - {BASE}, paired")
     rows = [
-        Row(
+        TableRow(
             name=f"{name} {arrow(entry['higher_is_better'])}",
             cells=(
                 *(_summary_cell(entry[side]) for side in ("before", "after", *(["local"] if local else []))),
-                Cell(text=change(entry["difference"])),
+                TableCell(text=change(entry["difference"])),
             ),
         )
         for name, entry in metrics.items()
@@ -174,14 +176,14 @@ def training_table(payload: Mapping[str, Any]) -> Table:
     )
 
 
-def _summary_cell(summary: Mapping[str, Any] | None) -> Cell:
+def _summary_cell(summary: Mapping[str, Any] | None) -> TableCell:
     if summary is None or summary["mean"] is None:
-        return Cell(text=MISSING)
+        return TableCell(text=MISSING)
     unscored = f"{summary['n_unscored']} unscored" if summary["n_unscored"] else ""
-    return Cell(text=number(summary["mean"]), interval=unscored)
+    return TableCell(text=number(summary["mean"]), interval=unscored)
 
 
-def judge_table(evaluation: Evaluation) -> Table | None:
+def judge_table(evaluation: EvaluationResults) -> Table | None:
     """What each judge is and took; None without a judge."""
     if not evaluation.judges:
         return None
@@ -190,12 +192,16 @@ def judge_table(evaluation: Evaluation) -> Table | None:
         title="Judges",
         caption="Scores of different judges do not compare, nor do those of two snapshots of one model.",
         head=("judge", "model", "replies", "lost", "tokens read", "tokens written", "US dollars"),
-        rows=tuple(Row(name=name, cells=_judge_cells(judge)) for name, judge in evaluation.judges.items()),
+        rows=tuple(TableRow(name=name, cells=_judge_cells(judge)) for name, judge in evaluation.judges.items()),
     )
 
 
-def _judge_cells(judge: JudgeResult) -> tuple[Cell, ...]:
+def _judge_cells(judge: JudgeResult) -> tuple[TableCell, ...]:
     models = ", ".join([*judge.models, *(f"fingerprint {name}" for name in judge.fingerprints)])
     counts = (judge.num_replies, judge.num_without_reply, judge.prompt_tokens, judge.completion_tokens)
     price = MISSING if judge.price is None else f"{judge.price:.2f}"
-    return (Cell(text=models or MISSING), *(Cell(text=f"{count:,}") for count in counts), Cell(text=price))
+    return (
+        TableCell(text=models or MISSING),
+        *(TableCell(text=f"{count:,}") for count in counts),
+        TableCell(text=price),
+    )

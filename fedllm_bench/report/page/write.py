@@ -14,10 +14,10 @@ from fedllm_bench.evaluation.metrics.own_user import OF_SPLIT, Owners, owners_of
 from fedllm_bench.evaluation.metrics.references import load_encoder
 from fedllm_bench.evaluation.metrics.registry import open_metrics
 from fedllm_bench.evaluation.scoring import evaluation_json, own_metrics
-from fedllm_bench.evaluation.scoring.answered import Material, read_folder
-from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation
-from fedllm_bench.evaluation.scoring.score_all import Options, evaluation_of, score_all
-from fedllm_bench.report.page.page import Contents, html_page
+from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark, read_folder
+from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults
+from fedllm_bench.evaluation.scoring.score_all import ScoringOptions, evaluation_of, score_all
+from fedllm_bench.report.page.page import PageContents, html_page
 from fedllm_bench.results.schema import check_results
 
 PAGE, RESULTS = "report.html", "results.json"
@@ -28,7 +28,7 @@ NO_ANSWERS = "No answers of benchmarks here: fedllm-bench answer RUN makes them.
 class Written:
     """`numbers` is None where there was nothing to score."""
 
-    evaluation: Evaluation
+    evaluation: EvaluationResults
     page: Path
     numbers: Path | None
     notes: tuple[str, ...]
@@ -48,7 +48,7 @@ def write_evaluation_report(folder: Path, *, embedding_model: str = "", min_cove
     encoder = load_encoder(embedding_model) if embedding_model and materials else None
     owners = owners_of_run(folder) if materials.keys() & set(OF_SPLIT) else None
     materials = {name: _with_clients(name, material, owners) for name, material in materials.items()}
-    options = Options(
+    options = ScoringOptions(
         min_coverage=min_coverage,
         embedding_model=embedding_model,
         metrics=open_metrics(encoder, Path(embedding_model).name, owners),
@@ -57,7 +57,7 @@ def write_evaluation_report(folder: Path, *, embedding_model: str = "", min_cove
     evaluation = evaluation_of(materials, scored, options)
     unchecked = [note for material in materials.values() for note in material.notes]
     notes = (*notes, *unchecked, *([] if materials else [NO_ANSWERS]))
-    contents = Contents(
+    contents = PageContents(
         title=_title(folder, trained),
         facts=_facts(trained),
         notes=notes,
@@ -74,7 +74,7 @@ def write_evaluation_report(folder: Path, *, embedding_model: str = "", min_cove
     return Written(evaluation=evaluation, page=folder / PAGE, numbers=numbers, notes=notes)
 
 
-def _with_clients(benchmark: str, material: Material, owners: Owners | None) -> Material:
+def _with_clients(benchmark: str, material: AnsweredBenchmark, owners: Owners | None) -> AnsweredBenchmark:
     return material if owners is None or benchmark not in OF_SPLIT else replace(material, clients=owners.client_of)
 
 

@@ -17,15 +17,15 @@ from tiny import random_tree
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.chat import NAMES, template_text
 from fedllm_bench.data.tokens import encode_prompts, encode_turns
-from fedllm_bench.evaluation.answering.encoding import Template, encoder, named_template
-from fedllm_bench.evaluation.answering.journal import Key, Turn
+from fedllm_bench.evaluation.answering.encoding import ChatTemplate, encoder, named_template
+from fedllm_bench.evaluation.answering.journal import AnsweredTurn, Key
 from fedllm_bench.evaluation.answering.merged_adapter import answering_with
 from fedllm_bench.evaluation.answering.model_answers import ModelAnswerer, context_of
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
 
-MINI = Template("mini", template_text("mini"))
+MINI = ChatTemplate("mini", template_text("mini"))
 
 
 def answerer(model: LoraModel, **changes: Any) -> ModelAnswerer:
@@ -33,7 +33,7 @@ def answerer(model: LoraModel, **changes: Any) -> ModelAnswerer:
     return ModelAnswerer(**{**given, **changes})
 
 
-def all_turns(made: Iterator[list[Turn]]) -> dict[Key, Turn]:
+def all_turns(made: Iterator[list[AnsweredTurn]]) -> dict[Key, AnsweredTurn]:
     turns = [turn for some in made for turn in some]
     assert len({turn.key for turn in turns}) == len(turns)
     return {turn.key: turn for turn in turns}
@@ -51,7 +51,7 @@ def test_later_turns_have_the_tokens_of_training(name, tiny_model):
             ["user", "assistant"] * 2, ["Name a colour.", "blue, my friend", "More?", "red"], strict=True
         )
     ]
-    template = Template(name, template_text(name))
+    template = ChatTemplate(name, template_text(name))
     (whole,) = encode_turns([talk], tokenizer, template.text, last_only=True)
     begin = int(np.flatnonzero(whole.counted)[0])
     assert encoder(template, tokenizer)(talk[:3]) == whole.ids[:begin].tolist()
@@ -102,7 +102,7 @@ def test_each_turn_sees_the_models_own_answers_and_nothing_else(double_model):
     assert turns["a", 1].text == greedy(double_model, plain, [*asked_of(PROMPTS[0], turns)])
 
 
-def asked_of(prompt: Prompt, turns: Mapping[Key, Turn]) -> list[dict[str, str]]:
+def asked_of(prompt: Prompt, turns: Mapping[Key, AnsweredTurn]) -> list[dict[str, str]]:
     own = {"role": "assistant", "content": turns[prompt.item_id, 0].text}
     return [{"role": "user", "content": prompt.turns[0]}, own, {"role": "user", "content": prompt.turns[1]}]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fedllm_bench.evaluation.answering import decoding, kv_cache
-from fedllm_bench.evaluation.answering.decoding import Queue, Row, decode, end_tokens
+from fedllm_bench.evaluation.answering.decoding import DecodingRow, Queue, decode, end_tokens
 from fedllm_bench.evaluation.answering.sampling import uniforms
 from fedllm_bench.training.model.lora_model import LoraModel
 
@@ -20,18 +20,20 @@ LENGTHS = (3, 17, 1, 9, 30, 4, 22, 12)
 LIMITS = (6, 9, 12, 1, 7, 12, 5, 10)
 
 
-def make_rows(temperatures: tuple[float, ...] = (0.0, 0.7, 3.0)) -> list[Row]:
+def make_rows(temperatures: tuple[float, ...] = (0.0, 0.7, 3.0)) -> list[DecodingRow]:
     """Ragged prompts with unequal limits, greedy and sampled ones in turn."""
     rng = np.random.default_rng(0)
     rows = []
     for number, (length, limit) in enumerate(zip(LENGTHS, LIMITS, strict=True)):
         temperature = temperatures[number % len(temperatures)]
         stream = uniforms(0, "b", str(number), 0, limit) if temperature else np.zeros(0)
-        rows.append(Row((str(number), 0), tuple(rng.integers(4, 3000, length).tolist()), limit, temperature, stream))
+        rows.append(
+            DecodingRow((str(number), 0), tuple(rng.integers(4, 3000, length).tolist()), limit, temperature, stream)
+        )
     return rows
 
 
-def by_definition(model: LoraModel, row: Row) -> tuple[int, ...]:
+def by_definition(model: LoraModel, row: DecodingRow) -> tuple[int, ...]:
     made: list[int] = []
     for step in range(row.limit):
         with torch.no_grad():
@@ -46,14 +48,14 @@ def by_definition(model: LoraModel, row: Row) -> tuple[int, ...]:
     return tuple(made)
 
 
-def answers(model: LoraModel, rows: list[Row], batch_tokens: int = 4096) -> dict[tuple[str, int], Row]:
+def answers(model: LoraModel, rows: list[DecodingRow], batch_tokens: int = 4096) -> dict[tuple[str, int], DecodingRow]:
     with model.using(None):
         found = [row for some in decode(model, Queue(list(rows)), batch_tokens) for row in some]
     assert len(found) == len(rows)
     return {row.key: row for row in found}
 
 
-def made(found: dict[tuple[str, int], Row]) -> dict[tuple[str, int], tuple[int, ...]]:
+def made(found: dict[tuple[str, int], DecodingRow]) -> dict[tuple[str, int], tuple[int, ...]]:
     return {key: row.made for key, row in found.items()}
 
 
@@ -105,7 +107,7 @@ def test_rows_that_outlast_their_batch_wait_and_go_on_where_they_were(double_mod
     begun: list[list[int]] = []
     real = decoding._begin
 
-    def noting(model: LoraModel, rows: list[Row]) -> decoding.Batch:
+    def noting(model: LoraModel, rows: list[DecodingRow]) -> decoding.DecodingBatch:
         begun.append([len(row.made) for row in rows])
         return real(model, rows)
 
@@ -170,7 +172,7 @@ class Short:
     def __init__(self, rows: int) -> None:
         self.rows, self.real, self.failures = rows, decoding._generate, 0
 
-    def __call__(self, model: LoraModel, batch: decoding.Batch, *rest: object) -> torch.Tensor:
+    def __call__(self, model: LoraModel, batch: decoding.DecodingBatch, *rest: object) -> torch.Tensor:
         if len(batch.rows) > self.rows:
             self.failures += 1
             raise torch.OutOfMemoryError("out of memory")

@@ -16,7 +16,7 @@ from endpoint_models import Fault, Model, reply, serving
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.answering.answer_side import answer_side, forget_failed
-from fedllm_bench.evaluation.answering.journal import Journal, Turn, journal_file
+from fedllm_bench.evaluation.answering.journal import AnsweredTurn, Journal, journal_file
 from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer, served_model
 from fedllm_bench.evaluation.judges import asking
 from fedllm_bench.evaluation.judges.limiter import Limiter
@@ -39,7 +39,7 @@ def answerer(model: Model, *, concurrency: int = 2, **changes: Any) -> EndpointA
     return EndpointAnswerer(**{"served": served, "benchmark": "b", "seed": 0, **changes})
 
 
-def texts(turns: Iterator[list[Turn]]) -> dict[tuple[str, int], str]:
+def texts(turns: Iterator[list[AnsweredTurn]]) -> dict[tuple[str, int], str]:
     return {turn.key: turn.text for some in turns for turn in some}
 
 

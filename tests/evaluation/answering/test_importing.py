@@ -12,7 +12,7 @@ import pytest
 from fedllm_bench import cli
 from fedllm_bench.common import files
 from fedllm_bench.evaluation.answering.importing import imported, told
-from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Context
+from fedllm_bench.evaluation.benchmarks import BENCHMARKS, PromptContext
 from fedllm_bench.evaluation.imported_files import read_rows
 from fedllm_bench.evaluation.metrics.refusals import refuses
 from fedllm_bench.evaluation.records import Prompt
@@ -25,7 +25,7 @@ PROMPTS = [
     Prompt(item_id="83", turns=("Hello?", "Again?")),
 ]
 SINGLE = [Prompt(item_id=str(number), turns=(f"Question {number}?",)) for number in range(3)]
-HARMLESS = BENCHMARKS["harmless"].prompts(Context())
+HARMLESS = BENCHMARKS["harmless"].prompts(PromptContext())
 
 
 def written(path: Path, rows: list[Any], *, array: bool = False) -> Path:

@@ -17,7 +17,7 @@ from fedllm_bench.evaluation.judging.agreement import (
     pairs_between,
     share_of,
 )
-from fedllm_bench.evaluation.judging.votes import Match, Vote, expert_votes, gpt4_votes, majority, read_votes
+from fedllm_bench.evaluation.judging.votes import JudgeVote, Match, expert_votes, gpt4_votes, majority, read_votes
 from fedllm_bench.scores.score import Score
 
 needs_mirror = pytest.mark.assets
@@ -27,8 +27,8 @@ def match(question: int, turn: int = 1) -> Match:
     return Match(str(question), turn, "m1", "m2")
 
 
-def vote(question: int, judge: str, winner: str | None, turn: int = 1) -> Vote:
-    return Vote(match(question, turn), judge, winner, reason="" if winner else "no verdict")  # type: ignore[arg-type]
+def vote(question: int, judge: str, winner: str | None, turn: int = 1) -> JudgeVote:
+    return JudgeVote(match(question, turn), judge, winner, reason="" if winner else "no verdict")  # type: ignore[arg-type]
 
 
 def rows(who, pairs):

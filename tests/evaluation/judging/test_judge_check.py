@@ -11,8 +11,8 @@ from fedllm_bench.evaluation.judging.judge_bias import length_bias, position_bia
 from fedllm_bench.evaluation.judging.judge_check import judge_agreement, judge_biases
 from fedllm_bench.evaluation.judging.pair_decisions import Decision, decisions, last_verdict
 from fedllm_bench.evaluation.judging.pair_judging import stored_judgements
-from fedllm_bench.evaluation.judging.pair_prompts import Material
-from fedllm_bench.evaluation.judging.votes import Match, Vote, by_match, majority
+from fedllm_bench.evaluation.judging.pair_prompts import BattleMaterial
+from fedllm_bench.evaluation.judging.votes import JudgeVote, Match, by_match, majority
 from fedllm_bench.evaluation.records import Reply
 
 
@@ -30,7 +30,7 @@ def measured(judge: Scripted, world, folder, repeats: int = 1):
     )
 
 
-def expected_share(experts: list[Vote], winner: Callable[[Match], str], turn: int, ties: bool) -> float | None:
+def expected_share(experts: list[JudgeVote], winner: Callable[[Match], str], turn: int, ties: bool) -> float | None:
     """By another road than the suite's: over votes, not over pairs of votes."""
     votes = [(vote.winner, winner(vote.match)) for vote in experts if vote.match.turn == turn]
     kept = [pair for pair in votes if ties or "tie" not in pair]
@@ -79,7 +79,7 @@ def test_a_judge_of_length_alone_shows_it_and_no_bias_of_position(world, tmp_pat
     assert len(made) == len({vote.match for vote in experts})
 
 
-def longer_of(material: Material, match: Match) -> str:
+def longer_of(material: BattleMaterial, match: Match) -> str:
     a, b = (len(material.answers[model][match.question][match.turn - 1]) for model in (match.model_a, match.model_b))
     return "tie" if a == b else "a" if a > b else "b"
 
@@ -165,8 +165,8 @@ def test_biases_by_hand():
 def test_length_bias_by_hand():
     lengths = {"1": (9, 1), "2": (9, 1), "3": (1, 9), "4": (1, 9), "5": (9, 1), "6": (5, 5), "7": (1, 9)}
     wanted = dict(zip("1234567", ("a", "a", "b", "b", "tie", "a", "a"), strict=True))
-    experts = [Vote(Match(q, 1, "m1", "m2"), "expert_1", winner) for q, winner in wanted.items()]
-    votes = [Vote(Match(q, 1, "m1", "m2"), "j", winner) for q, winner in zip("1234567", "abbabab", strict=True)]
+    experts = [JudgeVote(Match(q, 1, "m1", "m2"), "expert_1", winner) for q, winner in wanted.items()]
+    votes = [JudgeVote(Match(q, 1, "m1", "m2"), "j", winner) for q, winner in zip("1234567", "abbabab", strict=True)]
     found = length_bias(votes, experts, lambda match: lengths[match.question])
     assert (found["longer_at_tie"].mean, found["longer_at_tie"].n_scored) == (0.0, 1)  # question 5: b is shorter
     # experts prefer the longer in 1 to 4, and the judge errs in 2 and 4; the shorter in 7, where it errs; 6 is equal

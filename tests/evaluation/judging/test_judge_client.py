@@ -17,7 +17,7 @@ from fedllm_bench.evaluation.judges.asking import AskingJudge, backoff_seconds
 from fedllm_bench.evaluation.judges.cost import most_dollars
 from fedllm_bench.evaluation.judges.errors import NoReplyError
 from fedllm_bench.evaluation.judges.faults import wait_seconds
-from fedllm_bench.evaluation.judges.preset import Limits, Preset, Price
+from fedllm_bench.evaluation.judges.preset import Preset, Price, RequestLimits
 from fedllm_bench.evaluation.judges.served import served_judge
 from fedllm_bench.evaluation.judges.store import ReplyStore
 from fedllm_bench.evaluation.records import Reply
@@ -33,7 +33,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def preset_of(server: JudgeServer, **options: object) -> Preset:
-    limits = Limits(tries=TRIES, timeout_seconds=options.pop("timeout", 5.0), concurrency=4)  # type: ignore[arg-type]
+    limits = RequestLimits(tries=TRIES, timeout_seconds=options.pop("timeout", 5.0), concurrency=4)  # type: ignore[arg-type]
     return Preset(name="j", model="judge", base_url=server.address, limits=limits, **options)  # type: ignore[arg-type]
 
 

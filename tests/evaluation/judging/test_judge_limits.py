@@ -16,7 +16,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges.cost import Budget, estimate, most_dollars, price_of, prompt_tokens
 from fedllm_bench.evaluation.judges.errors import NoReplyError, OverBudgetError
 from fedllm_bench.evaluation.judges.limiter import Limiter
-from fedllm_bench.evaluation.judges.preset import Limits, Preset, Price
+from fedllm_bench.evaluation.judges.preset import Preset, Price, RequestLimits
 from fedllm_bench.evaluation.judges.questions import Question, Slot
 from fedllm_bench.evaluation.judges.streak import MOST_GIVEN_UP, MOST_REFUSED
 from fedllm_bench.evaluation.judges.window import NOT_AFFORDED, outcomes
@@ -28,7 +28,7 @@ PRICE = Price(input=10, output=30)
 PAID = Preset(name="p", model="m", base_url="https://x.org/v1", options={"max_tokens": 100}, price=PRICE)
 
 
-async def _starts(limits: Limits, tokens: list[float]) -> list[float]:
+async def _starts(limits: RequestLimits, tokens: list[float]) -> list[float]:
     """When each of so many requests may go out, in seconds from the first."""
     limiter, began, starts = Limiter(limits), time.monotonic(), list[float]()
 
@@ -41,24 +41,24 @@ async def _starts(limits: Limits, tokens: list[float]) -> list[float]:
 
 
 def test_requests_a_minute_are_spaced_evenly() -> None:
-    starts = asyncio.run(_starts(Limits(requests_per_minute=1200), [1.0] * 6))
+    starts = asyncio.run(_starts(RequestLimits(requests_per_minute=1200), [1.0] * 6))
     assert all(start >= 0.05 * n - 1e-3 for n, start in enumerate(starts))
     assert starts[-1] < 2
 
 
 def test_tokens_a_minute_space_requests_by_their_size() -> None:
-    starts = asyncio.run(_starts(Limits(tokens_per_minute=60_000), [100.0, 50.0, 50.0]))
+    starts = asyncio.run(_starts(RequestLimits(tokens_per_minute=60_000), [100.0, 50.0, 50.0]))
     assert all(start >= least - 1e-3 for start, least in zip(starts, [0, 0.1, 0.15], strict=True))
     assert starts[-1] < 2
 
 
 def test_without_limits_nobody_waits() -> None:
-    assert max(asyncio.run(_starts(Limits(), [1e9] * 100))) < 1
+    assert max(asyncio.run(_starts(RequestLimits(), [1e9] * 100))) < 1
 
 
 def test_a_pause_holds_those_that_wait_already() -> None:
     async def held() -> float:
-        limiter, began = Limiter(Limits(requests_per_minute=6000)), time.monotonic()
+        limiter, began = Limiter(RequestLimits(requests_per_minute=6000)), time.monotonic()
         await limiter.wait(1)
         waiting = asyncio.create_task(limiter.wait(1))
         await asyncio.sleep(0)

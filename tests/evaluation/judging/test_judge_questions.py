@@ -12,7 +12,7 @@ from fedllm_bench.common import files
 from fedllm_bench.data.fetch import assets
 from fedllm_bench.evaluation.judges.questions import GRADINGS, Asker, Question, grading, request_hash, scale
 from fedllm_bench.evaluation.judges.shown import MOST_CHARACTERS, shown
-from fedllm_bench.evaluation.judges.templates import Template, own_templates
+from fedllm_bench.evaluation.judges.templates import JudgeTemplate, own_templates
 from fedllm_bench.evaluation.records import Answer, Prompt
 
 needs_mirror = pytest.mark.assets
@@ -164,7 +164,7 @@ def test_every_benchmark_has_a_template_for_every_prompt() -> None:
 def test_own_prompts_ask_for_a_rating_in_their_range_at_the_end() -> None:
     assert len(own_templates()) == 4
     for template in own_templates().values():
-        assert isinstance(template, Template)
+        assert isinstance(template, JudgeTemplate)
         last = template.prompt.strip().splitlines()[-1]
         assert "in this form: Rating: [[" in last
         assert f"{template.low:g}" in last

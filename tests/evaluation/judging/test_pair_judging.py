@@ -21,7 +21,7 @@ from fedllm_bench.evaluation.judging.pair_decisions import decisions
 from fedllm_bench.evaluation.judging.pair_judging import sample, stored_judgements
 from fedllm_bench.evaluation.judging.pair_prompts import (
     ORDERS,
-    Material,
+    BattleMaterial,
     models,
     mt_bench_material,
     pair_messages,
@@ -34,11 +34,11 @@ MATCHES = sorted({vote.match for vote in EXPERTS})
 JUDGE = Scripted("j", longer).preset
 
 
-def ask_here(judge: Scripted, folder: Path, material: Material = MATERIAL, repeats: int = 1) -> None:
+def ask_here(judge: Scripted, folder: Path, material: BattleMaterial = MATERIAL, repeats: int = 1) -> None:
     ask(judge, folder, MATCHES, material, repeats)
 
 
-def kept_in(folder: Path, material: Material = MATERIAL) -> dict[Match, list[Judgement]]:
+def kept_in(folder: Path, material: BattleMaterial = MATERIAL) -> dict[Match, list[Judgement]]:
     return stored_judgements(folder, JUDGE, MATCHES, material)
 
 

@@ -26,11 +26,11 @@ from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS, open_metrics
 from fedllm_bench.evaluation.scoring.evaluation_json import (
     BenchmarkResult,
     Change,
-    Evaluation,
+    EvaluationResults,
+    EvaluationSettings,
     JudgeResult,
     MetricResult,
     PairResult,
-    Settings,
     SideEstimate,
     ViewResult,
     read_evaluation,
@@ -190,7 +190,16 @@ def test_a_share_of_all_or_none_has_an_exact_interval_of_some_width(tmp_path):
 
 def test_the_page_of_the_docs_names_every_metric_and_key():
     text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    kinds = (Evaluation, Settings, BenchmarkResult, JudgeResult, MetricResult, ViewResult, SideEstimate, Change)
+    kinds = (
+        EvaluationResults,
+        EvaluationSettings,
+        BenchmarkResult,
+        JudgeResult,
+        MetricResult,
+        ViewResult,
+        SideEstimate,
+        Change,
+    )
     kinds += (PairResult,)
     names = {field.name for kind in kinds for field in fields(kind)} | OPEN_METRICS.keys()
     assert len(names) > 50

@@ -18,7 +18,7 @@ from evaluation_records import (
 )
 
 from fedllm_bench.evaluation import records
-from fedllm_bench.evaluation.answering.journal import Turn
+from fedllm_bench.evaluation.answering.journal import AnsweredTurn
 from fedllm_bench.evaluation.answering.model_answers import conversation
 from fedllm_bench.evaluation.judges.questions import Asker
 from fedllm_bench.evaluation.judges.shown import MOST_CHARACTERS
@@ -170,7 +170,9 @@ def test_a_quoted_verdict_of_the_answer_is_not_the_judges(tmp_path):
 
 def test_a_later_turn_is_asked_without_the_thoughts_of_the_earlier_ones():
     prompt = Prompt(item_id="0", turns=("one?", "two?"))
-    turn = Turn(item_id="0", turn=0, text="<think>hm</think>first", tokens=3, finish="stop", prompt_hash=prompt.hash)
+    turn = AnsweredTurn(
+        item_id="0", turn=0, text="<think>hm</think>first", tokens=3, finish="stop", prompt_hash=prompt.hash
+    )
     talk = conversation(prompt, {("0", 0): turn, ("0", 1): replace(turn, turn=1)}, 1)
     assert [part["content"] for part in talk] == ["one?", "first", "two?"]
 

@@ -51,10 +51,10 @@ def tier_of(folder: Path, split: Split) -> str:
 
 def test_a_sample_is_a_function_of_its_seed_and_has_no_fewer_than_ten():
     names = [f"item {n}" for n in range(500)]
-    assert sample.Sample(seed=1, share=0.1).of(names) == sample.Sample(seed=1, share=0.1).of(reversed(names))
-    assert sample.Sample(seed=1, share=0.1).of(names) != sample.Sample(seed=2, share=0.1).of(names)
-    assert [len(sample.Sample(seed=1, share=share).of(names)) for share in (0.001, 0.1, 1.0)] == [10, 50, 500]
-    assert len(sample.Sample(seed=1, share=0.1).of(names[:4])) == 4
+    assert sample.ItemSample(seed=1, share=0.1).of(names) == sample.ItemSample(seed=1, share=0.1).of(reversed(names))
+    assert sample.ItemSample(seed=1, share=0.1).of(names) != sample.ItemSample(seed=2, share=0.1).of(names)
+    assert [len(sample.ItemSample(seed=1, share=share).of(names)) for share in (0.001, 0.1, 1.0)] == [10, 50, 500]
+    assert len(sample.ItemSample(seed=1, share=0.1).of(names[:4])) == 4
 
 
 def test_rejudging_an_honest_submission_lifts_it_until_it_changes(copy: Forgery, tiny_split: Split):

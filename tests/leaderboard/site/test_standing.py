@@ -13,7 +13,7 @@ from board_entries import TRACK, entry, full, measure, table
 from scipy import stats
 
 from fedllm_bench.leaderboard.ranking import standing
-from fedllm_bench.leaderboard.ranking.board import Entry
+from fedllm_bench.leaderboard.ranking.board import BoardEntry
 from fedllm_bench.leaderboard.ranking.standing import board_of, board_version
 from fedllm_bench.leaderboard.submission.tracks import find_track
 
@@ -41,7 +41,7 @@ def plain():
     return board(entries())
 
 
-def frame(found: list[Entry]) -> pd.DataFrame:
+def frame(found: list[BoardEntry]) -> pd.DataFrame:
     """A line for each row, metric, seed and client."""
     return pd.DataFrame(
         [

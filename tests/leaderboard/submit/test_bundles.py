@@ -16,7 +16,7 @@ from fedllm_bench.leaderboard.submission import bundle, limits
 
 RUN = "runs/0"
 SCORES = f"{RUN}/scores/heldout.after.jsonl.gz"
-SMALL = limits.Limits(files=20, folders=20, file_stored=20_000, file_unpacked=2_000_000, all_stored=60_000,
+SMALL = limits.SizeLimits(files=20, folders=20, file_stored=20_000, file_unpacked=2_000_000, all_stored=60_000,
                       all_unpacked=3_000_000, json=10_000, line=5_000, file_lines=500)  # fmt: skip
 
 

@@ -144,7 +144,7 @@ def test_adapters_go_along_as_asked_and_are_named_by_hash_either_way(tmp_path, a
 
 def test_auto_leaves_large_adapters_at_home(tmp_path, monkeypatch):
     monkeypatch.setattr(submit, "AUTO_BYTES", 1000)
-    monkeypatch.setattr(submit, "LIMITS", limits.Limits(file_stored=2000))
+    monkeypatch.setattr(submit, "LIMITS", limits.SizeLimits(file_stored=2000))
     run = write_run(tmp_path / "runs", 0)
     (run / TENSORS).write_bytes(bytes(submit.AUTO_BYTES + 1))
     assert not any(TENSORS in name for name in submit.draft(own_runs.open_runs([run]), statement()).contents)

@@ -13,7 +13,7 @@ from submitted_runs import codes, small_contents, write_submission
 
 from fedllm_bench.leaderboard.submission import bundle, limits
 
-SMALL = limits.Limits(files=20, folders=20, file_stored=20_000, all_stored=2_000_000)
+SMALL = limits.SizeLimits(files=20, folders=20, file_stored=20_000, all_stored=2_000_000)
 SCORES = "runs/0/scores/heldout.after.jsonl.gz"
 
 

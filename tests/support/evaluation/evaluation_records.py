@@ -12,8 +12,8 @@ from fedllm_bench.evaluation.answering.plan import keep_to, plan_of
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Overrides
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
 from fedllm_bench.evaluation.scoring.answered import read_folder
-from fedllm_bench.evaluation.scoring.evaluation_json import Evaluation
-from fedllm_bench.evaluation.scoring.score_all import Options, evaluation_of, score_all
+from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults
+from fedllm_bench.evaluation.scoring.score_all import ScoringOptions, evaluation_of, score_all
 from fedllm_bench.results.run_results import ScoreSet, client_rows, metrics_of, results_payload
 from fedllm_bench.results.schema import QUANTILES, check_results
 from fedllm_bench.scores.score import MetricInfo, Score
@@ -185,8 +185,8 @@ def write_hostile(folder: Path, text: str) -> None:
         write_judgements(folder, benchmark, "base-vs-other-base-00000000", pairs)
 
 
-def evaluate(folder: Path, **options: Any) -> Evaluation:
+def evaluate(folder: Path, **options: Any) -> EvaluationResults:
     """What a folder comes to, with few resamples."""
     materials = read_folder(folder)
-    chosen = Options(**options)
+    chosen = ScoringOptions(**options)
     return evaluation_of(materials, score_all(materials, chosen.metrics), chosen)

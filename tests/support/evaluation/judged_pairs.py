@@ -11,13 +11,13 @@ from evaluation_records import write_answers, write_judgements, write_prompts
 from fedllm_bench.common import files
 from fedllm_bench.evaluation import records
 from fedllm_bench.evaluation.judges.questions import Asker, request_hash
-from fedllm_bench.evaluation.judges.templates import Template
+from fedllm_bench.evaluation.judges.templates import JudgeTemplate
 from fedllm_bench.evaluation.records import Answer, Judgement, Order, Prompt, Reply
 
 ORDERS: tuple[Order, ...] = ("ab", "ba")
 ELSEWHERE = "global-vs-s1-0123abcd-global-00000000"  # pairs with answers that are in no folder here
 TEMPLATES = {
-    name: Template(name=name, system="", prompt="{answer_a} or {answer_b}?")
+    name: JudgeTemplate(name=name, system="", prompt="{answer_a} or {answer_b}?")
     for name in ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")
 }
 Says = Callable[[Prompt, int, str], str]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedllm_bench.common import files
-from fedllm_bench.comparison.metric_scores import Measured
+from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.run_scores import ScoredRun
 from fedllm_bench.scores.score import Score
 
@@ -40,7 +40,9 @@ def config(method: str = "fedavg", seed: int = 0, **more: Any) -> dict[str, Any]
 
 def a_run(scores: Sequence[Score], seed: int = 0, method: str = "fedavg", **more: Any) -> ScoredRun:
     """A run with one metric, `m`, in memory."""
-    measured = Measured(**{"version": "1", "unit": "share", "higher_is_better": True, "scores": tuple(scores), **more})
+    measured = MetricScores(
+        **{"version": "1", "unit": "share", "higher_is_better": True, "scores": tuple(scores), **more}
+    )
     return ScoredRun(path=Path(method), config=config(method, seed), measured={"m": measured})
 
 

@@ -15,11 +15,11 @@ from fedllm_bench.evaluation.judges.cost import Budget
 from fedllm_bench.evaluation.judges.errors import NoReplyError
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.questions import Question, request_hash
-from fedllm_bench.evaluation.judges.templates import Template
+from fedllm_bench.evaluation.judges.templates import JudgeTemplate
 from fedllm_bench.evaluation.judging.judging import judge_all, own_replies, to_ask
 from fedllm_bench.evaluation.judging.pair_judging import pair_works, sample
-from fedllm_bench.evaluation.judging.pair_prompts import ORDERS, Material, mt_bench_material, pair_messages
-from fedllm_bench.evaluation.judging.votes import Match, Vote, by_match, expert_votes, majority
+from fedllm_bench.evaluation.judging.pair_prompts import ORDERS, BattleMaterial, mt_bench_material, pair_messages
+from fedllm_bench.evaluation.judging.votes import JudgeVote, Match, by_match, expert_votes, majority
 from fedllm_bench.evaluation.records import Reply
 
 needs_mirror = pytest.mark.assets
@@ -30,7 +30,7 @@ PROMPTS = {
     "pair-v2-multi-turn": TWO.format("A", "{answer_a_1}", "{answer_a_2}")
     + TWO.format("B", "{answer_b_1}", "{answer_b_2}"),
 }
-TEMPLATES = {name: Template(name=name, system="judge", prompt=prompt) for name, prompt in PROMPTS.items()}
+TEMPLATES = {name: JudgeTemplate(name=name, system="judge", prompt=prompt) for name, prompt in PROMPTS.items()}
 
 
 class Scripted:
@@ -70,7 +70,7 @@ class Scripted:
         raise AssertionError("nothing was refused")
 
 
-def ask(scripted: Scripted, folder: Path, matches: list[Match], material: Material, repeats: int = 1) -> None:
+def ask(scripted: Scripted, folder: Path, matches: list[Match], material: BattleMaterial, repeats: int = 1) -> None:
     works = pair_works(folder, scripted.preset, matches, material, repeats)
     found = own_replies(works, scripted)
     judge_all(works, scripted, found, sum(1 for _ in to_ask(works, scripted, found)))
@@ -99,7 +99,7 @@ def first_always(messages, repeat: int) -> str:
     return "[[B]] would be wrong. [[A]]"
 
 
-def copies(experts: list[Vote], material: Material) -> Callable[..., str]:
+def copies(experts: list[JudgeVote], material: BattleMaterial) -> Callable[..., str]:
     """The experts' majority, whichever order is shown."""
     says: dict[str, str] = {}
     for match, own in by_match(experts).items():
@@ -109,7 +109,7 @@ def copies(experts: list[Vote], material: Material) -> Callable[..., str]:
     return lambda messages, repeat: says[messages[-1]["content"]]
 
 
-def of_unequal_prompts(experts: list[Vote], material: Material) -> list[Vote]:
+def of_unequal_prompts(experts: list[JudgeVote], material: BattleMaterial) -> list[JudgeVote]:
     """Without the matches in which two models gave the same answer: this judge cannot know which of them it sees."""
     prompts = {match: pair_messages(material, match, "ab")[-1]["content"] for match in by_match(experts)}
     swapped = {match: pair_messages(material, match, "ba")[-1]["content"] for match in prompts}
@@ -119,7 +119,7 @@ def of_unequal_prompts(experts: list[Vote], material: Material) -> list[Vote]:
     return kept
 
 
-def small_world(questions: int = 30, seed: int = 0) -> tuple[Material, list[Vote]]:
+def small_world(questions: int = 30, seed: int = 0) -> tuple[BattleMaterial, list[JudgeVote]]:
     """Three models, one turn or two, answers of unequal length; two experts on each match, who tie now and then."""
     rng = np.random.default_rng(seed)
     ids = [str(number) for number in range(questions)]
@@ -128,7 +128,7 @@ def small_world(questions: int = 30, seed: int = 0) -> tuple[Material, list[Vote
         name: {q: tuple(f"{name} {q} {t} " + "x" * int(rng.integers(3, 400)) for t in (1, 2)) for q in ids}
         for name in names
     }
-    material = Material(
+    material = BattleMaterial(
         questions={q: (f"first {q}", f"second {q}") for q in ids},
         categories=dict.fromkeys(ids, "writing"),
         references={},
@@ -137,14 +137,14 @@ def small_world(questions: int = 30, seed: int = 0) -> tuple[Material, list[Vote
     )
     matches = [Match(q, turn, a, b) for q in ids for turn in (1, 2) for a, b in (("m1", "m2"), ("m2", "m3"))]
     votes = [
-        Vote(match, f"expert_{number}", winner)
+        JudgeVote(match, f"expert_{number}", winner)
         for match in matches
         for number, winner in enumerate(rng.choice(["a", "b", "tie"], size=2, p=[0.4, 0.4, 0.2]).tolist())
     ]
     return material, votes
 
 
-def real_world() -> tuple[Material, list[Vote]]:
+def real_world() -> tuple[BattleMaterial, list[JudgeVote]]:
     """400 of its 1,633 matches, all 80 questions among them."""
     votes = expert_votes()
     kept = set(sample((vote.match for vote in votes), 400))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedllm_bench.leaderboard.ranking.board import Entry
+from fedllm_bench.leaderboard.ranking.board import BoardEntry
 from fedllm_bench.leaderboard.ranking.measures import ESTIMATORS, Measure, side_of
 from fedllm_bench.leaderboard.submission.tracks import Track, find_track
 from fedllm_bench.scores.score import SCALES, Score
@@ -47,7 +47,7 @@ def measure(name, by_seed, *, version="1", prefix="item", whole_only=False):
 
 def entry(method, measures, *, kind="method", made_by=None, date="2026-01-01", **more):
     seeds = tuple(next(iter(measures.values())).seeds) if measures else (0, 1, 2)
-    return Entry(
+    return BoardEntry(
         slug=f"{date}_{method}",
         digest=f"{len(method):064x}",
         track=more.pop("track", TRACK.id),

@@ -21,7 +21,7 @@ from fedllm_bench.evaluation.judges.preset import load_judge
 from fedllm_bench.evaluation.judges.questions import Asker
 from fedllm_bench.evaluation.judges.rule import RuleJudge
 from fedllm_bench.evaluation.records import Answer, Prompt
-from fedllm_bench.leaderboard.checks.context import Context
+from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission import bundle, dates, recompute
 from fedllm_bench.leaderboard.submit import assemble, own_runs, placing
 from fedllm_bench.metrics.registry import METRICS
@@ -145,7 +145,7 @@ def codes(report: Any, level: str = "") -> set[str]:
 
 def context(split: Split, **more: Any) -> Any:
     """Without a board; the tiny split is at hand."""
-    made = Context(splits=(split.folder,))
+    made = CheckContext(splits=(split.folder,))
     return replace(made, **more)
 
 

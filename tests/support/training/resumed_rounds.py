@@ -21,7 +21,7 @@ from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 
 class Killed(Exception):
@@ -48,7 +48,7 @@ def killed_at(real: MapBlocks, round_num: int, answers: int) -> MapBlocks:
     return map_blocks
 
 
-def left_behind(run: Run) -> dict[str, Any]:
+def left_behind(run: TrainingRun) -> dict[str, Any]:
     """All that a run leaves, without its times."""
     server = load_server(run.folder / "checkpoint")
     assert server is not None
@@ -59,17 +59,17 @@ def left_behind(run: Run) -> dict[str, Any]:
 
 def undisturbed(
     model: LoraModel, clients: Clients, config: RunConfig, folder: Path
-) -> tuple[Run, Tree, dict[str, Any]]:
+) -> tuple[TrainingRun, Tree, dict[str, Any]]:
     """A whole run below `folder`, the adapter that it began with, and all that it left."""
     method, start = make_method(config), initial(model)
     engine = in_process(model, method, config)
-    run = Run(config=config, method=method, clients=clients, map_blocks=engine, folder=folder / "whole")
+    run = TrainingRun(config=config, method=method, clients=clients, map_blocks=engine, folder=folder / "whole")
     run.folder.mkdir()
     run_rounds(run, start)
     return run, start, left_behind(run)
 
 
-def anew(run: Run, name: str) -> Run:
+def anew(run: TrainingRun, name: str) -> TrainingRun:
     """The same run in an empty folder of this name."""
     folder = run.folder.with_name(name)
     folder.mkdir()
@@ -88,7 +88,7 @@ def same_bits(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def outcome_of(run: Run, start: Tree) -> list[Tree]:
+def outcome_of(run: TrainingRun, start: Tree) -> list[Tree]:
     """The server's parameters and all clients' states after the run, in an empty folder."""
     run.folder.mkdir()
     server = run_rounds(run, start)

@@ -14,7 +14,7 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.base import Message
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.block import ClientResult, ClientTask
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 START: Tree = {"w": torch.tensor([1.0, 2.0])}
 
@@ -51,10 +51,14 @@ def delta(task: ClientTask, value: float, failure: str | None = None) -> ClientR
     )
 
 
-def scripted_run(script: Script, config: RunConfig, clients: Any, folder: Path, **changes: Any) -> tuple[Run, Scripted]:
+def scripted_run(
+    script: Script, config: RunConfig, clients: Any, folder: Path, **changes: Any
+) -> tuple[TrainingRun, Scripted]:
     engine = Scripted(script, [], [], [])
     method = changes.pop("method", make_method(config))
-    return Run(config=config, method=method, clients=clients, map_blocks=engine, folder=folder, **changes), engine
+    return TrainingRun(
+        config=config, method=method, clients=clients, map_blocks=engine, folder=folder, **changes
+    ), engine
 
 
 def by_client(task: ClientTask) -> ClientResult:

@@ -25,7 +25,7 @@ from fedllm_bench.training.model.adapter import save_adapter
 from fedllm_bench.training.model.lora import Masks, attach, detach, initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.trl_client import adapter_parameters
 
 LORA = Lora(rank=4, alpha=8, dropout=0.0, targets=ALL_LINEAR, dora=True)
@@ -139,7 +139,7 @@ def test_every_method_trains_and_resumes_with_the_same_bits(name, single, tiny_c
     config = tiny_run_config(name, "lora.dora=true", "federation.rounds=2", "local.steps=1")
     method, start = make_method(config), initial_adapter(single.layers, rank=4, seed=0)
     real = in_process(single, method, config)
-    whole = Run(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
+    whole = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
     broken = replace(whole, folder=tmp_path / "broken", map_blocks=killed_at(real, 1, 0))
     for each in (whole, broken):
         each.folder.mkdir()

@@ -28,7 +28,7 @@ from fedllm_bench.training.model.full import FullWeights, save_model
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 LORA = Lora(rank=4, alpha=8, dropout=0.0, targets=("auto",))
 PART = random_part(seed=11, num_rows=12)
@@ -148,7 +148,7 @@ def test_every_method_trains_and_resumes_with_the_same_bits(name, single, tiny_c
     config = tiny_run_config(name, FULL, "federation.rounds=2", "local.steps=1", "local.lr=1e-3", "local.lr_end=1e-4")
     method, start = make_method(config), start_of(single)
     real = in_process(single, method, config)
-    whole = Run(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
+    whole = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
     broken = replace(whole, folder=tmp_path / "broken", map_blocks=killed_at(real, 1, 0))
     for each in (whole, broken):
         each.folder.mkdir()

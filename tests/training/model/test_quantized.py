@@ -33,7 +33,7 @@ from fedllm_bench.training.model import quantized
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 from fedllm_bench.training.rounds import run_rounds
-from fedllm_bench.training.run import Run
+from fedllm_bench.training.run import TrainingRun
 
 KINDS = ("4bit", "8bit")
 LORA = Lora(rank=4, alpha=8, dropout=0.0, targets=ALL_LINEAR)
@@ -248,7 +248,7 @@ def test_a_run_that_was_killed_ends_as_an_undisturbed_one(kind, loaded, tiny_cli
     config = tiny_run_config("scaffold", "local.block_size=2", "local.steps=1", f"model.quantization={kind}")
     model, method = loaded(kind), make_method(config)
     real, start = in_process(model, method, config), initial_adapter(model.layers, rank=4, seed=0)
-    whole = Run(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
+    whole = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
     broken = replace(whole, folder=tmp_path / "broken", map_blocks=killed_at(real, 1, 1))
     for each in (whole, broken):
         each.folder.mkdir()
