@@ -214,7 +214,7 @@ def _context(args: argparse.Namespace) -> PromptContext:
 
     if args.run_folder:
         from fedllm_bench.evaluation.answering.subjects import open_run
-        from fedllm_bench.runs.run_split import split_of_run
+        from fedllm_bench.runs.cell import split_of_run
 
         config = open_run(args.run_folder)
         return PromptContext(dataset=config.dataset, split=lambda: split_of_run(args.run_folder, config))

@@ -78,9 +78,9 @@ def check_splits(folders: Sequence[Path]) -> None:
 
 
 def _board(args: argparse.Namespace) -> list[Path]:
-    from fedllm_bench.leaderboard.submission import board_files
+    from fedllm_bench.leaderboard.submission import layout
 
-    return list(board_files.submissions_in(args.board or BOARD))
+    return list(layout.submissions_in(args.board or BOARD))
 
 
 def _known(folder: Path) -> Any:

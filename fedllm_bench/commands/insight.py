@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from fedllm_bench.diversity.rows import read_rows
     from fedllm_bench.report.insight.figures import insight_figures
     from fedllm_bench.report.insight.text import insight_text
-    from fedllm_bench.runs.run_split import split_of_run
+    from fedllm_bench.runs.cell import split_of_run
 
     if args.seed < 0:
         raise UserError(f"--seed {args.seed} is below 0; give 0 or more")
@@ -107,7 +107,7 @@ def _distances(
 
     if args.diversity is not None:
         return f"{DISTANCES} {args.diversity}", distances_from_report(args.diversity, split)
-    from fedllm_bench.diversity.insight.crowd import distances
+    from fedllm_bench.diversity.insight.predictors import distances
 
     return distances(rows, args.embedder or ("lsa" if is_mini else None), args.device)
 

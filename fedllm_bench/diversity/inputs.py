@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from fedllm_bench.common.files import sha256_json
 from fedllm_bench.data.lengths import token_counter
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.diversity.embedding.cache import default_cache
@@ -19,8 +22,7 @@ from fedllm_bench.diversity.quality.quality import quality_section
 from fedllm_bench.diversity.quality.quality_model import QualityModel, open_reader, quality_model
 from fedllm_bench.diversity.quantity import quantity_section
 from fedllm_bench.diversity.rows import DiversityRow, read_rows
-from fedllm_bench.diversity.sampling import sample_rows
-from fedllm_bench.diversity.section import Section
+from fedllm_bench.diversity.section import Section, by_client
 from fedllm_bench.diversity.settings import NO_MODEL, DiversitySettings
 
 if TYPE_CHECKING:
@@ -88,3 +90,44 @@ def quality(work: DiversityInputs) -> Section:
     if chosen is not None:
         section["computed_on"]["what"] = f"IFD by {chosen.note or chosen.name}; duplicates over {len(work.rows):,} rows"
     return Section(section=section, clients=measured.clients)
+
+
+LEAST = 2  # rows that stay of each client: fewer have no unbiased distance
+
+
+def sample_rows(rows: Sequence[DiversityRow], most: int | None, seed: int) -> list[DiversityRow]:
+    """About `most` rows, as large a share of each client, but at least LEAST of it; all where `most` is None or more.
+
+    A row stays when the hash of (seed, client, row id) is low, so the sample does not follow the order of rows.
+    """
+    if most is None or len(rows) <= most:
+        return list(rows)
+    kept: list[DiversityRow] = []
+    for own in by_client(rows).values():
+        count = max(min(LEAST, len(own)), math.floor(len(own) * most / len(rows)))
+        ranked = sorted(own, key=lambda row: sha256_json([seed, "diversity", row.client, row.row_id]))
+        kept += sorted(ranked[:count], key=lambda row: row.row_id)
+    return kept
+
+
+def embedding(work: DiversityInputs) -> Section:
+    section, arrays = work.embedded
+    labels, distances = section["clusters"]["labels"], arrays.distance_to_rest.tolist()
+    clients = {
+        client: {"cluster": label, "distance_to_rest": distance}
+        for client, label, distance in zip(arrays.clients, labels, distances, strict=True)
+    }
+    return Section(section=section, clients=clients)
+
+
+def instruction(work: DiversityInputs) -> Section:
+    from fedllm_bench.diversity.instruction.instruction import instruction_section
+
+    _, arrays = work.embedded
+    section = dict(instruction_section(work.sample, arrays.vectors, work.settings))
+    return Section(section=section, clients=section.pop("clients", {}))
+
+
+def about_encoder(work: DiversityInputs) -> dict[str, Any]:
+    _, arrays = work.embedded
+    return dict(arrays.encoder)

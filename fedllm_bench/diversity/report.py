@@ -13,7 +13,7 @@ import numpy as np
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
-from fedllm_bench.diversity import embedded, inputs
+from fedllm_bench.diversity import inputs
 from fedllm_bench.diversity.against import compared
 from fedllm_bench.diversity.inputs import DiversityInputs
 from fedllm_bench.diversity.section import Section
@@ -29,8 +29,8 @@ MEASURES: dict[str, Callable[[DiversityInputs], Section]] = {
     "quantity": inputs.quantity,
     "length": inputs.length,
     "language": inputs.language,
-    "instruction": embedded.instruction,
-    "embedding": embedded.embedding,
+    "instruction": inputs.instruction,
+    "embedding": inputs.embedding,
     "quality": inputs.quality,
     "preference": inputs.preference,
 }
@@ -95,7 +95,7 @@ def _split(own: DiversityInputs) -> dict[str, Any]:
 def _settings(own: DiversityInputs, sections: Mapping[str, Any]) -> dict[str, Any]:
     settings, model = own.settings, sections["quality"].get("model")
     return {
-        "embedder": embedded.about_encoder(own) if "skipped" not in sections["embedding"] else None,
+        "embedder": inputs.about_encoder(own) if "skipped" not in sections["embedding"] else None,
         "tokenizer": sections["length"].get("unit_tokens"),
         "quality_model": None if settings.quality_model == NO_MODEL else model,
         "seed": settings.seed,

@@ -11,9 +11,8 @@ import torch
 
 from fedllm_bench.data.rows import SftRow, Task, Turn
 from fedllm_bench.data.tokens import TokenRow, encode
-from fedllm_bench.metrics.batching import by_length
 from fedllm_bench.metrics.items import HeldoutItem, unscored
-from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.metrics.running import EvalSettings, by_length
 from fedllm_bench.scores.score import MetricInfo, Score
 from fedllm_bench.training.batches import collate
 from fedllm_bench.training.loss import counted_nll

@@ -8,8 +8,7 @@ from typing import ClassVar
 
 from fedllm_bench.data.rows import Task
 from fedllm_bench.metrics.items import HeldoutItem
-from fedllm_bench.metrics.running import answers
-from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.metrics.running import EvalSettings, answers
 from fedllm_bench.scores.score import MetricInfo, Score
 from fedllm_bench.training.model.lora_model import LoraModel
 

@@ -19,7 +19,7 @@ from fedllm_bench.data.rows import Task
 from fedllm_bench.data.tokens import TokenRow, encode_turns
 from fedllm_bench.metrics.items import PairItem, unscored
 from fedllm_bench.metrics.likelihood import summed_nll
-from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.mini.tastes import COMPLIES, refusals
 from fedllm_bench.scores.score import MetricInfo, Score
 from fedllm_bench.training.model.lora_model import LoraModel

@@ -17,7 +17,7 @@ from fedllm_bench.metrics.preference import (
     PreferenceMargin,
     margins,
 )
-from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.scores.score import MetricInfo, Score, checked_scores
 from fedllm_bench.training.model.lora_model import LoraModel
 

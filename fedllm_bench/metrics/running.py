@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import encode_prompts
-from fedllm_bench.metrics.batching import by_length
-from fedllm_bench.metrics.settings import EvalSettings
 from fedllm_bench.training.model.lora_model import LoraModel
 
 
@@ -41,3 +40,30 @@ def _batch_answers(model: LoraModel, prompts: Sequence[list[int]], max_new_token
     )
     texts: list[str] = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
     return [text.strip() for text in texts]
+
+
+def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of at most `batch_tokens` padded tokens; a longer row is a batch of its own."""
+    batch: list[int] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        longest = max(longest, lengths[index])
+        if batch and longest * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch, longest = [], lengths[index]
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """`template` is the Jinja source that the run was trained with; `batch_tokens` bounds a batch.
+
+    `dpo_beta` scales rewards of preference pairs.
+    """
+
+    template: str
+    batch_tokens: int
+    max_new_tokens: int
+    dpo_beta: float = 0.1

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import replace
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,6 @@ from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.pipeline.clock import Clock
 from fedllm_bench.pipeline.results_stage import RawSides, write_report
 from fedllm_bench.results.privacy import warnings_of
 from fedllm_bench.runs.cell import OUTPUTS, Cell
@@ -200,3 +202,24 @@ def score_local(bench: Bench) -> Scores:
         log.info("the baseline `local` (in %s)", cell.folder)
         run_cell(cell, is_baseline=True)
     return read_scores(cell.folder, "after", bench.metrics)
+
+
+@dataclass(frozen=True)
+class Clock:
+    path: Path
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage, summed over all sessions that worked on the run."""
+        found: dict[str, float] = files.read_json(self.path) if self.path.is_file() else {}
+        return found
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to the stage, also when it is left by an error or Ctrl-C."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            files.write_json(self.path, {**self.seconds, name: round(spent, 3)})

@@ -108,3 +108,13 @@ def resolve_split(config: RunConfig) -> Split:
     if config.dataset not in BUILDERS:
         raise UserError(f"no mini variant of {config.dataset}; there is one of {', '.join(known)}; or give SPLIT=DIR")
     return mini_split(config.dataset, config.data.world_seed, files.cache_root())
+
+
+def split_of_run(folder: Path, config: RunConfig) -> Split:
+    """The split that the run was trained on; a :class:`UserError` where it is not there, or another one by now."""
+    split = resolve_split(config)
+    then = files.read_json(folder / "environment.json")["data"]["split_hash"]
+    if split.hash != then:
+        raise UserError(f"{split.folder} is not the split of {folder} any more (hash {split.hash[:10]}, not "
+                        f"{then[:10]}); restore it")  # fmt: skip
+    return split

@@ -23,7 +23,7 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, pair_items
 from fedllm_bench.metrics.registry import METRICS
-from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.reference import with_reference

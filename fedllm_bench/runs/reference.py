@@ -20,8 +20,8 @@ from fedllm_bench.common import files
 from fedllm_bench.common.progress import track
 from fedllm_bench.data.pairs import FloatArray, PairPart
 from fedllm_bench.data.tokens import TokenPart, TokenRow
-from fedllm_bench.metrics.batching import by_length
 from fedllm_bench.metrics.likelihood import summed_nll
+from fedllm_bench.metrics.running import by_length
 from fedllm_bench.training.model.lora_model import LoraModel
 
 

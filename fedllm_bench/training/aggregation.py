@@ -10,12 +10,20 @@ O outputs, I inputs, r LoRA rank, K clients.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedllm_bench.common.trees import Tree
+from fedllm_bench.common.trees import Tree, tmap
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.methods.accounting import spent_epsilon
+from fedllm_bench.methods.base import FedAvg, Server, Upload
+from fedllm_bench.methods.privacy import Private, joint_norm
+from fedllm_bench.methods.wrapped import find
+from fedllm_bench.training.block import ClientResult
 
 
 def aggregation_error(params: Tree, deltas: Sequence[Tree], weights: Sequence[float]) -> tuple[float, float]:
@@ -52,3 +60,73 @@ def _square(b_KOr: Tensor, a_KrI: Tensor, shares: Sequence[float]) -> float:
     u = (b_KOr * share_K[:, None, None]).permute(1, 0, 2).flatten(1)
     v = a_KrI.flatten(0, 1)
     return float(((u.T @ u) * (v @ v.T)).sum())
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A running weighted sum of uploads: one upload in memory, however many clients."""
+
+    total: Mapping[str, Tree]
+    weights: Mapping[str, float]
+
+    def add(self, result: ClientResult, weight: float) -> Mean:
+        total, weights = dict(self.total), dict(self.weights)
+        for key, tree in result.upload.items():
+            # control variates and the like must be uniform means, whatever the weighting of "delta"
+            w = weight if key == "delta" else 1.0
+            scaled = {name: tensor * w for name, tensor in tree.items()}
+            total[key] = tmap(lambda t, u: t + u, total[key], scaled) if key in total else scaled
+            weights[key] = weights.get(key, 0.0) + w
+        return Mean(total, weights)
+
+    def value(self, expected_clients: float | None = None) -> Upload:
+        """The mean, or the sum over `expected_clients`; zero where no client had an example to count by."""
+        return {
+            key: {name: tensor / (expected_clients or self.weights[key] or 1.0) for name, tensor in tree.items()}
+            for key, tree in self.total.items()
+        }
+
+
+@dataclass
+class UploadNotes:
+    """Notes on the uploads of one round; nothing is kept unless privacy or the aggregation error is on."""
+
+    config: RunConfig
+    method: FedAvg
+    num_clients: int
+    norms: list[float] = field(default_factory=list)
+    deltas: list[Tree] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    def add(self, sent: Upload, received: Upload, weight: float) -> None:
+        """Note what a client sent, and what the server counts of it."""
+        if self.config.privacy.clip is not None:
+            self.norms.append(joint_norm(sent))
+        if self.config.communication.aggregation_error:
+            self.deltas.append(received["delta"])
+            self.weights.append(weight)
+
+    def record(self, server: Server) -> dict[str, Any]:
+        """Keys for the record of the round that starts from `server`."""
+        private = find(self.method, Private)
+        return {**(self._privacy(private, server.round + 1) if private else {}), **self._aggregation(server.params)}
+
+    def _privacy(self, private: Private, rounds: int) -> dict[str, Any]:
+        """Epsilon after all rounds so far (null without noise), and the norms before clipping."""
+        rate, delta = private.expected / self.num_clients, self.config.privacy.delta
+        clipped = sum(norm > private.clip for norm in self.norms)
+        return {
+            "epsilon": spent_epsilon(private.noise_multiplier, delta, rate, rounds),
+            "upload_norms": self.norms,
+            "clipped": clipped / len(self.norms) if self.norms else None,
+        }
+
+    def _aggregation(self, params: Tree) -> dict[str, Any]:
+        """The error of averaging A and B apart: its norm, and that over the norm of the mean of the B_k A_k."""
+        if not self.config.communication.aggregation_error:
+            return {}
+        if not sum(self.weights):
+            return {"aggregation_error_norm": None, "aggregation_error": None}
+        error, whole = aggregation_error(params, self.deltas, self.weights)
+        scale = self.config.lora.alpha / self.config.lora.rank
+        return {"aggregation_error_norm": scale * error, "aggregation_error": error / whole if whole else 0.0}

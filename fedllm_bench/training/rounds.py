@@ -16,12 +16,11 @@ from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server
+from fedllm_bench.training.aggregation import Mean, UploadNotes
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.checkpoint import Partial, load_partial, load_server, save_partial, save_server
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
-from fedllm_bench.training.mean import Mean
-from fedllm_bench.training.notes import UploadNotes
 from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.tasks import batched, clients_per_pass, in_order, pooled_task, tasks_of_round, until
 

@@ -9,7 +9,7 @@ import pytest
 
 from fedllm_bench.benchmarks.perf import answers as script
 from fedllm_bench.common import meter
-from fedllm_bench.common.meter import Meter
+from fedllm_bench.common.progress import Meter
 
 
 @pytest.mark.assets

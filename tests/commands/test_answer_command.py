@@ -19,7 +19,7 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.evaluation.answering import subjects
 from fedllm_bench.evaluation.answering.subjects import plain_lora
 from fedllm_bench.evaluation.records import Answer, Prompt, answers_file, prompts_file, read_records
-from fedllm_bench.runs.run_split import split_of_run
+from fedllm_bench.runs.cell import split_of_run
 from fedllm_bench.training.model import lora_model as training_model
 
 MORE = ("--metrics", "heldout", "--set", "lora.rank=4", "--set", "lora.alpha=8", "--set", "evaluation.local_clients=6")

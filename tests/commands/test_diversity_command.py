@@ -47,7 +47,7 @@ def embedded(monkeypatch):
     }.items()}  # fmt: skip
     monkeypatch.setitem(reports.MEASURES, "instruction", lambda work: measured["instruction"])
     monkeypatch.setitem(reports.MEASURES, "embedding", lambda work: reports.Measured(section=work.embedded[0]))
-    monkeypatch.setattr("fedllm_bench.diversity.embedded.about_encoder", lambda work: {"id": "stub"})
+    monkeypatch.setattr("fedllm_bench.diversity.inputs.about_encoder", lambda work: {"id": "stub"})
 
 
 def test_every_section_of_a_split_of_preferences(pair_split, tmp_path, capsys, embedded):

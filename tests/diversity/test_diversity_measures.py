@@ -14,10 +14,10 @@ from scipy import stats
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.lengths import token_counter
 from fedllm_bench.diversity.against import compared
+from fedllm_bench.diversity.inputs import LEAST, sample_rows
 from fedllm_bench.diversity.language import language_section
 from fedllm_bench.diversity.length import length_section
 from fedllm_bench.diversity.quantity import effective_clients, quantity_section
-from fedllm_bench.diversity.sampling import LEAST, sample_rows
 from fedllm_bench.diversity.section import QUANTILES
 from fedllm_bench.diversity.settings import SECTIONS, chosen_sections
 from fedllm_bench.diversity.tables import clients_csv, pairs_parquet

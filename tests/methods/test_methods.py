@@ -20,7 +20,7 @@ from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.wrapped import core
 from fedllm_bench.training import block
-from fedllm_bench.training.mean import Mean
+from fedllm_bench.training.aggregation import Mean
 
 
 def test_every_method_and_variant_has_a_transcription():

@@ -21,11 +21,11 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import SCHEMAS, SftRow
 from fedllm_bench.data.tokens import tokenise_split
 from fedllm_bench.metrics import likelihood
-from fedllm_bench.metrics.batching import by_length
 from fedllm_bench.metrics.items import heldout_items, of_clients
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice, summed_nll
 from fedllm_bench.metrics.mini import MiniExact
 from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.metrics.running import by_length
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.report.names import LOSS_NAMES
 from fedllm_bench.results.run_results import ScoreSet, metrics_of

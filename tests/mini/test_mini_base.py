@@ -18,8 +18,7 @@ from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.rows import SftRow
 from fedllm_bench.data.tokens import encode
-from fedllm_bench.metrics.running import answers
-from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.metrics.running import EvalSettings, answers
 from fedllm_bench.mini import corpus, pretrain
 from fedllm_bench.mini.pretrain import PretrainRecipe
 from fedllm_bench.mini.world import (

@@ -12,7 +12,7 @@ from sweeps import sweep
 
 from fedllm_bench.report import style
 from fedllm_bench.report.diversity import drawing, fonts
-from fedllm_bench.report.diversity.captions import CAPTIONS
+from fedllm_bench.report.diversity.drawing import CAPTIONS
 from fedllm_bench.report.diversity.frame import PALETTE, Frame
 from fedllm_bench.report.diversity.writing import frame_of
 

@@ -6,7 +6,7 @@ from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.rows import SftRow
 from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.metrics.items import HeldoutItem
-from fedllm_bench.metrics.settings import EvalSettings
+from fedllm_bench.metrics.running import EvalSettings
 
 SETTINGS = EvalSettings(template=template_text("mini"), batch_tokens=512, max_new_tokens=6)
 

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.meter import Meter
+from fedllm_bench.common.progress import Meter
 from fedllm_bench.evaluation.answering.journal import Journal, as_turns, assembled, journal_file, next_turn
 from fedllm_bench.evaluation.answering.model_answers import Answerer
 from fedllm_bench.evaluation.records import Answer, Prompt, answers_file, prompts_file, read_records, write_records

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from fedllm_bench.metrics.batching import by_length
+from fedllm_bench.metrics.running import by_length
 
 ROOM = 128  # tokens that are allocated ahead
 READ_TOKENS = 2048  # in one pass over prompts

@@ -12,7 +12,7 @@ from typing import Any
 from fedllm_bench.evaluation.answering.journal import AnsweredTurn, Key, next_turn
 from fedllm_bench.evaluation.answering.model_answers import conversation, failed_turn
 from fedllm_bench.evaluation.judges.asking import ChatClient
-from fedllm_bench.evaluation.judges.errors import NoReplyError
+from fedllm_bench.evaluation.judges.faults import NoReplyError
 from fedllm_bench.evaluation.judges.finishes import Ending, ending
 from fedllm_bench.evaluation.judges.preset import RequestLimits
 from fedllm_bench.evaluation.judges.served import Served

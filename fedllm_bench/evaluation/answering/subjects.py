@@ -19,8 +19,7 @@ from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.evaluation.answering.budget import batch_tokens
 from fedllm_bench.evaluation.answering.merged_adapter import answering_with
 from fedllm_bench.runs import merging
-from fedllm_bench.runs.cell import RESULTS
-from fedllm_bench.runs.run_split import split_of_run
+from fedllm_bench.runs.cell import RESULTS, split_of_run
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges.cost import Budget, most_dollars, price_of, prompt_tokens
-from fedllm_bench.evaluation.judges.errors import NoReplyError, OverBudgetError, PassingError
+from fedllm_bench.evaluation.judges.faults import NoReplyError, OverBudgetError, PassingError
 from fedllm_bench.evaluation.judges.finishes import is_whole
 from fedllm_bench.evaluation.judges.http import Endpoint, Options
 from fedllm_bench.evaluation.judges.keeper import Keeper

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from fedllm_bench.evaluation.judges.errors import OverBudgetError
+from fedllm_bench.evaluation.judges.faults import OverBudgetError
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.templates import Messages
 from fedllm_bench.evaluation.records import Reply

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from fedllm_bench.common import network
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.retry_after import wait_seconds
-from fedllm_bench.evaluation.judges.errors import NoReplyError, PassingError
 from fedllm_bench.evaluation.judges.said import ServerWords, of_error, one_line, said_in
 from fedllm_bench.evaluation.judges.served import Served, option_for
 from fedllm_bench.evaluation.judges.templates import Messages
@@ -124,3 +123,36 @@ def advice(said: ServerWords, served: Served, request: Mapping[str, Any]) -> str
         return f"the server has no such model or address; check {served.model_option} and {served.url_option}"
     model = "the model" if served.noun == "model" else f"the {served.noun}'s model"
     return option_for(said, request, has_system=has_system) or f"check {model} and options"
+
+
+class NoReplyError(Exception):
+    """No reply to this request; the text says why.
+
+    `gave_up`: the server failed again and again, others may too. `shared`: it refused this request, and this is what
+    would end the command if it refused whatever it is asked.
+    """
+
+    def __init__(self, reason: str, *, gave_up: bool = False, shared: UserError | None = None) -> None:
+        super().__init__(reason)
+        self.gave_up = gave_up
+        self.shared = shared
+
+    @property
+    def is_refusal(self) -> bool:
+        return self.shared is not None
+
+
+class PassingError(Exception):
+    """One try failed in a way that can pass. `wait_seconds` is what the server asked for, if it did.
+
+    `is_charged`: the provider may have counted it, since the request was taken and its reply got lost.
+    """
+
+    def __init__(self, reason: str, *, wait_seconds: float | None = None, is_charged: bool = False) -> None:
+        super().__init__(reason)
+        self.wait_seconds = wait_seconds
+        self.is_charged = is_charged
+
+
+class OverBudgetError(Exception):
+    """The next request could cost more than is left of --max-cost."""

@@ -13,8 +13,7 @@ from typing import Any
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import unknown
-from fedllm_bench.evaluation.judges.shown import shown
-from fedllm_bench.evaluation.judges.templates import JudgeTemplate, Messages, mt_bench_templates, own_templates
+from fedllm_bench.evaluation.judges.templates import JudgeTemplate, Messages, mt_bench_templates, own_templates, shown
 from fedllm_bench.evaluation.records import Answer, Order, Prompt
 from fedllm_bench.evaluation.thoughts import said
 

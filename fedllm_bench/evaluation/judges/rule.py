@@ -11,7 +11,7 @@ from typing import Self
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges.cost import Budget
-from fedllm_bench.evaluation.judges.errors import NoReplyError
+from fedllm_bench.evaluation.judges.faults import NoReplyError
 from fedllm_bench.evaluation.judges.preset import OF_PLUGINS, Preset
 from fedllm_bench.evaluation.judges.questions import Question, request_hash
 from fedllm_bench.evaluation.records import Reply

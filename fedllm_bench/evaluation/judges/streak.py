@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.judges.errors import NoReplyError
+from fedllm_bench.evaluation.judges.faults import NoReplyError
 
 MOST_GIVEN_UP = 5  # in a row: the server is down, and each further question would only wait for its retries
 MOST_REFUSED = 3  # at first, with no reply to any

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedllm_bench.evaluation.judges.errors import NoReplyError, OverBudgetError
+from fedllm_bench.evaluation.judges.faults import NoReplyError, OverBudgetError
 from fedllm_bench.evaluation.judges.questions import Question
 from fedllm_bench.evaluation.judges.streak import Streak
 from fedllm_bench.evaluation.records import Reply

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.evaluation.judges.finishes import ending
 from fedllm_bench.evaluation.judges.questions import NotAskedError, Slot, answered, scale
-from fedllm_bench.evaluation.judges.shown import hidden
+from fedllm_bench.evaluation.judges.templates import hidden
 from fedllm_bench.evaluation.judging.verdicts import Verdict, rating
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt, Reply
 from fedllm_bench.evaluation.thoughts import without_thoughts

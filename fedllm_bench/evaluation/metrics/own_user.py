@@ -38,7 +38,7 @@ class Owners:
 def owners_of_run(folder: Path) -> Owners | None:
     """Of the split that the run was trained on; None where it is not here any more, or is another one by now."""
     from fedllm_bench.config.run import check
-    from fedllm_bench.runs.run_split import split_of_run
+    from fedllm_bench.runs.cell import split_of_run
 
     try:
         return owners_of(split_of_run(folder, check(files.read_json(folder / "config.json"))))

@@ -24,9 +24,9 @@ from fedllm_bench.leaderboard.site.board_csv import board_csv
 from fedllm_bench.leaderboard.site.board_page import board_json, board_page, empty_page
 from fedllm_bench.leaderboard.site.details import Details
 from fedllm_bench.leaderboard.site.submission_page import Place, submission_page
-from fedllm_bench.leaderboard.submission.board_files import submissions_in
 from fedllm_bench.leaderboard.submission.bundle import open_bundle
 from fedllm_bench.leaderboard.submission.internal import own_errors
+from fedllm_bench.leaderboard.submission.layout import submissions_in
 from fedllm_bench.leaderboard.submission.problems import refusals
 from fedllm_bench.leaderboard.submission.recompute import seed_scores
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from fedllm_bench.config.plugins import SOURCES
 from fedllm_bench.leaderboard.submission.problems import Problem
@@ -71,3 +72,11 @@ def missing(submission: Submission, paths: Collection[str]) -> Iterator[Problem]
         found = re.match(RUN, path)
         if found and int(found["seed"]) not in seeds:
             yield Problem(code="file-unknown", message="submission.json names no run of this seed", where=path)
+
+
+def submissions_in(board: Path) -> Iterator[Path]:
+    """The folders of `board` that hold a submission.json, by name; links are passed over."""
+    if board.is_dir():
+        for path in sorted(board.iterdir()):
+            if path.is_dir() and not path.is_symlink() and (path / SUBMISSION).is_file():
+                yield path

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.leaderboard.submission.board_files import submissions_in
+from fedllm_bench.leaderboard.submission.layout import submissions_in
 from fedllm_bench.leaderboard.submission.names import Known
 from fedllm_bench.leaderboard.submission.reading import read_plain
 from fedllm_bench.leaderboard.submission.schema import MOST_BYTES, SUBMISSION, Submission, examine

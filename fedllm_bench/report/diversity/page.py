@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from fedllm_bench.common.text import counted
 from fedllm_bench.report.diversity.against import measures_table, side_names
-from fedllm_bench.report.diversity.captions import CAPTIONS
-from fedllm_bench.report.diversity.frame import Drawing, Frame
-from fedllm_bench.report.diversity.inline import inlined
+from fedllm_bench.report.diversity.drawing import CAPTIONS
+from fedllm_bench.report.diversity.frame import GRID, INK, PAPER, Drawing, Frame
 from fedllm_bench.report.diversity.summary import findings, skipped
 from fedllm_bench.report.page import parts
 from fedllm_bench.report.page.browser import language_label
@@ -158,3 +158,27 @@ def _cell(column: PageColumn, client: Mapping[str, Any]) -> SortableCell:
         return SortableCell("", "", column.number)
     text = column.show(value)
     return SortableCell(text, str(value) if column.number else text, column.number)
+
+
+COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)  # each text again; matplotlib escapes what could end one
+
+METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+
+IDS = re.compile(r'(\bid="|href="#|url\(#)')
+
+THEME = {INK: "var(--ink)", PAPER: "var(--paper)", GRID: "var(--figure-grid)"}
+
+
+def inlined(svg: str, name: str, spoken: str) -> Markup:
+    """`svg` as written by our figures; `name` makes its ids its own, `spoken` is what a screen reader says.
+
+    Texts are outlines there, so nothing that a user wrote is left.
+    """
+    body = METADATA.sub("", COMMENT.sub("", svg[svg.index("<svg") :]))
+    head, rest = body[: body.index(">") + 1], body[body.index(">") + 1 :]
+    head = re.sub(r' (width|height|version|xmlns)="[^"]*"', "", head)
+    head = head.replace("<svg", f'<svg role="img" aria-label="{escape(spoken)}"', 1)
+    rest = IDS.sub(rf"\g<1>{name}-", rest)
+    for colour, variable in THEME.items():
+        rest = rest.replace(colour, variable)
+    return Markup(head + rest)

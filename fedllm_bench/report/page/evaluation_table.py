@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fedllm_bench.common.text import MISSING, wrapped
 from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults
-from fedllm_bench.report.page.html_pairs import pair_table
-from fedllm_bench.report.page.tables import Table, TableCell, TableRow, open_table
+from fedllm_bench.report.page.tables import Table, TableCell, TableRow, open_table, pair_table
 
 NOTE = "[95% CI] over questions, for these models as trained; ↑ higher is better, ↓ lower is better"
 PAIRS = "[95% CI] over questions: win 1, tie 0.5, loss 0; orders that disagree are a tie"

@@ -18,9 +18,8 @@ from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults
 from fedllm_bench.evaluation.scoring.score_all import Scored
 from fedllm_bench.report.page import charts, parts
 from fedllm_bench.report.page.browser import BrowserData, browser_data
-from fedllm_bench.report.page.html_pairs import pair_table
 from fedllm_bench.report.page.parts import environment, own_file
-from fedllm_bench.report.page.tables import Table, judge_table, open_table, training_table
+from fedllm_bench.report.page.tables import Table, judge_table, open_table, pair_table, training_table
 
 
 @dataclass(frozen=True, kw_only=True)

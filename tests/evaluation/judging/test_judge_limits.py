@@ -14,7 +14,7 @@ import pytest
 from fedllm_bench.common import progress
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges.cost import Budget, estimate, most_dollars, price_of, prompt_tokens
-from fedllm_bench.evaluation.judges.errors import NoReplyError, OverBudgetError
+from fedllm_bench.evaluation.judges.faults import NoReplyError, OverBudgetError
 from fedllm_bench.evaluation.judges.limiter import Limiter
 from fedllm_bench.evaluation.judges.preset import Preset, Price, RequestLimits
 from fedllm_bench.evaluation.judges.questions import Question, Slot

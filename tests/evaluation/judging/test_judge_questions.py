@@ -11,8 +11,7 @@ from judged import ADVBENCH, MINI, MT_BENCH, PROMPTS, REF, answer
 from fedllm_bench.common import files
 from fedllm_bench.data.fetch import assets
 from fedllm_bench.evaluation.judges.questions import GRADINGS, Asker, Question, grading, request_hash, scale
-from fedllm_bench.evaluation.judges.shown import MOST_CHARACTERS, shown
-from fedllm_bench.evaluation.judges.templates import JudgeTemplate, own_templates
+from fedllm_bench.evaluation.judges.templates import MOST_CHARACTERS, JudgeTemplate, own_templates, shown
 from fedllm_bench.evaluation.records import Answer, Prompt
 
 needs_mirror = pytest.mark.assets

@@ -21,7 +21,7 @@ from fedllm_bench.evaluation import records
 from fedllm_bench.evaluation.answering.journal import AnsweredTurn
 from fedllm_bench.evaluation.answering.model_answers import conversation
 from fedllm_bench.evaluation.judges.questions import Asker
-from fedllm_bench.evaluation.judges.shown import MOST_CHARACTERS
+from fedllm_bench.evaluation.judges.templates import MOST_CHARACTERS
 from fedllm_bench.evaluation.metrics.own_user import Owners, OwnRows
 from fedllm_bench.evaluation.metrics.refusals import refusal_scores, refuses, refuses_legacy
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS, open_metrics

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedllm_bench.evaluation.judges.cost import Budget
-from fedllm_bench.evaluation.judges.errors import NoReplyError
+from fedllm_bench.evaluation.judges.faults import NoReplyError
 from fedllm_bench.evaluation.judges.preset import Preset
 from fedllm_bench.evaluation.judges.questions import Question, request_hash
 from fedllm_bench.evaluation.judges.templates import JudgeTemplate

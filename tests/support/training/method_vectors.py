@@ -15,7 +15,7 @@ from torch import Tensor
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, FedAvg
 from fedllm_bench.training import block
-from fedllm_bench.training.mean import Mean
+from fedllm_bench.training.aggregation import Mean
 
 SGD = settings(optimizer="sgd", lr=LR, clip=1e9, weight_decay=0.0)
 
