@@ -32,7 +32,7 @@ TOP_KEYS = ("seed", "engine", "variant", "split")  # arguments that are keys of 
 ARGUMENTS = (*FOLDERS, *TOP_KEYS, "model", "metrics")
 
 
-class RunOptions(TypedDict, total=False):
+class PresetOptions(TypedDict, total=False):
     """What can be given beside the three names. `root` is a folder of presets; default: the package's own."""
 
     seed: int
@@ -45,7 +45,7 @@ class RunOptions(TypedDict, total=False):
 
 
 def load(
-    dataset: str, method: str, profile: str, overrides: Sequence[str] = (), **options: Unpack[RunOptions]
+    dataset: str, method: str, profile: str, overrides: Sequence[str] = (), **options: Unpack[PresetOptions]
 ) -> RunConfig:
     """The checked config of a run; a :class:`UserError` of one line names all that is wrong."""
     return _placed(_resolve(dataset, method, profile, overrides, options).check())
@@ -66,7 +66,7 @@ def _absolute(name: str) -> str:
 
 
 def explain(
-    dataset: str, method: str, profile: str, overrides: Sequence[str] = (), **options: Unpack[RunOptions]
+    dataset: str, method: str, profile: str, overrides: Sequence[str] = (), **options: Unpack[PresetOptions]
 ) -> dict[str, str]:
     """Where each value of the same :func:`load` comes from: dotted key -> file, argument or "default"."""
     resolved = _resolve(dataset, method, profile, overrides, options)
@@ -134,7 +134,7 @@ class _Resolved:
         return check(self.values, self.sources, self.problems)
 
 
-def _resolve(dataset: str, method: str, profile: str, overrides: Sequence[str], options: RunOptions) -> _Resolved:
+def _resolve(dataset: str, method: str, profile: str, overrides: Sequence[str], options: PresetOptions) -> _Resolved:
     root = options.get("root") or files(PACKAGE)
     given = {"dataset": dataset, "method": method, "profile": profile}
     names = {kind: _canonical(kind, name, root) for kind, name in given.items()}
@@ -160,7 +160,7 @@ def _merge(layers: Sequence[Layer]) -> dict[str, Any]:
     return {key: value for _, layer in layers for key, value in layer.items()}
 
 
-def _top(names: Mapping[str, str], options: RunOptions) -> tuple[dict[str, Any], dict[str, str]]:
+def _top(names: Mapping[str, str], options: PresetOptions) -> tuple[dict[str, Any], dict[str, str]]:
     """The keys above the sections, and their sources."""
     name = f"mini-{names['dataset']}" if names["profile"] == "mini" else names["dataset"]
     values = {"seed": 0, "engine": "inprocess", "variant": "paper", "split": None}
@@ -231,7 +231,7 @@ def _check_override(entry: Mapping[str, Any], root: Traversable) -> None:
             raise unknown(kind, name, _names(kind, root), "benchmarks/overrides.toml")
 
 
-def _argument_layers(options: RunOptions) -> Iterator[Layer]:
+def _argument_layers(options: PresetOptions) -> Iterator[Layer]:
     if (model := options.get("model")) is not None:
         yield "--model", {"model.name": model}
     if (metrics := options.get("metrics")) is not None:
