@@ -113,9 +113,9 @@ def test_progress_goes_to_standard_error(tiny_split: Split, capfd) -> None:
     logging.getLogger().handlers, kept = [], logging.getLogger().handlers
     try:
         with progress.shown(True):
-            logging.getLogger("fedllm_bench.x").info("half done")
+            logging.getLogger("fedllm_bench.api").info("half done")
         with progress.shown(False):
-            logging.getLogger("fedllm_bench.x").info("hidden")
+            logging.getLogger("fedllm_bench.api").info("hidden")
         progress.told(True)("a line")
         progress.told(False)("hidden")
     finally:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fedllm_bench.benchmarks.perf import answers as script
-from fedllm_bench.common import meter
+from fedllm_bench.common import progress
 from fedllm_bench.common.progress import Meter
 
 
@@ -30,7 +30,7 @@ def test_both_ways_answer_alike_and_other_texts_show_no_ratio(monkeypatch, capsy
 def test_progress_is_in_items_and_tokens_a_second(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     now = [0.0]
-    monkeypatch.setattr(meter.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with Meter("mt_bench base", total=10, initial=2) as shown:
         for seconds, items, tokens in ((5.0, 1, 100), (20.0, 3, 100), (40.0, 4, 600)):  # the first is too early
             now[0] = seconds

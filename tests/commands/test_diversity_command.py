@@ -13,6 +13,7 @@ from fedllm_bench import cli
 from fedllm_bench.common import hardware
 from fedllm_bench.diversity import report as reports
 from fedllm_bench.diversity.inputs import DiversityInputs
+from fedllm_bench.diversity.section import Section
 from fedllm_bench.diversity.settings import SECTIONS, DiversitySettings
 from fedllm_bench.runs.splits import find_split
 
@@ -43,11 +44,11 @@ def embedded(monkeypatch):
         return {"computed_on": {}, "index": index, "index_unstratified": index | {"value": np.nan}}, arrays
 
     monkeypatch.setattr(DiversityInputs, "embedded", property(embedding_section))
-    measured = {name: reports.Measured(section=section) for name, section in {
+    measured = {name: Section(section=section) for name, section in {
         "instruction": {"method": "topics", "topics": [], "topic_entropy": 0.0, "mutual_information": 0.0},
     }.items()}  # fmt: skip
     monkeypatch.setitem(reports.MEASURES, "instruction", lambda work: measured["instruction"])
-    monkeypatch.setitem(reports.MEASURES, "embedding", lambda work: reports.Measured(section=work.embedded[0]))
+    monkeypatch.setitem(reports.MEASURES, "embedding", lambda work: Section(section=work.embedded[0]))
     monkeypatch.setattr("fedllm_bench.diversity.inputs.about_encoder", lambda work: {"id": "stub"})
 
 

@@ -131,6 +131,7 @@ def test_a_grid_that_fails_as_a_whole_leaves_no_table(tiny_split: Split, less, t
     assert not list(tmp_path.rglob("grid.json"))
 
 
+@pytest.mark.slow
 def test_two_grids_on_one_folder_do_not_mix(tiny_split: Split, less, tmp_path: Path, capsys, started):
     from filelock import FileLock
 

@@ -11,8 +11,7 @@ from bench_runs import TINY, folder_of, quick, run, words
 from plugin_docs import COMMANDS, FILES, written
 
 from fedllm_bench import cli
-from fedllm_bench.commands import answer
-from fedllm_bench.common import files
+from fedllm_bench.common import files, hardware
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.grid import Request
@@ -23,7 +22,7 @@ METRICS = ("--metrics", "heldout,first_word")
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:
     with quick(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answer, "num_threads", lambda: 1)
+        patch.setattr(hardware, "num_threads", lambda: 1)
         yield
 
 
@@ -70,6 +69,7 @@ def test_the_page_has_a_command_for_each_kind():
     assert named == FILES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [n for n, command in enumerate(COMMANDS) if command[0] != "grid"])
 def test_a_command_of_the_page_runs_as_it_stands_there(
     number: int, place: Path, done: Path, tiny_split: Split, monkeypatch: pytest.MonkeyPatch
@@ -91,9 +91,9 @@ def test_the_grid_of_the_page_runs_with_the_plugin_in_its_processes(
 
 def test_the_words_of_a_cell_name_the_plugins():
     request = Request(
-        dataset="aya", methods=("fedavg",), seeds=(0,), profile="mini", out=Path("runs"), plugins=("a.py", "b/c.py")
+        dataset="aya", methods=("fedavg",), seeds=(0,), profile="mini", out=Path("runs"), plugins=("a.py", "a/x.py")
     )
-    assert request.words("fedavg", 0)[-2:] == ("--plugin=a.py", "--plugin=b/c.py")
+    assert request.words("fedavg", 0)[-2:] == ("--plugin=a.py", "--plugin=a/x.py")
 
 
 # --- the run folder
@@ -139,7 +139,7 @@ def test_a_changed_file_gives_another_run_folder(
     changed = tmp_path / "my_method.py"
     changed.write_text(FILES["my_method.py"].replace("# what the server keeps", "# what it keeps"), encoding="utf-8")
     opened: list[Cell] = []
-    monkeypatch.setattr("fedllm_bench.commands.bench._run", lambda cell: opened.append(cell))
+    monkeypatch.setattr("fedllm_bench.pipeline.bench_run.finish", lambda cell, starting: opened.append(cell))
     monkeypatch.setattr("fedllm_bench.commands.bench._show", lambda *_: None)
     command = [str(changed) if word == str(place / "my_method.py") else word for word in _bench(place, tiny_split)]
     assert cli.main(command) == 0

@@ -20,8 +20,8 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from fedllm_bench.diversity.embedding.cache import Kept, key
-kept, who = Kept(Path(sys.argv[1])), sys.argv[2]
+from fedllm_bench.diversity.embedding.cache import ValueCache, key
+kept, who = ValueCache(Path(sys.argv[1])), sys.argv[2]
 for number in range(int(sys.argv[3])):
     kept.put_many({key(who, str(number), str(part)): np.full(4, number, np.float32) for part in range(8)})
     print(number, flush=True)

@@ -54,6 +54,7 @@ def _settings(folder: Path, **options: int) -> EncoderSettings:
     return EncoderSettings(name=str(folder), device="cpu", **options)
 
 
+@pytest.mark.slow
 def test_vectors_are_the_librarys_and_each_text_is_encoded_once(
     folder: Path, tmp_path: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

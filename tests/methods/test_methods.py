@@ -1,4 +1,4 @@
-"""Every method and variant against a direct transcription of its paper (support/training/papers.py), and by hand."""
+"""Every method and variant against a direct transcription of its paper (`papers`), and by hand."""
 
 from __future__ import annotations
 

@@ -18,12 +18,15 @@ FROM_THE_TOP = re.compile(rf"(?<![\w./-])(?:{'|'.join(TOPS)})/[\w./-]*\w")
 WITHIN = re.compile(r"(?<![\w./<-])(?:[a-z_]+/)+[a-z_0-9]+\.(?:py|toml)\b")  # `training/block.py`
 DOTTED = re.compile(r"(?<![\w./@-])fedllm_bench(?:\.\w+)+")
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
-MADE = ("x", "my_method", "my_metric", "my_data")  # names that stand for any
+MADE = ("x", "NAME", "my_method", "my_metric", "my_data")  # names that stand for any
 OF_OTHERS = {  # files of the published code, and a submission in an example
     *("evaluation/open_ended/gen_judge_advbench.py", "federated_learning/fed_global.py", "utils/template.py"),
     "leaderboard/submissions/2026-11-30_mine",
 }
-ENTRY_POINTS = {f"fedllm_bench.{group}" for group in ("methods", "metrics", "pipelines", "judges")}  # of plugins
+# of plugins
+ENTRY_POINTS = {
+    f"fedllm_bench.{group}" for group in ("methods", "metrics", "pipelines", "judges", "presets")
+}  # of plugins
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = [
     path

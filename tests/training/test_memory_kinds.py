@@ -168,6 +168,7 @@ def test_llama_2_7b_in_four_bits(paper, llama_7b):
     assert full.adapters + full.optimizer == full.trainable * (12 * 4 + 2)  # and a copy of all weights in bfloat16
 
 
+@pytest.mark.slow
 def test_quantisation_is_named_as_a_change_of_results_and_only_where_nothing_exact_fits(paper, caplog):
     from transformers import LlamaConfig
 

@@ -50,6 +50,7 @@ def test_a_run_that_was_killed_anywhere_ends_as_an_undisturbed_one(
     assert same_bits(left_behind(broken), whole)
 
 
+@pytest.mark.slow
 def test_block_sizes_agree(double_model, pair_clients, tiny_run_config, tmp_path):
     parts = with_reference(
         pair_clients.tokens, double_model, base_hash="double", batch_tokens=2048, cache=tmp_path / "cache"

@@ -89,6 +89,7 @@ def test_a_forged_seed_is_found(name: str, forgery: Forgery, tiny_split: Split):
     assert expected <= codes(report, "refused"), report.problems
 
 
+@pytest.mark.slow
 def test_a_base_made_worse_for_all_seeds_is_found_by_the_board(
     forgery: Forgery, three_seeds: Path, honest: Path, tiny_split: Split
 ):
