@@ -14,7 +14,7 @@ from typing import Unpack
 
 from fedllm_bench import api_inputs as given
 from fedllm_bench import api_results as made
-from fedllm_bench.api_inputs import AnyPath, AnyRun, AnySplit, DiversityOptions, RunOptions, Settings, StatementOptions
+from fedllm_bench.api_options import AnyPath, AnyRun, AnySplit, DiversityOptions, RunOptions, Settings, StatementOptions
 from fedllm_bench.api_results import Diversity, Evaluated, Grid, PackedRuns, Run, RunComparison
 from fedllm_bench.common import hardware, process
 from fedllm_bench.common import progress as progress_shown

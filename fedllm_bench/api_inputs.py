@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any
 
+from fedllm_bench.api_options import (
+    AnyPath,
+    AnyRun,
+    AnySplit,
+    DiversityOptions,
+    RunOptions,
+    StatementOptions,
+    check_options,
+)
 from fedllm_bench.api_results import Run, read_run
 from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError, unknown
@@ -18,83 +27,6 @@ if TYPE_CHECKING:
     from fedllm_bench.diversity.settings import DiversitySettings as DiversitySettings
     from fedllm_bench.evaluation.judges.preset import Preset
     from fedllm_bench.leaderboard.submit.assemble import Statement
-
-AnyPath = str | os.PathLike[str]
-AnyRun = Run | AnyPath
-AnySplit = Split | AnyPath
-Settings = Mapping[str, Any]
-Adapters = Literal["auto", "first", "all", "none"]
-
-
-class RunOptions(TypedDict, total=False):
-    """What `bench` and `grid` take beside their own arguments; None, or left out, is the default.
-
-    profile: "mini" (the embedded world, on a CPU) or "paper" (the published setting); by default, by GPU
-    split:   a client split or its folder; by default that of the profile
-    model:   the base model, a folder or an id of the hub; by default that of the profile
-    metrics: names of held-out metrics; by default those of the profile
-    engine:  "inprocess" (the default), or "trl" (the slow reference)
-    variant: "paper" (as the papers write it, the default) or "released" (as the published code does it)
-    out:     the folder of all runs; by default "runs"
-    """
-
-    profile: str | None
-    split: AnySplit | None
-    model: AnyPath | None
-    metrics: Sequence[str] | str | None
-    engine: str | None
-    variant: str | None
-    out: AnyPath | None
-
-
-class DiversityOptions(TypedDict, total=False):
-    """What `diversity` takes beside its own arguments.
-
-    embedder:      "lsa", or a folder or name of sentence-transformers; by default one that fits the split
-    tokenizer:     of lengths in tokens: "mini" (the default) or a folder
-    quality_model: base model of IFD: "mini", a folder, an id of the hub, or "none"; by default one that is at hand
-    max_rows:      about so many rows for embeddings and IFD, as a share of each client; by default all
-    permutations:  of the test of heterogeneity (499)
-    seed:          of samples, permutations and maps (0)
-    device:        "auto" (the default), "cpu" or "cuda"
-    """
-
-    embedder: str | None
-    tokenizer: str
-    quality_model: str | None
-    max_rows: int | None
-    permutations: int
-    seed: int
-    device: str
-
-
-class StatementOptions(TypedDict, total=False):
-    """What `submit` takes beside its own arguments; all of it but `allow_dirty` becomes public.
-
-    method:        the name of the row; by default that of the runs' method
-    url:           the https address of a paper or code
-    training_data: what was trained on; by default "only the split"
-    date:          YYYY-MM-DD; by default today, UTC
-    track:         such as "mini-aya/fixed"; by default what the runs fit
-    adapters:      which ones go with it: "auto" (the default: all if each has at most 1 MiB), "first", "all", "none"
-    adapter_url:   the https address where adapters are; "{seed}" stands for the seed
-    allow_dirty:   take runs of code that no commit names (False)
-    """
-
-    method: str
-    url: str
-    training_data: str
-    date: str
-    track: str
-    adapters: Adapters
-    adapter_url: str
-    allow_dirty: bool
-
-
-def check_options(options: Mapping[str, object], known: type) -> None:
-    """Raise a TypeError for an option that does not exist, as Python does for an argument."""
-    if extra := sorted(options.keys() - known.__annotations__.keys()):
-        raise TypeError(f"there is no option {extra[0]!r}; there are {', '.join(known.__annotations__)}")
 
 
 def run_options(options: RunOptions) -> dict[str, Any]:
