@@ -7,50 +7,34 @@ goes on where it stopped when it is made again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
 from fedllm_bench import api_inputs as given
 from fedllm_bench import api_results as made
-from fedllm_bench.api_options import AnyPath, AnyRun, AnySplit, DiversityOptions, RunOptions, Settings, StatementOptions
+from fedllm_bench.api_options import (
+    AnyPath,
+    AnyRun,
+    AnySplit,
+    DiversityOptions,
+    Plugins,
+    RunOptions,
+    Settings,
+    StatementOptions,
+)
 from fedllm_bench.api_results import Diversity, Evaluated, Grid, PackedRuns, Run, RunComparison
-from fedllm_bench.common import hardware, process
+from fedllm_bench.common import hardware
 from fedllm_bench.common import progress as progress_shown
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.client_split import Split
 from fedllm_bench.data.frames import ClientRows
 
 __all__ = [
-    "ClientRows",
-    "Diversity",
-    "DiversityOptions",
-    "Evaluated",
-    "Grid",
-    "PackedRuns",
-    "Run",
-    "RunComparison",
-    "RunOptions",
-    "Split",
-    "StatementOptions",
-    "UserError",
-    "bench",
-    "compare",
-    "diversity",
-    "evaluate",
-    "grid",
-    "load_split",
-    "open_run",
-    "submit",
-]
-
-
-@contextmanager
-def _working(progress: bool) -> Iterator[None]:
-    """Libraries as the commands set them, progress as asked for; afterwards all is as it was."""
-    with process.prepared(), progress_shown.shown(progress):
-        yield
+    "ClientRows", "Diversity", "DiversityOptions", "Evaluated", "Grid", "PackedRuns", "Run", "RunComparison",
+    "RunOptions", "Split", "StatementOptions", "UserError", "bench", "compare", "diversity", "evaluate", "grid",
+    "load_split", "open_run", "submit",
+]  # fmt: skip
 
 
 def load_split(
@@ -72,8 +56,9 @@ def load_split(
     """
     from fedllm_bench.runs.splits import split_from
 
-    with _working(progress):
-        return split_from(str(name), None if source is None else str(source), given.folder(out))
+    named = given.path("name", name, "give the name of a data set, or the folder of a split")
+    with given.working(progress, uses_plugins=False):
+        return split_from(named, None if source is None else given.path("source", source), given.folder("out", out))
 
 
 def bench(
@@ -104,8 +89,9 @@ def bench(
     from fedllm_bench.pipeline.bench_run import finish
     from fedllm_bench.runs.opening import open_cell
 
-    with _working(progress):
-        names = (dataset, method, given.profile(options), setting_words(settings))
+    with given.working(progress, options.get("plugins")):
+        named = (given.text("dataset", dataset), given.text("method", method))
+        names = (*named, given.profile(options), setting_words(settings))
         config = presets.load(*names, seed=given.whole("seed", seed), **given.run_options(options))
         cell = open_cell(config, given.place(options), hardware.has_cuda(), given.count("threads", threads))
         finish(cell)
@@ -140,14 +126,15 @@ def grid(
     from fedllm_bench.pipeline.grid_run import finish_grid
     from fedllm_bench.runs.grid import Request, parse_methods, parse_seeds
 
-    with _working(progress):
+    with given.working(progress, options.get("plugins")):
         request = Request(
-            dataset=dataset,
-            methods=parse_methods(given.commas(methods)),
-            seeds=parse_seeds(given.commas(seeds)),
+            dataset=given.text("dataset", dataset),
+            methods=parse_methods(given.commas("methods", methods, 'give "all", or a list of names')),
+            seeds=parse_seeds(given.seeds(seeds)),
             profile=given.profile(options),
             out=given.place(options),
             overrides=setting_words(settings),
+            plugins=given.plugins(options.get("plugins")),
             **given.run_options(options),
         )
         done = finish_grid(request, given.count("jobs", jobs), progress_shown.told(progress), bar=progress)
@@ -178,13 +165,15 @@ def evaluate(
     sides: Sequence[str] | None = None,
     limit: int | None = None,
     embedding_model: str = "",
+    plugins: Plugins = None,
     progress: bool = True,
 ) -> Evaluated:
     """Answer open-ended benchmarks with a run, have the answers judged, and write report.html into its folder.
 
     `metrics` are benchmarks, as "mt_bench"; None for the usual ones. `judge` is a preset or a .toml file, or give the
     address and model of a server; without one, rules alone score. A paid one needs `max_cost` in US dollars
-    (`math.inf` is no limit). `sides` are "base", "global" and "client-NAME"; `limit` takes the first items only.
+    (`math.inf` is no limit). `sides` are "base", "global" and "client-NAME"; `limit` takes the first items only;
+    `plugins` are files (docs/plugins.md).
 
     Raises:
         UserError: for unknown names before anything is asked, and where `max_cost` did not suffice (what came is kept).
@@ -196,13 +185,14 @@ def evaluate(
     """
     from fedllm_bench.pipeline.evaluating import EvaluationRequest, evaluate_folder
 
-    with _working(progress):
+    with given.working(progress, plugins):
+        asked = given.some("metrics", metrics)
         request = EvaluationRequest(
             folder=given.finished(run),
-            metrics=None if metrics is None else given.commas(metrics),
+            metrics=None if asked is None else ",".join(asked),
             judge=given.judge(judge, judge_url, judge_model),
             max_cost=given.paid(max_cost),
-            sides=sides,
+            sides=given.some("sides", sides),
             limit=given.count("limit", limit),
             embedding_model=embedding_model,
         )
@@ -210,11 +200,15 @@ def evaluate(
 
 
 def compare(
-    run: AnyRun | Sequence[AnyRun], other: AnyRun | Sequence[AnyRun], *, metrics: Sequence[str] | None = None
+    run: AnyRun | Sequence[AnyRun],
+    other: AnyRun | Sequence[AnyRun],
+    *,
+    metrics: Sequence[str] | None = None,
+    plugins: Plugins = None,
 ) -> RunComparison:
     """The paired differences of two runs, or of two methods where each side has several seeds, with intervals.
 
-    `metrics` is None for all that both sides have.
+    `metrics` is None for all that both sides have; `plugins` are files (docs/plugins.md).
 
     Raises:
         UserError: for what is no finished run, for seeds of different cells, and for scores that cannot be compared.
@@ -227,8 +221,9 @@ def compare(
     from fedllm_bench.comparison.run_scores import side_of
     from fedllm_bench.report.page.comparison import compared
 
-    a, b = (side_of(given.run_folders(side)) for side in (run, other))
-    return RunComparison(compared(a, b, None if metrics is None else list(metrics)))
+    with given.in_use(plugins):
+        a, b = (side_of(given.run_folders(side)) for side in (run, other))
+        return RunComparison(compared(a, b, given.some("metrics", metrics)))
 
 
 def diversity(
@@ -255,10 +250,10 @@ def diversity(
     """
     from fedllm_bench.report.diversity.measuring import check_settings, measure
 
-    with _working(progress):
+    with given.working(progress, uses_plugins=False):
         settings = check_settings(given.diversity_settings(sections, options))
-        other = None if against is None else given.split_of(against)
-        return made.diversity_of(measure(given.split_of(split), settings, other, given.folder(out)))
+        other = None if against is None else given.split_of("against", against)
+        return made.diversity_of(measure(given.split_of("split", split), settings, other, given.folder("out", out)))
 
 
 def submit(
@@ -289,6 +284,6 @@ def submit(
 
     said, is_dirty = given.statement(team, contact, tuning, statement)
     draft, opened = prepare(given.run_folders(runs), said, dirty=is_dirty)
-    place = Path(out)
+    place = Path(given.path("out", out))
     public = (*preview.lines(draft, opened), *preview.flags(draft, place))
     return PackedRuns(folder=None if dry_run else placing.write(draft, place).absolute(), public=public)

@@ -12,6 +12,7 @@ from fedllm_bench.data.client_split import Split
 AnyPath = str | os.PathLike[str]
 AnyRun = Run | AnyPath
 AnySplit = Split | AnyPath
+Plugins = AnyPath | Sequence[AnyPath] | None
 Settings = Mapping[str, Any]
 Adapters = Literal["auto", "first", "all", "none"]
 
@@ -26,6 +27,7 @@ class RunOptions(TypedDict, total=False):
     engine:  "inprocess" (the default), or "trl" (the slow reference)
     variant: "paper" (as the papers write it, the default) or "released" (as the published code does it)
     out:     the folder of all runs; by default "runs"
+    plugins: files with methods, metrics or data sets of your own (docs/plugins.md); by default none
     """
 
     profile: str | None
@@ -35,6 +37,7 @@ class RunOptions(TypedDict, total=False):
     engine: str | None
     variant: str | None
     out: AnyPath | None
+    plugins: Plugins
 
 
 class DiversityOptions(TypedDict, total=False):

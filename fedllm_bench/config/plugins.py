@@ -40,7 +40,7 @@ class Source:
         return f"{self.name}-{self.sha256[:10]}"
 
 
-ADVICE = "one of your own: give its file with --plugin FILE.py"
+ADVICE = "one of your own: give its file with --plugin FILE.py, or plugins=[FILE.py] from Python"
 SOURCES = "plugins"  # the folder in a run folder
 GIVEN: dict[Name, Source] = {}
 PRESETS: dict[str, tuple[Source, dict[str, Any]]] = {}  # by the path that the file of such a preset would have

@@ -42,7 +42,10 @@ def method_class(config: RunConfig) -> type[FedAvg]:
     if name in known:
         return known[name]
     if plugin := config.plugin_of("METHODS", name):
-        raise UserError(f"the method {name} is of the plugin {plugin.name}; give the file with --plugin {plugin.name}")
+        raise UserError(
+            f"the method {name} is of the plugin {plugin.name}; give the file with --plugin {plugin.name}, "
+            f"or plugins=[{plugin.name!r}] from Python"
+        )
     if name in VARIANTS["paper"]:
         raise UserError(f"variant={config.variant}: {name} was not published; there are {', '.join(known)}")
     raise UserError(f"the method {name} has a preset but no code yet; there are {', '.join(known)}")

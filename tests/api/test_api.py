@@ -176,7 +176,7 @@ CASES = {
     "no mapping": 'give a mapping such as {"local.lr"',
     "object": "settings: local.lr: got <object",
     "seed": "seed: got -1; give a whole number",
-    "seeds": "'0.5' is no seed",
+    "seeds": "seeds: got 0.5; give a whole number",
     "jobs": "jobs: got 0; give a whole number, 1 or more",
     "profile": "did you mean 'mini'",
     "split": "no split folder or data set 'nowhere'",

@@ -29,6 +29,7 @@ from pydantic.dataclasses import dataclass
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.common.network import checked_address
+from fedllm_bench.config.plugins import ADVICE
 from fedllm_bench.evaluation.judges.templates import templates_hash
 from fedllm_bench.evaluation.records import STRICT
 
@@ -152,9 +153,8 @@ def _packaged(name: str) -> Preset:
     if name in OF_PLUGINS:
         return OF_PLUGINS[name][0]
     if name not in judge_names():
-        raise unknown(
-            "judge", name, judge_names(), "or give a .toml file, or --judge-url and --judge-model, or --plugin FILE.py"
-        )
+        files = "or give a .toml file, or --judge-url and --judge-model"
+        raise unknown("judge", name, judge_names(), f"{files}; {ADVICE}")
     source = package_files(PACKAGE).joinpath("judges", f"{name}.toml")
     return _checked(source.read_text(encoding="utf-8"), name, f"benchmarks/judges/{name}.toml")
 
