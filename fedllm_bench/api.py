@@ -268,8 +268,9 @@ def submit(
 ) -> PackedRuns:
     """Pack runs of one cell under several seeds as a submission to the leaderboard. Nothing is sent anywhere.
 
-    `team`, `contact` (a mail or https address) and `tuning` (how constants were chosen, and on what) become public;
-    `statement` has the rest of what can be said, as `StatementOptions`. A `dry_run` writes nothing.
+    `team`, `contact` (a mail or https address) and `tuning` (how constants were chosen, and on what) must be given,
+    each of them, and become public; without one the error says what is missing. `statement` has the rest of
+    what can be said, as `StatementOptions`. A `dry_run` writes nothing.
 
     Raises:
         UserError: for runs that have not ended or are not one cell, and for statements that cannot be shown.
@@ -283,7 +284,10 @@ def submit(
     from fedllm_bench.leaderboard.submit.submitting import prepare
 
     said, is_dirty = given.statement(team, contact, tuning, statement)
-    draft, opened = prepare(given.run_folders(runs), said, dirty=is_dirty)
+    folders = given.run_folders(runs)
+    for folder in folders:  # before the statement is looked at
+        made.read_run(folder)
+    draft, opened = prepare(folders, said, dirty=is_dirty)
     place = Path(given.path("out", out))
     public = (*preview.lines(draft, opened), *preview.flags(draft, place))
     return PackedRuns(folder=None if dry_run else placing.write(draft, place).absolute(), public=public)

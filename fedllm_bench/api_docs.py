@@ -45,6 +45,9 @@ as anywhere in Python.
 `logging`, as `fedllm_bench`. Variables of the environment, warnings, signals and the threads of torch are afterwards as
 they were. `import fedllm_bench` alone loads neither torch nor pandas; a name is loaded when it is first used.
 
+**Ctrl-C.** What is done is kept; make the same call again to go on. The first Ctrl-C in training waits for the clients
+that are being trained; the second one stops at once. What is raised is a `KeyboardInterrupt`.
+
 **What differs from the command.** `load_split` and `diversity` take the miniature where a data set is named, with a
 GPU too. A run in this process is about a third slower on a CPU than `fedllm-bench bench`, which starts itself with
 other settings of memory. The numbers are the same. The examples below take for granted: `small` (a split of six

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from fedllm_bench.scores.score import Score
 
 Json = dict[str, Any]
+LONGEST = 120  # characters of one value of a repr
+
+
+def brief(made: object, folder: Path | None = None, **values: object) -> str:
+    """One line for a notebook: what kind it is, its folder and what is told of it; the rest stands in its files."""
+    shown = {} if folder is None else {"folder": str(folder)}
+    texts = {name: repr(value) for name, value in (shown | values).items()}
+    cut = {name: text if len(text) <= LONGEST else f"{text[:LONGEST]}..." for name, text in texts.items()}
+    return f"{type(made).__name__}({', '.join(f'{name}={text}' for name, text in cut.items())})"
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,9 @@ class Run:
     """
 
     folder: Path
+
+    def __repr__(self) -> str:
+        return brief(self, self.folder)
 
     @cached_property
     def results(self) -> Json:
@@ -104,6 +116,10 @@ class Grid:
     runs: tuple[Run, ...]
     failed: Mapping[tuple[str, int], str]
 
+    def __repr__(self) -> str:
+        asked = {key: self.results["grid"][key] for key in ("methods", "seeds")}
+        return brief(self, self.folder, **asked, failed=len(self.failed))
+
     @property
     def text(self) -> str:
         """The table as the command `grid` shows it."""
@@ -152,6 +168,9 @@ class Evaluated:
     page: Path
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return brief(self, self.folder, metrics=list(self.results["metrics"]))
+
     def to_pandas(self) -> pd.DataFrame:
         """One row for each metric, view and side that answered.
 
@@ -187,6 +206,10 @@ class RunComparison:
 
     results: Json
 
+    def __repr__(self) -> str:
+        found = self.results["models"]
+        return brief(self, metrics=sorted({row["metric"] for row in found}), **self.results["sides"])
+
     @property
     def text(self) -> str:
         """The comparison as the command `compare` shows it: tables, and a plain sentence for each metric."""
@@ -214,6 +237,9 @@ class Diversity:
     results: Json  # diversity.json; docs/diversity.md has every key
     page: Path
 
+    def __repr__(self) -> str:
+        return brief(self, self.folder, sections=list(self.results["sections"]))
+
     def to_pandas(self) -> pd.DataFrame:
         """One row for each client, with the columns of clients.csv (docs/diversity.md)."""
         import pandas as pd
@@ -232,6 +258,9 @@ class PackedRuns:
 
     folder: Path | None
     public: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return brief(self, self.folder, lines=len(self.public))
 
 
 def grid_of(done: GridDone) -> Grid:

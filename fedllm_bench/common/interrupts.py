@@ -22,7 +22,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal asked this process to end; what is done is kept."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
+        super().__init__(f"{signal.Signals(signum).name}: what is done is kept; call it again to go on")
         self.signum = signum
 
 

@@ -34,6 +34,10 @@ class Split:
     folder: Path
     manifest: Manifest
 
+    def __repr__(self) -> str:
+        clients = len(self.client_ids)
+        return f"Split(folder={str(self.folder)!r}, name={self.name!r}, hash={self.hash[:10]!r}, clients={clients})"
+
     @property
     def name(self) -> str:
         return self.manifest.name
