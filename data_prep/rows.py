@@ -75,8 +75,15 @@ def _check(said: Mapping[str, str]) -> None:
     if asked not in ((True, False, False), (False, True, True)):
         got = ", ".join(option(key) for key in ("messages", "prompt", "completion") if key in said)
         raise UserError(f"data build {DATASET} got {got or 'no column of text'}; {CONTENT}")
-    name = said["name"]
-    if name in (DATASET, *PIPELINES, *ALIASES) or name.startswith("mini-"):
+    _check_name(said["name"])
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that a reader would take for one of the benchmark's, in whatever case it is written."""
+    plain = name.casefold()
+    if plain.startswith("mini-"):
+        raise UserError(f"--name {name}: names that begin with mini- are reserved; give another name")
+    if plain in (DATASET, *PIPELINES, *ALIASES):
         raise UserError(
             f"--name {name}: that is a data set of the benchmark, and your rows are another; give another name"
         )

@@ -158,7 +158,9 @@ BAD: list[tuple[dict[str, str], tuple[str, ...]]] = [
     (SAID | {"--name": ".."}, ("the split name '..'",)),
     (SAID | {"--name": "a/b"}, ("the split name 'a/b'",)),
     (SAID | {"--name": "aya"}, ("--name aya", "another name")),
-    (SAID | {"--name": "mini-aya"}, ("--name mini-aya",)),
+    (SAID | {"--name": "Aya"}, ("--name Aya", "a data set of the benchmark")),
+    (SAID | {"--name": "mini-x"}, ("--name mini-x: names that begin with mini- are reserved",)),
+    (SAID | {"--name": "Mini-aya"}, ("--name Mini-aya: names that begin with mini- are reserved",)),
     (SAID | {"--drop-flagged": "toxicity"}, ("flag of the dataset rows",)),
 ]
 
