@@ -33,6 +33,7 @@ NEEDED = {
 }
 COLUMNS = ("messages", "prompt", "completion", "client_column", "language", "split_column")
 CONTENT = "give --messages COLUMN (turns with a role and a content), or --prompt COLUMN with --completion COLUMN"
+NO_LANGUAGE = "and {!r} is no known language code or English name, such as deu or German"
 # Nothing is dropped unasked: of rows of one's own nobody else knows how small a client may be.
 RECIPE = Recipe(min_samples=1, heldout=0.1)
 
@@ -61,7 +62,8 @@ def pipeline(said: Mapping[str, str]) -> RowsPipeline:
         checks=(MALFORMED,) if "messages" in columns else (),
         columns=columns | ({"language_code": language} if language else {}),
     )
-    read = Columns(_kinds(columns), {}, split=columns.get("split"))
+    advice = {columns["language"]: NO_LANGUAGE.format(columns["language"])} if "language" in columns else {}
+    read = Columns(_kinds(columns), {}, split=columns.get("split"), advice=advice)
     return RowsPipeline(declaration, Builder(declaration, read, _sampler(columns, language, said["name"]), is_own=True))
 
 

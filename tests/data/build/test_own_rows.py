@@ -150,7 +150,7 @@ BAD: list[tuple[dict[str, str], tuple[str, ...]]] = [
     (SAID | {"--upstream": ""}, ("--upstream",)),
     (SAID | {"--client-column": "messages"}, ("--messages and --client-column", "the same column 'messages'")),
     (SAID | {"--client-column": "ward"}, ("no column 'ward'", "it has 'site', 'lang', 'messages'")),
-    (SAID | {"--language": "tongue"}, ("no column 'tongue'",)),
+    (SAID | {"--language": "Deutsch"}, ("no column 'Deutsch'", "'Deutsch' is no known language code or English name")),
     (SAID | {"--split-column": "part"}, ("no column 'part'",)),
     (SAID | {"--client-column": "Site"}, ("no column 'Site'",)),
     (SAID | {"--messages": "site"}, ("column 'site'",)),
