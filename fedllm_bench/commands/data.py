@@ -196,6 +196,7 @@ def run_build(args: argparse.Namespace) -> int:
     pipeline.build.check(raw)
     # it fetches, so it comes last
     evaluation = decontaminate.evaluation_prompts(args.decontaminate)
+    build.check_evaluation(args.out, recipe, pipeline.DECLARATION, args.name, evaluation)
     say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation=evaluation, counter=counter))
     return 0
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fedllm_bench.common.files import sha256_file
 from fedllm_bench.common.progress import track
@@ -24,7 +25,16 @@ from fedllm_bench.data.build.recipe import Declaration, Filter, Recipe, filters
 from fedllm_bench.data.build.remarks import remarks
 from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.lengths import TokenCounter
-from fedllm_bench.data.manifest import Split, SplitInfo, Upstream, UpstreamFile, check_names, check_target, write_split
+from fedllm_bench.data.manifest import (
+    Split,
+    SplitInfo,
+    Upstream,
+    UpstreamFile,
+    check_names,
+    check_same,
+    check_target,
+    write_split,
+)
 
 __all__ = ["BuildInfo", "Builder", "Declaration", "Recipe", "Sample", "build_split"]
 
@@ -70,7 +80,7 @@ class Builder:
         counter: TokenCounter | None = None,
     ) -> Split:
         declared = declaration or self._stated(raw)
-        name = name or f"{declared.dataset}-custom"
+        name = _name(declared, name)
         info = BuildInfo(
             declaration=declared,
             raw=raw,
@@ -118,8 +128,16 @@ def check_build(raw: Raw, out: Path, recipe: Recipe, declared: Declaration, name
     check_target(out)
     check_names(name or declared.dataset)
     filters(recipe.normal(), declared)
+    check_same(out, _name(declared, name), _record(recipe, declared, None), but=("decontaminate",))
     if isinstance(raw, Path):
         raw_files(raw)
+
+
+def check_evaluation(
+    out: Path, recipe: Recipe, declared: Declaration, name: str | None, evaluation: EvaluationPrompts
+) -> None:
+    """Raise a :class:`UserError` where `out` holds a split that only its evaluation prompts tell apart."""
+    check_same(out, _name(declared, name), _record(recipe, declared, evaluation))
 
 
 def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out: Path, info: BuildInfo) -> Split:
@@ -202,8 +220,6 @@ def _split_info(
     info: BuildInfo, recipe: Recipe, tally: FunnelTally, left: Sequence[Left], notes: Sequence[str]
 ) -> SplitInfo:
     declared = info.declaration
-    decontaminate = {"decontaminate": info.evaluation.record} if info.evaluation else {}
-    columns = {"columns": dict(declared.columns)} if declared.columns else {}
     return SplitInfo(
         name=info.name,
         dataset=declared.dataset,
@@ -211,10 +227,21 @@ def _split_info(
         version=declared.version,
         upstream=Upstream(id=declared.upstream, revision=_revision(info), files=_upstream_files(info.raw, tally)),
         licence=declared.licence,
-        recipe=recipe.record() | decontaminate | columns,
+        recipe=_record(recipe, declared, info.evaluation),
         funnel=funnel(left),
         notes=tuple(notes),
     )
+
+
+def _record(recipe: Recipe, declared: Declaration, evaluation: EvaluationPrompts | None) -> dict[str, Any]:
+    """The recipe as the manifest has it, with what it does not say itself."""
+    decontaminate = {"decontaminate": evaluation.record} if evaluation else {}
+    columns = {"columns": dict(declared.columns)} if declared.columns else {}
+    return recipe.normal().record() | decontaminate | columns
+
+
+def _name(declared: Declaration, given: str | None) -> str:
+    return given or f"{declared.dataset}-custom"
 
 
 def _revision(info: BuildInfo) -> str | None:
