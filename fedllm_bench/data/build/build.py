@@ -18,6 +18,7 @@ from fedllm_bench.data.build.columns import Columns
 from fedllm_bench.data.build.decontaminate import EvaluationPrompts
 from fedllm_bench.data.build.funnel import FunnelTally, Left, funnel, left_by_choice, left_by_filters, refuse_empty
 from fedllm_bench.data.build.hub import HubSource
+from fedllm_bench.data.build.noted import Noted
 from fedllm_bench.data.build.parts import MIN_UNSEEN_ROWS, Groups, make_parts
 from fedllm_bench.data.build.raw_files import passed_over, raw_files, relative_name
 from fedllm_bench.data.build.readers import Raw, RawRecord, read_file, read_rows
@@ -149,12 +150,12 @@ def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out:
     usable = {client: rows for client, rows in tally.standing.items() if rows > 0}
     kept, pool = choose_clients(usable, recipe)
     left = [*left_by_filters(tally, steps), *left_by_choice(usable, kept, recipe)]
-    refuse_empty(left, usable)
+    refuse_empty(left, usable, tally.noted.lines())
     samples = read(Skipped() if tally.skipped else stop)  # counted in the first pass
     groups = collect(samples, steps, {*kept, *pool}, tally.samples)
     parts = make_parts(groups, kept, pool, recipe, info.evaluation)
     left += parts.left
-    refuse_empty(left, usable)
+    refuse_empty(left, usable, tally.noted.lines())
     aside = [] if isinstance(info.raw, HubSource) else passed_over(info.raw)
     notes = [*remarks(tally, usable, recipe, aside), *parts.notes]
     split_info = _split_info(info, recipe, tally, left, notes)
@@ -173,11 +174,13 @@ def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filte
     skipped = Skipped() if recipe.bad_rows == "skip" else None
     files: Counter[str] = Counter()
     unsaid: Counter[str] = Counter()
+    noted = Noted()
     stopped = [0] * len(steps)
     standing: dict[str, int] = {}
     for sample in read(skipped or stop):
         files[sample.file] += 1
         unsaid.update(sample.unsaid)
+        noted.add(sample.notes)
         passed = _filters_passed(sample, steps)
         if passed == len(steps):
             standing[sample.client] = max(standing.get(sample.client, 0), 0) + 1
@@ -189,7 +192,9 @@ def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filte
     if skipped:
         files += skipped.by_file
         skipped.refuse_many(files.total())
-    return FunnelTally(rows_by_file=files, stopped=tuple(stopped), standing=standing, unsaid=unsaid, skipped=skipped)
+    return FunnelTally(
+        rows_by_file=files, stopped=tuple(stopped), standing=standing, unsaid=unsaid, skipped=skipped, noted=noted
+    )
 
 
 def _filters_passed(sample: Sample, steps: Sequence[Filter]) -> int:
