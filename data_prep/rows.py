@@ -7,7 +7,7 @@ column `client_column` tells apart: a user, a ward, a site.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +18,12 @@ from fedllm_bench.data.build.hub import HubSource, raw_source
 from fedllm_bench.data.build.pipelines import PIPELINES, option
 from fedllm_bench.data.build.readers import RawRecord
 from fedllm_bench.data.build.recipe import Declaration, Recipe
-from fedllm_bench.data.build.sample import Message, Sample
+from fedllm_bench.data.build.sample import Message, Note, Sample
 from fedllm_bench.data.json_stream import is_unicode
 from fedllm_bench.data.languages import CODES, any_language
 from fedllm_bench.data.published import ALIASES
 
-from .conversations import MALFORMED, alternates, turns_of
+from .conversations import MALFORMED, ROLES, alternates, turns_of
 
 DATASET = "rows"
 NEEDED = {
@@ -33,6 +33,12 @@ NEEDED = {
 }
 COLUMNS = ("messages", "prompt", "completion", "client_column", "language", "split_column")
 CONTENT = "give --messages COLUMN (turns with a role and a content), or --prompt COLUMN with --completion COLUMN"
+NO_LANGUAGE = "and {!r} is no known language code or English name, such as deu or German"
+UNKNOWN_LANGUAGE = (
+    "language: {rows} with no known language code or English name, such as deu or German; taken as und: {values}"
+)
+SYSTEM_TURN = "conversation: {rows} with a system turn, which are left out; remove that turn to keep them"
+OTHER_ROLES = "conversation: {rows} with other roles than user and assistant; roles found: {values}; rename them"
 # Nothing is dropped unasked: of rows of one's own nobody else knows how small a client may be.
 RECIPE = Recipe(min_samples=1, heldout=0.1)
 
@@ -61,7 +67,8 @@ def pipeline(said: Mapping[str, str]) -> RowsPipeline:
         checks=(MALFORMED,) if "messages" in columns else (),
         columns=columns | ({"language_code": language} if language else {}),
     )
-    read = Columns(_kinds(columns), {}, split=columns.get("split"))
+    advice = {columns["language"]: NO_LANGUAGE.format(columns["language"])} if "language" in columns else {}
+    read = Columns(_kinds(columns), {}, split=columns.get("split"), advice=advice)
     return RowsPipeline(declaration, Builder(declaration, read, _sampler(columns, language, said["name"]), is_own=True))
 
 
@@ -75,8 +82,15 @@ def _check(said: Mapping[str, str]) -> None:
     if asked not in ((True, False, False), (False, True, True)):
         got = ", ".join(option(key) for key in ("messages", "prompt", "completion") if key in said)
         raise UserError(f"data build {DATASET} got {got or 'no column of text'}; {CONTENT}")
-    name = said["name"]
-    if name in (DATASET, *PIPELINES, *ALIASES) or name.startswith("mini-"):
+    _check_name(said["name"])
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that a reader would take for one of the benchmark's, in whatever case it is written."""
+    plain = name.casefold()
+    if plain.startswith("mini-"):
+        raise UserError(f"--name {name}: names that begin with mini- are reserved; give another name")
+    if plain in (DATASET, *PIPELINES, *ALIASES):
         raise UserError(
             f"--name {name}: that is a data set of the benchmark, and your rows are another; give another name"
         )
@@ -115,19 +129,31 @@ def _upstream(said: Mapping[str, str]) -> str:
 def _sampler(columns: Mapping[str, str], language: str, name: str) -> Callable[[RawRecord], Sample]:
     def sample_of(record: RawRecord) -> Sample:
         turns = _turns(record, columns)
+        word = record.values.get(columns.get("language", ""), "")
         is_whole = "messages" not in columns or alternates(turns)
         return Sample(
             client=record.values[columns["client"]],
             turns=turns[:-1],
             answers=tuple(content for _, content in turns[-1:]),
-            language=language or any_language(record.values.get(columns.get("language", ""), "")),
+            language=language or any_language(word),
             source=name,
             upstream_split=record.split,
             file=record.file,
             flags=frozenset() if is_whole else frozenset({MALFORMED.name}),
+            notes=(*_role_notes(turns), *(_language_notes(word) if "language" in columns else ())),
         )
 
     return sample_of
+
+
+def _role_notes(turns: Sequence[Message]) -> Iterator[Note]:
+    for role in dict.fromkeys(role for role, _ in turns if role not in ROLES):
+        yield Note(SYSTEM_TURN if role == "system" else OTHER_ROLES, role)
+
+
+def _language_notes(word: str) -> Iterator[Note]:
+    if any_language(word) == "und" and word.strip().lower() != "und":
+        yield Note(UNKNOWN_LANGUAGE, word)
 
 
 def _turns(record: RawRecord, columns: Mapping[str, str]) -> tuple[Message, ...]:

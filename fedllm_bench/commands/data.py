@@ -24,9 +24,9 @@ examples:
   fedllm-bench data build chatbot_it --raw arena.parquet --decontaminate off --out splits/chatbot_it
   fedllm-bench data build aya --raw aya_dataset/ --partition dirichlet:0.5:topic --out splits/artificial
   fedllm-bench data build wildchat --raw rows.jsonl --bad-rows skip --out splits/wildchat
-  fedllm-bench data build rows --raw my.jsonl --messages messages --client-column site --name mine \
+  fedllm-bench data build rows --raw my.jsonl --messages messages --client-column site --name mine \\
       --licence CC-BY-4.0 --upstream "our wards" --out splits/mine              (rows of your own)
-  fedllm-bench data build rows --raw my.csv --prompt question --completion answer --language deu \
+  fedllm-bench data build rows --raw my.csv --prompt question --completion answer --language deu \\
       --client-column author --name notes --licence proprietary --out splits/notes
   fedllm-bench data build my_data --raw rows.jsonl --plugin my_data.py --out splits/mine      (docs/plugins.md)
 
@@ -196,6 +196,7 @@ def run_build(args: argparse.Namespace) -> int:
     pipeline.build.check(raw)
     # it fetches, so it comes last
     evaluation = decontaminate.evaluation_prompts(args.decontaminate)
+    build.check_evaluation(args.out, recipe, pipeline.DECLARATION, args.name, evaluation)
     say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation=evaluation, counter=counter))
     return 0
 

@@ -14,7 +14,7 @@ from fedllm_bench.common import hardware
 from fedllm_bench.config.preflight import choose_profile
 
 EXAMPLES = """examples:
-  fedllm-bench grid aya --seeds 0,1,2                            (eight methods and both baselines)
+  fedllm-bench grid aya --seeds 0,1,2                            (eight methods, local among them, and central)
   fedllm-bench grid aya --methods local,fedavg,scaffold --seeds 0,1,2
   fedllm-bench grid aya --set federation.rounds=60 --set fedprox:method.mu=0.1
                                                                  (METHOD: before a setting of one method)

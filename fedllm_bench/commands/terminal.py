@@ -70,6 +70,7 @@ def parser_of(
 
 def say_split(split: Split) -> None:
     from fedllm_bench.data.card import client_sizes_line, warnings_of
+    from fedllm_bench.data.funnel_words import in_words
 
     manifest = split.manifest
     sizes = [client.train + client.heldout for client in manifest.clients]
@@ -84,7 +85,7 @@ def say_split(split: Split) -> None:
     say(f"  {'step':<16}{'removed':>10}{'rows left':>11}{'clients':>9}  reason")
     for step in manifest.funnel:
         counts = f"{step.rows_removed:>10}{step.rows_left:>11}{step.clients_left:>9}"
-        say(f"  {step.step:<16}{counts}  {step.reason}")
+        say(f"  {step.step:<16}{counts}  {in_words(step.reason)}")
     for line in (*manifest.notes, *warnings_of(manifest, {"heldout": heldout}, sizes)):
         say(f"  note     {line}")
 

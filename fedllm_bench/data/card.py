@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedllm_bench.data import table1
+from fedllm_bench.data.funnel_words import in_words
 from fedllm_bench.data.lengths import Spreads
 from fedllm_bench.data.manifest_fields import FunnelStep, SplitInfo
 from fedllm_bench.data.written_marks import WrittenMarks
@@ -156,7 +157,7 @@ def funnel_table(funnel: Sequence[FunnelStep]) -> list[str]:
     """The lines of a Markdown table of what each step removed."""
     head = ["| step | rows removed | rows left | clients left | reason |", "|---|---:|---:|---:|---|"]
     return head + [
-        f"| {s.step} | {s.rows_removed} | {s.rows_left} | {s.clients_left} | {s.reason.replace('|', '/')} |"
+        f"| {s.step} | {s.rows_removed} | {s.rows_left} | {s.clients_left} | {in_words(s.reason).replace('|', '/')} |"
         for s in funnel
     ]
 

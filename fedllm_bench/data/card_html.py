@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from fedllm_bench.data.card import CardContents, class_counts, client_sizes_line, length_rows, who_clients_are
+from fedllm_bench.data.funnel_words import in_words
 from fedllm_bench.data.manifest_fields import SplitInfo
 
 WIDTH, ROW, LABEL, COUNT = 640, 24, 130, 60  # pixels of the histogram, one of its bars, and the text at both ends
@@ -69,7 +70,7 @@ def _head(contents: CardContents) -> str:
 
 
 def _funnel(info: SplitInfo) -> str:
-    rows = [(s.step, s.rows_removed, s.rows_left, s.clients_left, s.reason) for s in info.funnel]
+    rows = [(s.step, s.rows_removed, s.rows_left, s.clients_left, in_words(s.reason)) for s in info.funnel]
     return _table(["step", "rows removed", "rows left", "clients left", "reason"], rows)
 
 

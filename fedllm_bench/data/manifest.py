@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ __all__ = [
     "UnseenCount",
     "Upstream",
     "UpstreamFile",
+    "check_same",
     "check_target",
     "open_split",
     "write_split",
@@ -159,6 +160,25 @@ def check_target(folder: Path) -> None:
         raise UserError(f"cannot look into {target}: {error.strerror}; give --out another place") from error
     if others := sorted(present - own):
         raise UserError(f"{target} holds {others[0]!r}, no part of a split; remove it or give --out another folder")
+
+
+def check_same(folder: Path, name: str, recipe: Mapping[str, Any], *, but: Collection[str] = ()) -> None:
+    """Refuse a place that holds a split of another name or recipe: nothing else would keep it from being replaced.
+
+    Options of the recipe in `but` are not compared. Raises a :class:`UserError`.
+    """
+    path = folder.resolve() / MANIFEST
+    if not path.is_file():
+        return
+    there = _parse(path)
+    before, now = ({k: v for k, v in r.items() if k not in but} for r in (there.recipe, recipe))
+    other = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if there.name != name or other:
+        what = f"a recipe that differs in {', '.join(other)}" if there.name == name else f"the name {name!r}"
+        raise UserError(
+            f"{folder} holds the split {there.name!r}, hash {there.hash[:16]}, and the new one has {what}; "
+            "give another --out, or remove that folder"
+        )
 
 
 def open_split(folder: Path) -> Split:

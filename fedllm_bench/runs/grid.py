@@ -133,7 +133,7 @@ def parse_datasets(text: str) -> tuple[str, ...]:
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Names with commas between, "all" for all eight methods and both baselines; in the order of :data:`ALL`.
+    """Names with commas between, in the order of :data:`ALL`; "all": eight methods, local among them, and central.
 
     "fedavg+shuffled" is FedAvg on users whose rows were shuffled.
     Raises a :class:`UserError` for an unknown or repeated name, and where there is none.

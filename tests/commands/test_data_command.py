@@ -145,6 +145,12 @@ def test_help_has_examples(words, capsys):
     assert "fedllm-bench data " in capsys.readouterr().out.split("example")[1]
 
 
+def test_the_help_of_build_keeps_the_lines_of_its_examples(capsys):
+    with pytest.raises(SystemExit):
+        run("build", "--help")
+    assert capsys.readouterr().out.count(" \\\n      --") == 2
+
+
 def test_help_loads_nothing_heavy():
     code = "import sys, fedllm_bench.commands.data, fedllm_bench.data.build.pipelines;"
     code += "print([m for m in ('pyarrow', 'pandas', 'datasets', 'pydantic', 'torch') if m in sys.modules])"

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fedllm_bench.common.files import sha256_file
 from fedllm_bench.common.progress import track
@@ -17,6 +18,7 @@ from fedllm_bench.data.build.columns import Columns
 from fedllm_bench.data.build.decontaminate import EvaluationPrompts
 from fedllm_bench.data.build.funnel import FunnelTally, Left, funnel, left_by_choice, left_by_filters, refuse_empty
 from fedllm_bench.data.build.hub import HubSource
+from fedllm_bench.data.build.noted import Noted
 from fedllm_bench.data.build.parts import MIN_UNSEEN_ROWS, Groups, make_parts
 from fedllm_bench.data.build.raw_files import passed_over, raw_files, relative_name
 from fedllm_bench.data.build.readers import Raw, RawRecord, read_file, read_rows
@@ -24,7 +26,16 @@ from fedllm_bench.data.build.recipe import Declaration, Filter, Recipe, filters
 from fedllm_bench.data.build.remarks import remarks
 from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.lengths import TokenCounter
-from fedllm_bench.data.manifest import Split, SplitInfo, Upstream, UpstreamFile, check_names, check_target, write_split
+from fedllm_bench.data.manifest import (
+    Split,
+    SplitInfo,
+    Upstream,
+    UpstreamFile,
+    check_names,
+    check_same,
+    check_target,
+    write_split,
+)
 
 __all__ = ["BuildInfo", "Builder", "Declaration", "Recipe", "Sample", "build_split"]
 
@@ -70,7 +81,7 @@ class Builder:
         counter: TokenCounter | None = None,
     ) -> Split:
         declared = declaration or self._stated(raw)
-        name = name or f"{declared.dataset}-custom"
+        name = _name(declared, name)
         info = BuildInfo(
             declaration=declared,
             raw=raw,
@@ -118,8 +129,16 @@ def check_build(raw: Raw, out: Path, recipe: Recipe, declared: Declaration, name
     check_target(out)
     check_names(name or declared.dataset)
     filters(recipe.normal(), declared)
+    check_same(out, _name(declared, name), _record(recipe, declared, None), but=("decontaminate",))
     if isinstance(raw, Path):
         raw_files(raw)
+
+
+def check_evaluation(
+    out: Path, recipe: Recipe, declared: Declaration, name: str | None, evaluation: EvaluationPrompts
+) -> None:
+    """Raise a :class:`UserError` where `out` holds a split that only its evaluation prompts tell apart."""
+    check_same(out, _name(declared, name), _record(recipe, declared, evaluation))
 
 
 def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out: Path, info: BuildInfo) -> Split:
@@ -131,12 +150,12 @@ def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out:
     usable = {client: rows for client, rows in tally.standing.items() if rows > 0}
     kept, pool = choose_clients(usable, recipe)
     left = [*left_by_filters(tally, steps), *left_by_choice(usable, kept, recipe)]
-    refuse_empty(left, usable)
+    refuse_empty(left, usable, tally.noted.lines())
     samples = read(Skipped() if tally.skipped else stop)  # counted in the first pass
     groups = collect(samples, steps, {*kept, *pool}, tally.samples)
     parts = make_parts(groups, kept, pool, recipe, info.evaluation)
     left += parts.left
-    refuse_empty(left, usable)
+    refuse_empty(left, usable, tally.noted.lines())
     aside = [] if isinstance(info.raw, HubSource) else passed_over(info.raw)
     notes = [*remarks(tally, usable, recipe, aside), *parts.notes]
     split_info = _split_info(info, recipe, tally, left, notes)
@@ -155,11 +174,13 @@ def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filte
     skipped = Skipped() if recipe.bad_rows == "skip" else None
     files: Counter[str] = Counter()
     unsaid: Counter[str] = Counter()
+    noted = Noted()
     stopped = [0] * len(steps)
     standing: dict[str, int] = {}
     for sample in read(skipped or stop):
         files[sample.file] += 1
         unsaid.update(sample.unsaid)
+        noted.add(sample.notes)
         passed = _filters_passed(sample, steps)
         if passed == len(steps):
             standing[sample.client] = max(standing.get(sample.client, 0), 0) + 1
@@ -171,7 +192,9 @@ def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filte
     if skipped:
         files += skipped.by_file
         skipped.refuse_many(files.total())
-    return FunnelTally(rows_by_file=files, stopped=tuple(stopped), standing=standing, unsaid=unsaid, skipped=skipped)
+    return FunnelTally(
+        rows_by_file=files, stopped=tuple(stopped), standing=standing, unsaid=unsaid, skipped=skipped, noted=noted
+    )
 
 
 def _filters_passed(sample: Sample, steps: Sequence[Filter]) -> int:
@@ -202,8 +225,6 @@ def _split_info(
     info: BuildInfo, recipe: Recipe, tally: FunnelTally, left: Sequence[Left], notes: Sequence[str]
 ) -> SplitInfo:
     declared = info.declaration
-    decontaminate = {"decontaminate": info.evaluation.record} if info.evaluation else {}
-    columns = {"columns": dict(declared.columns)} if declared.columns else {}
     return SplitInfo(
         name=info.name,
         dataset=declared.dataset,
@@ -211,10 +232,21 @@ def _split_info(
         version=declared.version,
         upstream=Upstream(id=declared.upstream, revision=_revision(info), files=_upstream_files(info.raw, tally)),
         licence=declared.licence,
-        recipe=recipe.record() | decontaminate | columns,
+        recipe=_record(recipe, declared, info.evaluation),
         funnel=funnel(left),
         notes=tuple(notes),
     )
+
+
+def _record(recipe: Recipe, declared: Declaration, evaluation: EvaluationPrompts | None) -> dict[str, Any]:
+    """The recipe as the manifest has it, with what it does not say itself."""
+    decontaminate = {"decontaminate": evaluation.record} if evaluation else {}
+    columns = {"columns": dict(declared.columns)} if declared.columns else {}
+    return recipe.normal().record() | decontaminate | columns
+
+
+def _name(declared: Declaration, given: str | None) -> str:
+    return given or f"{declared.dataset}-custom"
 
 
 def _revision(info: BuildInfo) -> str | None:

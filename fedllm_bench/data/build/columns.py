@@ -32,6 +32,7 @@ class Columns(NamedTuple):
     optional: Mapping[str, Kind]
     flags: Mapping[str, str] = MappingProxyType({})
     split: str | None = "split"
+    advice: Mapping[str, str] = MappingProxyType({})  # column -> what else to say where it is missing
 
     def with_flags(self, names: Iterable[str]) -> Columns:
         """With the columns of these flags only: what nobody asks for is neither read nor refused."""
@@ -68,7 +69,8 @@ def missing(names: Sequence[str], columns: Columns) -> str:
     """What to say of required columns that are not there; "" if all are."""
     absent = [column for column in columns.required if column not in names]
     shown = ", ".join(map(repr, names[:30])) or "none"
-    return f"has no column {', '.join(map(repr, absent))}; it has {shown}" if absent else ""
+    more = "".join(f"; {columns.advice[column]}" for column in absent if column in columns.advice)
+    return f"has no column {', '.join(map(repr, absent))}; it has {shown}{more}" if absent else ""
 
 
 def check_columns(where: str, names: Sequence[str], columns: Columns) -> None:

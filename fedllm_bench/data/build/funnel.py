@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import counted
 from fedllm_bench.data.build.bad_rows import Skipped
+from fedllm_bench.data.build.noted import Noted
 from fedllm_bench.data.build.recipe import Filter, Recipe
+from fedllm_bench.data.funnel_words import NO_LIMIT, in_words
 from fedllm_bench.data.manifest import FunnelStep
-
-NO_LIMIT = "(no limit)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class FunnelTally:
     standing: dict[str, int]
     unsaid: Counter[str]
     skipped: Skipped | None = None
+    noted: Noted = field(default_factory=Noted)
 
     @property
     def samples(self) -> int:
@@ -66,19 +67,20 @@ def left_by_choice(usable: Mapping[str, int], kept: Sequence[str], recipe: Recip
     yield Left("max_clients", sum(usable[client] for client in kept), len(kept), most)
 
 
-def refuse_empty(left: Sequence[Left], usable: Mapping[str, int]) -> None:
+def refuse_empty(left: Sequence[Left], usable: Mapping[str, int], notes: Iterable[str] = ()) -> None:
     if left[-1].clients:
         return
     if not left[0].rows:
         raise UserError("nothing is left of 0 raw rows: the files hold no row at all")
     removed = [
-        f"{now.step} {before.rows - now.rows} ({now.reason})"
+        f"{now.step} {before.rows - now.rows} ({in_words(now.reason)})"
         for before, now in pairwise(left)
         if now.rows < before.rows
     ]
     largest = f"; the largest user has {max(usable.values())} usable rows" if usable else ""
     raise UserError(
         f"nothing is left of {counted(left[0].rows, 'raw row')}; removed by {', '.join(removed) or 'nothing'}{largest}"
+        + "".join(f"; {note}" for note in notes)
     )
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from fedllm_bench.data.build.decontaminate import NOT_REMOVED, EvaluationPrompts
-from fedllm_bench.data.build.funnel import NO_LIMIT, Left
+from fedllm_bench.data.build.funnel import Left
 from fedllm_bench.data.build.near import REASON, count, near_duplicates, without
 from fedllm_bench.data.build.partition import regroup
 from fedllm_bench.data.build.recipe import Recipe
@@ -21,6 +21,7 @@ from fedllm_bench.data.build.sampling import (
     without_leaks,
     without_prompts,
 )
+from fedllm_bench.data.funnel_words import NO_LIMIT
 from fedllm_bench.data.manifest import Part
 from fedllm_bench.data.rows import PreferenceRow, Row, SftRow, Turn
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,6 +127,7 @@ def _split_of_value(number: int, column: str | None, value: str) -> str:
 
 def _read_jsonl(file: Path, columns: Columns) -> Iterator[Row]:
     names: tuple[str, ...] | None = None
+    is_first = True
     with open_raw(file) as lines:
         number = 0
         while line := lines.readline(MAX_LINE_BYTES + 1):
@@ -136,20 +138,31 @@ def _read_jsonl(file: Path, columns: Columns) -> Iterator[Row]:
                 continue
             row = _json_object(str(file), number, line)
             if isinstance(row, dict) and tuple(row) != names:
-                row = _with_columns(f"{file}, line {number}", number, row, columns, is_first=names is None)
-                names = tuple(row) if isinstance(row, dict) else names
+                row = _with_columns(file, number, row, columns, is_first=is_first)
+                names, is_first = tuple(row) if isinstance(row, dict) else names, False
             yield number, row
 
 
 def _with_columns(
-    where: str, number: int, row: dict[str, Any], columns: Columns, *, is_first: bool
+    file: Path, number: int, row: dict[str, Any], columns: Columns, *, is_first: bool
 ) -> dict[str, Any] | BadRow:
-    """The row, if it has the columns. What the first row lacks the file lacks, and that always stops."""
-    check_names(where, tuple(row), columns)
+    """The row, if it has the columns. A file of which no row has them always stops."""
+    check_names(f"{file}, line {number}", tuple(row), columns)
     lacking = missing(tuple(row), columns)
-    if lacking and is_first:
-        raise UserError(f"{where} {lacking}")
+    if lacking and is_first and not _some_row_has(file, columns.required):
+        raise UserError(f"{file}, line {number} {lacking}")
     return BadRow(f"line {number} {lacking}", lacking.partition(";")[0]) if lacking else row
+
+
+def _some_row_has(file: Path, names: Iterable[str]) -> bool:
+    """Whether one of these JSON lines has all the columns; broken lines have none."""
+    with open_raw(file) as lines:
+        while line := lines.readline(MAX_LINE_BYTES + 1):
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(line.decode("utf-8-sig"))
+                if isinstance(row, dict) and row.keys() >= set(names):
+                    return True
+    return False
 
 
 def _json_object(file: str, number: int, line: bytes) -> dict[str, Any] | BadRow:

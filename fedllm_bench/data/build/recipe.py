@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.data.build.sample import Sample
+from fedllm_bench.data.funnel_words import ANY
 from fedllm_bench.data.json_stream import MAX_ID_CHARACTERS, is_unicode
 from fedllm_bench.data.languages import normal_language
 from fedllm_bench.data.rows import Task
@@ -166,8 +167,8 @@ def _within(text: str, least: int, most: int | None) -> bool:
 
 
 def _bounds_in_words(recipe: Recipe) -> str:
-    prompt = f"{recipe.min_prompt_characters} to {recipe.max_prompt_characters or 'any number'}"
-    completion = f"{recipe.min_completion_characters} to {recipe.max_completion_characters or 'any number'}"
+    prompt = f"{recipe.min_prompt_characters} to {recipe.max_prompt_characters or ANY}"
+    completion = f"{recipe.min_completion_characters} to {recipe.max_completion_characters or ANY}"
     return f"characters not within {prompt} (prompt) and {completion} (completion)"
 
 

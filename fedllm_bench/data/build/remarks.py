@@ -13,7 +13,10 @@ MOST_NAMES = 8  # of files
 
 
 def remarks(tally: FunnelTally, users: Iterable[str], recipe: Recipe, aside: Sequence[str]) -> Iterator[str]:
-    """Of files laid `aside`, skipped rows, flags that rows do not state, and `users` with ids that look alike."""
+    """Of files laid `aside`, skipped rows, flags that rows do not state, and `users` with ids that look alike.
+
+    Between them stands what the pipeline itself noted of rows.
+    """
     if aside:
         more = f" and {len(aside) - MOST_NAMES} more" if len(aside) > MOST_NAMES else ""
         yield f"files: passed over {', '.join(aside[:MOST_NAMES])}{more}, which hold no raw rows in a known format"
@@ -23,6 +26,7 @@ def remarks(tally: FunnelTally, users: Iterable[str], recipe: Recipe, aside: Seq
         if unsaid := tally.unsaid[flag]:
             silent = f"{unsaid} of {tally.samples} raw rows do not state this flag (no such column, or a null)"
             yield f"{flag}: {silent}; they were not removed for it"
+    yield from tally.noted.lines()
     if alike := count_alike(users):
         yield (
             f"user ids: {alike} differ from another one only in case, surrounding spaces or Unicode form; each is "

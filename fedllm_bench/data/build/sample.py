@@ -7,6 +7,13 @@ from typing import NamedTuple
 Message = tuple[str, str]  # role, content
 
 
+class Note(NamedTuple):
+    """What a pipeline notes of a row; the text, with places for {rows} and {values}, is that of all rows like it."""
+
+    text: str
+    value: str
+
+
 class Sample(NamedTuple):
     """One usable or unusable upstream row, in the words of a client split."""
 
@@ -19,6 +26,7 @@ class Sample(NamedTuple):
     file: str  # where it was read; no part of the row
     flags: frozenset[str] = frozenset()  # the declaration's checks that failed, and its flags that are up
     unsaid: frozenset[str] = frozenset()  # the declaration's flags of which the row says nothing
+    notes: tuple[Note, ...] = ()  # for the notes of the split
 
     @property
     def prompt(self) -> str:

@@ -94,6 +94,15 @@ def test_broken_lines_and_missing_columns_of_a_row_are_bad_rows_too(tmp_path):
     assert [file.rows for file in split.manifest.upstream.files] == [13]
 
 
+def test_a_first_row_without_a_column_that_others_have_is_a_bad_row_too(tmp_path):
+    rows = [{key: value for key, value in row.items() if key != "hashed_ip"} for row in GOOD[:2]]
+    raw = write_raw(tmp_path / "x.jsonl", [*rows, {}, *GOOD[3:]])
+    with pytest.raises(UserError, match=r"line 1 has no column 'hashed_ip'; it has .*; --bad-rows skip leaves such"):
+        built(raw, tmp_path)
+    removed, why = steps(built(raw, tmp_path, bad_rows="skip").folder)["bad_rows"]
+    assert (removed, why.startswith("cannot be read: 2 (has no column 'hashed_ip'), 1 (has no column")) == (3, True)
+
+
 def test_csv_rows_of_another_length_are_bad_rows(tmp_path):
     head = "inputs,targets,language,language_code,annotation_type,user_id\n"
     rows = [f"q{i},a{i},English,eng,o,u{'' if i % 3 else ',x'}\n" for i in range(9)]

@@ -150,7 +150,7 @@ BAD: list[tuple[dict[str, str], tuple[str, ...]]] = [
     (SAID | {"--upstream": ""}, ("--upstream",)),
     (SAID | {"--client-column": "messages"}, ("--messages and --client-column", "the same column 'messages'")),
     (SAID | {"--client-column": "ward"}, ("no column 'ward'", "it has 'site', 'lang', 'messages'")),
-    (SAID | {"--language": "tongue"}, ("no column 'tongue'",)),
+    (SAID | {"--language": "Deutsch"}, ("no column 'Deutsch'", "'Deutsch' is no known language code or English name")),
     (SAID | {"--split-column": "part"}, ("no column 'part'",)),
     (SAID | {"--client-column": "Site"}, ("no column 'Site'",)),
     (SAID | {"--messages": "site"}, ("column 'site'",)),
@@ -158,7 +158,9 @@ BAD: list[tuple[dict[str, str], tuple[str, ...]]] = [
     (SAID | {"--name": ".."}, ("the split name '..'",)),
     (SAID | {"--name": "a/b"}, ("the split name 'a/b'",)),
     (SAID | {"--name": "aya"}, ("--name aya", "another name")),
-    (SAID | {"--name": "mini-aya"}, ("--name mini-aya",)),
+    (SAID | {"--name": "Aya"}, ("--name Aya", "a data set of the benchmark")),
+    (SAID | {"--name": "mini-x"}, ("--name mini-x: names that begin with mini- are reserved",)),
+    (SAID | {"--name": "Mini-aya"}, ("--name Mini-aya: names that begin with mini- are reserved",)),
     (SAID | {"--drop-flagged": "toxicity"}, ("flag of the dataset rows",)),
 ]
 
