@@ -125,10 +125,10 @@ def _metric(source: Source, name: str, value: Any) -> Entry:
         raise wrong(source, "METRICS", name, f"its info should be a MetricInfo with name={name!r}")
     info = replace(value.info, version=f"{value.info.version}+{source.stamp}")
     if not isinstance(value, OpenMetric):
-        return METRICS, OfPlugin(value, info)
+        return METRICS, OfPlugin(value, info, source.path)
     if value.benchmark not in BENCHMARKS:
         raise wrong(source, "METRICS", name, f"no benchmark {value.benchmark!r}; there are {', '.join(BENCHMARKS)}")
-    return OPEN_METRICS, of_plugin(value, info)
+    return OPEN_METRICS, of_plugin(value, info, source.path)
 
 
 def _pipeline(source: Source, name: str, value: Any) -> Entry:

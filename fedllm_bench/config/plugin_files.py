@@ -10,6 +10,7 @@ import traceback
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def _source(path: Path, where: str) -> Source:
         raise UserError(f"{where}: give a file whose name has letters, digits, _ and - and ends in .py")
     if b"\0" in content:
         raise UserError(f"{where}: it is a binary file; give a file of Python source, as text in UTF-8")
-    return Source(name=path.name, where=where, content=content)
+    return Source(name=path.name, where=where, content=content, path=str(path))
 
 
 def _check_kind(path: Path, where: str) -> None:
@@ -101,7 +102,8 @@ def _loaded(point: EntryPoint) -> tuple[Source, Any]:
     path = Path(sys.modules[point.module].__file__ or "")
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"{blank.where}: {point.module} has no source file; a plugin must have one")
-    return Source(name=blank.name, where=blank.where, content=path.read_bytes(), package=package), value
+    source = replace(blank, content=path.read_bytes(), path=str(path), package=package)
+    return source, value
 
 
 @contextmanager
@@ -115,9 +117,15 @@ def _own_errors(source: Source, path: str) -> Iterator[None]:
     except BaseException as error:
         if interrupts.is_of_user(error):
             raise
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        where = f" line {lines[-1]}:" if lines else ""
+        number = line_in(error, path)
+        where = f" line {number}:" if number else ""
         raise UserError(f"{source.where}:{where} {in_words(error)}; correct the file") from error
+
+
+def line_in(error: BaseException, path: str) -> int | None:
+    """The last line of the file `path` on the way to an error; None where it was not on the way."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return lines[-1] if lines else None
 
 
 def in_words(error: BaseException) -> str:
