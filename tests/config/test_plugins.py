@@ -225,7 +225,7 @@ def test_a_path_that_is_no_file_is_one_line(tmp_path: Path):
     assert "symbolic links; give a Python file" in refusal(loop)
     assert refusal(pipe) == f"--plugin {pipe}: it is a pipe, socket or device; give a Python file of your own"
     assert refusal(tmp_path) == f"--plugin {tmp_path}: it is a directory; give a Python file of your own"
-    assert "No such file" in refusal(Path("~nobody_of_this_name/mine.py"))
+    assert "No such file" in refusal(Path("~nobody_of_this_name"))
     with pytest.raises(UserError, match="--plugin '': the path is empty; give a Python file"), in_use([""]):
         pass
 
