@@ -31,6 +31,7 @@ from fedllm_bench.commands import (
 from fedllm_bench.commands.terminal import BAD_INPUT, Parser, plugins_of
 from fedllm_bench.common import interrupts, process
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.training.memory_errors import no_memory
 
 EPILOG = """start with:
   fedllm-bench bench aya fedprox
@@ -94,19 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"{error.strerror}{where}; what is done is kept: make room, then give the same command", BAD_INPUT)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not no_memory(error):
             raise
         why = (str(error).strip().splitlines() or ["no more to be had"])[0][:200]
         text = f"out of memory ({why}); what is done is kept: end what else uses it, or give a smaller model or split"
         return _fail(text, BAD_INPUT)
-
-
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    if "torch" not in sys.modules:  # then it is no error of torch's, and torch takes seconds to load
-        return isinstance(error, MemoryError)
-    from fedllm_bench.training.out_of_memory import is_out_of_memory
-
-    return is_out_of_memory(error)
 
 
 def entry() -> NoReturn:

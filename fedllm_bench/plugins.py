@@ -19,7 +19,7 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import plugins, presets
-from fedllm_bench.config.plugin_files import Tables, place, read_file, read_packages, wrong
+from fedllm_bench.config.plugin_files import OPTION, Tables, place, read_file, read_packages, wrong
 from fedllm_bench.config.plugins import Source
 
 VARIABLE = "FEDLLM_BENCH_PLUGINS"  # paths, with os.pathsep between them
@@ -34,17 +34,32 @@ def in_use(paths: Iterable[str | Path] = ()) -> Iterator[None]:
     Raises a :class:`UserError` of one line, which names file and line, for a plugin that is none.
     """
     with ExitStack() as stack:
-        for source, tables in (*map(read_file, _files(paths)), *read_packages()):
+        for source, tables in (*_read(paths), *read_packages()):
             if not _is_there(source):
                 _register(source, tables, stack)
         yield
 
 
-def _files(paths: Iterable[str | Path]) -> list[Path]:
+def _read(paths: Iterable[str | Path]) -> Iterator[tuple[Source, Tables]]:
     """Each file once, those of the environment first."""
     named = [word for word in os.environ.get(VARIABLE, "").split(os.pathsep) if word.strip()]
-    found = [Path(path).expanduser() for path in (*named, *paths)]
-    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
+    given = [(word, VARIABLE) for word in named] + [(str(_not_empty(path)), OPTION) for path in paths]
+    found = [(_expanded(Path(path)), by) for path, by in given]
+    once = {os.path.realpath(path): (path, by) for path, by in reversed(found)}
+    return (read_file(path, by) for path, by in reversed(once.values()))
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user; then there is no such file either
+        return path
+
+
+def _not_empty(path: str | Path) -> str | Path:
+    if path == "":
+        raise UserError(f"{OPTION} '': the path is empty; give a Python file of your own")
+    return path
 
 
 def _is_there(source: Source) -> bool:
@@ -110,10 +125,10 @@ def _metric(source: Source, name: str, value: Any) -> Entry:
         raise wrong(source, "METRICS", name, f"its info should be a MetricInfo with name={name!r}")
     info = replace(value.info, version=f"{value.info.version}+{source.stamp}")
     if not isinstance(value, OpenMetric):
-        return METRICS, OfPlugin(value, info)
+        return METRICS, OfPlugin(value, info, source.path)
     if value.benchmark not in BENCHMARKS:
         raise wrong(source, "METRICS", name, f"no benchmark {value.benchmark!r}; there are {', '.join(BENCHMARKS)}")
-    return OPEN_METRICS, of_plugin(value, info)
+    return OPEN_METRICS, of_plugin(value, info, source.path)
 
 
 def _pipeline(source: Source, name: str, value: Any) -> Entry:

@@ -152,5 +152,5 @@ def _explain(config: RunConfig, sources: dict[str, str]) -> int:
 
     values = {key.replace(".constants.", "."): value for key, value in dotted(config.to_dict()).items()}
     for key, source in sources.items():
-        say(f"{key} = {values.get(key)}".ljust(64) + source)
+        say(f"{key} = {values.get(key)}".ljust(63) + f" {source}")
     return 0

@@ -31,6 +31,13 @@ def exit_code(error: KeyboardInterrupt) -> int:
     return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
 
 
+def is_of_user(error: BaseException) -> bool:
+    """Whether a signal raised it: by a handler of this module, or by Python's own, where that one is in place."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    return isinstance(error, Interrupted) or signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @contextmanager
 def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Give both signals to `handler` inside the block."""

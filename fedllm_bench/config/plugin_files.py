@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import ast
 import re
+import stat
 import sys
 import traceback
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from fedllm_bench.common import interrupts
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.config.plugins import Source
 
 MOST_BYTES = 2**18  # 256 KiB
+OPTION = "--plugin"  # what messages blame for a file
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,58}\.py", re.ASCII)
 GROUPS = {  # table of a plugin file -> group of entry points of an installed package
     "METHODS": "fedllm_bench.methods",
@@ -28,9 +32,12 @@ GROUPS = {  # table of a plugin file -> group of entry points of an installed pa
 Tables = dict[str, dict[str, Any]]  # "METHODS" and the like -> name -> object
 
 
-def read_file(path: Path) -> tuple[Source, Tables]:
-    """A plugin file and its tables. Raises a :class:`UserError` of one line for a file that is none."""
-    source = _source(path)
+def read_file(path: Path, given_by: str = OPTION) -> tuple[Source, Tables]:
+    """A plugin file and its tables; `given_by` is the option or variable that names it.
+
+    Raises a :class:`UserError` of one line for a file that is none.
+    """
+    source = _source(path, f"{given_by} {path}")
     with _own_errors(source, str(path)):
         code = compile(source.content, str(path), "exec", dont_inherit=True)
         module = types.ModuleType(f"fedllm_bench_plugin_{re.sub(r'[^A-Za-z0-9]', '_', source.stamp)}")
@@ -40,16 +47,28 @@ def read_file(path: Path) -> tuple[Source, Tables]:
     return source, _tables(source, vars(module))
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path, where: str) -> Source:
     try:
-        if path.is_file() and path.stat().st_size > MOST_BYTES:
-            raise UserError(f"--plugin {path}: it has more than {MOST_BYTES // 1024} KiB; give one file of source")
+        _check_kind(path, where)
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"--plugin {path}: {error.strerror or error}; give a Python file of your own") from error
+        raise UserError(f"{where}: {error.strerror or error}; give a Python file of your own") from error
     if not FILE_NAME.fullmatch(path.name):
-        raise UserError(f"--plugin {path}: give a file whose name has letters, digits, _ and - and ends in .py")
-    return Source(name=path.name, where=f"--plugin {path}", content=content)
+        raise UserError(f"{where}: give a file whose name has letters, digits, _ and - and ends in .py")
+    if b"\0" in content:
+        raise UserError(f"{where}: it is a binary file; give a file of Python source, as text in UTF-8")
+    return Source(name=path.name, where=where, content=content, path=str(path))
+
+
+def _check_kind(path: Path, where: str) -> None:
+    """Before it is opened: reading from a pipe would wait for whoever writes into it."""
+    about = path.stat()
+    if stat.S_ISDIR(about.st_mode):
+        raise UserError(f"{where}: it is a directory; give a Python file of your own")
+    if not stat.S_ISREG(about.st_mode):
+        raise UserError(f"{where}: it is a pipe, socket or device; give a Python file of your own")
+    if about.st_size > MOST_BYTES:
+        raise UserError(f"{where}: it has more than {MOST_BYTES // 1024} KiB; give one file of source")
 
 
 def _tables(source: Source, values: Mapping[str, Any]) -> Tables:
@@ -83,7 +102,8 @@ def _loaded(point: EntryPoint) -> tuple[Source, Any]:
     path = Path(sys.modules[point.module].__file__ or "")
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"{blank.where}: {point.module} has no source file; a plugin must have one")
-    return Source(name=blank.name, where=blank.where, content=path.read_bytes(), package=package), value
+    source = replace(blank, content=path.read_bytes(), path=str(path), package=package)
+    return source, value
 
 
 @contextmanager
@@ -94,11 +114,24 @@ def _own_errors(source: Source, path: str) -> Iterator[None]:
     except SyntaxError as error:
         line = f" line {error.lineno}:" if error.lineno and error.filename == path else ""
         raise UserError(f"{source.where}:{line} {type(error).__name__}: {error.msg}; correct the file") from error
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        where = f" line {lines[-1]}:" if lines else ""
-        text = f"{type(error).__name__}: {first_line(error)[:200]}"
-        raise UserError(f"{source.where}:{where} {text}; correct the file") from error
+    except BaseException as error:
+        if interrupts.is_of_user(error):
+            raise
+        number = line_in(error, path)
+        where = f" line {number}:" if number else ""
+        raise UserError(f"{source.where}:{where} {in_words(error)}; correct the file") from error
+
+
+def line_in(error: BaseException, path: str) -> int | None:
+    """The last line of the file `path` on the way to an error; None where it was not on the way."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return lines[-1] if lines else None
+
+
+def in_words(error: BaseException) -> str:
+    """The kind of an error, and the first line of what it says."""
+    kind = type(error).__name__
+    return f"{kind}: {first_line(error)[:200]}" if str(error).strip() else kind
 
 
 def wrong(source: Source, kind: str, name: str, rule: str) -> UserError:

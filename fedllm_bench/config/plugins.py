@@ -22,12 +22,14 @@ Name = tuple[str, str]  # the table of the plugin and the name in it, such as ("
 class Source:
     """The file of a plugin as it was when it was read. `name` is that of its copy in a run folder.
 
-    `where` is how messages call it; `package` is the installed package that it belongs to, such as "example 1.0".
+    `where` is how messages call it, `path` what tracebacks call it; `package` is the installed package that it belongs
+    to, such as "example 1.0".
     """
 
     name: str
     where: str
     content: bytes
+    path: str = ""
     package: str = ""
 
     @cached_property

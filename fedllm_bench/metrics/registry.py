@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from fedllm_bench.data.rows import Task
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice
 from fedllm_bench.metrics.mini import MiniExact
+from fedllm_bench.metrics.plugin_errors import errors_of_metric
 from fedllm_bench.metrics.preference import (
     MiniRefusal,
     OfMargin,
@@ -18,7 +19,8 @@ from fedllm_bench.metrics.preference import (
     margins,
 )
 from fedllm_bench.metrics.running import EvalSettings
-from fedllm_bench.scores.score import MetricInfo, Score, checked_scores
+from fedllm_bench.scores.checked import scores_of_rows
+from fedllm_bench.scores.score import MetricInfo, Score
 from fedllm_bench.training.model.lora_model import LoraModel
 
 
@@ -41,10 +43,11 @@ class Metric(Protocol):
 
 @dataclass(frozen=True)
 class OfPlugin:
-    """A metric of a plugin; the version in its `info` names the plugin's file."""
+    """A metric of the plugin in the file `path`, which the version in its `info` names too."""
 
     metric: Metric
     info: MetricInfo
+    path: str
 
     @property
     def needs_probes(self) -> bool:
@@ -55,8 +58,10 @@ class OfPlugin:
         return self.metric.task
 
     def score(self, model: LoraModel, items: Sequence[Any], settings: EvalSettings) -> list[Score]:
-        """Raises a :class:`UserError` where the plugin gives anything but scores."""
-        return checked_scores(self.metric.score(model, items, settings), self.info)
+        """Raises a :class:`UserError` where the plugin fails, or gives anything but one score for each item."""
+        with errors_of_metric(self.info, self.path):
+            found = self.metric.score(model, items, settings)
+        return scores_of_rows(found, self.info, [(item.row.client_id, item.row.row_id) for item in items])
 
 
 ALL: tuple[Metric, ...] = (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Any, Self
-
-from fedllm_bench.common.errors import UserError
 
 # Task of a split -> the metric that is its loss: that of each client over rounds and after personalisation.
 LOSSES = {"sft": "heldout", "preference": "preference_loss"}
@@ -46,6 +45,11 @@ class Score:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        for number in (self.value, self.weight):
+            if number is not None and not isinstance(number, float | int | Real):
+                raise ValueError(
+                    f"item {self.item_id!r} has {number!r:.60}, which is no number; give None and a reason"
+                )
         if self.value is not None and not math.isfinite(self.value):
             object.__setattr__(self, "reason", self.reason or f"the value is {self.value}")
             object.__setattr__(self, "value", None)
@@ -74,11 +78,3 @@ def is_unseen(score: Score) -> bool:
 
 def is_seen(score: Score) -> bool:
     return not is_unseen(score)
-
-
-def checked_scores(found: object, info: MetricInfo) -> list[Score]:
-    """What a metric of a plugin gave. Raises a :class:`UserError` of one line for anything but a list of scores."""
-    if isinstance(found, list) and all(isinstance(score, Score) for score in found):
-        return found
-    got = type(found).__name__ if not isinstance(found, list) else "a list with other things in it"
-    raise UserError(f"the metric {info.name} ({info.version}) gave {got}; its `score` should give a list of Score")

@@ -177,14 +177,22 @@ def test_a_report_with_a_metric_of_a_plugin_is_not_made_again_without_it(
     assert (done / "evaluation.json").read_bytes() == before
 
 
-def test_a_metric_that_gives_no_scores_is_one_line(
-    place: Path, tiny_split: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+BROKEN = {  # what stands in place of the right line -> what is said
+    "return 1": "gave int; its `score` should give a list of Score",
+    "return [self.score_of(items[0], '')]": "gave 1 score for ",
+    "import sys; sys.exit(3)": "line 22: SystemExit: 3; correct the plugin",
+}
+
+
+@pytest.mark.parametrize("wrong", BROKEN)
+def test_a_metric_that_gives_no_right_scores_is_one_line(
+    wrong: str, place: Path, tiny_split: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     broken = tmp_path / "my_metric.py"
-    text = FILES["my_metric.py"].replace("        return [self.score_of", "        return 1 or [self.score_of")
-    broken.write_text(text, encoding="utf-8")
+    line = "return [self.score_of(item, answer) for item, answer in zip(items, given, strict=True)]"
+    broken.write_text(FILES["my_metric.py"].replace(line, wrong), encoding="utf-8")
     command = words("fedavg", tiny_split.folder, tmp_path / "runs", *METRICS, "--plugin", str(broken))
     assert cli.main(command) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert "the metric first_word (1+my_metric.py-" in line
-    assert "gave int; its `score` should give a list of Score" in line
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("fedllm-bench: the metric first_word (1+my_metric.py-")
+    assert BROKEN[wrong] in said

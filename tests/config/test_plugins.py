@@ -152,7 +152,7 @@ BROKEN = {
     "import": ("import nothing_of_this_name\nMETHODS = {}\n", "line 1: ModuleNotFoundError"),
     "error": ("METHODS = {}\n\nx = 1 / 0\n", "line 3: ZeroDivisionError: division by zero"),
     "exit": ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),
-    "null byte": ("METHODS = {}\0\n", "SyntaxError"),
+    "null byte": ("METHODS = {}\0\n", "it is a binary file; give a file of Python source"),
     "empty": ("x = 1\n", "it has none of METHODS, METRICS, PIPELINES, JUDGES"),
     "presets alone": ("PRESETS = {}\n", "it has none of"),
     "no dict": ("METHODS = [1]\n", "line 1: METHODS: it should be a dict"),
@@ -209,6 +209,41 @@ def test_the_command_says_it_without_a_traceback(tmp_path: Path, capsys: pytest.
     assert cli.main(["bench", "aya", "half", "--profile", "mini", "--plugin", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"fedllm-bench: --plugin {path}: line 1: SyntaxError")
+
+
+def test_a_plugin_that_interrupts_is_a_broken_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = plugin(tmp_path, "METHODS = {}\nraise KeyboardInterrupt\n")
+    assert cli.main(["bench", "aya", "fedavg", "--profile", "mini", "--plugin", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"fedllm-bench: --plugin {path}: line 2: KeyboardInterrupt; correct the file"
+
+
+def test_a_path_that_is_no_file_is_one_line(tmp_path: Path):
+    loop, pipe = tmp_path / "loop.py", tmp_path / "pipe.py"
+    loop.symlink_to(loop)
+    os.mkfifo(pipe)
+    assert "symbolic links; give a Python file" in refusal(loop)
+    assert refusal(pipe) == f"--plugin {pipe}: it is a pipe, socket or device; give a Python file of your own"
+    assert refusal(tmp_path) == f"--plugin {tmp_path}: it is a directory; give a Python file of your own"
+    assert "No such file" in refusal(Path("~nobody_of_this_name"))
+    with pytest.raises(UserError, match="--plugin '': the path is empty; give a Python file"), in_use([""]):
+        pass
+
+
+def test_a_file_that_the_variable_names_is_blamed_on_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    missing, broken = tmp_path / "missing.py", plugin(tmp_path, "METHODS = {\n")
+    for path in (missing, broken):
+        monkeypatch.setenv(VARIABLE, str(path))
+        found = refusal()
+        assert found.startswith(f"FEDLLM_BENCH_PLUGINS {path}: ")
+        assert "--plugin" not in found
+
+
+def test_explain_has_a_space_before_the_origin_of_plugins(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = plugin(tmp_path, METHOD)
+    assert cli.main(["bench", "aya", "half", "--profile", "mini", "--explain", "--plugin", str(path)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("plugins = ")]
+    assert line.endswith("}] command")
 
 
 def test_an_unknown_setting_of_a_plugin_names_its_file(tmp_path: Path):

@@ -28,7 +28,9 @@ from fedllm_bench.evaluation.metrics.references import (
 )
 from fedllm_bench.evaluation.metrics.refusals import Refuses, refusal_scores, refuses, refuses_legacy
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
-from fedllm_bench.scores.score import MetricInfo, Score, checked_scores
+from fedllm_bench.metrics.plugin_errors import errors_of_metric
+from fedllm_bench.scores.checked import scores_of_questions, wrong
+from fedllm_bench.scores.score import MetricInfo, Score
 
 Scorer = Callable[[Sequence[Prompt], Mapping[str, Answer], Sequence[Judgement]], list[Score]]
 Across = Callable[[Sequence[Prompt], Mapping[str, Mapping[str, Answer]]], dict[str, list[Score]]]
@@ -195,13 +197,31 @@ _ALL = (
 )
 
 
-def of_plugin(metric: OpenMetric, info: MetricInfo) -> OpenMetric:
-    """A metric of a plugin, with a version in `info` that names the plugin's file; its scores are looked at."""
+def of_plugin(metric: OpenMetric, info: MetricInfo, path: str) -> OpenMetric:
+    """A metric of the plugin in the file `path`, which the version in `info` names; its scores are looked at."""
 
     def score(prompts: Sequence[Prompt], answers: Mapping[str, Answer], judgements: Sequence[Judgement]) -> list[Score]:
-        return checked_scores(metric.score(prompts, answers, judgements), info)
+        with errors_of_metric(info, path):
+            found = metric.score(prompts, answers, judgements)
+        return scores_of_questions(found, info, _turns(prompts))
 
-    return replace(metric, info=info, score=score)
+    across = None if metric.across is None else _across_of_plugin(metric.across, info, path)
+    return replace(metric, info=info, score=score, across=across)
+
+
+def _across_of_plugin(across: Across, info: MetricInfo, path: str) -> Across:
+    def checked(prompts: Sequence[Prompt], answers: Mapping[str, Mapping[str, Answer]]) -> dict[str, list[Score]]:
+        with errors_of_metric(info, path):
+            found = across(prompts, answers)
+        if not isinstance(found, dict) or found.keys() - answers.keys():
+            raise wrong(info, "should give a dict from sides, of those in `answers`, to lists of Score")
+        return {side: scores_of_questions(scores, info, _turns(prompts)) for side, scores in found.items()}
+
+    return checked
+
+
+def _turns(prompts: Sequence[Prompt]) -> dict[str, int]:
+    return {prompt.item_id: len(prompt.turns) for prompt in prompts}
 
 
 OPEN_METRICS: dict[str, OpenMetric] = {metric.info.name: metric for metric in _ALL}
