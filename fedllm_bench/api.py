@@ -111,8 +111,7 @@ def grid(
     """Run methods under seeds on one data set, each cell as :func:`bench` runs it, and compare them in pairs.
 
     `methods` is "all", or names; "METHOD+shuffled" is its control without real users. A setting of one method has its
-    name before the key: `{"fedprox:method.mu": 0.1}`. `jobs` cells run at once, in processes of their own; None is one
-    for each core, at most 4, and 1 on a GPU.
+    name before the key: `{"fedprox:method.mu": 0.1}`. `jobs` processes run at once; None is one a core, at most 4.
 
     Raises:
         UserError: as :func:`bench` does, for methods that cannot be compared, and where no cell has results.
@@ -137,8 +136,8 @@ def grid(
             plugins=given.plugins(options.get("plugins")),
             **given.run_options(options),
         )
-        done = finish_grid(request, given.count("jobs", jobs), progress_shown.told(progress), bar=progress)
-    return made.grid_of(done)
+        shown = progress_shown.told(progress)
+        return made.grid_of(finish_grid(request, given.count("jobs", jobs), shown, bar=progress))
 
 
 def open_run(folder: AnyPath) -> Run:
@@ -170,10 +169,9 @@ def evaluate(
 ) -> Evaluated:
     """Answer open-ended benchmarks with a run, have the answers judged, and write report.html into its folder.
 
-    `metrics` are benchmarks, as "mt_bench"; None for the usual ones. `judge` is a preset or a .toml file, or give the
-    address and model of a server; without one, rules alone score. A paid one needs `max_cost` in US dollars
-    (`math.inf` is no limit). `sides` are "base", "global" and "client-NAME"; `limit` takes the first items only;
-    `plugins` are files (docs/plugins.md).
+    `metrics` are benchmarks, as "mt_bench"; None for the usual ones. `judge` is a preset or a .toml file; `judge_url` and
+    `judge_model` name a server; else rules alone score. Paid judges need `max_cost` (US dollars; `math.inf`: no limit).
+    `sides` are "base", "global" and "client-NAME"; `limit` takes the first items only.
 
     Raises:
         UserError: for unknown names before anything is asked, and where `max_cost` did not suffice (what came is kept).
@@ -186,10 +184,9 @@ def evaluate(
     from fedllm_bench.pipeline.evaluating import EvaluationRequest, evaluate_folder
 
     with given.working(progress, plugins):
-        asked = given.some("metrics", metrics)
         request = EvaluationRequest(
             folder=given.finished(run),
-            metrics=None if asked is None else ",".join(asked),
+            metrics=given.joined("metrics", metrics),
             judge=given.judge(judge, judge_url, judge_model),
             max_cost=given.paid(max_cost),
             sides=given.some("sides", sides),

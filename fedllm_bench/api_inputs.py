@@ -106,6 +106,12 @@ def some(name: str, names: object, form: str = "give one or more names, or None 
     return found
 
 
+def joined(name: str, names: object) -> str | None:
+    """As :func:`some`, as one text with commas between."""
+    found = some(name, names)
+    return None if found is None else ",".join(found)
+
+
 def seeds(values: object) -> str:
     """Seeds as one text with commas between. Raises a :class:`UserError` for what is no list of whole numbers."""
     form = "give whole numbers, 0 or more, such as [0, 1, 2]"
