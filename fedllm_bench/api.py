@@ -170,7 +170,7 @@ def evaluate(
     """Answer open-ended benchmarks with a run, have the answers judged, and write report.html into its folder.
 
     `metrics` are benchmarks, as "mt_bench" (None: the usual ones); `judge` is a preset or a .toml file (None: rules);
-    `sides` are "base", "global", "client-NAME"; `limit` takes the first items. Paid judges need `max_cost` (US dollars).
+    `sides` are "base", "global", "client-NAME"; `limit`: the first items. Paid judges need `max_cost` (US dollars).
 
     Raises:
         UserError: for unknown names before anything is asked, and where `max_cost` did not suffice (what came is kept).
