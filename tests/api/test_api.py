@@ -63,6 +63,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
         _ = fb.no_such_name
 
 
+@pytest.mark.slow
 def test_the_function_diversity_can_be_called_after_the_folder_of_that_name_was_loaded() -> None:
     code = (
         "import fedllm_bench as fb; first = callable(fb.diversity); import fedllm_bench.diversity.report as inner\n"

@@ -37,6 +37,7 @@ def test_the_variants_agree_and_the_table_shows_what_was_measured(tmp_path, caps
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_times_of_unequal_work_are_refused(tmp_path):
     work = speed.make_work(speed.Shape(hidden=16, clients=1, steps=1, tokens=6), tmp_path)
     variants = speed.make_variants(work)

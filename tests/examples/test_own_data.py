@@ -12,6 +12,7 @@ from example_runs import example
 from fedllm_bench.data.manifest import open_split
 
 
+@pytest.mark.slow
 def test_own_rows_become_a_split_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with quick():
         example("own_data")["main"](tmp_path / "own")

@@ -164,6 +164,7 @@ def only_our_font(monkeypatch):
     monkeypatch.setattr(fonts.font_manager, "findSystemFonts", list)
 
 
+@pytest.mark.slow
 def test_letters_that_no_font_has_are_found_before_drawing_and_named_by_language(tmp_path, only_our_font):
     found = frame(tmp_path, 8)
     assert found.letters.families == ("DejaVu Sans",)

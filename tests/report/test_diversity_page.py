@@ -55,6 +55,7 @@ def test_the_page_asks_nothing_of_any_host_and_runs_its_own_script_only(written)
     assert "innerHTML" not in script
 
 
+@pytest.mark.slow
 def test_hostile_names_and_terms_add_no_element(written, tmp_path, monkeypatch):
     shown = ("instruction_sunburst", "instruction_clients", "topics_by_client", "distance_to_rest")
     monkeypatch.setattr(drawing, "FIGURES", {name: drawing.FIGURES[name] for name in shown})

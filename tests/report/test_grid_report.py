@@ -255,6 +255,7 @@ def test_numbers_are_written_for_people():
 # --- figures
 
 
+@pytest.mark.slow
 def test_forest_plots_are_equal_to_the_byte_and_there_is_one_for_each_reference(payload, tmp_path: Path):
     first, second = (forest_plots(payload, tmp_path / name) for name in "ab")
     names = {f"differences_to_{other}.{kind}" for other in ("fedavg", "local") for kind in ("png", "svg")}

@@ -58,6 +58,7 @@ def of_part(bench: Bench, part: str) -> list[Any]:
     return [item for item in bench.items if item.part == part]
 
 
+@pytest.mark.slow
 def test_a_line_has_the_preference_loss_of_each_client_and_unseen_user(bench_of):
     bench = bench_of("fedavg", "evaluation.every=2", "local.lr=2e-2")
     servers = {}

@@ -32,6 +32,7 @@ def small():
     )
 
 
+@pytest.mark.slow
 def test_the_published_numbers_of_llama_2_7b(paper, llama_7b):
     found = estimate(paper, llama_7b)
     assert found.trainable == 8_388_608

@@ -39,6 +39,7 @@ def get(tmp_path, content: bytes, name: str = "aya"):
     return official.get_official(name, tmp_path / "out", tmp_path / "in.zip")
 
 
+@pytest.mark.slow
 def test_a_cut_download_resumes_converts_and_is_used_again_without_network(tmp_path, good, monkeypatch):
     with serve(Site({f"/{ZIP_NAME}": good}, cuts=[len(good) // 2])) as site:
         monkeypatch.setenv("FEDLLM_BENCH_MIRROR", site.address)

@@ -162,6 +162,7 @@ def test_what_no_run_made_cannot_be_made_again(tier: str, tmp_path: Path, capsys
     assert not (folder / "records").exists()
 
 
+@pytest.mark.slow
 def test_where_all_weights_were_trained_only_the_training_is_made_again(three_seeds: Path):
     """Else the two commands would each send people to the other."""
     run = bundle.open_bundle(three_seeds)[0].runs()[0]
