@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from bench_runs import assert_refused, quick, run
+from merged_models import IDS, cli_merge, logits
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
@@ -17,7 +18,6 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.runs.merging import open_trained
 from fedllm_bench.training.checkpoint import load_server
 
-IDS = torch.arange(4, 40).view(2, 18)
 MORE = ("--metrics", "heldout", "--set", "lora.rank=4", "--set", "lora.alpha=8", "--set", "evaluation.local_clients=2")
 
 
@@ -38,17 +38,6 @@ def shared(runs: Path) -> Path:
 @pytest.fixture
 def alone(runs: Path) -> Path:
     return next((runs / "mini-aya" / "local").iterdir())
-
-
-def logits(folder: Path, adapter: Path | None = None) -> torch.Tensor:
-    """Of a plain model of transformers, with an adapter by plain PEFT."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model = PeftModel.from_pretrained(model, adapter) if adapter else model
-    with torch.no_grad():
-        return model.eval()(input_ids=IDS).logits
 
 
 def test_the_merged_model_has_the_logits_of_base_and_adapter(shared, tiny_folder, tiny_model, tmp_path, capsys):
@@ -131,9 +120,3 @@ def test_an_existing_folder_and_another_base_are_refused(shared, tmp_path, monke
     with pytest.raises(UserError, match="its files are not those that"):
         cli_merge(shared, tmp_path / "new")
     assert not (tmp_path / "new").exists()
-
-
-def cli_merge(folder: Path, out: Path) -> None:
-    from fedllm_bench.runs.merging import merge
-
-    merge(open_trained(folder), out)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from bench_runs import quick, run
+from merged_models import cli_merge, logits
 from resumed_rounds import Killed, killed_at, left_behind, same_bits
 from tiny import ALL_LINEAR, client_task, plain_loss, plain_steps, random_part, random_tree, settings, widen_norms
 
@@ -173,8 +174,6 @@ def test_plain_peft_loads_what_is_saved(single, tiny_folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_merges_and_another_starts_from_its_adapter(tiny_split, tiny_folder, tmp_path):
-    from test_merge import cli_merge, logits
-
     words = ("--model", str(tiny_folder), "--metrics", "heldout", "--set", "lora.rank=4", "--set", "lora.dora=true")
     with quick():
         first = run("fedavg", tiny_split.folder, tmp_path / "first", *words)

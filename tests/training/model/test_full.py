@@ -10,6 +10,7 @@ import pytest
 import torch
 from architectures import make_folder
 from bench_runs import assert_refused, quick, run
+from merged_models import logits
 from resumed_rounds import Killed, killed_at, left_behind, same_bits
 from tiny import client_task, plain_loss, plain_steps, random_part, settings, widen_norms
 
@@ -180,8 +181,6 @@ def test_what_is_saved_is_a_plain_model_with_the_same_logits(kind, tmp_path):
 
 
 def test_a_run_ends_with_a_model_and_nothing_to_merge(tiny_split, tiny_folder, tmp_path, capsys):
-    from test_merge import logits
-
     with quick():
         more = (
             "--metrics",

@@ -15,6 +15,7 @@ import torch
 from bench_runs import assert_refused, quick, run, words
 from bitsandbytes.functional import dequantize_4bit, has_avx512bf16
 from bitsandbytes.nn import Int8Params
+from merged_models import IDS, logits
 from resumed_rounds import Killed, killed_at, left_behind, same_bits
 from tiny import ALL_LINEAR, adapter_parameters, client_task, plain_loss, random_part, random_tree, settings
 
@@ -273,8 +274,6 @@ def test_a_starting_adapter_must_be_merged_first(tiny_run_config):
 
 
 def test_a_quantised_run_is_scored_and_merges_into_the_base_as_it_was(tiny_split, packable_folder, tmp_path, capsys):
-    from test_merge import IDS, logits
-
     more = ("--metrics", "heldout,mini_exact", "--set", "lora.rank=4", "--set", "model.quantization=4bit")
     with quick():
         folder = run("fedavg", tiny_split.folder, tmp_path / "runs", "--model", str(packable_folder), *more)
