@@ -172,6 +172,12 @@ def test_import_and_help_load_nothing_heavy(words: list[str]):
     assert done.stdout.splitlines()[-1] == "LOADED []"
 
 
+def test_judging_by_a_rule_loads_no_client_of_a_server():
+    code = "import sys, fedllm_bench.evaluation.judging.judging; print('openai' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_every_module_can_be_imported():
     names = modules()
     assert len(names) == len(set(names)) > 60
@@ -217,6 +223,3 @@ def test_no_committed_file_but_ci_names_the_shared_folder():
     names = [*sources(), *(ROOT / "tests").glob("*.py"), *ROOT.glob("*.md"), ROOT / "Makefile"]
     hidden = "/".join(("", "work", "shared"))
     assert not [path for path in names if hidden in path.read_text(encoding="utf-8")]
-
-
-# --- make

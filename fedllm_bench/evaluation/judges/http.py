@@ -1,8 +1,6 @@
 """One request to an endpoint that speaks chat completions, with `openai`'s client: a Reply or a named failure.
 
 The client itself never retries (`max_retries=0`): it would do so silently, and twice with the retries of `asking`.
-The bound on a response is set in `send`, where errors and replies, with a stated length and without one, all pass.
-Proxy and certificates are chosen by `network`, which names a wrong variable of the environment.
 """
 
 from __future__ import annotations
@@ -14,9 +12,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import openai
-
-from fedllm_bench.common import network
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.evaluation.judges.faults import NoReplyError, PassingError, TooLongError, announced, named
 from fedllm_bench.evaluation.judges.finishes import ending
@@ -83,6 +78,8 @@ class Endpoint:
 
 def _client(served: Served, key: str) -> openai.AsyncOpenAI:
     import openai
+
+    from fedllm_bench.evaluation.judges.bounded import bounded_client
 
     limits = served.limits
     try:
@@ -179,44 +176,3 @@ def _tokens(value: object) -> int:
 def _shape(body: bytes, key: str) -> str:
     start = (body.replace(key.encode(), b"***") if key else body)[:60].decode("utf-8", "replace")
     return f"{len(body)} bytes, {''.join(c if c.isprintable() else ' ' for c in start)!r}" if body else "empty"
-
-
-PACKED = ("content-encoding", "content-length", "transfer-encoding")  # of a body that is now unpacked and whole
-
-HttpLimits = type(openai.DEFAULT_CONNECTION_LIMITS)
-
-
-class BoundedClient(openai.DefaultAsyncHttpxClient):
-    most_bytes: int = 0
-
-    async def send(self, request: Any, **options: Any) -> Any:
-        """The response, read. Raises :class:`TooLongError` as soon as there are more bytes than allowed."""
-        response = await super().send(request, **{**options, "stream": True})
-        body = bytearray()
-        try:
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > self.most_bytes:
-                    raise TooLongError(f"a response of more than {self.most_bytes // 2**20} MiB")
-        finally:
-            await response.aclose()
-        head = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in PACKED]
-        return type(response)(response.status_code, headers=head, content=bytes(body), request=request)
-
-
-def bounded_client(address: str, most_bytes: int, *, connections: int, seconds: float) -> BoundedClient:
-    """For requests to `address`, over at most `connections` at once; further requests wait for one of them.
-
-    `seconds` bounds each single read, the caller bounds the whole. Raises a :class:`UserError` for a proxy or for
-    certificates of the environment that are none.
-    """
-    proxy, context = network.proxy_of(address), network.ssl_context(address)
-    client = BoundedClient(
-        timeout=seconds,
-        limits=HttpLimits(max_connections=connections, max_keepalive_connections=connections),
-        trust_env=False,  # what the environment says is read above, where an error can name the variable
-        proxy=proxy.address if proxy else None,
-        verify=True if context is None else context,
-    )
-    client.most_bytes = most_bytes
-    return client

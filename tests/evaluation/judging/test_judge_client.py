@@ -12,7 +12,7 @@ import pytest
 from judge_server import Body, JudgeServer, Said, fails, judge_server, says
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.judges import asking, http
+from fedllm_bench.evaluation.judges import asking, bounded, http
 from fedllm_bench.evaluation.judges.asking import AskingJudge, backoff_seconds
 from fedllm_bench.evaluation.judges.cost import most_dollars
 from fedllm_bench.evaluation.judges.faults import NoReplyError, wait_seconds
@@ -120,7 +120,7 @@ def test_a_huge_response_is_not_read_to_its_end(status: int, tmp_path: Path, mon
     with judge_server(lambda body, before: huge) as server, pytest.raises(NoReplyError, match="more than 1 MiB"):
         ask(server, tmp_path)
     assert server.requests == 1
-    assert http.BoundedClient.most_bytes == 0
+    assert bounded.BoundedClient.most_bytes == 0
 
 
 def test_a_packed_response_is_read_and_bounded_by_what_it_unpacks_to(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_waits_grow_are_bounded_and_are_the_same_each_time() -> None:
 @pytest.mark.parametrize("connections", [1, 3])
 def test_no_more_connections_are_open_than_was_said(connections: int) -> None:
     async def many(address: str) -> None:
-        client = http.bounded_client(address, 2**20, connections=connections, seconds=5.0)
+        client = bounded.bounded_client(address, 2**20, connections=connections, seconds=5.0)
         async with client:
             await asyncio.gather(*(client.post(f"{address}/chat/completions", json={"n": n}) for n in range(9)))
 
