@@ -28,7 +28,7 @@ from fedllm_bench.config.run import shown
 from fedllm_bench.data.client_split import Split
 
 if TYPE_CHECKING:
-    from fedllm_bench.diversity.settings import DiversitySettings as DiversitySettings
+    from fedllm_bench.diversity.settings import DiversitySettings
     from fedllm_bench.evaluation.judges.preset import Preset
     from fedllm_bench.leaderboard.submit.assemble import Statement
 
@@ -203,8 +203,7 @@ def split_of(name: str, split: AnySplit) -> Split:
 
 def diversity_settings(sections: Sequence[str] | str | None, options: DiversityOptions) -> DiversitySettings:
     """Raises a :class:`UserError` for another section, number or device than there are."""
-    from fedllm_bench.diversity.settings import DiversitySettings as DiversitySettings
-    from fedllm_bench.diversity.settings import chosen_sections
+    from fedllm_bench.diversity.settings import DiversitySettings, chosen_sections
     from fedllm_bench.report.diversity.measuring import DEVICES, device_of
 
     check_options(options, DiversityOptions)

@@ -1,4 +1,4 @@
-"""What commands say to the user, and files that they write on request."""
+"""What commands take and say: the parser and options that they share, lines for the user, JSON on request."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 
 if TYPE_CHECKING:
     from fedllm_bench.data.manifest import Split
 
-
-from fedllm_bench.common import files
+BAD_INPUT = 2
 
 
 def say(line: str) -> None:
@@ -53,6 +53,34 @@ class Parser(argparse.ArgumentParser):
         if kind == "unrecognized arguments":
             message = _unrecognized(rest.split()[0], set(_options(self)))
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The options of a parser and of all its sub-commands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from _options(child)
+
+
+def _unrecognized(word: str, options: set[str]) -> str:
+    if not word.startswith("-"):
+        return f"one word too many: {word}" + ("; write --set before each setting" if "=" in word else "")
+    given = word.partition("=")[0]
+    return f"no option {given}{_nearest(given, options)}"
+
+
+def _nearest(given: str, options: set[str]) -> str:
+    """A hint at the option, or the setting of `--set`, that is spelt most alike; "" where none is."""
+    words = {option.lstrip("-"): option for option in options}
+    if "--set" in options:
+        from fedllm_bench.config.run import option_types
+
+        settings = {key.rpartition(".")[2]: f"--set {key}=VALUE" for key in option_types()}
+        words = settings | words
+    near = difflib.get_close_matches(given.lstrip("-").replace("-", "_"), words, n=1, cutoff=0.6)
+    return f"; did you mean {words[near[0]]}?" if near else ""
 
 
 def parser_of(
@@ -109,34 +137,3 @@ def plugins_of(args: argparse.Namespace) -> AbstractContextManager[None]:
     from fedllm_bench.plugins import in_use
 
     return in_use(args.plugins)
-
-
-BAD_INPUT = 2
-
-
-def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """The options of a parser and of all its sub-commands."""
-    for action in parser._actions:
-        yield from action.option_strings
-        if isinstance(action, argparse._SubParsersAction):
-            for child in action.choices.values():
-                yield from _options(child)
-
-
-def _unrecognized(word: str, options: set[str]) -> str:
-    if not word.startswith("-"):
-        return f"one word too many: {word}" + ("; write --set before each setting" if "=" in word else "")
-    given = word.partition("=")[0]
-    return f"no option {given}{_nearest(given, options)}"
-
-
-def _nearest(given: str, options: set[str]) -> str:
-    """A hint at the option, or the setting of `--set`, that is spelt most alike; "" where none is."""
-    words = {option.lstrip("-"): option for option in options}
-    if "--set" in options:
-        from fedllm_bench.config.run import option_types
-
-        settings = {key.rpartition(".")[2]: f"--set {key}=VALUE" for key in option_types()}
-        words = settings | words
-    near = difflib.get_close_matches(given.lstrip("-").replace("-", "_"), words, n=1, cutoff=0.6)
-    return f"; did you mean {words[near[0]]}?" if near else ""

@@ -9,8 +9,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.comparison.open_scores import GLOBAL
-from fedllm_bench.evaluation.benchmarks import BENCHMARKS
-from fedllm_bench.evaluation.benchmarks import PromptContext as PromptContext
+from fedllm_bench.evaluation.benchmarks import BENCHMARKS, PromptContext
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.leaderboard.checks.context import CheckContext, config_of, split_of
 from fedllm_bench.leaderboard.submission.problems import Problem
