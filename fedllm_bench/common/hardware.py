@@ -6,6 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # of x86, and of Arm
+
 
 def has_cuda() -> bool:
     """Whether torch sees a CUDA GPU; torch is loaded only where a driver is there, since that takes seconds."""
@@ -21,6 +24,24 @@ def has_bfloat16() -> bool:
     import torch
 
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def has_bfloat16_on_cpu(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether the processor multiplies numbers of this type itself, by what Linux says of it; False where it is silent.
+
+    Without such arithmetic bfloat16 is emulated, and slower than float32.
+    """
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return not BFLOAT16_FLAGS.isdisjoint(flags)
+
+
+def computes_bfloat16() -> bool:
+    """Whether what models run on here, a GPU or else the processor, has arithmetic of this type."""
+    return has_bfloat16() if has_cuda() else has_bfloat16_on_cpu()
 
 
 def num_threads() -> int:

@@ -21,7 +21,10 @@ def choose_profile(requested: str | None, cuda: bool) -> tuple[str, str]:
     found = "a CUDA GPU was found" if cuda else "no CUDA GPU was found"
     why = "as asked" if requested else found
     other = {
-        "mini": "for the published setting, add PROFILE=paper (--profile paper)",
+        "mini": "for a real model and real users, add PROFILE=small (--profile small); for the published setting, "
+        "PROFILE=paper",
+        "small": "for the published setting, add PROFILE=paper (--profile paper)",
+        "gpu24": "for the published setting, add PROFILE=paper (--profile paper)",
         "paper": "for the embedded world in minutes, add PROFILE=mini (--profile mini)",
     }[profile]
     return profile, f"Profile {profile}: {why}; {other}."

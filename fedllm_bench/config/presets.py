@@ -20,6 +20,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
+from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import plugins
 from fedllm_bench.config.run import EMBEDDED_MODEL, RunConfig, check, dotted, option_types, shown, unknown_option
@@ -149,6 +150,8 @@ def _resolve(dataset: str, method: str, profile: str, overrides: Sequence[str], 
     flat |= {key: _like(value, flat[key]) for key, value in constants.items()}
     top, top_sources = _top(names, options)
     sources = {key: source for source, layer in layers for key in layer} | top_sources
+    if flat.get("model.dtype") == "auto":
+        flat["model.dtype"] = "bfloat16" if hardware.computes_bfloat16() else "float32"
     wrong = _wrong_constants(flat, constants, sources)
     flat |= {key: constants[key] for key in wrong}  # named once, not once more by the check of the whole
     problems = [*_unknown_keys(layers, known), *wrong.values()]

@@ -25,11 +25,10 @@ from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugi
 from fedllm_bench.config.sections import Lora as Lora
 from fedllm_bench.config.sections import Model as Model
 
-Profile = Literal["mini", "paper"]
+Profile = Literal["mini", "small", "gpu24", "paper"]
 Constant = bool | int | float | str
 
 EMBEDDED_MODEL = "mini"  # the name of the base model that travels in the package
-
 
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -51,7 +50,7 @@ class Data(_Strict):
     """
 
     task: Literal["sft", "preference"]
-    template: Literal["alpaca", "vicuna_v1.1", "mini"]
+    template: Literal["alpaca", "vicuna_v1.1", "mini", "plain", "model"]  # "model": the base model's own, else "plain"
     world_seed: CountOrZero
     shuffle_users: bool
     clients: Count | None = None
@@ -100,6 +99,7 @@ class Local(_Strict):
     dpo_loss: Literal["sigmoid", "ipo"]
     dpo_beta: Positive
     gradient_checkpointing: bool
+    on_divergence: Literal["stop", "go"] = "stop"  # where the first round makes losses larger than the base's
 
     def lr_at(self, round_num: int, rounds: int) -> float:
         """The rate of round `round_num` (0 is the first): `lr` there, and almost `lr_end` in the last."""
@@ -128,7 +128,8 @@ class Evaluation(_Strict):
 
     The rest is off at 0 and changes no adapter (docs/clients.md). `every`: rounds from one held-out loss of each
     client to the next. `personal_steps`: local steps from the global adapter, for `personal_clients` clients
-    (0 means all) at the rate `personal_lr` (0 means that of the last round).
+    (0 means all) at the rate `personal_lr` (0 means that of the last round). `heldout_rows`, `clients`: score a sample
+    of so many rows of each part, of so many clients; 0 means all.
     """
 
     metrics: Names
@@ -140,6 +141,8 @@ class Evaluation(_Strict):
     personal_steps: CountOrZero = 0
     personal_clients: CountOrZero = 0
     personal_lr: NotNegative = 0.0
+    heldout_rows: CountOrZero = 0
+    clients: CountOrZero = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +178,11 @@ class RunConfig(_Strict):
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        if not self.plugins:  # else runs from before there were plugins would have other hashes
-            del values["plugins"]
+        for section, keys in ADDED.items():  # else runs from before there were these keys would have other hashes
+            for key, default in keys.items():
+                part = values[section] if section else values
+                if part[key] == default:
+                    del part[key]
         return values
 
     def plugin_of(self, kind: str, name: str) -> UsedPlugin | None:
@@ -187,6 +193,13 @@ class RunConfig(_Strict):
     def hash(self) -> str:
         return sha256_json(self.to_dict())[:10]
 
+
+# Keys that came later, by section ("" is the config itself), with their defaults: left out where they have these.
+ADDED: dict[str, dict[str, Any]] = {
+    "": {"plugins": []},
+    "local": {"on_divergence": "stop"},
+    "evaluation": {"heldout_rows": 0, "clients": 0},
+}
 
 SECTIONS: dict[str, type] = {
     "data": Data,

@@ -42,7 +42,7 @@ def test_an_unknown_profile_is_refused_with_the_nearest_one() -> None:
 def test_the_profiles_of_the_config_are_those_of_the_presets() -> None:
     names = list(get_args(Profile))
     assert sorted(names) == sorted(path.stem for path in (ROOT / "benchmarks" / "profiles").glob("*.toml"))
-    assert len(names) == 2
+    assert len(names) == 4
     assert [preflight.choose_profile(name, False)[0] for name in names] == names
 
 
