@@ -112,7 +112,7 @@ def test_another_column_is_the_source(tmp_path):
 
 @pytest.mark.parametrize("per", ["client_id:3", "language", "language:0", "language:-1", "source:many", "language:²"])
 def test_a_wrong_one_is_refused(per):
-    with pytest.raises(UserError, match="language|source") as caught:
+    with pytest.raises(UserError, match=r"language|source") as caught:
         Recipe(per=per)
     assert "\n" not in str(caught.value)
 
