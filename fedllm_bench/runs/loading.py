@@ -15,9 +15,9 @@ from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import plugins
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.starting import locate_adapter
-from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.clients import Clients, sample_by_size
 from fedllm_bench.data.pairs import PairPart, PairRow, encode_pairs, tokenise_pairs
+from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.data.tokens import TokenPart, TokenRow, encode, tokenise_split
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
@@ -106,7 +106,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
-    template = template_text(config.data.template)
+    template = source_for(config.data.template, model.tokenizer, config.model.name)
     tokens = _tokens(cell, model, template)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
     _check_trainable(config, clients)

@@ -47,6 +47,8 @@ BAD: dict[str, tuple[str, ...]] = {
         "aya --raw RAW --out RAW",
         "aya --raw RAW --out NEW --min-samples 0",
         "aya --raw RAW --out NEW --heldout 2",
+        "aya --raw RAW --out NEW --per colour 2",
+        "aya --raw RAW --out NEW --per-language 0",
         "aya --raw RAW --out NEW --partition sideways",
         "aya --raw RAW --out NEW --drop-flagged nothing",
         "aya --raw RAW --out NEW --tokenizer nowhere",
