@@ -27,6 +27,7 @@ from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.reference import with_reference
+from fedllm_bench.runs.swapping import swapped
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import participants
@@ -157,9 +158,10 @@ def _check_trainable(config: RunConfig, clients: Clients) -> None:
 def _tokens(cell: Cell, model: LoraModel, template: str) -> Mapping[str, TokenPart | PairPart]:
     """The split tokenised; pairs with the reference's log-probabilities."""
     length, cache = cell.config.local.sequence_length, files.cache_root()
-    if cell.split.task == "sft":
-        return tokenise_split(cell.split, model.tokenizer, template, length, cache)
-    parts = tokenise_pairs(cell.split, model.tokenizer, template, length, cache)
+    split = swapped(cell.split, cell.config.seed) if cell.config.data.swap_answers else cell.split
+    if split.task == "sft":
+        return tokenise_split(split, model.tokenizer, template, length, cache)
+    parts = tokenise_pairs(split, model.tokenizer, template, length, cache)
     batch_tokens = cell.config.evaluation.batch_tokens
     return with_reference(parts, model, base_hash=cell.base_hash, batch_tokens=batch_tokens, cache=cache)
 

@@ -62,8 +62,16 @@ def load_settings(folder: Path, name: str) -> Any:
         raise base_model.not_a_model(name, error) from error
 
 
-def save_plain(folder: Path, model: Any, tokenizer: Any, notes: Mapping[str, Any] | None = None) -> None:
+def save_plain(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    notes: Mapping[str, Any] | None = None,
+    texts: Mapping[str, bytes] | None = None,
+) -> None:
     """Write a plain model of transformers into `folder`, whole or not at all; `notes` are more JSON files by name.
+
+    `texts` are files by name too: licence and notices of the base.
 
     Raises a :class:`UserError` where what was written is no whole model, or could not be written.
     """
@@ -80,6 +88,7 @@ def save_plain(folder: Path, model: Any, tokenizer: Any, notes: Mapping[str, Any
         tokenizer.save_pretrained(part)
         for name, note in (notes or {}).items():
             files.write_json(part / name, note)
+        files.write_all(part, texts or {})
         problem = model_files.problem(part)
         if problem is not None:
             raise UserError(f"{folder}: what was written is no whole model: {problem}")
