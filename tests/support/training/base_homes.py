@@ -24,7 +24,7 @@ def gguf_weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def base_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, wheels in `wheels`, and conversion in this process, where torch is loaded already."""
     monkeypatch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path / "cache"))
     only_wheels_of(tmp_path / "wheels", monkeypatch)
@@ -33,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def copied(here: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def copied_bases(base_home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of what was converted, where another model stands for what would have been written."""
     names: list[str] = []
 
