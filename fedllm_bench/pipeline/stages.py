@@ -24,9 +24,11 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
+from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.pipeline.results_stage import RawSides, write_report
 from fedllm_bench.results.privacy import warnings_of
 from fedllm_bench.runs.cell import Cell
@@ -122,12 +124,13 @@ def score_base(bench: Bench) -> Scores:
             "base": bench.cell.base_hash,
             "dtype": config.model.dtype,
             "split": bench.cell.split.hash,
-            "template": bench.settings.template,
+            "template": ChatEncoder(bench.model.tokenizer, bench.settings.template).cache_name,
             "sequence_length": config.local.sequence_length,
             "max_new_tokens": bench.settings.max_new_tokens,
             "batch_tokens": bench.settings.batch_tokens,
             "threads": bench.cell.threads,
             "versions": {name: METRICS[name].info.version for name in bench.metrics},
+            **_rows_of_sample(bench),
         }
     )
 
@@ -138,6 +141,13 @@ def score_base(bench: Bench) -> Scores:
         return cached_scores(files.cache_root() / "base_scores", key, "before", bench.metrics, score)
 
     return saved_scores(bench.cell.folder, "before", bench.metrics, shared)
+
+
+def _rows_of_sample(bench: Bench) -> dict[str, Any]:
+    """What the base scores of a sample hang on too; {} where every row is scored, by whatever settings."""
+    if sample_block(bench.items, bench.cell.split) is None:
+        return {}
+    return {"rows": [[item.part, item.row.client_id, item.row.row_id] for item in bench.items]}
 
 
 def train(bench: Bench) -> Server:

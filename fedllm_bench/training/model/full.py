@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedllm_bench.common.trees import Tree
-from fedllm_bench.training.model.base import load_tokenizer, save_plain
+from fedllm_bench.training.model.base import load_tokenizer, prepare_to_chat, save_plain
 
 
 class FullWeights:
@@ -85,6 +85,6 @@ def save_model(
     file name are the licence and notices of the base.
     """
     tokenizer = load_tokenizer(source, str(source))
-    tokenizer.chat_template = template  # that of training, not the base's
+    prepare_to_chat(model.base, tokenizer, template)
     with model.using(tree):
         save_plain(folder, model.base, tokenizer, texts=texts)
