@@ -24,7 +24,8 @@ from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import plugins
 from fedllm_bench.config.assignments import assignment, comma_separated
-from fedllm_bench.config.run import EMBEDDED_MODEL, RunConfig, check, dotted, option_types, shown, unknown_option
+from fedllm_bench.config.option_names import unknown_option
+from fedllm_bench.config.run import EMBEDDED_MODEL, RunConfig, check, dotted, option_types, shown
 
 Layer = tuple[str, dict[str, Any]]  # where the values were read, and the values by dotted key
 

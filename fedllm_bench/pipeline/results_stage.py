@@ -80,7 +80,7 @@ def _about_run(bench: Bench) -> dict[str, Any]:
     config = bench.config
     commit = RunFolder(bench.cell.folder).environment["commit"]
     return {
-        "dataset": bench.cell.split.name + (", users shuffled" if config.data.shuffle_users else ""),
+        "dataset": bench.cell.split.name + _controls(config),
         "method": config.method.name,
         "personal": bench.method.personal,
         "profile": config.profile,
@@ -92,6 +92,12 @@ def _about_run(bench: Bench) -> dict[str, Any]:
         "config_hash": bench.cell.hash,
         "commit": commit,
     }
+
+
+def _controls(config: RunConfig) -> str:
+    """What was done to the training rows, after the name of the split; "" where nothing was."""
+    data = config.data
+    return (", users shuffled" if data.shuffle_users else "") + (", answers swapped" if data.swap_answers else "")
 
 
 def _model_name(config: RunConfig) -> str:

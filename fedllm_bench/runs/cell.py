@@ -55,7 +55,7 @@ class Cell:
         config = self.config
         if config.method.name == BASELINE:
             return self
-        data = replace(config.data, shuffle_users=False)
+        data = replace(config.data, shuffle_users=False, swap_answers=False)
         federation = replace(config.federation, weighting="uniform")  # nothing is averaged
         method = Method(name=BASELINE, constants={})
         config = replace(config, privacy=Privacy(), communication=Communication())  # nothing is sent

@@ -15,9 +15,9 @@ from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import plugins
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.starting import locate_adapter
-from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.clients import Clients, sample_by_size
 from fedllm_bench.data.pairs import PairPart, PairRow, encode_pairs, tokenise_pairs
+from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.data.tokens import TokenPart, TokenRow, encode, tokenise_split
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
@@ -27,6 +27,7 @@ from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.reference import with_reference
+from fedllm_bench.runs.swapping import swapped
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import participants
@@ -105,7 +106,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
-    template = template_text(config.data.template)
+    template = source_for(config.data.template, model.tokenizer, config.model.name)
     tokens = _tokens(cell, model, template)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
     _check_trainable(config, clients)
@@ -157,9 +158,10 @@ def _check_trainable(config: RunConfig, clients: Clients) -> None:
 def _tokens(cell: Cell, model: LoraModel, template: str) -> Mapping[str, TokenPart | PairPart]:
     """The split tokenised; pairs with the reference's log-probabilities."""
     length, cache = cell.config.local.sequence_length, files.cache_root()
-    if cell.split.task == "sft":
-        return tokenise_split(cell.split, model.tokenizer, template, length, cache)
-    parts = tokenise_pairs(cell.split, model.tokenizer, template, length, cache)
+    split = swapped(cell.split, cell.config.seed) if cell.config.data.swap_answers else cell.split
+    if split.task == "sft":
+        return tokenise_split(split, model.tokenizer, template, length, cache)
+    parts = tokenise_pairs(split, model.tokenizer, template, length, cache)
     batch_tokens = cell.config.evaluation.batch_tokens
     return with_reference(parts, model, base_hash=cell.base_hash, batch_tokens=batch_tokens, cache=cache)
 

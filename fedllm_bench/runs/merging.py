@@ -9,7 +9,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.data.chat import template_text
+from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.runs.folder import GIVE, ROUNDS, RunFaults, RunFolder
 
 ABOUT = "merged_from.json"
@@ -96,7 +96,7 @@ def merge(trained: TrainedRun, out: Path) -> Path:
         model = merged(model, base.adapter)
     model = merged(model, str(trained.adapter), "the adapter of RUN")
     tokenizer = load_tokenizer(source, base.name)
-    tokenizer.chat_template = template_text(trained.config.data.template)  # that of training, not the base's
+    tokenizer.chat_template = source_for(trained.config.data.template, tokenizer, base.name)  # that of training
     save_plain(out, model, tokenizer, {ABOUT: _about(trained)})
     return out
 

@@ -52,7 +52,7 @@ def answer_locally(order: AnswerRequest, subject: Subject, default_threads: int)
     Raises a :class:`UserError` for a plan that differs from that of an earlier session.
     """
     resident = Resident(subject, "cuda" if torch.cuda.is_available() else "cpu")
-    template = named_template(subject.template, lambda: resident.base.tokenizer)
+    template = named_template(subject.template, lambda: resident.tokenizer, subject.model.name)
     for side in subject.sides:
         for benchmark, prompts in order.asked:
             followed = _followed(order, benchmark, resident, default_threads)
