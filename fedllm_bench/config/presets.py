@@ -14,10 +14,9 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 from fedllm_bench.common import hardware
@@ -25,7 +24,8 @@ from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import plugins
 from fedllm_bench.config.assignments import assignment, comma_separated
 from fedllm_bench.config.option_names import unknown_option
-from fedllm_bench.config.run import EMBEDDED_MODEL, RunConfig, check, dotted, option_types, shown
+from fedllm_bench.config.places import placed
+from fedllm_bench.config.run import RunConfig, check, dotted, option_types, shown
 
 Layer = tuple[str, dict[str, Any]]  # where the values were read, and the values by dotted key
 
@@ -52,21 +52,7 @@ def load(
     dataset: str, method: str, profile: str, overrides: Sequence[str] = (), **options: Unpack[PresetOptions]
 ) -> RunConfig:
     """The checked config of a run; a :class:`UserError` of one line names all that is wrong."""
-    return _placed(_resolve(dataset, method, profile, overrides, options).check())
-
-
-def _placed(config: RunConfig) -> RunConfig:
-    """With the absolute paths of folders, so that a run finds them again from any other; their contents name it."""
-    model = config.model
-    name = model.name if model.name == EMBEDDED_MODEL else _absolute(model.name)
-    model = replace(model, name=name, adapter=model.adapter and _absolute(model.adapter))
-    return replace(config, model=model, split=config.split and _absolute(config.split))
-
-
-def _absolute(name: str) -> str:
-    """Of a folder; another name as it is."""
-    folder = Path(name).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else name
+    return placed(_resolve(dataset, method, profile, overrides, options).check())
 
 
 def explain(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedllm_bench.config.bases.labels import label
 from fedllm_bench.config.run import EMBEDDED_MODEL, Model
 
 EMBEDDED_LABEL = "embedded model"
@@ -16,11 +17,11 @@ def is_invented(split: str) -> bool:
 
 
 def base_label(model: Model) -> str:
-    """ "SmolLM2-135M-Instruct (4-bit weights unpacked)", with what was done to it: "my-model + my-adapter (4bit)".
+    """ "SmolLM2-135M-Instruct (4-bit weights unpacked)", with what was done to it: "my-model + my-adapter, 4bit".
 
     A folder is called by its last part; an id of the hub stays as it is.
     """
-    name = EMBEDDED_LABEL if model.name == EMBEDDED_MODEL else _plain(model.name)
+    name = EMBEDDED_LABEL if model.name == EMBEDDED_MODEL else _plain(label(model.name))
     name += f" + {_plain(model.adapter)}" if model.adapter else ""
     name += f", {model.quantization}" if model.quantization != "none" else ""
     return name + (", all weights" if model.trainable == "full" else "")
