@@ -105,7 +105,7 @@ def inputs(split: Split, tokenizer: Any, template: str, sequence_length: int) ->
         "split": split.hash,
         "template": template,
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
-        "special": [tokenizer.bos_token_id, tokenizer.eos_token],
+        "special": ChatEncoder(tokenizer, template).special,
         "sequence_length": sequence_length,
         "version": 3,  # another one where equal texts could get other ids
     }
@@ -225,7 +225,7 @@ def _map(path: Path) -> Any:
 
 
 def encode(rows: Sequence[SftRow], tokenizer: Any, template: str) -> list[TokenRow]:
-    """Token ids of whole conversations; each segment is tokenised alone, so that a prompt is always the same."""
+    """Token ids of whole conversations, in which what the assistant said counts."""
     return encode_turns([row.messages for row in rows], tokenizer, template)
 
 
@@ -234,11 +234,9 @@ def encode_turns(
 ) -> list[TokenRow]:
     """As :func:`encode`; with `last_only` nothing the assistant said counts but its last answer.
 
-    Raises a ValueError for a template that does not mark what the assistant says: nothing would be counted.
+    Raises what :class:`ChatEncoder` raises.
     """
     chat = ChatEncoder(tokenizer, template)
-    if not chat.is_cut:
-        raise ValueError("the chat template has no {% generation %} marks")
     return [_token_row(encoded, last_only) for encoded in chat(conversations)]
 
 

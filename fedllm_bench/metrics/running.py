@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 
+from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import encode_prompts
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -16,15 +18,29 @@ def answers(model: LoraModel, conversations: Sequence[Sequence[Turn]], settings:
     """One greedy answer for each conversation that ends with the user's turn, without surrounding spaces."""
     prompts = encode_prompts(conversations, model.tokenizer, settings.template)
     found = [""] * len(prompts)
+    ends = end_tokens(model, settings.template)
     lengths = [len(prompt) + settings.max_new_tokens for prompt in prompts]
     for batch in by_length(lengths, settings.batch_tokens):
-        texts = _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens)
+        texts = _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens, ends)
         for i, text in zip(batch, texts, strict=True):
             found[i] = text
     return found
 
 
-def _batch_answers(model: LoraModel, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+def end_tokens(model: LoraModel, template: str | None = None) -> frozenset[int]:
+    """The ids that end an answer: the tokenizer's, those that the model names for generation, and the template's mark.
+
+    The mark is what the template writes behind an answer, so what a model was trained to end with.
+    """
+    named = model.base.generation_config.eos_token_id
+    more = [] if named is None else [named] if isinstance(named, int) else list(named)
+    marks = frozenset() if template is None else ChatEncoder(model.tokenizer, template).ends
+    return marks | {model.tokenizer.eos_token_id, *more}
+
+
+def _batch_answers(
+    model: LoraModel, prompts: Sequence[list[int]], max_new_tokens: int, ends: frozenset[int]
+) -> list[str]:
     tokenizer = model.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(len(prompt) for prompt in prompts)
@@ -36,9 +52,10 @@ def _batch_answers(model: LoraModel, prompts: Sequence[list[int]], max_new_token
         max_new_tokens=max_new_tokens,
         do_sample=False,
         pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=sorted(ends),
     )
-    texts: list[str] = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+    made = [list(takewhile(lambda token: token not in ends, row)) for row in out[:, width:].tolist()]
+    texts: list[str] = tokenizer.batch_decode(made, skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 

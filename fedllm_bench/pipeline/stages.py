@@ -23,6 +23,7 @@ from fedllm_bench.common.cache import key_of
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.plugins import keep_sources
+from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
@@ -121,7 +122,7 @@ def score_base(bench: Bench) -> Scores:
             "base": bench.cell.base_hash,
             "dtype": config.model.dtype,
             "split": bench.cell.split.hash,
-            "template": bench.settings.template,
+            "template": ChatEncoder(bench.model.tokenizer, bench.settings.template).cache_name,
             "sequence_length": config.local.sequence_length,
             "max_new_tokens": bench.settings.max_new_tokens,
             "batch_tokens": bench.settings.batch_tokens,

@@ -16,6 +16,7 @@ from fedllm_bench.config import plugins
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.starting import locate_adapter
 from fedllm_bench.data.clients import Clients, sample_by_size
+from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.pairs import PairPart, PairRow, encode_pairs, tokenise_pairs
 from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.data.tokens import TokenPart, TokenRow, encode, tokenise_split
@@ -32,6 +33,7 @@ from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model import limits
+from fedllm_bench.training.model.base import load_tokenizer
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
@@ -103,10 +105,10 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
     check_cell(cell)
     config, metrics = cell.config, usable_metrics(cell)
     torch.set_num_threads(cell.threads)
+    template = _template(cell)
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
-    template = source_for(config.data.template, model.tokenizer, config.model.name)
     tokens = _tokens(cell, model, template)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
     _check_trainable(config, clients)
@@ -120,6 +122,15 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
     items = heldout_items(clients) if cell.split.task == "sft" else pair_items(clients)
     _check_answers_fit(model, config, items, settings)
     return Bench(cell, model, clients, items, settings, metrics)
+
+
+def _template(cell: Cell) -> str:
+    """The source of the run's template; a :class:`UserError` for one that this base cannot be trained with."""
+    model = cell.config.model
+    tokenizer = load_tokenizer(cell.model_folder, model.name)
+    source = source_for(cell.config.data.template, tokenizer, model.name)
+    ChatEncoder(tokenizer, source).check_trains()
+    return source
 
 
 def _check_answers_fit(

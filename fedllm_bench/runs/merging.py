@@ -85,7 +85,7 @@ def merge(trained: TrainedRun, out: Path) -> Path:
     import torch
 
     from fedllm_bench.training.model.adapter import merged
-    from fedllm_bench.training.model.base import load_base, load_tokenizer, save_plain
+    from fedllm_bench.training.model.base import load_base, load_tokenizer, prepare_to_chat, save_plain
 
     if out.exists():
         raise UserError(f"OUT={out} exists; give a new folder")
@@ -96,7 +96,7 @@ def merge(trained: TrainedRun, out: Path) -> Path:
         model = merged(model, base.adapter)
     model = merged(model, str(trained.adapter), "the adapter of RUN")
     tokenizer = load_tokenizer(source, base.name)
-    tokenizer.chat_template = source_for(trained.config.data.template, tokenizer, base.name)  # that of training
+    prepare_to_chat(model, tokenizer, source_for(trained.config.data.template, tokenizer, base.name))
     save_plain(out, model, tokenizer, {ABOUT: _about(trained)})
     return out
 

@@ -19,6 +19,7 @@ from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
 from fedllm_bench.evaluation.answering.subjects import BASE, AnswerSide, Resident, Subject
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
 from fedllm_bench.evaluation.records import Prompt
+from fedllm_bench.metrics.running import end_tokens
 
 log = logging.getLogger(__name__)
 Asked = Sequence[tuple[Benchmark, Sequence[Prompt]]]
@@ -110,6 +111,7 @@ def _side(
                 benchmark=name,
                 seed=order.seed,
                 batch_tokens=budget,
+                stop_ids=end_tokens(loaded, template.text),
             )
 
         return Done(name, side.name, answer_side(order.folder, name, side.name, prompts, answerer))

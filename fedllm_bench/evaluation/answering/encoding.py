@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.data.chat import NAMES
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn as ChatTurn
 from fedllm_bench.data.templates.sources import check_name, source_for
@@ -42,16 +40,10 @@ def encoder(template: ChatTemplate, tokenizer: Any) -> Encode:
 
     What users wrote and what the model answered before are text: control tokens in them are none.
     """
-    from jinja2 import TemplateError
-
     chat = ChatEncoder(tokenizer, template.text)
 
     def encode(turns: Sequence[ChatTurn]) -> list[int]:
-        try:
-            (encoded,) = chat([turns], asks=True)
-        except TemplateError as error:
-            raise UserError(f"the model's chat template refuses a conversation ({first_line(error)[:200]}); "
-                            f"give --template, one of {', '.join(NAMES)}") from error  # fmt: skip
+        (encoded,) = chat([turns], asks=True)
         return encoded.ids
 
     return encode

@@ -10,6 +10,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted
 from fedllm_bench.config import base_model, model_files
+from fedllm_bench.data.encoder import ChatEncoder
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 NO_TOKENIZER = "the folder has no tokenizer.json; save the model's tokenizer there: tokenizer.save_pretrained(FOLDER)"
@@ -60,6 +61,20 @@ def load_settings(folder: Path, name: str) -> Any:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # as above
         raise base_model.not_a_model(name, error) from error
+
+
+def prepare_to_chat(model: Any, tokenizer: Any, template: str) -> None:
+    """Give a plain model the template it was trained with, and its settings of generation what ends an answer.
+
+    So `apply_chat_template` and `generate` of transformers ask it as it was asked here, and stop where it ends.
+    """
+    chat = ChatEncoder(tokenizer, template)
+    settings = model.generation_config
+    named = settings.eos_token_id
+    before = [] if named is None else [named] if isinstance(named, int) else list(named)
+    ends = sorted({*before, *chat.ends})
+    settings.eos_token_id = ends[0] if len(ends) == 1 else ends
+    tokenizer.chat_template = chat.written_out
 
 
 def save_plain(folder: Path, model: Any, tokenizer: Any, notes: Mapping[str, Any] | None = None) -> None:

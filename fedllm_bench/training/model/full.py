@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedllm_bench.common.trees import Tree
-from fedllm_bench.training.model.base import load_tokenizer, save_plain
+from fedllm_bench.training.model.base import load_tokenizer, prepare_to_chat, save_plain
 
 
 class FullWeights:
@@ -81,6 +81,6 @@ def save_model(folder: Path, model: Any, tree: Tree, source: Path, template: str
     `model` is the run's LoraModel, `source` the folder of its base; `template` becomes the chat template.
     """
     tokenizer = load_tokenizer(source, str(source))
-    tokenizer.chat_template = template  # that of training, not the base's
+    prepare_to_chat(model.base, tokenizer, template)
     with model.using(tree):
         save_plain(folder, model.base, tokenizer)
