@@ -71,7 +71,7 @@ def test_a_wrong_declaration_is_refused_in_one_line(
     with pytest.raises(UserError) as refused:
         declared.base_of("tiny")
     assert words in str(refused.value)
-    assert str(refused.value).startswith("benchmarks/bases/tiny.toml: ")
+    assert str(refused.value).startswith(f"benchmarks/{declared.FOLDER}/tiny.toml: ")
     assert "\n" not in str(refused.value)
 
 
@@ -84,7 +84,7 @@ def test_the_declaration_that_wrong_ones_are_made_of_is_right(tmp_path: Path, mo
 def test_what_is_no_toml_is_refused_in_one_line(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     declare(tmp_path, monkeypatch)
     (tmp_path / "tiny.toml").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match=r"benchmarks/bases/tiny\.toml is not TOML"):
+    with pytest.raises(UserError, match=r"tiny\.toml is not TOML"):
         declared.base_of("tiny")
 
 
