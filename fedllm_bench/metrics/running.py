@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import encode_prompts
+from fedllm_bench.metrics.batches import Batches
 from fedllm_bench.training.model.lora_model import LoraModel
 
 
 def answers(model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings) -> list[str]:
     """One greedy answer for each conversation that ends with the user's turn, without surrounding spaces."""
     prompts = encode_prompts(conversations, model.tokenizer, settings.template)
-    found = [""] * len(prompts)
     lengths = [len(prompt) + settings.max_new_tokens for prompt in prompts]
-    for batch in by_length(lengths, settings.batch_tokens):
-        texts = _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens)
-        for i, text in zip(batch, texts, strict=True):
-            found[i] = text
-    return found
+
+    def compute(batch: Sequence[int]) -> list[str]:
+        return _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens)
+
+    plan = list(by_length(lengths, settings.batch_tokens))
+    return settings.batches.run(plan, lengths, lambda: ["answers", prompts, settings.max_new_tokens], compute)
 
 
 def _batch_answers(model: LoraModel, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
@@ -60,10 +61,11 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 class EvalSettings:
     """`template` is the Jinja source that the run was trained with; `batch_tokens` bounds a batch.
 
-    `dpo_beta` scales rewards of preference pairs.
+    `dpo_beta` scales rewards of preference pairs. `batches` says how passes through the model are shown and kept.
     """
 
     template: str
     batch_tokens: int
     max_new_tokens: int
     dpo_beta: float = 0.1
+    batches: Batches = field(default_factory=Batches)
