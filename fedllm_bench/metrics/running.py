@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import encode_prompts
+from fedllm_bench.metrics.batches import Batches
 from fedllm_bench.training.model.lora_model import LoraModel
 
 
@@ -40,6 +41,12 @@ def greedy_answers(
         for i, answer in zip(batch, made, strict=True):
             found[i] = answer
     return found
+
+    def compute(batch: Sequence[int]) -> list[str]:
+        return _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens)
+
+    plan = list(by_length(lengths, settings.batch_tokens))
+    return settings.batches.run(plan, lengths, lambda: ["answers", prompts, settings.max_new_tokens], compute)
 
 
 def end_tokens(model: LoraModel, template: str | None = None) -> frozenset[int]:
@@ -93,10 +100,11 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 class EvalSettings:
     """`template` is the Jinja source that the run was trained with; `batch_tokens` bounds a batch.
 
-    `dpo_beta` scales rewards of preference pairs.
+    `dpo_beta` scales rewards of preference pairs. `batches` says how passes through the model are shown and kept.
     """
 
     template: str
     batch_tokens: int
     max_new_tokens: int
     dpo_beta: float = 0.1
+    batches: Batches = field(default_factory=Batches)
