@@ -22,7 +22,7 @@ class RunOptions(TypedDict, total=False):
 
     profile: "mini" (the embedded world, on a CPU) or "paper" (the published setting); by default, by GPU
     split:   a client split or its folder; by default that of the profile
-    model:   the base model, a folder or an id of the hub; by default that of the profile
+    model:   the base model: by name, a folder, a GGUF file or an id of the hub; by default the profile's
     metrics: names of held-out metrics; by default those of the profile
     engine:  "inprocess" (the default), or "trl" (the slow reference)
     variant: "paper" (as the papers write it, the default) or "released" (as the published code does it)
