@@ -117,11 +117,12 @@ def positive(text: str) -> int:
 
 
 def _announce(cell: Cell) -> None:
-    manifest = cell.split.manifest
-    rows = sum(client.train for client in manifest.clients)
-    say(f"Data {cell.split.name}: {len(manifest.clients)} clients, {rows} training rows, split {cell.split.hash[:10]}.")
+    from fedllm_bench.runs.start_lines import start_lines
+
+    for line in start_lines(cell):
+        say(line)
     if cell.config.variant == "released":
-        say(_about_released(sum(client.heldout for client in manifest.clients)))
+        say(_about_released(sum(client.heldout for client in cell.split.manifest.clients)))
     say(f"Run folder {cell.folder}")
 
 

@@ -138,20 +138,22 @@ def _read(folder: Path) -> dict[str, TokenPart] | None:
 
 
 def report_losses(parts: dict[str, TokenPart], sequence_length: int, what: str, keeps_none_of: str) -> None:
-    """Say how many rows were cut and how many left out; nothing where none was."""
+    """Say how many rows were cut, how many left out, and what that is of all answers; nothing where none was."""
     cut = sum(part.num_cut for part in parts.values())
     skipped = sum(part.num_skipped for part in parts.values())
     left = sum(len(set(part.rows.tolist())) for part in parts.values())
+    lost = sum(part.num_lost for part in parts.values())
     if cut and len(parts["train"]):  # a run without a usable row is refused, with these numbers
         log.info(
             "%d of %d %s are longer than %d tokens and were cut; %d of them keep no token of %s "
-            "(local.sequence_length)",
+            "(local.sequence_length). %.3g%% of the tokens of answers are lost.",
             cut,
             left + skipped,
             what,
             sequence_length,
             skipped,
             keeps_none_of,
+            100 * lost / (lost + sum(part.num_counted for part in parts.values())),
         )
 
 

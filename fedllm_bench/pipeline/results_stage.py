@@ -14,8 +14,11 @@ import torch
 from fedllm_bench.common import files
 from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import RunConfig
+from fedllm_bench.config.run_labels import base_label
 from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.report import client_figures, figures, view_figures
+from fedllm_bench.report.labels import in_figure
 from fedllm_bench.results.cuts import cuts_block
 from fedllm_bench.results.per_client import gains, over_rounds, scores_of
 from fedllm_bench.results.privacy import communication_block, privacy_block
@@ -85,6 +88,8 @@ def _about_run(bench: Bench) -> dict[str, Any]:
         "track": config.track,
         "seed": config.seed,
         "model": _model_name(config),
+        "base": base_label(config.model),
+        "base_hash": bench.cell.base_hash,
         "config_hash": bench.cell.hash,
         "commit": commit,
     }
@@ -114,6 +119,7 @@ def _about_data(bench: Bench) -> dict[str, Any]:
         "num_unseen_clients": len(manifest.unseen),
         "num_train_rows": sum(client.train for client in manifest.clients),
         "num_heldout_rows": sum(client.heldout for client in manifest.clients),
+        "sample": sample_block(bench.items, bench.cell.split),
         "local_clients": [ids[client] for client in bench.local_sample],
         "never_visited": [ids[client] for client in never],
         "sequence_length": bench.config.local.sequence_length,
@@ -192,7 +198,7 @@ def num_dropouts(rounds: Sequence[Mapping[str, Any]]) -> int:
 
 def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -> list[Path]:
     run, metrics, out = payload["run"], payload["metrics"], bench.cell.folder / "figures"
-    label = f"{run['dataset']}, {run['method']}, seed {run['seed']}"
+    label = in_figure(run)
     paths = []
     loss = metrics.get(bench.loss)
     # clients who minimise IPO have training losses on another scale

@@ -22,11 +22,13 @@ from fedllm_bench.common import files, interrupts, provenance
 from fedllm_bench.common.cache import key_of
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.pipeline.results_stage import RawSides, write_report
 from fedllm_bench.results.privacy import warnings_of
 from fedllm_bench.runs.cell import Cell
@@ -128,6 +130,7 @@ def score_base(bench: Bench) -> Scores:
             "batch_tokens": bench.settings.batch_tokens,
             "threads": bench.cell.threads,
             "versions": {name: METRICS[name].info.version for name in bench.metrics},
+            **_rows_of_sample(bench),
         }
     )
 
@@ -138,6 +141,13 @@ def score_base(bench: Bench) -> Scores:
         return cached_scores(files.cache_root() / "base_scores", key, "before", bench.metrics, score)
 
     return saved_scores(bench.cell.folder, "before", bench.metrics, shared)
+
+
+def _rows_of_sample(bench: Bench) -> dict[str, Any]:
+    """What the base scores of a sample hang on too; {} where every row is scored, by whatever settings."""
+    if sample_block(bench.items, bench.cell.split) is None:
+        return {}
+    return {"rows": [[item.part, item.row.client_id, item.row.row_id] for item in bench.items]}
 
 
 def train(bench: Bench) -> Server:
@@ -166,12 +176,13 @@ def train(bench: Bench) -> Server:
 
 
 def _save(bench: Bench, folder: Path, tree: Tree) -> None:
-    """What was trained: an adapter, or a whole model."""
+    """What was trained: an adapter, or a whole model; with the licence and notices of its base."""
     config, base = bench.config, bench.cell.model_folder
+    texts = texts_to_carry(config.model.name, base)
     if config.model.trainable == "full":
-        save_model(folder, bench.model, tree, base, bench.settings.template)
+        save_model(folder, bench.model, tree, base, bench.settings.template, texts)
     else:
-        save_adapter(folder, tree, config.lora, str(base), transposed=bench.model.transposed)
+        save_adapter(folder, tree, config.lora, str(base), transposed=bench.model.transposed, texts=texts)
 
 
 def final_adapters(bench: Bench, server: Server) -> dict[str, Tree]:

@@ -19,6 +19,8 @@ from fedllm_bench.config.sections import without_method
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.runs.folder import BASELINE, RESULTS, RunFolder
 
+ON_REAL_ROWS = ("small", "gpu24")  # profiles whose users are built from an upstream's rows where no split is named
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -88,7 +90,10 @@ def _viewed(config: RunConfig) -> RunConfig:
 
 
 def resolve_split(config: RunConfig) -> Split:
-    """The split the user named, else the embedded one. Raises a :class:`UserError` where there is neither."""
+    """The split the user named, else that of the profile: embedded, or built from the upstream's rows.
+
+    Raises a :class:`UserError` where there is none.
+    """
     if config.split is not None:
         split = open_split(Path(config.split).expanduser())
         if split.task != config.data.task:
@@ -96,6 +101,10 @@ def resolve_split(config: RunConfig) -> Split:
                 f"SPLIT={config.split}: its task is {split.task}, {config.dataset} needs {config.data.task}"
             )
         return split
+    if config.profile in ON_REAL_ROWS:
+        from fedllm_bench.runs.profile_split import built_split
+
+        return built_split(config)
     from fedllm_bench.mini.dataset import BUILDERS, mini_split
 
     known = sorted(name for name in BUILDERS if name != config.dataset)

@@ -15,7 +15,7 @@ from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import plugins
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.starting import locate_adapter
-from fedllm_bench.data.clients import Clients, sample_by_size
+from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.pairs import PairPart, PairRow, encode_pairs, tokenise_pairs
 from fedllm_bench.data.templates.sources import source_for
@@ -25,6 +25,7 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, pair_items
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.running import EvalSettings
+from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.reference import with_reference
@@ -40,7 +41,7 @@ from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 @dataclass(frozen=True)
 class Bench:
-    """A cell with everything loaded."""
+    """A cell with everything loaded; `items` are the held-out rows that are scored, all of them or a sample."""
 
     cell: Cell
     model: LoraModel
@@ -73,10 +74,12 @@ class Bench:
 
     @cached_property
     def local_sample(self) -> list[int]:
-        """The clients of the baseline `local`: a sample by size of those whom the schedule visits, or all."""
-        count = self.config.evaluation.local_clients
-        sizes = [len(self.clients.train_rows[client]) for client in self.clients.ids]
-        return sample_by_size(sizes, sorted(self.visited) if count else range(len(sizes)), count)
+        """The clients of the baseline `local`: see :func:`trained_alone`."""
+        evaluation, ids = self.config.evaluation, self.clients.ids
+        sizes = [len(self.clients.train_rows[client]) for client in ids]
+        named = {item.row.client_id for item in self.items}
+        scored = {place for place, client in enumerate(ids) if client in named} if is_sampled(evaluation) else None
+        return trained_alone(sizes, self.visited if evaluation.local_clients else (), evaluation.local_clients, scored)
 
 
 def check_cell(cell: Cell) -> None:
@@ -119,7 +122,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
         max_new_tokens=evaluation.max_new_tokens,
         dpo_beta=config.local.dpo_beta,
     )
-    items = heldout_items(clients) if cell.split.task == "sft" else pair_items(clients)
+    items = _items(clients, config)
     _check_answers_fit(model, config, items, settings)
     return Bench(cell, model, clients, items, settings, metrics)
 
@@ -131,6 +134,13 @@ def _template(cell: Cell) -> str:
     source = source_for(cell.config.data.template, tokenizer, model.name)
     ChatEncoder(tokenizer, source).check_trains()
     return source
+
+
+def _items(clients: Clients, config: RunConfig) -> Sequence[HeldoutItem] | Sequence[PairItem]:
+    """The held-out rows that are scored."""
+    if clients.split.task == "sft":
+        return sampled(heldout_items(clients), clients.split, config.evaluation)
+    return sampled(pair_items(clients), clients.split, config.evaluation)
 
 
 def _check_answers_fit(
