@@ -14,16 +14,31 @@ from fedllm_bench.data.tokens import encode_prompts
 from fedllm_bench.training.model.lora_model import LoraModel
 
 
+@dataclass(frozen=True)
+class GreedyAnswer:
+    """What a model said, without surrounding spaces. `ended`: by itself, not because max_new_tokens were full."""
+
+    text: str
+    ended: bool
+
+
 def answers(model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings) -> list[str]:
-    """One greedy answer for each conversation that ends with the user's turn, without surrounding spaces."""
+    """The texts of :func:`greedy_answers`."""
+    return [answer.text for answer in greedy_answers(model, conversations, settings)]
+
+
+def greedy_answers(
+    model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings
+) -> list[GreedyAnswer]:
+    """One greedy answer for each conversation that ends with the user's turn, of at most `max_new_tokens` tokens."""
     prompts = encode_prompts(conversations, model.tokenizer, settings.template)
-    found = [""] * len(prompts)
+    found = [GreedyAnswer("", False)] * len(prompts)
     ends = end_tokens(model, settings.template)
     lengths = [len(prompt) + settings.max_new_tokens for prompt in prompts]
     for batch in by_length(lengths, settings.batch_tokens):
-        texts = _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens, ends)
-        for i, text in zip(batch, texts, strict=True):
-            found[i] = text
+        made = _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens, ends)
+        for i, answer in zip(batch, made, strict=True):
+            found[i] = answer
     return found
 
 
@@ -40,7 +55,7 @@ def end_tokens(model: LoraModel, template: str | None = None) -> frozenset[int]:
 
 def _batch_answers(
     model: LoraModel, prompts: Sequence[list[int]], max_new_tokens: int, ends: frozenset[int]
-) -> list[str]:
+) -> list[GreedyAnswer]:
     tokenizer = model.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(len(prompt) for prompt in prompts)
@@ -54,9 +69,10 @@ def _batch_answers(
         pad_token_id=pad,
         eos_token_id=sorted(ends),
     )
-    made = [list(takewhile(lambda token: token not in ends, row)) for row in out[:, width:].tolist()]
+    new = out[:, width:].tolist()
+    made = [list(takewhile(lambda token: token not in ends, row)) for row in new]
     texts: list[str] = tokenizer.batch_decode(made, skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    return [GreedyAnswer(text.strip(), len(kept) < len(row)) for text, kept, row in zip(texts, made, new, strict=True)]
 
 
 def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

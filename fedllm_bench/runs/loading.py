@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, pai
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
+from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.reference import with_reference
@@ -37,6 +39,8 @@ from fedllm_bench.training.model import limits
 from fedllm_bench.training.model.base import load_tokenizer
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
     )
     items = _items(clients, config)
     _check_answers_fit(model, config, items, settings)
+    _check_asked(metrics, items, is_told=not is_baseline)
     return Bench(cell, model, clients, items, settings, metrics)
 
 
@@ -143,13 +148,23 @@ def _items(clients: Clients, config: RunConfig) -> Sequence[HeldoutItem] | Seque
     return sampled(pair_items(clients), clients.split, config.evaluation)
 
 
+def _check_asked(metrics: Sequence[str], items: Sequence[Any], *, is_told: bool) -> None:
+    """Say how many rows a metric scores that does not score all; refuse one that scores none."""
+    for name in metrics:
+        metric = METRICS[name]
+        if isinstance(metric, OfAnswer) and (asked := asked_of(metric, items)) < len(items) and is_told:
+            log.info("%s scores %d of %d held-out rows, and leaves out the others", name, asked, len(items))
+
+
 def _check_answers_fit(
     model: LoraModel, config: RunConfig, items: Sequence[HeldoutItem] | Sequence[PairItem], settings: EvalSettings
 ) -> None:
-    """Refuse metrics that ask for more tokens than a table of positions has: the mini world's own questions."""
+    """Refuse metrics that ask for more tokens than a table of positions has: those whose answers are generated."""
     table = limits.table_of(model.base)
-    metrics = [name for name in config.evaluation.metrics if METRICS[name].needs_probes]
-    rows: Sequence[Any] = [item.row for item in items if item.task]
+    of_probes = [name for name in config.evaluation.metrics if METRICS[name].needs_probes]
+    of_answers = [name for name in config.evaluation.metrics if isinstance(METRICS[name], OfAnswer)]
+    metrics = [*of_probes, *of_answers]
+    rows: Sequence[Any] = [item.row for item in items if item.task or of_answers]
     if table is None or not metrics or not rows:
         return
     encoded: Sequence[TokenRow | PairRow]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from base_homes import needs_pip
-from bench_runs import TINY, quick, run
+from bench_runs import TINY, folder_of, quick, run, words
 from submitted_runs import statement, write_run
 from tiny_gguf import SENTENCE, TERMS_TEXT, declaration, declare, ship
 
@@ -33,13 +33,13 @@ def with_terms(base_home: Path, gguf_weights: tuple[bytes, Any], monkeypatch: py
     return base_home
 
 
-@pytest.mark.parametrize("words", [["list"], ["show", "gemma3-270m"], ["get", "--help"]])
-def test_cheap_commands_load_no_torch(words: list[str]) -> None:
+@pytest.mark.parametrize("line", [["list"], ["show", "gemma3-270m"], ["get", "--help"]])
+def test_cheap_commands_load_no_torch(line: list[str]) -> None:
     script = (
         "import sys\nfrom fedllm_bench import cli\n"
         "try:\n    cli.main(sys.argv[1:])\nfinally:\n    assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
-    said = subprocess.run([sys.executable, "-c", script, "model", *words], capture_output=True, text=True, check=False)
+    said = subprocess.run([sys.executable, "-c", script, "model", *line], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     assert said.stdout
 
@@ -89,9 +89,8 @@ def test_terms_are_shown_once_accepted_once_and_not_asked_again(
 def test_a_run_asks_for_no_consent_but_says_what_to_type(
     with_terms: Path, tiny_split: Split, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["bench", "aya", "fedavg", "--profile", "mini", "--split", str(tiny_split.folder), "--model", "tiny"]
     with quick():
-        assert cli.main([*words, "--out", str(with_terms / "runs")]) == 2
+        assert cli.main(words("fedavg", tiny_split.folder, with_terms / "runs", "--model", "tiny")) == 2
     err = capsys.readouterr().err
     assert err.splitlines()[-1].endswith("type: fedllm-bench model get tiny --accept-terms")
     assert not (with_terms / "runs").exists()
@@ -107,8 +106,9 @@ def test_what_is_made_on_a_base_with_terms_carries_them(with_terms: Path, tiny_s
         out = with_terms / "merged"
         assert cli.main(["merge", str(folder), "--out", str(out)]) == 0
         settings = (*TINY, "model.trainable=full")
-        words = [word for setting in settings for word in ("--set", setting)]
-        full = run("fedavg", tiny_split.folder, with_terms / "full", "--model", "tiny", "--metrics", "heldout", *words)
+        more = ("--model", "tiny", "--metrics", "heldout")
+        assert cli.main(words("fedavg", tiny_split.folder, with_terms / "full", *more, settings=settings)) == 0
+        full = folder_of("fedavg", with_terms / "full")
     for made in (folder / "adapter", out, full / "model"):
         assert {path.name for path in made.iterdir()} >= CARRIED, made
         notice = (made / "NOTICE").read_text()

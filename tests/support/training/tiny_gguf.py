@@ -17,6 +17,7 @@ from fedllm_bench.config.bases import declared
 
 HIDDEN, INNER, LAYERS, HEADS = 32, 64, 2, 2
 CONTROL, NORMAL = 3, 1  # token types of GGUF
+GPT_END = "<|endoftext|>"  # transformers adds it to a tokenizer of this kind that lacks it
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 MODULE = "tiny_weights"
 RAISES = "raise RuntimeError('a downloaded package was imported')\n"
@@ -51,15 +52,15 @@ def write_gguf(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
 def _add_tokenizer(writer: gguf.GGUFWriter, vocab: dict) -> int:
     added = {token["id"]: token["content"] for token in vocab["added_tokens"]}
     tokens = {**{number: token for token, number in vocab["model"]["vocab"].items()}, **added}
-    names = [tokens[number] for number in range(len(tokens))]
+    names = [*(tokens[number] for number in range(len(tokens))), GPT_END]
+    control = {*added.values(), GPT_END}
+    merges = vocab["model"]["merges"]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(names)
-    writer.add_token_types([CONTROL if number in added else NORMAL for number in range(len(names))])
-    writer.add_token_merges(
-        [merge if isinstance(merge, str) else " ".join(merge) for merge in vocab["model"]["merges"]]
-    )
-    writer.add_eos_token_id(next(iter(added)))
-    writer.add_bos_token_id(next(iter(added)))
+    writer.add_token_types([CONTROL if name in control else NORMAL for name in names])
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_eos_token_id(names.index("<|end|>"))
+    writer.add_pad_token_id(names.index("<|pad|>"))
     writer.add_chat_template(TEMPLATE)
     return len(names)
 
