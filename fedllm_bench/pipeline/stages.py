@@ -24,7 +24,6 @@ from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
-from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.pipeline.results_stage import RawSides, write_report
@@ -116,21 +115,6 @@ def _describe(bench: Bench) -> None:
 
 def score_base(bench: Bench) -> Scores:
     """The base model's scores; they do not depend on method or seed, so runs share them through the cache."""
-    config = bench.config
-    key = key_of(
-        {
-            "base": bench.cell.base_hash,
-            "dtype": config.model.dtype,
-            "split": bench.cell.split.hash,
-            "template": ChatEncoder(bench.model.tokenizer, bench.settings.template).cache_name,
-            "sequence_length": config.local.sequence_length,
-            "max_new_tokens": bench.settings.max_new_tokens,
-            "batch_tokens": bench.settings.batch_tokens,
-            "threads": bench.cell.threads,
-            "versions": {name: METRICS[name].info.version for name in bench.metrics},
-            **_rows_of_sample(bench),
-        }
-    )
 
     def score(ledger: Ledger) -> Scores:
         return evaluate(bench, [(None, bench.items)], "base", ledger=ledger)
