@@ -27,7 +27,7 @@ def choose_profile(requested: str | None, cuda: bool) -> tuple[str, str]:
         "PROFILE=paper",
         "small": "for the published setting, add PROFILE=paper (--profile paper)",
         "gpu24": "for the published setting, add PROFILE=paper (--profile paper)",
-        "paper": "for the embedded world in minutes, add PROFILE=mini (--profile mini)",
+        "paper": "for minutes, add PROFILE=small (a real model and real users) or PROFILE=mini (the embedded world)",
     }[profile]
     return profile, f"Profile {profile}: {why}; {other}."
 
@@ -49,7 +49,10 @@ def paper_problems(
             f"method: {config.method.name} cannot run here yet; type: make bench DATASET={config.dataset} METHOD=fedavg"
         )
     if not cuda:
-        problems.append(f"GPU: no CUDA GPU was found; without one, type: {bench} PROFILE=mini")
+        problems.append(
+            f"GPU: no CUDA GPU was found; without one, type: {bench} PROFILE=small, or PROFILE=mini for "
+            "the embedded world"
+        )
     elif not bfloat16 and config.model.dtype == "bfloat16":
         problems.append(
             "GPU: it has no bfloat16 arithmetic (that begins with Ampere, compute capability 8.0); "

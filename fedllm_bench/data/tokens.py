@@ -83,19 +83,21 @@ class TokenPart:
 
 
 def tokenise_split(
-    split: Split, tokenizer: Any, template: str, sequence_length: int, cache: Path
+    split: Split, tokenizer: Any, template: str, sequence_length: int, cache: Path, *, told: bool = True
 ) -> dict[str, TokenPart]:
     """Every part of the split as tokens, from the cache where the same inputs were tokenised before.
 
-    `tokenizer` is a fast tokenizer of transformers. Rows are cut on the right to `sequence_length` tokens.
+    `tokenizer` is a fast tokenizer of transformers. Rows are cut on the right to `sequence_length` tokens; with `told`
+    a line says how many, and what that is of all answers.
     """
 
     def examples(rows: Sequence[SftRow]) -> list[Example]:
         return [(row,) for row in encode(rows, tokenizer, template)]
 
     parts = tokenised(split.rows, examples, inputs(split, tokenizer, template, sequence_length), cache)
-    report_losses(parts, sequence_length, "rows", "the completion")
-    report_control(parts, "rows")
+    if told:
+        report_losses(parts, sequence_length, "rows", "the completion")
+        report_control(parts, "rows")
     return parts
 
 

@@ -152,8 +152,9 @@ class RunFolder:
 
     @property
     def has_heldout_rows(self) -> bool:
-        """Of a finished run: whether its split held out any row."""
-        return bool(self.results["data"]["num_heldout_rows"])
+        """Of a finished run: whether its split held out any row; True where results.json does not say."""
+        data = self.results.get("data")
+        return not (isinstance(data, dict) and data.get("num_heldout_rows") == 0)
 
     def _score_files(self) -> list[str]:
         """Metrics on the questions of the mini world are passed over where there are none."""

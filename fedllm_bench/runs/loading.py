@@ -116,7 +116,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
-    tokens = _tokens(cell, model, template)
+    tokens = _tokens(cell, model, template, told=not is_baseline)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
     _check_trainable(config, clients)
     evaluation = config.evaluation
@@ -191,13 +191,13 @@ def _check_trainable(config: RunConfig, clients: Clients) -> None:
     )
 
 
-def _tokens(cell: Cell, model: LoraModel, template: str) -> Mapping[str, TokenPart | PairPart]:
+def _tokens(cell: Cell, model: LoraModel, template: str, *, told: bool) -> Mapping[str, TokenPart | PairPart]:
     """The split tokenised; pairs with the reference's log-probabilities."""
     length, cache = cell.config.local.sequence_length, files.cache_root()
     split = swapped(cell.split, cell.config.seed) if cell.config.data.swap_answers else cell.split
     if split.task == "sft":
-        return tokenise_split(split, model.tokenizer, template, length, cache)
-    parts = tokenise_pairs(split, model.tokenizer, template, length, cache)
+        return tokenise_split(split, model.tokenizer, template, length, cache, told=told)
+    parts = tokenise_pairs(split, model.tokenizer, template, length, cache, told=told)
     batch_tokens = cell.config.evaluation.batch_tokens
     return with_reference(parts, model, base_hash=cell.base_hash, batch_tokens=batch_tokens, cache=cache)
 

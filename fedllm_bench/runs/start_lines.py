@@ -22,12 +22,12 @@ def start_lines(cell: Cell) -> list[str]:
 
 
 def _about_model(cell: Cell) -> str:
-    """ "Model gemma: 268.1 million parameters, bfloat16 (this processor has arithmetic of this type)."."""
+    """ "Model: gemma, 268.1 million parameters, bfloat16 (this processor has arithmetic of this type)."."""
     model = cell.config.model
     count = model_files.num_parameters(cell.model_folder)
     size = f"{count / 1e6:.1f} million parameters, " if count else ""
     why = dtype_reason(model.dtype)
-    return f"Model {base_label(model)}: {size}{model.dtype}{f' ({why})' if why else ''}."
+    return f"Model: {base_label(model)}, {size}{model.dtype}{f' ({why})' if why else ''}."
 
 
 def dtype_reason(dtype: str) -> str:

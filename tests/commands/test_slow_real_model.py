@@ -1,6 +1,6 @@
 """Profile small from the command line, on a real pretrained base: two rounds on users made here.
 
-Killed in base scoring and in training it ends with the same bits. Plain PEFT, `merge`, `answer` and TRL take what it left.
+Killed in base scoring and in training it has the same bits. Plain PEFT, `merge`, `answer` and TRL take what it left.
 """
 
 from __future__ import annotations
