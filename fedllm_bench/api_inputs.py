@@ -171,7 +171,7 @@ def whole(name: str, value: object, least: int = 0) -> int:
 
 
 def profile(options: RunOptions) -> str:
-    """That of the options, else by GPU. Raises a :class:`UserError` for another one than "mini" and "paper"."""
+    """That of the options, else by GPU. Raises a :class:`UserError` for an unknown one."""
     wanted = options.get("profile")
     return choose_profile(None if wanted is None else text("profile", wanted), hardware.has_cuda())[0]
 

@@ -29,13 +29,13 @@ from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.config import presets
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.evaluation.answering.budget import batch_tokens
-from fedllm_bench.evaluation.answering.decoding import end_tokens
 from fedllm_bench.evaluation.answering.encoding import ChatTemplate, Encode, encoder
 from fedllm_bench.evaluation.answering.journal import AnsweredTurn, Key
 from fedllm_bench.evaluation.answering.merged_adapter import answering_with
 from fedllm_bench.evaluation.answering.model_answers import ModelAnswerer, conversation
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Overrides, PromptContext, make_prompts
 from fedllm_bench.evaluation.records import Prompt
+from fedllm_bench.metrics.running import end_tokens
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 

@@ -62,7 +62,8 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
     others.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible address, as http://host:8000/v1")
     others.add_argument("--import", dest="imported", metavar="FILE", type=Path,
                         help="answers made elsewhere: FastChat, alpaca_eval, lm-eval, or id and text")  # fmt: skip
-    others.add_argument("--template", help="alpaca, vicuna_v1.1, mini, or model: the model's own (default: model)")
+    others.add_argument("--template",
+                        help="alpaca, vicuna_v1.1, mini, plain or model (the base's own, the default)")  # fmt: skip
     others.add_argument("--dtype", choices=DTYPES, help="of the model (default: bfloat16 on a GPU, else float32)")
     others.add_argument("--dataset", help="for ref_gpt4: a data set, as aya")
     others.add_argument("--split", metavar="DIR", help="for heldout_ref and mini: a client split")
@@ -217,17 +218,15 @@ def _context(args: argparse.Namespace) -> PromptContext:
 def _subject(args: argparse.Namespace) -> Subject:
     import torch
 
-    from fedllm_bench.data.chat import template_text
+    from fedllm_bench.data.templates.sources import MODEL, check_name
     from fedllm_bench.evaluation.answering import subjects
-    from fedllm_bench.evaluation.answering.encoding import OWN
 
     wanted = [side.strip() for side in args.sides.split(",") if side.strip()] if args.sides else None
     if args.run_folder:
         return subjects.subject_of_run(args.run_folder, wanted)
     dtype = args.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
-    template = args.template or OWN
-    if template != OWN:
-        template_text(template)  # an unknown one is refused before a model is fetched
+    template = args.template or MODEL
+    check_name(template)  # an unknown one is refused before a model is fetched
     if args.adapter:
         subject = subjects.subject_of_adapter(args.adapter, args.model, template, dtype)
     else:

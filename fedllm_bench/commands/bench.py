@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from fedllm_bench.runs.cell import Cell
 
 log = logging.getLogger(__name__)
+PROFILES = (
+    "mini (embedded world, minutes), small (real model and users, minutes on a CPU), gpu24 (one GPU of 24 GB) or paper "
+    "(published setting); default: paper with a GPU, else mini"
+)
 EXAMPLES = """examples:
   fedllm-bench bench aya fedprox
   fedllm-bench bench aya fedavg --seed 1 --set local.lr=1e-3 --set federation.rounds=10
   fedllm-bench bench aya local                                        (every client alone)
   fedllm-bench bench aya scaffold --variant released                  (the published rule and schedule)
-  fedllm-bench bench aya fedprox --profile mini --split my-split      (own split, embedded base model)
+  fedllm-bench bench aya fedavg --profile small --split my-split      (a real model, minutes on two CPU cores)
   fedllm-bench bench rows fedavg --split splits/mine                  (rows of your own: data build rows)
   fedllm-bench bench aya my_method --plugin my_method.py              (a method of your own: docs/plugins.md)
   fedllm-bench bench aya fedprox --explain                            (every setting and where it comes from)
@@ -60,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def add_settings(parser: argparse.ArgumentParser, *, metavar: str, help: str) -> None:
     """The options of `bench` and `grid`; `metavar` and `help` are those of --set."""
-    parser.add_argument("--profile", help="mini (embedded world, CPU) or paper (published setting); default: by GPU")
+    parser.add_argument("--profile", help=PROFILES)
     parser.add_argument("--engine", default="inprocess", help="inprocess, or trl (the slow reference)")
     parser.add_argument("--variant", default="paper", help="paper (as the papers write it, default) or released")
     parser.add_argument("--split", metavar="DIR", help="a client split made by `fedllm-bench data build`")
@@ -117,11 +121,12 @@ def positive(text: str) -> int:
 
 
 def _announce(cell: Cell) -> None:
-    manifest = cell.split.manifest
-    rows = sum(client.train for client in manifest.clients)
-    say(f"Data {cell.split.name}: {len(manifest.clients)} clients, {rows} training rows, split {cell.split.hash[:10]}.")
+    from fedllm_bench.runs.start_lines import start_lines
+
+    for line in start_lines(cell):
+        say(line)
     if cell.config.variant == "released":
-        say(_about_released(sum(client.heldout for client in manifest.clients)))
+        say(_about_released(sum(client.heldout for client in cell.split.manifest.clients)))
     say(f"Run folder {cell.folder}")
 
 

@@ -20,6 +20,7 @@ examples:
   fedllm-bench data build wildchat --raw hub:allenai/WildChat-1M@COMMIT --out splits/wildchat
   fedllm-bench data build aya --raw rows.jsonl.gz --min-samples 10 --languages ukr,spa,eng --out splits/small
   fedllm-bench data build aya --raw rows.parquet --max-clients 38 --heldout upstream --out splits/38
+  fedllm-bench data build aya --raw rows.parquet --languages spa,eng,ukr --per-language 20 --out splits/equal
   fedllm-bench data build wildchat_multi --raw WildChat-1M/ --near-duplicates drop --out splits/multi
   fedllm-bench data build chatbot_it --raw arena.parquet --decontaminate off --out splits/chatbot_it
   fedllm-bench data build aya --raw aya_dataset/ --partition dirichlet:0.5:topic --out splits/artificial
@@ -77,6 +78,7 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the split folder to write")
     build.add_argument("--min-samples", type=int, metavar="N", help="fewest usable rows of a client")
     build.add_argument("--max-samples", type=int, metavar="N", help="most rows that a client keeps")
+    _add_per(build)
     build.add_argument("--max-clients", type=int, metavar="N", help="keep the N clients with most rows")
     build.add_argument("--languages", type=_languages, metavar="CODES", help="ISO 639-3 with commas, or 'all'")
     build.add_argument("--heldout", type=_heldout, metavar="F", help="held-out fraction of each client, or 'upstream'")
@@ -106,6 +108,19 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_own_rows(build)
     add_plugins(build)
     build.set_defaults(run=run_build)
+
+
+def _add_per(build: argparse.ArgumentParser) -> None:
+    """Equal numbers of users by a column; counted after --languages and --min-samples, before --max-clients."""
+    per = build.add_mutually_exclusive_group()
+    per.add_argument("--per-language", type=int, metavar="N", help="keep the N users with most rows of each language")
+    per.add_argument("--per", nargs=2, metavar=("COLUMN", "N"), help="the same by a column: language or source")
+
+
+def _per(args: argparse.Namespace) -> str:
+    if args.per_language is not None:
+        return f"language:{args.per_language}"
+    return ":".join(args.per or ())
 
 
 def _add_own_rows(build: argparse.ArgumentParser) -> None:
@@ -187,6 +202,8 @@ def run_build(args: argparse.Namespace) -> int:
 
     pipeline = pipelines.load_pipeline(args.dataset, _said(args, pipelines.STATED))
     given: dict[str, Any] = {key: vars(args)[key] for key in RECIPE_OPTIONS if vars(args)[key] is not None}
+    if per := _per(args):
+        given["per"] = per
     recipe = replace(pipeline.DECLARATION.recipe, **given)
     raw = hub.raw_source(args.raw)
     check = build.check_build

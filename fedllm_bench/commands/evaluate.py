@@ -20,9 +20,11 @@ EXAMPLES = """examples:
   fedllm-bench evaluate RUN --metrics mini --plugin my_metric.py                       (docs/plugins.md)
 
 The same as `fedllm-bench answer`, `judge` and `report`, which have more options. Without --judge nothing is asked of
-anybody: answers are kept, and metrics that need a judge are unscored. A run of profile mini is asked the questions of
-the embedded world, which a rule grades. A folder of answers alone (`fedllm-bench answer --out`) is judged and reported
-as it stands. Interrupt it: the same command goes on where it stopped.
+anybody: answers are kept, and metrics that need a judge are unscored. A run on the mini data is asked the questions of
+the invented world, which a rule grades. A run of profile mini or small on real rows is asked 100 held-out prompts of
+its users and harmless questions, with answers of at most evaluation.max_new_tokens tokens; --metrics names others.
+A folder of answers alone (`fedllm-bench answer --out`) is judged and reported as it stands. Interrupt it: the same
+command goes on where it stopped.
 """
 
 
@@ -36,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         allow_abbrev=False,
     )
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="a finished run folder, or a folder of answers")
-    parser.add_argument("--metrics", help=f"benchmarks with commas between (default: {PUBLISHED})")
+    parser.add_argument("--metrics", help=f"with commas between (default: by profile and data; of paper {PUBLISHED})")
     parser.add_argument("--sides", help="who answers, with commas between (default: base and global, or 5 clients)")
     parser.add_argument("--limit", metavar="N", help="the first N items only, for trying out")
     parser.add_argument("--threads", metavar="N", help="cores to use (default: all, or OMP_NUM_THREADS)")
@@ -89,7 +91,8 @@ def _stages(args: argparse.Namespace) -> Iterator[list[str]]:
     options = {"has_judge": _has_judge(args), "limit": args.limit, "threads": args.threads}
     plan = plan_of(args.run_folder, args.metrics, **options)
     if plan.asked is not None:
-        yield ["answer", folder, "--metrics", plan.asked, *_given(args, "sides", "limit", "threads")]
+        most = ["--max-new-tokens", str(plan.max_new_tokens)] if plan.max_new_tokens else []
+        yield ["answer", folder, "--metrics", plan.asked, *most, *_given(args, "sides", "limit", "threads")]
     asked = _given(args, "judge", "judge_url", "judge_model", "max_cost", "token_limit_name")
     asked += [f"--{name}" for name in FLAGS if getattr(args, name.replace("-", "_"))]
     asked += ["--judge", RULE] if plan.is_ruled else []

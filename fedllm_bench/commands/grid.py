@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   fedllm-bench grid aya --set federation.rounds=60 --set fedprox:method.mu=0.1
                                                                  (METHOD: before a setting of one method)
   fedllm-bench grid aya --methods local,fedavg,fedavg+shuffled   (a control: rows dealt to clients at random)
+  fedllm-bench grid aya --methods local,fedavg,fedavg+swapped    (a control: rows with answers of other users)
   fedllm-bench grid aya --methods fedavg,my_method --plugin my_method.py        (docs/plugins.md)
   fedllm-bench grid aya,wildchat --seeds 0,1,2                   (one table each, and one over both; or: grid all)
 

@@ -24,7 +24,7 @@ EXAMPLES = """examples:
 Gains are over a run of `local` with the same seed and settings (named too, or beside the run: runs/<data set>/local/)
 and over the base model. It writes insight.json, insight.md and figures; docs/insight.md explains them.
 """
-MINI, DISTANCES = "mini", "the diversity report"
+DISTANCES = "the diversity report"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     _check_metrics(found)
     split = split_of_run(federated[0])
     rows = read_rows(split)
-    embedder, distances = _distances(args, split, rows, is_mini=federated[0].config.profile == MINI)
+    embedder, distances = _distances(args, split, rows, is_mini=federated[0].is_on_invented_world)
     resamples = Resamples(permutations=args.permutations, seed=args.seed)
     report = insight(split, found, clients_of(split, rows, distances), embedder, resamples)
     out = args.out or (federated[0].path / "insight" if len(federated) == 1 else _shared_out(split))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -13,10 +13,15 @@ class UserError(ValueError):
 def unknown(kind: str, name: str, known: Iterable[str], advice: str = "") -> UserError:
     """An error for a name that is not registered, with the nearest one that is."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    near = nearest(name, names, cutoff=0.5)
+    hint = f"; did you mean {near!r}?" if near else "."
     tail = f" ({advice})" if advice else ""
     return UserError(f"no {kind} {name!r}{hint} There are: {', '.join(names)}{tail}")
+
+
+def nearest(name: str, known: Sequence[str], cutoff: float = 0.75) -> str | None:
+    """The known name that is spelt most like `name`; None where none is alike enough."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
 def first_line(error: object) -> str:

@@ -143,6 +143,7 @@ def _alike(run: ComparedFolder) -> dict[str, str]:
     """What the held-out scores of a run hang on, beside its model."""
     evaluation = run.stated.get("evaluation", {})
     return {
+        "profile": str(run.stated.get("profile", "")),  # each has its own budget and constants
         "data set": str(run.stated["name"]),
         "split hash": run.split_hash[:16],
         "evaluation.max_new_tokens": str(evaluation.get("max_new_tokens", "")),

@@ -1,4 +1,4 @@
-"""Where base models lie: in the package, in a folder, or in the hub's cache. Nothing here loads torch."""
+"""Where base models lie: in the package, in the cache, in a folder, or in the hub's cache. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from importlib.resources import files
 from pathlib import Path
 
 from fedllm_bench.common import network
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.errors import UserError, nearest
 from fedllm_bench.common.files import sha256_file, sha256_json
 from fedllm_bench.config import model_files
+from fedllm_bench.config.bases import declared, store
+from fedllm_bench.config.bases.labels import is_gguf
 from fedllm_bench.config.run import EMBEDDED_MODEL
 
 BLOB = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # Git's hash of small files, sha256 of large ones
-ADVICE = "give a folder in Hugging Face format, an id of the hub, or 'mini'"
+ADVICE = "give a folder in Hugging Face format, an id of the hub, a base of `fedllm-bench model list`, or 'mini'"
 LOADED = (
     ".safetensors",
     ".json",
@@ -23,14 +25,14 @@ LOADED = (
 
 
 def locate(name: str, revision: str | None = None) -> Path:
-    """The folder of a base model; an id of the hub is fetched when it is not in the local cache.
+    """The folder of a base model; what is not in a cache is fetched: a named base, or an id of the hub.
 
     Raises a :class:`UserError` where there is no such model, and for one that holds more than plain weights (an
     adapter, code, pickles, quantised weights): nothing is loaded that was not asked for.
     """
     if name == EMBEDDED_MODEL:
         return Path(str(files("fedllm_bench.mini") / "base"))
-    folder = _own_folder(name) or _from_hub(name, revision)
+    folder = _own_folder(name, revision) or _from_hub(*on_hub(name, revision), name)
     problem = model_files.problem(folder)
     if problem is not None:
         raise UserError(f"MODEL={name}: {problem}")
@@ -41,7 +43,7 @@ def locate_settings(name: str, revision: str | None = None) -> Path:
     """As :func:`locate`, where config.json alone is needed: of a model on the hub no other file is fetched."""
     if name == EMBEDDED_MODEL:
         return locate(name)
-    folder = _own_folder(name) or _settings_from_hub(name, revision)
+    folder = _own_folder(name, revision) or _settings_from_hub(*on_hub(name, revision), name)
     try:
         problem = model_files.problem_of_settings(model_files.read_settings(folder))
     except ValueError as error:
@@ -51,41 +53,90 @@ def locate_settings(name: str, revision: str | None = None) -> Path:
     return folder
 
 
-def _own_folder(name: str) -> Path | None:
-    """The folder of this name; None for what may be an id of the hub."""
+def on_hub(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """Id and revision on the hub of what a config calls `name`: those declared of a named base, else as they are."""
+    base = declared.base_of(name)
+    return (base.hub, revision or base.revision) if base is not None else (name, revision)
+
+
+def is_available(name: str, revision: str | None = None) -> bool:
+    """Whether nothing must be fetched for `name`: a cached config.json is taken as a sign of the hub's whole model."""
+    if name == EMBEDDED_MODEL:
+        return True
+    base = declared.base_of(name)
+    if base is not None and base.gguf is not None:
+        return store.found(base) is not None
+    if base is None and ((Path(name) / model_files.CONFIG).is_file() or (is_gguf(name) and Path(name).is_file())):
+        return True
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    repository, revision = on_hub(name, revision)
+    try:
+        return isinstance(try_to_load_from_cache(repository, model_files.CONFIG, revision=revision), str)
+    except HFValidationError:  # a path or a sentinel, which is no id of the hub
+        return False
+
+
+def _own_folder(name: str, revision: str | None) -> Path | None:
+    """The folder of this name; None for what may be an id of the hub, and for a named base that is there."""
+    if (base := declared.base_of(name)) is not None:
+        return None if base.gguf is None else _converted(base, revision)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if (folder / model_files.CONFIG).is_file():
-            return folder
-        if (folder / model_files.ADAPTER_CONFIG).is_file():
-            raise UserError(
-                f"MODEL={name}: the folder holds an adapter and no model; give its base model as MODEL and the adapter "
-                f"with --set model.adapter={name}"
-            )
-        raise UserError(f"MODEL={name}: the folder has no config.json, so it is not a model; {ADVICE}")
+        return _checked_folder(folder, name)
+    if is_gguf(name) and folder.is_file():
+        return store.get_file(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise UserError(f"MODEL={name}: no such folder; {ADVICE}")
+        what = f"a file, and no folder; {ADVICE}" if folder.is_file() else f"no such folder; {ADVICE}"
+        near = nearest(name, declared.names())
+        raise UserError(f"MODEL={name}: {f'no such base or folder; did you mean {near!r}? {ADVICE}' if near else what}")
     return None
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _converted(base: declared.Base, revision: str | None) -> Path:
+    if revision is not None:
+        raise UserError(
+            f"model.revision={revision}: {base.name} comes from packages of fixed versions and not from the hub; leave "
+            f"model.revision out, or give MODEL={base.hub}"
+        )
+    return store.get(base)
+
+
+def _checked_folder(folder: Path, name: str) -> Path:
+    if (folder / model_files.CONFIG).is_file():
+        return folder
+    if (folder / model_files.ADAPTER_CONFIG).is_file():
+        raise UserError(
+            f"MODEL={name}: the folder holds an adapter and no model; give its base model as MODEL and the adapter "
+            f"with --set model.adapter={name}"
+        )
+    packed = sorted(path for path in folder.iterdir() if is_gguf(path.name))
+    if packed:
+        raise UserError(
+            f"MODEL={name}: the folder has no config.json, and weights as GGUF; give the file itself: MODEL={packed[0]}"
+        )
+    raise UserError(f"MODEL={name}: the folder has no config.json, so it is not a model; {ADVICE}")
+
+
+def _from_hub(repository: str, revision: str | None, name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = [f"*{ending}" for ending in LOADED]
     try:
         with network.blamed():
-            return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except UserError:
         raise
     except (OSError, ValueError) as error:  # the hub's errors are of these two kinds
         raise not_a_model(name, error) from error
 
 
-def _settings_from_hub(name: str, revision: str | None) -> Path:
+def _settings_from_hub(repository: str, revision: str | None, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(name, model_files.CONFIG, revision=revision)).parent
+        return Path(hf_hub_download(repository, model_files.CONFIG, revision=revision)).parent
     except (OSError, ValueError) as error:
         raise not_a_model(name, error) from error
 

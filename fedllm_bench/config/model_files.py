@@ -8,6 +8,7 @@ that names a run.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,20 @@ def problem_of_tensors(path: Path) -> str | None:
     if packed is None:
         return None
     return f"its weights are quantised already ({packed} in {path.name}); give them as they were before quantisation"
+
+
+def num_parameters(folder: Path) -> int | None:
+    """The numbers in a model's safetensors files, tied ones once; None where a file has no header to read."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                tensors = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), LONGEST_HEADER)))
+            shapes = [tensor["shape"] for name, tensor in tensors.items() if name != "__metadata__"]
+            total += sum(math.prod(shape) for shape in shapes)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+    return total or None
 
 
 def _packed_tensor(header: bytes) -> str | None:

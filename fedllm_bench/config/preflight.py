@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import get_args
 
 from fedllm_bench.common.errors import UserError, unknown
-from fedllm_bench.config.run import EMBEDDED_MODEL, Model, Profile, RunConfig
+from fedllm_bench.config.base_model import is_available, on_hub
+from fedllm_bench.config.bases.declared import base_of
+from fedllm_bench.config.bases.terms import needs_consent
+from fedllm_bench.config.run import Model, Profile, RunConfig
 
 CHOOSE = "choose:"  # a preset's model name for a base without an official copy on the hub
 GATED = ("meta-llama/",)
@@ -25,7 +27,7 @@ def choose_profile(requested: str | None, cuda: bool) -> tuple[str, str]:
         "PROFILE=paper",
         "small": "for the published setting, add PROFILE=paper (--profile paper)",
         "gpu24": "for the published setting, add PROFILE=paper (--profile paper)",
-        "paper": "for the embedded world in minutes, add PROFILE=mini (--profile mini)",
+        "paper": "for minutes, add PROFILE=small (a real model and real users) or PROFILE=mini (the embedded world)",
     }[profile]
     return profile, f"Profile {profile}: {why}; {other}."
 
@@ -47,7 +49,10 @@ def paper_problems(
             f"method: {config.method.name} cannot run here yet; type: make bench DATASET={config.dataset} METHOD=fedavg"
         )
     if not cuda:
-        problems.append(f"GPU: no CUDA GPU was found; without one, type: {bench} PROFILE=mini")
+        problems.append(
+            f"GPU: no CUDA GPU was found; without one, type: {bench} PROFILE=small, or PROFILE=mini for "
+            "the embedded world"
+        )
     elif not bfloat16 and config.model.dtype == "bfloat16":
         problems.append(
             "GPU: it has no bfloat16 arithmetic (that begins with Ampere, compute capability 8.0); "
@@ -86,12 +91,17 @@ def _model_problem(config: RunConfig, bench: str) -> str:
             f"{name.removeprefix(CHOOSE)} is published only as a weight difference; "
             f"choose a merged copy: {other}<hub id or folder>"
         )
-    if name.startswith(GATED):
+    base, repository = base_of(name), on_hub(name)[0]
+    if repository.startswith(GATED):
+        fetch = f"fedllm-bench model get {name}" if base else f"hf download {name}"
         return (
             f"{name} is not in the local cache and is gated; accept its licence on "
-            f"https://huggingface.co/{name}, then type: hf auth login && hf download {name}; "
+            f"https://huggingface.co/{repository}, then type: hf auth login && {fetch}; "
             f"or take an open one: {other}<hub id or folder>"
         )
+    if base is not None:
+        accept = " --accept-terms" if needs_consent(base) else ""
+        return f"{name} is not in the local cache; type: fedllm-bench model get {name}{accept}"
     return (
         f"{name} is neither a model folder nor in the local cache; type: hf download {name}; "
         f"or take another one: {other}<hub id or folder>"
@@ -106,18 +116,8 @@ def _split_problem(config: RunConfig, bench: str) -> str:
 
 
 def model_available(name: str, revision: str | None = None) -> bool:
-    """Whether `name` is the embedded model, a folder with a config.json, or in the local cache of the hub.
+    """Whether `name` is the embedded model, a base or a model that is in a cache, a folder, or a GGUF file.
 
     Nothing is fetched, and a cached config.json is taken as a sign of the whole model.
     """
-    if name == EMBEDDED_MODEL:
-        return True
-    if (Path(name) / "config.json").is_file():
-        return True
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
-    except HFValidationError:  # a path or a sentinel, which is no id of the hub
-        return False
+    return is_available(name, revision)

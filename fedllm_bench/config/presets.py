@@ -14,22 +14,25 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import plugins
-from fedllm_bench.config.run import EMBEDDED_MODEL, RunConfig, check, dotted, option_types, shown, unknown_option
+from fedllm_bench.config.assignments import assignment, comma_separated
+from fedllm_bench.config.option_names import unknown_option
+from fedllm_bench.config.places import placed
+from fedllm_bench.config.run import RunConfig, check, dotted, option_types, shown
 
 Layer = tuple[str, dict[str, Any]]  # where the values were read, and the values by dotted key
 
 PACKAGE = "fedllm_bench.benchmarks"  # named, not imported: in a checkout it lies outside fedllm_bench/
 FOLDERS = {"dataset": "datasets", "method": "methods", "profile": "profiles"}
 TOP_KEYS = ("seed", "engine", "variant", "split")  # arguments that are keys of the config themselves
+BUILDS = "builds"  # of a profile: no settings of a run, but how a split is made for one
 ARGUMENTS = (*FOLDERS, *TOP_KEYS, "model", "metrics")
 
 
@@ -49,21 +52,7 @@ def load(
     dataset: str, method: str, profile: str, overrides: Sequence[str] = (), **options: Unpack[PresetOptions]
 ) -> RunConfig:
     """The checked config of a run; a :class:`UserError` of one line names all that is wrong."""
-    return _placed(_resolve(dataset, method, profile, overrides, options).check())
-
-
-def _placed(config: RunConfig) -> RunConfig:
-    """With the absolute paths of folders, so that a run finds them again from any other; their contents name it."""
-    model = config.model
-    name = model.name if model.name == EMBEDDED_MODEL else _absolute(model.name)
-    model = replace(model, name=name, adapter=model.adapter and _absolute(model.adapter))
-    return replace(config, model=model, split=config.split and _absolute(config.split))
-
-
-def _absolute(name: str) -> str:
-    """Of a folder; another name as it is."""
-    folder = Path(name).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else name
+    return placed(_resolve(dataset, method, profile, overrides, options).check())
 
 
 def explain(
@@ -96,6 +85,15 @@ def dataset_aliases(root: Traversable | None = None) -> dict[str, str]:
     root = root or files(PACKAGE)
     tables = {name: _read(root, f"datasets/{name}.toml") for name in _names("dataset", root)}
     return {alias: name for name, table in tables.items() for alias in table.get("aliases", [])}
+
+
+def builds_of(profile: str, root: Traversable | None = None) -> dict[str, dict[str, Any]]:
+    """Data set -> how its users are built from the upstream's rows where a run of this profile names no split.
+
+    Keys of a recipe (docs/data.md), and `revision`, a commit of the hub; {} for a profile without builds.
+    """
+    found: dict[str, dict[str, Any]] = _read(root or files(PACKAGE), f"profiles/{profile}.toml").get(BUILDS, {})
+    return found
 
 
 def _names(kind: str, root: Traversable) -> list[str]:
@@ -143,7 +141,7 @@ def _resolve(dataset: str, method: str, profile: str, overrides: Sequence[str], 
     if (variant := options.get("variant") or "paper") != "paper":
         declared = [*_without_constants(declared), _variant_layer(variant, names["method"], root)]
     layers = [*declared, *_override_layers(names, root), *_argument_layers(options)]
-    layers += [("--set", dict(map(_assignment, overrides)))]
+    layers += [("--set", dict(map(assignment, overrides)))]
     constants = {key: value for key, value in _merge(declared).items() if key.startswith("method.")}
     known = option_types().keys() | constants.keys()
     flat = {key: value for key, value in _merge(layers).items() if key in known}
@@ -191,7 +189,7 @@ def _file_layers(names: Mapping[str, str], root: Traversable) -> Iterator[Layer]
         table = {key: value for key, value in table.items() if key not in ("aliases", "own_rows")}
         yield plugins.label(path), dotted(table)
     path = f"profiles/{names['profile']}.toml"
-    table = _read(root, path)
+    table = {key: value for key, value in _read(root, path).items() if key != BUILDS}
     special = {kind: table.pop(FOLDERS[kind], {}) for kind in ("method", "dataset")}
     for kind, tables in special.items():
         for name in set(tables) - set(_names(kind, root)):  # a misspelt name must not be passed over
@@ -238,41 +236,7 @@ def _argument_layers(options: PresetOptions) -> Iterator[Layer]:
     if (model := options.get("model")) is not None:
         yield "--model", {"model.name": model}
     if (metrics := options.get("metrics")) is not None:
-        yield "--metrics", {"evaluation.metrics": _comma_separated(metrics)}
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """Key and value of "local.lr=1e-4". The value is TOML, but as it stands where the option is text."""
-    key, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not key:
-        raise UserError(f"--set {text!r}: write KEY=VALUE, as in --set local.lr=1e-4")
-    kind = option_types().get(key)
-    arguments = get_args(kind)
-    parsed = _toml_value(value)
-    if value == "none" and type(None) in arguments and str not in arguments:
-        return key, None  # not given: takes back what a preset gives
-    if arguments[1:] == (...,):
-        return key, _comma_separated(parsed) if isinstance(parsed, str) else parsed
-    if kind is str or str in arguments:  # a revision of digits stays text
-        return key, parsed if isinstance(parsed, str) else value
-    return key, parsed
-
-
-def _toml_value(text: str) -> Any:
-    """`text` as a TOML value; as a number where only TOML is strict (".5"); else as it is."""
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except ValueError:  # no TOML, or an int of more digits than Python reads
-        try:
-            return float(text)
-        except ValueError:
-            return text
-    return table["value"] if set(table) == {"value"} else text
-
-
-def _comma_separated(names: str | Sequence[str]) -> list[str]:
-    parts = names.split(",") if isinstance(names, str) else names
-    return [part.strip() for part in parts if part.strip()]
+        yield "--metrics", {"evaluation.metrics": comma_separated(metrics)}
 
 
 def _unknown_keys(layers: Sequence[Layer], known: Collection[str]) -> list[str]:

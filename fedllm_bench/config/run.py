@@ -6,11 +6,10 @@ every problem in one line. Presets give every value; the only defaults here mean
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
@@ -21,6 +20,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import sha256_json
 from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config.config_uploads import Strict as _Strict
+from fedllm_bench.config.option_names import unknown_option
 from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_together
 from fedllm_bench.config.sections import Lora as Lora
 from fedllm_bench.config.sections import Model as Model
@@ -46,13 +46,15 @@ class Method(_Strict):
 class Data(_Strict):
     """`world_seed` is read under profile mini only; `clients` and `upstream` tell what was published.
 
-    `shuffle_users` is a control: training rows are dealt to the clients at random, each keeping its number.
+    Two controls: with `shuffle_users` training rows are dealt to the clients at random, each keeping its number; with
+    `swap_answers` each training row gets the answer of another user's row, of the same language and source.
     """
 
     task: Literal["sft", "preference"]
     template: Literal["alpaca", "vicuna_v1.1", "mini", "plain", "model"]  # "model": the base model's own, else "plain"
     world_seed: CountOrZero
     shuffle_users: bool
+    swap_answers: bool = False
     clients: Count | None = None
     upstream: Text | None = None
 
@@ -197,6 +199,7 @@ class RunConfig(_Strict):
 # Keys that came later, by section ("" is the config itself), with their defaults: left out where they have these.
 ADDED: dict[str, dict[str, Any]] = {
     "": {"plugins": []},
+    "data": {"swap_answers": False},
     "local": {"on_divergence": "stop"},
     "evaluation": {"heldout_rows": 0, "clients": 0},
 }
@@ -275,26 +278,3 @@ def shown(value: Any) -> str:
     """`value` for an error message: on one line and not long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def unknown_option(key: str, known: Iterable[str], where: str = "") -> str:
-    """One line for a key that does not exist: the nearest full key, and what there is in its section."""
-    names = sorted(known)
-    section = key.partition(".")[0]
-    listed = [name for name in names if name.startswith(f"{section}.")]
-    listed = listed or sorted({name.partition(".")[0] + ".*" for name in names})
-    near = _nearest(key, names)
-    hint = f"; did you mean {near!r}?" if near else "."
-    return f"no option {key!r}{where}{hint} There are: {', '.join(listed)}"
-
-
-def _nearest(key: str, names: list[str]) -> str | None:
-    """The key with the same last part ("lr" is "local.lr"), else the one that is spelt most alike."""
-    last_parts = {name.rpartition(".")[2]: name for name in names}
-    last = key.rpartition(".")[2]
-    if last in last_parts:
-        return last_parts[last]
-    if near := difflib.get_close_matches(key, names, n=1, cutoff=0.75):
-        return near[0]
-    near = difflib.get_close_matches(last, list(last_parts), n=1, cutoff=0.6)
-    return last_parts[near[0]] if near else None

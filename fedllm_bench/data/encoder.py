@@ -1,23 +1,37 @@
 """Conversations as token ids: what the template writes is markup, what people or models wrote is text.
 
 Training, scoring and answering all come through here, so that a text has the same tokens in each.
+
+**The suite's own templates** mark what the assistant says. Each segment is tokenised alone, so that a prompt is always
+the same, after the token that begins a text where the tokenizer itself puts one.
+
+**A model maker's template** is rendered and tokenised as transformers does it, and writes the token that begins a text
+itself. It marks nothing (marks in it are not used: some have the header inside). So a conversation is cut at its last
+answer: before it stand the ids of the prompt, exactly those that answering begins from, and behind them the answer with
+the mark that ends it, tokenised by itself. Counted are the answer and that mark. An earlier answer counts too where
+the whole prompt goes on from the text that it would be asked with. Where it does not (models with thoughts write an
+empty thought before the answer that they are asked for, and none before earlier ones), only the last answer counts: the
+model is never asked for one in such a place. `data.template=plain` counts all.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from typing import Any
 
-from fedllm_bench.data.chat import GENERATION_MARK, Segment, render, render_quoted
-from fedllm_bench.data.control import PlainTokenizer, control_tokens, plain
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.data.chat import NAMES, Segment, render, render_quoted, template_text
 from fedllm_bench.data.rows import Turn
+from fedllm_bench.data.templates.answer_form import PLAIN, AnswerForm, answer_form
+from fedllm_bench.data.templates.marked_text import Ids, MarkedText
 
-Ids = list[int]
+log = logging.getLogger(__name__)
+BOS_FIRST = "{{- bos_token -}}"  # before one of the suite's templates, for plain transformers
 
 
 @dataclass(frozen=True)
@@ -40,8 +54,6 @@ class Encoded:
 class ChatEncoder:
     """A fast tokenizer of transformers with the Jinja source of a chat template.
 
-    Under a template with generation marks each segment is tokenised alone, after the token that begins a text, so that
-    a prompt is always the same. Another one is the model maker's: it is rendered and tokenised as transformers does it.
     A conversation without control tokens in its texts gets the ids that the tokenizer itself gives it.
     """
 
@@ -52,23 +64,92 @@ class ChatEncoder:
     def __call__(self, conversations: Sequence[Sequence[Turn]], *, asks: bool = False) -> list[Encoded]:
         """Ids of whole conversations; with `asks` up to where the assistant begins.
 
-        Raises what the template raises, and a :class:`UserError` for a role that is no word.
+        Raises a :class:`UserError` for a conversation that the template refuses, for a role that is no word, and for a
+        whole conversation under a template of which answers cannot be told apart (:func:`answer_form`).
         """
-        cut = render(self.template, conversations, self._values, asks=asks)
-        ids = iter(self._usual([segment.text for found in cut for segment in found]))
+        conversations = [self._adapted(turns) for turns in conversations]
+        if asks or self.is_cut:
+            return [encoded for encoded, _ in self._rendered(conversations, asks)]
+        ends = [max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=None)
+                for turns in conversations]  # fmt: skip
+        prompts = self._rendered([turns[:end] for turns, end in zip(conversations, ends, strict=True)], True)
         return [
-            self._checked(turns, found, [next(ids) for _ in found], asks)
-            for turns, found in zip(conversations, cut, strict=True)
+            encoded if end is None else self._with_answers(turns[: end + 1], encoded, text)
+            for turns, end, (encoded, text) in zip(conversations, ends, prompts, strict=True)
         ]
 
     def markup(self, text: str) -> Ids:
         """Ids of a stretch that the template itself wrote, after the token that begins a text."""
-        return self._begin + self._usual([text])[0]
+        return self._begin + self._text.usual([text])[0]
+
+    def asked(self, turns: Sequence[Turn]) -> str:
+        """The text of turns that end with the user's, up to where the assistant begins."""
+        (found,) = self._render([self._adapted(turns)], asks=True)
+        return "".join(segment.text for segment in found)
+
+    @property
+    def control(self) -> dict[int, str]:
+        """The control tokens by id."""
+        return self._text.control
 
     @cached_property
     def is_cut(self) -> bool:
-        """Whether the template marks what the assistant says."""
-        return GENERATION_MARK.search(self.template) is not None
+        """Whether it is one of the suite's own templates, which mark what the assistant says."""
+        return self.template.removeprefix(BOS_FIRST) in map(template_text, NAMES)
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer: the mark that the template writes behind one, and the tokenizer's own."""
+        own = {self.tokenizer.eos_token_id} - {None}
+        try:
+            marks = self._text.marks(self._answer_end)
+        except UserError:  # of a template that cannot be trained with, but asks all the same
+            marks = []
+        return frozenset(own | {token for _, _, token in marks})
+
+    @cached_property
+    def form(self) -> AnswerForm:
+        """What a model maker's template writes around an answer; a :class:`UserError` where that cannot be told."""
+
+        def write(turns: Sequence[Turn], asks: bool) -> str:
+            (found,) = self._render([turns], asks=asks)
+            return "".join(segment.text for segment in found)
+
+        return answer_form(write, lambda text: next((stop for _, stop, _ in self._text.marks(text)), None))
+
+    def check_trains(self) -> None:
+        """Raise a :class:`UserError` for a model maker's template under which no answer can be trained."""
+        if not self.is_cut:
+            _ = self.form
+
+    @property
+    def written_out(self) -> str:
+        """The template for whoever tokenises its text without a token that begins it, as transformers does."""
+        return BOS_FIRST + self._source if self.is_cut and self._begin else self._source
+
+    @property
+    def special(self) -> Any:
+        """What ids depend on beside the template's source and the tokenizer's vocabulary, as JSON data."""
+        if self.is_cut:
+            return [next(iter(self._begin), None), self.tokenizer.eos_token]
+        return dict(self.tokenizer.special_tokens_map)
+
+    @property
+    def cache_name(self) -> str:
+        """The template in keys of caches; another one where earlier versions put a token that begins a text."""
+        puts_none = self.is_cut and self.tokenizer.bos_token_id is not None and not self._begin
+        return self.template + ("\0no token begins a text" if puts_none else "")
+
+    @property
+    def _answer_end(self) -> str:
+        if not self.is_cut:
+            return self.form.end
+        (found,) = self._render([[{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]], asks=False)
+        return found[-1].text
+
+    @cached_property
+    def _source(self) -> str:
+        return self.template.removeprefix(BOS_FIRST) if self.is_cut else self.template
 
     @property
     def _values(self) -> Mapping[str, str]:
@@ -78,83 +159,135 @@ class ChatEncoder:
 
     @cached_property
     def _begin(self) -> Ids:
-        bos = self.tokenizer.bos_token_id if self.is_cut else None
-        return [] if bos is None else [bos]
+        """The token that begins a text, where the tokenizer puts one."""
+        bos = self.tokenizer.bos_token_id
+        if bos is None or not self.is_cut:
+            return []
+        puts_it = self._source != self.template or self.tokenizer("a")["input_ids"][:1] == [bos]
+        return [bos] if puts_it else []
 
     @cached_property
-    def control(self) -> dict[int, str]:
-        """The control tokens by id."""
-        own = self.tokenizer.chat_template or {}
-        templates = list(own.values()) if isinstance(own, dict) else [own]
-        return control_tokens(self.tokenizer.backend_tokenizer, [self.template, *templates])
+    def _text(self) -> MarkedText:
+        return MarkedText(self.tokenizer, self._source)
 
     @cached_property
-    def _names(self) -> re.Pattern[str]:
-        """Finds the name of a control token in a folded text."""
-        names = sorted(filter(None, map(_folded, self.control.values())))
-        return re.compile("|".join(map(re.escape, names)) or "(?!)")
+    def _has_system(self) -> bool:
+        try:
+            render(self._source, [[{"role": "system", "content": "a"}, _USER]], self._values, asks=True)
+        except Exception:  # a template raises anything
+            return False
+        return True
 
-    @cached_property
-    def _plain(self) -> PlainTokenizer:
-        return plain(self.tokenizer.backend_tokenizer, self.control)
+    def _adapted(self, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """A system turn that the template refuses stands before the first user turn."""
+        if self.is_cut or [turn["role"] for turn in turns[:2]] != ["system", "user"] or self._has_system:
+            return turns
+        _say_system()
+        text = turns[0]["content"] + "\n\n" + turns[1]["content"]
+        return [{"role": "user", "content": text}, *turns[2:]]
 
-    def _usual(self, texts: Sequence[str]) -> list[Ids]:
-        """Ids of markup: control tokens are found anywhere in a text."""
-        ids: list[Ids] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        return ids
+    def _render(self, conversations: Sequence[Sequence[Turn]], *, asks: bool) -> list[list[Segment]]:
+        with _refusals():
+            return render(self._source, conversations, self._values, asks=asks)
 
-    def _checked(self, turns: Sequence[Turn], found: Sequence[Segment], usual: list[Ids], asks: bool) -> Encoded:
+    def _rendered(self, conversations: Sequence[Sequence[Turn]], asks: bool) -> list[tuple[Encoded, Segment]]:
+        """Each conversation as the template writes it, and the last segment of its text."""
+        cut = self._render(conversations, asks=asks)
+        ids = iter(self._text.usual([segment.text for found in cut for segment in found]))
+        return [
+            self._checked(turns, found, [next(ids) for _ in found], asks)
+            for turns, found in zip(conversations, cut, strict=True)
+        ]
+
+    def _checked(
+        self, turns: Sequence[Turn], found: Sequence[Segment], usual: list[Ids], asks: bool
+    ) -> tuple[Encoded, Segment]:
         """The usual ids where no text has a control token.
 
         The number of them alone does not tell: a template may leave out an empty turn, and unknown characters count.
         Nor do their names: a normaliser may make one of other letters.
         """
         pieces = usual
-        is_named = any(self._names.search(_folded(turn["content"])) for turn in turns)
-        if is_named or self._count(usual) != self._expected_count(turns, asks):
-            spans = [[(start, stop) for start, stop, _ in self._marks(turn["content"])] for turn in turns]
+        if self._text.names_any(turns) or self._text.count(usual) != self._expected_count(turns, asks):
+            spans = self._text.quoted_in(turns)
             if any(spans):
-                found = render_quoted(self.template, turns, spans, self._values, asks=asks)
-                pieces = [self._encode_quoted(segment) for segment in found]
+                with _refusals():
+                    found = render_quoted(self._source, turns, spans, self._values, asks=asks)
+                pieces = [self._text.encode_quoted(segment) for segment in found]
         counted = (False, *(segment.counted for segment in found))
-        return Encoded((self._begin, *pieces), counted, holds_control=pieces != usual)
-
-    def _count(self, pieces: Sequence[Ids]) -> int:
-        return sum(map(self.control.__contains__, chain.from_iterable(pieces)))
+        encoded = Encoded((self._begin, *pieces), counted, holds_control=pieces != usual)
+        return encoded, found[-1] if found else Segment("", False)
 
     def _expected_count(self, turns: Sequence[Turn], asks: bool) -> int:
         """Control tokens of a conversation of the same roles whose texts have none."""
         key = asks, tuple(turn["role"] for turn in turns)
         if key not in self._expected:
             neutral: list[Turn] = [{"role": role, "content": "a"} for role in key[1]]
-            (found,) = render(self.template, [neutral], self._values, asks=asks)
-            self._expected[key] = self._count(self._usual([segment.text for segment in found]))
+            (found,) = self._render([neutral], asks=asks)
+            self._expected[key] = self._text.count(self._text.usual([segment.text for segment in found]))
         return self._expected[key]
 
-    def _marks(self, text: str) -> list[tuple[int, int, int]]:
-        """Start, stop and id of the control tokens that the tokenizer finds in a text, without spaces around them.
+    def _with_answers(self, turns: Sequence[Turn], prompt: Encoded, segment: Segment) -> Encoded:
+        """Under a maker's template: the prompt of the last turn, with earlier answers that it keeps, and that turn."""
+        spans = self._kept(turns[:-1], segment.text)
+        places = [place for span in spans for place in span]
+        cuts = self._text.tokens_before(segment, places, is_quoted=prompt.holds_control) if spans else []
+        ids = prompt.ids
+        pieces = [ids[a:b] for a, b in zip([0, *cuts], [*cuts, len(ids)], strict=True)]
+        answer, holds_control = self._answer(turns[-1])
+        counted = [bool(place % 2) for place in range(len(pieces))]
+        return Encoded((*pieces, answer), (*counted, True), prompt.holds_control or holds_control)
 
-        An unknown character has the id of the unknown token too, but is none.
-        """
-        (encoding,) = self.tokenizer([text], add_special_tokens=False).encodings
+    def _kept(self, turns: Sequence[Turn], text: str) -> list[tuple[int, int]]:
+        """Where earlier answers stand in the text of a prompt, as they would be asked for and answered."""
+        places = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
         found = []
-        for place, token in enumerate(encoding.ids):
-            if token in self.control:
-                start, stop = encoding.token_to_chars(place)
-                written = text[start:stop]
-                start, stop = stop - len(written.lstrip()), start + len(written.rstrip())
-                if token != self.tokenizer.unk_token_id or _folded(written) == _folded(self.control[token]):
-                    found.append((start, stop, token))
+        for place in places:
+            before, said = self.asked(turns[:place]), self.form.written(turns[place]["content"])
+            if text.startswith(before + said):
+                found.append((len(before), len(before) + len(said)))
+        if len(found) < len(places):
+            _say_not_kept()
         return found
 
-    def _encode_quoted(self, segment: Segment) -> Ids:
-        """The template's own marks under their secret names, and all else as text."""
-        text, end = "", 0
-        for start, stop, token in self._marks(segment.text):
-            if not any(start < b and a < stop for a, b in segment.quoted):
-                text, end = text + segment.text[end:start] + self._plain.names[token], stop
-        return self._plain.encode(text + segment.text[end:])
+    def _answer(self, turn: Turn) -> tuple[Ids, bool]:
+        """Ids of an answer with the mark that ends it, and whether a control token was found in its text."""
+        form, content = self.form, self.form.content(turn["content"])
+        segment = Segment(form.written(content), True)
+        usual = self._text.answer(segment)
+        if not self._text.names_any([turn]) and self._text.count([usual]) == self._marks_behind:
+            return usual, False
+        place = len(form.lead), len(form.lead) + len(content)
+        ids = self._text.answer(Segment(segment.text, True, (place,)))
+        return ids, ids != usual
+
+    @cached_property
+    def _marks_behind(self) -> int:
+        return self._text.count([self._text.answer(Segment(self.form.written("a"), True))])
 
 
-def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold().strip()
+_USER: Turn = {"role": "user", "content": "a"}
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """A template is a program of the model's maker: whatever it raises is one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"the chat template refuses a conversation ({first_line(error)[:200]}); {PLAIN}") from error
+
+
+@cache
+def _say_system() -> None:
+    log.info("the base's own chat template has no place for a system turn: it stands before the first user turn")
+
+
+@cache
+def _say_not_kept() -> None:
+    log.info(
+        "the base's own chat template writes earlier answers otherwise than the one it asks for: of such a "
+        "conversation only the last answer counts (docs/templates.md)"
+    )

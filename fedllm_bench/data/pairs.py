@@ -106,7 +106,7 @@ class PairPart:
 
 
 def tokenise_pairs(
-    split: Split, tokenizer: Any, template: str, sequence_length: int, cache: Path
+    split: Split, tokenizer: Any, template: str, sequence_length: int, cache: Path, *, told: bool = True
 ) -> dict[str, PairPart]:
     """As :func:`fedllm_bench.data.tokens.tokenise_split`, for a split of task preference."""
 
@@ -115,8 +115,9 @@ def tokenise_pairs(
 
     depends_on = {**inputs(split, tokenizer, template, sequence_length), "task": "preference"}
     parts = tokenised(split.preference_rows, examples, depends_on, cache)
-    report_losses(parts, sequence_length, "pairs", "an answer and are left out")
-    report_control(parts, "pairs")
+    if told:
+        report_losses(parts, sequence_length, "pairs", "an answer and are left out")
+        report_control(parts, "pairs")
     return {name: PairPart(part) for name, part in parts.items()}
 
 

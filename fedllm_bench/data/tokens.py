@@ -83,19 +83,21 @@ class TokenPart:
 
 
 def tokenise_split(
-    split: Split, tokenizer: Any, template: str, sequence_length: int, cache: Path
+    split: Split, tokenizer: Any, template: str, sequence_length: int, cache: Path, *, told: bool = True
 ) -> dict[str, TokenPart]:
     """Every part of the split as tokens, from the cache where the same inputs were tokenised before.
 
-    `tokenizer` is a fast tokenizer of transformers. Rows are cut on the right to `sequence_length` tokens.
+    `tokenizer` is a fast tokenizer of transformers. Rows are cut on the right to `sequence_length` tokens; with `told`
+    a line says how many, and what that is of all answers.
     """
 
     def examples(rows: Sequence[SftRow]) -> list[Example]:
         return [(row,) for row in encode(rows, tokenizer, template)]
 
     parts = tokenised(split.rows, examples, inputs(split, tokenizer, template, sequence_length), cache)
-    report_losses(parts, sequence_length, "rows", "the completion")
-    report_control(parts, "rows")
+    if told:
+        report_losses(parts, sequence_length, "rows", "the completion")
+        report_control(parts, "rows")
     return parts
 
 
@@ -105,7 +107,7 @@ def inputs(split: Split, tokenizer: Any, template: str, sequence_length: int) ->
         "split": split.hash,
         "template": template,
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
-        "special": [tokenizer.bos_token_id, tokenizer.eos_token],
+        "special": ChatEncoder(tokenizer, template).special,
         "sequence_length": sequence_length,
         "version": 3,  # another one where equal texts could get other ids
     }
@@ -138,20 +140,22 @@ def _read(folder: Path) -> dict[str, TokenPart] | None:
 
 
 def report_losses(parts: dict[str, TokenPart], sequence_length: int, what: str, keeps_none_of: str) -> None:
-    """Say how many rows were cut and how many left out; nothing where none was."""
+    """Say how many rows were cut, how many left out, and what that is of all answers; nothing where none was."""
     cut = sum(part.num_cut for part in parts.values())
     skipped = sum(part.num_skipped for part in parts.values())
     left = sum(len(set(part.rows.tolist())) for part in parts.values())
+    lost = sum(part.num_lost for part in parts.values())
     if cut and len(parts["train"]):  # a run without a usable row is refused, with these numbers
         log.info(
             "%d of %d %s are longer than %d tokens and were cut; %d of them keep no token of %s "
-            "(local.sequence_length)",
+            "(local.sequence_length). %.3g%% of the tokens of answers are lost.",
             cut,
             left + skipped,
             what,
             sequence_length,
             skipped,
             keeps_none_of,
+            100 * lost / (lost + sum(part.num_counted for part in parts.values())),
         )
 
 
@@ -223,7 +227,7 @@ def _map(path: Path) -> Any:
 
 
 def encode(rows: Sequence[SftRow], tokenizer: Any, template: str) -> list[TokenRow]:
-    """Token ids of whole conversations; each segment is tokenised alone, so that a prompt is always the same."""
+    """Token ids of whole conversations, in which what the assistant said counts."""
     return encode_turns([row.messages for row in rows], tokenizer, template)
 
 
@@ -232,11 +236,9 @@ def encode_turns(
 ) -> list[TokenRow]:
     """As :func:`encode`; with `last_only` nothing the assistant said counts but its last answer.
 
-    Raises a ValueError for a template that does not mark what the assistant says: nothing would be counted.
+    Raises what :class:`ChatEncoder` raises.
     """
     chat = ChatEncoder(tokenizer, template)
-    if not chat.is_cut:
-        raise ValueError("the chat template has no {% generation %} marks")
     return [_token_row(encoded, last_only) for encoded in chat(conversations)]
 
 

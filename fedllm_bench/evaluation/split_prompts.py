@@ -38,7 +38,7 @@ def mini(split: Split) -> list[Prompt]:
     probes = load_probes(split)
     asked = [(row, probes[key]) for row in _rows(split) if (key := probe_key(row)) in probes]
     if not asked:
-        raise UserError(f"mini: {split.name} has no questions of the mini world; it is for runs of profile mini")
+        raise UserError(f"mini: {split.name} has no questions of the mini world; give --metrics heldout_ref")
     return [_prompt(row, category=probe.task, temperature=0.0, max_new_tokens=MINI_TOKENS) for row, probe in asked]
 
 

@@ -4,28 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 
+from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import encode_prompts
 from fedllm_bench.metrics.batches import Batches
 from fedllm_bench.training.model.lora_model import LoraModel
 
 
+@dataclass(frozen=True)
+class GreedyAnswer:
+    """What a model said, without surrounding spaces. `ended`: by itself, not because max_new_tokens were full."""
+
+    text: str
+    ended: bool
+
+
 def answers(model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings) -> list[str]:
-    """One greedy answer for each conversation that ends with the user's turn, without surrounding spaces."""
+    """The texts of :func:`greedy_answers`."""
+    return [answer.text for answer in greedy_answers(model, conversations, settings)]
+
+
+def greedy_answers(
+    model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings
+) -> list[GreedyAnswer]:
+    """One greedy answer for each conversation that ends with the user's turn, of at most `max_new_tokens` tokens."""
     prompts = encode_prompts(conversations, model.tokenizer, settings.template)
+    ends = end_tokens(model, settings.template)
     lengths = [len(prompt) + settings.max_new_tokens for prompt in prompts]
 
-    def compute(batch: Sequence[int]) -> list[str]:
-        return _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens)
+    def compute(batch: Sequence[int]) -> list[tuple[str, bool]]:
+        return _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens, ends)
+
+    def inputs() -> list[object]:
+        return ["answers", prompts, settings.max_new_tokens, sorted(ends)]
 
     plan = list(by_length(lengths, settings.batch_tokens))
-    return settings.batches.run(plan, lengths, lambda: ["answers", prompts, settings.max_new_tokens], compute)
+    return [GreedyAnswer(text, ended) for text, ended in settings.batches.run(plan, lengths, inputs, compute)]
 
 
-def _batch_answers(model: LoraModel, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+def end_tokens(model: LoraModel, template: str | None = None) -> frozenset[int]:
+    """The ids that end an answer: the tokenizer's, those that the model names for generation, and the template's mark.
+
+    The mark is what the template writes behind an answer, so what a model was trained to end with.
+    """
+    named = model.base.generation_config.eos_token_id
+    more = [] if named is None else [named] if isinstance(named, int) else list(named)
+    marks = frozenset() if template is None else ChatEncoder(model.tokenizer, template).ends
+    return marks | {model.tokenizer.eos_token_id, *more}
+
+
+def _batch_answers(
+    model: LoraModel, prompts: Sequence[list[int]], max_new_tokens: int, ends: frozenset[int]
+) -> list[tuple[str, bool]]:
+    """Text of each answer, and whether it ended by itself."""
     tokenizer = model.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(len(prompt) for prompt in prompts)
@@ -37,10 +72,12 @@ def _batch_answers(model: LoraModel, prompts: Sequence[list[int]], max_new_token
         max_new_tokens=max_new_tokens,
         do_sample=False,
         pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=sorted(ends),
     )
-    texts: list[str] = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    new = out[:, width:].tolist()
+    made = [list(takewhile(lambda token: token not in ends, row)) for row in new]
+    texts: list[str] = tokenizer.batch_decode(made, skip_special_tokens=True)
+    return [(text.strip(), len(kept) < len(row)) for text, kept, row in zip(texts, made, new, strict=True)]
 
 
 def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

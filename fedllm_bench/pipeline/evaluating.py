@@ -7,27 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 
 if TYPE_CHECKING:  # the plan alone must not wait for torch, pydantic and openai
     from fedllm_bench.evaluation.judges.preset import Preset
     from fedllm_bench.report.page.write import Written
+    from fedllm_bench.runs.folder import RunFolder
 
 PUBLISHED = "mt_bench,vicuna_bench,advbench,harmless,ref_gpt4"
 OFFLINE, RULE = "mini,harmless", "mini_rule"  # what a run of the embedded world is asked, and who grades it
+QUICK = ("heldout_ref", "harmless")  # what a run of minutes on real rows is asked: nothing is fetched, nobody judges
+IN_MINUTES = ("mini", "small")  # profiles
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
     """`asked` are the benchmarks to answer, None where answers exist already; `judged` those to judge, "" for all.
 
-    With `is_ruled` nobody named a judge, and the rule of the embedded world grades.
+    With `is_ruled` nobody named a judge, and the rule of the embedded world grades. `max_new_tokens` is the longest
+    answer where nobody chose the benchmarks and the published length would take hours; None for that length.
     """
 
     asked: str | None
     judged: str
     is_ruled: bool
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +55,20 @@ def plan_of(
 
     `limit` and `threads` are refused where the answers exist already.
     """
-    benchmarks = _answered(folder)
+    benchmarks, max_new_tokens = _answered(folder), None
     if benchmarks is None:
-        is_mini = _is_mini(folder)
-        asked = metrics or (OFFLINE if is_mini else PUBLISHED)
-        is_ruled, judged = is_mini and "mini" in asked.split(","), ""
+        run = _run(folder)
+        asked = metrics or _fitting(run)
+        is_ruled, judged = run.is_on_invented_world and "mini" in asked.split(","), ""
+        if metrics is None and not run.is_on_invented_world and run.config.profile in IN_MINUTES:
+            max_new_tokens = run.config.evaluation.max_new_tokens
     else:
         _check_answered(folder, benchmarks, metrics, {"limit": limit, "threads": threads})
         asked, is_ruled = None, "mini" in (metrics.split(",") if metrics else benchmarks)
         judged = metrics or ""
     is_ruled = is_ruled and not has_judge
-    return EvaluationPlan(asked=asked, judged="mini" if is_ruled else judged, is_ruled=is_ruled)
+    judged = "mini" if is_ruled else judged
+    return EvaluationPlan(asked=asked, judged=judged, is_ruled=is_ruled, max_new_tokens=max_new_tokens)
 
 
 def evaluate_folder(request: EvaluationRequest) -> Written:
@@ -79,7 +86,8 @@ def evaluate_folder(request: EvaluationRequest) -> Written:
     preset = _judge(request, plan)
     check_encoder(request.embedding_model)
     if plan.asked is not None:
-        answer_in_run(folder, plan.asked, sides=request.sides, limit=request.limit, threads=request.threads)
+        answer_in_run(folder, plan.asked, sides=request.sides, limit=request.limit,
+                      max_new_tokens=plan.max_new_tokens, threads=request.threads)  # fmt: skip
     if preset is not None:
         _ask(request, preset, plan)
     return write_evaluation_report(folder, embedding_model=request.embedding_model)
@@ -133,11 +141,30 @@ def _check_answered(folder: Path, benchmarks: Sequence[str], metrics: str | None
         raise UserError(f"--metrics {missing[0]}: {folder} has no answers to it, but to {there}")
 
 
-def _is_mini(folder: Path) -> bool:
+def _run(folder: Path) -> RunFolder:
+    """Raises a :class:`UserError` for what is no run folder."""
+    from fedllm_bench.runs.folder import CONFIG, RunFolder
+
+    run = RunFolder(folder)
     try:
-        return bool(files.read_json(folder / "config.json")["profile"] == "mini")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _ = run.config
+    except UserError as error:
+        if run.has(CONFIG):
+            raise
         raise UserError(
             f"RUN={folder} is no run folder, and has no answers/; give one that `fedllm-bench bench` printed as "
             "`Run folder`, or a folder that `fedllm-bench answer --out` made"
         ) from error
+    return run
+
+
+def _fitting(run: RunFolder) -> str:
+    """The usual benchmarks of a run, by what its users are, what was held out, and for how long it is meant to run."""
+    if run.is_on_invented_world:
+        return OFFLINE
+    if run.config.profile in IN_MINUTES:
+        return ",".join(QUICK if run.has_heldout_rows else QUICK[1:])
+    from fedllm_bench.evaluation.benchmarks import REF_SETS
+
+    names = PUBLISHED.split(",")
+    return ",".join(name for name in names if name != "ref_gpt4" or run.config.dataset in REF_SETS)

@@ -20,6 +20,7 @@ from fedllm_bench.pipeline.workers import Ended
 from fedllm_bench.report.grid.files import Reasons, report
 from fedllm_bench.runs.grid import GridCell, Request, grid_folder, open_cells, queue
 from fedllm_bench.runs.opening import open_cell
+from fedllm_bench.runs.start_lines import start_lines
 
 MOST_JOBS = 4  # on a CPU each holds 1 to 2 GB
 
@@ -109,8 +110,9 @@ def finish_grid(request: Request, jobs: int | None, tell: Tell, *, first: str = 
     if waiting:
         check_cells(waiting)
     files.make_folder(folder)
-    if first:
-        tell(first)
+    for line in (first, *start_lines(cells[0].cell)) if first and waiting else (first,):
+        if line:
+            tell(line)
     with alone_in(folder):
         ended = run_waiting(cells, waiting, folder, jobs or default_jobs(cuda), tell, bar=bar)
         failed = reasons_of(ended)

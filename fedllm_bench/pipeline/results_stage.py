@@ -14,9 +14,11 @@ import torch
 from fedllm_bench.common import files
 from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import RunConfig
+from fedllm_bench.config.run_labels import base_label
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.report import client_figures, figures, view_figures
+from fedllm_bench.report.labels import in_figure
 from fedllm_bench.results.cuts import cuts_block
 from fedllm_bench.results.per_client import gains, over_rounds, scores_of
 from fedllm_bench.results.privacy import communication_block, privacy_block
@@ -79,16 +81,24 @@ def _about_run(bench: Bench) -> dict[str, Any]:
     config = bench.config
     commit = RunFolder(bench.cell.folder).environment["commit"]
     return {
-        "dataset": bench.cell.split.name + (", users shuffled" if config.data.shuffle_users else ""),
+        "dataset": bench.cell.split.name + _controls(config),
         "method": config.method.name,
         "personal": bench.method.personal,
         "profile": config.profile,
         "track": config.track,
         "seed": config.seed,
         "model": _model_name(config),
+        "base": base_label(config.model),
+        "base_hash": bench.cell.base_hash,
         "config_hash": bench.cell.hash,
         "commit": commit,
     }
+
+
+def _controls(config: RunConfig) -> str:
+    """What was done to the training rows, after the name of the split; "" where nothing was."""
+    data = config.data
+    return (", users shuffled" if data.shuffle_users else "") + (", answers swapped" if data.swap_answers else "")
 
 
 def _model_name(config: RunConfig) -> str:
@@ -188,7 +198,7 @@ def num_dropouts(rounds: Sequence[Mapping[str, Any]]) -> int:
 
 def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -> list[Path]:
     run, metrics, out = payload["run"], payload["metrics"], bench.cell.folder / "figures"
-    label = f"{run['dataset']}, {run['method']}, seed {run['seed']}"
+    label = in_figure(run)
     paths = []
     loss = metrics.get(bench.loss)
     # clients who minimise IPO have training losses on another scale

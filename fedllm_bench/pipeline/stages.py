@@ -22,6 +22,7 @@ from fedllm_bench.common import files, interrupts, provenance
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
@@ -148,12 +149,13 @@ def train(bench: Bench) -> Server:
 
 
 def _save(bench: Bench, folder: Path, tree: Tree) -> None:
-    """What was trained: an adapter, or a whole model."""
+    """What was trained: an adapter, or a whole model; with the licence and notices of its base."""
     config, base = bench.config, bench.cell.model_folder
+    texts = texts_to_carry(config.model.name, base)
     if config.model.trainable == "full":
-        save_model(folder, bench.model, tree, base, bench.settings.template)
+        save_model(folder, bench.model, tree, base, bench.settings.template, texts)
     else:
-        save_adapter(folder, tree, config.lora, str(base), transposed=bench.model.transposed)
+        save_adapter(folder, tree, config.lora, str(base), transposed=bench.model.transposed, texts=texts)
 
 
 def final_adapters(bench: Bench, server: Server) -> dict[str, Tree]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedllm_bench.common.text import MISSING, change, number, signed
+from fedllm_bench.common.text import MISSING, change, number, signed, wrapped
 from fedllm_bench.report.client_table import client_rows
+from fedllm_bench.report.labels import what_ran
 from fedllm_bench.report.legend import Entry, Payload, after_name, legend
 from fedllm_bench.results.schema import QUANTILES
 
@@ -32,7 +33,7 @@ def terminal_table(payload: Payload, width: int = 100) -> str:
         table += _over_clients(payload)
     if rows := client_rows(payload):
         table += ["", *aligned(rows)]
-    return "\n".join([_title(payload), "", *table, "", *legend(payload, width)])
+    return "\n".join([*wrapped(_title(payload), width), "", *table, "", *legend(payload, width)])
 
 
 def _columns(after: str, local: bool) -> list[Column]:
@@ -104,6 +105,5 @@ def _right(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _title(payload: Payload) -> str:
     run = payload["run"]
-    world = " and invented world" if run["dataset"].startswith("mini-") else ""
-    mini = f" (embedded model{world})" if run["track"] == "mini" else ""
-    return f"{run['dataset']} · {run['method']} · seed {run['seed']} · profile {run['profile']}{mini}"
+    ran = what_ran(run, payload["data"]["num_clients"])
+    return f"{run['dataset']} · {run['method']} · seed {run['seed']} · {ran}"

@@ -93,6 +93,8 @@ class RunBlock:
     model: Text
     config_hash: Text
     commit: Text | None
+    base: Text = ""  # files of before do not say it, nor the next
+    base_hash: Text = ""
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)

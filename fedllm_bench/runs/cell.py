@@ -19,6 +19,8 @@ from fedllm_bench.config.sections import without_method
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.runs.folder import BASELINE, RESULTS, RunFolder
 
+ON_REAL_ROWS = ("small", "gpu24")  # profiles whose users are built from an upstream's rows where no split is named
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -53,7 +55,7 @@ class Cell:
         config = self.config
         if config.method.name == BASELINE:
             return self
-        data = replace(config.data, shuffle_users=False)
+        data = replace(config.data, shuffle_users=False, swap_answers=False)
         federation = replace(config.federation, weighting="uniform")  # nothing is averaged
         method = Method(name=BASELINE, constants={})
         config = replace(config, privacy=Privacy(), communication=Communication())  # nothing is sent
@@ -74,9 +76,13 @@ class Cell:
 
 
 def settings_hash(config: RunConfig, split_hash: str, base_hash: str) -> str:
-    """The first 10 digits that name a run with this config on this split and base model."""
+    """The first 10 digits that name a run with this config on this split and base model.
+
+    `local.on_divergence` says when to stop and changes no result, so a run that stopped goes on where "go" is given.
+    """
     base = replace(config.model, name=base_hash, adapter=None)  # the hash covers the adapter
-    return files.sha256_json(replace(_viewed(config), split=split_hash, model=base).to_dict())[:10]
+    local = replace(config.local, on_divergence="stop")
+    return files.sha256_json(replace(_viewed(config), split=split_hash, model=base, local=local).to_dict())[:10]
 
 
 def _viewed(config: RunConfig) -> RunConfig:
@@ -88,7 +94,10 @@ def _viewed(config: RunConfig) -> RunConfig:
 
 
 def resolve_split(config: RunConfig) -> Split:
-    """The split the user named, else the embedded one. Raises a :class:`UserError` where there is neither."""
+    """The split the user named, else that of the profile: embedded, or built from the upstream's rows.
+
+    Raises a :class:`UserError` where there is none.
+    """
     if config.split is not None:
         split = open_split(Path(config.split).expanduser())
         if split.task != config.data.task:
@@ -96,6 +105,10 @@ def resolve_split(config: RunConfig) -> Split:
                 f"SPLIT={config.split}: its task is {split.task}, {config.dataset} needs {config.data.task}"
             )
         return split
+    if config.profile in ON_REAL_ROWS:
+        from fedllm_bench.runs.profile_split import built_split
+
+        return built_split(config)
     from fedllm_bench.mini.dataset import BUILDERS, mini_split
 
     known = sorted(name for name in BUILDERS if name != config.dataset)

@@ -16,6 +16,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import part_of
 from fedllm_bench.config.run import RunConfig, check
+from fedllm_bench.config.run_labels import is_invented
 from fedllm_bench.results.schema import SCHEMA_VERSION
 
 CONFIG, ENVIRONMENT, RESULTS, ROUNDS = "config.json", "environment.json", "results.json", "rounds.jsonl"
@@ -134,7 +135,7 @@ class RunFolder:
 
     def missing(self) -> Iterator[str]:
         """What a finished run has and this one does not."""
-        names = [RESULTS, ROUNDS, *_score_files(self.config)]
+        names = [RESULTS, ROUNDS, *self._score_files()]
         yield from (f"there is no {name}" for name in names if not self.has(name))
         done, rounds = len(files.read_jsonl_so_far(self.path / ROUNDS)), self.config.federation.rounds
         if done != rounds:
@@ -142,6 +143,24 @@ class RunFolder:
         outputs = {name for kind in OUTPUTS.values() for name in (kind, f"{kind}s")}
         if not any((self.path / name).is_dir() for name in outputs):
             yield "there is no adapter"
+
+    @property
+    def is_on_invented_world(self) -> bool:
+        """Whether its users are the mini world's, of whom alone there are questions with right answers."""
+        split = self.environment_value("data", "split")
+        return is_invented(split if isinstance(split, str) else self.config.name)
+
+    @property
+    def has_heldout_rows(self) -> bool:
+        """Of a finished run: whether its split held out any row; True where results.json does not say."""
+        data = self.results.get("data")
+        return not (isinstance(data, dict) and data.get("num_heldout_rows") == 0)
+
+    def _score_files(self) -> list[str]:
+        """Metrics on the questions of the mini world are passed over where there are none."""
+        asked = self.config.evaluation.metrics
+        names = [name for name in asked if self.is_on_invented_world or not name.startswith("mini_")]
+        return [f"scores/{name}.{side}.jsonl" for name in names for side in ("before", "after")]
 
     def again(self, then: str = "") -> str:
         """Advice for a run that has not ended."""
@@ -152,12 +171,6 @@ class RunFolder:
         """Finished runs of clients alone with this seed, beside this run: runs/<split>/local/s<seed>-<hash>."""
         found = sorted((self.path.resolve().parent.parent / BASELINE).glob(f"s{self.seed}-*"))
         return [path for path in found if (path / RESULTS).is_file()]
-
-
-def _score_files(config: RunConfig) -> list[str]:
-    """Metrics on the questions of the mini world are passed over where there are none."""
-    names = [name for name in config.evaluation.metrics if config.profile == "mini" or not name.startswith("mini_")]
-    return [f"scores/{name}.{side}.jsonl" for name in names for side in ("before", "after")]
 
 
 def runs_in(path: Path) -> list[Path]:

@@ -13,11 +13,12 @@ from pathlib import Path
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import presets
-from fedllm_bench.config.run import RunConfig
+from fedllm_bench.config.run import Data, RunConfig
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.folder import BASELINE
 
-CONTROL = "+shuffled"  # after a method: on the same rows, dealt to the clients at random
+# After a method: on the same rows, dealt to the clients at random, or with answers of other users.
+CONTROLS = {"+shuffled": "data.shuffle_users", "+swapped": "data.swap_answers"}
 ALL = (
     *(BASELINE, "fedavg", "fedprox", "scaffold", "fedavgm"),
     *("fedadagrad", "fedyogi", "fedadam", "central"),
@@ -49,7 +50,7 @@ class Request:
         """The words of --set that hold for `method`, without the name before them."""
         split = [(_prefix(word), word) for word in self.overrides]
         own = [word.removeprefix(f"{name}:") for name, word in split if name in ("", method, _plain(method))]
-        return [*own, "data.shuffle_users=true"] if method.endswith(CONTROL) else own
+        return [*own, *(f"{key}=true" for suffix, key in CONTROLS.items() if method.endswith(suffix))]
 
     def config(self, method: str, seed: int) -> RunConfig:
         return presets.load(
@@ -135,7 +136,7 @@ def parse_datasets(text: str) -> tuple[str, ...]:
 def parse_methods(text: str) -> tuple[str, ...]:
     """Names with commas between, in the order of :data:`ALL`; "all": eight methods, local among them, and central.
 
-    "fedavg+shuffled" is FedAvg on users whose rows were shuffled.
+    "fedavg+shuffled" is FedAvg on users whose rows were shuffled, "fedavg+swapped" on rows with answers of others.
     Raises a :class:`UserError` for an unknown or repeated name, and where there is none.
     """
     known = presets.method_names()
@@ -150,7 +151,8 @@ def parse_methods(text: str) -> tuple[str, ...]:
 
 def _plain(name: str) -> str:
     """A method's name without what makes it a control."""
-    return name.removesuffix(CONTROL)
+    suffix = next((suffix for suffix in CONTROLS if name.endswith(suffix)), "")
+    return name.removesuffix(suffix)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -232,7 +234,7 @@ def _check_alike(configs: Sequence[RunConfig]) -> None:
     first = configs[0]
     for config in configs:
         pairs: dict[str, tuple[object, object]] = {
-            "data": (replace(config.data, shuffle_users=False), replace(first.data, shuffle_users=False)),
+            "data": (_without_controls(config), _without_controls(first)),
             "model": (config.model, first.model),
         }
         pairs["evaluation.metrics"] = (config.evaluation.metrics, first.evaluation.metrics)
@@ -240,6 +242,10 @@ def _check_alike(configs: Sequence[RunConfig]) -> None:
             if ours != theirs:
                 names = f"{config.method.name} and {first.method.name}"
                 raise UserError(f"{key} differs between {names}; a grid compares methods on equal data and models")
+
+
+def _without_controls(config: RunConfig) -> Data:
+    return replace(config.data, shuffle_users=False, swap_answers=False)
 
 
 def grid_folder(cells: Sequence[GridCell]) -> Path:

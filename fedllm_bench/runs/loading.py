@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +16,10 @@ from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import plugins
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.starting import locate_adapter
-from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.clients import Clients
+from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.pairs import PairPart, PairRow, encode_pairs, tokenise_pairs
+from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.data.tokens import TokenPart, TokenRow, encode, tokenise_split
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
@@ -25,15 +27,20 @@ from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, pai
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
+from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.reference import with_reference
+from fedllm_bench.runs.swapping import swapped
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model import limits
+from fedllm_bench.training.model.base import load_tokenizer
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,11 +112,11 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
     check_cell(cell)
     config, metrics = cell.config, usable_metrics(cell)
     torch.set_num_threads(cell.threads)
+    template = _template(cell)
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
-    template = template_text(config.data.template)
-    tokens = _tokens(cell, model, template)
+    tokens = _tokens(cell, model, template, told=not is_baseline)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
     _check_trainable(config, clients)
     evaluation = config.evaluation
@@ -121,7 +128,17 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
     )
     items = _items(clients, config)
     _check_answers_fit(model, config, items, settings)
+    _check_asked(metrics, items, is_told=not is_baseline)
     return Bench(cell, model, clients, items, settings, metrics)
+
+
+def _template(cell: Cell) -> str:
+    """The source of the run's template; a :class:`UserError` for one that this base cannot be trained with."""
+    model = cell.config.model
+    tokenizer = load_tokenizer(cell.model_folder, model.name)
+    source = source_for(cell.config.data.template, tokenizer, model.name)
+    ChatEncoder(tokenizer, source).check_trains()
+    return source
 
 
 def _items(clients: Clients, config: RunConfig) -> Sequence[HeldoutItem] | Sequence[PairItem]:
@@ -131,13 +148,23 @@ def _items(clients: Clients, config: RunConfig) -> Sequence[HeldoutItem] | Seque
     return sampled(pair_items(clients), clients.split, config.evaluation)
 
 
+def _check_asked(metrics: Sequence[str], items: Sequence[Any], *, is_told: bool) -> None:
+    """Say how many rows a metric scores that does not score all; refuse one that scores none."""
+    for name in metrics:
+        metric = METRICS[name]
+        if isinstance(metric, OfAnswer) and (asked := asked_of(metric, items)) < len(items) and is_told:
+            log.info("%s scores %d of %d held-out rows, and leaves out the others", name, asked, len(items))
+
+
 def _check_answers_fit(
     model: LoraModel, config: RunConfig, items: Sequence[HeldoutItem] | Sequence[PairItem], settings: EvalSettings
 ) -> None:
-    """Refuse metrics that ask for more tokens than a table of positions has: the mini world's own questions."""
+    """Refuse metrics that ask for more tokens than a table of positions has: those whose answers are generated."""
     table = limits.table_of(model.base)
-    metrics = [name for name in config.evaluation.metrics if METRICS[name].needs_probes]
-    rows: Sequence[Any] = [item.row for item in items if item.task]
+    of_probes = [name for name in config.evaluation.metrics if METRICS[name].needs_probes]
+    of_answers = [name for name in config.evaluation.metrics if isinstance(METRICS[name], OfAnswer)]
+    metrics = [*of_probes, *of_answers]
+    rows: Sequence[Any] = [item.row for item in items if item.task or of_answers]
     if table is None or not metrics or not rows:
         return
     encoded: Sequence[TokenRow | PairRow]
@@ -164,12 +191,13 @@ def _check_trainable(config: RunConfig, clients: Clients) -> None:
     )
 
 
-def _tokens(cell: Cell, model: LoraModel, template: str) -> Mapping[str, TokenPart | PairPart]:
+def _tokens(cell: Cell, model: LoraModel, template: str, *, told: bool) -> Mapping[str, TokenPart | PairPart]:
     """The split tokenised; pairs with the reference's log-probabilities."""
     length, cache = cell.config.local.sequence_length, files.cache_root()
-    if cell.split.task == "sft":
-        return tokenise_split(cell.split, model.tokenizer, template, length, cache)
-    parts = tokenise_pairs(cell.split, model.tokenizer, template, length, cache)
+    split = swapped(cell.split, cell.config.seed) if cell.config.data.swap_answers else cell.split
+    if split.task == "sft":
+        return tokenise_split(split, model.tokenizer, template, length, cache, told=told)
+    parts = tokenise_pairs(split, model.tokenizer, template, length, cache, told=told)
     batch_tokens = cell.config.evaluation.batch_tokens
     return with_reference(parts, model, base_hash=cell.base_hash, batch_tokens=batch_tokens, cache=cache)
 

@@ -17,6 +17,7 @@ from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.progress import Share
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.metrics.batches import Batches
 from fedllm_bench.metrics.items import Item
 from fedllm_bench.metrics.registry import METRICS, score_group, together, work_of
@@ -79,7 +80,7 @@ def depends_on(bench: Bench) -> dict[str, Any]:
         "base": bench.cell.base_hash,
         "dtype": config.model.dtype,
         "split": bench.cell.split.hash,
-        "template": settings.template,
+        "template": ChatEncoder(bench.model.tokenizer, settings.template).cache_name,
         "sequence_length": config.local.sequence_length,
         "max_new_tokens": settings.max_new_tokens,
         "batch_tokens": settings.batch_tokens,

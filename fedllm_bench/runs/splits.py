@@ -7,16 +7,15 @@ from pathlib import Path
 from fedllm_bench.common import files, hardware
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import presets
+from fedllm_bench.config.run_labels import INVENTED
 from fedllm_bench.data.manifest import MANIFEST, Split, open_split
 from fedllm_bench.runs.cell import resolve_split
-
-MINI = "mini-"  # before the name of a data set: the embedded one
 
 
 def find_split(name: str, option: str) -> Split:
     """The split of a folder, else of a data set's name. Raises a :class:`UserError` where there is neither."""
     folder = Path(name).expanduser()
-    plain = name.removeprefix(MINI)
+    plain = name.removeprefix(INVENTED)
     if plain not in _names() or (folder / MANIFEST).is_file():
         return _in_folder(name, option)
     if name == plain and hardware.has_cuda():
@@ -57,7 +56,7 @@ def split_from(name: str, source: str | None = None, out: Path | None = None) ->
     """
     if source is None or source == "mini":
         is_folder = (Path(name).expanduser() / MANIFEST).is_file()
-        plain = name.removeprefix(MINI)
+        plain = name.removeprefix(INVENTED)
         return _in_folder(name, "split") if is_folder or plain not in _names() else embedded_split(plain)
     folder = Path(source).expanduser()
     if out is not None or not (folder / MANIFEST).is_file():

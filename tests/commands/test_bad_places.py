@@ -104,7 +104,7 @@ def test_paper_says_one_line_for_each_thing_that_is_missing(tmp_path: Path, caps
     head, gpu, model, split = capsys.readouterr().err.splitlines()
     assert "PROFILE=paper" in head
     assert "no CUDA GPU" in gpu
-    assert "make bench DATASET=aya METHOD=fedprox PROFILE=mini" in gpu
+    assert "make bench DATASET=aya METHOD=fedprox PROFILE=small, or PROFILE=mini" in gpu
     assert "hf auth login" in model
     assert "MODEL=" in model
     assert "fedllm-bench data build aya" in split

@@ -255,3 +255,11 @@ def test_an_older_result_of_a_metric_is_enough(tmp_path):
     folder = write_run(tmp_path / "run", {"heldout": of_units([1.0])})
     edited(folder / "results.json", schema_version=1)
     assert load_run(folder).measured["heldout"].higher_is_better is False
+
+
+def test_runs_of_two_profiles_are_not_compared(tmp_path, capsys):
+    """Each profile has its own budget: one line, even on the same split."""
+    scores = {"heldout": of_units(BASE)}
+    one = write_run(tmp_path / "one", scores, profile="small")
+    other = write_run(tmp_path / "other", scores, profile="paper")
+    refused(capsys, [one, other], "unlike runs", "its profile is small in", "and paper in")

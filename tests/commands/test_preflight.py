@@ -22,6 +22,9 @@ from fedllm_bench.runs import opening
         (None, True, "paper", "a CUDA GPU was found", "PROFILE=mini"),
         ("mini", True, "mini", "as asked", "PROFILE=paper"),
         ("paper", False, "paper", "as asked", "PROFILE=mini"),
+        (None, False, "mini", "no CUDA GPU was found", "for a real model and real users, add PROFILE=small"),
+        ("small", True, "small", "as asked", "PROFILE=paper"),
+        ("gpu24", True, "gpu24", "as asked", "PROFILE=paper"),
     ],
 )
 def test_the_profile_is_chosen_by_request_then_by_hardware(
@@ -58,7 +61,7 @@ def test_each_missing_thing_is_one_line_with_what_to_type() -> None:
     assert not any("\n" in line for line in problems)
     method, gpu, model, split = problems
     assert "METHOD=fedavg" in method
-    assert gpu.endswith("make bench DATASET=aya METHOD=fedprox PROFILE=mini")
+    assert gpu.endswith("make bench DATASET=aya METHOD=fedprox PROFILE=small, or PROFILE=mini for the embedded world")
     assert "https://huggingface.co/meta-llama/Llama-2-7b-hf" in model
     assert "hf auth login" in model
     assert "MODEL=" in model

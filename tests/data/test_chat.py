@@ -20,8 +20,9 @@ VICUNA = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions. "
     "USER: Name a colour. ASSISTANT:"
 )
-ONE_TURN = {"alpaca": ALPACA, "vicuna_v1.1": VICUNA, "mini": "<|user|> Name a colour.<|assistant|>"}
-ENDS = {"alpaca": "</s>", "vicuna_v1.1": "</s>", "mini": "<|end|>"}
+PLAIN = "User: Name a colour.\nAssistant:"
+ONE_TURN = {"alpaca": ALPACA, "vicuna_v1.1": VICUNA, "mini": "<|user|> Name a colour.<|assistant|>", "plain": PLAIN}
+ENDS = {"alpaca": "</s>", "vicuna_v1.1": "</s>", "mini": "<|end|>", "plain": "</s>"}
 
 
 def talk(*texts: str) -> list[Turn]:
@@ -34,7 +35,7 @@ def counted(found: list[Segment]) -> list[tuple[str, bool]]:
 
 def test_every_template_is_tested_here():
     assert ONE_TURN.keys() == ENDS.keys() == set(NAMES)
-    assert len(NAMES) >= 3
+    assert len(NAMES) >= 4
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,6 +51,17 @@ def test_two_turns_of_vicuna_are_as_published():
         (VICUNA, False),
         (" Blue.</s>", True),
         ("USER: And? ASSISTANT:", False),
+        (" Red.</s>", True),
+    ]
+
+
+def test_the_plain_template_has_a_place_for_a_system_turn_and_few_words():
+    system: Turn = {"role": "system", "content": "Be brief."}
+    (found,) = segments(template_text("plain"), [[system, *talk("Name a colour.", "Blue.", "And?", "Red.")]], "</s>")
+    assert counted(found) == [
+        ("Be brief.\n\n" + PLAIN, False),
+        (" Blue.</s>", True),
+        ("\nUser: And?\nAssistant:", False),
         (" Red.</s>", True),
     ]
 

@@ -50,7 +50,8 @@ def test_legend_says_what_was_resampled_and_the_costs():
 def test_real_rows_on_the_embedded_model_are_not_called_an_invented_world():
     real = copy.deepcopy(PAYLOAD)
     real["run"]["dataset"] = "aya-custom"
-    assert "(embedded model)" in terminal_table(real, 120).splitlines()[0]
+    first = terminal_table(real, 120).splitlines()[0]
+    assert first == "aya-custom · fedprox · seed 3 · profile mini, embedded model, 38 users of aya-custom"
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

@@ -13,11 +13,22 @@ from grid_runs import cells_of, grid_words, request_of
 from fedllm_bench import cli
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import dotted
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.methods import METHODS
 from fedllm_bench.results.schema import SCHEMA_VERSION
 from fedllm_bench.runs.cell import Cell
-from fedllm_bench.runs.grid import ALL, GridCell, Request, grid_folder, open_cells, parse_methods, parse_seeds, queue
+from fedllm_bench.runs.grid import (
+    ALL,
+    CONTROLS,
+    GridCell,
+    Request,
+    grid_folder,
+    open_cells,
+    parse_methods,
+    parse_seeds,
+    queue,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,19 +187,20 @@ def test_no_cell_reads_the_base_model_again(tiny_split: Split, monkeypatch):
     assert len(read) == 1
 
 
-def test_a_control_is_a_row_of_its_own_on_shuffled_users_and_shares_the_baseline(tiny_split, tmp_path):
-    methods = parse_methods("fedavg+shuffled,fedavg,local")
-    assert methods == ("local", "fedavg", "fedavg+shuffled")
+@pytest.mark.parametrize(("suffix", "key"), CONTROLS.items(), ids=CONTROLS)
+def test_a_control_is_a_row_of_its_own_and_shares_the_baseline(suffix, key, tiny_split, tmp_path):
+    methods = parse_methods(f"fedavg{suffix},fedavg,local")
+    assert methods == ("local", "fedavg", f"fedavg{suffix}")
     request = Request(dataset="aya", methods=methods, seeds=(0,), profile="mini", out=tmp_path)
     local, plain, control = open_cells(request, lambda config: Cell(config, tiny_split, tmp_path, 1))
-    assert control.method == "fedavg+shuffled"
+    assert control.method == f"fedavg{suffix}"
     assert control.words[:3] == ("bench", "aya", "fedavg")
-    assert "--set=data.shuffle_users=true" in control.words
-    assert control.cell.config.data.shuffle_users
+    assert [word for word in control.words if word.startswith("--set")] == [f"--set={key}=true"]
+    assert dotted(control.cell.config.to_dict())[key] is True
     assert control.folder != plain.folder
     assert control.baseline.folder == plain.baseline.folder == local.folder
-    with pytest.raises(UserError, match=r"no method 'fedsgd\+shuffled'"):
-        parse_methods("fedsgd+shuffled")
+    with pytest.raises(UserError, match=rf"no method 'fedsgd\{suffix}'"):
+        parse_methods(f"fedsgd{suffix}")
 
 
 # --- what is refused

@@ -46,6 +46,7 @@ PAYLOAD = {
     "schema_version": 5,
     "run": {
         "dataset": "mini-aya", "method": "fedprox", "personal": False, "profile": "mini", "track": "mini", "seed": 3,
+        "model": "mini", "base": "embedded model",
     },
     "data": {
         "num_clients": 38, "num_unseen_clients": 4, "local_clients": ["user-004", "user-017"], "never_visited": [],

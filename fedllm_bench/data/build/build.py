@@ -5,7 +5,7 @@ Two passes: the first only counts rows per user, so that the second keeps rows o
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +14,16 @@ from typing import Any
 from fedllm_bench.common.files import sha256_file
 from fedllm_bench.common.progress import track
 from fedllm_bench.data.build.bad_rows import BadRow, Handle, Skipped, stop
+from fedllm_bench.data.build.choice import choose_clients
 from fedllm_bench.data.build.columns import Columns
 from fedllm_bench.data.build.decontaminate import EvaluationPrompts
-from fedllm_bench.data.build.funnel import FunnelTally, Left, funnel, left_by_choice, left_by_filters, refuse_empty
+from fedllm_bench.data.build.funnel import FunnelTally, Left, funnel, left_by_filters, refuse_empty
 from fedllm_bench.data.build.hub import HubSource
 from fedllm_bench.data.build.noted import Noted
-from fedllm_bench.data.build.parts import MIN_UNSEEN_ROWS, Groups, make_parts
+from fedllm_bench.data.build.parts import Groups, make_parts
 from fedllm_bench.data.build.raw_files import passed_over, raw_files, relative_name
 from fedllm_bench.data.build.readers import Raw, RawRecord, read_file, read_rows
-from fedllm_bench.data.build.recipe import Declaration, Filter, Recipe, filters
+from fedllm_bench.data.build.recipe import Declaration, Filter, Recipe, check_per, filters
 from fedllm_bench.data.build.remarks import remarks
 from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.lengths import TokenCounter
@@ -148,8 +149,8 @@ def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out:
     steps = filters(recipe, info.declaration)
     tally = count_rows(read, steps, recipe)
     usable = {client: rows for client, rows in tally.standing.items() if rows > 0}
-    kept, pool = choose_clients(usable, recipe)
-    left = [*left_by_filters(tally, steps), *left_by_choice(usable, kept, recipe)]
+    kept, pool, chosen, chosen_notes = choose_clients(usable, tally.values, recipe)
+    left = [*left_by_filters(tally, steps), *chosen]
     refuse_empty(left, usable, tally.noted.lines())
     samples = read(Skipped() if tally.skipped else stop)  # counted in the first pass
     groups = collect(samples, steps, {*kept, *pool}, tally.samples)
@@ -157,7 +158,7 @@ def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out:
     left += parts.left
     refuse_empty(left, usable, tally.noted.lines())
     aside = [] if isinstance(info.raw, HubSource) else passed_over(info.raw)
-    notes = [*remarks(tally, usable, recipe, aside), *parts.notes]
+    notes = [*remarks(tally, usable, recipe, aside), *chosen_notes, *parts.notes]
     split_info = _split_info(info, recipe, tally, left, notes)
     return write_split(out, split_info, parts.rows, extra_files=info.extra_files, counter=info.counter)
 
@@ -170,13 +171,18 @@ def _path(raw: Raw, name: str) -> str:
 
 
 def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filter], recipe: Recipe) -> FunnelTally:
-    """The first pass. Memory: one number per user, no rows. Too many bad rows are a :class:`UserError`."""
+    """The first pass. Memory: one number per user, or one for each of their languages, no rows.
+
+    Too many bad rows are a :class:`UserError`.
+    """
     skipped = Skipped() if recipe.bad_rows == "skip" else None
     files: Counter[str] = Counter()
     unsaid: Counter[str] = Counter()
     noted = Noted()
     stopped = [0] * len(steps)
     standing: dict[str, int] = {}
+    values: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    column = check_per(recipe.per).column if recipe.per else ""
     for sample in read(skipped or stop):
         files[sample.file] += 1
         unsaid.update(sample.unsaid)
@@ -184,6 +190,8 @@ def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filte
         passed = _filters_passed(sample, steps)
         if passed == len(steps):
             standing[sample.client] = max(standing.get(sample.client, 0), 0) + 1
+            if column:
+                values[sample.client][getattr(sample, column)] += 1
             continue
         stopped[passed] += 1
         if passed:  # a row that fails the first filter has no user
@@ -193,23 +201,18 @@ def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filte
         files += skipped.by_file
         skipped.refuse_many(files.total())
     return FunnelTally(
-        rows_by_file=files, stopped=tuple(stopped), standing=standing, unsaid=unsaid, skipped=skipped, noted=noted
+        rows_by_file=files,
+        stopped=tuple(stopped),
+        standing=standing,
+        unsaid=unsaid,
+        skipped=skipped,
+        noted=noted,
+        values=values,
     )
 
 
 def _filters_passed(sample: Sample, steps: Sequence[Filter]) -> int:
     return next((index for index, step in enumerate(steps) if not step.passes(sample)), len(steps))
-
-
-def choose_clients(usable: Mapping[str, int], recipe: Recipe) -> tuple[list[str], list[str]]:
-    """The clients, and the users among whom the unseen ones are found, both by rows (most first), then id.
-
-    Twice as many candidates as unseen users, since some lose rows that clients have too.
-    """
-    ranked = sorted(usable, key=lambda client: (-usable[client], client))
-    kept = [client for client in ranked if usable[client] >= recipe.min_samples][: recipe.max_clients]
-    pool = [client for client in ranked[len(kept) :] if usable[client] >= MIN_UNSEEN_ROWS]
-    return kept, pool[: 2 * recipe.unseen_clients]
 
 
 def collect(samples: Iterable[Sample], steps: Sequence[Filter], wanted: set[str], total: int) -> Groups:

@@ -12,8 +12,8 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import counted
 from fedllm_bench.data.build.bad_rows import Skipped
 from fedllm_bench.data.build.noted import Noted
-from fedllm_bench.data.build.recipe import Filter, Recipe
-from fedllm_bench.data.funnel_words import NO_LIMIT, in_words
+from fedllm_bench.data.build.recipe import Filter
+from fedllm_bench.data.funnel_words import in_words
 from fedllm_bench.data.manifest import FunnelStep
 
 
@@ -22,6 +22,7 @@ class FunnelTally:
     """Rows by file, rows stopped by each filter, and how far the best row of each user came.
 
     `standing`: the number of rows that passed every filter, or minus the number of filters still ahead.
+    `values`: each user's usable rows by the column of the recipe's `per`; empty without one.
     `unsaid`: rows that do not say whether a flag is up. `skipped`: rows that could not be read; None if they stop.
     """
 
@@ -31,6 +32,7 @@ class FunnelTally:
     unsaid: Counter[str]
     skipped: Skipped | None = None
     noted: Noted = field(default_factory=Noted)
+    values: Mapping[str, Counter[str]] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -57,14 +59,6 @@ def left_by_filters(tally: FunnelTally, steps: Sequence[Filter]) -> Iterator[Lef
         rows -= tally.stopped[index]
         clients = sum(standing > index - len(steps) for standing in tally.standing.values())
         yield Left(step.step, rows, clients, step.reason)
-
-
-def left_by_choice(usable: Mapping[str, int], kept: Sequence[str], recipe: Recipe) -> Iterator[Left]:
-    above = [rows for rows in usable.values() if rows >= recipe.min_samples]
-    few = f"users with fewer than {recipe.min_samples} rows"
-    yield Left("min_samples", sum(above), len(above), f"{few}; the unseen part is chosen from users not kept")
-    most = f"users who are not among the {recipe.max_clients or NO_LIMIT} with most rows"
-    yield Left("max_clients", sum(usable[client] for client in kept), len(kept), most)
 
 
 def refuse_empty(left: Sequence[Left], usable: Mapping[str, int], notes: Iterable[str] = ()) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
+from fedllm_bench.data.build.choice import MIN_UNSEEN_ROWS
 from fedllm_bench.data.build.decontaminate import NOT_REMOVED, EvaluationPrompts
 from fedllm_bench.data.build.funnel import Left
 from fedllm_bench.data.build.near import REASON, count, near_duplicates, without
@@ -25,7 +26,6 @@ from fedllm_bench.data.funnel_words import NO_LIMIT
 from fedllm_bench.data.manifest import Part
 from fedllm_bench.data.rows import PreferenceRow, Row, SftRow, Turn
 
-MIN_UNSEEN_ROWS = 5  # fewer say nothing about a user
 LEAKAGE = "held-out rows with (client, prompt) or (prompt, completion) of a training row"
 IN_ANY_FORM = ", whatever their case, punctuation, width and spacing"
 Groups = Mapping[str, Sequence[Sample]]  # client -> its samples

@@ -41,9 +41,10 @@ class Declaration:
 class Recipe:
     """How a split is made of raw rows. `min_samples` counts all usable rows of a user, repeated ones too.
 
-    `max_clients` keeps those with most rows, ties by id. `heldout` is a fraction of each client's rows, or
-    "upstream": the rows of the upstream test and validation splits. `unseen_clients` users who were not kept
-    become the unseen part, those with most rows first. Without languages, all are kept. `near_duplicates`
+    `per`, such as "language:20", keeps for each language (or source) the 20 users with most rows, each user under the
+    one of most of their rows. `max_clients` keeps of these those with most rows, ties by id. `heldout` is a fraction of
+    each client's rows, or "upstream": the rows of the upstream test and validation splits. `unseen_clients` users who
+    were not kept become the unseen part, those with most rows first. Without languages, all are kept. `near_duplicates`
     are counted or dropped. `partition` says who the clients are: users, or parts made of the same rows.
     `prompt_disjoint` holds out whole prompts, the same for all clients. `bad_rows` says whether a row that cannot be
     read stops the build, or is skipped and counted. `leakage` says how held-out rows are compared with training rows:
@@ -68,6 +69,7 @@ class Recipe:
     prompt_disjoint: bool = False
     bad_rows: Literal["stop", "skip"] = "stop"
     leakage: Literal["normal", "exact"] = "normal"
+    per: str = ""
 
     def __post_init__(self) -> None:
         at_least = {"min_samples": 1, "max_samples": 1, "max_clients": 1, "unseen_clients": 0}
@@ -87,6 +89,8 @@ class Recipe:
         if self.prompt_disjoint and self.heldout == "upstream":
             raise UserError("prompt_disjoint chooses what is held out; heldout='upstream' has chosen already: give one")
         check_partition(self.partition)
+        if self.per:
+            check_per(self.per)
 
     def normal(self) -> Recipe:
         """The recipe in the one form that is written; heldout=0 trains on everything and has no unseen.
@@ -107,7 +111,7 @@ class Recipe:
         so that a split that was built before them keeps its hash.
         """
         later: dict[str, Any] = {"drop_flagged": (), "partition": "user", "prompt_disjoint": False}
-        later |= {"bad_rows": "stop", "leakage": "exact"}
+        later |= {"bad_rows": "stop", "leakage": "exact", "per": ""}
         if self.near_duplicates != "drop":
             later["near_duplicates"] = self.near_duplicates
         values = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
@@ -213,3 +217,25 @@ def _positive(text: str, *, whole: bool) -> float:
 def normal_partition(text: str) -> str:
     """Language is what a Dirichlet partition is over unless it says otherwise: one split, one hash."""
     return text.removesuffix(":language") if text.startswith("dirichlet:") else text
+
+
+PerColumn = Literal["language", "source"]
+
+
+class Per(NamedTuple):
+    """The column of the split whose values share out the clients, and the most users of each value."""
+
+    column: str
+    most: int
+
+
+def check_per(text: str) -> Per:
+    """What a recipe's `per` states; a :class:`UserError` for any other text."""
+    column, _, most = text.partition(":")
+    if column not in get_args(PerColumn):
+        known = " or ".join(get_args(PerColumn))
+        raise UserError(f"per={text[:100]!r} in the recipe: clients are chosen by {known}, not by {column[:60]!r}")
+    number = int(most) if most.isascii() and most.isdigit() and len(most) < 10 else 0
+    if not number:
+        raise UserError(f"per={text[:100]!r} in the recipe: give 1 user or more of each {column}, such as 20")
+    return Per(column, number)

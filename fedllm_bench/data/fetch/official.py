@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedllm_bench.common.archive import check_zip, files_of, open_zip, read_entry
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import cache_root, read_json, sha256_file, sha256_json, write_json
-from fedllm_bench.data.fetch.archive import check_zip, files_of, open_zip, read_entry
 from fedllm_bench.data.fetch.download import Unreachable, download, join
 from fedllm_bench.data.fetch.drive import from_drive
 from fedllm_bench.data.json_stream import is_unicode, users

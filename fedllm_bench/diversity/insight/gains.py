@@ -16,8 +16,8 @@ from fedllm_bench.scores.summaries import paired_clusters
 
 OUTCOMES = {"local": "gain over training alone", "base": "gain over the base model"}
 # A run of `local` trains the same clients alone whatever these are.
-FREE = ("method", "federation.weighting", "data.shuffle_users", "evaluation", "privacy", "communication", "variant",
-        "engine", "local.block_size")  # fmt: skip
+FREE = ("method", "federation.weighting", "data.shuffle_users", "data.swap_answers", "evaluation", "privacy",
+        "communication", "variant", "engine", "local.block_size")  # fmt: skip
 
 
 class FinishedRun(RunFolder):

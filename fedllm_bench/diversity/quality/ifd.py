@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from fedllm_bench.common.files import sha256_json
 from fedllm_bench.common.progress import track
-from fedllm_bench.data.chat import prompts
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import TokenRow, encode_turns
@@ -72,19 +71,22 @@ class Reader:
     batch_tokens: int
 
     @functools.cached_property
+    def chat(self) -> ChatEncoder:
+        return ChatEncoder(self.model.tokenizer, self.template)
+
+    @functools.cached_property
     def announced(self) -> list[int]:
         """The tokens that stand between an instruction and its response."""
-        (rendered,) = prompts(self.template, [[_turn("user", MARK)]], self.model.tokenizer.eos_token or "")
-        return ChatEncoder(self.model.tokenizer, self.template).markup(rendered.rpartition(MARK)[2])
+        return self.chat.markup(self.chat.asked([_turn("user", MARK)]).rpartition(MARK)[2])
 
     @functools.cached_property
     def marks(self) -> re.Pattern[str]:
         """Finds control tokens in texts."""
-        return mark_pattern(ChatEncoder(self.model.tokenizer, self.template).control.values())
+        return mark_pattern(self.chat.control.values())
 
     def key(self, text: Text) -> str:
         version = VERSION_OF_MARKS if any(map(self.marks.search, text)) else VERSION
-        return sha256_json([version, self.id, self.template, self.max_tokens, *text])
+        return sha256_json([version, self.id, self.chat.cache_name, self.max_tokens, *text])
 
 
 def difficulties(rows: Sequence[DiversityRow], reader: Reader, kept: KeptScores) -> list[Difficulty | None]:
@@ -140,7 +142,7 @@ def _sequences(chunk: Sequence[Text], reader: Reader) -> Iterator[tuple[TokenRow
 
 def _cut(row: TokenRow, reader: Reader) -> TokenRow:
     """Without the token that ends the answer, and with none beyond the longest."""
-    ends = len(row.ids) > 0 and row.ids[-1] == reader.model.tokenizer.eos_token_id
+    ends = len(row.ids) > 0 and int(row.ids[-1]) in reader.chat.ends
     length = min(len(row.ids) - ends, reader.max_tokens)
     return TokenRow(row.ids[:length], row.counted[:length])
 

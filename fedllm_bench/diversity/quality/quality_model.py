@@ -8,8 +8,8 @@ from typing import Literal
 from fedllm_bench.config import base_model, presets
 from fedllm_bench.config.preflight import model_available
 from fedllm_bench.config.run import EMBEDDED_MODEL, Lora, Model
-from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.diversity.quality.ifd import Reader
 from fedllm_bench.training.model.limits import context_of
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
@@ -54,7 +54,7 @@ def open_reader(chosen: QualityModel, device: str) -> Reader:
     return Reader(
         model=model,
         id=f"{base_model.fingerprint(base_model.locate(chosen.name))} {dtype}",
-        template=template_text(chosen.template),
+        template=source_for(chosen.template, model.tokenizer, chosen.name),
         max_tokens=_max_tokens(model),
         batch_tokens=BATCH_TOKENS[device],
     )

@@ -19,6 +19,7 @@ from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
 from fedllm_bench.evaluation.answering.subjects import BASE, AnswerSide, Resident, Subject
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
 from fedllm_bench.evaluation.records import Prompt
+from fedllm_bench.metrics.running import end_tokens
 
 log = logging.getLogger(__name__)
 Asked = Sequence[tuple[Benchmark, Sequence[Prompt]]]
@@ -52,7 +53,7 @@ def answer_locally(order: AnswerRequest, subject: Subject, default_threads: int)
     Raises a :class:`UserError` for a plan that differs from that of an earlier session.
     """
     resident = Resident(subject, "cuda" if torch.cuda.is_available() else "cpu")
-    template = named_template(subject.template, lambda: resident.base.tokenizer)
+    template = named_template(subject.template, lambda: resident.tokenizer, subject.model.name)
     for side in subject.sides:
         for benchmark, prompts in order.asked:
             followed = _followed(order, benchmark, resident, default_threads)
@@ -110,6 +111,7 @@ def _side(
                 benchmark=name,
                 seed=order.seed,
                 batch_tokens=budget,
+                stop_ids=end_tokens(loaded, template.text),
             )
 
         return Done(name, side.name, answer_side(order.folder, name, side.name, prompts, answerer))

@@ -21,6 +21,7 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from fedllm_bench.evaluation.answering.kv_cache import as_argument, is_plain, read, select
 from fedllm_bench.evaluation.answering.sampling import Sampler
 from fedllm_bench.evaluation.records import Finish
+from fedllm_bench.metrics.running import end_tokens
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.out_of_memory import free_memory, is_out_of_memory
 
@@ -118,7 +119,7 @@ def decode(
 ) -> Iterator[list[DecodingRow]]:
     """Rows as they end, a few at a time (none, now and then), until the queue is empty.
 
-    `stop_ids` end an answer, by default :func:`end_tokens`.
+    `stop_ids` end an answer, by default those of the model itself (:func:`end_tokens`).
     Where memory runs out, batches are made smaller. A row that does not fit alone, or has logits that are not finite,
     ends as "failed". Raises what the model raises.
     """
@@ -167,13 +168,6 @@ def _put_back(rows: list[DecodingRow], queue: Queue) -> list[DecodingRow]:
         return [replace(rows[0], made=(), finish="failed", reason=NO_MEMORY)]
     queue.waiting += rows
     return []
-
-
-def end_tokens(model: LoraModel) -> frozenset[int]:
-    """The ids that end an answer: the tokenizer's, and those that the model names for generation."""
-    named = model.base.generation_config.eos_token_id
-    more = [] if named is None else [named] if isinstance(named, int) else list(named)
-    return frozenset([model.tokenizer.eos_token_id, *more])
 
 
 def _begin(model: LoraModel, rows: list[DecodingRow]) -> DecodingBatch:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError, first_line, unknown
-from fedllm_bench.data.chat import NAMES, template_text
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn as ChatTurn
+from fedllm_bench.data.templates.sources import check_name, source_for
 
-OWN = "model"  # the name of the template that a tokenizer brings along
 Encode = Callable[[Sequence[ChatTurn]], list[int]]
 
 
@@ -28,19 +26,13 @@ class ChatTemplate:
         return files.sha256_json(self.text)[:16]
 
 
-def named_template(name: str, tokenizer: Callable[[], Any]) -> ChatTemplate:
-    """One of the suite's templates, or under "model" that of the tokenizer, which is loaded for that alone.
+def named_template(name: str, tokenizer: Callable[[], Any], model: str) -> ChatTemplate:
+    """The template of that name for the base `model`, whose tokenizer is loaded for that alone.
 
-    Raises a :class:`UserError` for another name, and where the tokenizer has none.
+    Raises a :class:`UserError` for another name, and for a template whose marks are no tokens of the model.
     """
-    if name != OWN:
-        if name not in NAMES:
-            raise unknown("chat template", name, (*NAMES, OWN))
-        return ChatTemplate(name, template_text(name))
-    own = tokenizer().chat_template
-    if not isinstance(own, str):
-        raise UserError(f"the model has no chat template of its own; give --template, one of {', '.join(NAMES)}")
-    return ChatTemplate(OWN, own)
+    check_name(name)
+    return ChatTemplate(name, source_for(name, tokenizer(), model))
 
 
 def encoder(template: ChatTemplate, tokenizer: Any) -> Encode:
@@ -48,16 +40,10 @@ def encoder(template: ChatTemplate, tokenizer: Any) -> Encode:
 
     What users wrote and what the model answered before are text: control tokens in them are none.
     """
-    from jinja2 import TemplateError
-
     chat = ChatEncoder(tokenizer, template.text)
 
     def encode(turns: Sequence[ChatTurn]) -> list[int]:
-        try:
-            (encoded,) = chat([turns], asks=True)
-        except TemplateError as error:
-            raise UserError(f"the model's chat template refuses a conversation ({first_line(error)[:200]}); "
-                            f"give --template, one of {', '.join(NAMES)}") from error  # fmt: skip
+        (encoded,) = chat([turns], asks=True)
         return encoded.ids
 
     return encode

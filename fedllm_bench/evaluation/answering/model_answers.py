@@ -38,7 +38,7 @@ class ModelAnswerer:
     benchmark: str
     seed: int
     batch_tokens: int
-    stop_ids: frozenset[int] | None = None  # in place of the model's own, to measure answers of equal length
+    stop_ids: frozenset[int] | None = None  # what ends an answer; the model's own where not given
 
     def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, AnsweredTurn]) -> Iterator[list[AnsweredTurn]]:
         by_id, turns, queue = {prompt.item_id: prompt for prompt in prompts}, dict(done), Queue()
@@ -78,7 +78,8 @@ class ModelAnswerer:
 
     def _turn(self, prompt: Prompt, row: DecodingRow) -> AnsweredTurn:
         assert row.finish is not None
-        text = self.model.tokenizer.decode(list(row.made), skip_special_tokens=True).strip()
+        made = row.made[:-1] if row.finish == "stop" else row.made  # what ends it may be no special token
+        text = self.model.tokenizer.decode(list(made), skip_special_tokens=True).strip()
         return AnsweredTurn(
             item_id=prompt.item_id,
             prompt_hash=prompt.hash,

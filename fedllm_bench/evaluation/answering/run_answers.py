@@ -25,18 +25,20 @@ def answer_in_run(
     *,
     sides: Sequence[str] | None = None,
     limit: int | None = None,
+    max_new_tokens: int | None = None,
     threads: int | None = None,
 ) -> list[Done]:
     """Every side answers every benchmark of `names` (with commas between); what was answered before stays.
 
     `sides` is None for the base and the global adapter, or five clients under `local`; `limit` asks the first items
-    only; `threads` is None for an earlier session's, else all cores. Raises a :class:`UserError` for an unknown name,
-    for what is no finished run, and for a plan that differs from that of an earlier session.
+    only; `max_new_tokens` is None for the published length of each item; `threads` is None for an earlier session's,
+    else all cores. Raises a :class:`UserError` for an unknown name, for what is no finished run, and for a plan that
+    differs from that of an earlier session.
     """
     context = context_of_run(folder)
     check_named(names, context)
     subject = subject_of_run(folder, sides)
-    overrides = Overrides(limit=limit)
+    overrides = Overrides(limit=limit, max_new_tokens=max_new_tokens)
     with locked(folder):
         asked = [(benchmark, make_prompts(benchmark, context, overrides)) for benchmark in named(names)]
         order = AnswerRequest(folder=folder, asked=asked, overrides=overrides, seed=0, threads=threads)

@@ -20,6 +20,7 @@ from fedllm_bench.evaluation.answering.merged_adapter import answering_with
 from fedllm_bench.runs import merging
 from fedllm_bench.runs.cell import split_of_run
 from fedllm_bench.runs.folder import GIVE, RESULTS, RunFolder, folder_name
+from fedllm_bench.training.model.base import load_tokenizer
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 log = logging.getLogger(__name__)
@@ -196,6 +197,14 @@ class Resident:
         if self.loaded is None:
             self.loaded = load_model(self.subject.model, self.subject.lora, self.device)
         return self.loaded
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """That of the base, which is not loaded for it."""
+        if self.loaded is not None:
+            return self.loaded.tokenizer
+        model = self.subject.model
+        return load_tokenizer(base_model.locate(model.name, model.revision), model.name)
 
     @cached_property
     def batch_tokens(self) -> int:

@@ -16,6 +16,7 @@ from fedllm_bench.leaderboard.submission.problems import Refused
 from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, SubmittedRun
 from fedllm_bench.metrics.items import HELDOUT, Item
 from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
+from fedllm_bench.metrics.user_answers import EditF05
 from fedllm_bench.mini.probes import Probe, load_probes, probe_key
 from fedllm_bench.training.faults import participants
 
@@ -32,6 +33,7 @@ WANTED: dict[str, Callable[[AnyItem], bool]] = {
     "mini_exact": lambda item: bool(item.task),
     "mini_choice": lambda item: len(item.choices) > 1,
     "mini_refusal": lambda item: item.task == "harmful",
+    "edit_f05": lambda item: EditF05().asks(item.row),
 }
 
 

@@ -12,7 +12,7 @@ from fedllm_bench.leaderboard.site.pages import render
 from fedllm_bench.leaderboard.site.plots import plots_of
 from fedllm_bench.leaderboard.submission.tiers import ORDER
 
-MINI = "An embedded model on an invented world: nothing here is a result on a real data set."
+MINI = "Users of an invented world: nothing here is a result on a real data set."
 THICK, THIN = 2.5, 6.5  # heights of the two intervals, of 8
 CAPTION = (
     "Thick bars are 95% intervals of these models (over clients or questions), thin ones of this method (over seeds); "

@@ -140,6 +140,7 @@ def track_of(config: RunConfig) -> str:
     Raises a :class:`UserError` for a data set that no track is of.
     """
     tracks = load_tracks()
+    check_profile(config)
     names = list(_table()["datasets"])
     kinds = [kind for kind in DEFAULTS if f"{config.name}/{kind}" in tracks]
     if not kinds:
@@ -148,6 +149,16 @@ def track_of(config: RunConfig) -> str:
         kinds.sort(key=lambda kind: kind != "private")
     fitting = [kind for kind in kinds if not rule_problems(tracks[f"{config.name}/{kind}"], config)]
     return f"{config.name}/{fitting[0] if fitting else kinds[-1]}"
+
+
+def check_profile(config: RunConfig) -> None:
+    """Raise a :class:`UserError` for a profile that no board is of."""
+    if config.profile not in (profiles := {track.profile for track in load_tracks().values()}):
+        raise UserError(
+            f"profile {config.profile} has no board: its runs have a base, users and a budget of their own, which are "
+            f"not comparable with those of {' or '.join(sorted(profiles))}; compare its runs with each other: "
+            "`fedllm-bench grid`, or `compare`"
+        )
 
 
 def rule_problems(track: Track, config: RunConfig) -> list[Problem]:

@@ -7,8 +7,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedllm_bench.common.archive import IGNORED, MAX_RATIO, RATIO_COUNTS_FROM, check_entry, read_entry
 from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.data.fetch.archive import IGNORED, MAX_RATIO, RATIO_COUNTS_FROM, check_entry, read_entry
 from fedllm_bench.leaderboard.submission.layout import is_known
 from fedllm_bench.leaderboard.submission.limits import SizeLimits
 from fedllm_bench.leaderboard.submission.listing import few, same_names, shown, too_large

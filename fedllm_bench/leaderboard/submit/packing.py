@@ -112,6 +112,8 @@ def _public_results(run: OwnRun, path: Path) -> dict[str, Any]:
     about, model = dict(run.results["run"]), run.config.model
     for place in filter(None, (model.adapter, model.name)):
         about["model"] = about["model"].replace(place, public_name(place))
+    if "base" in about:  # results of before do not say it
+        about["base"] = public_name(about["base"])
     return {**run.results, "run": about}
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import check
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
-from fedllm_bench.leaderboard.submission.tracks import ROOM, Track, find_track, rule_problems, track_of
+from fedllm_bench.leaderboard.submission.tracks import ROOM, Track, check_profile, find_track, rule_problems, track_of
 from fedllm_bench.leaderboard.submit.own_runs import OwnRun
 from fedllm_bench.leaderboard.submit.packing import public_config
 
@@ -22,6 +22,7 @@ def check_track(name: str, runs: Sequence[OwnRun], kind: Literal["method", "cana
     """Raises a :class:`UserError` with all that keeps these runs out of the track."""
     track = find_track(name)
     config = runs[0].config
+    check_profile(config)
     if track.dataset != config.name:
         mini = (config.track == "mini", track.profile == "mini")
         why = {(True, False): "a mini run enters mini boards only", (False, True): "only mini runs enter a mini board"}

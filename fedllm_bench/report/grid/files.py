@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common import files
+from fedllm_bench.config.run_labels import base_label
 from fedllm_bench.report.grid.table import TABLE_WIDTH, markdown, terminal_table
 from fedllm_bench.results.grid_results import GRID_VERSION, Failure, GridRun, grid_payload
 from fedllm_bench.results.run_results import ScoreSet
@@ -50,6 +51,7 @@ def _payload(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[
         "split_hash": cells[0].cell.split.hash,
         **{key: getattr(config, key) for key in ("profile", "track", "variant", "engine")},
         "model": config.model.name,
+        "base": base_label(config.model),
         "methods": list(dict.fromkeys(each.method for each in cells)),
         "seeds": list(dict.fromkeys(each.seed for each in cells)),
         "hash": folder.name.removeprefix("grid-"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedllm_bench.common.text import MISSING, change, counted, duration, number, size, wrapped
 from fedllm_bench.report.interval_words import few_seeds, how, why_none
+from fedllm_bench.report.labels import what_ran
 from fedllm_bench.results.grid_results import BASE, REFERENCES
 from fedllm_bench.results.sample_words import about_sample
 from fedllm_bench.scores.seeds import CLEAR, NOT_DISTINGUISHABLE
@@ -52,12 +53,11 @@ def terminal_table(payload: Payload, width: int = TABLE_WIDTH) -> str:
 
 def title(payload: Payload) -> str:
     grid = payload["grid"]
-    world = " and invented world" if grid["dataset"].startswith("mini-") else ""
-    mini = f" (embedded model{world})" if grid["track"] == "mini" else ""
     methods, seeds = counted(len(grid["methods"]), "method"), counted(len(grid["seeds"]), "seed")
-    clients = counted(payload["data"]["num_clients"], "client")
+    clients = payload["data"]["num_clients"]
     variant = "" if grid["variant"] == "paper" else f" · variant {grid['variant']}"
-    return f"{grid['dataset']} · {methods} · {seeds} · {clients} · profile {grid['profile']}{mini}{variant}"
+    ran = what_ran(grid, clients)
+    return f"{grid['dataset']} · {methods} · {seeds} · {counted(clients, 'client')} · {ran}{variant}"
 
 
 def name_of(name: str, entry: Entry) -> str:

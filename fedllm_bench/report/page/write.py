@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.config.run_labels import is_invented
 from fedllm_bench.evaluation.metrics.own_user import OF_SPLIT, Owners, owners_of_run
 from fedllm_bench.evaluation.metrics.references import load_encoder
 from fedllm_bench.evaluation.metrics.registry import open_metrics
@@ -15,6 +16,7 @@ from fedllm_bench.evaluation.scoring import evaluation_json, own_metrics
 from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark, read_folder
 from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults
 from fedllm_bench.evaluation.scoring.score_all import ScoringOptions, evaluation_of, score_all
+from fedllm_bench.report.labels import what_ran
 from fedllm_bench.report.page.page import PageContents, html_page
 from fedllm_bench.results.schema import Results, results_of
 
@@ -97,7 +99,9 @@ def _facts(trained: Results | None) -> str:
     if trained is None:
         return "No results of training in this folder."
     run = trained.run
-    mini = "; the data and the model are invented, so nothing here is a result on a real data set"
-    parts = [f"profile {run.profile}{mini if run.track == 'mini' else ''}", f"model {run.model}"]
-    parts += [f"{trained.data.num_clients} clients", f"config {run.config_hash}", f"commit {run.commit or 'unknown'}"]
+    ran = what_ran(vars(run), trained.data.num_clients)
+    mini = "; the users are invented, so nothing here is a result on a real data set"
+    parts = [f"{ran}{mini if is_invented(run.dataset) else ''}", f"model {run.model}"]
+    parts += [f"{trained.data.num_clients} clients"] if is_invented(run.dataset) else []
+    parts += [f"config {run.config_hash}", f"commit {run.commit or 'unknown'}"]
     return "; ".join(parts)

@@ -10,6 +10,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted
 from fedllm_bench.config import base_model, model_files
+from fedllm_bench.data.encoder import ChatEncoder
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 NO_TOKENIZER = "the folder has no tokenizer.json; save the model's tokenizer there: tokenizer.save_pretrained(FOLDER)"
@@ -62,8 +63,30 @@ def load_settings(folder: Path, name: str) -> Any:
         raise base_model.not_a_model(name, error) from error
 
 
-def save_plain(folder: Path, model: Any, tokenizer: Any, notes: Mapping[str, Any] | None = None) -> None:
+def prepare_to_chat(model: Any, tokenizer: Any, template: str) -> None:
+    """Give a plain model the template it was trained with, and its settings of generation what ends an answer.
+
+    So `apply_chat_template` and `generate` of transformers ask it as it was asked here, and stop where it ends.
+    """
+    chat = ChatEncoder(tokenizer, template)
+    settings = model.generation_config
+    named = settings.eos_token_id
+    before = [] if named is None else [named] if isinstance(named, int) else list(named)
+    ends = sorted({*before, *chat.ends})
+    settings.eos_token_id = ends[0] if len(ends) == 1 else ends
+    tokenizer.chat_template = chat.written_out
+
+
+def save_plain(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    notes: Mapping[str, Any] | None = None,
+    texts: Mapping[str, bytes] | None = None,
+) -> None:
     """Write a plain model of transformers into `folder`, whole or not at all; `notes` are more JSON files by name.
+
+    `texts` are files by name too: licence and notices of the base.
 
     Raises a :class:`UserError` where what was written is no whole model, or could not be written.
     """
@@ -80,6 +103,7 @@ def save_plain(folder: Path, model: Any, tokenizer: Any, notes: Mapping[str, Any
         tokenizer.save_pretrained(part)
         for name, note in (notes or {}).items():
             files.write_json(part / name, note)
+        files.write_all(part, texts or {})
         problem = model_files.problem(part)
         if problem is not None:
             raise UserError(f"{folder}: what was written is no whole model: {problem}")

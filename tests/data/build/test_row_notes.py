@@ -10,7 +10,7 @@ from data_runs import run
 from raw_formats import as_jsonl, put
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.data.build.funnel import left_by_choice
+from fedllm_bench.data.build.choice import choose_clients
 from fedllm_bench.data.build.recipe import Recipe, filters
 from fedllm_bench.data.funnel_words import SHOWN, in_words
 from fedllm_bench.data.manifest import Split, open_split
@@ -85,6 +85,6 @@ def test_a_limit_stays_as_it_is_and_half_a_range_is_said_in_words():
     reasons = {step.step: in_words(step.reason) for step in steps}
     assert reasons["languages"] == "language not in deu"
     assert reasons["length"] == "characters not within 5 or more (prompt) and 1 or more (completion)"
-    most = [*left_by_choice({}, [], Recipe(max_clients=3))][-1].reason
+    most = choose_clients({}, {}, Recipe(max_clients=3)).left[-1].reason
     assert in_words(most) == most == "users who are not among the 3 with most rows"
     assert MALFORMED.reason in SHOWN

@@ -11,10 +11,11 @@ import pytest
 from loopback import Site, serve
 from official_zip import official_zip, one_file, packed, sets
 
+from fedllm_bench.common import archive
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import presets
 from fedllm_bench.data.clients import Clients
-from fedllm_bench.data.fetch import archive, download, drive, official
+from fedllm_bench.data.fetch import download, drive, official
 from fedllm_bench.data.manifest import open_split
 from fedllm_bench.data.published import AYA_SIZES, ORDER_FILE, PUBLISHED, ROOT, ZIP_NAME
 from fedllm_bench.training.batches import schedule

@@ -62,19 +62,18 @@ def test_later_turns_have_the_tokens_of_training(name, tiny_model):
 def test_a_template_without_marks_is_rendered_as_transformers_does(load_tiny):
     tokenizer = load_tiny().tokenizer
     tokenizer.chat_template = None
-    with pytest.raises(UserError, match="no chat template of its own; give --template"):
-        named_template("model", lambda: tokenizer)
+    assert named_template("model", lambda: tokenizer, "tiny").text == template_text("plain")
     tokenizer.chat_template = (
         "{% for m in messages %}[{{ m['content'] }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
     )
-    template = named_template("model", lambda: tokenizer)
+    template = named_template("model", lambda: tokenizer, "tiny")
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "!"}]
     assert tokenizer.decode(encoder(template, tokenizer)(talk)) == "[Hi][Ho][!]>"
     tokenizer.chat_template = "{{ raise_exception('one turn only') }}"
     with pytest.raises(UserError, match="one turn only"):
-        encoder(named_template("model", lambda: tokenizer), tokenizer)(talk)
+        encoder(named_template("model", lambda: tokenizer, "tiny"), tokenizer)(talk)
     with pytest.raises(UserError, match="did you mean 'alpaca'"):
-        named_template("alpacca", lambda: tokenizer)
+        named_template("alpacca", lambda: tokenizer, "tiny")
 
 
 # --- turns

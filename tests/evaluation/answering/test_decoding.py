@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from fedllm_bench.evaluation.answering import decoding, kv_cache
-from fedllm_bench.evaluation.answering.decoding import DecodingRow, Queue, decode, end_tokens
+from fedllm_bench.evaluation.answering.decoding import DecodingRow, Queue, decode
 from fedllm_bench.evaluation.answering.sampling import uniforms
+from fedllm_bench.metrics.running import end_tokens
 from fedllm_bench.training.model.lora_model import LoraModel
 
 LENGTHS = (3, 17, 1, 9, 30, 4, 22, 12)

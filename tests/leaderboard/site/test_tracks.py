@@ -14,7 +14,8 @@ from fedllm_bench.leaderboard.submission.tracks import KINDS, find_track, flat, 
 
 TRACKS = load_tracks()
 PRIVATE = ("privacy.clip=1.0", "privacy.noise_multiplier=1.0", "federation.weighting=uniform")
-CELLS = [(d, m, p) for d in presets.dataset_names() for m in presets.method_names() for p in get_args(Profile)]
+WITH_BOARDS = ("mini", "paper")
+CELLS = [(d, m, p) for d in presets.dataset_names() for m in presets.method_names() for p in WITH_BOARDS]
 
 
 def config(*overrides, dataset="aya", method="fedavg", profile="mini", **options):
@@ -126,6 +127,7 @@ def test_a_private_track_needs_a_clip_and_noise_and_bounds_epsilon(name):
 def test_the_open_track_pins_the_data_and_nothing_else():
     assert lines("mini-aya/open", "federation.rounds=1", "local.steps=99", model="x/y") == []
     assert len(lines("mini-aya/open", "data.shuffle_users=true")) == 1
+    assert len(lines("mini-aya/open", "data.swap_answers=true")) == 1
 
 
 def test_a_loss_per_token_is_ranked_only_where_all_have_one_tokenizer():
@@ -153,3 +155,10 @@ def test_the_track_of_a_run():
 def test_an_unknown_track_is_refused_with_the_nearest():
     with pytest.raises(UserError, match="did you mean 'mini-aya/fixed'"):
         find_track("mini-aya/fix")
+
+
+@pytest.mark.parametrize("profile", sorted({*get_args(Profile)} - {*WITH_BOARDS}))
+def test_no_track_takes_a_config_of_a_profile_without_a_board(profile):
+    config = presets.load("aya", "fedavg", profile)
+    for track in load_tracks().values():
+        assert any(problem.message.startswith("profile: got") for problem in rule_problems(track, config)), track.id

@@ -375,3 +375,13 @@ def test_a_look_alike_name_is_told_before_it_becomes_public(tmp_path, three, cap
     assert "Flagged" not in capsys.readouterr().out
     assert cli.main([*words, "--team", "Example-Lab", "--method", "mine", "--dry-run"]) == 0
     assert "looks like the team 'Example Lab'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("profile", ["small", "gpu24"])
+@pytest.mark.parametrize("track", ["", "aya/fixed", "aya/open", "mini-aya/open"])
+def test_a_run_of_a_profile_without_a_board_is_refused_in_one_line(tmp_path, profile, track):
+    run = write_run(tmp_path, 0)
+    edit("config.json", profile=profile, track=profile, name="aya")(run)
+    with pytest.raises(UserError, match=f"profile {profile} has no board") as caught:
+        draft(run, track=track)
+    assert "\n" not in str(caught.value)

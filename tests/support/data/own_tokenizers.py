@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 CORPUS = [
@@ -18,7 +18,12 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"]
 
 
 def fast(backend: Tokenizer, **names: str) -> Any:
+    """With the token that begins a text, which it puts there by itself."""
     given = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", **names}
+    bos = given["bos_token"]
+    backend.post_processor = processors.TemplateProcessing(
+        f"{bos} $A", special_tokens=[(bos, backend.token_to_id(bos))]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=backend, **given)
 
 

@@ -1,0 +1,44 @@
+"""The words of --set as keys and values."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import option_types
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Key and value of "local.lr=1e-4". The value is TOML, but as it stands where the option is text."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise UserError(f"--set {text!r}: write KEY=VALUE, as in --set local.lr=1e-4")
+    kind = option_types().get(key)
+    arguments = get_args(kind)
+    parsed = _toml_value(value)
+    if value == "none" and type(None) in arguments and str not in arguments:
+        return key, None  # not given: takes back what a preset gives
+    if arguments[1:] == (...,):
+        return key, comma_separated(parsed) if isinstance(parsed, str) else parsed
+    if kind is str or str in arguments:  # a revision of digits stays text
+        return key, parsed if isinstance(parsed, str) else value
+    return key, parsed
+
+
+def _toml_value(text: str) -> Any:
+    """`text` as a TOML value; as a number where only TOML is strict (".5"); else as it is."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except ValueError:  # no TOML, or an int of more digits than Python reads
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return table["value"] if set(table) == {"value"} else text
+
+
+def comma_separated(names: str | Sequence[str]) -> list[str]:
+    parts = names.split(",") if isinstance(names, str) else names
+    return [part.strip() for part in parts if part.strip()]

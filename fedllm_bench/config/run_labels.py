@@ -1,0 +1,32 @@
+"""What the base model and the users of a run are called in results and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedllm_bench.config.bases.labels import label
+from fedllm_bench.config.run import EMBEDDED_MODEL, Model
+
+EMBEDDED_LABEL = "embedded model"
+INVENTED = "mini-"  # begins the names of splits of the invented world, and no others
+
+
+def is_invented(split: str) -> bool:
+    """Whether the users of a split of this name are the mini world's."""
+    return split.startswith(INVENTED)
+
+
+def base_label(model: Model) -> str:
+    """ "SmolLM2-135M-Instruct (4-bit weights unpacked)", with what was done to it: "my-model + my-adapter, 4bit".
+
+    A folder is called by its last part; an id of the hub stays as it is.
+    """
+    name = EMBEDDED_LABEL if model.name == EMBEDDED_MODEL else _plain(label(model.name))
+    name += f" + {_plain(model.adapter)}" if model.adapter else ""
+    name += f", {model.quantization}" if model.quantization != "none" else ""
+    return name + (", all weights" if model.trainable == "full" else "")
+
+
+def _plain(name: str) -> str:
+    folder = Path(name).expanduser()
+    return folder.name if folder.is_absolute() or folder.is_dir() else name

@@ -1,0 +1,92 @@
+"""The users of a profile that has no data in the package: built from the upstream's rows, once, into the cache.
+
+It is what `fedllm-bench data build` does, with the recipe that the profile states (`[builds.<data set>]` of its file).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedllm_bench.common import files, network
+from fedllm_bench.common.cache import cached
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.config import presets
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.data.manifest import MANIFEST, Split, open_split
+
+if TYPE_CHECKING:  # a run with a split of its own must not wait for these
+    from fedllm_bench.data.build.hub import HubSource
+    from fedllm_bench.data.build.pipelines import Pipeline
+
+log = logging.getLogger(__name__)
+SECONDS = 20.0  # to hear of the hub at all
+
+
+def built_split(config: RunConfig) -> Split:
+    """The split of a run without one, under a profile with builds; it is fetched where the cache does not have it.
+
+    Raises a :class:`UserError` with the ways on where the rows cannot be had.
+    """
+    build = presets.builds_of(config.profile).get(config.dataset)
+    if build is None:
+        raise UserError(f"PROFILE={config.profile} builds no users of {config.dataset}; {_ways(config)}")
+    from fedllm_bench.data.build.pipelines import load_pipeline
+
+    pipeline = load_pipeline(config.dataset)
+    name = f"{config.dataset}-{config.profile}"
+    key = files.sha256_json({"build": build, "recipe": pipeline.DECLARATION.recipe.normal().record(),
+                             "version": pipeline.DECLARATION.version})[:10]  # fmt: skip
+    try:
+        return cached(
+            files.cache_root() / "splits",
+            f"{name}-{key}",
+            make=lambda folder: _build(pipeline, build, name, folder),
+            read=lambda folder: open_split(folder) if (folder / MANIFEST).is_file() else None,
+        )
+    except UserError as error:
+        upstream = pipeline.DECLARATION.upstream
+        raise UserError(
+            f"PROFILE={config.profile} without SPLIT builds users of {config.dataset} from {upstream}, which failed "
+            f"({str(error).partition(';')[0]}); {_ways(config, upstream)}"
+        ) from error
+
+
+def _build(pipeline: Pipeline, build: dict[str, Any], name: str, folder: Path) -> None:
+    from fedllm_bench.data import lengths
+    from fedllm_bench.data.build import decontaminate
+
+    given = {key: value for key, value in build.items() if key != "revision"}
+    recipe = replace(pipeline.DECLARATION.recipe, **given)
+    raw = _source(pipeline.DECLARATION.upstream, build.get("revision"))
+    evaluation = decontaminate.evaluation_prompts("on")
+    log.info("Building users from %s, once; its rows are read twice.", raw)
+    pipeline.build(raw, folder, recipe, name, evaluation=evaluation, counter=lengths.token_counter("mini"))
+
+
+def _source(upstream: str, revision: str | None) -> HubSource:
+    """The upstream at a commit: the one that is stated, else the newest; the hub is asked for it before any row."""
+    import huggingface_hub
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    from fedllm_bench.data.build.hub import HubSource
+
+    try:
+        with network.blamed():
+            found = huggingface_hub.HfApi().dataset_info(upstream, revision=revision, timeout=SECONDS)
+    except UserError:
+        raise
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"the hub cannot be reached: {first_line(error)[:150]}") from error
+    return HubSource(upstream, revision or str(found.sha))
+
+
+def _ways(config: RunConfig, upstream: str = "") -> str:
+    """What a user can type instead, in one line."""
+    hub = "reach the hub (HF_HUB_OFFLINE unset; of gated data accept the licence there, then hf auth login)"
+    files = f"build a split of files{f' of {upstream}' if upstream else ''}: fedllm-bench data build {config.dataset} "
+    own = "or of rows of your own: fedllm-bench data build rows --raw my.jsonl --out DIR (see --help)"
+    ways = [*([hub] if upstream else []), f"{files}--raw FILE_OR_FOLDER --out DIR", own]
+    return f"{'; '.join(ways)}; a split is given by SPLIT=DIR (--split DIR)"
