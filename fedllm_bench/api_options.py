@@ -23,7 +23,8 @@ class RunOptions(TypedDict, total=False):
     profile: "mini" (the embedded world), "small" (a real model and users, minutes on a CPU), "gpu24" (one GPU of 24 GB)
              or "paper" (the published setting); by default "paper" with a GPU, else "mini"
     split:   a client split or its folder; by default that of the profile
-    model:   the base model: a folder, a name of `fedllm-bench model list` or an id of the hub; by default the profile's
+    model:   the base model: a name of `fedllm-bench model list`, a folder, a GGUF file or an id of the hub; by default
+             the profile's
     metrics: names of held-out metrics; by default those of the profile
     engine:  "inprocess" (the default), or "trl" (the slow reference)
     variant: "paper" (as the papers write it, the default) or "released" (as the published code does it)

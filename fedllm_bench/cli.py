@@ -25,6 +25,7 @@ from fedllm_bench.commands import (
     judge,
     judge_check,
     merge,
+    model,
     report,
     submit,
 )
@@ -44,7 +45,7 @@ Each sub-command has its own --help with examples.
 
 # in the order of --help
 COMMANDS = (
-    *(bench, grid, data, diversity, merge),
+    *(bench, grid, data, model, diversity, merge),
     *(evaluate, answer, judge, judge_check, report, compare, insight),
     *(submit, board),
 )

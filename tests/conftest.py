@@ -22,7 +22,9 @@ from typing import Any
 
 import pytest
 import torch
+from base_homes import base_home, copied_bases, gguf_weights  # noqa: F401
 from needs import _only_what_it_needs, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401
+from real_base import real_base, real_cache  # noqa: F401
 from tiny import ALL_LINEAR, widen_norms
 
 from fedllm_bench.common import files

@@ -16,9 +16,8 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from fedllm_bench.benchmarks.perf.turns import (
+    Variant,
+    disagreements,
+    machine_line,
+    peft_loop,
+    summary,
+    take_turns,
+    with_allocator,
+)
 from fedllm_bench.common import files, provenance
-from fedllm_bench.common.process import ALLOCATOR, SPINNING, prepare
-from fedllm_bench.common.trees import Tree, norm, tmap
+from fedllm_bench.common.process import ALLOCATOR, prepare
+from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.config import presets
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.tokens import TokenPart
@@ -44,9 +52,6 @@ EPILOG = """examples:
   python benchmarks/perf/speed.py --hidden 256 --tokens 128 --repeats 7 --json speed.json
 """
 VOCABULARY, LAYERS, HEADS, RANK, BATCH = 900, 4, 4, 8, 4
-SPREAD: dict[str, Callable[[list[float]], float]] = {"median": statistics.median, "least": min, "largest": max}
-TOLERANCE = 1e-3  # relative L2, float32
-Variant = Callable[[], list[Tree]]  # trains all clients from the same start; their adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,21 +156,14 @@ def prepared(work: Work) -> list[list[tuple[Any, Any]]]:
 
 
 def loop(work: Work, batches: Sequence[Sequence[tuple[Any, Any]]]) -> list[Tree]:
-    model, local, ends = work.peft_model.eval(), work.local, []
-    parameters = adapter_parameters(model)
-    values = list(parameters.values())
-    for own in batches:
-        put(parameters, work.start)
-        betas = (local.beta1, local.beta2)
-        optimiser = torch.optim.AdamW(values, local.lr, betas, local.eps, local.weight_decay, fused=True)
-        for ids, targets in own:
-            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-            F.cross_entropy(logits.flatten(0, 1), targets).backward()
-            torch.nn.utils.clip_grad_norm_(values, local.clip)
-            optimiser.step()
-            optimiser.zero_grad()
-        ends.append({name: parameters[name].detach().clone() for name in work.start})
-    return ends
+    model = work.peft_model.eval()
+    return [peft_loop(model, work.start, work.local, own, whole_loss) for own in batches]
+
+
+def whole_loss(model: Any, batch: tuple[Any, Any]) -> Any:
+    ids, targets = batch
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    return F.cross_entropy(logits.flatten(0, 1), targets)
 
 
 def by_trl(work: Work, *, lean: bool) -> list[Tree]:
@@ -192,41 +190,6 @@ def make_variants(work: Work) -> dict[str, Variant]:
     batches = prepared(work)
     ways: dict[str, Variant] = {"stacked": lambda: stacked(work), "loop": lambda: loop(work, batches)}
     return ways | {"trl": lambda: by_trl(work, lean=False), "trl-lean": lambda: by_trl(work, lean=True)}
-
-
-def disagreements(variants: dict[str, Variant], start: Tree) -> dict[str, float]:
-    """Largest relative L2 distance of a client's way from that of `stacked`, for every other variant.
-
-    Raises a :class:`RuntimeError` beyond TOLERANCE: times of unequal work would mean nothing.
-    """
-    moved = {name: [tmap(torch.sub, end, start) for end in train()] for name, train in variants.items()}
-    ours = moved.pop("stacked")
-    found = {
-        name: max(norm(tmap(torch.sub, a, b)) / norm(a) for a, b in zip(ours, theirs, strict=True))
-        for name, theirs in moved.items()
-    }
-    for name, distance in found.items():
-        if not distance <= TOLERANCE:
-            raise RuntimeError(f"{name} trained other adapters than stacked: relative L2 {distance:.2e} > {TOLERANCE}")
-    return found
-
-
-def take_turns(variants: dict[str, Variant], repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Wall-clock and processor seconds of each variant in each turn; all of a turn run one after another."""
-    found: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in variants}
-    for _ in range(repeats):
-        for name, train in variants.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            train()
-            found[name]["wall"].append(time.perf_counter() - wall)
-            found[name]["cpu"].append(time.process_time() - cpu)
-    return found
-
-
-def summary(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> dict[str, Any]:
-    """The ratios of `theirs` to `ours`, turn by turn: median, least and largest; and `cpu`, that of processor time."""
-    wall, cpu = ([b / a for a, b in zip(ours[kind], theirs[kind], strict=True)] for kind in ("wall", "cpu"))
-    return {kind: f(wall) for kind, f in SPREAD.items()} | {"cpu": statistics.median(cpu)}
 
 
 def measure(shape: Shape, repeats: int) -> dict[str, Any]:
@@ -259,9 +222,8 @@ def as_table(found: dict[str, Any]) -> str:
         line = f"{name:8}{median:9.3f}{1000 * median / shape['clients'] / shape['steps']:11.2f}"
         line += f"{ratio['median']:8.2f}x{ratio['least']:7.2f}x{ratio['largest']:8.2f}x{ratio['cpu']:10.2f}x"
         lines.append(line)
-    versions = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "transformers", "peft", "trl"))
     lines.append("same adapters: relative L2 " + ", ".join(f"{k} {v:.1e}" for k, v in found["relative_l2"].items()))
-    lines.append(f"{machine['cpu']['name']}, {machine['cpu']['count']} cores, {machine['threads']} threads; {versions}")
+    lines.append(machine_line(machine, "trl"))
     if found["load_average"] > machine["threads"] + 0.5:
         lines.append(f"other processes ran (load {found['load_average']:.1f}): trust --threads 1 and processor time")
     return "\n".join(lines) + "\n"
@@ -294,7 +256,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if sys.platform == "linux" and not ALLOCATOR.keys() & os.environ.keys():  # read when a process starts
-        words = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]]
-        os.execve(sys.executable, words, {**SPINNING, **os.environ, **ALLOCATOR})
+    with_allocator(__file__)
     sys.exit(main())

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fedllm_bench.common import files
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
+SECONDS_OF_SILENCE = 5.0
 
 
 def key_of(depends_on: Any) -> str:
@@ -30,7 +34,7 @@ def cached(place: Path, key: str, make: Callable[[Path], object], read: Callable
     if found is not None:
         return found
     locks = files.make_folder(place.parent / "locks")
-    with FileLock(locks / f"{place.name}-{key}.lock"):
+    with _held(FileLock(locks / f"{place.name}-{key}.lock"), place.name):
         found = read(folder)  # another process may have made it by now
         if found is None:
             with files.new_folder(folder) as part:
@@ -39,3 +43,17 @@ def cached(place: Path, key: str, make: Callable[[Path], object], read: Callable
     if found is None:
         raise RuntimeError(f"{folder} was just made and cannot be read")
     return found
+
+
+@contextmanager
+def _held(lock: FileLock, what: str) -> Iterator[None]:
+    """The lock, with a line on a long wait for the process that has it."""
+    try:
+        lock.acquire(timeout=SECONDS_OF_SILENCE)
+    except Timeout:
+        log.info("another process is making the same %s; waiting for it", what.replace("_", " "))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

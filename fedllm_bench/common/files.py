@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,12 @@ def _write_parts(path: Path, parts: Iterable[bytes]) -> None:
 
 def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
+
+
+def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Each of `contents` by its name in `folder`."""
+    for name, content in contents.items():
+        write_bytes(folder / name, content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: the first one ends training after the current block of clients, the second one at once.
+"""Ctrl-C and SIGTERM: the first one ends training after the block of clients (or scoring after the batch) in work, the
+second one at once.
 
 Handlers belong to the main thread; elsewhere, and where a signal was ignored before (a background job of a script
 inherits SIGINT so), nothing is changed.
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STOPPING = "\nstopping after the clients that are being trained now; once more stops at once\n"
+STOPPING = "\nstopping after the clients, or the batch of scores, in work now; once more stops at once\n"
 
 
 class Interrupted(KeyboardInterrupt):

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -83,6 +83,54 @@ def _lines(
             log.info("%s: %d of %d, about %.0f s left%s", label, done, total, left, more)
             last = now
     log.info("%s: %d of %d in %.1f s", label, done, total, time.monotonic() - started)
+
+
+class Share:
+    """How much of some work is done, as a share of `total` in any unit: a bar, else a line every ten seconds.
+
+    With `is_brief` nothing is said of work that ends before the first line would come.
+    """
+
+    def __init__(self, label: str, total: float, *, is_brief: bool = False) -> None:
+        self.label, self.total, self.is_brief = label, max(total, 1e-9), is_brief
+        self.done = self.kept = 0.0
+        self.started = self.last = time.monotonic()
+        self._bar: Any = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
+            self._stack.enter_context(logging_redirect_tqdm())
+            shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+            bar = tqdm(total=self.total, desc=self.label, bar_format=shape, dynamic_ncols=True, leave=not self.is_brief)
+            self._bar = self._stack.enter_context(bar)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is None and error is None and (not self.is_brief or self.last > self.started):
+            log.info("%s: done in %.1f s", self.label, time.monotonic() - self.started)
+        self._stack.close()
+
+    def add(self, amount: float, *, is_new: bool = True) -> None:
+        """So much more is done; what is not new was done by an earlier session, and says nothing of the pace."""
+        if is_new and 0 < self.kept == self.done:
+            log.info("%s: %.0f%% was kept from an earlier session", self.label, 100 * self.kept / self.total)
+        self.done += amount
+        self.kept += 0.0 if is_new else amount
+        if self._bar is not None:
+            self._bar.initial = self.kept
+            self._bar.update(amount)
+        elif time.monotonic() - self.last >= SECONDS_BETWEEN_LINES and self.done > self.kept:
+            self.last = time.monotonic()
+            left = (self.last - self.started) / (self.done - self.kept) * max(self.total - self.done, 0.0)
+            log.info("%s: %.0f%%, about %.0f s left", self.label, 100 * self.done / self.total, left)
+
+    def reach(self, amount: float, *, is_new: bool) -> None:
+        """All work up to `amount` is done."""
+        if amount > self.done:
+            self.add(amount - self.done, is_new=is_new)
 
 
 class Meter:

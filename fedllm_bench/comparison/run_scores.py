@@ -141,11 +141,13 @@ def from_training(folder: Path) -> dict[str, MetricScores]:
 
 def _alike(run: ComparedFolder) -> dict[str, str]:
     """What the held-out scores of a run hang on, beside its model."""
+    evaluation = run.stated.get("evaluation", {})
     return {
         "profile": str(run.stated.get("profile", "")),  # each has its own budget and constants
         "data set": str(run.stated["name"]),
         "split hash": run.split_hash[:16],
-        "evaluation.max_new_tokens": str(run.stated.get("evaluation", {}).get("max_new_tokens", "")),
+        "evaluation.max_new_tokens": str(evaluation.get("max_new_tokens", "")),
+        **{f"evaluation.{key}": str(evaluation.get(key) or "all") for key in ("heldout_rows", "clients")},
     }
 
 

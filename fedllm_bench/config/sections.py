@@ -26,7 +26,7 @@ Quantization = Literal["none", "8bit", "4bit"]
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Strict):
-    """`name` is a hub id, a folder, or "mini" for the embedded base.
+    """`name` is a base of benchmarks/bases, a hub id, a folder, a GGUF file, or "mini" for the embedded base.
 
     `adapter` is the folder of a PEFT adapter that is merged into the base before anything else. `quantization` is of
     the frozen base; `trainable` says whether an adapter is trained or every weight (docs/memory.md).

@@ -95,7 +95,7 @@ class ChatEncoder:
     @cached_property
     def is_cut(self) -> bool:
         """Whether it is one of the suite's own templates, which mark what the assistant says."""
-        return self._source in map(template_text, NAMES)
+        return self.template.removeprefix(BOS_FIRST) in map(template_text, NAMES)
 
     @cached_property
     def ends(self) -> frozenset[int]:
@@ -131,7 +131,7 @@ class ChatEncoder:
     def special(self) -> Any:
         """What ids depend on beside the template's source and the tokenizer's vocabulary, as JSON data."""
         if self.is_cut:
-            return [*(self._begin or [None]), self.tokenizer.eos_token]
+            return [next(iter(self._begin), None), self.tokenizer.eos_token]
         return dict(self.tokenizer.special_tokens_map)
 
     @property
@@ -149,7 +149,7 @@ class ChatEncoder:
 
     @cached_property
     def _source(self) -> str:
-        return self.template.removeprefix(BOS_FIRST)
+        return self.template.removeprefix(BOS_FIRST) if self.is_cut else self.template
 
     @property
     def _values(self) -> Mapping[str, str]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.config.base_model import locate
+from fedllm_bench.config.bases.declared import base_of
+from fedllm_bench.config.bases.labels import label
 from fedllm_bench.config.run import EMBEDDED_MODEL
 from fedllm_bench.data.control import control_tokens, plain
 from fedllm_bench.data.rows import Row, SftRow
@@ -50,9 +52,11 @@ class TokenCounter:
 
 
 def token_counter(name: str = EMBEDDED_MODEL) -> TokenCounter:
-    """The counter of "mini", the tokenizer in the package, or of a folder."""
+    """The counter of "mini", the tokenizer in the package, of a named base, which is fetched, or of a folder."""
     if name == EMBEDDED_MODEL:
         return TokenCounter("the embedded mini tokenizer", locate(name))
+    if base_of(name) is not None:
+        return TokenCounter(label(name), locate(name))
     folder = Path(name).expanduser()
     return TokenCounter(folder.name, folder)
 

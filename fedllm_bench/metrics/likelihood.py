@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from fedllm_bench.data.rows import SftRow, Task, Turn
 from fedllm_bench.data.tokens import TokenRow, encode
+from fedllm_bench.metrics.batches import Batches
 from fedllm_bench.metrics.items import HeldoutItem, unscored
 from fedllm_bench.metrics.running import EvalSettings, by_length
 from fedllm_bench.scores.score import MetricInfo, Score
@@ -19,15 +22,29 @@ from fedllm_bench.training.loss import counted_nll
 from fedllm_bench.training.model.lora_model import LoraModel
 
 
-def summed_nll(model: LoraModel, rows: Sequence[TokenRow], batch_tokens: int) -> list[float]:
-    """Summed next-token loss over the counted tokens of each row, in nats."""
-    sums = [0.0] * len(rows)
-    for batch in by_length([len(row.ids) for row in rows], batch_tokens):
+def summed_nll(
+    model: LoraModel, rows: Sequence[TokenRow], batch_tokens: int, batches: Batches | None = None
+) -> list[float]:
+    """Summed next-token loss over the counted tokens of each row, in nats. `batches`: of the metric's settings."""
+    lengths = [len(row.ids) for row in rows]
+
+    def compute(batch: Sequence[int]) -> list[float]:
         nll, places = counted_nll(model, collate([rows[i] for i in batch], model.device))
         totals = torch.zeros(len(batch), dtype=torch.float64).index_add(0, places.cpu(), nll.double().cpu())
-        for i, total in zip(batch, totals.tolist(), strict=True):
-            sums[i] = total
-    return sums
+        return [float(total) for total in totals.tolist()]
+
+    plan = list(by_length(lengths, batch_tokens))
+    return (batches or Batches()).run(plan, lengths, lambda: ["nll", _content(rows)], compute)
+
+
+def _content(rows: Sequence[TokenRow]) -> str:
+    """Names rows by their tokens."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(len(row.ids).to_bytes(8))
+        digest.update(np.ascontiguousarray(row.ids, np.int32).tobytes())
+        digest.update(np.ascontiguousarray(row.counted, np.bool_).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ class HeldoutLoss:
 
     def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]:
         rows = [item.tokens for item in items if item.tokens is not None]
-        sums = iter(summed_nll(model, rows, settings.batch_tokens))
+        sums = iter(summed_nll(model, rows, settings.batch_tokens, settings.batches))
         return [_loss_score(item, None if item.tokens is None else next(sums)) for item in items]
 
 
@@ -76,7 +93,7 @@ class MiniChoice:
         asked = [item for item in items if len(item.choices) > 1]
         rows = [_answered(item, choice) for item in asked for choice in item.choices]
         encoded = encode(rows, model.tokenizer, settings.template)
-        sums = iter(summed_nll(model, encoded, settings.batch_tokens))
+        sums = iter(summed_nll(model, encoded, settings.batch_tokens, settings.batches))
         scores = []
         for item in asked:
             losses = [next(sums) for _ in item.choices]

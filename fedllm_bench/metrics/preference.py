@@ -36,7 +36,8 @@ def margins(model: LoraModel, items: Sequence[PairItem], settings: EvalSettings)
     if not model.has_adapter:
         return [None if item.tokens is None else 0.0 for item in items]
     pairs = [item.tokens for item in items if item.tokens is not None]
-    nll = summed_nll(model, [row for pair in pairs for row in pair.sequences], settings.batch_tokens)
+    rows = [row for pair in pairs for row in pair.sequences]
+    nll = summed_nll(model, rows, settings.batch_tokens, settings.batches)
     references = np.array([pair.reference for pair in pairs], np.float64).reshape(-1, 2)
     ratios = -np.array(nll).reshape(-1, 2) - references
     gaps = ratios[:, 0] - ratios[:, 1]
@@ -138,7 +139,8 @@ class MiniRefusal:
     def score(self, model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[Score]:
         asked = [item for item in items if item.task == "harmful"]
         rows = [_ways(item, model, settings.template) for item in asked]
-        sums = iter(summed_nll(model, [row for own in rows for row in own], settings.batch_tokens))
+        flat = [row for own in rows for row in own]
+        sums = iter(summed_nll(model, flat, settings.batch_tokens, settings.batches))
         return [_refusal(item, [-next(sums) for _ in own]) for item, own in zip(asked, rows, strict=True)]
 
 

@@ -19,6 +19,7 @@ from fedllm_bench.metrics.preference import (
     margins,
 )
 from fedllm_bench.metrics.running import EvalSettings
+from fedllm_bench.metrics.user_answers import Chrf, ChrfOverCopy, EditF05, Ended, OfAnswer, answers_to
 from fedllm_bench.scores.checked import scores_of_rows
 from fedllm_bench.scores.score import MetricInfo, Score
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -72,6 +73,10 @@ ALL: tuple[Metric, ...] = (
     PreferenceAccuracy(),
     PreferenceMargin(),
     MiniRefusal(),
+    Chrf(),
+    ChrfOverCopy(),
+    EditF05(),
+    Ended(),
 )
 METRICS: dict[str, Metric] = {metric.info.name: metric for metric in ALL}
 
@@ -80,16 +85,33 @@ def together(names: Iterable[str]) -> list[tuple[str, ...]]:
     """The metrics in groups that :func:`score_group` scores in one pass of the model; in the order of `names`."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault("margin" if isinstance(METRICS[name], OfMargin) else name, []).append(name)
+        metric = METRICS[name]
+        shared = "margin" if isinstance(metric, OfMargin) else "answer" if isinstance(metric, OfAnswer) else name
+        groups.setdefault(shared, []).append(name)
     return [tuple(group) for group in groups.values()]
+
+
+# Metric -> seconds for an item's tokens in those of one pass over them, measured on the mini world; others take one.
+PASSES = {"mini_exact": 1.3, "mini_choice": 2.7, "mini_refusal": 0.8}
+
+
+def work_of(group: Sequence[str], items: Sequence[Any], settings: EvalSettings, *, has_adapter: bool) -> float:
+    """About how many tokens a group takes through the model: for a bar, so that only its pace hangs on it."""
+    if not has_adapter and any(isinstance(METRICS[name], OfMargin) for name in group):
+        return 0.0  # of the base alone every margin is 0
+    tokens = sum(len(part.ids) for item in items if item.tokens is not None for part in item.tokens.sequences)
+    return float(tokens * max(PASSES.get(name, 1.0) for name in group))
 
 
 def score_group(
     group: Sequence[str], model: LoraModel, items: Sequence[Any], settings: EvalSettings
 ) -> dict[str, list[Score]]:
     """The scores under each metric of a group, equal to those of each metric by itself."""
-    of_margin = {name: metric for name in group if isinstance(metric := METRICS[name], OfMargin)}
-    if not of_margin:
-        return {name: METRICS[name].score(model, items, settings) for name in group}
-    found = margins(model, items, settings)
-    return {name: metric.scores(items, found) for name, metric in of_margin.items()}
+    if of_margin := {name: metric for name in group if isinstance(metric := METRICS[name], OfMargin)}:
+        found = margins(model, items, settings)
+        return {name: metric.scores(items, found) for name, metric in of_margin.items()}
+    if of_answer := {name: metric for name in group if isinstance(metric := METRICS[name], OfAnswer)}:
+        asked = [item for item in items if any(metric.asks(item.row) for metric in of_answer.values())]
+        given = answers_to(model, asked, settings)
+        return {name: metric.scores(asked, given) for name, metric in of_answer.items()}
+    return {name: METRICS[name].score(model, items, settings) for name in group}

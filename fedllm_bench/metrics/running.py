@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 import torch
@@ -11,20 +11,39 @@ import torch
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import encode_prompts
+from fedllm_bench.metrics.batches import Batches
 from fedllm_bench.training.model.lora_model import LoraModel
 
 
+@dataclass(frozen=True)
+class GreedyAnswer:
+    """What a model said, without surrounding spaces. `ended`: by itself, not because max_new_tokens were full."""
+
+    text: str
+    ended: bool
+
+
 def answers(model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings) -> list[str]:
-    """One greedy answer for each conversation that ends with the user's turn, without surrounding spaces."""
+    """The texts of :func:`greedy_answers`."""
+    return [answer.text for answer in greedy_answers(model, conversations, settings)]
+
+
+def greedy_answers(
+    model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings
+) -> list[GreedyAnswer]:
+    """One greedy answer for each conversation that ends with the user's turn, of at most `max_new_tokens` tokens."""
     prompts = encode_prompts(conversations, model.tokenizer, settings.template)
-    found = [""] * len(prompts)
     ends = end_tokens(model, settings.template)
     lengths = [len(prompt) + settings.max_new_tokens for prompt in prompts]
-    for batch in by_length(lengths, settings.batch_tokens):
-        texts = _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens, ends)
-        for i, text in zip(batch, texts, strict=True):
-            found[i] = text
-    return found
+
+    def compute(batch: Sequence[int]) -> list[tuple[str, bool]]:
+        return _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens, ends)
+
+    def inputs() -> list[object]:
+        return ["answers", prompts, settings.max_new_tokens, sorted(ends)]
+
+    plan = list(by_length(lengths, settings.batch_tokens))
+    return [GreedyAnswer(text, ended) for text, ended in settings.batches.run(plan, lengths, inputs, compute)]
 
 
 def end_tokens(model: LoraModel, template: str | None = None) -> frozenset[int]:
@@ -40,7 +59,8 @@ def end_tokens(model: LoraModel, template: str | None = None) -> frozenset[int]:
 
 def _batch_answers(
     model: LoraModel, prompts: Sequence[list[int]], max_new_tokens: int, ends: frozenset[int]
-) -> list[str]:
+) -> list[tuple[str, bool]]:
+    """Text of each answer, and whether it ended by itself."""
     tokenizer = model.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(len(prompt) for prompt in prompts)
@@ -54,9 +74,10 @@ def _batch_answers(
         pad_token_id=pad,
         eos_token_id=sorted(ends),
     )
-    made = [list(takewhile(lambda token: token not in ends, row)) for row in out[:, width:].tolist()]
+    new = out[:, width:].tolist()
+    made = [list(takewhile(lambda token: token not in ends, row)) for row in new]
     texts: list[str] = tokenizer.batch_decode(made, skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    return [(text.strip(), len(kept) < len(row)) for text, kept, row in zip(texts, made, new, strict=True)]
 
 
 def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -77,10 +98,11 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 class EvalSettings:
     """`template` is the Jinja source that the run was trained with; `batch_tokens` bounds a batch.
 
-    `dpo_beta` scales rewards of preference pairs.
+    `dpo_beta` scales rewards of preference pairs. `batches` says how passes through the model are shown and kept.
     """
 
     template: str
     batch_tokens: int
     max_new_tokens: int
     dpo_beta: float = 0.1
+    batches: Batches = field(default_factory=Batches)

@@ -16,6 +16,7 @@ from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.run_labels import base_label
 from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.report import client_figures, figures, view_figures
 from fedllm_bench.report.labels import in_figure
 from fedllm_bench.results.cuts import cuts_block
@@ -118,6 +119,7 @@ def _about_data(bench: Bench) -> dict[str, Any]:
         "num_unseen_clients": len(manifest.unseen),
         "num_train_rows": sum(client.train for client in manifest.clients),
         "num_heldout_rows": sum(client.heldout for client in manifest.clients),
+        "sample": sample_block(bench.items, bench.cell.split),
         "local_clients": [ids[client] for client in bench.local_sample],
         "never_visited": [ids[client] for client in never],
         "sequence_length": bench.config.local.sequence_length,

@@ -19,14 +19,13 @@ import torch
 from filelock import FileLock, Timeout
 
 from fedllm_bench.common import files, interrupts, provenance
-from fedllm_bench.common.cache import key_of
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
-from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
-from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.pipeline.results_stage import RawSides, write_report
 from fedllm_bench.results.privacy import warnings_of
 from fedllm_bench.runs.cell import Cell
@@ -34,7 +33,7 @@ from fedllm_bench.runs.client_rounds import watcher
 from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, OUTPUTS, folder_name
 from fedllm_bench.runs.loading import Bench, check_cell, load_bench
 from fedllm_bench.runs.personalise import is_wanted, personalise
-from fedllm_bench.runs.scoring import Scores, cached_scores, evaluate, read_scores, saved_scores
+from fedllm_bench.runs.scoring import Scores, evaluate, own_scores, read_scores, saved_scores, shared_scores
 from fedllm_bench.training import engines
 from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.model.adapter import save_adapter
@@ -90,7 +89,7 @@ def _run_stages(bench: Bench) -> dict[str, Any]:
     with clock.stage("train"):
         server = train(bench)
     with clock.stage("score"):
-        after = saved_scores(folder, "after", bench.metrics, lambda: score_after(bench, server))
+        after = own_scores(bench, "after", lambda ledger: score_after(bench, server, ledger))
     personal = None
     if is_wanted(bench):
         with clock.stage("personalise"), interrupts.deferred() as stop:
@@ -116,28 +115,12 @@ def _describe(bench: Bench) -> None:
 
 def score_base(bench: Bench) -> Scores:
     """The base model's scores; they do not depend on method or seed, so runs share them through the cache."""
-    config = bench.config
-    key = key_of(
-        {
-            "base": bench.cell.base_hash,
-            "dtype": config.model.dtype,
-            "split": bench.cell.split.hash,
-            "template": ChatEncoder(bench.model.tokenizer, bench.settings.template).cache_name,
-            "sequence_length": config.local.sequence_length,
-            "max_new_tokens": bench.settings.max_new_tokens,
-            "batch_tokens": bench.settings.batch_tokens,
-            "threads": bench.cell.threads,
-            "versions": {name: METRICS[name].info.version for name in bench.metrics},
-        }
-    )
 
-    def score() -> Scores:
-        return evaluate(bench, [(None, bench.items)], "base")
+    def score(ledger: Ledger) -> Scores:
+        return evaluate(bench, [(None, bench.items)], "base", ledger=ledger)
 
-    def shared() -> Scores:
-        return cached_scores(files.cache_root() / "base_scores", key, "before", bench.metrics, score)
-
-    return saved_scores(bench.cell.folder, "before", bench.metrics, shared)
+    folder = bench.cell.folder
+    return saved_scores(folder, "before", bench.metrics, lambda: shared_scores(bench, "before", score))
 
 
 def train(bench: Bench) -> Server:
@@ -156,7 +139,7 @@ def train(bench: Bench) -> Server:
             folder=cell.folder,
             only=only,
             stop=stop,
-            watch=watcher(bench),
+            watch=watcher(bench, stop),
         )
         server = run_rounds(run, bench.initial)
     for name, tree in final_adapters(bench, server).items():
@@ -166,12 +149,13 @@ def train(bench: Bench) -> Server:
 
 
 def _save(bench: Bench, folder: Path, tree: Tree) -> None:
-    """What was trained: an adapter, or a whole model."""
+    """What was trained: an adapter, or a whole model; with the licence and notices of its base."""
     config, base = bench.config, bench.cell.model_folder
+    texts = texts_to_carry(config.model.name, base)
     if config.model.trainable == "full":
-        save_model(folder, bench.model, tree, base, bench.settings.template)
+        save_model(folder, bench.model, tree, base, bench.settings.template, texts)
     else:
-        save_adapter(folder, tree, config.lora, str(base), transposed=bench.model.transposed)
+        save_adapter(folder, tree, config.lora, str(base), transposed=bench.model.transposed, texts=texts)
 
 
 def final_adapters(bench: Bench, server: Server) -> dict[str, Tree]:
@@ -191,14 +175,14 @@ def own_adapter(bench: Bench, server: Server, client: int) -> Tree:
     return bench.method.serve(server.params, state)
 
 
-def score_after(bench: Bench, server: Server) -> Scores:
+def score_after(bench: Bench, server: Server, ledger: Ledger) -> Scores:
     if not bench.method.personal:
-        return evaluate(bench, [(server.params, bench.items)], bench.config.method.name)
+        return evaluate(bench, [(server.params, bench.items)], bench.config.method.name, ledger=ledger)
     pairs = []
     for client in bench.local_sample:
         items = of_clients(bench.items, [bench.clients.ids[client]])
         pairs.append((own_adapter(bench, server, client), items))
-    return evaluate(bench, pairs, bench.config.method.name)
+    return evaluate(bench, pairs, bench.config.method.name, ledger=ledger)
 
 
 def score_local(bench: Bench) -> Scores:

@@ -10,6 +10,7 @@ from fedllm_bench.report.client_table import about_views
 from fedllm_bench.report.interval_words import how, why_none
 from fedllm_bench.report.names import listed, short_name
 from fedllm_bench.results.cuts import about_cuts
+from fedllm_bench.results.sample_words import about_sample
 
 Payload = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -24,6 +25,7 @@ def legend(payload: Payload, width: int) -> list[str]:
         "↓ lower is better, ↑ higher is better",
         _how(metrics),
         *_without(metrics),
+        *about_sample(payload["data"].get("sample")),
         *_better(payload),
         *about_views(payload),
         *_about_adapters(payload),

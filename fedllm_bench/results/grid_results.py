@@ -12,7 +12,7 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.results.run_results import MetricView, ScoreSet, made_with, views_of
-from fedllm_bench.results.schema import Results
+from fedllm_bench.results.schema import DataBlock, Results
 from fedllm_bench.scores.score import SCALES, MetricInfo, Score
 from fedllm_bench.scores.seeds import difference, over_seeds, point
 from fedllm_bench.scores.summaries import per_cluster
@@ -56,13 +56,17 @@ def grid_payload(
     return {
         "grid_version": GRID_VERSION,
         "grid": dict(about),
-        "data": {"num_clients": runs[0].results.data.num_clients},
+        "data": _data(runs[0].results.data),
         "cells": [_cell(run) for run in runs] + [vars(failure) | {"config_hash": None} for failure in failures],
         "references": {name: _absent(name, runs, about["methods"]) for name in REFERENCES},
         "intervals": made_with(),
         "cost": {method: _cost(runs, method) for method in _methods(runs)},
         "metrics": metrics,
     }
+
+
+def _data(data: DataBlock) -> dict[str, Any]:
+    return {"num_clients": data.num_clients, "sample": None if data.sample is None else dict(vars(data.sample))}
 
 
 def _cell(run: GridRun) -> dict[str, Any]:

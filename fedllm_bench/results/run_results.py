@@ -191,6 +191,10 @@ VIEWS: dict[str, Callable[[MetricInfo, Sequence[Score]], list[MetricView]]] = {
     "preference_accuracy": _unseen_view,
     "preference_margin": _unseen_view,
     "mini_refusal": _taste_views,
+    "chrf": _unseen_view,
+    "chrf_over_copy": _unseen_view,
+    "edit_f05": _unseen_view,
+    "ended": _unseen_view,
 }
 
 

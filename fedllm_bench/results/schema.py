@@ -98,8 +98,22 @@ class RunBlock:
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)
+class SampleBlock:
+    """How many held-out rows, and of how many clients, were scored by plan, and how many there are."""
+
+    num_heldout_rows: Int
+    of_heldout_rows: Int
+    num_heldout_clients: Int
+    of_heldout_clients: Int
+    num_unseen_rows: Int
+    of_unseen_rows: Int
+    num_unseen_clients: Int
+    of_unseen_clients: Int
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
 class DataBlock:
-    """What the run was computed on."""
+    """What the run was computed on. `sample` is None where all held-out rows were scored; older files lack it."""
 
     num_clients: Int
     num_unseen_clients: Int
@@ -109,6 +123,7 @@ class DataBlock:
     never_visited: tuple[Text, ...]
     sequence_length: Int
     cut: CutBlock
+    sample: SampleBlock | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)

@@ -76,9 +76,13 @@ class Cell:
 
 
 def settings_hash(config: RunConfig, split_hash: str, base_hash: str) -> str:
-    """The first 10 digits that name a run with this config on this split and base model."""
+    """The first 10 digits that name a run with this config on this split and base model.
+
+    `local.on_divergence` says when to stop and changes no result, so a run that stopped goes on where "go" is given.
+    """
     base = replace(config.model, name=base_hash, adapter=None)  # the hash covers the adapter
-    return files.sha256_json(replace(_viewed(config), split=split_hash, model=base).to_dict())[:10]
+    local = replace(config.local, on_divergence="stop")
+    return files.sha256_json(replace(_viewed(config), split=split_hash, model=base, local=local).to_dict())[:10]
 
 
 def _viewed(config: RunConfig) -> RunConfig:

@@ -13,17 +13,22 @@ from collections.abc import Callable
 from typing import Any
 
 from fedllm_bench.common import files
+from fedllm_bench.common.interrupts import Stop
+from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.methods.base import Server
-from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.runs.loading import Bench
+from fedllm_bench.runs.scoring import evaluate, ledger_at
 from fedllm_bench.scores.summaries import means_by_part
 
 log = logging.getLogger(__name__)
 FILE = "clients.jsonl"
 
 
-def watcher(bench: Bench) -> Callable[[Server], None]:
-    """What the rounds call with each checkpoint: it scores the rounds that are due and not on file."""
+def watcher(bench: Bench, stop: Stop | None = None) -> Callable[[Server], None]:
+    """What the rounds call with each checkpoint: it scores the rounds that are due and not on file.
+
+    Raises Interrupted between two batches once `stop` is asked for; those that are done are kept.
+    """
     every, last = bench.config.evaluation.every, bench.config.federation.rounds
     if every and bench.method.personal:
         log.info("evaluation.every=%d is passed over: %s has no global adapter", every, bench.config.method.name)
@@ -35,16 +40,22 @@ def watcher(bench: Bench) -> Callable[[Server], None]:
             return
         lines = files.read_jsonl_so_far(path)
         if all(line["round"] != server.round for line in lines):
-            files.write_jsonl(path, [*lines, _line(bench, server)])
+            ledger = ledger_at(path.with_suffix(".batches"), bench)
+            files.write_jsonl(path, [*lines, _line(bench, server, ledger, stop)])
+            ledger.remove()
 
     return watch
 
 
-def _line(bench: Bench, server: Server) -> dict[str, Any]:
-    """{"round", "heldout": client -> loss in the metric's unit, "unseen": the same of unseen users, "seconds"}."""
+def _line(bench: Bench, server: Server, ledger: Ledger, stop: Stop | None) -> dict[str, Any]:
+    """{"round", "heldout": client -> loss in the metric's unit, "unseen": the same of unseen users, "seconds"}.
+
+    The seconds are those of the session that ended the look.
+    """
     started = time.perf_counter()
-    with bench.model.using(server.params):
-        scores = METRICS[bench.loss].score(bench.model, bench.items, bench.settings)
+    pairs, label = [(server.params, bench.items)], f"round {server.round}"
+    found = evaluate(bench, pairs, label, metrics=[bench.loss], ledger=ledger, stop=stop, is_brief=True)
+    scores = found[bench.loss]
     return {
         "round": server.round,
         **means_by_part(scores),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import plugins
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.starting import locate_adapter
-from fedllm_bench.data.clients import Clients, sample_by_size
+from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.pairs import PairPart, PairRow, encode_pairs, tokenise_pairs
 from fedllm_bench.data.templates.sources import source_for
@@ -25,6 +26,8 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, pair_items
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.running import EvalSettings
+from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
+from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.reference import with_reference
@@ -37,10 +40,12 @@ from fedllm_bench.training.model.base import load_tokenizer
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Bench:
-    """A cell with everything loaded."""
+    """A cell with everything loaded; `items` are the held-out rows that are scored, all of them or a sample."""
 
     cell: Cell
     model: LoraModel
@@ -73,10 +78,12 @@ class Bench:
 
     @cached_property
     def local_sample(self) -> list[int]:
-        """The clients of the baseline `local`: a sample by size of those whom the schedule visits, or all."""
-        count = self.config.evaluation.local_clients
-        sizes = [len(self.clients.train_rows[client]) for client in self.clients.ids]
-        return sample_by_size(sizes, sorted(self.visited) if count else range(len(sizes)), count)
+        """The clients of the baseline `local`: see :func:`trained_alone`."""
+        evaluation, ids = self.config.evaluation, self.clients.ids
+        sizes = [len(self.clients.train_rows[client]) for client in ids]
+        named = {item.row.client_id for item in self.items}
+        scored = {place for place, client in enumerate(ids) if client in named} if is_sampled(evaluation) else None
+        return trained_alone(sizes, self.visited if evaluation.local_clients else (), evaluation.local_clients, scored)
 
 
 def check_cell(cell: Cell) -> None:
@@ -119,8 +126,9 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
         max_new_tokens=evaluation.max_new_tokens,
         dpo_beta=config.local.dpo_beta,
     )
-    items = heldout_items(clients) if cell.split.task == "sft" else pair_items(clients)
+    items = _items(clients, config)
     _check_answers_fit(model, config, items, settings)
+    _check_asked(metrics, items, is_told=not is_baseline)
     return Bench(cell, model, clients, items, settings, metrics)
 
 
@@ -133,13 +141,30 @@ def _template(cell: Cell) -> str:
     return source
 
 
+def _items(clients: Clients, config: RunConfig) -> Sequence[HeldoutItem] | Sequence[PairItem]:
+    """The held-out rows that are scored."""
+    if clients.split.task == "sft":
+        return sampled(heldout_items(clients), clients.split, config.evaluation)
+    return sampled(pair_items(clients), clients.split, config.evaluation)
+
+
+def _check_asked(metrics: Sequence[str], items: Sequence[Any], *, is_told: bool) -> None:
+    """Say how many rows a metric scores that does not score all; refuse one that scores none."""
+    for name in metrics:
+        metric = METRICS[name]
+        if isinstance(metric, OfAnswer) and (asked := asked_of(metric, items)) < len(items) and is_told:
+            log.info("%s scores %d of %d held-out rows, and leaves out the others", name, asked, len(items))
+
+
 def _check_answers_fit(
     model: LoraModel, config: RunConfig, items: Sequence[HeldoutItem] | Sequence[PairItem], settings: EvalSettings
 ) -> None:
-    """Refuse metrics that ask for more tokens than a table of positions has: the mini world's own questions."""
+    """Refuse metrics that ask for more tokens than a table of positions has: those whose answers are generated."""
     table = limits.table_of(model.base)
-    metrics = [name for name in config.evaluation.metrics if METRICS[name].needs_probes]
-    rows: Sequence[Any] = [item.row for item in items if item.task]
+    of_probes = [name for name in config.evaluation.metrics if METRICS[name].needs_probes]
+    of_answers = [name for name in config.evaluation.metrics if isinstance(METRICS[name], OfAnswer)]
+    metrics = [*of_probes, *of_answers]
+    rows: Sequence[Any] = [item.row for item in items if item.task or of_answers]
     if table is None or not metrics or not rows:
         return
     encoded: Sequence[TokenRow | PairRow]

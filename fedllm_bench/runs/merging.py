@@ -8,6 +8,8 @@ from pathlib import Path
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import base_model, starting
+from fedllm_bench.config.bases.labels import label
+from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.runs.folder import GIVE, ROUNDS, RunFaults, RunFolder
@@ -79,7 +81,8 @@ def merge(trained: TrainedRun, out: Path) -> Path:
     """Write base plus adapter, the tokenizer and the run's chat template into the new folder `out`.
 
     A starting adapter is part of the base, and a quantised base is merged as it was before it was quantised. Weights
-    have the type that the run trained on (`model.dtype`), as safetensors. Raises a :class:`UserError` where `out`
+    have the type that the run trained on (`model.dtype`), as safetensors. The licence and notices of the base go with
+    them. Raises a :class:`UserError` where `out`
     exists, and where the base is not the one of the run any more.
     """
     import torch
@@ -97,7 +100,7 @@ def merge(trained: TrainedRun, out: Path) -> Path:
     model = merged(model, str(trained.adapter), "the adapter of RUN")
     tokenizer = load_tokenizer(source, base.name)
     prepare_to_chat(model, tokenizer, source_for(trained.config.data.template, tokenizer, base.name))
-    save_plain(out, model, tokenizer, {ABOUT: _about(trained)})
+    save_plain(out, model, tokenizer, {ABOUT: _about(trained)}, texts_to_carry(base.name, source))
     return out
 
 
@@ -137,6 +140,7 @@ def _about(trained: TrainedRun) -> dict[str, object]:
         "client": trained.client,
         "run": trained.run.path.resolve().name,
         "base": config.model.name,
+        "base_label": label(config.model.name),
         "quantization": config.model.quantization,
         **trained.run.environment["data"],
     }

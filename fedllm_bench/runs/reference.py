@@ -17,11 +17,12 @@ import torch
 
 from fedllm_bench.common import files
 from fedllm_bench.common.cache import cached, key_of
-from fedllm_bench.common.progress import track
+from fedllm_bench.common.ledger import Ledger
+from fedllm_bench.common.progress import Share
 from fedllm_bench.data.pairs import FloatArray, PairPart
 from fedllm_bench.data.tokens import TokenPart, TokenRow
+from fedllm_bench.metrics.batches import Batches
 from fedllm_bench.metrics.likelihood import summed_nll
-from fedllm_bench.metrics.running import by_length
 from fedllm_bench.training.model.lora_model import LoraModel
 
 
@@ -41,22 +42,29 @@ def with_reference(
         "tokens": {name: _content(part.sequences) for name, part in parts.items()},
     }
 
+    place, key = cache / "reference", key_of(depends_on)
+    path = place / f"{key}.batches"  # beside the final place, and written under the lock of whoever computes
+
     def compute(folder: Path) -> None:
         rows = [row for part in parts.values() for row in _sequences(part)]
-        _write(folder, _split_up(log_probabilities(model, rows, batch_tokens), parts))
+        ledger = Ledger(path, key)
+        _write(folder, _split_up(log_probabilities(model, rows, batch_tokens, ledger), parts))
 
-    found = cached(cache / "reference", key_of(depends_on), compute, lambda folder: _read(folder, parts))
+    found = cached(place, key, compute, lambda folder: _read(folder, parts))
+    path.unlink(missing_ok=True)
     return {name: replace(part, reference=found[name]) for name, part in parts.items()}
 
 
-def log_probabilities(model: LoraModel, rows: Sequence[TokenRow], batch_tokens: int) -> FloatArray:
-    """Summed log-probability of the counted tokens of each row under the base alone, shape (rows,), in nats."""
-    found = np.zeros(len(rows))
-    batches = list(by_length([len(row.ids) for row in rows], batch_tokens))
-    with model.using(None):
-        for batch in track(batches, "reference", len(batches)):
-            found[batch] = [-nll for nll in summed_nll(model, [rows[i] for i in batch], batch_tokens)]
-    return found
+def log_probabilities(
+    model: LoraModel, rows: Sequence[TokenRow], batch_tokens: int, ledger: Ledger | None = None
+) -> FloatArray:
+    """Summed log-probability of the counted tokens of each row under the base alone, shape (rows,), in nats.
+
+    The values of finished batches are kept in `ledger` and taken from there.
+    """
+    with Share("reference", 1.0) as share, model.using(None):
+        batches = Batches(ledger=ledger, share=share, room=1.0)
+        return -np.array(summed_nll(model, rows, batch_tokens, batches), np.float64)
 
 
 def _sequences(part: PairPart) -> list[TokenRow]:

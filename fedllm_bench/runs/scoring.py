@@ -2,31 +2,99 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedllm_bench.common import files
-from fedllm_bench.common.cache import cached
-from fedllm_bench.common.progress import track
+from fedllm_bench.common.cache import cached, key_of
+from fedllm_bench.common.interrupts import Stop
+from fedllm_bench.common.ledger import Ledger
+from fedllm_bench.common.progress import Share
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.data.encoder import ChatEncoder
+from fedllm_bench.metrics.batches import Batches
 from fedllm_bench.metrics.items import Item
-from fedllm_bench.metrics.registry import score_group, together
+from fedllm_bench.metrics.registry import METRICS, score_group, together, work_of
+from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.scores.score import Score
 
 Scores = dict[str, list[Score]]  # by metric
+QUICK_SECONDS = 1.0  # a metric that ran no batches took no time to speak of, unless it took longer
 
 
-def evaluate(bench: Bench, pairs: Sequence[tuple[Tree | None, Sequence[Item[Any, Any]]]], label: str) -> Scores:
-    """Every metric under each adapter (None is the base alone) on its items."""
-    scores: Scores = {name: [] for name in bench.metrics}
-    work = [(group, adapter, items) for adapter, items in pairs for group in together(bench.metrics)]
-    for group, adapter, items in track(work, f"score {label}", len(work)):
-        with bench.model.using(adapter):
-            for name, found in score_group(group, bench.model, items, bench.settings).items():
-                scores[name] += found
+def evaluate(
+    bench: Bench,
+    pairs: Sequence[tuple[Tree | None, Sequence[Item[Any, Any]]]],
+    label: str,
+    *,
+    metrics: Sequence[str] | None = None,
+    ledger: Ledger | None = None,
+    stop: Stop | None = None,
+    is_brief: bool = False,
+) -> Scores:
+    """Every metric (or `metrics`) under each adapter (None is the base alone) on its items, with one bar for all.
+
+    The values of finished batches are kept in `ledger` and taken from there. Raises Interrupted between two batches
+    once `stop` is asked for.
+    """
+    names = bench.metrics if metrics is None else metrics
+    scores: Scores = {name: [] for name in names}
+    work = [(group, adapter, items) for adapter, items in pairs for group in together(names)]
+    rooms = [work_of(group, items, bench.settings, has_adapter=adapter is not None) for group, adapter, items in work]
+    end = 0.0
+    with Share(f"score {label}", sum(rooms), is_brief=is_brief) as share:
+        for (group, adapter, items), room in zip(work, rooms, strict=True):
+            started, end = time.monotonic(), end + room
+            of = digest(adapter) if ledger else ""
+            batches = Batches(ledger=ledger, of=of, share=share, room=room, stop=stop or Stop())
+            with bench.model.using(adapter):
+                found = score_group(group, bench.model, items, replace(bench.settings, batches=batches))
+            for name, of_metric in found.items():
+                scores[name] += of_metric
+            share.reach(end, is_new=time.monotonic() - started > QUICK_SECONDS)
     return scores
+
+
+def digest(adapter: Tree | None) -> str:
+    """Names an adapter by its contents; "" for the base alone."""
+    if adapter is None:
+        return ""
+    found = hashlib.sha256()
+    for name, tensor in sorted(adapter.items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def depends_on(bench: Bench) -> dict[str, Any]:
+    """What scores hang on beside the adapter: those of the base are equal for all methods and seeds."""
+    config, settings = bench.config, bench.settings
+    found = {
+        "base": bench.cell.base_hash,
+        "dtype": config.model.dtype,
+        "split": bench.cell.split.hash,
+        "template": ChatEncoder(bench.model.tokenizer, settings.template).cache_name,
+        "sequence_length": config.local.sequence_length,
+        "max_new_tokens": settings.max_new_tokens,
+        "batch_tokens": settings.batch_tokens,
+        "threads": bench.cell.threads,
+        "versions": {name: METRICS[name].info.version for name in bench.metrics},
+    }
+    if sample_block(bench.items, bench.cell.split) is not None:  # else every row is scored, by whatever settings
+        found["rows"] = [[item.part, item.row.client_id, item.row.row_id] for item in bench.items]
+    return found
+
+
+def ledger_at(path: Path, bench: Bench) -> Ledger:
+    """Where the batches of scores are kept until all are done."""
+    return Ledger(path, key_of({**depends_on(bench), "device": bench.model.device.type}))
 
 
 def saved_scores(folder: Path, side: str, metrics: Iterable[str], compute: Callable[[], Scores]) -> Scores:
@@ -39,14 +107,30 @@ def saved_scores(folder: Path, side: str, metrics: Iterable[str], compute: Calla
     return found
 
 
-def cached_scores(place: Path, key: str, side: str, metrics: Sequence[str], compute: Callable[[], Scores]) -> Scores:
-    """As :func:`saved_scores` in the folder `place`/`key` of a cache, whole or not at all: see :func:`cached`."""
-    return cached(
+def own_scores(bench: Bench, side: str, compute: Callable[[Ledger], Scores]) -> Scores:
+    """As :func:`saved_scores` in the run's folder; what `compute` keeps in the ledger is there after a kill."""
+    folder = bench.cell.folder
+    ledger = ledger_at(folder / "scores" / f"{side}.batches", bench)
+    found = saved_scores(folder, side, bench.metrics, lambda: compute(ledger))
+    ledger.remove()
+    return found
+
+
+def shared_scores(bench: Bench, side: str, compute: Callable[[Ledger], Scores]) -> Scores:
+    """As :func:`own_scores` in the cache, whole or not at all (:func:`cached`), for all runs with equal scores.
+
+    The batches that are done lie beside the final place, under the lock of whoever computes the rest.
+    """
+    place, key = files.cache_root() / "base_scores", key_of(depends_on(bench))
+    path = place / f"{key}.batches"
+    found = cached(
         place,
         key,
-        make=lambda folder: _write(folder, side, metrics, compute()),
-        read=lambda folder: _found(folder, side, metrics),
+        make=lambda folder: _write(folder, side, bench.metrics, compute(ledger_at(path, bench))),
+        read=lambda folder: _found(folder, side, bench.metrics),
     )
+    path.unlink(missing_ok=True)
+    return found
 
 
 def _found(folder: Path, side: str, metrics: Sequence[str]) -> Scores | None:

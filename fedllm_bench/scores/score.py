@@ -12,7 +12,8 @@ LOSSES = {"sft": "heldout", "preference": "preference_loss"}
 
 
 # Unit -> the lowest and the highest possible value, of units that have both. Ratings come with their own.
-SCALES = {"share": (0.0, 1.0)}
+CHRF, F_HALF = "chrF, 0 to 100", "F0.5"
+SCALES = {"share": (0.0, 1.0), CHRF: (0.0, 100.0), F_HALF: (0.0, 1.0)}
 
 
 @dataclass(frozen=True, kw_only=True)

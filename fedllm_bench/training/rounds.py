@@ -16,6 +16,7 @@ from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server
+from fedllm_bench.training import divergence
 from fedllm_bench.training.aggregation import Mean, UploadNotes
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientResult
@@ -31,19 +32,23 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     """All rounds from `params`, or from the checkpoint that an earlier call left in the run's folder.
 
     Writes rounds.jsonl and checkpoint/ after every round, so that a kill loses at most one round.
-    Raises a :class:`UserError` when no client of a round has an answer, and Interrupted once `run.stop` is asked.
+    Raises a :class:`UserError` when no client of a round has an answer or the first round diverges, and Interrupted
+    once `run.stop` is asked.
     """
     plan = schedule(run.config, len(run.clients), run.clients.file_order)
-    server = load_server(run.folder / "checkpoint") or run.method.init(params)
+    start = run.method.init(params)
+    server = load_server(run.folder / "checkpoint") or start
     records = read_jsonl(run.folder / "rounds.jsonl")[: server.round] if server.round else []
+    divergence.judge(run.config, records, run.folder)
     run.watch(server)  # a kill may have come between a checkpoint and the look at it
     rounds = range(server.round, len(plan))
     for round_num in track(rounds, f"train {run.config.method.name}", len(plan), server.round):
-        server, record = _one_round(run, server, plan[round_num])
+        server, record = _one_round(run, start, server, plan[round_num], records)
         records.append(record)
         write_jsonl(run.folder / "rounds.jsonl", records)
         save_server(run.folder / "checkpoint", server)
         run.states.forget_before(plan[round_num], server.round)
+        divergence.judge(run.config, [record], run.folder)
         run.watch(server)
         run.stop.check()
     return server
@@ -72,20 +77,24 @@ class _Answers:
         save_partial(folder, round_num, Partial(self.mean.total, self.mean.weights, results, norms, seconds))
 
 
-def _one_round(run: TrainingRun, server: Server, chosen: Sequence[int]) -> tuple[Server, dict[str, Any]]:
+def _one_round(
+    run: TrainingRun, start: Server, server: Server, chosen: Sequence[int], records: Sequence[dict[str, Any]]
+) -> tuple[Server, dict[str, Any]]:
     started = time.perf_counter()
     message, config = run.method.broadcast(server), run.config
     local = replace(config.local, lr=config.local.lr_at(server.round, config.federation.rounds))
     chosen = [client for client in chosen if run.only is None or client in run.only]
     away = frozenset[int]() if run.method.pooled else dropouts(config, server.round, chosen)
     answers = _Answers.so_far(run, server.round)
-    _collect(run, server, message, local, [client for client in chosen if client not in away], answers)
+    present = [client for client in chosen if client not in away]
+    _collect(run, server, message, local, present, answers)
     seconds = round(answers.seconds + time.perf_counter() - started, 4)
     if run.stop.asked and len(answers.results) < (1 if run.method.pooled else len(chosen) - len(away)):
         answers.save(run.folder / "checkpoint", server.round, seconds)
         run.stop.check()
     results = answers.results
     _check_answers(results, server.round, config.federation.failure_limit, run.method.expected_clients())
+    diverged = divergence.divergence_of(run, start, server, present, results, records)
     sent = [result["bytes_up"] for result in results if result["failure"] is None]
     after = _updated(run, server, answers.mean, len(sent))
     results = sorted([*results, *(_absent(run, client) for client in away)], key=lambda result: result["clients"])
@@ -98,6 +107,7 @@ def _one_round(run: TrainingRun, server: Server, chosen: Sequence[int]) -> tuple
         "bytes_up": 0 if alone else sum(sent),
         "update_norm": norm(tmap(lambda a, b: a - b, after.params, server.params)),
         **answers.notes.record(server),
+        **({"divergence": diverged} if diverged else {}),
         "seconds": seconds,
     }
     return after, record
@@ -155,6 +165,8 @@ def _summary(result: ClientResult) -> dict[str, Any]:
         "clients": result.client,
         "client_ids": result.client_id,
         "losses": sum(result.losses) / steps if steps else None,
+        "first": result.losses[0] if steps else None,
+        "last": result.losses[-1] if steps else None,
         "num_examples": result.num_examples,
         "steps": steps,
         "failures": result.failure,

@@ -121,6 +121,8 @@ def test_seeds_that_one_side_lacks_are_left_out_and_named(sides, capsys):
         ({"version": "2"}, ("mini_exact cannot be compared, for its version is 1 in", "and 2 in")),
         ({"name": "mini-wildchat"}, ("data set is mini-aya in", "mini-wildchat in")),
         ({"evaluation": {"max_new_tokens": 64}}, ("evaluation.max_new_tokens is 32 in", "64 in")),
+        ({"evaluation": {"max_new_tokens": 32, "heldout_rows": 9}}, ("evaluation.heldout_rows is all in", "9 in")),
+        ({"evaluation": {"max_new_tokens": 32, "clients": 3}}, ("evaluation.clients is all in", "3 in")),
     ],
 )
 def test_unlike_runs_are_refused_by_what_differs(tmp_path, capsys, change, words):

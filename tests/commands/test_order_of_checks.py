@@ -32,6 +32,8 @@ BAD: dict[str, tuple[str, ...]] = {
         f"aya fedavg --profile mini --model {NEVER_THERE} --split SPLIT --set federation.clients_per_round=7",
         f"aya fedavg --profile mini --model {NEVER_THERE} --set model.adapter=nowhere",
         "aya fedavg --profile mini --model nowhere/at/all",
+        "aya fedavg --profile mini --model smollm2-135m-instuct",
+        "aya fedavg --profile mini --model gemma3-270m",
     ),
     "grid": (
         f"ayaa --model {NEVER_THERE}",
@@ -68,6 +70,9 @@ BAD: dict[str, tuple[str, ...]] = {
     ),
     "data publish": ("nowhere --to NEW", "SPLIT --to https://example.org", "SPLIT --to RAW", "SPLIT --to hub:nobody"),
     "data list": (),
+    "model list": (),
+    "model show": ("nobody", "mini"),
+    "model get": ("nobody", "gemma3-270", "gemma3-270m"),
     "diversity": (
         f"nowhere --embedder {NEVER_THERE}",
         f"SPLIT --against nowhere --embedder {NEVER_THERE}",
@@ -241,8 +246,8 @@ def assert_refused_unasked(words: list[str], fetched: list[str], capsys: pytest.
 
 def test_every_command_has_its_bad_words():
     assert BAD.keys() == COMMANDS.keys()
-    assert len(COMMANDS) == 25
-    assert [command for command, lines in BAD.items() if not lines] == ["data list"]  # it takes no word at all
+    assert len(COMMANDS) == 28
+    assert [command for command, lines in BAD.items() if not lines] == ["data list", "model list"]  # they take none
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -102,13 +102,13 @@ def test_an_empty_part_is_empty(tokenizer, tmp_path):
 
 def test_a_token_before_the_text_is_never_counted(tokenizer):
     with_bos = copy.deepcopy(tokenizer)
-    bos = with_bos.bos_token = tokenizer.convert_ids_to_tokens(7)
-    with_bos.backend_tokenizer.post_processor = TemplateProcessing(f"{bos} $A", special_tokens=[(bos, 7)])
+    bos = with_bos.bos_token = tokenizer.convert_ids_to_tokens(40)
+    with_bos.backend_tokenizer.post_processor = TemplateProcessing(f"{bos} $A", special_tokens=[(bos, 40)])
     (plain,) = encode([row("a", "b")], tokenizer, MINI)
     (found,) = encode([row("a", "b")], with_bos, MINI)
-    assert found.ids.tolist() == [7, *plain.ids.tolist()]
+    assert found.ids.tolist() == [40, *plain.ids.tolist()]
     assert found.counted.tolist() == [False, *plain.counted.tolist()]
-    assert tokens.encode_prompts([row("a", "b").messages[:1]], with_bos, MINI)[0][0] == 7
+    assert tokens.encode_prompts([row("a", "b").messages[:1]], with_bos, MINI)[0][0] == 40
 
 
 def test_the_second_call_does_not_tokenise(tiny_split: Split, tokenizer, tmp_path, request):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diverse_rows import Memory, row
+from makers import tokenizer_by
 
 from fedllm_bench.data.chat import template_text
+from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.diversity.quality import ifd
 from fedllm_bench.diversity.quality.duplicates import find_duplicates
 from fedllm_bench.diversity.quality.ifd import Reader, difficulties
@@ -136,3 +140,16 @@ def test_ifd_of_a_client_is_over_its_rows(reader):
     assert own["sd"] == pytest.approx(np.std(values[2:]))
     assert measured.section["ifd"]["median"] == pytest.approx(np.median(values))
     assert measured.section["share_above_one"] == np.mean(np.array(values) > 1)
+
+
+def test_under_a_models_own_template_the_mark_that_ends_an_answer_is_left_out():
+    """It is not the tokenizer's end token; the header before an answer is what announces it."""
+    tokenizer = tokenizer_by("Gemma")
+    own = source_for("model", tokenizer, "gemma")
+    model: Any = SimpleNamespace(tokenizer=tokenizer)
+    asking = Reader(model=model, id="x", template=own, max_tokens=128, batch_tokens=64)
+    assert tokenizer.decode(asking.announced) == "<end_of_turn>\n<start_of_turn>model\n"
+    (both,) = ifd._sequences([("Name a colour.", "Blue.")], asking)
+    assert both is not None
+    assert [tokenizer.decode(row.ids[row.counted]) for row in both] == ["Blue.", "Blue."]
+    assert tokenizer.decode(both[0].ids).endswith("<start_of_turn>model\nBlue.")

@@ -36,13 +36,14 @@ from fedllm_bench.training.model.lora_model import LoraModel
 # --- the registry
 
 
-def test_the_registry_has_seven_metrics_under_their_own_names():
+def test_the_registry_has_eleven_metrics_under_their_own_names():
     assert {name: metric.info.name for name, metric in METRICS.items()} == {name: name for name in METRICS}
     pairs = ["preference_loss", "preference_accuracy", "preference_margin", "mini_refusal"]
-    assert list(METRICS) == ["heldout", "mini_exact", "mini_choice", *pairs]
+    answered = ["chrf", "chrf_over_copy", "edit_f05", "ended"]
+    assert list(METRICS) == ["heldout", "mini_exact", "mini_choice", *pairs, *answered]
     assert [name for name, metric in METRICS.items() if metric.task == "preference"] == pairs
     assert all(isinstance(metric.info, MetricInfo) and metric.info.version for metric in METRICS.values())
-    assert [metric.info.higher_is_better for metric in METRICS.values()] == [False, True, True, False, *[True] * 3]
+    assert [metric.info.higher_is_better for metric in METRICS.values()] == [False, True, True, False, *[True] * 7]
 
 
 def test_every_task_has_a_loss_that_is_a_metric_of_it_with_a_name_for_people():

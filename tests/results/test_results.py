@@ -24,6 +24,8 @@ from fedllm_bench.results.run_results import (
 from fedllm_bench.results.schema import check_results, read_results, results_of
 from fedllm_bench.scores.score import MetricInfo, Score
 
+SAMPLED = {f"{how}_{part}_{what}": 78 for how in ("num", "of") for part in ("heldout", "unseen")
+           for what in ("rows", "clients")}  # fmt: skip
 CUTS = {"num_rows": 9, "num_cut": 2, "num_skipped": 1, "num_counted_tokens": 90, "num_lost_tokens": 10}
 LOSS = MetricInfo(
     name="heldout", version="1", unit="nats per token", higher_is_better=False, description="held-out loss"
@@ -86,6 +88,7 @@ def payload(metrics) -> dict:
                 "num_clients": 24, "num_unseen_clients": 2, "num_train_rows": 100, "num_heldout_rows": 78,
                 "local_clients": SAMPLE, "never_visited": [CLIENTS[-1]],
                 "sequence_length": 256, "cut": {part: dict(CUTS) for part in ("train", "heldout", "unseen")},
+                "sample": dict(SAMPLED),
             },
             cost={
                 "bytes_up": 5, "bytes_down": 5, "seconds": {"train": 1.5}, "peak_memory_bytes": 9,
@@ -208,6 +211,13 @@ def of_version_4(value):
     return {key: of_version_4(each) for key, each in value.items() if key not in gone}
 
 
+def test_a_file_from_before_there_were_samples_is_of_all_rows(payload):
+    old = copy.deepcopy(payload)
+    del old["data"]["sample"]
+    assert results_of(old).data.sample is None
+    assert results_of(payload).data.sample.num_heldout_rows == 78
+
+
 def test_a_file_of_version_4_is_read_and_its_later_keys_say_that_nothing_is_known(payload):
     payload["personalisation"] = personalisation(payload)
     old = of_version_4(payload) | {"schema_version": 4}
@@ -287,6 +297,7 @@ def test_a_file_without_the_later_keys_is_read(payload):
 def test_every_missing_key_is_refused_by_its_name(payload):
     paths = [path for path in paths_of(payload) if path not in LATER]
     assert len(paths) > 300
+    paths.remove(("data", "sample"))  # what older files lack
     for path in paths:
         broken = copy.deepcopy(payload)
         parent = broken
@@ -342,6 +353,6 @@ def test_every_key_is_documented():
     found = [part for module in modules.values() for part in vars(module).values() if is_dataclass(part)]
     parts = {part.__name__: part for part in found if part.__module__ in modules}.values()
     keys = {field.name for part in parts for field in fields(part)}
-    assert len(parts) == 23
+    assert len(parts) == 24
     assert len(keys) > 70
     assert {key for key in keys if f"`{key}`" not in text} == set()

@@ -76,8 +76,8 @@ def check_gguf(gguf: Path, name: str) -> None:
         raise UserError(f"MODEL={name}: the file does not begin as GGUF does; get it again")
 
 
-def _write(gguf: Path, folder: Path) -> None:
-    """What the process of its own does."""
+def unpack(gguf: Path, folder: Path) -> None:
+    """What the process of its own does: model and tokenizer of the file, written into the existing `folder`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -98,4 +98,4 @@ def _without_writer(settings: Any) -> Any:
 
 if __name__ == "__main__":
     process.prepare()
-    _write(Path(sys.argv[1]), Path(sys.argv[2]))
+    unpack(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -25,7 +25,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,60}")
 BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2, "8bit": 1, "4bit": 0.5}  # of a parameter, without scales
 LARGEST_GGUF = 2**40
 TextName = Literal["LICENSE", "NOTICE", "TERMS.html", "TERMS.md", "TERMS.txt"]  # what may lie beside a base's weights
-TEXTS = get_args(TextName)
+TEXTS: tuple[str, ...] = get_args(TextName)
+LONGEST_TEXT = 2**20  # bytes of one; the longest that is known has 170,000
 
 
 def _inside(name: str) -> str:
@@ -52,13 +53,14 @@ Word = Annotated[str, AfterValidator(_not_an_option)]
 class Licence(Strict):
     """`accept` says who asks for consent to the terms: nobody, this suite, or the hub, where the model is gated.
 
-    `notice` must stand in a file NOTICE beside every model made on the base; `summary` is shown before consent.
+    `notice` are sentences that must stand in a file NOTICE beside every model made on the base; `summary` is shown
+    before consent.
     """
 
     name: Text
     link: Link
     accept: Literal["no", "here", "hub"] = "no"
-    notice: Text | None = None
+    notice: tuple[Text, ...] = ()
     summary: tuple[Text, ...] = ()
 
 
@@ -134,10 +136,14 @@ def base_of(name: str) -> Base | None:
     return _read(name, entry) if entry is not None and entry.is_file() else None
 
 
+def bases() -> list[Base]:
+    """All of them by name. Raises a :class:`UserError` for a wrong declaration."""
+    return [_read(name, root().joinpath(f"{name}{ENDING}")) for name in names()]
+
+
 def base_of_hub(repository: str) -> Base | None:
     """The base whose original has this id on the hub, wherever its weights are had."""
-    bases = map(base_of, names())
-    return next((base for base in bases if base is not None and base.hub == repository), None)
+    return next((base for base in bases() if base.hub == repository), None)
 
 
 def root() -> Traversable:

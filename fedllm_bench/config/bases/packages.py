@@ -13,12 +13,11 @@ from pathlib import Path
 
 from fedllm_bench.common import archive, files
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.config.bases.declared import TEXTS, Base, Gguf, Wheel
+from fedllm_bench.config.bases.declared import LONGEST_TEXT, TEXTS, Base, Gguf, Wheel
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_TO_END = 5.0
-LONGEST_TEXT = 2**20  # bytes of a licence or notice
 
 
 def fetch_gguf(base: Base, folder: Path) -> tuple[Path, dict[str, bytes]]:

@@ -67,7 +67,7 @@ def _make_base(base: Base, part: Path) -> None:
     gguf, texts = fetch_gguf(base, scratch)
     convert(gguf, part, base.name)
     shutil.rmtree(scratch)
-    terms.write_texts(terms.texts_of_base(base, texts), part)
+    files.write_all(part, terms.texts_of_base(base, texts))
     files.write_json(part / ABOUT, about(base))
 
 

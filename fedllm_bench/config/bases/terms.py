@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.config.bases.declared import TEXTS, Base, base_of, base_of_hub
+from fedllm_bench.config.bases.declared import LONGEST_TEXT, TEXTS, Base, base_of, base_of_hub
 
 NOTICE, TERMS = "NOTICE", "TERMS"
 MODIFIED = "These files were made by changing the base model: its weights were trained further (FedLLM-Bench)."
 UNPACKED = "The weights in this folder are not the original ones: "
-LONGEST_TEXT = 2**20  # bytes of a licence; the longest that is known has 170,000
 
 
 def needs_consent(base: Base) -> bool:
@@ -53,42 +52,48 @@ def _is_accepted(base: Base) -> bool:
 def texts_to_carry(name: str, folder: Path) -> dict[str, bytes]:
     """File name -> text that goes with a model or an adapter made on the base `name`, which lies in `folder`.
 
-    Its licence and terms as they lie there; and a NOTICE where it has one or its terms want one, with the sentence
+    Its licence and terms as they lie there; and a NOTICE where it has one or its terms want one, with the sentences
     that they want and a notice of modification. {} for a base that has none of these.
     """
-    base = base_of(name) or base_of_hub(name)
+    base = _named(name)
     kept = {text: content for text in TEXTS if (content := _read(folder / text)) is not None}
-    lines = [] if base is None or base.licence.notice is None else [base.licence.notice]
-    if not lines and NOTICE not in kept and not is_under_terms(kept):
+    lines = list(base.licence.notice) if base is not None else []
+    if not lines and NOTICE not in kept and not _has_terms(kept):
         return kept
-    if base is not None and not is_under_terms(kept):
+    if base is not None and not _has_terms(kept):
         lines.append(f"The {base.licence.name}: {base.licence.link}")
-    kept[NOTICE] = _notice(kept.get(NOTICE, b"").decode("utf-8", "replace"), [*lines, MODIFIED])
-    return kept
+    return {**kept, NOTICE: _notice(kept.get(NOTICE, b""), [*lines, MODIFIED])}
 
 
-def texts_of_base(base: Base, texts: dict[str, bytes]) -> dict[str, bytes]:
+def texts_of_base(base: Base, texts: Mapping[str, bytes]) -> dict[str, bytes]:
     """The texts that lie beside a converted base: those it came with, and the sentences that its terms want."""
-    if base.licence.notice is None:
-        return texts
-    before = texts.get(NOTICE, b"").decode("utf-8", "replace")
-    return {**texts, NOTICE: _notice(before, [base.licence.notice, f"{UNPACKED}{base.note}."])}
+    if not base.licence.notice:
+        return dict(texts)
+    return {**texts, NOTICE: _notice(texts.get(NOTICE, b""), [*base.licence.notice, f"{UNPACKED}{base.note}."])}
 
 
-def is_under_terms(texts: Sequence[str] | dict[str, bytes]) -> bool:
-    """Whether a text of terms is among these file names."""
+def bound_by(name: str, made: Path | None) -> str | None:
+    """The terms with which alone the folder `made`, made on the base `name`, may go to others; None for free ones."""
+    base = _named(name)
+    if base is not None:
+        return base.licence.name if base.licence.notice else None
+    has_terms = made is not None and _has_terms([path.name for path in made.iterdir()])
+    return "terms that lie beside it" if has_terms else None
+
+
+def _named(name: str) -> Base | None:
+    return base_of(name) or base_of_hub(name)
+
+
+def _has_terms(texts: Iterable[str]) -> bool:
     return any(text.startswith(TERMS) for text in texts)
 
 
-def write_texts(texts: dict[str, bytes], folder: Path) -> None:
-    for name, content in texts.items():
-        files.write_bytes(folder / name, content)
-
-
-def _notice(before: str, lines: Sequence[str]) -> bytes:
+def _notice(before: bytes, lines: Sequence[str]) -> bytes:
     """The NOTICE that was there, and each of `lines` that it lacks."""
-    missing = [line for line in lines if line not in before]
-    return ("\n\n".join([*filter(None, [before.strip()]), *missing]) + "\n").encode()
+    text = before.decode("utf-8", "replace").strip()
+    missing = [line for line in lines if line not in text]
+    return ("\n\n".join([*filter(None, [text]), *missing]) + "\n").encode()
 
 
 def _read(path: Path) -> bytes | None:

@@ -82,7 +82,7 @@ def check_marks(name: str, source: str, tokenizer: Any, model: str) -> None:
         if not is_token(mark, tokenizer):
             raise UserError(
                 f"data.template={name} writes {mark}, which is no token of MODEL={model}; take the model's own "
-                "template: --set data.template=model"
+                "template: --set data.template=model (fedllm-bench answer: --template model)"
             )
 
 

@@ -11,7 +11,8 @@ import regex
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fedllm_bench.evaluation.metrics.references import OPTIONAL, TOKEN, UNSPACED
+from fedllm_bench.evaluation.metrics.references import OPTIONAL, TOKEN
+from fedllm_bench.metrics.edits import UNSPACED
 
 LETTERS = 20_000  # of a text that are read; what a row is about stands before
 UNSPACED_START = regex.compile(rf"[{UNSPACED}]")

@@ -7,16 +7,16 @@ sacrebleu's. Only the first turn has a reference, and only what it says to the u
 
 from __future__ import annotations
 
-import functools
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import regex
 
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.thoughts import first_said
+from fedllm_bench.metrics.edits import UNSPACED
 from fedllm_bench.scores.score import Score
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 NO_MODEL = "no embedding model; give --embedding-model"  # why an answer has no score of an encoder
 MAX_CHARACTERS = 100_000  # of an answer; chrF would hold all substrings of a longer one at once
-# scripts that put no spaces between words: each letter with its marks is a token, as in sacrebleu's Chinese tokeniser
-UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+# as in sacrebleu's Chinese tokeniser, a letter with its marks is a token where a script has no spaces between words
 TOKEN = regex.compile(rf"[{UNSPACED}]\p{{M}}*|(?:(?![{UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}])+")
 # tatweel and vowel marks may be written or left out in Arabic; joiners and marks of direction are no letters
 OPTIONAL = regex.compile(r"[\p{Cf}\u0640\u064B-\u0652\u0670]")
@@ -67,18 +66,6 @@ def common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
         matched = rows & places.get(token, 0)
         rows = ((rows + matched) | (rows - matched)) & full
     return len(b) - rows.bit_count()
-
-
-def chrf(answer: str, reference: str) -> float:
-    """chrF2 of one sentence pair (Popović, 2015; character 6-grams, beta = 2) as sacrebleu computes it, 0 to 100."""
-    return float(_chrf().sentence_score(answer, [reference]).score)
-
-
-@functools.cache
-def _chrf() -> Any:
-    from sacrebleu.metrics import CHRF
-
-    return CHRF()
 
 
 def closeness_scores(prompts: Sequence[Prompt], answers: Mapping[str, Answer], closeness: Closeness) -> list[Score]:

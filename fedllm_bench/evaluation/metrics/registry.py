@@ -21,16 +21,16 @@ from fedllm_bench.evaluation.metrics.references import (
     NO_MODEL,
     Closeness,
     Encoder,
-    chrf,
     closeness_scores,
     embedding_scores,
     rouge_l,
 )
 from fedllm_bench.evaluation.metrics.refusals import Refuses, refusal_scores, refuses, refuses_legacy
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
+from fedllm_bench.metrics.chrf import chrf
 from fedllm_bench.metrics.plugin_errors import errors_of_metric
 from fedllm_bench.scores.checked import scores_of_questions, wrong
-from fedllm_bench.scores.score import MetricInfo, Score
+from fedllm_bench.scores.score import CHRF, MetricInfo, Score
 
 Scorer = Callable[[Sequence[Prompt], Mapping[str, Answer], Sequence[Judgement]], list[Score]]
 Across = Callable[[Sequence[Prompt], Mapping[str, Mapping[str, Answer]]], dict[str, list[Score]]]
@@ -112,7 +112,7 @@ def _with_references(of: str) -> list[OpenMetric]:
     rouge, chr_f = "ROUGE-L F1 with the reference, words in any script", "mean of sentence chrF2 with the reference"
     return [
         _referenced(f"{of}_rouge_l", rouge, "F1", (0, 1), _close(rouge_l)),
-        _referenced(f"{of}_chrf", chr_f, "chrF, 0 to 100", (0, 100), _close(chrf)),
+        _referenced(f"{of}_chrf", chr_f, CHRF, (0, 100), _close(chrf)),
         _referenced(f"{of}_embedding", "cosine of embeddings with the reference", "cosine", (-1, 1), _embedded(None)),
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedllm_bench.common.text import counted, part_of
-from fedllm_bench.leaderboard.checks.context import CheckContext, split_of
+from fedllm_bench.leaderboard.checks.context import CheckContext, config_of, split_of
 from fedllm_bench.leaderboard.checks.split_items import Expected, Key, SplitItems
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.recompute import SMALLEST, is_own, means, rescored
@@ -35,7 +35,7 @@ def items(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
             text = f"the split {split.name} has hash {split.hash[:16]}, the run's is {run.files.entry.split_hash[:16]}"
             yield Problem(code="split", message=text, where=f"{run.where}/environment.json")
         else:
-            yield from _all_metrics(run, SplitItems(split))
+            yield from _all_metrics(run, SplitItems(split, config_of(submitted, run, context)))
 
 
 def ranked(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:

@@ -8,13 +8,15 @@ from functools import cached_property
 from typing import Any
 
 from fedllm_bench.common.files import read_json
-from fedllm_bench.data.clients import sample_by_size
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.published import ORDER_FILE
 from fedllm_bench.data.rows import PreferenceRow
 from fedllm_bench.leaderboard.submission.problems import Refused
 from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, SubmittedRun
 from fedllm_bench.metrics.items import HELDOUT, Item
+from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
+from fedllm_bench.metrics.user_answers import EditF05
 from fedllm_bench.mini.probes import Probe, load_probes, probe_key
 from fedllm_bench.training.faults import participants
 
@@ -31,6 +33,7 @@ WANTED: dict[str, Callable[[AnyItem], bool]] = {
     "mini_exact": lambda item: bool(item.task),
     "mini_choice": lambda item: len(item.choices) > 1,
     "mini_refusal": lambda item: item.task == "harmful",
+    "edit_f05": lambda item: EditF05().asks(item.row),
 }
 
 
@@ -45,9 +48,13 @@ class Expected:
 
 @dataclass(frozen=True)
 class SplitItems:
-    """A split without its tokens: nothing of a base model is needed to read it."""
+    """A split without its tokens: nothing of a base model is needed to read it.
+
+    `config`: of the run that is checked, which may score a sample of the held-out rows; None where all are to be there.
+    """
 
     split: Split
+    config: RunConfig | None = None
 
     @property
     def ids(self) -> list[str]:
@@ -68,7 +75,9 @@ class SplitItems:
 
     @cached_property
     def items(self) -> list[AnyItem]:
-        return list(self._items())
+        """The held-out rows that the run must have scored: all, or the sample that its config gives."""
+        every = list(self._items())
+        return every if self.config is None else sampled(every, self.split, self.config.evaluation)
 
     def _items(self) -> Iterator[AnyItem]:
         probes = load_probes(self.split)
@@ -79,7 +88,7 @@ class SplitItems:
                 yield Item(row, None, kind, probe.task, probe.holder, probe.choices)  # type: ignore[arg-type]
 
     def of_metric(self, metric: str) -> dict[Key, Expected]:
-        """The items that a metric scores, of all clients and unseen users."""
+        """The items that a metric scores, of clients and unseen users."""
         wanted = WANTED.get(metric, _every)
         return {(i.row.client_id, i.row.row_id): _expected(i) for i in self.items if wanted(i)}
 
@@ -89,8 +98,13 @@ class SplitItems:
         if config.federation.rounds > MOST_ROUNDS:
             raise Refused("rounds", f"more than {MOST_ROUNDS} rounds", f"{run.where}/config.json")
         count = config.evaluation.local_clients
-        visited = participants(config, len(self.ids), self.file_order) if count else range(len(self.ids))
-        return sample_by_size(self.sizes, sorted(visited), count)
+        visited = participants(config, len(self.ids), self.file_order) if count else ()
+        return trained_alone(self.sizes, visited, count, self._scored if is_sampled(config.evaluation) else None)
+
+    @property
+    def _scored(self) -> set[int]:
+        named = {item.row.client_id for item in self.items}
+        return {place for place, client in enumerate(self.ids) if client in named}
 
 
 def _expected(item: AnyItem) -> Expected:

@@ -96,7 +96,7 @@ def derived(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
 
 def _against(run: SubmittedRun, split: Split) -> dict[str, list[str]]:
     """Code -> what is otherwise than the split gives it."""
-    known = SplitItems(split)
+    known = SplitItems(split, run.config)
     plan = schedule(run.config, len(known.ids), known.file_order)
     only = set(known.local_sample(run)) if run.method.personal else None
     found: dict[str, list[str]] = {"schedule": [], "num-examples": [], "local-steps": []}

@@ -18,6 +18,7 @@ from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.scoring.answered import BASE, AnsweredBenchmark, read_folder
 from fedllm_bench.evaluation.scoring.score_all import Scored, score_all
 from fedllm_bench.evaluation.scoring.views import MEAN_OVER_LANGUAGES, views_of, weighted
+from fedllm_bench.metrics.edits import Agreement
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.results.run_results import ScoreSet
 from fedllm_bench.results.run_results import views_of as suite_views
@@ -169,11 +170,24 @@ def _refusal(evidence: Mapping[str, Any]) -> float | None:
     return float(refuse / (refuse + comply))
 
 
+def _edits(evidence: Mapping[str, Any]) -> float | None:
+    counts = [evidence.get(key) for key in ("right", "wrong", "missing")]
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        return None
+    return Agreement(*counts).f_half  # type: ignore[arg-type]
+
+
+def _ended(evidence: Mapping[str, Any]) -> float | None:
+    return float(evidence["ended"]) if isinstance(evidence.get("ended"), bool) else None
+
+
 # Metric -> what its evidence says; metrics of losses have no evidence but the number itself.
 EVIDENCE: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "mini_exact": _exact,
     "mini_choice": _choice,
     "mini_refusal": _refusal,
+    "edit_f05": _edits,
+    "ended": _ended,
 }
 TOLERANCES = {"mini_refusal": 1e-3}  # probabilities are kept with four digits
 

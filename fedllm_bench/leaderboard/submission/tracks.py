@@ -13,7 +13,7 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import presets
-from fedllm_bench.config.run import RunConfig, dotted, shown
+from fedllm_bench.config.run import ADDED, RunConfig, dotted, shown
 from fedllm_bench.leaderboard.submission.problems import Problem
 
 PACKAGE, FILE = "fedllm_bench.board_data", "tracks.toml"
@@ -116,7 +116,7 @@ def _track(name: str, kind: str, table: Mapping[str, Any]) -> Track:
         judged=tuple(data.get("judged", ())) if rules["ranked"] == "metrics" else (),
         rules=TrackRules(
             free=(*always["free"], *rules["free"], *data.get("free", ())),
-            pinned=(*always["identity"], *rules.get("pinned", ())),
+            pinned=(*always["identity"], *always["pinned"], *rules.get("pinned", ())),
             required=tuple(rules.get("required", ())),
             any_of=tuple(map(tuple, rules.get("any_of", ()))),
             at_most=rules.get("at_most", {}),
@@ -163,7 +163,8 @@ def check_profile(config: RunConfig) -> None:
 
 def rule_problems(track: Track, config: RunConfig) -> list[Problem]:
     """One problem for each key that the track's rules do not allow; [] where the config is inside them."""
-    given, preset = flat(config), flat(preset_of(track.preset, config.method.name, track.profile))
+    later = dotted({section: keys for section, keys in ADDED.items() if section})  # left out at their defaults
+    given, preset = (later | flat(one) for one in (config, preset_of(track.preset, config.method.name, track.profile)))
     own = ", ".join(plugin.name for plugin in config.plugins)
     refused = (
         [f"plugins: got {own}, and only an open track takes runs with one"] if own and not track.rules.plugins else []

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.bases.terms import bound_by
 from fedllm_bench.leaderboard.submission.bundle import Bundle, open_bundle
 from fedllm_bench.leaderboard.submission.dates import date_problems
 from fedllm_bench.leaderboard.submission.limits import LIMITS, MIB
@@ -120,7 +121,10 @@ def identity(run: OwnRun) -> dict[str, Any]:
 
 
 def _inside(runs: Sequence[OwnRun], wanted: Adapters) -> set[int]:
-    """The seeds whose adapters go with the submission."""
+    """The seeds whose adapters go with the submission: none whose base binds others to its terms."""
+    if terms := bound_by(runs[0].config.model.name, runs[0].adapter):
+        _check_none_wanted(runs[0], wanted, terms)
+        return set()
     sizes = {run.seed: found[1] for run in runs if (found := adapter_digest(run)) is not None}
     chosen = {
         "none": set[int](),
@@ -132,6 +136,15 @@ def _inside(runs: Sequence[OwnRun], wanted: Adapters) -> set[int]:
         raise UserError(f"--adapters {wanted}: the adapter of seed {too_large[0]} exceeds the {LIMITS.file_stored} "
                         "bytes that are allowed; give --adapters none and --adapter-url")  # fmt: skip
     return chosen
+
+
+def _check_none_wanted(run: OwnRun, wanted: Adapters, terms: str) -> None:
+    if wanted in ("first", "all"):
+        raise UserError(
+            f"--adapters {wanted}: RUN={run.path} was trained on {run.config.model.name}, and what is made on it goes "
+            f"to others only with its terms ({terms}), for which a submission has no place; give --adapters none, and "
+            "--adapter-url of a place where the files of adapter/ lie together"
+        )
 
 
 def _opened(contents: Mapping[str, bytes], scratch: str) -> Bundle:

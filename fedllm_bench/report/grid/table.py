@@ -10,6 +10,7 @@ from fedllm_bench.common.text import MISSING, change, counted, duration, number,
 from fedllm_bench.report.interval_words import few_seeds, how, why_none
 from fedllm_bench.report.labels import what_ran
 from fedllm_bench.results.grid_results import BASE, REFERENCES
+from fedllm_bench.results.sample_words import about_sample
 from fedllm_bench.scores.seeds import CLEAR, NOT_DISTINGUISHABLE
 
 Payload = Mapping[str, Any]
@@ -126,6 +127,7 @@ def _legend(payload: Payload, views: Sequence[str]) -> list[str]:
     return [
         "↓ lower is better, ↑ higher is better",
         *about_intervals(payload, views),
+        *about_sample(payload["data"].get("sample")),  # grid.json of before has none
         *_about_local(payload, views),
         *_absent(payload),
         *_failures(payload),

@@ -16,6 +16,7 @@ from fedllm_bench.evaluation.scoring.evaluation_json import (
     SideEstimate,
 )
 from fedllm_bench.results.entries import SideSummary
+from fedllm_bench.results.sample_words import about_sample
 from fedllm_bench.results.schema import Results
 
 BASE = "base"
@@ -171,6 +172,7 @@ def training_table(results: Results) -> Table:
         caption="From results.json. 95% intervals are over clients, for this one trained model.",
         head=head,
         rows=tuple(rows),
+        lines=tuple(about_sample(vars(results.data.sample) if results.data.sample else None)),
         explained=tuple(
             (name, f"{entry.description} ({entry.unit}; {entry.estimator}; version {entry.version})")
             for name, entry in metrics.items()

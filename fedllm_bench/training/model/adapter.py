@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,20 @@ from fedllm_bench.config.starting import ADVICE, CHANGE_THE_BASE, CONFIG, TENSOR
 from fedllm_bench.training.model.targets import WORDS, last_names
 
 
-def save_adapter(folder: Path, tree: Tree, lora: Lora, base: str, *, transposed: bool = False) -> None:
+def save_adapter(
+    folder: Path,
+    tree: Tree,
+    lora: Lora,
+    base: str,
+    *,
+    transposed: bool = False,
+    texts: Mapping[str, bytes] | None = None,
+) -> None:
     """adapter_model.safetensors and adapter_config.json; `base` is the id or folder of the base model.
 
     The words "auto" and "all-linear" of `lora.targets` become the names of the layers that `tree` adapts.
-    `transposed` is that of the model: PEFT's `fan_in_fan_out`.
+    `transposed` is that of the model: PEFT's `fan_in_fan_out`. `texts` by file name are the licence and notices of the
+    base, which go with what was made on it.
     """
     from peft import LoraConfig
     from safetensors.torch import save
@@ -42,6 +52,7 @@ def save_adapter(folder: Path, tree: Tree, lora: Lora, base: str, *, transposed:
         files.write_json(part / "adapter_config.json", text)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tree.items()}
         files.write_bytes(part / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+        files.write_all(part, texts or {})
 
 
 def merged(base: Any, name: str, label: str = "model.adapter") -> Any:

@@ -77,8 +77,16 @@ def prepare_to_chat(model: Any, tokenizer: Any, template: str) -> None:
     tokenizer.chat_template = chat.written_out
 
 
-def save_plain(folder: Path, model: Any, tokenizer: Any, notes: Mapping[str, Any] | None = None) -> None:
+def save_plain(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    notes: Mapping[str, Any] | None = None,
+    texts: Mapping[str, bytes] | None = None,
+) -> None:
     """Write a plain model of transformers into `folder`, whole or not at all; `notes` are more JSON files by name.
+
+    `texts` are files by name too: licence and notices of the base.
 
     Raises a :class:`UserError` where what was written is no whole model, or could not be written.
     """
@@ -95,6 +103,7 @@ def save_plain(folder: Path, model: Any, tokenizer: Any, notes: Mapping[str, Any
         tokenizer.save_pretrained(part)
         for name, note in (notes or {}).items():
             files.write_json(part / name, note)
+        files.write_all(part, texts or {})
         problem = model_files.problem(part)
         if problem is not None:
             raise UserError(f"{folder}: what was written is no whole model: {problem}")

@@ -5,6 +5,7 @@ The base keeps its own weights beside them, which answer where nothing is attach
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,15 @@ def _places(base: nn.Module, own: dict[str, nn.Parameter]) -> dict[str, list[tup
     return places
 
 
-def save_model(folder: Path, model: Any, tree: Tree, source: Path, template: str) -> None:
+def save_model(
+    folder: Path, model: Any, tree: Tree, source: Path, template: str, texts: Mapping[str, bytes] | None = None
+) -> None:
     """A plain model of transformers with the weights of `tree` in the run's type, and its tokenizer.
 
-    `model` is the run's LoraModel, `source` the folder of its base; `template` becomes the chat template.
+    `model` is the run's LoraModel, `source` the folder of its base; `template` becomes the chat template. `texts` by
+    file name are the licence and notices of the base.
     """
     tokenizer = load_tokenizer(source, str(source))
     prepare_to_chat(model.base, tokenizer, template)
     with model.using(tree):
-        save_plain(folder, model.base, tokenizer)
+        save_plain(folder, model.base, tokenizer, texts=texts)

@@ -12,6 +12,7 @@ import pytest
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.metrics import references as rm
 from fedllm_bench.evaluation.records import Answer, Prompt
+from fedllm_bench.metrics.chrf import chrf
 
 
 def table_lcs(a, b):
@@ -61,11 +62,11 @@ def test_tokens_are_words_where_there_are_spaces_and_letters_where_there_are_non
 
 
 def test_chrf_by_hand_and_for_equal_and_unlike_texts():
-    assert rm.chrf("北京", "北京") == pytest.approx(100)
-    assert rm.chrf("xyz", "北京") == 0
-    assert rm.chrf("", "abc") == 0
+    assert chrf("北京", "北京") == pytest.approx(100)
+    assert chrf("xyz", "北京") == 0
+    assert chrf("", "abc") == 0
     # "ab" against "abc": 1-grams P 1, R 2/3; 2-grams P 1, R 1/2; effective order 2 -> P 1, R 7/12, F2 = 5PR/(4P + R)
-    assert rm.chrf("ab", "abc") == pytest.approx(100 * 5 * (7 / 12) / (4 + 7 / 12), abs=0.01)
+    assert chrf("ab", "abc") == pytest.approx(100 * 5 * (7 / 12) / (4 + 7 / 12), abs=0.01)
 
 
 def answered(texts):
@@ -86,7 +87,7 @@ def test_failed_missing_and_huge_answers_are_unscored_and_an_empty_one_is_zero()
     assert [(s.value, s.reason) for s in scores] == [(0.0, ""), (None, "the answer failed"), (None, "no answer")]
     huge = answered({"0": ("a " * 500_000, "length")})
     started = time.perf_counter()
-    for closeness in (rm.rouge_l, rm.chrf):
+    for closeness in (rm.rouge_l, chrf):
         (score,) = rm.closeness_scores(PROMPTS[:1], huge, closeness)
         assert score.value is None
         assert "100000 characters" in score.reason

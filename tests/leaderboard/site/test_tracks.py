@@ -46,7 +46,7 @@ def test_a_track_says_what_it_is_and_ranks_something(name):
 @pytest.mark.parametrize("name", TRACKS)
 def test_patterns_and_limits_of_a_track_are_about_keys_that_there_are(name):
     track = TRACKS[name]
-    keys = set(flat(presets.load(track.preset, "fedprox", track.profile))) | set(option_types())
+    keys = {*flat(presets.load(track.preset, "fedprox", track.profile)), *option_types()}
     named = [*track.rules.required, *track.rules.at_most, *(k for keys in track.rules.any_of for k in keys)]
     named += [key for keys in track.rules.products for key in keys]
     assert set(named) <= keys
@@ -77,6 +77,13 @@ def test_one_setting_outside_the_rules_is_one_line_that_names_it(name, change):
 def test_what_changes_no_number_is_free():
     free = ("local.block_size=2", "local.gradient_checkpointing=true", "evaluation.every=5", "method.mu=0.5")
     assert lines("mini-aya/fixed", *free, method="fedprox", seed=7, engine="trl") == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("key", ["heldout_rows", "clients"])
+def test_a_sampled_run_enters_no_track_of_whole_ones(key: str, kind: str):
+    own = (*PRIVATE, f"evaluation.{key}=4") if kind == "private" else (f"evaluation.{key}=4",)
+    assert lines(f"mini-aya/{kind}", *own) == [f"evaluation.{key}: got 4, this track has 0 (track mini-aya/{kind})"]
 
 
 def test_micro_batches_may_be_cut_otherwise_but_not_the_rows_of_a_step():
