@@ -54,7 +54,7 @@ def test_times_of_unequal_scores_are_refused(work, monkeypatch):
 
 
 def test_rows_have_the_lengths_that_are_said():
-    rows = real_model.make_rows(0, 4000, 1000, longest=10_000)
+    rows = real_model.make_rows(0, 4000, 1000, longest=10_000, counted=0.4)
     lengths = np.diff(rows.starts)
     assert np.median(lengths) == pytest.approx(92, rel=0.03)
     assert np.mean(lengths > 165) == pytest.approx(0.1, abs=0.015)
@@ -107,7 +107,15 @@ def test_parts_of_the_memory_add_up_to_the_peak(work):
 
 
 @pytest.mark.parametrize(
-    "words", [["--repeats=0"], ["--scored=0"], ["--set", "local.no=1"], ["--model", "./no-folder"]]
+    "words",
+    [
+        ["--repeats=0"],
+        ["--scored=0"],
+        ["--counted=0"],
+        ["--counted=2"],
+        ["--set", "local.no=1"],
+        ["--model", "./no-folder"],
+    ],
 )
 def test_what_is_wrong_is_one_line(words, capsys):
     assert real_model.main(words) == 2
@@ -121,5 +129,5 @@ def test_help_shows_the_options_with_examples(capsys):
         real_model.main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for word in ("--model", "--set", "--repeats", "--scored", "--threads", "--json", "examples:"):
+    for word in ("--model", "--set", "--repeats", "--scored", "--counted", "--threads", "--json", "examples:"):
         assert word in shown
