@@ -86,6 +86,11 @@ def unpack(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
     )
+    end = model.config.eos_token_id
+    if (
+        isinstance(end, int) and tokenizer.eos_token_id != end
+    ):  # transformers 5.17 takes the first token of a text for it
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for path in sorted(folder.glob("*config.json")):
