@@ -14,6 +14,10 @@ from fedllm_bench.data.tokens import encode_prompts
 from fedllm_bench.metrics.batches import Batches
 from fedllm_bench.training.model.lora_model import LoraModel
 
+# A batch of answers has room for so many padded tokens at least, whatever `batch_tokens` bounds for losses: each step
+# reads all weights, for one row as for many.
+ANSWER_TOKENS = 4096
+
 
 @dataclass(frozen=True)
 class GreedyAnswer:
@@ -42,7 +46,7 @@ def greedy_answers(
     def inputs() -> list[object]:
         return ["answers", prompts, settings.max_new_tokens, sorted(ends)]
 
-    plan = list(by_length(lengths, settings.batch_tokens))
+    plan = list(by_length(lengths, max(settings.batch_tokens, ANSWER_TOKENS)))
     return [GreedyAnswer(text, ended) for text, ended in settings.batches.run(plan, lengths, inputs, compute)]
 
 

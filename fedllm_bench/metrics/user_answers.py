@@ -127,7 +127,7 @@ class EditF05(OfAnswer):
         return found.f_half, asdict(found)
 
 
-class Ended(OfAnswer):
+class EndedByItself(OfAnswer):
     """Whether the answer ended by itself; it learns nothing from the user's own answer."""
 
     info = MetricInfo(

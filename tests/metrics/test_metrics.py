@@ -172,7 +172,7 @@ def test_a_row_without_a_counted_token_is_counted_as_unscored_not_dropped(tiny_s
 
 
 def test_a_loss_that_is_not_finite_is_unscored(tiny_model: LoraModel, items, monkeypatch):
-    monkeypatch.setattr(likelihood, "summed_nll", lambda model, rows, budget: [math.nan] + [1.0] * (len(rows) - 1))
+    monkeypatch.setattr(likelihood, "summed_nll", lambda model, rows, *_: [math.nan] + [1.0] * (len(rows) - 1))
     first, second = HeldoutLoss().score(tiny_model, items[:2], SETTINGS)
     assert (first.value, second.value) == (None, 1.0 / items[1].tokens.num_counted)
     assert "nan" in first.reason

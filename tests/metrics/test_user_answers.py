@@ -16,7 +16,7 @@ from fedllm_bench.leaderboard.submission.recompute import rescored
 from fedllm_bench.metrics import user_answers
 from fedllm_bench.metrics.registry import METRICS, score_group, together
 from fedllm_bench.metrics.running import GreedyAnswer, answers, greedy_answers
-from fedllm_bench.metrics.user_answers import Chrf, ChrfOverCopy, EditF05, Ended, OfAnswer, asked_of
+from fedllm_bench.metrics.user_answers import Chrf, ChrfOverCopy, EditF05, EndedByItself, OfAnswer, asked_of
 from fedllm_bench.results.run_results import ScoreSet, metrics_of
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.loading import load_bench
@@ -86,7 +86,7 @@ def test_edit_f05_scores_corrections_alone(given):
 
 
 def test_ended_is_whether_the_answer_stopped(given):
-    assert [score.value for score in scores(Ended())] == [1.0, 0.0]
+    assert [score.value for score in scores(EndedByItself())] == [1.0, 0.0]
 
 
 def test_only_the_last_turn_is_what_is_copied(given):
