@@ -88,9 +88,9 @@ def adapter_of(folder: Path) -> Tree:
 def test_two_rounds_end_with_a_table_that_names_the_base(undisturbed: Done):
     results = files.read_json(undisturbed.folder / "results.json")
     heldout = results["metrics"]["heldout"]
-    assert heldout["before"]["n"] == heldout["after"]["n"] == 12
+    assert heldout["before"]["n_scored"] == heldout["after"]["n_scored"] == 12
     assert 1 < heldout["before"]["mean"] < 10
-    assert 0 < heldout["after"]["mean"] < heldout["before"]["mean"] - 0.2
+    assert 0 < heldout["after"]["mean"] < heldout["before"]["mean"] - 1
     assert LABEL in undisturbed.shown
     assert "embedded" not in undisturbed.shown
     config = files.read_json(undisturbed.folder / "config.json")
