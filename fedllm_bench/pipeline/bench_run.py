@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fedllm_bench.common import hardware
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.opening import check_memory
 
@@ -14,12 +13,11 @@ def finish(cell: Cell, starting: Callable[[], None] = lambda: None) -> dict[str,
     """The results (docs/results.md) of a cell that is run where it has not ended before.
 
     `starting` is called when it is known that it will be run. Raises a :class:`UserError` where training will not fit
-    into the GPU, or another process runs the cell.
+    into memory, or another process runs the cell.
     """
     if (found := cell.finished()) is not None:
         return found
-    if hardware.has_cuda():
-        check_memory(cell.config)
+    check_memory(cell.config)
     starting()
     from fedllm_bench.pipeline.stages import run_cell
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.free_memory import available_memory
 from fedllm_bench.config.preflight import check_quantization, model_available, paper_problems
 from fedllm_bench.config.run import RunConfig
+from fedllm_bench.config.size_bound import fits_for_sure
 from fedllm_bench.runs import cell as cells
 from fedllm_bench.runs.cell import Cell
 
@@ -43,10 +45,19 @@ def _check_paper(config: RunConfig, cuda: bool) -> None:
 
 
 def check_memory(config: RunConfig) -> None:
-    """Raise a :class:`UserError` where training will not fit into the free memory of the GPU."""
+    """Raise a :class:`UserError` where the run will not fit into the free memory: the GPU's, or without one the CPU's.
+
+    Nothing is asked where the machine does not say what is free, nor where a run as small as this one fits for sure.
+    """
+    cuda = hardware.has_cuda()
+    free = None if cuda else available_memory()
+    if not cuda and (free is None or fits_for_sure(config, free)):
+        return
     import torch
 
-    from fedllm_bench.training.fitting import check_fits, model_settings
+    from fedllm_bench.training.fitting import check_fits, check_process_fits, model_settings
 
-    free, _ = torch.cuda.mem_get_info()
-    check_fits(config, model_settings(config), free)
+    if free is None:
+        check_fits(config, model_settings(config), torch.cuda.mem_get_info()[0])
+    else:
+        check_process_fits(config, model_settings(config), free)

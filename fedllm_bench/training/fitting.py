@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
@@ -13,8 +13,11 @@ from fedllm_bench.config import base_model
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.training.memory import MemoryEstimate, NoEstimate, estimate
 from fedllm_bench.training.model.base import load_settings
+from fedllm_bench.training.process_memory import ProcessEstimate, clients_at_once, estimate_process
 
 log = logging.getLogger(__name__)
+ERROR = 0.3  # the share by which estimates of a process were off at most (LOG.md)
+SMALL_BATCH = 1024  # tokens of a batch of scoring: a CPU scores smaller ones no faster, and larger ones neither
 
 
 def model_settings(config: RunConfig) -> Any:
@@ -24,37 +27,77 @@ def model_settings(config: RunConfig) -> Any:
 
 
 def check_fits(config: RunConfig, settings: Any, free: int) -> None:
-    """Warn where the run is not expected to fit into `free` bytes, with settings of equal results that are.
+    """Warn where training is not expected to fit into `free` bytes of the GPU, with settings of equal results that are.
 
     Raises a :class:`UserError` where nothing that keeps the results would fit.
     """
+    _check(config, settings, free, MemoryKind(estimate, in_words, _ladder, margin=0.0, larger="a larger device"))
+
+
+def check_process_fits(config: RunConfig, settings: Any, free: int) -> None:
+    """As :func:`check_fits`, of a whole process on a CPU, scoring included.
+
+    Refused is only what would not fit if it needed less than estimated by as much as estimates were off.
+    """
+    larger = "a machine with more free memory"
+    _check(config, settings, free, MemoryKind(estimate_process, process_in_words, _process_ladder, ERROR, larger))
+
+
+@dataclass(frozen=True)
+class MemoryKind:
+    """A memory that runs share: how to estimate, to say and to need less of it; `margin` is the estimate's error."""
+
+    estimate: Callable[[RunConfig, Any], Any]
+    in_words: Callable[[Any], str]
+    ladder: Callable[[RunConfig], Iterator[tuple[RunConfig, tuple[str, ...]]]]
+    margin: float
+    larger: str
+
+
+def _check(config: RunConfig, settings: Any, free: int, place: MemoryKind) -> None:
     try:
-        needed = estimate(config, settings)
+        needed = place.estimate(config, settings)
     except NoEstimate as error:
         log.info("%s", error)
         return
     if needed.total <= free:
         return
-    smaller, problem = config, f"memory: about {in_words(needed)} are needed, and {size(free)} are free"
-    for smaller, words in _ladder(config):
-        needed = estimate(smaller, settings)
+    smaller, problem = config, f"memory: about {place.in_words(needed)} are needed, and {size(free)} are free"
+    for smaller, words in place.ladder(config):
+        needed = place.estimate(smaller, settings)
         if needed.total <= free:
             log.warning("%s; %s would fit: %s", problem, size(needed.total), " ".join(f"--set {w}" for w in words))
             return
+    at_least = f"even one row of one client with gradient checkpointing needs {size(needed.total)}"
+    if needed.total * (1 - place.margin) <= free:
+        log.warning("%s; %s, so it may not fit", problem, at_least)
+        return
     raise UserError(
-        f"{problem}; even one row of one client with gradient checkpointing needs {size(needed.total)}; "
-        f"what changes results: {_packed(smaller, settings)}--set model.dtype=bfloat16, a smaller MODEL, "
-        "local.sequence_length or lora.rank; or take a larger device"
+        f"{problem}; {at_least}; what changes results: {_packed(smaller, settings, place)}--set model.dtype=bfloat16, "
+        f"a smaller MODEL, local.sequence_length or lora.rank; or take {place.larger}"
     )
 
 
-def _packed(config: RunConfig, settings: Any) -> str:
+def _packed(config: RunConfig, settings: Any, place: MemoryKind) -> str:
     """What a 4-bit base would need at most savings; "" where it is quantised, or cannot be."""
     model = config.model
     if model.quantization != "none" or model.trainable == "full" or model.adapter is not None:
         return ""
-    needed = estimate(replace(config, model=replace(model, quantization="4bit")), settings)
+    needed = place.estimate(replace(config, model=replace(model, quantization="4bit")), settings)
     return f"--set model.quantization=4bit (needs {size(needed.total)}), "
+
+
+def _process_ladder(config: RunConfig) -> Iterator[tuple[RunConfig, tuple[str, ...]]]:
+    """Smaller batches of scoring first, which cost no time on a CPU; then what training can do with less."""
+    evaluation, words = config.evaluation, tuple[str, ...]()
+    least = max(SMALL_BATCH, config.local.sequence_length)
+    while evaluation.batch_tokens > least:
+        evaluation = replace(evaluation, batch_tokens=max(least, evaluation.batch_tokens // 4))
+        words = (f"evaluation.batch_tokens={evaluation.batch_tokens}",)
+        yield replace(config, evaluation=evaluation), words
+    local = replace(config.local, block_size=clients_at_once(config))
+    for smaller, more in _ladder(replace(config, evaluation=evaluation, local=local)):
+        yield smaller, (*words, *more)
 
 
 def _ladder(config: RunConfig) -> Iterator[tuple[RunConfig, tuple[str, ...]]]:
@@ -78,4 +121,10 @@ def _ladder(config: RunConfig) -> Iterator[tuple[RunConfig, tuple[str, ...]]]:
 def in_words(needed: MemoryEstimate) -> str:
     """ "14.8 GB (base 13.5 GB, activations 1.8 GB, ...)"."""
     parts = {name: getattr(needed, name) for name in ("base", "activations", "optimizer", "adapters", "logits")}
+    return f"{size(needed.total)} ({', '.join(f'{name} {size(value)}' for name, value in parts.items())})"
+
+
+def process_in_words(needed: ProcessEstimate) -> str:
+    """ "3.1 GB (libraries 0.7 GB, base 0.5 GB, scoring 1.1 GB, training 1.4 GB)"."""
+    parts = {name: getattr(needed, name) for name in ("libraries", "base", "scoring", "training")}
     return f"{size(needed.total)} ({', '.join(f'{name} {size(value)}' for name, value in parts.items())})"

@@ -1,0 +1,77 @@
+"""What memory a whole process of a run will need on a CPU: libraries, base, scoring and training.
+
+`training/memory.py` counts the tensors of a training step. On a CPU they share memory with everything else, scoring
+too takes from it, and the allocator of the command line gives nothing back (`common/process.py`): what is free lies in
+pieces, some of which are too small for the next tensor. So the larger one of scoring and training counts, with a share
+for that. Files that are mapped into memory are not in it, since the kernel takes their pages back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.training.live_memory import LiveBytes
+from fedllm_bench.training.loss import LOGITS_AT_ONCE
+from fedllm_bench.training.memory import (
+    FLOAT32,
+    empty_base,
+    estimate,
+    filled,
+    sequences_at_once,
+    with_layers,
+)
+from fedllm_bench.training.tasks import PASS_TOKENS
+
+LIBRARIES = 700 * 10**6  # the interpreter with torch, transformers, PEFT and the tokenizer; measured (LOG.md)
+PIECES = 1.3  # memory of the allocator for one byte of tensors alive at the peak; measured (LOG.md)
+SCORED_COPIES = 2  # of a chunk of logits, in float32, while its loss is taken without gradients
+
+
+@dataclass(frozen=True)
+class ProcessEstimate:
+    """Bytes. `scoring` and `training` are tensors beside the base; memory serves one after the other."""
+
+    libraries: int
+    base: int
+    scoring: int
+    training: int
+
+    @property
+    def total(self) -> int:
+        return self.libraries + self.base + round(PIECES * max(self.scoring, self.training))
+
+
+def estimate_process(config: RunConfig, settings: Any) -> ProcessEstimate:
+    """For rows of the full sequence length; `settings` is the model's config of transformers.
+
+    Raises what :func:`fedllm_bench.training.memory.estimate` raises.
+    """
+    needed = estimate(config, settings, clients=clients_at_once(config))
+    return ProcessEstimate(LIBRARIES, needed.base, scoring_bytes(config, settings), needed.total - needed.base)
+
+
+def clients_at_once(config: RunConfig) -> int:
+    """Clients in a pass whose rows all have the full length: `clients_per_pass` of such rows."""
+    local = config.local
+    return max(1, min(local.block_size, PASS_TOKENS // (sequences_at_once(local) * local.sequence_length)))
+
+
+def scoring_bytes(config: RunConfig, settings: Any) -> int:
+    """Tensors of the largest batch of scoring on its way through the decoder, and logits of its answers."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    length = config.local.sequence_length
+    rows = max(1, config.evaluation.batch_tokens // length)
+    model = with_layers(empty_base(config, settings), config)
+    with FakeTensorMode(), torch.no_grad():
+        model = filled(model)
+        live = LiveBytes([*model.base.parameters(), *model.base.buffers()])
+        ids = torch.zeros(rows, length, dtype=torch.long)
+        with live:
+            model.hidden(ids)
+    logits = min(LOGITS_AT_ONCE, rows * length * model.vocabulary)
+    return live.peak + logits * (SCORED_COPIES * FLOAT32 + int(model.base.dtype.itemsize))
