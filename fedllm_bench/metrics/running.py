@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import Any
 
 import torch
 
@@ -70,18 +72,33 @@ def _batch_answers(
     width = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    out = model.base.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        pad_token_id=pad,
-        eos_token_id=sorted(ends),
-    )
+    with folded_head(model.base):
+        out = model.base.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+            eos_token_id=sorted(ends),
+        )
     new = out[:, width:].tolist()
     made = [list(takewhile(lambda token: token not in ends, row)) for row in new]
     texts: list[str] = tokenizer.batch_decode(made, skip_special_tokens=True)
     return [(text.strip(), len(kept) < len(row)) for text, kept, row in zip(texts, made, new, strict=True)]
+
+
+@contextmanager
+def folded_head(base: Any) -> Iterator[None]:
+    """Inside, the head gets the last places of a batch side by side.
+
+    As a slice of all places, which generation gives it, they cannot be folded into one matrix, and torch copies the
+    whole head for each row of the batch: two thirds of the time of 64 tokens with a head of 262,144 words.
+    """
+    hook = base.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
