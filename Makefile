@@ -81,7 +81,7 @@ help:
 	@echo '  make test        unit tests, 4 minutes on 2 cores    make test-slow    long and end to end'
 	@echo '  make test-data   on assets and real rows             make test-lowest  lowest supported versions'
 	@echo '  make test-gpu    what needs a CUDA GPU               make check        format, lint, types, floors'
-	@echo '  make speed       against PEFT and TRL                make format       mend what can be mended'
+	@echo '  make speed       against PEFT and TRL, or on a MODEL make format       mend what can be mended'
 	@echo '  make mini-model  pre-train the embedded base         make setup        only the environment'
 	@echo '  make clean       remove caches of tools              PYTHON [newest]   VENV [.venv]'
 
@@ -120,7 +120,7 @@ board: $(STAMP)
 	@$(CLI) board build $(if $(SUBMISSIONS),--submissions '$(SUBMISSIONS)') $(if $(OUT),--out '$(OUT)')
 
 speed: $(STAMP)
-	@$(BIN)/python benchmarks/perf/speed.py
+	@$(BIN)/python $(if $(MODEL),benchmarks/perf/real_model.py --model '$(MODEL)' $(foreach word,$(SET),--set '$(word)'),benchmarks/perf/speed.py)
 
 # as the command does for itself: without it glibc gives large blocks back to the kernel and faults them in again
 test test-data test-slow: export MALLOC_MMAP_THRESHOLD_ := 4294967296

@@ -110,9 +110,8 @@ def grid(
 ) -> Grid:
     """Run methods under seeds on one data set, each cell as :func:`bench` runs it, and compare them in pairs.
 
-    `methods` is "all", or names; "METHOD+shuffled" is its control without real users, "METHOD+swapped" the one with
-    answers of others. A setting of one method has its name before the key: `{"fedprox:method.mu": 0.1}`. `jobs`
-    processes run at once; None is one a core, at most 4.
+    `methods` is "all", or names, also of controls as "fedavg+shuffled" and "fedavg+swapped" (docs/grid.md). A setting
+    of one method is `{"fedprox:method.mu": 0.1}`. `jobs` processes run at once; None is one a core, at most 4.
 
     Raises:
         UserError: as :func:`bench` does, for methods that cannot be compared, and where no cell has results.

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.training import loss, memory, optimizer
-from fedllm_bench.training.batches import collate
+from fedllm_bench.training.batches import Batch, collate
 from fedllm_bench.training.block import ClientTask, micro_batches
 from fedllm_bench.training.model.lora import LoraLinear, attach, detach
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -25,15 +26,23 @@ PARTS = ("linear layers", "LoRA", "attention", "norms", "elementwise", "head and
 
 
 def step_parts(model: LoraModel, train: Callable[[], object]) -> dict[str, float]:
-    """Share of the operators' time in each of PARTS, forward and backward together, while `train` runs once."""
+    """Share of the operators' time in each of PARTS, forward and backward together, while `train` runs once.
+
+    What Python does between operators is in none.
+    """
+    microseconds: Counter[str] = Counter()
+    for event, part in operators(model, train):
+        microseconds[part] += event.self_cpu_time_total
+    return {part: microseconds[part] / microseconds.total() for part in PARTS}
+
+
+def operators(model: LoraModel, train: Callable[[], object]) -> list[tuple[Any, str]]:
+    """Every operator that runs in `train`, as torch's profiler gives it, with the part of PARTS that it belongs to."""
     with _named_parts(model), profile(activities=[ProfilerActivity.CPU]) as profiler:
         train()
-    events = profiler.events()
-    made_by = {e.sequence_nr: part for e in events if _is_forward(e) and (part := _scope(e)) is not None}
-    microseconds: Counter[str] = Counter()
-    for event in events:
-        microseconds[_scope(event) or _of_backward(event, made_by) or REST] += event.self_cpu_time_total
-    return {part: microseconds[part] / microseconds.total() for part in PARTS}
+    events = [event for event in profiler.events() if not event.name.startswith(MARK)]
+    made_by = {event.sequence_nr: _scope(event) for event in events if _is_forward(event)}  # the last one made the node
+    return [(event, _scope(event) or _of_backward(event, made_by) or REST) for event in events]
 
 
 def _scope(event: Any) -> str | None:
@@ -50,7 +59,7 @@ def _is_forward(event: Any) -> bool:
     return bool(event.sequence_nr >= 0) and not event.name.startswith("autograd::") and "Backward" not in event.name
 
 
-def _of_backward(event: Any, made_by: dict[int, str]) -> str | None:
+def _of_backward(event: Any, made_by: dict[int, str | None]) -> str | None:
     """The part whose operator an operator of the backward pass belongs to."""
     while event is not None:
         if event.name.startswith("autograd::engine::evaluate_function"):
@@ -128,14 +137,19 @@ def memory_parts(
         "logits": 0,
     }
     for number in range(len(task.steps)):
-        for (rows,) in micro_batches([task], number):
-            kept, logits = _of_pass(model, start, collate(rows, model.device))
-            parts["activations"], parts["logits"] = max(parts["activations"], kept), max(parts["logits"], logits)
+        kept, logits = _of_pass(model, start, batch_of(task, number))
+        parts["activations"], parts["logits"] = max(parts["activations"], kept), max(parts["logits"], logits)
     peak = resident("VmHWM")
     return parts | {"allocator and short-lived": peak - sum(parts.values()), "peak": peak}
 
 
-def _of_pass(model: LoraModel, start: Tree, batch: Any) -> tuple[int, int]:
+def batch_of(task: ClientTask, number: int) -> Batch:
+    """The rows of a step of one micro-batch, as `train_block` takes them."""
+    ((rows,),) = micro_batches([task], number)
+    return collate([sequence for row in rows for sequence in row.sequences], torch.device("cpu"))
+
+
+def _of_pass(model: LoraModel, start: Tree, batch: Batch) -> tuple[int, int]:
     """Bytes that autograd keeps of the decoder's pass, and those of the logits that live at a time."""
     attach(model.layers, {name: tensor[None].requires_grad_() for name, tensor in start.items()})
     try:

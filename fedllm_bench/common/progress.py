@@ -88,12 +88,13 @@ def _lines(
 class Share:
     """How much of some work is done, as a share of `total` in any unit: a bar, else a line every ten seconds.
 
-    With `is_brief` nothing is said of work that ends before the first line would come.
+    With `is_brief` nothing is said of work that ends before the first line would come. `note` says which part of the
+    work it is at, as in "round 2 of 5".
     """
 
     def __init__(self, label: str, total: float, *, is_brief: bool = False) -> None:
         self.label, self.total, self.is_brief = label, max(total, 1e-9), is_brief
-        self.done = self.kept = 0.0
+        self.note, self.done, self.kept = "", 0.0, 0.0
         self.started = self.last = time.monotonic()
         self._bar: Any = None
         self._stack = ExitStack()
@@ -101,7 +102,7 @@ class Share:
     def __enter__(self) -> Self:
         if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
             self._stack.enter_context(logging_redirect_tqdm())
-            shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+            shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
             bar = tqdm(total=self.total, desc=self.label, bar_format=shape, dynamic_ncols=True, leave=not self.is_brief)
             self._bar = self._stack.enter_context(bar)
         return self
@@ -120,12 +121,13 @@ class Share:
         self.done += amount
         self.kept += 0.0 if is_new else amount
         if self._bar is not None:
-            self._bar.initial = self.kept
+            self._bar.initial, self._bar.postfix = self.kept, self.note
             self._bar.update(amount)
         elif time.monotonic() - self.last >= SECONDS_BETWEEN_LINES and self.done > self.kept:
             self.last = time.monotonic()
             left = (self.last - self.started) / (self.done - self.kept) * max(self.total - self.done, 0.0)
-            log.info("%s: %.0f%%, about %.0f s left", self.label, 100 * self.done / self.total, left)
+            where = f"{100 * self.done / self.total:.0f}%" + (f", {self.note}" if self.note else "")
+            log.info("%s: %s, about %.0f s left", self.label, where, left)
 
     def reach(self, amount: float, *, is_new: bool) -> None:
         """All work up to `amount` is done."""

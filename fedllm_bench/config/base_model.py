@@ -40,9 +40,15 @@ def locate(name: str, revision: str | None = None) -> Path:
 
 
 def locate_settings(name: str, revision: str | None = None) -> Path:
-    """As :func:`locate`, where config.json alone is needed: of a model on the hub no other file is fetched."""
+    """As :func:`locate`, where config.json alone is needed: of a model on the hub no other file is fetched.
+
+    Of a named base on the hub that is not there none is: the shape that is declared of it does.
+    """
     if name == EMBEDDED_MODEL:
         return locate(name)
+    base = declared.base_of(name)
+    if base is not None and base.config and revision is None and not is_available(name):
+        return store.shape_of(base)
     folder = _own_folder(name, revision) or _settings_from_hub(*on_hub(name, revision), name)
     try:
         problem = model_files.problem_of_settings(model_files.read_settings(folder))

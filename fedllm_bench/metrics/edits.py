@@ -32,7 +32,7 @@ Edit = tuple[int, int, tuple[str, ...]]  # words start:end of the sentence are r
 
 
 @dataclass(frozen=True)
-class Agreement:
+class EditCounts:
     """Edits of an answer that the user made too (`right`), other ones (`wrong`), and the user's that are missing."""
 
     right: int
@@ -71,12 +71,12 @@ def edits(source: Sequence[str], target: Sequence[str]) -> list[Edit]:
     return found
 
 
-def agreement(source: str, answer: str, correction: str) -> Agreement:
+def agreement(source: str, answer: str, correction: str) -> EditCounts:
     """How far the edits of `answer` are those of `correction`, both of the sentence `source`."""
     before = words(source)
     made, wanted = (Counter(edits(before, words(text))) for text in (answer, correction))
     right = (made & wanted).total()
-    return Agreement(right, made.total() - right, wanted.total() - right)
+    return EditCounts(right, made.total() - right, wanted.total() - right)
 
 
 @functools.lru_cache(maxsize=4096)  # each row is asked for under every adapter

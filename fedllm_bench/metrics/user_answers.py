@@ -1,7 +1,7 @@
 """Metrics of greedy answers to held-out prompts, each against the answer that the user gave.
 
 A loss falls already when a model learns the form of answers: the language, copying, where to stop. These metrics tell
-what of an answer is right. `chrf` is how near it comes to the user's, `chrf_over_copy` how much nearer than the part of
+what of an answer is right. `chrf` is how near it comes to the user's, `over_copy` how much nearer than the part of
 the prompt that is most like the user's answer would, which needs no model. `edit_f05` looks at corrections alone, and
 there at what was changed; what is copied counts nothing. `ended` is the form by itself.
 
@@ -81,7 +81,7 @@ class Chrf(OfAnswer):
         return chrf(answer.text, row.completion), {}
 
 
-class ChrfOverCopy(OfAnswer):
+class OverCopy(OfAnswer):
     """chrF of the answer minus that of the part of the user's last turn that is most like the user's own answer.
 
     The part is chosen with the user's answer in view (:func:`fedllm_bench.metrics.edits.copied`): no way of copying a
@@ -89,7 +89,7 @@ class ChrfOverCopy(OfAnswer):
     """
 
     info = MetricInfo(
-        name="chrf_over_copy",
+        name="over_copy",
         version="1",
         unit="points of chrF",
         higher_is_better=True,
@@ -127,7 +127,7 @@ class EditF05(OfAnswer):
         return found.f_half, asdict(found)
 
 
-class Ended(OfAnswer):
+class EndedByItself(OfAnswer):
     """Whether the answer ended by itself; it learns nothing from the user's own answer."""
 
     info = MetricInfo(

@@ -192,7 +192,7 @@ VIEWS: dict[str, Callable[[MetricInfo, Sequence[Score]], list[MetricView]]] = {
     "preference_margin": _unseen_view,
     "mini_refusal": _taste_views,
     "chrf": _unseen_view,
-    "chrf_over_copy": _unseen_view,
+    "over_copy": _unseen_view,
     "edit_f05": _unseen_view,
     "ended": _unseen_view,
 }

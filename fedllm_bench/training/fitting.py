@@ -31,7 +31,7 @@ def check_fits(config: RunConfig, settings: Any, free: int) -> None:
 
     Raises a :class:`UserError` where nothing that keeps the results would fit.
     """
-    _check(config, settings, free, Place(estimate, in_words, _ladder, margin=0.0, larger="a larger device"))
+    _check(config, settings, free, MemoryKind(estimate, in_words, _ladder, margin=0.0, larger="a larger device"))
 
 
 def check_process_fits(config: RunConfig, settings: Any, free: int) -> None:
@@ -40,11 +40,11 @@ def check_process_fits(config: RunConfig, settings: Any, free: int) -> None:
     Refused is only what would not fit if it needed less than estimated by as much as estimates were off.
     """
     larger = "a machine with more free memory"
-    _check(config, settings, free, Place(estimate_process, process_in_words, _process_ladder, ERROR, larger))
+    _check(config, settings, free, MemoryKind(estimate_process, process_in_words, _process_ladder, ERROR, larger))
 
 
 @dataclass(frozen=True)
-class Place:
+class MemoryKind:
     """A memory that runs share: how to estimate, to say and to need less of it; `margin` is the estimate's error."""
 
     estimate: Callable[[RunConfig, Any], Any]
@@ -54,7 +54,7 @@ class Place:
     larger: str
 
 
-def _check(config: RunConfig, settings: Any, free: int, place: Place) -> None:
+def _check(config: RunConfig, settings: Any, free: int, place: MemoryKind) -> None:
     try:
         needed = place.estimate(config, settings)
     except NoEstimate as error:
@@ -78,7 +78,7 @@ def _check(config: RunConfig, settings: Any, free: int, place: Place) -> None:
     )
 
 
-def _packed(config: RunConfig, settings: Any, place: Place) -> str:
+def _packed(config: RunConfig, settings: Any, place: MemoryKind) -> str:
     """What a 4-bit base would need at most savings; "" where it is quantised, or cannot be."""
     model = config.model
     if model.quantization != "none" or model.trainable == "full" or model.adapter is not None:

@@ -16,7 +16,7 @@ class LiveBytes(TorchDispatchMode):
     """Inside it `now` and `peak` count storages that were made since it began, fake ones too; not those of `known`."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now, self.peak = 0, 0
         self._seen: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         for tensor in known:

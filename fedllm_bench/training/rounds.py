@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl, write_jsonl
-from fedllm_bench.common.progress import track
+from fedllm_bench.common.progress import Share
 from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config.run import Local
@@ -19,7 +19,7 @@ from fedllm_bench.methods.base import Message, Server
 from fedllm_bench.training import divergence
 from fedllm_bench.training.aggregation import Mean, UploadNotes
 from fedllm_bench.training.batches import schedule
-from fedllm_bench.training.block import ClientResult
+from fedllm_bench.training.block import Block, ClientResult, MapBlocks
 from fedllm_bench.training.checkpoint import Partial, load_partial, load_server, save_partial, save_server
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
 from fedllm_bench.training.run import TrainingRun
@@ -41,17 +41,32 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     records = read_jsonl(run.folder / "rounds.jsonl")[: server.round] if server.round else []
     divergence.judge(run.config, records, run.folder)
     run.watch(server)  # a kill may have come between a checkpoint and the look at it
-    rounds = range(server.round, len(plan))
-    for round_num in track(rounds, f"train {run.config.method.name}", len(plan), server.round):
-        server, record = _one_round(run, start, server, plan[round_num], records)
-        records.append(record)
-        write_jsonl(run.folder / "rounds.jsonl", records)
-        save_server(run.folder / "checkpoint", server)
-        run.states.forget_before(plan[round_num], server.round)
-        divergence.judge(run.config, [record], run.folder)
-        run.watch(server)
-        run.stop.check()
+    with Share(f"train {run.config.method.name}", len(plan)) as share:
+        share.reach(server.round, is_new=False)
+        for round_num in range(server.round, len(plan)):
+            share.note = f"round {round_num + 1} of {len(plan)}"
+            shown = replace(run, map_blocks=_shown(run.map_blocks, share, round_num + 1, len(plan[round_num])))
+            server, record = _one_round(shown, start, server, plan[round_num], records)
+            records.append(record)
+            write_jsonl(run.folder / "rounds.jsonl", records)
+            save_server(run.folder / "checkpoint", server)
+            run.states.forget_before(plan[round_num], server.round)
+            share.reach(server.round, is_new=True)
+            divergence.judge(run.config, [record], run.folder)
+            run.watch(server)
+            run.stop.check()
     return server
+
+
+def _shown(map_blocks: MapBlocks, share: Share, end: int, num_clients: int) -> MapBlocks:
+    """The same engine; `share` sees each block that ends, as its part of the round, which ends at `end`."""
+
+    def mapped(message: Message, blocks: Iterable[Block], local: Local) -> Iterator[list[ClientResult]]:
+        for results in map_blocks(message, blocks, local):
+            yield results
+            share.reach(min(end, share.done + len(results) / num_clients), is_new=True)
+
+    return mapped
 
 
 @dataclass

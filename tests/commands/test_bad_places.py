@@ -19,6 +19,7 @@ from checkout import ROOT
 from fedllm_bench import cli
 from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.diversity import report  # by a string it would be the function `fedllm_bench.diversity`
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -220,7 +221,7 @@ def test_out_of_memory_is_one_line_in_any_command(error: Exception, told: str, t
     def build(*words: object) -> None:
         raise error
 
-    monkeypatch.setattr("fedllm_bench.diversity.report.build", build)
+    monkeypatch.setattr(report, "build", build)
     assert code_of(["diversity", "mini-aya", "--only", "quantity", "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fedllm-bench: out of memory (")
@@ -231,6 +232,6 @@ def test_another_fault_of_torch_is_not_taken_for_it(tmp_path: Path, monkeypatch)
     def build(*words: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("fedllm_bench.diversity.report.build", build)
+    monkeypatch.setattr(report, "build", build)
     with pytest.raises(RuntimeError, match="mat1"):
         code_of(["diversity", "mini-aya", "--only", "quantity", "--out", str(tmp_path / "out")])

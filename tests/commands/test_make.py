@@ -83,6 +83,13 @@ def test_make_merge_names_the_run_and_the_client():
     assert "fedllm-bench merge 'runs/a b' --client 'x' --out 'there'" in re.sub(r"\s+", " ", shown)
 
 
+def test_make_speed_takes_a_real_base_with_settings():
+    assert "benchmarks/perf/speed.py" in make("--dry-run", "speed")
+    shown = make("--dry-run", "speed", "MODEL=my base", "SET=local.steps=2 model.dtype=float32")
+    words = "benchmarks/perf/real_model.py --model 'my base' --set 'local.steps=2' --set 'model.dtype=float32'"
+    assert words in re.sub(r"\s+", " ", shown)
+
+
 def test_make_board_names_the_submissions_and_the_folder():
     shown = make("--dry-run", "board", "SUBMISSIONS=my subs", "OUT=site")
     assert "fedllm-bench board build --submissions 'my subs' --out 'site'" in re.sub(r"\s+", " ", shown)

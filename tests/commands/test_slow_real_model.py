@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.model.lora_model import load_model
 
 pytestmark = pytest.mark.slow
-LOGITS = 2e-3  # float32: 30 layers whose sums are taken in another order; logits are up to 30
+LOGITS = 1e-4  # relative L2 in float32: 30 layers whose sums are taken in another order (1.4e-5 was measured)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,21 @@ def _its_cache(undisturbed: Done, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDLLM_BENCH_CACHE", str(undisturbed.cache))
 
 
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Relative L2."""
+    return float((a - b).norm() / b.norm())
+
+
+def but_for_places(folder: Path) -> dict[str, Any]:
+    """The outcome of a run without what says where its base lies: the caches of these runs are folders of their own."""
+    found = outcome(folder)
+    (name,) = (name for name in found["files"] if name.endswith("adapter_config.json") and name.startswith("adapter/"))
+    settings = files.read_json(folder / name)
+    assert Path(settings.pop("base_model_name_or_path")).name.startswith(NAME)
+    found["files"][name] = settings
+    return found
+
+
 def adapter_of(folder: Path) -> Tree:
     server = load_server(folder / "checkpoint")
     assert server is not None
@@ -72,16 +88,18 @@ def adapter_of(folder: Path) -> Tree:
 def test_two_rounds_end_with_a_table_that_names_the_base(undisturbed: Done):
     results = files.read_json(undisturbed.folder / "results.json")
     heldout = results["metrics"]["heldout"]
-    assert heldout["before"]["n"] == heldout["after"]["n"] == 8
+    assert heldout["before"]["n_scored"] == heldout["after"]["n_scored"] == 12
     assert 1 < heldout["before"]["mean"] < 10
-    assert 0 < heldout["after"]["mean"] < heldout["before"]["mean"] - 0.2
+    assert 0 < heldout["after"]["mean"] < heldout["before"]["mean"] - 1
     assert LABEL in undisturbed.shown
     assert "embedded" not in undisturbed.shown
     config = files.read_json(undisturbed.folder / "config.json")
     assert (config["model"]["name"], config["profile"], config["track"]) == (NAME, "small", "small")
     rounds = files.read_jsonl(undisturbed.folder / "rounds.jsonl")
     assert len(rounds) == 2
-    assert undisturbed.seen.count("t") == 2 * 2 * 2 + 4 * 1  # two rounds, two clients, two steps; and one local client
+    assert (
+        undisturbed.seen.count("t") == 2 * 2 * 2 + 2
+    )  # two rounds, two clients, two steps; one visit of a local client
 
 
 def test_killed_in_base_scoring_and_in_training_it_ends_with_the_same_bits(
@@ -98,7 +116,7 @@ def test_killed_in_base_scoring_and_in_training_it_ends_with_the_same_bits(
     assert first.count("t") == 5
     code, shown = run_counting(command, cache, seen)
     assert code == 0, shown
-    assert outcome(run_folder(tmp_path / "runs")) == outcome(undisturbed.folder)
+    assert but_for_places(run_folder(tmp_path / "runs")) == but_for_places(undisturbed.folder)
     assert not list((tmp_path / "runs").rglob("*.part"))
     # what was scored is kept but for the batch in which it was killed; what was trained, up to the client
     assert seen.read_text().count("s") <= undisturbed.seen.count("s") + 1
@@ -112,10 +130,10 @@ def test_plain_peft_and_the_merged_model_have_the_logits_of_the_run(undisturbed:
     with model.using(adapter_of(undisturbed.folder)):
         ours = model.base(input_ids=IDS).logits
     del model
-    assert torch.allclose(logits(real_base, undisturbed.folder / "adapter"), ours, atol=LOGITS)
-    assert not torch.allclose(logits(real_base), ours, atol=50 * LOGITS)  # the adapter does something
+    assert apart(logits(real_base, undisturbed.folder / "adapter"), ours) < LOGITS
+    assert apart(logits(real_base), ours) > 100 * LOGITS  # the adapter does something
     cli_merge(undisturbed.folder, tmp_path / "merged")
-    assert torch.allclose(logits(tmp_path / "merged"), ours, atol=LOGITS)
+    assert apart(logits(tmp_path / "merged"), ours) < LOGITS
 
 
 @pytest.mark.usefixtures("_its_cache")
@@ -137,4 +155,4 @@ def test_trl_trains_the_same_adapter(undisturbed: Done, tmp_path: Path):
     ours, theirs = adapter_of(undisturbed.folder), adapter_of(run_folder(out))
     learned = [{name: t for name, t in tree.items() if "lora_B" in name} for tree in (ours, theirs)]
     assert len(learned[0]) == 210
-    assert difference(*learned) < 1e-2
+    assert difference(*learned) < 5e-3  # 1.1e-3 was measured

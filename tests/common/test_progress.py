@@ -80,6 +80,15 @@ def test_work_that_was_broken_off_is_not_called_done(clock, caplog):
     assert said(caplog) == []
 
 
+def test_a_line_says_which_part_it_is_at(clock, caplog):
+    caplog.set_level(logging.INFO)
+    with Share("train fedavg", 4.0) as share:
+        share.note = "round 2 of 4"
+        clock[0] += 30
+        share.add(1.5)
+    assert said(caplog)[0] == "train fedavg: 38%, round 2 of 4, about 50 s left"
+
+
 def test_no_work_is_done_at_once(clock, caplog):
     caplog.set_level(logging.INFO)
     with Share("score base", 0.0):
@@ -91,7 +100,9 @@ def test_on_a_terminal_it_is_one_bar_that_begins_where_the_last_session_ended(mo
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with Share("score base", 4.0) as share:
+        share.note = "round 2 of 4"
         share.add(2.0, is_new=False)
         share.add(2.0)
     last = capsys.readouterr().err.rpartition("\r")[2]
     assert last.startswith("score base: 100%|")
+    assert last.rstrip().endswith(", round 2 of 4")

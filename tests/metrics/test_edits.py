@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from fedllm_bench.metrics.edits import MAX_WORDS, Agreement, agreement, copied, edits, is_correction, words
+from fedllm_bench.metrics.edits import MAX_WORDS, EditCounts, agreement, copied, edits, is_correction, words
 
 # --- words
 
@@ -74,26 +74,26 @@ def test_edits_make_the_target_of_the_source():
     ],
 )
 def test_f_half_by_hand(right, wrong, missing, expected):
-    assert Agreement(right, wrong, missing).f_half == pytest.approx(expected)
+    assert EditCounts(right, wrong, missing).f_half == pytest.approx(expected)
 
 
 def test_f_half_is_that_of_the_counts():
     """(1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP), wherever there is a right edit."""
     for right, wrong, missing in [(r, w, m) for r in range(1, 5) for w in range(5) for m in range(5)]:
         expected = 1.25 * right / (1.25 * right + 0.25 * missing + wrong)
-        assert Agreement(right, wrong, missing).f_half == pytest.approx(expected)
+        assert EditCounts(right, wrong, missing).f_half == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ("He goes home every day.", Agreement(2, 0, 0)),
-        ("He go to home every days.", Agreement(0, 0, 2)),  # a copy
-        ("He goes home every days.", Agreement(1, 0, 1)),
-        ("He went home every day.", Agreement(1, 1, 1)),  # the right place, another word
-        ("He goes to home every day.", Agreement(1, 1, 1)),  # half an edit is another one
-        ("He goes home every day. And so on", Agreement(2, 1, 0)),  # what is said behind it is one edit more
-        ("", Agreement(0, 1, 2)),
+        ("He goes home every day.", EditCounts(2, 0, 0)),
+        ("He go to home every days.", EditCounts(0, 0, 2)),  # a copy
+        ("He goes home every days.", EditCounts(1, 0, 1)),
+        ("He went home every day.", EditCounts(1, 1, 1)),  # the right place, another word
+        ("He goes to home every day.", EditCounts(1, 1, 1)),  # half an edit is another one
+        ("He goes home every day. And so on", EditCounts(2, 1, 0)),  # what is said behind it is one edit more
+        ("", EditCounts(0, 1, 2)),
     ],
 )
 def test_agreement_by_hand(answer, expected):
@@ -102,7 +102,7 @@ def test_agreement_by_hand(answer, expected):
 
 
 def test_an_edit_is_counted_as_often_as_it_was_made():
-    assert agreement("a a", "a b a b", "a b a") == Agreement(1, 1, 0)
+    assert agreement("a a", "a b a b", "a b a") == EditCounts(1, 1, 0)
 
 
 # --- which rows are corrections

@@ -16,14 +16,14 @@ from fedllm_bench.leaderboard.submission.recompute import rescored
 from fedllm_bench.metrics import user_answers
 from fedllm_bench.metrics.registry import METRICS, score_group, together
 from fedllm_bench.metrics.running import GreedyAnswer, answers, greedy_answers
-from fedllm_bench.metrics.user_answers import Chrf, ChrfOverCopy, EditF05, Ended, OfAnswer, asked_of
+from fedllm_bench.metrics.user_answers import Chrf, EditF05, EndedByItself, OfAnswer, OverCopy, asked_of
 from fedllm_bench.results.run_results import ScoreSet, metrics_of
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.loading import load_bench
 from fedllm_bench.scores.score import SCALES
 from fedllm_bench.training.model.lora import initial_adapter
 
-OF_ANSWER = ("chrf", "chrf_over_copy", "edit_f05", "ended")
+OF_ANSWER = ("chrf", "over_copy", "edit_f05", "ended")
 FIX = "Correct: He go home."
 GIVEN = {
     FIX: GreedyAnswer("He goes home.", True),
@@ -60,10 +60,10 @@ def test_chrf_is_that_of_sacrebleu(given):
     assert wrong.evidence == {"answer": "Paris is big and", "ended": False}
 
 
-def test_chrf_over_copy_is_above_0_for_what_is_better_than_a_copy(given):
+def test_over_copy_is_above_0_for_what_is_better_than_a_copy(given):
     from sacrebleu.metrics import CHRF
 
-    right, wrong = scores(ChrfOverCopy())
+    right, wrong = scores(OverCopy())
     copy = CHRF().sentence_score("He go home.", ["He goes home."]).score
     assert (right.value, right.evidence["copy"]) == pytest.approx((100 - copy, copy))
     assert 10 < right.value < 60
@@ -74,7 +74,7 @@ def test_chrf_over_copy_is_above_0_for_what_is_better_than_a_copy(given):
 def test_a_copy_has_an_edit_f05_of_0_and_no_gain_over_copying(given, monkeypatch):
     monkeypatch.setitem(GIVEN, FIX, GreedyAnswer("He go home.", True))
     assert scores(EditF05())[0].value == 0
-    assert scores(ChrfOverCopy())[0].value == 0
+    assert scores(OverCopy())[0].value == 0
     assert scores(Chrf())[0].value > 40  # which is why there are the two above
 
 
@@ -86,7 +86,7 @@ def test_edit_f05_scores_corrections_alone(given):
 
 
 def test_ended_is_whether_the_answer_stopped(given):
-    assert [score.value for score in scores(Ended())] == [1.0, 0.0]
+    assert [score.value for score in scores(EndedByItself())] == [1.0, 0.0]
 
 
 def test_only_the_last_turn_is_what_is_copied(given):

@@ -282,11 +282,11 @@ def paths_of(value, prefix=()):
         yield from paths_of(inner, (*prefix, key))
 
 
-LATER = {("run", "base"), ("run", "base_hash")}  # keys that files of before do not have
+NOT_BEFORE = {("run", "base"), ("run", "base_hash")}  # keys that files of before do not have
 
 
 def test_a_file_without_the_later_keys_is_read(payload):
-    for *parents, key in LATER:
+    for *parents, key in NOT_BEFORE:
         parent = payload
         for name in parents:
             parent = parent[name]
@@ -295,7 +295,7 @@ def test_a_file_without_the_later_keys_is_read(payload):
 
 
 def test_every_missing_key_is_refused_by_its_name(payload):
-    paths = [path for path in paths_of(payload) if path not in LATER]
+    paths = [path for path in paths_of(payload) if path not in NOT_BEFORE]
     assert len(paths) > 300
     paths.remove(("data", "sample"))  # what older files lack
     for path in paths:

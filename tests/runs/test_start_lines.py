@@ -25,7 +25,7 @@ def count_of(folder: Path) -> int:
 
 
 def test_the_lines_name_model_users_and_sample(tiny_split: Split, tiny_folder: Path) -> None:
-    found = lines(tiny_split, tiny_folder, "model.dtype=float32", "evaluation.clients=3")
+    found = lines(tiny_split, tiny_folder, "model.dtype=float32", "evaluation.clients=3", "evaluation.heldout_rows=9")
     model, data, sample = found
     assert model.startswith(f"Model: tiny, {count_of(tiny_folder) / 1e6:.1f} million parameters, float32")
     manifest = tiny_split.manifest
@@ -34,7 +34,7 @@ def test_the_lines_name_model_users_and_sample(tiny_split: Split, tiny_folder: P
     assert data == (
         f"Data {tiny_split.name}: {people}, {train} training rows, {heldout} held out, split {tiny_split.hash[:10]}."
     )
-    assert "at most 160 held-out rows of each part of 3 clients" in sample
+    assert "at most 9 held-out rows of each part of 3 clients" in sample
 
 
 def test_without_a_sample_there_is_no_line_of_it(tiny_split: Split, tiny_folder: Path) -> None:

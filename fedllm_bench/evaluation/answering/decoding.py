@@ -21,7 +21,7 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from fedllm_bench.evaluation.answering.kv_cache import as_argument, is_plain, read, select
 from fedllm_bench.evaluation.answering.sampling import Sampler
 from fedllm_bench.evaluation.records import Finish
-from fedllm_bench.metrics.running import end_tokens
+from fedllm_bench.metrics.running import end_tokens, folded_head
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.out_of_memory import free_memory, is_out_of_memory
 
@@ -210,15 +210,16 @@ def _generate(model: LoraModel, batch: DecodingBatch, sampler: Sampler, stop_ids
     left = [row.limit - len(row.made) for row in batch.rows]
     ends = torch.tensor(sorted(stop_ids), device=model.device)
     criteria = RowsEnded(torch.tensor(left, device=model.device), batch.ids.shape[1], ends, sampler)
-    out: Tensor = model.base.generate(
-        input_ids=batch.ids,
-        attention_mask=batch.mask,
-        max_new_tokens=max(left) if batch.cache is None else min(STRETCH, max(left)),
-        do_sample=False,
-        logits_processor=LogitsProcessorList([sampler]),
-        stopping_criteria=StoppingCriteriaList([criteria]),
-        pad_token_id=_padding(model),
-        eos_token_id=sorted(stop_ids),
-        **as_argument(model.base, batch.cache),
-    )
+    with folded_head(model.base):
+        out: Tensor = model.base.generate(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            max_new_tokens=max(left) if batch.cache is None else min(STRETCH, max(left)),
+            do_sample=False,
+            logits_processor=LogitsProcessorList([sampler]),
+            stopping_criteria=StoppingCriteriaList([criteria]),
+            pad_token_id=_padding(model),
+            eos_token_id=sorted(stop_ids),
+            **as_argument(model.base, batch.cache),
+        )
     return out

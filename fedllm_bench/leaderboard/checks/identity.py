@@ -109,6 +109,8 @@ def _about(run: SubmittedRun) -> Iterator[Problem]:
         "personal": run.method.personal,
         "config_hash": entry.config_hash,
     }
+    if about.get("base_hash"):  # files of before do not say it
+        expected["base_hash"] = entry.base_hash
     wrong = {key: about[key] for key, value in expected.items() if about[key] != value}
     if wrong:
         text = "; ".join(f"{key} is {value!a}, not {expected[key]!a}" for key, value in wrong.items())

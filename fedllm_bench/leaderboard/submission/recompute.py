@@ -18,7 +18,7 @@ from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.scoring.answered import BASE, AnsweredBenchmark, read_folder
 from fedllm_bench.evaluation.scoring.score_all import Scored, score_all
 from fedllm_bench.evaluation.scoring.views import MEAN_OVER_LANGUAGES, views_of, weighted
-from fedllm_bench.metrics.edits import Agreement
+from fedllm_bench.metrics.edits import EditCounts
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.results.run_results import ScoreSet
 from fedllm_bench.results.run_results import views_of as suite_views
@@ -174,7 +174,7 @@ def _edits(evidence: Mapping[str, Any]) -> float | None:
     counts = [evidence.get(key) for key in ("right", "wrong", "missing")]
     if not all(isinstance(count, int) and count >= 0 for count in counts):
         return None
-    return Agreement(*counts).f_half  # type: ignore[arg-type]
+    return EditCounts(*counts).f_half  # type: ignore[arg-type]
 
 
 def _ended(evidence: Mapping[str, Any]) -> float | None:

@@ -44,6 +44,11 @@ def results_of_another_method(f: Forgery) -> None:
     f.json(RESULTS, lambda results: results["run"].update(method="fedprox"))
 
 
+@forged("provenance")
+def results_of_another_base(f: Forgery) -> None:
+    f.json(RESULTS, lambda results: results["run"].update(base_hash="2" * 64))
+
+
 @forged("track", fix="")
 def a_track_that_there_is_not(f: Forgery) -> None:
     f.set_head(lambda head: head.update(track="mini-aya/best"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,9 @@ import pytest
 from tiny_gguf import only_wheels_of, write_gguf
 
 from fedllm_bench.common import files
-from fedllm_bench.config.bases import converting, store
+from fedllm_bench.config.bases import converting, packages, store
 
-needs_pip = pytest.mark.skipif(find_spec("pip") is None, reason="this environment has no pip")
+needs_pip = pytest.mark.skipif(not packages.has_pip(), reason="this environment has no pip")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ SETTINGS = (
     *("model.dtype=float32", "lora.rank=4", "lora.alpha=8"),
     *("federation.rounds=2", "federation.clients_per_round=2", "local.steps=2", "local.micro_batch=2"),
     *("local.sequence_length=80", "local.lr=2e-3", "local.lr_end=1e-3"),
-    *("evaluation.heldout_rows=8", "evaluation.local_clients=1", "evaluation.batch_tokens=80"),
+    *("evaluation.heldout_rows=12", "evaluation.local_clients=1", "evaluation.batch_tokens=160"),
 )
 # Runs the command; writes a letter for each batch that was scored and each step that was trained, and kills itself with
 # SIGKILL after a given number of one of them.

@@ -60,6 +60,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, vocab: dict) -> int:
     writer.add_token_types([CONTROL if name in control else NORMAL for name in names])
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
     writer.add_eos_token_id(names.index("<|end|>"))
+    writer.add_bos_token_id(names.index("<|pad|>"))  # which nothing puts first
     writer.add_pad_token_id(names.index("<|pad|>"))
     writer.add_chat_template(TEMPLATE)
     return len(names)
