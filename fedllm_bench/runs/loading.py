@@ -195,8 +195,9 @@ def _check_trainable(config: RunConfig, clients: Clients) -> None:
 def has_reference(bench: Bench) -> bool:
     """Whether the reference of the pairs of this split lies in the cache."""
     parts = {name: part for name, part in bench.clients.tokens.items() if isinstance(part, PairPart)}
-    how = {"base_hash": bench.cell.base_hash, "batch_tokens": bench.settings.batch_tokens}
-    return (files.cache_root() / "reference" / reference_key(parts, bench.model, **how)).is_dir()
+    size = bench.settings.batch_tokens
+    key = reference_key(parts, bench.model, base_hash=bench.cell.base_hash, batch_tokens=size)
+    return (files.cache_root() / "reference" / key).is_dir()
 
 
 def _tokens(
