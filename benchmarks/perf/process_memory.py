@@ -111,7 +111,7 @@ def as_row(config: RunConfig, found: Sequence[int], needed: ProcessEstimate) -> 
 
 
 def run(args: argparse.Namespace) -> None:
-    config = presets.load("aya", "fedavg", "small", args.overrides, model=args.model)
+    config = presets.load("aya", "local", "small", args.overrides, model=args.model)
     found = measured(config)
     needed = estimate_process(config, model_settings(config))
     sys.stdout.write(f"{HEAD}\n{as_row(config, found, needed)}\n")

@@ -58,7 +58,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--explain", action="store_true", help="show the resolved settings and stop")
     parser.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard at the end (an extra)")
-    parser.add_argument("--dry-run", action="store_true", help="show the memory that training will need and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the memory and time it will need, by stage, and stop"
+    )
     parser.set_defaults(run=run)
 
 
@@ -88,7 +90,11 @@ def run(args: argparse.Namespace) -> int:
     if args.explain:
         return _explain(config, presets.explain(*names, **options))
     if args.dry_run:
-        return _dry_run(config)
+        from fedllm_bench.pipeline.dry_run import dry_run_lines
+
+        for line in dry_run_lines(config, args.out, cuda, args.threads):
+            say(line)
+        return 0
     if args.tensorboard:
         check_installed()
     cell = open_cell(config, args.out, cuda, args.threads)
@@ -99,17 +105,6 @@ def run(args: argparse.Namespace) -> int:
     _show(cell, payload)
     if args.tensorboard:
         say(f"Curves    {write_events(cell.folder)}  (tensorboard --logdir)")
-    return 0
-
-
-def _dry_run(config: RunConfig) -> int:
-    from fedllm_bench.training.fitting import in_words, model_settings
-    from fedllm_bench.training.memory import estimate
-
-    needed = estimate(config, model_settings(config))
-    say(f"Memory on the device in training: about {in_words(needed)}")
-    what = "in an adapter" if config.model.trainable == "adapter" else "that are trained, all weights"
-    say(f"Numbers {what}: {needed.trainable:,}")
     return 0
 
 

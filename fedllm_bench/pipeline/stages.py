@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.pipeline.results_stage import RawSides, write_report
+from fedllm_bench.pipeline.total_time import TotalTime
 from fedllm_bench.results.privacy import warnings_of
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.client_rounds import watcher
@@ -87,7 +88,7 @@ def _run_stages(bench: Bench) -> dict[str, Any]:
     with clock.stage("score the base"):
         before = score_base(bench)
     with clock.stage("train"):
-        server = train(bench)
+        server = train(bench, clock.seconds)
     with clock.stage("score"):
         after = own_scores(bench, "after", lambda ledger: score_after(bench, server, ledger))
     personal = None
@@ -123,8 +124,8 @@ def score_base(bench: Bench) -> Scores:
     return saved_scores(folder, "before", bench.metrics, lambda: shared_scores(bench, "before", score))
 
 
-def train(bench: Bench) -> Server:
-    """The rounds; leaves rounds.jsonl, checkpoint/ and the trained adapter."""
+def train(bench: Bench, spent: Mapping[str, float] | None = None) -> Server:
+    """The rounds; leaves rounds.jsonl, checkpoint/ and the trained adapter. `spent`: seconds of earlier stages."""
     config, cell = bench.config, bench.cell
     for line in warnings_of(bench.method, config, len(bench.clients)):
         log.warning(line)
@@ -139,7 +140,7 @@ def train(bench: Bench) -> Server:
             folder=cell.folder,
             only=only,
             stop=stop,
-            watch=watcher(bench, stop),
+            watch=TotalTime(bench, watcher(bench, stop), spent or {}),
         )
         server = run_rounds(run, bench.initial)
     for name, tree in final_adapters(bench, server).items():

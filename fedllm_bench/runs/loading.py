@@ -30,7 +30,7 @@ from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
 from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
-from fedllm_bench.runs.reference import with_reference
+from fedllm_bench.runs.reference import reference_key, with_reference, without_reference
 from fedllm_bench.runs.swapping import swapped
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
@@ -104,10 +104,11 @@ def _check_views(config: RunConfig, metrics: Sequence[str]) -> None:
             raise UserError(f"evaluation.{key}={value} needs the metric {loss}; add it to METRICS, or give 0")
 
 
-def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
+def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False) -> Bench:
     """Load the base model, tokenise the split (or read both from the cache).
 
     `is_baseline`: of another cell with the same model and length, which has said what there is to say of them.
+    `is_trial`: to see how long things take; preferences have zeros in the place of the reference, which takes long too.
     """
     check_cell(cell)
     config, metrics = cell.config, usable_metrics(cell)
@@ -116,7 +117,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False) -> Bench:
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
-    tokens = _tokens(cell, model, template, told=not is_baseline)
+    tokens = _tokens(cell, model, template, told=not is_baseline, is_trial=is_trial)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
     _check_trainable(config, clients)
     evaluation = config.evaluation
@@ -191,13 +192,25 @@ def _check_trainable(config: RunConfig, clients: Clients) -> None:
     )
 
 
-def _tokens(cell: Cell, model: LoraModel, template: str, *, told: bool) -> Mapping[str, TokenPart | PairPart]:
+def has_reference(bench: Bench) -> bool:
+    """Whether the reference of the pairs of this split lies in the cache."""
+    parts = {name: part for name, part in bench.clients.tokens.items() if isinstance(part, PairPart)}
+    size = bench.settings.batch_tokens
+    key = reference_key(parts, bench.model, base_hash=bench.cell.base_hash, batch_tokens=size)
+    return (files.cache_root() / "reference" / key).is_dir()
+
+
+def _tokens(
+    cell: Cell, model: LoraModel, template: str, *, told: bool, is_trial: bool
+) -> Mapping[str, TokenPart | PairPart]:
     """The split tokenised; pairs with the reference's log-probabilities."""
     length, cache = cell.config.local.sequence_length, files.cache_root()
     split = swapped(cell.split, cell.config.seed) if cell.config.data.swap_answers else cell.split
     if split.task == "sft":
         return tokenise_split(split, model.tokenizer, template, length, cache, told=told)
     parts = tokenise_pairs(split, model.tokenizer, template, length, cache, told=told)
+    if is_trial:
+        return without_reference(parts)
     batch_tokens = cell.config.evaluation.batch_tokens
     return with_reference(parts, model, base_hash=cell.base_hash, batch_tokens=batch_tokens, cache=cache)
 

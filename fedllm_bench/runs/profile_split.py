@@ -35,14 +35,11 @@ def built_split(config: RunConfig) -> Split:
         raise UserError(f"PROFILE={config.profile} builds no users of {config.dataset}; {_ways(config)}")
     from fedllm_bench.data.build.pipelines import load_pipeline
 
-    pipeline = load_pipeline(config.dataset)
-    name = f"{config.dataset}-{config.profile}"
-    key = files.sha256_json({"build": build, "recipe": pipeline.DECLARATION.recipe.normal().record(),
-                             "version": pipeline.DECLARATION.version})[:10]  # fmt: skip
+    pipeline, name = load_pipeline(config.dataset), f"{config.dataset}-{config.profile}"
     try:
         return cached(
             files.cache_root() / "splits",
-            f"{name}-{key}",
+            _folder_name(config, build, pipeline),
             make=lambda folder: _build(pipeline, build, name, folder),
             read=lambda folder: open_split(folder) if (folder / MANIFEST).is_file() else None,
         )
@@ -52,6 +49,23 @@ def built_split(config: RunConfig) -> Split:
             f"PROFILE={config.profile} without SPLIT builds users of {config.dataset} from {upstream}, which failed "
             f"({str(error).partition(';')[0]}); {_ways(config, upstream)}"
         ) from error
+
+
+def is_built(config: RunConfig) -> bool:
+    """Whether the split of such a run lies in the cache, so that nothing is fetched for it."""
+    build = presets.builds_of(config.profile).get(config.dataset)
+    if build is None:
+        return False
+    from fedllm_bench.data.build.pipelines import load_pipeline
+
+    folder = files.cache_root() / "splits" / _folder_name(config, build, load_pipeline(config.dataset))
+    return (folder / MANIFEST).is_file()
+
+
+def _folder_name(config: RunConfig, build: dict[str, Any], pipeline: Pipeline) -> str:
+    key = files.sha256_json({"build": build, "recipe": pipeline.DECLARATION.recipe.normal().record(),
+                             "version": pipeline.DECLARATION.version})[:10]  # fmt: skip
+    return f"{config.dataset}-{config.profile}-{key}"
 
 
 def _build(pipeline: Pipeline, build: dict[str, Any], name: str, folder: Path) -> None:

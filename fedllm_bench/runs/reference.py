@@ -33,16 +33,8 @@ def with_reference(
 
     `base_hash` names the base by content, starting adapter included; a batch holds `batch_tokens` padded tokens.
     """
-    depends_on = {
-        "base": base_hash,
-        "dtype": str(model.base.dtype),
-        "device": model.device.type,
-        "threads": torch.get_num_threads(),
-        "batch_tokens": batch_tokens,
-        "tokens": {name: _content(part.sequences) for name, part in parts.items()},
-    }
-
-    place, key = cache / "reference", key_of(depends_on)
+    place = cache / "reference"
+    key = reference_key(parts, model, base_hash=base_hash, batch_tokens=batch_tokens)
     path = place / f"{key}.batches"  # beside the final place, and written under the lock of whoever computes
 
     def compute(folder: Path) -> None:
@@ -53,6 +45,25 @@ def with_reference(
     found = cached(place, key, compute, lambda folder: _read(folder, parts))
     path.unlink(missing_ok=True)
     return {name: replace(part, reference=found[name]) for name, part in parts.items()}
+
+
+def reference_key(parts: Mapping[str, PairPart], model: LoraModel, *, base_hash: str, batch_tokens: int) -> str:
+    """The name of a reference in the cache, by all that it depends on."""
+    return key_of(
+        {
+            "base": base_hash,
+            "dtype": str(model.base.dtype),
+            "device": model.device.type,
+            "threads": torch.get_num_threads(),
+            "batch_tokens": batch_tokens,
+            "tokens": {name: _content(part.sequences) for name, part in parts.items()},
+        }
+    )
+
+
+def without_reference(parts: Mapping[str, PairPart]) -> dict[str, PairPart]:
+    """The same parts with zeros in the place of the reference, to see how long a pair takes."""
+    return {name: replace(part, reference=np.zeros((len(part), 2))) for name, part in parts.items()}
 
 
 def log_probabilities(

@@ -121,7 +121,7 @@ def shared_scores(bench: Bench, side: str, compute: Callable[[Ledger], Scores]) 
 
     The batches that are done lie beside the final place, under the lock of whoever computes the rest.
     """
-    place, key = files.cache_root() / "base_scores", key_of(depends_on(bench))
+    place, key = base_scores(bench).parent, base_scores(bench).name
     path = place / f"{key}.batches"
     found = cached(
         place,
@@ -133,10 +133,19 @@ def shared_scores(bench: Bench, side: str, compute: Callable[[Ledger], Scores]) 
     return found
 
 
+def base_scores(bench: Bench) -> Path:
+    """The folder of the cache that holds the base's scores, or will."""
+    return files.cache_root() / "base_scores" / key_of(depends_on(bench))
+
+
+def has_scores(folder: Path, side: str, metrics: Sequence[str]) -> bool:
+    """Whether every metric of this side lies in `folder`."""
+    return all(_score_file(folder, side, name).is_file() for name in metrics)
+
+
 def _found(folder: Path, side: str, metrics: Sequence[str]) -> Scores | None:
     """None where a file is missing."""
-    there = all(_score_file(folder, side, name).is_file() for name in metrics)
-    return read_scores(folder, side, metrics) if there else None
+    return read_scores(folder, side, metrics) if has_scores(folder, side, metrics) else None
 
 
 def _write(folder: Path, side: str, metrics: Iterable[str], scores: Scores) -> None:

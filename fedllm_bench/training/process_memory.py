@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fedllm_bench.config.run import RunConfig
+from fedllm_bench.methods import METHODS
 from fedllm_bench.training.live_memory import LiveBytes
 from fedllm_bench.training.loss import LOGITS_AT_ONCE
 from fedllm_bench.training.memory import (
@@ -26,14 +27,19 @@ from fedllm_bench.training.memory import (
 )
 from fedllm_bench.training.tasks import PASS_TOKENS
 
-LIBRARIES = 700 * 10**6  # the interpreter with torch, transformers, PEFT and the tokenizer; measured (LOG.md)
-PIECES = 1.3  # memory of the allocator for one byte of tensors alive at the peak; measured (LOG.md)
+# The interpreter with torch, transformers and PEFT, and for each entry of the vocabulary what a tokenizer makes of it;
+# measured (LOG.md).
+LIBRARIES, TOKENIZER_ENTRY = 300 * 10**6, 2200
+PIECES = 1.15  # memory of the allocator for one byte of tensors alive at the peak; measured (LOG.md)
 SCORED_COPIES = 2  # of a chunk of logits, in float32, while its loss is taken without gradients
 
 
 @dataclass(frozen=True)
 class ProcessEstimate:
-    """Bytes. `scoring` and `training` are tensors beside the base; memory serves one after the other."""
+    """Bytes. `scoring` and `training` are tensors beside the base; memory serves one after the other.
+
+    `base` counts twice where a run of the local baseline comes after, which loads its own.
+    """
 
     libraries: int
     base: int
@@ -51,7 +57,10 @@ def estimate_process(config: RunConfig, settings: Any) -> ProcessEstimate:
     Raises what :func:`fedllm_bench.training.memory.estimate` raises.
     """
     needed = estimate(config, settings, clients=clients_at_once(config))
-    return ProcessEstimate(LIBRARIES, needed.base, scoring_bytes(config, settings), needed.total - needed.base)
+    method = METHODS.get(config.method.name)  # an unknown one is refused elsewhere
+    bases = needed.base * (1 if method is not None and method.personal else 2)
+    libraries = LIBRARIES + TOKENIZER_ENTRY * int(settings.get_text_config().vocab_size)
+    return ProcessEstimate(libraries, bases, scoring_bytes(config, settings), needed.total - needed.base)
 
 
 def clients_at_once(config: RunConfig) -> int:

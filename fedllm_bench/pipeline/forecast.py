@@ -1,0 +1,170 @@
+"""How long each stage of a run will take, before it starts: from a short probe on its rows, and what is done already.
+
+The base and the split are loaded as for the run. A few batches are scored, a few local steps trained and thrown away.
+The seconds of a padded token, times the padded tokens of a stage, are its estimate. It is as uncertain as the trials
+differ; a machine that other programs use is slower.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fedllm_bench.common.text import duration
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.data.pairs import PairPart
+from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.metrics.items import of_clients
+from fedllm_bench.metrics.registry import together
+from fedllm_bench.pipeline.probe import (
+    NONE,
+    Seconds,
+    scored_tokens,
+    scoring_paces,
+    trained_tokens,
+    training_pace,
+    training_run,
+)
+from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.loading import Bench, has_reference, load_bench
+from fedllm_bench.runs.scoring import base_scores, has_scores
+from fedllm_bench.training.checkpoint import load_server
+from fedllm_bench.training.run import TrainingRun
+
+BUSY = 0.7  # of a core: a process that has less waits for others
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`seconds` is None where nothing is left to do; then `note` says why."""
+
+    name: str
+    seconds: Seconds | None
+    note: str = ""
+
+    @property
+    def needed(self) -> Seconds:
+        return self.seconds or NONE
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """`cores` is the share of one core that the probe had, or how many."""
+
+    stages: Sequence[Stage]
+    probe_seconds: float
+    cores: float
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> Seconds:
+        return sum((stage.needed for stage in self.stages), NONE)
+
+    def lines(self) -> list[str]:
+        """One line for each stage, and one for all."""
+        name = "Time, as this machine is now, from a probe of"
+        shown = [(stage.name, _in_words(stage.seconds) if stage.seconds else stage.note) for stage in self.stages]
+        lines = [f"  {name:16} {words}" for name, words in [*shown, ("in all", _in_words(self.total))]]
+        if self.left_out:
+            lines.append(f"  not counted: {', '.join(self.left_out)}")
+        if self.cores < BUSY:
+            lines.append(
+                f"  the probe had {self.cores:.0%} of a core, since other programs use this machine; alone it is faster"
+            )
+        return [f"{name} {duration(self.probe_seconds)}:", *lines]
+
+
+def _in_words(seconds: Seconds) -> str:
+    about = f"about {duration(seconds.about)}"
+    return about if seconds.low == seconds.high else f"{about} ({duration(seconds.low)} to {duration(seconds.high)})"
+
+
+def forecast(cell: Cell) -> Forecast:
+    """Load the cell's base and split, and try both. Nothing is written but what all runs share in the cache.
+
+    Raises what :func:`fedllm_bench.runs.loading.load_bench` raises.
+    """
+    started = time.perf_counter()
+    bench = load_bench(cell, is_trial=True)
+    loaded = time.perf_counter() - started
+    run = training_run(bench)
+    used = time.process_time()
+    scoring = {group: scoring_paces(bench, group) for group in together(bench.metrics)}
+    base, after = ({group: both[side] for group, both in scoring.items()} for side in (0, 1))
+    found = Paces(base, after, training_pace(bench, run))
+    spent = time.perf_counter() - started - loaded
+    stages = _stages(bench, run, found, loaded)
+    return Forecast(stages, spent, (time.process_time() - used) / spent, _left_out(bench.config))
+
+
+@dataclass(frozen=True)
+class Paces:
+    """Seconds for a padded token: of each group of metrics for the base and with an adapter, and of local steps."""
+
+    base: Mapping[tuple[str, ...], Seconds]
+    after: Mapping[tuple[str, ...], Seconds]
+    step: Seconds
+
+    def scoring(self, items: Sequence[Any], batch_tokens: int, *, has_adapter: bool) -> Seconds:
+        """Of all metrics on these items."""
+        tokens = scored_tokens(items, batch_tokens)
+        return sum((pace.times(tokens) for pace in (self.after if has_adapter else self.base).values()), NONE)
+
+
+def _stages(bench: Bench, run: TrainingRun, paces: Paces, loaded: float) -> list[Stage]:
+    cell, items, size = bench.cell, bench.items, bench.settings.batch_tokens
+    of_sample = of_clients(items, [bench.clients.ids[client] for client in bench.local_sample])
+    own = of_sample if bench.method.personal else items
+    done = load_server(cell.folder / "checkpoint")
+    stages = [
+        Stage("load", Seconds(loaded, loaded, loaded)),
+        *_reference(bench, paces),
+        _unless(base_note(bench), "score the base", lambda: paces.scoring(items, size, has_adapter=False)),
+        Stage("train", paces.step.times(trained_tokens(run, done.round if done else 0))),
+        _unless(
+            "done" if has_scores(cell.folder, "after", bench.metrics) else "",
+            "score",
+            lambda: paces.scoring(own, size, has_adapter=True),
+        ),
+    ]
+    if bench.method.personal:
+        return stages
+
+    def alone() -> Seconds:
+        tokens = trained_tokens(replace(run, only=frozenset(bench.local_sample), method=FedAvg()))
+        return stages[0].needed + paces.step.times(tokens) + paces.scoring(of_sample, size, has_adapter=True)
+
+    return [*stages, _unless("done" if cell.baseline.finished() else "", "local baseline", alone)]
+
+
+def _unless(note: str, name: str, compute: Callable[[], Seconds]) -> Stage:
+    """A stage with nothing left to do where there is a `note`."""
+    return Stage(name, None, note) if note else Stage(name, compute())
+
+
+def base_note(bench: Bench) -> str:
+    """Why the base need not be scored; "" where it must."""
+    if has_scores(bench.cell.folder, "before", bench.metrics):
+        return "done"
+    return "in the cache" if has_scores(base_scores(bench), "before", bench.metrics) else ""
+
+
+def _reference(bench: Bench, paces: Paces) -> list[Stage]:
+    """Of preferences: log-probabilities of every pair under the base. A pair takes as long as one that is scored."""
+    parts = [part for part in bench.clients.tokens.values() if isinstance(part, PairPart)]
+    if not parts:
+        return []
+    note = "in the cache" if has_reference(bench) else ""
+    tokens = sum(int(np.diff(part.sequences.starts).sum()) for part in parts)
+    return [_unless(note, "reference", lambda: max(paces.after.values(), key=lambda pace: pace.about).times(tokens))]
+
+
+def _left_out(config: RunConfig) -> tuple[str, ...]:
+    """Settings whose work is in no stage here."""
+    evaluation = config.evaluation
+    keys = {"evaluation.every": evaluation.every, "evaluation.personal_steps": evaluation.personal_steps}
+    return tuple(key for key, value in keys.items() if value)

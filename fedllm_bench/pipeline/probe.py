@@ -1,0 +1,179 @@
+"""How fast this machine scores and trains a run's model: seconds for a padded token, from a few batches and steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from fedllm_bench.data.pairs import PairPart
+from fedllm_bench.data.tokens import IntArray, TokenPart
+from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.metrics.registry import score_group
+from fedllm_bench.metrics.running import by_length
+from fedllm_bench.runs.loading import Bench
+from fedllm_bench.training import engines
+from fedllm_bench.training.batches import schedule
+from fedllm_bench.training.block import ClientTask
+from fedllm_bench.training.run import TrainingRun
+from fedllm_bench.training.tasks import batched, clients_per_pass, pooled_task, tasks_of_round
+
+BATCH_TOKENS = 512  # of a batch of scoring that is tried; a CPU scores larger ones no faster
+PLACES = (0.2, 0.5, 0.8)  # of the batches that are tried, among all from the shortest rows to the longest
+STEPS = 2  # local steps that are tried
+MOST_ROUNDS = 20  # whose tokens are counted; those of other rounds are taken to be alike
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """About so many, and between `low` and `high`."""
+
+    about: float
+    low: float
+    high: float
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(self.about + other.about, self.low + other.low, self.high + other.high)
+
+    def times(self, count: float) -> Seconds:
+        return Seconds(self.about * count, self.low * count, self.high * count)
+
+
+NONE = Seconds(0.0, 0.0, 0.0)
+
+
+def pace_of(seconds: Sequence[float], tokens: Sequence[int]) -> Seconds:
+    """For one token, of trials that took these seconds for these tokens."""
+    paces = [spent / count for spent, count in zip(seconds, tokens, strict=True)]
+    return Seconds(sum(seconds) / sum(tokens), min(paces), max(paces))
+
+
+def scoring_paces(bench: Bench, group: Sequence[str]) -> tuple[Seconds, Seconds]:
+    """For a padded token of the items that one group of metrics scores: under the base, and with an adapter.
+
+    The base is tried on one batch, and is taken to be as uncertain as the other.
+    """
+    after = _scoring_pace(bench, group, PLACES, has_adapter=True)
+    base = _scoring_pace(bench, group, PLACES[1:2], has_adapter=False).about
+    return Seconds(base, base * after.low / after.about, base * after.high / after.about), after
+
+
+def _scoring_pace(bench: Bench, group: Sequence[str], places: Sequence[float], *, has_adapter: bool) -> Seconds:
+    lengths = item_lengths(bench.items)
+    plan = list(by_length(lengths, min(BATCH_TOKENS, bench.settings.batch_tokens)))
+    seconds, tokens = [], []
+    for place in sorted({int(place * len(plan)) for place in places}):
+        items = [bench.items[number] for number in plan[place]]
+        started = time.perf_counter()
+        with bench.model.using(bench.initial if has_adapter else None):
+            score_group(group, bench.model, items, bench.settings)
+        seconds.append(time.perf_counter() - started)
+        tokens.append(len(items) * max(lengths[number] for number in plan[place]))
+    return pace_of(seconds, tokens)
+
+
+def scored_tokens(items: Sequence[Any], batch_tokens: int) -> int:
+    """Padded tokens of all batches of these items."""
+    lengths = item_lengths(items)
+    return sum(len(batch) * max(lengths[number] for number in batch) for batch in by_length(lengths, batch_tokens))
+
+
+def item_lengths(items: Sequence[Any]) -> list[int]:
+    """Tokens of each item: of its longest sequence, times its sequences; 1 where it has none."""
+    found = []
+    for item in items:
+        parts = item.tokens.sequences if item.tokens is not None else ()
+        found.append(max((len(part.ids) for part in parts), default=1) * max(len(parts), 1))
+    return found
+
+
+def training_run(bench: Bench) -> TrainingRun:
+    """A run for its plan and its engine, which writes nothing. Plans are those of any method; its states are large."""
+    engine = engines.ENGINES[bench.config.engine](bench.model, bench.method, bench.config)
+    only = frozenset(bench.local_sample) if bench.method.personal else None
+    method = bench.method if bench.method.pooled else FedAvg()
+    return TrainingRun(
+        config=bench.config,
+        method=method,
+        clients=bench.clients,
+        map_blocks=engine,
+        folder=bench.cell.folder,
+        only=only,
+    )
+
+
+def training_pace(bench: Bench, run: TrainingRun) -> Seconds:
+    """For a padded token of local steps, on the run's engine."""
+    start = bench.method.init(bench.initial)
+    message, state = bench.method.broadcast(start), bench.method.client_init(bench.initial)
+    lengths, seconds, tokens = row_lengths(run), list[float](), list[int]()
+    block = next(block for block in blocks_of(run, bench.config.federation.rounds) if any(task.steps for task in block))
+    for number in range(min(STEPS, max(len(task.steps) for task in block))):
+        tried = [_one_step(task, number, state, run.config.local.accumulation) for task in block]
+        started = time.perf_counter()
+        list(run.map_blocks(message, [tried], run.config.local))
+        seconds.append(time.perf_counter() - started)
+        tokens.append(padded_tokens(tried, lengths))
+    return pace_of(seconds, tokens)
+
+
+def _one_step(task: ClientTask, number: int, state: Any, micro_batches: int) -> ClientTask:
+    """Step `number` alone, or as much of it as one client takes, where a learner has the rows of all."""
+    steps = task.steps[number : number + 1]
+    return replace(task, steps=tuple(step[:micro_batches] for step in steps), state=state)
+
+
+def blocks_of(run: TrainingRun, rounds: int, first: int = 0) -> Iterator[list[ClientTask]]:
+    """The blocks of the first `rounds` rounds of the run from round `first` on, without states of clients."""
+    plan = schedule(run.config, len(run.clients), run.clients.file_order)
+    start = FedAvg().init({})
+    size = clients_per_pass(run.config, run.clients.tokens["train"])
+    for number, every in islice(enumerate(plan), first, first + rounds):
+        chosen = [client for client in every if run.only is None or client in run.only]
+        server = replace(start, round=number)
+        if run.method.pooled and chosen:
+            yield [pooled_task(run, server, chosen)]
+        else:
+            yield from batched(tasks_of_round(run, server, chosen), size)
+
+
+def trained_tokens(run: TrainingRun, first: int = 0) -> float:
+    """Padded tokens of all local steps from round `first` on; of many rounds about so."""
+    left = run.config.federation.rounds - first
+    if left <= 0:
+        return 0.0
+    numbers = sorted({first + int(i * left / min(left, MOST_ROUNDS)) for i in range(min(left, MOST_ROUNDS))})
+    lengths = row_lengths(run)
+    found = sum(padded_tokens(block, lengths) for number in numbers for block in blocks_of(run, 1, number))
+    return found * left / len(numbers)
+
+
+def row_lengths(run: TrainingRun) -> IntArray:
+    """Tokens of each training row, as it lies in a pass: a pair is two sequences."""
+    part: TokenPart | PairPart = run.clients.tokens["train"]
+    if isinstance(part, PairPart):
+        pairs: IntArray = 2 * np.diff(part.sequences.starts).reshape(-1, 2).max(axis=1)
+        return pairs
+    return np.diff(part.starts)
+
+
+def padded_tokens(block: Sequence[ClientTask], lengths: IntArray) -> int:
+    """Tokens of all passes of a block: each micro-batch as long as its longest row, over the clients in the pass."""
+    total = 0
+    for number in range(max((len(task.steps) for task in block), default=0)):
+        moving = [task for task in block if number < len(task.steps)]
+        longest = np.array([_micro_lengths(task, number, lengths) for task in moving]).max(axis=0)
+        total += int(longest.sum()) * sum(len(task.steps[number][0]) for task in moving)
+    return total
+
+
+def _micro_lengths(task: ClientTask, number: int, lengths: IntArray) -> list[int]:
+    """The longest row of each micro-batch of a step, whose rows go by length (`training/block.py`)."""
+    step = task.steps[number]
+    ordered = sorted(int(lengths[task.row_numbers[i]]) for micro in step for i in micro)
+    size = len(step[0])
+    return [ordered[min(at + size, len(ordered)) - 1] for at in range(0, len(ordered), size)]
