@@ -94,7 +94,8 @@ def _own_folder(name: str, revision: str | None) -> Path | None:
     if is_gguf(name) and folder.is_file():
         return store.get_file(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        what = f"a file, and no folder; {ADVICE}" if folder.is_file() else f"no such folder; {ADVICE}"
+        kind = "file" if is_gguf(name) else "folder"
+        what = f"a file, and no folder; {ADVICE}" if folder.is_file() else f"no such {kind}; {ADVICE}"
         near = nearest(name, declared.names())
         raise UserError(f"MODEL={name}: {f'no such base or folder; did you mean {near!r}? {ADVICE}' if near else what}")
     return None

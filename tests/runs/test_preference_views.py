@@ -84,10 +84,10 @@ def test_looking_changes_no_bit_and_after_a_kill_the_lines_are_those_of_an_undis
     plain, whole, broken = bench_of(name), *(bench_of(name, "evaluation.every=1") for _ in range(2))
     real = client_rounds._line
 
-    def failing(bench: Bench, server: Any) -> Any:
+    def failing(bench: Bench, server: Any, *rest: Any) -> Any:
         if server.round == 2:
             raise Killed
-        return real(bench, server)
+        return real(bench, server, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(client_rounds, "_line", failing)

@@ -80,8 +80,7 @@ def test_losses_of_paragraphs_are_those_of_plain_transformers(base, plain, batch
     assert len(ours) == 3
     assert ours == pytest.approx([loss_of(plain, row) for row in rows], abs=NATS_PER_TOKEN)
     if base.is_real:
-        assert ours[0] == min(ours)  # it has read most English
-        assert max(ours) < 8  # a random model has 10.8
+        assert max(ours) < 6  # a random model has 10.8
 
 
 def test_every_token_of_a_text_has_the_loss_of_plain_transformers(base, plain):

@@ -234,8 +234,8 @@ def check_per(text: str) -> Per:
     column, _, most = text.partition(":")
     if column not in get_args(PerColumn):
         known = " or ".join(get_args(PerColumn))
-        raise UserError(f"per={text[:100]!r} in the recipe: clients are chosen by {known}, not by {column[:60]!r}")
+        raise UserError(f"per={text[:100]!r} (--per): clients are chosen by {known}, not by {column[:60]!r}")
     number = int(most) if most.isascii() and most.isdigit() and len(most) < 10 else 0
     if not number:
-        raise UserError(f"per={text[:100]!r} in the recipe: give 1 user or more of each {column}, such as 20")
+        raise UserError(f"per={text[:100]!r} (--per, --per-language): give 1 user or more of each {column}, such as 20")
     return Per(column, number)
