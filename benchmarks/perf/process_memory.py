@@ -31,7 +31,7 @@ EPILOG = """examples:
   python benchmarks/perf/process_memory.py --model smollm2-135m-instruct
   python benchmarks/perf/process_memory.py --model gemma3-270m --set model.dtype=float32 --set local.block_size=4
 """
-HEAD = "| base | settings | libraries | loaded | scored | trained | peak with mapped files | estimate | of trained |"
+HEAD = "| base | settings | libraries | loaded | scored | trained | peak with mapped files | estimate | of peak |"
 ANSWER_SHARE = 4  # every fourth token is of an answer and counts, about as in real rows
 
 
@@ -105,7 +105,7 @@ def as_row(config: RunConfig, found: Sequence[int], needed: ProcessEstimate) -> 
         f"{config.model.dtype}, batches of {tokens}, {passes}",
         *map(size, found),
         process_in_words(needed),
-        f"{needed.total / found[-2]:.2f}",
+        f"{needed.total / found[-1]:.2f}",
     ]
     return f"| {' | '.join(cells)} |"
 
