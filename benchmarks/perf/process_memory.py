@@ -55,11 +55,11 @@ def make_rows(lengths: Sequence[int], vocabulary: int) -> TokenPart:
 
 
 def growing(config: RunConfig) -> list[int]:
-    """Lengths of rows that fill one batch of scoring at each of six lengths up to the sequence length."""
+    """Lengths of rows that fill one batch of scoring at each of three lengths up to the sequence length."""
     longest, tokens = config.local.sequence_length, config.evaluation.batch_tokens
     found: list[int] = []
-    for sixth in range(1, 7):
-        length = max(2, longest * sixth // 6)
+    for third in range(1, 4):
+        length = max(2, longest * third // 3)
         found += [length] * max(1, tokens // length)
     return found
 

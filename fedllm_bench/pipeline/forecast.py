@@ -53,7 +53,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Forecast:
-    """`cores` is the share of one core that the probe had, or how many."""
+    """`cores`: how many cores the probe had, on the mean."""
 
     stages: Sequence[Stage]
     probe_seconds: float
@@ -73,7 +73,8 @@ class Forecast:
             lines.append(f"  not counted: {', '.join(self.left_out)}")
         if self.cores < BUSY:
             lines.append(
-                f"  the probe had {self.cores:.0%} of a core, since other programs use this machine; alone it is faster"
+                f"  other programs use this machine: the probe had {self.cores:.0%} of a core; with one to itself "
+                f"it takes about {duration(self.total.about * self.cores)} in all"
             )
         return [f"{name} {duration(self.probe_seconds)}:", *lines]
 

@@ -52,8 +52,19 @@ def chunked_nll(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> Tenso
     if torch.is_grad_enabled() and hidden_CH.requires_grad:
         out: Tensor = _ChunkedNll.apply(model, size, hidden_CH, targets_C)  # type: ignore[no-untyped-call]
         return out
-    pairs = zip(hidden_CH.split(size), targets_C.split(size), strict=True)
-    return torch.cat([head_nll(model, hidden, targets) for hidden, targets in pairs])
+    found_C = _empty_losses(hidden_CH)
+    for at in range(0, len(targets_C), size):
+        found_C[at : at + size] = head_nll(model, hidden_CH[at : at + size], targets_C[at : at + size])
+    return found_C
+
+
+def _empty_losses(hidden_CH: Tensor) -> Tensor:
+    """Where the losses of all chunks go, shape (C,).
+
+    Made before the first chunk: small tensors that stay between the large ones of two chunks would keep the allocator
+    from using that room again. 2,048 tokens of 262,144 logits took 2.2 GB so, and now 0.02 (LOG.md).
+    """
+    return hidden_CH.new_empty(len(hidden_CH), dtype=torch.promote_types(hidden_CH.dtype, torch.float32))
 
 
 class _ChunkedNll(torch.autograd.Function):
@@ -66,15 +77,15 @@ class _ChunkedNll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, model: LoraModel, size: int, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
-        losses, grads = [], []
-        for hidden, targets in zip(hidden_CH.split(size), targets_C.split(size), strict=True):
-            leaf = hidden.detach().requires_grad_()
+        losses_C, grad_CH = _empty_losses(hidden_CH), torch.empty_like(hidden_CH)
+        for at in range(0, len(targets_C), size):
+            leaf = hidden_CH[at : at + size].detach().requires_grad_()
             with torch.enable_grad():
-                nll = head_nll(model, leaf, targets)
-                grads += torch.autograd.grad(nll.sum(), leaf)
-            losses.append(nll.detach())
-        ctx.save_for_backward(torch.cat(grads))
-        return torch.cat(losses)
+                nll = head_nll(model, leaf, targets_C[at : at + size])
+                (grad_CH[at : at + size],) = torch.autograd.grad(nll.sum(), leaf)
+            losses_C[at : at + size] = nll.detach()
+        ctx.save_for_backward(grad_CH)
+        return losses_C
 
     @staticmethod
     @once_differentiable

@@ -111,6 +111,14 @@ def test_votes_have_a_stage_for_their_reference(pair_split, tiny_run_config, tmp
     assert stages["reference"].note == "in the cache"
 
 
+def test_a_busy_machine_is_named():
+    stage = forecast.Stage("train", probe.Seconds(100.0, 90.0, 110.0))
+    busy, free = (forecast.Forecast([stage], 5.0, cores).lines() for cores in (0.25, 0.95))
+    assert "the probe had 25% of a core; with one to itself it takes about 25.0 s in all" in busy[-1]
+    assert free == busy[:-1]
+    assert free[-1] == "  in all           about 1 min 40 s (1 min 30 s to 1 min 50 s)"
+
+
 def test_a_dry_run_writes_no_run(tiny_folder, tmp_path, capsys):
     words = ["--profile", "mini", "--model", str(tiny_folder), "--out", str(tmp_path / "runs"), "--dry-run"]
     assert cli.main(["bench", "aya", "fedavg", *words, "--metrics", "heldout"]) == 0

@@ -12,7 +12,6 @@ from resumed_rounds import initial
 from saved import saved_bytes
 from tiny import client_task, settings
 
-from fedllm_bench import cli
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.block import train_block
@@ -107,16 +106,6 @@ def test_smaller_micro_batches_keep_the_rows_of_a_step(paper, small, caplog):
     with caplog.at_level(logging.WARNING):
         check_fits(paper, small, needed.total)
     assert caplog.messages[0].endswith("would fit: --set local.micro_batch=2 --set local.accumulation=8")
-
-
-def test_a_dry_run_shows_it_and_loads_nothing(tiny_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
-    words = ["--profile", "mini", "--model", str(tiny_folder), "--out", str(tmp_path / "runs"), "--dry-run"]
-    assert cli.main(["bench", "aya", "fedavg", *words]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("Memory on the device in training: about ")
-    assert lines[1].startswith("Numbers in an adapter: ")
-    assert not (tmp_path / "runs").exists()
 
 
 def test_the_total_is_the_sum_of_its_parts():

@@ -200,7 +200,7 @@ def test_smaller_micro_batches_are_no_way_out_on_eight_bits_where_they_change_re
 
 
 @pytest.mark.parametrize("word", sweep(["model.quantization=4bit", "lora.dora=true", FULL], FULL))
-def test_a_dry_run_shows_it(word, tiny_folder, tmp_path, capsys):
-    words = ["bench", "chatbot_pa", "fedavg", "--profile", "mini", "--model", str(tiny_folder), "--set", word]
+def test_a_dry_run_shows_it(word, packable_folder, tmp_path, capsys):
+    words = ["bench", "chatbot_pa", "fedavg", "--profile", "mini", "--model", str(packable_folder), "--set", word]
     assert cli.main([*words, "--out", str(tmp_path), "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("Memory on the device in training: about ")
