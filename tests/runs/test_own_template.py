@@ -84,7 +84,11 @@ def test_an_answer_is_what_stands_before_the_mark_that_ends_it():
         asked.update(options)
         return torch.cat([options["input_ids"], torch.tensor([said])], dim=1)
 
-    base = SimpleNamespace(generate=generate, generation_config=SimpleNamespace(eos_token_id=None))
+    base = SimpleNamespace(
+        generate=generate,
+        generation_config=SimpleNamespace(eos_token_id=None),
+        get_output_embeddings=torch.nn.Identity,
+    )
     model: Any = SimpleNamespace(base=base, tokenizer=tokenizer, device="cpu")
     source = source_for("model", tokenizer, "gemma")
     settings = EvalSettings(template=source, batch_tokens=64, max_new_tokens=20)
