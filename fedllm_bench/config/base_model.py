@@ -93,7 +93,7 @@ def _own_folder(name: str, revision: str | None) -> Path | None:
         return _checked_folder(folder, name)
     if is_gguf(name) and folder.is_file():
         return store.get_file(folder)
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+    if is_gguf(name) or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         kind = "file" if is_gguf(name) else "folder"
         what = f"a file, and no folder; {ADVICE}" if folder.is_file() else f"no such {kind}; {ADVICE}"
         near = nearest(name, declared.names())

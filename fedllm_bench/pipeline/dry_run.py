@@ -10,7 +10,7 @@ from fedllm_bench.common.text import size
 from fedllm_bench.config import base_model
 from fedllm_bench.config.bases import declared
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.runs.cell import ON_REAL_ROWS
+from fedllm_bench.runs.cell import ON_REAL_ROWS, resolve_split
 from fedllm_bench.runs.opening import open_cell
 from fedllm_bench.training.fitting import ERROR, in_words, model_settings, process_in_words
 from fedllm_bench.training.memory import NoEstimate, estimate
@@ -24,6 +24,8 @@ def dry_run_lines(config: RunConfig, out: Path, cuda: bool, threads: int | None)
 
     Raises a :class:`UserError` for what a run would be refused for.
     """
+    if config.split is not None:
+        resolve_split(config)  # a split that is none is refused before a model is looked for
     name, revision = config.model.name, config.model.revision
     is_here = base_model.is_available(name, revision)
     base = declared.base_of(name)

@@ -58,6 +58,15 @@ COMMANDS = {
     "no such target": (["bench", "aya", "fedavg", "--set", "lora.targets=q_prj"], "q_prj", "q_proj"),
     "no such split": (["bench", "aya", "fedavg", "--split", "nowhere"], "no split in nowhere", "data build"),
     "no such model folder": (["bench", "aya", "fedavg", "--model", "nowhere"], "MODEL=nowhere", "no such folder"),
+    "no such GGUF file": (
+        ["bench", "aya", "fedavg", "--model", "models/x.gguf"],
+        "MODEL=models/x.gguf",
+        "no such file",
+    ),
+    "no such split, dry run": (
+        ["bench", "aya", "fedavg", "--profile", "small", "--split", "nowhere", "--dry-run"],
+        "no split in nowhere",
+    ),
     "model not in the cache": (["bench", "aya", "fedavg", "--model", "some/model"], "MODEL=some/model", "'mini'"),
     "too few words": (["bench", "aya"], "method"),
     "no command": ([], "COMMAND"),
