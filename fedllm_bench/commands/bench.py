@@ -70,7 +70,7 @@ def add_settings(parser: argparse.ArgumentParser, *, metavar: str, help: str) ->
     parser.add_argument("--engine", default="inprocess", help="inprocess, or trl (the slow reference)")
     parser.add_argument("--variant", default="paper", help="paper (as the papers write it, default) or released")
     parser.add_argument("--split", metavar="DIR", help="a client split made by `fedllm-bench data build`")
-    parser.add_argument("--model", help="base model: a folder, an id of the hub, or mini")
+    parser.add_argument("--model", help="base model: a name (model list), a folder, a GGUF file, a hub id, or mini")
     parser.add_argument("--metrics", help="metrics with commas between, as heldout,mini_exact")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar=metavar, help=help)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
