@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +88,7 @@ def _run_stages(bench: Bench) -> dict[str, Any]:
     with clock.stage("score the base"):
         before = score_base(bench)
     with clock.stage("train"):
-        server = train(bench, clock.seconds)
+        server = train(bench)
     with clock.stage("score"):
         after = own_scores(bench, "after", lambda ledger: score_after(bench, server, ledger))
     personal = None
@@ -124,8 +124,8 @@ def score_base(bench: Bench) -> Scores:
     return saved_scores(folder, "before", bench.metrics, lambda: shared_scores(bench, "before", score))
 
 
-def train(bench: Bench, spent: Mapping[str, float] | None = None) -> Server:
-    """The rounds; leaves rounds.jsonl, checkpoint/ and the trained adapter. `spent`: seconds of earlier stages."""
+def train(bench: Bench) -> Server:
+    """The rounds; leaves rounds.jsonl, checkpoint/ and the trained adapter."""
     config, cell = bench.config, bench.cell
     for line in warnings_of(bench.method, config, len(bench.clients)):
         log.warning(line)
@@ -140,7 +140,7 @@ def train(bench: Bench, spent: Mapping[str, float] | None = None) -> Server:
             folder=cell.folder,
             only=only,
             stop=stop,
-            watch=TotalTime(bench, watcher(bench, stop), spent or {}),
+            watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds),
         )
         server = run_rounds(run, bench.initial)
     for name, tree in final_adapters(bench, server).items():
