@@ -122,7 +122,7 @@ def test_a_resumed_run_keeps_the_plan_of_its_first_session(
 ):
     command = words("fedavg", tiny_split.folder, tmp_path, *less)
     with monkeypatch.context() as patch:
-        patch.setattr("fedllm_bench.pipeline.stages.train", lambda bench: 1 / 0)
+        patch.setattr("fedllm_bench.pipeline.stages.train", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cli.main(command)
     folder = folder_of("fedavg", tmp_path)

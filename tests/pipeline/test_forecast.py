@@ -101,7 +101,8 @@ def test_a_finished_part_costs_nothing_and_says_so(tiny_split, tiny_run_config, 
     assert len(read_jsonl(cell.folder / "rounds.jsonl")) == 2
 
 
-def test_votes_have_a_stage_for_their_reference(pair_split, tiny_run_config, tmp_path):
+def test_votes_have_a_stage_for_their_reference(pair_split, tiny_run_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path / "cache"))  # another test's reference may be in that of all
     words = [word for word in QUICK if "metrics" not in word]
     config = tiny_run_config("fedavg", *words, "evaluation.metrics=preference_loss", dataset="chatbot_pa")
     stages = {stage.name: stage for stage in forecast.forecast(cell_of(config, pair_split, tmp_path)).stages}
