@@ -113,15 +113,20 @@ def _problem_of_types(folder: Path, settings: dict[str, Any]) -> str | None:
 
 def problem_of_tensors(path: Path) -> str | None:
     """Why a safetensors file is not read: a Git LFS pointer, or tensors packed by quantisation. Reads its header."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        if LFS.startswith(start):
-            return f"{path.name} is a Git LFS pointer, not the weights; fetch them: git lfs pull"
-        header = file.read(min(int.from_bytes(start, "little"), LONGEST_HEADER))
+    start, header = _start_of(path)
+    if LFS.startswith(start):
+        return f"{path.name} is a Git LFS pointer, not the weights; fetch them: git lfs pull"
     packed = _packed_tensor(header)
     if packed is None:
         return None
     return f"its weights are quantised already ({packed} in {path.name}); give them as they were before quantisation"
+
+
+def _start_of(path: Path) -> tuple[bytes, bytes]:
+    """The first 8 bytes of a safetensors file, which say how long its header is, and the header."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        return start, file.read(min(int.from_bytes(start, "little"), LONGEST_HEADER))
 
 
 def num_parameters(folder: Path) -> int | None:
@@ -129,8 +134,7 @@ def num_parameters(folder: Path) -> int | None:
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with path.open("rb") as file:
-                tensors = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), LONGEST_HEADER)))
+            tensors = json.loads(_start_of(path)[1])
             shapes = [tensor["shape"] for name, tensor in tensors.items() if name != "__metadata__"]
             total += sum(math.prod(shape) for shape in shapes)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -14,6 +14,7 @@ from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import encode_prompts
 from fedllm_bench.metrics.batches import Batches
+from fedllm_bench.training.model.base import named_ends
 from fedllm_bench.training.model.lora_model import LoraModel
 
 # A batch of answers has room for so many padded tokens at least, whatever `batch_tokens` bounds for losses: each step
@@ -57,10 +58,8 @@ def end_tokens(model: LoraModel, template: str | None = None) -> frozenset[int]:
 
     The mark is what the template writes behind an answer, so what a model was trained to end with.
     """
-    named = model.base.generation_config.eos_token_id
-    more = [] if named is None else [named] if isinstance(named, int) else list(named)
     marks = frozenset() if template is None else ChatEncoder(model.tokenizer, template).ends
-    return marks | {model.tokenizer.eos_token_id, *more}
+    return marks | {model.tokenizer.eos_token_id, *named_ends(model.base)}
 
 
 def _batch_answers(

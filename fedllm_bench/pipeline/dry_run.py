@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fedllm_bench.common.free_memory import available_memory
 from fedllm_bench.common.text import size
@@ -34,8 +35,9 @@ def dry_run_lines(config: RunConfig, out: Path, cuda: bool, threads: int | None)
         return
     process = None
     try:
-        yield from _memory(config)
-        process = None if cuda else _process(config)
+        settings = model_settings(config)
+        yield from _memory(config, settings)
+        process = None if cuda else estimate_process(config, settings)
     except NoEstimate as error:
         yield f"Memory: {error}"
     free = available_memory()
@@ -55,15 +57,11 @@ def dry_run_lines(config: RunConfig, out: Path, cuda: bool, threads: int | None)
     yield from forecast(cell).lines()
 
 
-def _memory(config: RunConfig) -> Iterator[str]:
-    needed = estimate(config, model_settings(config))
+def _memory(config: RunConfig, settings: Any) -> Iterator[str]:
+    needed = estimate(config, settings)
     yield f"Memory on the device in training: about {in_words(needed)}"
     what = "in an adapter" if config.model.trainable == "adapter" else "that are trained, all weights"
     yield f"Numbers {what}: {needed.trainable:,}"
-
-
-def _process(config: RunConfig) -> ProcessEstimate:
-    return estimate_process(config, model_settings(config))
 
 
 def _no_probe(

@@ -113,8 +113,9 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False)
     check_cell(cell)
     config, metrics = cell.config, usable_metrics(cell)
     torch.set_num_threads(cell.threads)
-    template = _template(cell)
-    model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = load_tokenizer(cell.model_folder, config.model.name)
+    template = _template(config, tokenizer)
+    model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu", tokenizer)
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
     tokens = _tokens(cell, model, template, told=not is_baseline, is_trial=is_trial)
@@ -133,11 +134,9 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False)
     return Bench(cell, model, clients, items, settings, metrics)
 
 
-def _template(cell: Cell) -> str:
+def _template(config: RunConfig, tokenizer: Any) -> str:
     """The source of the run's template; a :class:`UserError` for one that this base cannot be trained with."""
-    model = cell.config.model
-    tokenizer = load_tokenizer(cell.model_folder, model.name)
-    source = source_for(cell.config.data.template, tokenizer, model.name)
+    source = source_for(config.data.template, tokenizer, config.model.name)
     ChatEncoder(tokenizer, source).check_trains()
     return source
 

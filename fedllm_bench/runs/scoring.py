@@ -121,7 +121,8 @@ def shared_scores(bench: Bench, side: str, compute: Callable[[Ledger], Scores]) 
 
     The batches that are done lie beside the final place, under the lock of whoever computes the rest.
     """
-    place, key = base_scores(bench).parent, base_scores(bench).name
+    final = base_scores(bench)
+    place, key = final.parent, final.name
     path = place / f"{key}.batches"
     found = cached(
         place,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from fedllm_bench.common import archive, files
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.progress import SECONDS_BETWEEN_LINES
 from fedllm_bench.config.bases.declared import LONGEST_TEXT, TEXTS, Base, Gguf, Wheel
 
 log = logging.getLogger(__name__)
-SECONDS_BETWEEN_LINES = 10.0
 SECONDS_TO_END = 5.0
 
 

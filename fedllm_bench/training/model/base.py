@@ -63,6 +63,12 @@ def load_settings(folder: Path, name: str) -> Any:
         raise base_model.not_a_model(name, error) from error
 
 
+def named_ends(model: Any) -> list[int]:
+    """The ids that a model of transformers names for the end of what it generates: none, one or several."""
+    named = model.generation_config.eos_token_id
+    return [] if named is None else [named] if isinstance(named, int) else list(named)
+
+
 def prepare_to_chat(model: Any, tokenizer: Any, template: str) -> None:
     """Give a plain model the template it was trained with, and its settings of generation what ends an answer.
 
@@ -70,9 +76,7 @@ def prepare_to_chat(model: Any, tokenizer: Any, template: str) -> None:
     """
     chat = ChatEncoder(tokenizer, template)
     settings = model.generation_config
-    named = settings.eos_token_id
-    before = [] if named is None else [named] if isinstance(named, int) else list(named)
-    ends = sorted({*before, *chat.ends})
+    ends = sorted({*named_ends(model), *chat.ends})
     settings.eos_token_id = ends[0] if len(ends) == 1 else ends
     tokenizer.chat_template = chat.written_out
 

@@ -103,14 +103,16 @@ class LoraModel:
             lora_layers.detach(self.layers)
 
 
-def load_model(config: Model, lora: Lora, device: str = "cpu") -> LoraModel:
+def load_model(config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = None) -> LoraModel:
     """Load base and tokenizer from a folder, the hub cache or the package (name "mini").
+
+    `tokenizer` is the base's own, where it was loaded before.
 
     Raises a :class:`UserError` where there is no model, or one whose output is not made of its decoder's states.
     """
     options = quantized.loading_options(config, device)
     folder = base_model.locate(config.name, config.revision)
-    tokenizer = load_tokenizer(folder, config.name)
+    tokenizer = tokenizer or load_tokenizer(folder, config.name)
     base = load_base(folder, config.name, getattr(torch, config.dtype), **options)
     limits.check_tokens(base, tokenizer, config.name)
     if config.adapter is not None:
