@@ -13,6 +13,13 @@ from fedllm_bench.config import base_model, model_files
 from fedllm_bench.data.encoder import ChatEncoder
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+FORWARD_ERRORS = (
+    AttributeError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+)  # what a model that cannot run so raises
 NO_TOKENIZER = "the folder has no tokenizer.json; save the model's tokenizer there: tokenizer.save_pretrained(FOLDER)"
 
 

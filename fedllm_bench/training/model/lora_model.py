@@ -18,18 +18,11 @@ from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.training.model import limits, quantized, targets
 from fedllm_bench.training.model import lora as lora_layers
 from fedllm_bench.training.model.adapter import merged
-from fedllm_bench.training.model.base import load_base, load_tokenizer
+from fedllm_bench.training.model.base import FORWARD_ERRORS, load_base, load_tokenizer
 from fedllm_bench.training.model.full import FullWeights
 from fedllm_bench.training.model.peft_layers import DoraLayer, is_transposed
 
 log = logging.getLogger(__name__)
-FORWARD_ERRORS = (
-    AttributeError,
-    TypeError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-)  # what a model that cannot run so raises
 
 
 @dataclass(frozen=True)
