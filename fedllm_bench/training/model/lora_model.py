@@ -15,7 +15,7 @@ from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import Lora, Model
-from fedllm_bench.training.model import limits, quantized, targets
+from fedllm_bench.training.model import limits, norms, quantized, targets
 from fedllm_bench.training.model import lora as lora_layers
 from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import FORWARD_ERRORS, load_base, load_tokenizer
@@ -128,6 +128,7 @@ def _with_layers(base: Any, tokenizer: Any, config: Model, lora: Lora) -> LoraMo
     layers, switch = targets.insert(base, replace(lora, targets=names))
     for layer in layers.values():
         layer.stackable = layer.stackable and config.quantization != "8bit"
+    norms.replace_norms(base)
     return LoraModel(base, tokenizer, layers, switch, names)
 
 

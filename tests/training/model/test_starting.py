@@ -67,7 +67,8 @@ def test_both_engines_start_from_it(saved, tiny_folder, tiny_run_config):
     ours = load(tiny_folder, saved, "float32")
     theirs = trl.load_peft(ours, config)
     with torch.no_grad(), theirs.disable_adapter():
-        assert torch.equal(theirs(input_ids=IDS).logits, ours.base(input_ids=IDS).logits)
+        expected = ours.base(input_ids=IDS).logits
+        assert (theirs(input_ids=IDS).logits - expected).norm() < 1e-5 * expected.norm()  # whose norms round otherwise
 
 
 def test_a_run_is_named_by_the_adapters_content_not_its_place(saved, trained, tiny_split, tiny_run_config, tmp_path):
