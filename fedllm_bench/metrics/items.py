@@ -51,6 +51,11 @@ class PairItem(Item[PreferenceRow, PairRow]):
 AnyItem = TypeVar("AnyItem", bound=Item[Any, Any])
 
 
+def owners_of(items: Sequence[Item[Any, Any]]) -> list[str]:
+    """The client of each item."""
+    return [item.row.client_id for item in items]
+
+
 def unscored(item: Item[Any, Any], reason: str) -> Score:
     """The score of an item that could not be computed."""
     return Score(item.row.row_id, None, reason, cluster=item.row.client_id, group=item.group)

@@ -14,7 +14,7 @@ import torch
 from fedllm_bench.data.rows import SftRow, Task, Turn
 from fedllm_bench.data.tokens import TokenRow, encode
 from fedllm_bench.metrics.batches import Batches
-from fedllm_bench.metrics.items import HeldoutItem, unscored
+from fedllm_bench.metrics.items import HeldoutItem, owners_of, unscored
 from fedllm_bench.metrics.running import EvalSettings, by_length
 from fedllm_bench.scores.score import MetricInfo, Score
 from fedllm_bench.training.batches import collate
@@ -23,9 +23,16 @@ from fedllm_bench.training.model.lora_model import LoraModel
 
 
 def summed_nll(
-    model: LoraModel, rows: Sequence[TokenRow], batch_tokens: int, batches: Batches | None = None
+    model: LoraModel,
+    rows: Sequence[TokenRow],
+    batch_tokens: int,
+    batches: Batches | None = None,
+    owners: Sequence[str] = (),
 ) -> list[float]:
-    """Summed next-token loss over the counted tokens of each row, in nats. `batches`: of the metric's settings."""
+    """Summed next-token loss over the counted tokens of each row, in nats.
+
+    `batches`: of the metric's settings. `owners` are the clients of the rows, where each may have its own adapter.
+    """
     lengths = [len(row.ids) for row in rows]
 
     def compute(batch: Sequence[int]) -> list[float]:
@@ -34,7 +41,7 @@ def summed_nll(
         return [float(total) for total in totals.tolist()]
 
     plan = list(by_length(lengths, batch_tokens))
-    return (batches or Batches()).run(plan, lengths, lambda: ["nll", _content(rows)], compute)
+    return (batches or Batches()).run(plan, lengths, lambda: ["nll", _content(rows)], compute, owners)
 
 
 def _content(rows: Sequence[TokenRow]) -> str:
@@ -62,8 +69,9 @@ class HeldoutLoss:
     task: ClassVar[Task] = "sft"
 
     def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]:
-        rows = [item.tokens for item in items if item.tokens is not None]
-        sums = iter(summed_nll(model, rows, settings.batch_tokens, settings.batches))
+        scored = [item for item in items if item.tokens is not None]
+        rows, owners = [item.tokens for item in scored if item.tokens is not None], owners_of(scored)
+        sums = iter(summed_nll(model, rows, settings.batch_tokens, settings.batches, owners))
         return [_loss_score(item, None if item.tokens is None else next(sums)) for item in items]
 
 
@@ -92,8 +100,8 @@ class MiniChoice:
     def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]:
         asked = [item for item in items if len(item.choices) > 1]
         rows = [_answered(item, choice) for item in asked for choice in item.choices]
-        encoded = encode(rows, model.tokenizer, settings.template)
-        sums = iter(summed_nll(model, encoded, settings.batch_tokens, settings.batches))
+        encoded, owners = encode(rows, model.tokenizer, settings.template), [row.client_id for row in rows]
+        sums = iter(summed_nll(model, encoded, settings.batch_tokens, settings.batches, owners))
         scores = []
         for item in asked:
             losses = [next(sums) for _ in item.choices]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedllm_bench.data.rows import Task
-from fedllm_bench.metrics.items import HeldoutItem
+from fedllm_bench.metrics.items import HeldoutItem, owners_of
 from fedllm_bench.metrics.running import EvalSettings, answers
 from fedllm_bench.scores.score import MetricInfo, Score
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -29,7 +29,7 @@ class MiniExact:
 
     def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]:
         asked = [item for item in items if item.task]
-        given = answers(model, [item.row.messages[:-1] for item in asked], settings)
+        given = answers(model, [item.row.messages[:-1] for item in asked], settings, owners_of(asked))
         return [_exact(item, answer) for item, answer in zip(asked, given, strict=True)]
 
 

@@ -33,11 +33,12 @@ def margins(model: LoraModel, items: Sequence[PairItem], settings: EvalSettings)
 
     Ties are exactly 0. The base alone is the reference, so all its margins are.
     """
-    if not model.has_adapter:
+    if not model.has_adapter and settings.batches.own is None:
         return [None if item.tokens is None else 0.0 for item in items]
     pairs = [item.tokens for item in items if item.tokens is not None]
     rows = [row for pair in pairs for row in pair.sequences]
-    nll = summed_nll(model, rows, settings.batch_tokens, settings.batches)
+    owners = [item.row.client_id for item in items if item.tokens is not None for _ in item.tokens.sequences]
+    nll = summed_nll(model, rows, settings.batch_tokens, settings.batches, owners)
     references = np.array([pair.reference for pair in pairs], np.float64).reshape(-1, 2)
     ratios = -np.array(nll).reshape(-1, 2) - references
     gaps = ratios[:, 0] - ratios[:, 1]
@@ -140,7 +141,8 @@ class MiniRefusal:
         asked = [item for item in items if item.task == "harmful"]
         rows = [_ways(item, model, settings.template) for item in asked]
         flat = [row for own in rows for row in own]
-        sums = iter(summed_nll(model, flat, settings.batch_tokens, settings.batches))
+        owners = [item.row.client_id for item, own in zip(asked, rows, strict=True) for _ in own]
+        sums = iter(summed_nll(model, flat, settings.batch_tokens, settings.batches, owners))
         return [_refusal(item, [-next(sums) for _ in own]) for item, own in zip(asked, rows, strict=True)]
 
 

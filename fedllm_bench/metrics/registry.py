@@ -92,6 +92,11 @@ def together(names: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
+def shares_passes(names: Iterable[str]) -> bool:
+    """Whether clients with adapters of their own can share passes: a plugin knows of one adapter at a time."""
+    return not any(isinstance(METRICS[name], OfPlugin) for name in names)
+
+
 # Metric -> seconds for an item's tokens in those of one pass over them; others take one. Measured on the mini world;
 # answers of 64 tokens with a model of 270M parameters.
 PASSES = {"mini_exact": 1.3, "mini_choice": 2.7, "mini_refusal": 0.8} | dict.fromkeys(OF_ANSWER, 3.0)

@@ -30,15 +30,20 @@ class GreedyAnswer:
     ended: bool
 
 
-def answers(model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings) -> list[str]:
+def answers(
+    model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings, owners: Sequence[str] = ()
+) -> list[str]:
     """The texts of :func:`greedy_answers`."""
-    return [answer.text for answer in greedy_answers(model, conversations, settings)]
+    return [answer.text for answer in greedy_answers(model, conversations, settings, owners)]
 
 
 def greedy_answers(
-    model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings
+    model: LoraModel, conversations: Sequence[Sequence[Turn]], settings: EvalSettings, owners: Sequence[str] = ()
 ) -> list[GreedyAnswer]:
-    """One greedy answer for each conversation that ends with the user's turn, of at most `max_new_tokens` tokens."""
+    """One greedy answer for each conversation that ends with the user's turn, of at most `max_new_tokens` tokens.
+
+    `owners` are the clients who ask, where each may have its own adapter.
+    """
     prompts = encode_prompts(conversations, model.tokenizer, settings.template)
     ends = end_tokens(model, settings.template)
     lengths = [len(prompt) + settings.max_new_tokens for prompt in prompts]
@@ -50,7 +55,8 @@ def greedy_answers(
         return ["answers", prompts, settings.max_new_tokens, sorted(ends)]
 
     plan = list(by_length(lengths, max(settings.batch_tokens, ANSWER_TOKENS)))
-    return [GreedyAnswer(text, ended) for text, ended in settings.batches.run(plan, lengths, inputs, compute)]
+    made = settings.batches.run(plan, lengths, inputs, compute, owners)
+    return [GreedyAnswer(text, ended) for text, ended in made]
 
 
 def end_tokens(model: LoraModel, template: str | None = None) -> frozenset[int]:

@@ -19,7 +19,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.rows import SftRow, Task
 from fedllm_bench.metrics.chrf import chrf
 from fedllm_bench.metrics.edits import agreement, copied, is_correction
-from fedllm_bench.metrics.items import HeldoutItem
+from fedllm_bench.metrics.items import HeldoutItem, owners_of
 from fedllm_bench.metrics.running import EvalSettings, GreedyAnswer, greedy_answers
 from fedllm_bench.scores.score import CHRF, F_HALF, MetricInfo, Score
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -29,7 +29,7 @@ def answers_to(
     model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings
 ) -> dict[tuple[str, str], GreedyAnswer]:
     """(Client, row) -> the greedy answer to all turns before the user's last answer."""
-    given = greedy_answers(model, [item.row.messages[:-1] for item in items], settings)
+    given = greedy_answers(model, [item.row.messages[:-1] for item in items], settings, owners_of(items))
     return {_key(item): answer for item, answer in zip(items, given, strict=True)}
 
 

@@ -25,7 +25,6 @@ from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import Server
-from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.pipeline.results_stage import RawSides, write_report
 from fedllm_bench.pipeline.total_time import TotalTime
 from fedllm_bench.results.privacy import warnings_of
@@ -34,7 +33,15 @@ from fedllm_bench.runs.client_rounds import watcher
 from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, OUTPUTS, folder_name
 from fedllm_bench.runs.loading import Bench, check_cell, load_bench
 from fedllm_bench.runs.personalise import is_wanted, personalise
-from fedllm_bench.runs.scoring import Scores, evaluate, own_scores, read_scores, saved_scores, shared_scores
+from fedllm_bench.runs.scoring import (
+    Scores,
+    evaluate,
+    evaluate_each,
+    own_scores,
+    read_scores,
+    saved_scores,
+    shared_scores,
+)
 from fedllm_bench.training import engines
 from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.model.adapter import save_adapter
@@ -179,11 +186,8 @@ def own_adapter(bench: Bench, server: Server, client: int) -> Tree:
 def score_after(bench: Bench, server: Server, ledger: Ledger) -> Scores:
     if not bench.method.personal:
         return evaluate(bench, [(server.params, bench.items)], bench.config.method.name, ledger=ledger)
-    pairs = []
-    for client in bench.local_sample:
-        items = of_clients(bench.items, [bench.clients.ids[client]])
-        pairs.append((own_adapter(bench, server, client), items))
-    return evaluate(bench, pairs, bench.config.method.name, ledger=ledger)
+    adapters = {bench.clients.ids[client]: own_adapter(bench, server, client) for client in bench.local_sample}
+    return evaluate_each(bench, adapters, bench.config.method.name, ledger=ledger)
 
 
 def score_local(bench: Bench) -> Scores:

@@ -8,7 +8,7 @@ local training with a new optimiser) whatever the method of the rounds was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.methods.base import FedAvg, Server
+from fedllm_bench.metrics.batches import Batches, OwnAdapters
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, unscored
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.runs.loading import Bench
@@ -64,7 +65,7 @@ def personalise(bench: Bench, server: Server, stop: Stop | None = None) -> list[
     waiting = [block for block in blocks if not all(ids[client] in scores for client in block)]
     answers = _answers(bench, server, waiting, stop)
     for results in track(answers, "personalise", len(blocks), len(blocks) - len(waiting)):
-        scores |= {each.client_id: _scores(bench, server.params, each, items[each.client_id]) for each in results}
+        scores |= _scores(bench, server.params, results, items)
         files.write_jsonl(path, [score.to_dict() for client in sorted(scores) for score in scores[client]])
     stop.check()
     return [score for client in sorted(scores) for score in scores[client]]
@@ -114,9 +115,17 @@ def _answers(
     yield from map_blocks(method.broadcast(start), tasks, local_of(config))
 
 
-def _scores(bench: Bench, params: Tree, result: ClientResult, items: Sequence[HeldoutItem | PairItem]) -> list[Score]:
-    if result.failure is not None:
-        return [unscored(item, result.failure) for item in items]
-    adapter = tmap(lambda x, d: x + d, params, result.upload["delta"])
-    with bench.model.using(adapter):
-        return METRICS[bench.loss].score(bench.model, items, bench.settings)
+def _scores(
+    bench: Bench, params: Tree, results: Sequence[ClientResult], items: Mapping[str, Sequence[HeldoutItem | PairItem]]
+) -> dict[str, list[Score]]:
+    """The scores of each client of a block under its own adapter."""
+    failures = {each.client_id: each.failure for each in results if each.failure is not None}
+    found = {client: [unscored(item, failure) for item in items[client]] for client, failure in failures.items()}
+    trained = [each for each in results if each.failure is None]
+    for block in batched(trained, len(trained) if bench.model.stackable else 1):
+        adapters = {each.client_id: tmap(lambda x, d: x + d, params, each.upload["delta"]) for each in block}
+        settings = replace(bench.settings, batches=Batches(own=OwnAdapters(bench.model, adapters)))
+        chosen = [item for client in adapters for item in items[client]]
+        for score in METRICS[bench.loss].score(bench.model, chosen, settings):
+            found.setdefault(score.cluster, []).append(score)
+    return found

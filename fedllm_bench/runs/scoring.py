@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.progress import Share
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.data.encoder import ChatEncoder
-from fedllm_bench.metrics.batches import Batches
-from fedllm_bench.metrics.items import Item
-from fedllm_bench.metrics.registry import METRICS, score_group, together, work_of
+from fedllm_bench.metrics.batches import Batches, OwnAdapters
+from fedllm_bench.metrics.items import Item, of_clients
+from fedllm_bench.metrics.registry import METRICS, score_group, shares_passes, together, work_of
 from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.scores.score import Score
+from fedllm_bench.training.tasks import batched
 
 Scores = dict[str, list[Score]]  # by metric
+CLIENTS_AT_ONCE = 16  # whose adapters may lie on the device together
 QUICK_SECONDS = 1.0  # a metric that ran no batches took no time to speak of, unless it took longer
 
 
@@ -45,17 +47,68 @@ def evaluate(
     once `stop` is asked for.
     """
     names = bench.metrics if metrics is None else metrics
+    works = [_Work(group, items, adapter) for adapter, items in pairs for group in together(names)]
+    return _scores(bench, names, works, label, ledger=ledger, stop=stop, is_brief=is_brief)
+
+
+def evaluate_each(bench: Bench, adapters: Mapping[str, Tree], label: str, *, ledger: Ledger | None = None) -> Scores:
+    """Every metric on each client's items under its own adapter; `adapters` has them by the client's id.
+
+    Clients share passes where they can: each has few rows, and most of a small pass is not arithmetic.
+    """
+    works = []
+    for ids in batched(adapters, CLIENTS_AT_ONCE):
+        for group in together(bench.metrics):
+            if bench.model.stackable and shares_passes(group):
+                each = {client: adapters[client] for client in ids}
+                items = [item for client in ids for item in of_clients(bench.items, [client])]
+                works.append(_Work(group, items, each=each))
+            else:
+                works += [_Work(group, of_clients(bench.items, [client]), adapters[client]) for client in ids]
+    return _scores(bench, bench.metrics, works, label, ledger=ledger)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Metrics that share passes, on items under one adapter (None is the base alone) or under that of `each` client."""
+
+    group: tuple[str, ...]
+    items: Sequence[Item[Any, Any]]
+    adapter: Tree | None = None
+    each: Mapping[str, Tree] | None = None
+
+    def name(self) -> str:
+        """Names the adapter or adapters by their contents."""
+        if self.each is None:
+            return digest(self.adapter)
+        return key_of({client: digest(tree) for client, tree in self.each.items()})
+
+
+def _scores(
+    bench: Bench,
+    names: Sequence[str],
+    works: Sequence[_Work],
+    label: str,
+    *,
+    ledger: Ledger | None,
+    stop: Stop | None = None,
+    is_brief: bool = False,
+) -> Scores:
+    """The scores of all works, by metric and in their order, with one bar."""
     scores: Scores = {name: [] for name in names}
-    work = [(group, adapter, items) for adapter, items in pairs for group in together(names)]
-    rooms = [work_of(group, items, bench.settings, has_adapter=adapter is not None) for group, adapter, items in work]
+    rooms = [
+        work_of(work.group, work.items, bench.settings, has_adapter=work.adapter is not None or work.each is not None)
+        for work in works
+    ]
     end = 0.0
     with Share(f"score {label}", sum(rooms), is_brief=is_brief) as share:
-        for (group, adapter, items), room in zip(work, rooms, strict=True):
+        for work, room in zip(works, rooms, strict=True):
             started, end = time.monotonic(), end + room
-            of = digest(adapter) if ledger else ""
-            batches = Batches(ledger=ledger, of=of, share=share, room=room, stop=stop or Stop())
-            with bench.model.using(adapter):
-                found = score_group(group, bench.model, items, replace(bench.settings, batches=batches))
+            of = work.name() if ledger else ""
+            own = OwnAdapters(bench.model, work.each) if work.each is not None else None
+            batches = Batches(ledger=ledger, of=of, share=share, room=room, stop=stop or Stop(), own=own)
+            with bench.model.using(work.adapter):
+                found = score_group(work.group, bench.model, work.items, replace(bench.settings, batches=batches))
             for name, of_metric in found.items():
                 scores[name] += of_metric
             share.reach(end, is_new=time.monotonic() - started > QUICK_SECONDS)

@@ -19,7 +19,7 @@ from fedllm_bench.training.model.lora_model import LoraModel
 
 def test_exact_match_compares_the_stripped_text_letter_by_letter(monkeypatch):
     given = {"a": "blue", "b": "Blue", "c": "blue!", "d": "", "e": "one\ntwo"}
-    monkeypatch.setattr(mini, "answers", lambda model, turns, settings: [given[t[0]["content"]] for t in turns])
+    monkeypatch.setattr(mini, "answers", lambda model, turns, settings, owners: [given[t[0]["content"]] for t in turns])
     items = [item_of(name, "blue") for name in "abcd"]
     items += [item_of("e", " one\ntwo\n"), item_of("f", "not asked", task="")]
     scores = MiniExact().score(SimpleNamespace(), items, SETTINGS)

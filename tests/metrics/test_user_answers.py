@@ -37,7 +37,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Answers as in GIVEN; the sizes of what was asked for."""
     asked: list[int] = []
 
-    def scripted(model: Any, conversations: Any, settings: Any) -> list[GreedyAnswer]:
+    def scripted(model: Any, conversations: Any, settings: Any, owners: Any) -> list[GreedyAnswer]:
         asked.append(len(conversations))
         assert all(turns[-1]["role"] == "user" for turns in conversations)
         return [GIVEN[turns[-1]["content"]] for turns in conversations]

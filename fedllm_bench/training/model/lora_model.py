@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,6 +93,27 @@ class LoraModel:
             with torch.no_grad():
                 yield
         finally:
+            lora_layers.detach(self.layers)
+
+    @contextmanager
+    def using_each(self, adapters: Sequence[Tree], rows: Sequence[int]) -> Iterator[None]:
+        """Evaluate with several adapters inside the block: the first `rows[0]` rows of every batch have the first, the
+        next `rows[1]` the second, and so on. No gradient is kept.
+        """
+        stacked = {name: torch.stack([adapter[name] for adapter in adapters]) for name in adapters[0]}
+
+        def note(_: nn.Module, args: Any, inputs: Any) -> None:  # answers go on by one token of each row
+            tokens = (args[0] if args else inputs["input_ids"]).shape[1]
+            self.switch.segments = tuple(count * tokens for count in rows)
+
+        hook = self.base.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
+        lora_layers.attach(self.layers, {name: tensor.to(self.device) for name, tensor in stacked.items()})
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            hook.remove()
+            self.switch.segments = ()
             lora_layers.detach(self.layers)
 
 
