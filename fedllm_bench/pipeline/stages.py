@@ -138,6 +138,7 @@ def train(bench: Bench) -> Server:
             clients=bench.clients,
             map_blocks=map_blocks,
             folder=cell.folder,
+            plan=bench.model.plan,
             only=only,
             stop=stop,
             watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds),
