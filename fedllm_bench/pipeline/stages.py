@@ -26,6 +26,7 @@ from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
+from fedllm_bench.pipeline.plan import PLAN, keep_plan
 from fedllm_bench.pipeline.results_stage import RawSides, write_report
 from fedllm_bench.pipeline.total_time import TotalTime
 from fedllm_bench.results.privacy import warnings_of
@@ -68,17 +69,14 @@ def _load(cell: Cell, is_baseline: bool) -> Bench:
     try:
         return load_bench(_as_planned(cell), is_baseline=is_baseline)
     except UserError:
-        if {path.name for path in cell.folder.iterdir()} <= {".lock", "plan.json"}:
+        if {path.name for path in cell.folder.iterdir()} <= {".lock", PLAN}:
             shutil.rmtree(cell.folder)
         raise
 
 
 def _as_planned(cell: Cell) -> Cell:
     """The cell with the thread count of its first session: another one would round sums differently."""
-    plan = cell.folder / "plan.json"
-    if not plan.is_file():
-        files.write_json(plan, {"threads": cell.threads, "block_size": cell.config.local.block_size})
-    return replace(cell, threads=files.read_json(plan)["threads"])
+    return replace(cell, threads=keep_plan(cell).threads)
 
 
 def _run_stages(bench: Bench) -> dict[str, Any]:
