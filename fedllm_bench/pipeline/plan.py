@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common import files
-from fedllm_bench.runs.cell import Cell
 
 PLAN = "plan.json"
 
@@ -34,14 +33,7 @@ def read_plan(folder: Path) -> Plan | None:
     return Plan(**{key: values[key] for key in Plan.__dataclass_fields__ if key in values})
 
 
-def plan_of(cell: Cell) -> Plan:
-    """The plan that the cell's folder has, else the one that a run begun now would keep there."""
-    return read_plan(cell.folder) or Plan(threads=cell.threads, block_size=cell.config.local.block_size)
-
-
-def keep_plan(cell: Cell) -> Plan:
-    """As :func:`plan_of`, and written where the run begins."""
-    plan = plan_of(cell)
-    if not (cell.folder / PLAN).is_file():
-        files.write_json(cell.folder / PLAN, {key: value for key, value in asdict(plan).items() if value is not None})
+def write_plan(folder: Path, plan: Plan) -> Plan:
+    """The plan of a run that begins."""
+    files.write_json(folder / PLAN, {key: value for key, value in asdict(plan).items() if value is not None})
     return plan

@@ -10,8 +10,8 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
-from fedllm_bench.pipeline.plan import PLAN, keep_plan
+from fedllm_bench.pipeline.beside import Baseline, baseline_of, plan_of
+from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
 from fedllm_bench.pipeline.results_stage import RawSides, write_report
 from fedllm_bench.pipeline.total_time import TotalTime
 from fedllm_bench.results.privacy import warnings_of
@@ -55,7 +56,7 @@ def run_cell(cell: Cell, *, is_baseline: bool = False) -> dict[str, Any]:
     files.make_folder(cell.folder)
     try:
         with FileLock(cell.folder / ".lock", timeout=0):
-            return cell.finished() or _run_stages(_load(cell, is_baseline))
+            return cell.finished() or _run_stages(_load(cell, is_baseline), is_baseline)
     except Timeout as error:
         raise UserError(
             f"{cell.folder}: another process is running this; wait for it, or change SEED or OUT"
@@ -76,25 +77,31 @@ def _load(cell: Cell, is_baseline: bool) -> Bench:
 
 def _as_planned(cell: Cell) -> Cell:
     """The cell with the thread count of its first session: another one would round sums differently."""
-    return replace(cell, threads=keep_plan(cell).threads)
+    plan = read_plan(cell.folder) or write_plan(cell.folder, plan_of(cell))
+    return cell.with_threads(plan.threads)
 
 
-def _run_stages(bench: Bench) -> dict[str, Any]:
+def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:
     folder = bench.cell.folder
     _describe(bench)
     clock = Clock(folder / "seconds.json")
-    with clock.stage("score the base"):
-        before = score_base(bench)
-    with clock.stage("train"):
-        server = train(bench)
-    with clock.stage("score"):
-        after = own_scores(bench, "after", lambda ledger: score_after(bench, server, ledger))
-    personal = None
-    if is_wanted(bench):
-        with clock.stage("personalise"), interrupts.deferred() as stop:
-            personal = personalise(bench, server, stop)
-    with clock.stage("local baseline"):
-        local = None if bench.method.personal else score_local(bench)
+    with ExitStack() as stack:
+        baseline = None if bench.method.personal else stack.enter_context(baseline_of(bench.cell))
+        if not is_baseline:  # else the run that needs it, and may be at work beside, scores the base
+            with clock.stage("score the base"):
+                score_base(bench)
+        with clock.stage("train"):
+            server = train(bench, baseline)
+        with clock.stage("score the base"):
+            before = score_base(bench)
+        with clock.stage("score"):
+            after = own_scores(bench, "after", lambda ledger: score_after(bench, server, ledger))
+        personal = None
+        if is_wanted(bench):
+            with clock.stage("personalise"), interrupts.deferred() as stop:
+                personal = personalise(bench, server, stop)
+        with clock.stage("local baseline"):
+            local = score_local(bench, baseline) if baseline else None
     with clock.stage("report"):
         return write_report(bench, RawSides(before, after, local, personal), clock.seconds)
 
@@ -122,7 +129,7 @@ def score_base(bench: Bench) -> Scores:
     return saved_scores(folder, "before", bench.metrics, lambda: shared_scores(bench, "before", score))
 
 
-def train(bench: Bench) -> Server:
+def train(bench: Bench, baseline: Baseline | None) -> Server:
     """The rounds; leaves rounds.jsonl, checkpoint/ and the trained adapter."""
     config, cell = bench.config, bench.cell
     for line in warnings_of(bench.method, config, len(bench.clients)):
@@ -138,7 +145,7 @@ def train(bench: Bench) -> Server:
             folder=cell.folder,
             only=only,
             stop=stop,
-            watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds),
+            watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds, baseline),
         )
         server = run_rounds(run, bench.initial)
     for name, tree in final_adapters(bench, server).items():
@@ -184,9 +191,10 @@ def score_after(bench: Bench, server: Server, ledger: Ledger) -> Scores:
     return evaluate(bench, pairs, bench.config.method.name, ledger=ledger)
 
 
-def score_local(bench: Bench) -> Scores:
+def score_local(bench: Bench, baseline: Baseline) -> Scores:
     """The scores of clients who trained alone: a run of its own, which all methods of a seed share."""
-    cell = bench.cell.baseline
+    baseline.wait()
+    cell = baseline.cell
     if cell.finished() is None:
         log.info("the baseline `local` (in %s)", cell.folder)
         run_cell(cell, is_baseline=True)

@@ -17,8 +17,9 @@ from bench_runs import quiet_environment
 from checkout import ROOT
 
 from fedllm_bench.common import files
-from fedllm_bench.pipeline import workers
-from fedllm_bench.pipeline.workers import Ended, Worker, failure, next_task, run_cells, seconds_left, start_worker, stop
+from fedllm_bench.pipeline import children
+from fedllm_bench.pipeline.children import failure
+from fedllm_bench.pipeline.workers import Ended, Worker, next_task, run_cells, seconds_left, start_worker, stop
 
 WRITE = "import sys, time; time.sleep({wait}); open(sys.argv[1], 'w').write('{{}}')"
 PATIENCE_SECONDS = 30
@@ -176,7 +177,7 @@ def test_whatever_ends_the_grid_ends_its_workers(tmp_path: Path, error: type[Bas
 
 
 def test_a_worker_that_does_not_listen_is_killed(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(workers, "SECONDS_TO_STOP", 0.5)
+    monkeypatch.setattr(children, "SECONDS_TO_STOP", 0.5)
     ready = tmp_path / "ready"
     code = f"import signal, time; signal.signal(2, signal.SIG_IGN); open({str(ready)!r}, 'w').close(); time.sleep(60)"
     worker = launch(code)(tasks(tmp_path, "local0")[0])
