@@ -110,7 +110,8 @@ def carry_out(args: argparse.Namespace, words: Sequence[str]) -> int:
 
 def entry() -> NoReturn:
     """The installed command: :func:`main` in a process that was started as it needs to be."""
-    variables = process.variables_of_a_restart(sys.argv[1:2] in (["bench"], ["answer"], ["evaluate"]))
+    trains = sys.argv[1:2] in (["bench"], ["answer"], ["evaluate"]) and not {"-h", "--help"} & set(sys.argv)
+    variables = process.variables_of_a_restart(trains)
     if variables is not None:
         os.execve(sys.executable, [sys.executable, "-m", "fedllm_bench", *sys.argv[1:]], variables)
     process.warnings_as_usual()

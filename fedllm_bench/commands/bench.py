@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.terminal import add_plugins, say
 from fedllm_bench.common import hardware
-from fedllm_bench.config.preflight import choose_profile
 from fedllm_bench.report.events import check_installed, write_events
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ def add_settings(parser: argparse.ArgumentParser, *, metavar: str, help: str) ->
 
 def run(args: argparse.Namespace) -> int:
     from fedllm_bench.config import presets
+    from fedllm_bench.config.preflight import choose_profile
     from fedllm_bench.pipeline.bench_run import finish
     from fedllm_bench.runs.opening import open_cell
 

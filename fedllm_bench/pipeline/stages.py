@@ -28,7 +28,6 @@ from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.pipeline.beside import Baseline, baseline_of, plan_of
 from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
-from fedllm_bench.pipeline.results_stage import RawSides, write_report
 from fedllm_bench.pipeline.total_time import TotalTime
 from fedllm_bench.results.privacy import warnings_of
 from fedllm_bench.runs.cell import Cell
@@ -102,6 +101,8 @@ def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:
                 personal = personalise(bench, server, stop)
         with clock.stage("local baseline"):
             local = score_local(bench, baseline) if baseline else None
+    from fedllm_bench.pipeline.results_stage import RawSides, write_report  # load what a run in training needs not
+
     with clock.stage("report"):
         return write_report(bench, RawSides(before, after, local, personal), clock.seconds)
 
