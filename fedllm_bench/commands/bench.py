@@ -53,7 +53,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--threads",
         type=positive,
         metavar="N",
-        help="cores to use (default: all, or OMP_NUM_THREADS)",
+        help="cores for the run and, afterwards, for its baseline, as --threads 2 (default: all, or OMP_NUM_THREADS, "
+        "shared by both, which then train at the same time)",
     )
     parser.add_argument("--explain", action="store_true", help="show the resolved settings and stop")
     parser.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard at the end (an extra)")

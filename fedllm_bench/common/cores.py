@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 from fedllm_bench.common.free_memory import GROUPS, MOUNT, number_in, places_of_groups, text_of
 
 PINNING = "FEDLLM_BENCH_PIN"  # "0": no process is kept on cores of its own
-TASKS = Path("/proc/self/task")
+TASKS, LOADAVG = Path("/proc/self/task"), Path("/proc/loadavg")
+LOOKS, SECONDS_BETWEEN_LOOKS = 5, 0.02
 
 
 def given_cores() -> list[int]:
@@ -39,15 +41,28 @@ def _quotas(groups: Path, mount: Path) -> Iterator[float]:
 def groups_of_cores(threads: Sequence[int]) -> list[list[int]] | None:
     """The given cores dealt to processes of so many threads each, all of them, neighbours together.
 
-    None where nobody is to be kept on cores of its own: there are more threads than cores, others have a share in the
-    cores by a quota of time, the system cannot do it, or FEDLLM_BENCH_PIN=0 says so.
+    None where nobody is to be kept on cores of its own: there are more threads than cores, others use the cores too, or
+    have a share in them by a quota of time, the system cannot do it, or FEDLLM_BENCH_PIN=0 says so. Beside other
+    programs a process that may not leave its core waits for whoever took that one: three times as long was measured.
     """
     cores = given_cores()
     if os.environ.get(PINNING) == "0" or len(threads) < 2 or not sum(threads) <= len(cores) == num_cores():
         return None
+    if others_at_work() > len(cores) - sum(threads):
+        return None
     spare, number = len(cores) - sum(threads), len(threads)
     ends = [sum(threads[: i + 1]) + spare * (i + 1) // number for i in range(number)]
     return [cores[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def others_at_work(loadavg: Path = LOADAVG) -> int:
+    """How many threads of other programs run or wait for a core, the least of a few looks; 0 where nobody says."""
+    found = []
+    for look in range(LOOKS):
+        time.sleep(SECONDS_BETWEEN_LOOKS if look else 0)
+        running = text_of(loadavg).split()[3:4]
+        found.append((number_in(running[0].partition("/")[0]) or 1) - 1 if running else 0)  # without this one
+    return min(found)
 
 
 def pin(process: int, cores: Iterable[int]) -> None:

@@ -52,8 +52,15 @@ def dry_run_lines(config: RunConfig, out: Path, cuda: bool, threads: int | None)
     if cell.finished() is not None:
         yield f"Time: none; the run in {cell.folder} is finished"
         return
+    from fedllm_bench.pipeline.beside import plan_of
     from fedllm_bench.pipeline.forecast import forecast
 
+    plan = plan_of(cell)
+    if plan.baseline_threads is not None:
+        yield (
+            "The baseline `local` trains at the same time, in a process of its own with as much memory; "
+            f"threads: {plan.threads} and {plan.baseline_threads}"
+        )
     yield from forecast(cell).lines()
 
 

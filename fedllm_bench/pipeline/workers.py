@@ -81,7 +81,12 @@ def next_task(waiting: Sequence[GridCell], running: Sequence[GridCell], started:
 
 
 def start_worker(
-    task: GridCell, *, threads: int, logs: Path, environment: Mapping[str, str], cores: Sequence[int] = ()
+    task: GridCell,
+    *,
+    threads: int,
+    logs: Path,
+    cores: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Worker:
     """Start the cell with so many threads, on these cores; what it says goes to logs/<method>-s<seed>.log."""
     path = logs / f"{task.method}-s{task.seed}.log"

@@ -43,10 +43,11 @@ def finish(process: subprocess.Popen[str]) -> str:
     return process.communicate(timeout=PATIENCE_SECONDS)[1]
 
 
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], object]) -> None:
+def wait_for(process: subprocess.Popen[str] | None, ready: Callable[[], object]) -> None:
+    """Until `ready`; the process must not end before."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not ready():
-        assert process.poll() is None, finish(process)
+        assert process is None or process.poll() is None, finish(process)
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -109,92 +110,51 @@ def test_beside_and_afterwards_end_with_the_same_bits(
     cost = files.read_json(folder / "results.json")["cost"]["seconds"]
     assert set(cost) == {"score the base", "train", "score", "local baseline"}
     assert child_of(tmp_path) is None
+    _check_that_an_error_is_one_line(tiny_split, tiny_folder, tmp_path)
 
 
-def test_a_killed_run_takes_its_baseline_along_and_both_go_on(
+def _check_that_an_error_is_one_line(tiny_split: Split, tiny_folder: Path, out: Path) -> None:
+    """Of the runs in `out` only results are missing, but somebody else holds the folder of the baseline."""
+    folder = folder_of("local", out)
+    for method in ("local", "fedavg"):
+        (folder_of(method, out) / "results.json").unlink()
+    code = "import sys; from filelock import FileLock\nwith FileLock(sys.argv[1]): print('held', flush=True); input()"
+    command = [sys.executable, "-c", code, str(folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        process = start(tiny_split, tiny_folder, out, out / "cache")
+        err = finish(process)
+        holder.communicate("\n")
+    assert process.returncode == 2
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith(f"fedllm-bench: {folder}: another process is running this")
+
+
+def test_whoever_is_killed_or_interrupted_all_go_on_to_the_same_bits(
     afterwards: Path, tiny_split: Split, tiny_folder: Path, tmp_path: Path
 ):
+    """The run is killed, which ends its baseline too; then Ctrl-C stops both; then the baseline alone is killed."""
     process = start(tiny_split, tiny_folder, tmp_path, tmp_path / "cache")
     wait_for(process, lambda: rounds(tmp_path, "local") >= 1)
-    child = child_of(tmp_path)
     process.kill()
     finish(process)
-    deadline = time.monotonic() + 20
-    while child_of(tmp_path) is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert child is not None
-    done = rounds(tmp_path, "local")
-    process = start(tiny_split, tiny_folder, tmp_path, tmp_path / "cache")
-    err = finish(process)
-    assert process.returncode == 0, err
-    assert done <= rounds(tmp_path, "local")
-    assert outcomes(tmp_path) == outcomes(afterwards)
-    assert not list(tmp_path.rglob("*.part"))
+    wait_for(None, lambda: child_of(tmp_path) is None)
 
-
-def test_a_killed_baseline_is_gone_on_with_by_the_run(
-    afterwards: Path, tiny_split: Split, tiny_folder: Path, tmp_path: Path
-):
     process = start(tiny_split, tiny_folder, tmp_path, tmp_path / "cache")
     wait_for(process, lambda: child_of(tmp_path))
-    child = child_of(tmp_path)
-    assert child is not None
-    os.kill(child, signal.SIGKILL)
-    err = finish(process)
-    assert process.returncode == 0, err
-    assert "the baseline `local` did not end (ended by SIGKILL (was there enough memory?)); it goes on" in err
-    assert outcomes(tmp_path) == outcomes(afterwards)
-
-
-def test_ctrl_c_stops_both_with_one_message_and_both_go_on(
-    afterwards: Path, tiny_split: Split, tiny_folder: Path, tmp_path: Path
-):
-    process = start(tiny_split, tiny_folder, tmp_path, tmp_path / "cache")
-    wait_for(process, lambda: rounds(tmp_path, "fedavg") >= 1 and child_of(tmp_path))
     process.send_signal(signal.SIGINT)
     err = finish(process)
     assert process.returncode == 130
     assert child_of(tmp_path) is None
     assert "Traceback" not in err
     assert [line for line in err.splitlines() if "interrupted" in line] == [err.splitlines()[-1]]
+
     process = start(tiny_split, tiny_folder, tmp_path, tmp_path / "cache")
+    wait_for(process, lambda: child_of(tmp_path))
+    os.kill(child_of(tmp_path) or 0, signal.SIGKILL)
     err = finish(process)
     assert process.returncode == 0, err
+    assert "the baseline `local` did not end (ended by SIGKILL (was there enough memory?)); it goes on" in err
     assert outcomes(tmp_path) == outcomes(afterwards)
-
-
-def test_a_run_of_an_old_plan_is_finished_by_it(tiny_split: Split, tiny_folder: Path, tmp_path: Path):
-    needs_two_cores()
-    process = start(tiny_split, tiny_folder, tmp_path, tmp_path / "cache")
-    wait_for(process, lambda: list(tmp_path.glob("mini-aya/fedavg/*/plan.json")))
-    process.kill()
-    finish(process)
-    plan = {"threads": 2, "block_size": 8}
-    files.write_json(folder_of("fedavg", tmp_path) / "plan.json", plan)
-    process = start(tiny_split, tiny_folder, tmp_path, tmp_path / "cache")
-    err = finish(process)
-    assert process.returncode == 0, err
-    assert "trains beside" not in err
-    assert plans(tmp_path) == {"fedavg": plan, "local": plan}
-
-
-def test_an_error_of_the_baseline_is_one_line_and_bad_input(tiny_split: Split, tiny_folder: Path, tmp_path: Path):
-    """Its folder is held by somebody else, from before it begins until the run has ended."""
-    needs_two_cores()
-    code = "import sys; from filelock import FileLock\nwith FileLock(sys.argv[1]): print('held', flush=True); input()"
-    process = start(tiny_split, tiny_folder, tmp_path, tmp_path / "cache")
-    finish(process)
-    folder = folder_of("local", tmp_path)
-    (folder / "results.json").unlink()
-    (folder_of("fedavg", tmp_path) / "results.json").unlink()
-    command = [sys.executable, "-c", code, str(folder / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        process = start(tiny_split, tiny_folder, tmp_path, tmp_path / "cache")
-        err = finish(process)
-        holder.communicate("\n")
-    assert process.returncode == 2
-    assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith(f"fedllm-bench: {folder}: another process is running this")
+    assert not list(tmp_path.rglob("*.part"))
