@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,32 +79,42 @@ class Baseline:
 
     @property
     def is_beside(self) -> bool:
-        return self.process is not None
+        """Whether the process is at work."""
+        return self.process is not None and self.process.poll() is None
 
-    def wait(self) -> None:
-        """Until the process has ended, with what it says itself every ten seconds; a line where it did not end well."""
+    def wait(self, is_enough: Callable[[], bool] = lambda: False) -> None:
+        """Until the process has ended, or `is_enough`; with what it says itself every ten seconds.
+
+        Of one that did not end well a line says why.
+        """
         if self.process is None:
             return
         told, said = time.monotonic(), ""
         while self.process.poll() is None:
+            if is_enough():
+                return
             if time.monotonic() - told >= SECONDS_BETWEEN_LINES and (line := children.last_line(self.log)) != said:
                 told, said = time.monotonic(), line
                 log.info("waiting for the baseline `local`: %s", line)
             time.sleep(SECONDS_BETWEEN_LOOKS)
         if self.cell.finished() is None:
-            reason = children.failure(self.process.returncode, self.log)
-            log.warning("the baseline `local` did not end (%s); it goes on in this process", reason)
+            log.warning("the baseline `local` did not end (%s); it goes on in this process", self.failure())
+
+    def failure(self) -> str:
+        """Why the process, which has ended, left no results."""
+        return children.failure(self.process.returncode, self.log) if self.process else ""
 
 
 @contextmanager
 def baseline_of(cell: Cell) -> Iterator[Baseline]:
     """The baseline of a run whose folder says what it is; where its plan says so, it is at work inside the block.
 
-    However the block is left, the process has ended by then; what it has done is kept.
+    However the block is left, the process has ended by then: by itself, or stopped where there was an error or Ctrl-C.
+    What it has done is kept.
     """
     plan = read_plan(cell.folder)
     threads = plan.baseline_threads if plan else None
-    baseline = Baseline(replace(cell.baseline, threads=threads or cell.threads), cell.folder / LOG)
+    baseline = Baseline(cell.baseline.with_threads(threads or cell.threads), cell.folder / LOG)
     if threads is None or baseline.cell.finished() is not None or hardware.num_threads() < threads + cell.threads:
         yield baseline
         return
@@ -114,7 +124,11 @@ def baseline_of(cell: Cell) -> Iterator[Baseline]:
     log.info("the baseline `local` trains beside, threads: %d and %d (log %s)", cell.threads, threads, baseline.log)
     try:
         with kept_on(own):
-            yield replace(baseline, process=process)
+            baseline = replace(baseline, process=process)
+            yield baseline
+        process.wait()  # its report, which nobody here needs
+        if baseline.cell.finished() is None:
+            log.warning("the baseline `local` did not end (%s); the next run that needs it goes on", baseline.failure())
     finally:
         if process.poll() is None:
             children.stop([process])

@@ -35,7 +35,7 @@ from fedllm_bench.runs.client_rounds import watcher
 from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, OUTPUTS, folder_name
 from fedllm_bench.runs.loading import Bench, check_cell, load_bench
 from fedllm_bench.runs.personalise import is_wanted, personalise
-from fedllm_bench.runs.scoring import Scores, evaluate, own_scores, read_scores, saved_scores, shared_scores
+from fedllm_bench.runs.scoring import Scores, evaluate, has_scores, own_scores, read_scores, saved_scores, shared_scores
 from fedllm_bench.training import engines
 from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.model.adapter import save_adapter
@@ -101,10 +101,10 @@ def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:
                 personal = personalise(bench, server, stop)
         with clock.stage("local baseline"):
             local = score_local(bench, baseline) if baseline else None
-    from fedllm_bench.pipeline.results_stage import RawSides, write_report  # load what a run in training needs not
+        from fedllm_bench.pipeline.results_stage import RawSides, write_report  # load what a run in training needs not
 
-    with clock.stage("report"):
-        return write_report(bench, RawSides(before, after, local, personal), clock.seconds)
+        with clock.stage("report"):
+            return write_report(bench, RawSides(before, after, local, personal), clock.seconds)
 
 
 def _describe(bench: Bench) -> None:
@@ -194,9 +194,9 @@ def score_after(bench: Bench, server: Server, ledger: Ledger) -> Scores:
 
 def score_local(bench: Bench, baseline: Baseline) -> Scores:
     """The scores of clients who trained alone: a run of its own, which all methods of a seed share."""
-    baseline.wait()
     cell = baseline.cell
-    if cell.finished() is None:
+    baseline.wait(lambda: has_scores(cell.folder, "after", bench.metrics))  # its report is made while ours is
+    if not baseline.is_beside and cell.finished() is None:
         log.info("the baseline `local` (in %s)", cell.folder)
         run_cell(cell, is_baseline=True)
     return read_scores(cell.folder, "after", bench.metrics)

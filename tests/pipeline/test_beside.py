@@ -12,6 +12,8 @@ from bench_runs import folder_of, quick, words
 
 from fedllm_bench import cli
 from fedllm_bench.common import files, hardware
+from fedllm_bench.config import plugins
+from fedllm_bench.config.plugins import Source
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.pipeline import bench_run, beside, children
@@ -134,6 +136,8 @@ class Started:
     def poll(self) -> int | None:
         return self.returncode
 
+    wait = poll
+
 
 @pytest.fixture
 def started(monkeypatch) -> list[tuple[list[str], dict[str, Any]]]:
@@ -149,12 +153,25 @@ def started(monkeypatch) -> list[tuple[list[str], dict[str, Any]]]:
     return calls
 
 
-def test_it_is_started_as_the_plan_says_with_the_run_that_needs_it(cell: Cell, started):
+def test_it_is_started_as_the_plan_says_with_the_run_that_needs_it(cell: Cell, started, caplog):
     begun(cell, threads=3, baseline_threads=1)
     with baseline_of(replace(cell, threads=3)) as baseline:
-        assert baseline.is_beside
+        assert baseline.process is not None
         assert (baseline.cell.folder, baseline.cell.threads) == (cell.baseline.folder, 1)
+    assert "the next run that needs it goes on" in caplog.text  # the one here has ended without results
     assert started == [(["baseline-of", str(cell.folder)], {"threads": 1, "cores": ()})]
+
+
+def test_it_gets_the_files_of_plugins_in_use_but_not_those_of_packages(cell: Cell, started, monkeypatch):
+    """What an installed package has every process finds by itself."""
+    given = Source(name="mine.py", where="--plugin mine.py", content=b"", path="/files/mine.py")
+    installed = replace(given, name="theirs.py", path="/site-packages/theirs.py", package="theirs 1.0")
+    found = {("METHODS", "one"): given, ("METRICS", "two"): given, ("METRICS", "three"): installed}
+    monkeypatch.setattr(plugins, "GIVEN", found)
+    begun(cell, threads=3, baseline_threads=1)
+    with baseline_of(replace(cell, threads=3)):
+        ((words, _),) = started
+    assert words[2:] == ["--plugin=/files/mine.py"]
 
 
 @pytest.mark.parametrize(("threads", "baseline_threads", "of"), [(4, None, 4), (4, 1, 1), (3, 2, 2)])
@@ -197,6 +214,13 @@ def test_while_the_run_waits_it_shows_how_far_the_baseline_is(cell: Cell, tmp_pa
         "waiting for the baseline `local`: train local: 40%, about 9 s left",
         "waiting for the baseline `local`: score local: done in 1.0 s",
     ]
+
+
+def test_a_run_waits_no_longer_than_it_must(cell: Cell, tmp_path: Path, caplog):
+    baseline = Baseline(cell.baseline, tmp_path / "log", Started())  # type: ignore[arg-type]
+    baseline.wait(lambda: True)
+    assert baseline.is_beside
+    assert not caplog.messages
 
 
 def test_the_worker_runs_the_baseline_of_the_folder_it_is_given(cell: Cell, monkeypatch, tmp_path: Path):
