@@ -40,6 +40,10 @@ class Seconds:
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(self.about + other.about, self.low + other.low, self.high + other.high)
 
+    def at_least(self, other: Seconds) -> Seconds:
+        """The longer one of two, in each way."""
+        return Seconds(max(self.about, other.about), max(self.low, other.low), max(self.high, other.high))
+
     def times(self, count: float) -> Seconds:
         return Seconds(self.about * count, self.low * count, self.high * count)
 

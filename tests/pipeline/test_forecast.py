@@ -11,6 +11,7 @@ import pytest
 from architectures import make_folder
 
 from fedllm_bench import cli
+from fedllm_bench.common import hardware
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.manifest import Split
@@ -99,6 +100,24 @@ def test_a_finished_part_costs_nothing_and_says_so(tiny_split, tiny_run_config, 
     assert left == {"score the base": "done", "score": "done", "local baseline": "done"}
     assert next(s for s in forecast.forecast(cell).stages if s.name == "train").needed.about == 0
     assert len(read_jsonl(cell.folder / "rounds.jsonl")) == 2
+
+
+def test_a_baseline_beside_adds_only_what_it_takes_longer(tiny_split, tiny_run_config, tmp_path, monkeypatch, capsys):
+    stages = [forecast.Stage(name, probe.Seconds(about, about - 1, about + 1))
+              for name, about in (("load", 5.0), ("train", 60.0), ("score", 20.0))]  # fmt: skip
+    for about, total in ((50.0, 85.0), (100.0, 105.0)):
+        baseline = forecast.Stage("local baseline", probe.Seconds(about, about, about), is_beside=True)
+        found = forecast.Forecast([*stages, baseline], 1.0, 1.0)
+        assert found.total.about == total
+        assert "at the same time in a process of its own" in found.lines()[4]
+    monkeypatch.setattr(hardware, "num_threads", lambda: 2)
+    words = ["bench", "aya", "fedavg", "--profile", "mini", "--split", str(tiny_split.folder), "--out", str(tmp_path)]
+    settings = [word for setting in (*QUICK, "federation.clients_per_round=3") for word in ("--set", setting)]
+    assert cli.main([*words, *settings, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "trains at the same time, in a process of its own with as much memory; threads: 1 and 1" in shown
+    assert "at the same time in a process of its own\n" in shown
+    assert not list(tmp_path.iterdir())
 
 
 def test_votes_have_a_stage_for_their_reference(pair_split, tiny_run_config, tmp_path, monkeypatch):

@@ -1,0 +1,39 @@
+"""plan.json of a run folder: what its first session chose and each later one keeps, since the bits depend on it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench.common import files
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """`threads` and `block_size` are the run's own.
+
+    `baseline_threads` are those of the baseline `local` in a process beside it, None where it is trained afterwards,
+    in the run's process and with the run's threads.
+    """
+
+    threads: int
+    block_size: int
+    baseline_threads: int | None = None
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """The plan of a run folder; None where no session has begun it. Keys that are not known here are passed over."""
+    path = folder / PLAN
+    if not path.is_file():
+        return None
+    values: dict[str, Any] = files.read_json(path)
+    return Plan(**{key: values[key] for key in Plan.__dataclass_fields__ if key in values})
+
+
+def write_plan(folder: Path, plan: Plan) -> Plan:
+    """The plan of a run that begins."""
+    files.write_json(folder / PLAN, {key: value for key, value in asdict(plan).items() if value is not None})
+    return plan
