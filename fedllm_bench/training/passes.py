@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from fedllm_bench.config.run import Local
-from fedllm_bench.data.pairs import PairRow
-from fedllm_bench.data.tokens import TokenRow
+from fedllm_bench.data.pairs import PairPart, PairRow
+from fedllm_bench.data.tokens import TokenPart, TokenRow
+from fedllm_bench.training.batches import StepPlan
 
-if TYPE_CHECKING:
-    from fedllm_bench.training.block import ClientTask
-
-VERSION = 2  # of plan.json; 1 stacked the micro-batches of clients, padded to the longest row of all
 # Padded tokens of a pass, forward and backward. On two cores 1,024 was the best or near it for models of hidden size
 # 64, 128 and 256 (docs/speed.md). A GPU wants more.
 CPU_TOKENS, CUDA_TOKENS = 1024, 16_384
@@ -59,6 +56,19 @@ class PassRow:
 Pass = tuple[PassRow, ...]
 
 
+class Steps(Protocol):
+    """What passes are made of a client's task: its local steps, whose numbers point to places in `row_numbers`."""
+
+    @property
+    def rows(self) -> TokenPart | PairPart: ...
+
+    @property
+    def row_numbers(self) -> tuple[int, ...]: ...
+
+    @property
+    def steps(self) -> tuple[StepPlan, ...]: ...
+
+
 def most_tokens(local: Local, device: str) -> int:
     """Tokens of a pass where no search was made: those of the kind of device, or fewer.
 
@@ -73,7 +83,7 @@ def sequences_of_row(local: Local) -> int:
     return 2 if local.loss == "dpo" else 1
 
 
-def passes_of(tasks: Sequence[ClientTask], number: int, tokens: int | None) -> list[Pass]:
+def passes_of(tasks: Sequence[Steps], number: int, tokens: int | None) -> list[Pass]:
     """The passes of step `number` of all `tasks`; see :class:`PassPlan` for `tokens`."""
     rows = [row for owner, task in enumerate(tasks) for row in _rows_of(owner, task, number)]
     if tokens is None:
@@ -84,7 +94,7 @@ def passes_of(tasks: Sequence[ClientTask], number: int, tokens: int | None) -> l
     return [_by_owner(rows[start:end]) for start, end in cuts(sizes, tokens // width)]
 
 
-def _rows_of(owner: int, task: ClientTask, number: int) -> list[PassRow]:
+def _rows_of(owner: int, task: Steps, number: int) -> list[PassRow]:
     flat = (row for micro in task.steps[number] for row in micro)
     return [PassRow(owner, place, task.rows[task.row_numbers[row]]) for place, row in enumerate(flat)]
 
