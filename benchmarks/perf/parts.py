@@ -138,8 +138,8 @@ def memory_parts(
         "logits": 0,
     }
     for number in range(len(task.steps)):
-        for rows in passes_of([task], number, model.plan.tokens):
-            kept, logits = _of_pass(model, start, _collated(rows))
+        for rows in passes_of([task], number, model.plan.tokens, packed=model.plan.packed):
+            kept, logits = _of_pass(model, start, _collated(rows, packed=model.plan.packed))
             parts["activations"], parts["logits"] = max(parts["activations"], kept), max(parts["logits"], logits)
     peak = resident("VmHWM")
     return parts | {"allocator and short-lived": peak - sum(parts.values()), "peak": peak}
@@ -151,8 +151,9 @@ def batch_of(task: ClientTask, number: int) -> Batch:
     return _collated(rows)
 
 
-def _collated(rows: Pass) -> Batch:
-    return collate([sequence for each in rows for sequence in each.row.sequences], torch.device("cpu"))
+def _collated(rows: Pass, *, packed: bool = False) -> Batch:
+    sequences = [sequence for each in rows for sequence in each.row.sequences]
+    return collate(sequences, torch.device("cpu"), packed=packed)
 
 
 def _of_pass(model: LoraModel, start: Tree, batch: Batch) -> tuple[int, int]:
@@ -160,7 +161,7 @@ def _of_pass(model: LoraModel, start: Tree, batch: Batch) -> tuple[int, int]:
     attach(model.layers, {name: tensor[None].requires_grad_() for name, tensor in start.items()})
     try:
         with memory.kept(model.base) as sizes:
-            model.hidden(batch.ids)
+            model.hidden(batch.ids, batch.packing)
     finally:
         detach(model.layers)
     numbers = min(loss.tokens_at_once(model.vocabulary), int((batch.targets != -100).sum())) * model.vocabulary

@@ -36,7 +36,8 @@ def summed_nll(
     lengths = [len(row.ids) for row in rows]
 
     def compute(batch: Sequence[int]) -> list[float]:
-        nll, places = counted_nll(model, collate([rows[i] for i in batch], model.device))
+        collated = collate([rows[i] for i in batch], model.device, packed=model.plan.packed)
+        nll, places = counted_nll(model, collated)
         totals = torch.zeros(len(batch), dtype=torch.float64).index_add(0, places.cpu(), nll.double().cpu())
         return [float(total) for total in totals.tolist()]
 

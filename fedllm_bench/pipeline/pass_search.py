@@ -38,9 +38,14 @@ def with_passes(bench: Bench) -> Bench:
     """The cell with the passes of its plan, which a run that begins gets here."""
     plan = read_plan(bench.cell.folder)
     assert plan is not None
+    can_pack = bench.model.plan.packed
     if plan.version == VERSION and plan.pass_tokens is None and is_by_row(bench.config.model):
-        plan = write_plan(bench.cell.folder, replace(plan, pass_tokens=tokens_for(bench)))
-    return replace(bench, model=replace(bench.model, plan=PassPlan(plan.pass_tokens)))
+        plan = write_plan(bench.cell.folder, replace(plan, pass_tokens=tokens_for(bench), packed=can_pack))
+    if plan.packed and not can_pack:
+        log.warning("%s: this run packed its sequences, which cannot be done here: they are padded from now on",
+                    bench.cell.folder)  # fmt: skip
+    passes = PassPlan(plan.pass_tokens, packed=bool(plan.packed) and can_pack)
+    return replace(bench, model=replace(bench.model, plan=passes))
 
 
 def tokens_for(bench: Bench) -> int:
@@ -71,6 +76,7 @@ def _depends_on(bench: Bench, default: int, budgets: Sequence[int]) -> dict[str,
         "lora": [config.lora.rank, list(bench.model.targets), bool(config.lora.dropout)],
         "loss": config.local.loss,
         "checkpointing": config.local.gradient_checkpointing,
+        "packed": bench.model.plan.packed,
         "default": default,
         "budgets": list(budgets),
     }
@@ -116,7 +122,7 @@ def _measured(bench: Bench, default: int, budgets: Sequence[int]) -> dict[int, l
 
 
 def _seconds(bench: Bench, block: Sequence[ClientTask], tokens: int) -> float:
-    model = replace(bench.model, plan=PassPlan(tokens))
+    model = replace(bench.model, plan=replace(bench.model.plan, tokens=tokens))
     started = time.perf_counter()
     train_block(model, FedAvg(), {"params": bench.initial}, block, bench.config.local)
     return time.perf_counter() - started

@@ -18,7 +18,8 @@ class Plan:
     """`threads` and `block_size` are the run's own.
 
     `pass_tokens` are the most tokens of a pass (`training/passes.py`), None where it holds one micro-batch of each
-    client: under version 1, and where what a row becomes depends on who shares its pass.
+    client: under version 1, and where what a row becomes depends on who shares its pass. `packed`: whether sequences
+    lie in it one behind another, without padding.
     `baseline_threads` are those of the baseline `local` in a process beside it, None where it is trained afterwards,
     in the run's process and with the run's threads.
     """
@@ -27,6 +28,7 @@ class Plan:
     block_size: int
     version: int = 1
     pass_tokens: int | None = None
+    packed: bool | None = None
     baseline_threads: int | None = None
 
 

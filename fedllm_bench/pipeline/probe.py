@@ -168,10 +168,11 @@ def row_lengths(run: TrainingRun) -> IntArray:
 
 
 def padded_of(block: Sequence[ClientTask], lengths: IntArray, plan: PassPlan) -> int:
-    """Tokens of all passes of a block, padding included; of passes by micro-batch about so."""
+    """Tokens of all passes of a block, padding included; of passes by micro-batch and of packed pairs about so."""
     total = 0
     for number in range(max((len(task.steps) for task in block), default=0)):
         moving = [task for task in block if number < len(task.steps)]
         rows = [task.row_numbers[row] for task in moving for micro in task.steps[number] for row in micro]
-        total += padded_tokens([int(lengths[row]) for row in rows], plan.tokens or CPU_TOKENS)
+        sizes = [int(lengths[row]) for row in rows]
+        total += sum(sizes) if plan.packed else padded_tokens(sizes, plan.tokens or CPU_TOKENS)
     return total

@@ -12,17 +12,34 @@ from torch import Tensor
 
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.tokens import TokenRow
+from fedllm_bench.training.model.packed import Packing
 
 SCHEDULE, ROWS, POISSON = 0, 1, 3  # purposes of random streams: numpy takes [3, 4] and [3, 4, 0] for the same seed
+NOT_COUNTED = -100
+Tokens = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 StepPlan = tuple[tuple[int, ...], ...]  # the row numbers of each micro-batch of a step
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded rows: ids (B, T), targets (B, T) with -100 where no loss is counted."""
+    """Sequences that go through the model together: ids and targets of the same shape.
+
+    They are right-padded rows, shape (S, T), or lie one behind another in one row, shape (1, N), as `packing` says.
+    A target is -100 where no loss is counted, which is so at the first token of each sequence: nothing predicts it.
+    """
 
     ids: Tensor
     targets: Tensor
+    packing: Packing | None = None
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """How many tokens each sequence takes among all of the batch, padding included."""
+        return (self.ids.shape[1],) * len(self.ids) if self.packing is None else self.packing.lengths
+
+    def sequences_of(self, places_C: Tensor) -> Tensor:
+        """The number of the sequence of each token, from its place among all tokens of the batch; shape (C,)."""
+        return places_C // self.ids.shape[1] if self.packing is None else self.packing.sequences_of(places_C)
 
 
 def choose_clients(seed: int, round_num: int, num_clients: int, per_round: int) -> list[int]:
@@ -77,12 +94,23 @@ def plan_steps(
     return tuple(tuple(tuple(int(i) for i in micro) for micro in step) for step in order)
 
 
-def collate(rows: Sequence[TokenRow], device: torch.device, pad_id: int = 0) -> Batch:
-    """Rows side by side, padded on the right to the longest."""
+def collate(rows: Sequence[TokenRow], device: torch.device, pad_id: int = 0, *, packed: bool = False) -> Batch:
+    """Rows side by side, padded on the right to the longest; or `packed`, one behind another."""
+    if packed:
+        ids = np.concatenate([row.ids for row in rows])[None].astype(np.int64)
+        targets = np.concatenate([_targets(row) for row in rows])[None]
+        packing = Packing.of([len(row.ids) for row in rows], device)
+        return Batch(torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device), packing)
     length = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), length), pad_id, np.int64)
-    targets = np.full((len(rows), length), -100, np.int64)
+    targets = np.full((len(rows), length), NOT_COUNTED, np.int64)
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)] = row.ids
-        targets[i, : len(row.ids)] = np.where(row.counted, row.ids, -100)
+        targets[i, : len(row.ids)] = _targets(row)
     return Batch(torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device))
+
+
+def _targets(row: TokenRow) -> Tokens:
+    targets = np.where(row.counted, row.ids, NOT_COUNTED).astype(np.int64)
+    targets[:1] = NOT_COUNTED
+    return targets

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -123,7 +124,7 @@ def _step_gradients(
     model: LoraModel, layout: Layout, y_KP: Tensor, tasks: Sequence[ClientTask], number: int, local: Local
 ) -> tuple[list[float], Tensor]:
     """Losses of K clients and their gradients (K, P): means over all tokens or pairs of their step."""
-    passes = passes_of(tasks, number, model.plan.tokens)
+    passes = passes_of(tasks, number, model.plan.tokens, packed=model.plan.packed)
     terms = [0] * len(tasks)
     for each in (each for rows in passes for each in rows):
         terms[each.owner] += each.row.num_terms
@@ -157,7 +158,8 @@ def _pass_gradients(
     attach(model.layers, layout.unpack(leaf))
     objective = OBJECTIVES[local.loss]
     rows = [each.row for each in pass_rows]
-    batch = collate([sequence for row in rows for sequence in row.sequences], y_KP.device)
+    sequences = [sequence for row in rows for sequence in row.sequences]
+    batch = collate(sequences, y_KP.device, packed=model.plan.packed)
     of_row = torch.tensor([owners.index(each.owner) for each in pass_rows], device=y_KP.device)
     model.switch.segments = _segments(pass_rows, owners, batch)
     model.switch.masks = _masks(pass_rows, tasks, number, batch) if objective.dropout and model.switch.dropout else None
@@ -168,19 +170,20 @@ def _pass_gradients(
 
 def _segments(pass_rows: Pass, owners: Sequence[int], batch: Batch) -> tuple[int, ...]:
     """Tokens of each client in the pass, padding included."""
-    sequences = Counter(each.owner for each in pass_rows)
-    of_row = batch.ids.numel() // len(pass_rows)
-    return tuple(sequences[owner] * of_row for owner in owners)
+    tokens, per_row = Counter[int](), len(batch.spans) // len(pass_rows)
+    for place, span in enumerate(batch.spans):
+        tokens[pass_rows[place // per_row].owner] += span
+    return tuple(tokens[owner] for owner in owners)
 
 
 def _masks(pass_rows: Pass, tasks: Sequence[ClientTask], number: int, batch: Batch) -> Masks:
-    """Dropout of the pass: each row of each sequence has a stream of its own."""
+    """Dropout of the pass: each row, which is of one sequence here, has a stream of its own."""
     streams, lengths = [], []
     for each in pass_rows:
         streams.append(_mask_stream(tasks[each.owner], number, each.place, batch.ids.device))
         lengths.append(len(each.row.sequences[0].ids))
-    padded = batch.ids.shape[1]
-    return Masks(streams, range(0, batch.ids.numel(), padded), lengths, batch.ids.numel())
+    starts = [0, *accumulate(batch.spans)]
+    return Masks(streams, starts[:-1], lengths, batch.ids.numel())
 
 
 def _corrected(

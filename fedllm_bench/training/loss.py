@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from fedllm_bench.training.batches import Batch
+from fedllm_bench.training.batches import NOT_COUNTED, Batch
 from fedllm_bench.training.model.lora_model import LoraModel
 
 # Logits that may live at a time: 64 MB in float32, and a few times that for their gradient. Chunks of 2**24 take as
@@ -25,17 +25,18 @@ LEAST_TOKENS = 256
 
 
 def counted_nll(model: LoraModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Next-token loss in nats at each counted token, shape (C,), and the row of each, shape (C,).
+    """Next-token loss in nats at each counted token, shape (C,), and the sequence of each, shape (C,).
 
     The head is applied at these tokens only: they are a fifth of all, and its logits the largest tensor.
     """
-    hidden = model.hidden(batch.ids)[:, :-1]
-    targets = batch.targets[:, 1:]
-    rows, columns = torch.nonzero(targets != -100, as_tuple=True)
-    counted_CH, targets_C = hidden[rows, columns], targets[rows, columns]
+    hidden_NH = model.hidden(batch.ids, batch.packing).flatten(0, 1)
+    targets_N = batch.targets.flatten()
+    places_C = torch.nonzero(targets_N != NOT_COUNTED).squeeze(1)  # never the first token of a sequence
+    counted_CH, targets_C = hidden_NH.index_select(0, places_C - 1), targets_N[places_C]
+    sequences_C = batch.sequences_of(places_C)
     if counted_CH.shape[0] <= tokens_at_once(model.vocabulary):
-        return head_nll(model, counted_CH, targets_C), rows
-    return chunked_nll(model, counted_CH, targets_C), rows
+        return head_nll(model, counted_CH, targets_C), sequences_C
+    return chunked_nll(model, counted_CH, targets_C), sequences_C
 
 
 def tokens_at_once(vocabulary: int) -> int:

@@ -63,7 +63,7 @@ def dpo_losses(model: LoraModel, batch: Batch, rows: Rows, local: Local) -> Tens
 def log_ratios(model: LoraModel, batch: Batch, pairs: Sequence[PairRow]) -> Tensor:
     """log pi(y | x) - log pi_ref(y | x) of the chosen and the rejected answer of P pairs, shape (P, 2), in nats."""
     nll_C, sequences_C = counted_nll(model, batch)
-    policy_S = nll_C.new_zeros(len(batch.ids)).index_add(0, sequences_C, -nll_C)
+    policy_S = nll_C.new_zeros(len(batch.spans)).index_add(0, sequences_C, -nll_C)
     references = [pair.reference for pair in pairs]
     if None in references:
         raise ValueError("a pair has no log-probabilities of the reference; fill PairPart.reference first")

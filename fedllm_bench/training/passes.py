@@ -31,9 +31,12 @@ class PassPlan:
 
     None: a pass holds one micro-batch of each client of the block, as under version 1 of plan.json, and where what a
     row becomes depends on who shares its pass.
+
+    `packed`: its sequences lie one behind another without padding (:mod:`fedllm_bench.training.model.packed`).
     """
 
     tokens: int | None = CPU_TOKENS
+    packed: bool = False
 
 
 DEFAULT = PassPlan()
@@ -83,12 +86,15 @@ def sequences_of_row(local: Local) -> int:
     return 2 if local.loss == "dpo" else 1
 
 
-def passes_of(tasks: Sequence[Steps], number: int, tokens: int | None) -> list[Pass]:
-    """The passes of step `number` of all `tasks`; see :class:`PassPlan` for `tokens`."""
+def passes_of(tasks: Sequence[Steps], number: int, tokens: int | None, *, packed: bool = False) -> list[Pass]:
+    """The passes of step `number` of all `tasks`; see :class:`PassPlan` for `tokens` and `packed`."""
     rows = [row for owner, task in enumerate(tasks) for row in _rows_of(owner, task, number)]
     if tokens is None:
         return _by_micro_batch(rows, [len(task.steps[number][0]) for task in tasks])
     rows.sort(key=lambda row: (-row.longest, row.owner, row.place))
+    if packed:
+        sums = [sum(len(sequence.ids) for sequence in row.row.sequences) for row in rows]
+        return [_by_owner(rows[start:end]) for start, end in filled(sums, tokens)]
     sizes = [row.longest for row in rows]
     width = len(rows[0].row.sequences)
     return [_by_owner(rows[start:end]) for start, end in cuts(sizes, tokens // width)]
@@ -132,6 +138,19 @@ def cuts(lengths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
         found.append((int(begins[end]), end))
         end = int(begins[end])
     return found[::-1]
+
+
+def filled(sums: Sequence[int], tokens: int) -> list[tuple[int, int]]:
+    """Where to cut rows of `sums` tokens into packed passes of at most `tokens`, but at least one row: as few as can be
+    in their order.
+    """
+    found, start, held = [], 0, 0
+    for place, size in enumerate(sums):
+        if place > start and held + size > tokens:
+            found.append((start, place))
+            start, held = place, 0
+        held += size
+    return [*found, (start, len(sums))] if sums else []
 
 
 def padded_tokens(lengths: Sequence[int], tokens: int) -> int:

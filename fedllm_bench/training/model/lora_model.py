@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import Lora, Model
-from fedllm_bench.training.model import limits, norms, quantized, targets
+from fedllm_bench.training.model import limits, norms, packed, quantized, targets
 from fedllm_bench.training.model import lora as lora_layers
 from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import FORWARD_ERRORS, load_base, load_tokenizer
 from fedllm_bench.training.model.full import FullWeights
+from fedllm_bench.training.model.packed import Packing
 from fedllm_bench.training.model.peft_layers import DoraLayer, is_transposed
 from fedllm_bench.training.passes import DEFAULT, PassPlan
 
@@ -46,11 +48,13 @@ class LoraModel:
     def device(self) -> torch.device:
         return torch.device(self.base.device)
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """Last hidden states, shape (B, T, H), of right-padded ids of shape (B, T).
+    def hidden(self, ids: Tensor, packing: Packing | None = None) -> Tensor:
+        """Last hidden states, shape (S, T, H), of right-padded ids of shape (S, T), or (1, N, H) of a packed row.
 
-        No mask is needed: attention is causal, so no real token sees the padding behind it.
+        Padding needs no mask: attention is causal, so no real token sees what is behind it.
         """
+        if packing is not None:
+            return packed.hidden_states(self.base, ids, packing)
         states: Tensor = self.base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
         return states
 
@@ -105,8 +109,9 @@ class LoraModel:
         stacked = {name: torch.stack([adapter[name] for adapter in adapters]) for name in adapters[0]}
 
         def note(_: nn.Module, args: Any, inputs: Any) -> None:  # answers go on by one token of each row
-            tokens = (args[0] if args else inputs["input_ids"]).shape[1]
-            self.switch.segments = tuple(count * tokens for count in rows)
+            ids, packing = args[0] if args else inputs["input_ids"], inputs.get("packing")
+            spans = iter((ids.shape[1],) * len(ids) if packing is None else packing.lengths)
+            self.switch.segments = tuple(sum(islice(spans, count)) for count in rows)
 
         hook = self.base.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
         lora_layers.attach(self.layers, {name: tensor.to(self.device) for name, tensor in stacked.items()})
@@ -136,11 +141,19 @@ def load_model(config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = 
     base = (base if options else base.to(device)).eval()  # bitsandbytes has put it there
     model = _with_layers(base, tokenizer, config, lora)
     model = _tried(model, config)
-    if not is_by_row(config):
-        model = replace(model, plan=PassPlan(None))
+    model = packing_where_it_can(model) if is_by_row(config) else replace(model, plan=PassPlan(None))
     if not model.stackable:
         log.info("%s: %s", base.config.model_type, _why_one_by_one(model.layers, config.quantization))
     return model
+
+
+def packing_where_it_can(model: LoraModel) -> LoraModel:
+    """The model with passes of packed sequences; where it cannot have them, a line says why."""
+    problem = packed.packs(model.base)
+    if problem:
+        log.info("%s: sequences are padded, not packed (%s)", model.base.config.model_type, problem)
+        return model
+    return replace(model, plan=replace(model.plan, packed=True))
 
 
 def is_by_row(config: Model) -> bool:

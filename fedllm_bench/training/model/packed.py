@@ -5,7 +5,7 @@ N tokens of all sequences, S sequences, H heads, G heads of keys and values, D n
 transformers finds attention by name in two registries, one of attention functions and one of masks. A name without a
 mask has no padding hidden from it, so :func:`install` adds both; the mask is that of "sdpa", for passes of padded rows.
 A packed pass brings a mask of one number: transformers hands a mask of four dimensions on as it is and makes none of
-N x N. On CUDA attention is torch's varlen attention; elsewhere it is computed for each run of equal lengths.
+N x N. On CUDA attention is torch's varlen attention. Elsewhere its rows are padded, and nothing else is.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from fedllm_bench.common.errors import first_line
 from fedllm_bench.training.model.base import FORWARD_ERRORS
@@ -32,6 +33,7 @@ UNUSED = ("position_ids", "sliding_window", "is_causal")  # named to attention, 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 HALF_TOLERANCE = 0.05
 PROBED = (13, 5)  # tokens of the rows of a probe, where the model has no window of attention
+MOST_PROBED = 1026  # and at most so many on a CPU
 
 
 class CannotPack(ValueError):
@@ -59,19 +61,37 @@ class Packing:
     def longest(self) -> int:
         return max(self.lengths)
 
+    def sequences_of(self, places_C: Tensor) -> Tensor:
+        """The number of the sequence of each token, from its place in the row; shape (C,)."""
+        return torch.searchsorted(self.bounds, places_C, right=True) - 1
+
     @property
-    def runs(self) -> list[tuple[int, int]]:
-        """(sequences, tokens of each) of neighbours of equal length, in order."""
-        return [(len(list(same)), length) for length, same in groupby(self.lengths)]
+    def is_even(self) -> bool:
+        """Whether all sequences are as long: then rows need no padding."""
+        return min(self.lengths) == self.longest
+
+    @cached_property
+    def place_of(self) -> Tensor:
+        """Where each token lies among S x T padded places, (N,)."""
+        rows = np.arange(len(self.lengths)).repeat(self.lengths)
+        return torch.from_numpy(rows * self.longest).to(self.positions.device) + self.positions[0]
+
+    @cached_property
+    def token_at(self) -> Tensor:
+        """The token at each of S x T padded places, (S * T,); N where there is none."""
+        num_tokens = sum(self.lengths)
+        found = self.place_of.new_full((len(self.lengths) * self.longest,), num_tokens)
+        found[self.place_of] = torch.arange(num_tokens, device=found.device)
+        return found
 
 
 def hidden_states(base: Any, ids: Tensor, packing: Packing) -> Tensor:
-    """Last hidden states, shape (N, H), of a packed row of ids, shape (1, N), of a model that :func:`packs`."""
+    """Last hidden states, shape (1, N, H), of a packed row of ids, shape (1, N), of a model that :func:`packs`."""
     mask = torch.zeros(1, 1, 1, 1, dtype=base.dtype, device=ids.device)
     out = base.get_decoder()(
         input_ids=ids, position_ids=packing.positions, attention_mask=mask, use_cache=False, packing=packing
     )
-    states: Tensor = out.last_hidden_state[0]
+    states: Tensor = out.last_hidden_state
     return states
 
 
@@ -84,6 +104,8 @@ def packs(base: Any) -> str:
     if base.device.type == "cuda" and base.dtype not in HALF:
         return f"varlen attention takes half precision, not {str(base.dtype).removeprefix('torch.')}"
     lengths = _probed_lengths(base.config.get_text_config().to_dict())
+    if base.device.type == "cpu" and lengths[0] > MOST_PROBED:
+        return f"its window of {lengths[0] - 2:,} tokens takes long to try on a CPU"
     config = base.get_decoder().config
     ids = torch.arange(sum(lengths), device=base.device) * 37 % config.get_text_config().vocab_size
     before = config._attn_implementation
@@ -91,7 +113,7 @@ def packs(base: Any) -> str:
         padded = _padded_states(base, ids, lengths)
         install(base)
         try:
-            problem = _difference(hidden_states(base, ids[None], Packing.of(lengths, base.device)), padded, lengths)
+            problem = _difference(hidden_states(base, ids[None], Packing.of(lengths, base.device))[0], padded, lengths)
         except CannotPack as error:
             problem = str(error)
         except (*FORWARD_ERRORS, ImportError) as error:
@@ -163,7 +185,7 @@ def packed_attention(
     window = None if window is None or window >= packing.longest else int(window)
     if query.is_cuda and query.dtype in HALF:
         return _varlen(query, key, value, packing, scaling, window), None
-    return _by_runs(query, key, value, packing, scaling, window), None
+    return _by_rows(query, key, value, packing, scaling, window), None
 
 
 def _check(dropout: float, others: dict[str, Any]) -> None:
@@ -210,21 +232,64 @@ def _varlen_options(
     return options, q
 
 
-def _by_runs(
+def _by_rows(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
 ) -> Tensor:
-    """One product for the neighbours of each length."""
-    sizes = [count * length for count, length in packing.runs]
-    pieces = zip(packing.runs, *(tensor[0].split(sizes, dim=1) for tensor in (query, key, value)), strict=True)
-    outs = []
-    for (count, length), *parts in pieces:
-        q, k, v = (part.unflatten(1, (count, length)).transpose(0, 1) for part in parts)  # (count, heads, length, D)
-        mask = None if window is None or window >= length else _window_mask(length, window, q.device)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        outs.append(out.transpose(1, 2).flatten(0, 1))  # (count * length, H, D)
-    return torch.cat(outs)[None]
+    """By one product over padded rows: attention alone sees the padding, and is a small part of a pass."""
+    q, k, v = (_as_rows(tensor[0].transpose(0, 1), packing).transpose(1, 2) for tensor in (query, key, value))
+    mask = None if window is None else _window_mask(packing.longest, window, q.device)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return _as_tokens(out.transpose(1, 2), packing)[None]
+
+
+def _as_rows(tokens: Tensor, packing: Packing) -> Tensor:
+    """(N, heads, D) as (S, T, heads, D)."""
+    if packing.is_even:
+        return tokens.view(-1, packing.longest, *tokens.shape[1:])
+    rows: Tensor = _Padded.apply(tokens, packing)  # type: ignore[no-untyped-call]
+    return rows
+
+
+def _as_tokens(rows: Tensor, packing: Packing) -> Tensor:
+    """(S, T, heads, D) as (N, heads, D)."""
+    if packing.is_even:
+        return rows.flatten(0, 1)
+    tokens: Tensor = _Unpadded.apply(rows, packing)  # type: ignore[no-untyped-call]
+    return tokens
+
+
+class _Padded(torch.autograd.Function):
+    """Tokens (N, heads, D) as rows (S, T, heads, D). Behind a row's end are tokens that none of its own looks at."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        chosen = tokens.index_select(0, packing.token_at.clamp(max=len(tokens) - 1))
+        return chosen.view(len(packing.lengths), packing.longest, *tokens.shape[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.flatten(0, 1).index_select(0, ctx.packing.place_of), None
+
+
+class _Unpadded(torch.autograd.Function):
+    """The tokens (N, heads, D) of rows (S, T, heads, D); what is behind a row's end gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return rows.flatten(0, 1).index_select(0, packing.place_of)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        packing: Packing = ctx.packing
+        with_zero = torch.cat([grad, grad.new_zeros(1, *grad.shape[1:])])
+        chosen = with_zero.index_select(0, packing.token_at)
+        return chosen.view(len(packing.lengths), packing.longest, *grad.shape[1:]), None
 
 
 def _window_mask(length: int, window: int, device: torch.device) -> Tensor:

@@ -51,12 +51,12 @@ def some_ids() -> Tensor:
     return torch.randint(4, 101, (sum(LENGTHS),), generator=torch.Generator().manual_seed(3))
 
 
-def by_eager(model, ids: Tensor, *, left: bool) -> Tensor:
+def by_eager(model, ids: Tensor, *, left: bool, lengths: tuple[int, ...] = LENGTHS) -> Tensor:
     """States of each sequence, padded on one side, by transformers' own eager attention with an attention mask."""
-    width = max(LENGTHS)
-    rows, mask, positions = (torch.zeros(len(LENGTHS), width, dtype=torch.long) for _ in range(3))
-    places = [slice(width - n, width) if left else slice(n) for n in LENGTHS]
-    for number, (row, place) in enumerate(zip(ids.split(LENGTHS), places, strict=True)):
+    width = max(lengths)
+    rows, mask, positions = (torch.zeros(len(lengths), width, dtype=torch.long) for _ in range(3))
+    places = [slice(width - n, width) if left else slice(n) for n in lengths]
+    for number, (row, place) in enumerate(zip(ids.split(lengths), places, strict=True)):
         rows[number, place], mask[number, place], positions[number, place] = row, 1, torch.arange(len(row))
     config = model.get_decoder().config
     before, config._attn_implementation = config._attn_implementation, "eager"
@@ -72,15 +72,16 @@ def wide_softmax(monkeypatch):
     monkeypatch.setattr(F, "softmax", lambda x, dim=None, dtype=None: narrow(x, dim=dim, dtype=x.dtype))
 
 
+@pytest.mark.parametrize("lengths", [LENGTHS, (14, 14, 14), (42,)])
 @pytest.mark.parametrize("kind", PACKED)
-def test_packed_sequences_have_the_states_of_eager_attention(kind, wide_softmax):
+def test_packed_sequences_have_the_states_of_eager_attention(kind, lengths, wide_softmax):
     model = built(kind, PACKED[kind])
     ids = some_ids()
-    expected = by_eager(model, ids, left=False)
-    assert torch.allclose(by_eager(model, ids, left=True), expected, rtol=0, atol=1e-11)
+    expected = by_eager(model, ids, left=False, lengths=lengths)
+    assert torch.allclose(by_eager(model, ids, left=True, lengths=lengths), expected, rtol=0, atol=1e-11)
     assert packs(model) == ""
     assert model.get_decoder().config._attn_implementation == NAME
-    found = hidden_states(model, ids[None], Packing.of(LENGTHS, ids.device))
+    found = hidden_states(model, ids[None], Packing.of(lengths, ids.device))[0]
     assert found.shape == expected.shape
     assert torch.allclose(found, expected, rtol=0, atol=1e-11)
 
@@ -95,7 +96,7 @@ def test_gradients_of_packed_sequences_are_those_of_eager_attention(kind, wide_s
 
     expected = gradients(by_eager(model, ids, left=False))
     assert packs(model) == ""
-    found = gradients(hidden_states(model, ids[None], Packing.of(LENGTHS, ids.device)))
+    found = gradients(hidden_states(model, ids[None], Packing.of(LENGTHS, ids.device))[0])
     assert len(found) > 15
     assert all(torch.allclose(ours, theirs, rtol=0, atol=1e-10) for ours, theirs in zip(found, expected, strict=True))
 
@@ -134,31 +135,24 @@ def test_what_cannot_be_packed_is_named_and_stays_as_it_was(kind):
 def test_a_sequence_that_sees_another_is_noticed(monkeypatch):
     """The probe can fail: here all sequences are taken for one."""
     model = built("llama", {})
-    monkeypatch.setattr(Packing, "runs", property(lambda self: [(1, sum(self.lengths))]))
+    real = packed.packed_attention
+
+    def as_one(*args, packing=None, **more):
+        whole = packing and Packing.of([sum(packing.lengths)], torch.device("cpu"))
+        return real(*args, packing=whole, **more)
+
+    monkeypatch.setattr(packed, "packed_attention", as_one)
     assert packs(model) == "a packed sequence gets other states than a padded one"
 
 
-def test_the_probe_is_longer_than_the_window():
+def test_the_probe_is_longer_than_the_window(monkeypatch):
     """A model whose attention is not told of its window would pass a probe of short rows."""
     model = built("mistral", {"sliding_window": 20})
     assert packed._probed_lengths(model.config.to_dict()) == (22, 5)
-    for layer in model.get_decoder().layers:
-        layer.self_attn.forward = without_window(layer.self_attn.forward)
+    real = packed.packed_attention
+    blind = lambda *args, sliding_window=None, **more: real(*args, **more)  # noqa: E731
+    monkeypatch.setattr(packed, "packed_attention", blind)
     assert packs(model) == "a packed sequence gets other states than a padded one"
-
-
-def without_window(forward):
-    """Attention that is told of no sequence as long as its window."""
-
-    def changed(*args, **kwargs):
-        packing = kwargs.pop("packing", None)
-        return forward(*args, **kwargs) if packing is None else forward(*args, packing=Short(**vars(packing)), **kwargs)
-
-    return changed
-
-
-class Short(Packing):
-    longest = 0
 
 
 def test_on_a_gpu_single_precision_is_padded():
