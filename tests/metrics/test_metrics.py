@@ -32,6 +32,7 @@ from fedllm_bench.results.run_results import ScoreSet, metrics_of
 from fedllm_bench.scores.score import LOSSES, MetricInfo, Score
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
+from fedllm_bench.training.passes import PassPlan
 
 # --- the registry
 
@@ -209,7 +210,8 @@ def favouring(tokenizer: Any, favours: dict[str, float]) -> Any:
         tokenizer=tokenizer,
         vocabulary=len(tokenizer),
         device=torch.device("cpu"),
-        hidden=lambda ids: torch.zeros(*ids.shape, 1),
+        plan=PassPlan(),
+        hidden=lambda ids, packing: torch.zeros(*ids.shape, 1),
         logits=lambda hidden: logits.expand(*hidden.shape[:-1], -1),
     )
 

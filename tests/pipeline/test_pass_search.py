@@ -47,7 +47,7 @@ def test_two_runs_of_a_command_have_the_same_passes_and_bits(cell, tmp_path, mon
     for out in ("first", "second"):
         each = replace(cell, root=tmp_path / out)
         run_cell(each)
-        assert read_plan(each.folder) == Plan(threads=1, block_size=8, version=VERSION, pass_tokens=512)
+        assert read_plan(each.folder) == Plan(threads=1, block_size=8, version=VERSION, pass_tokens=512, packed=True)
         adapters.append((each.folder / "adapter" / "adapter_model.safetensors").read_bytes())
         monkeypatch.setattr(pass_search, "_seconds", None)  # the second one asks the cache
     assert adapters[0] == adapters[1]
@@ -80,6 +80,18 @@ def test_a_plan_of_version_1_is_finished_by_it(cell):
     files.write_json(cell.folder / "plan.json", old)
     assert with_passes(load_bench(cell)).model.plan == PassPlan(None)
     assert files.read_json(cell.folder / "plan.json") == old
+
+
+def test_a_run_keeps_packed_or_padded_sequences(cell, monkeypatch, caplog):
+    """As its first session began, whatever the model can now; where that cannot be done, a line says so."""
+    cell.folder.mkdir(parents=True)
+    write_plan(cell.folder, Plan(threads=1, block_size=4, version=VERSION, pass_tokens=512, packed=False))
+    assert with_passes(load_bench(cell)).model.plan == PassPlan(512)
+    write_plan(cell.folder, Plan(threads=1, block_size=4, version=VERSION, pass_tokens=512, packed=True))
+    assert with_passes(load_bench(cell)).model.plan == PassPlan(512, packed=True)
+    monkeypatch.setattr("fedllm_bench.training.model.packed.packs", lambda base: "of another device")
+    assert with_passes(load_bench(cell)).model.plan == PassPlan(512)
+    assert "this run packed its sequences, which cannot be done here: they are padded from now on" in caplog.text
 
 
 def test_a_plan_of_a_later_version_is_refused_in_one_line(tmp_path):

@@ -90,7 +90,7 @@ def pulled_back(model, batch: Batch, chunk: int | None, monkeypatch) -> tuple[Te
     monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 2**24 if chunk is None else chunk * model.vocabulary)
     states = model.hidden(batch.ids).detach().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(model), "hidden", lambda self, ids: states)
+        patch.setattr(type(model), "hidden", lambda self, ids, packing: states)
         nll, _ = counted_nll(model, batch)
     (gradient,) = torch.autograd.grad(nll @ torch.linspace(0.5, 2, len(nll), dtype=nll.dtype), states)
     return nll.detach(), gradient
