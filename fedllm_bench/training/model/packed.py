@@ -118,6 +118,8 @@ def packs(base: Any) -> str:
             problem = str(error)
         except (*FORWARD_ERRORS, ImportError) as error:
             problem = f"its decoder takes no packed rows: {first_line(error)[:200] or type(error).__name__}"
+    if not problem and before != "sdpa":  # which it would be for padded rows
+        problem = f"its own attention is {before}, not sdpa"
     if problem:
         config._attn_implementation = before
     return problem

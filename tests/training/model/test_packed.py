@@ -18,12 +18,12 @@ PACKED = {
     "mistral": {"num_key_value_heads": 1, **WINDOW},
     "qwen3": {},
     "gemma3_text": {"layer_types": ["sliding_attention", "full_attention"], **WINDOW},
-    "gemma2": {"attn_logit_softcapping": None, "query_pre_attn_scalar": 16, **WINDOW},
     "gpt_neox": {},
     "gpt2": GPT2_SIZES,
     "granite": {"attention_multiplier": 0.5},
 }
 NOT_PACKED = {
+    "gemma2-uncapped": ({"attn_logit_softcapping": None}, "its own attention is eager, not sdpa"),
     "gemma2": ({"attn_logit_softcapping": 50.0}, "packed attention has no softcap"),
     "gpt_oss": ({"num_local_experts": 2, "num_experts_per_tok": 1}, "packed attention has no s_aux"),
     "bloom": ({"n_layer": 2, "n_head": 2}, "its decoder takes no packed rows: "),
