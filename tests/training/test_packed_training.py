@@ -19,15 +19,14 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.metrics.likelihood import summed_nll
 from fedllm_bench.training.batches import NOT_COUNTED, collate
 from fedllm_bench.training.block import ClientResult, train_block
-from fedllm_bench.training.model.lora_model import LoraModel, packing_where_it_can
+from fedllm_bench.training.model.lora_model import LoraModel
+from fedllm_bench.training.passes import PassPlan
 
 
 def in_small_passes(model: LoraModel) -> tuple[LoraModel, LoraModel]:
-    """The model that pads and the same one that packs, a few rows at a time."""
-    packing = packing_where_it_can(model)
-    assert packing.plan.packed
-    assert not model.plan.packed
-    return tuple(replace(each, plan=replace(each.plan, tokens=80)) for each in (model, packing))
+    """The model with padded rows and the same one with packed sequences, a few at a time."""
+    assert model.plan.packed
+    return tuple(replace(model, plan=PassPlan(80, packed=packed)) for packed in (False, True))
 
 
 def assert_alike(padded: list[ClientResult], packed: list[ClientResult]) -> None:
@@ -91,7 +90,7 @@ def test_a_model_that_cannot_pack_says_so_in_one_line(tmp_path, caplog, monkeypa
     monkeypatch.setattr("fedllm_bench.training.model.packed.packs", lambda base: "packed attention has no softcap")
     caplog.set_level("INFO", logger="fedllm_bench")
     model = load(make_folder(tmp_path / "llama", "llama"))
-    assert packing_where_it_can(model) is model
+    assert not model.plan.packed
     assert [r.message for r in caplog.records if "packed" in r.message] == [
         "llama: sequences are padded, not packed (packed attention has no softcap)"
     ]
