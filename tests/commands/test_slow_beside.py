@@ -114,10 +114,15 @@ def test_beside_and_afterwards_end_with_the_same_bits(
 
 
 def _check_that_an_error_is_one_line(tiny_split: Split, tiny_folder: Path, out: Path) -> None:
-    """Of the runs in `out` only results are missing, but somebody else holds the folder of the baseline."""
+    """Of the runs in `out` results and the baseline's scores are missing, and somebody else holds its folder."""
     folder = folder_of("local", out)
-    for method in ("local", "fedavg"):
-        (folder_of(method, out) / "results.json").unlink()
+    missing = (
+        folder / "results.json",
+        folder / "scores/heldout.after.jsonl",
+        folder_of("fedavg", out) / "results.json",
+    )
+    for path in missing:
+        path.unlink()
     code = "import sys; from filelock import FileLock\nwith FileLock(sys.argv[1]): print('held', flush=True); input()"
     command = [sys.executable, "-c", code, str(folder / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
