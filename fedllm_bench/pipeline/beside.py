@@ -22,7 +22,7 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.size_bound import fits_for_sure
 from fedllm_bench.methods import METHODS
 from fedllm_bench.pipeline import children
-from fedllm_bench.pipeline.plan import Plan, read_plan
+from fedllm_bench.pipeline.plan import VERSION, Plan, read_plan
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.training.fitting import ERROR, model_settings
 from fedllm_bench.training.memory import NoEstimate
@@ -41,7 +41,7 @@ def plan_of(cell: Cell) -> Plan:
     """
     if (found := read_plan(cell.folder)) is not None:
         return found
-    plan = Plan(threads=cell.threads, block_size=cell.config.local.block_size)
+    plan = Plan(threads=cell.threads, block_size=cell.config.local.block_size, version=VERSION)
     if not _may_share(cell):
         return plan
     begun = read_plan(cell.baseline.folder)

@@ -27,6 +27,7 @@ from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.pipeline.beside import Baseline, baseline_of, plan_of
+from fedllm_bench.pipeline.pass_search import with_passes
 from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
 from fedllm_bench.pipeline.total_time import TotalTime
 from fedllm_bench.results.privacy import warnings_of
@@ -67,7 +68,7 @@ def _load(cell: Cell, is_baseline: bool) -> Bench:
     for part in cell.folder.rglob("*.part"):  # what a killed session was writing; nobody else holds the lock
         shutil.rmtree(part) if part.is_dir() else part.unlink()
     try:
-        return load_bench(_as_planned(cell), is_baseline=is_baseline)
+        return with_passes(load_bench(_as_planned(cell), is_baseline=is_baseline))
     except UserError:
         if {path.name for path in cell.folder.iterdir()} <= {".lock", PLAN}:
             shutil.rmtree(cell.folder)
@@ -144,6 +145,7 @@ def train(bench: Bench, baseline: Baseline | None) -> Server:
             clients=bench.clients,
             map_blocks=map_blocks,
             folder=cell.folder,
+            plan=bench.model.plan,
             only=only,
             stop=stop,
             watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds, baseline),

@@ -21,7 +21,7 @@ from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.loading import load_bench
 from fedllm_bench.training import block
 from fedllm_bench.training.block import ClientTask
-from fedllm_bench.training.model.lora_model import LoraModel
+from fedllm_bench.training.passes import PassPlan
 
 QUICK = ("evaluation.local_clients=2", "federation.rounds=2", "evaluation.metrics=heldout")
 
@@ -60,21 +60,21 @@ def test_the_tokens_of_training_are_those_that_go_through_the_model(
 def test_of_many_rounds_some_are_counted_and_the_rest_taken_to_be_alike(tiny_split, tiny_run_config, tmp_path):
     config = tiny_run_config("fedavg", *QUICK, "federation.rounds=90")
     run = probe.training_run(load_bench(cell_of(config, tiny_split, tmp_path)))
-    whole = sum(probe.padded_tokens(tasks, probe.row_lengths(run)) for tasks in probe.blocks_of(run, 90))
+    whole = sum(probe.padded_of(tasks, probe.row_lengths(run), run.plan) for tasks in probe.blocks_of(run, 90))
     assert probe.trained_tokens(run) == pytest.approx(whole, rel=0.15)
     assert probe.trained_tokens(run, 90) == 0
 
 
-def test_padding_is_counted_over_the_clients_of_a_pass(tiny_model: LoraModel) -> None:
+def test_padding_is_counted_over_the_clients_of_a_pass() -> None:
     def task(*rows: int) -> ClientTask:
         steps = ((tuple(range(2)), tuple(range(2, 4))),)
         return ClientTask(client=0, client_id="", seed=0, round_num=0, rows=None, row_numbers=rows, steps=steps,
                           state={})  # type: ignore[arg-type]  # fmt: skip
 
     lengths = np.array([5, 1, 9, 2, 7, 7, 1, 1])
-    # sorted: 1 2 | 5 9 and 1 1 | 7 7
-    assert probe.padded_tokens([task(0, 1, 2, 3)], lengths) == 2 * 2 + 2 * 9
-    assert probe.padded_tokens([task(0, 1, 2, 3), task(4, 5, 6, 7)], lengths) == 4 * 2 + 4 * 9
+    # sorted: 9 | 5 | 2 1, and 9 | 7 7 | 5 | 2 | 1 1 1
+    assert probe.padded_of([task(0, 1, 2, 3)], lengths, PassPlan(18)) == 9 + 5 + 2 * 2
+    assert probe.padded_of([task(0, 1, 2, 3), task(4, 5, 6, 7)], lengths, PassPlan(14)) == 9 + 2 * 7 + 5 + 2 + 3 * 1
 
 
 def test_the_tokens_of_scoring_are_those_of_its_batches(items):
