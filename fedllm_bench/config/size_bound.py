@@ -53,7 +53,7 @@ def bound_of(config: RunConfig, folder: Path) -> int | None:
         trained = int(parameters or 0)
     numbers = int(parameters or 0) * 2 + ADAPTED * trained + layers * tokens * of_token
     vocabulary = settings.get("vocab_size")
-    logits = LOGITS * max(AT_ONCE, LEAST_TOKENS * (vocabulary if _is_count(vocabulary) else 2**18))
+    logits = LOGITS * max(AT_ONCE, LEAST_TOKENS * (int(vocabulary or 0) if _is_count(vocabulary) else 2**18))
     return LIBRARIES + round(PIECES * (NUMBER * numbers + logits))
 
 
