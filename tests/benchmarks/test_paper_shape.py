@@ -62,7 +62,9 @@ def test_a_packed_base_is_that_of_transformers(packable_folder):
     lora = Lora(rank=4, alpha=8, dropout=0.0, targets=("auto",))
     loaded = load_model(Model(name=str(packable_folder), dtype="float32", quantization="4bit"), lora)
     with torch.no_grad():
-        assert torch.equal(base(input_ids=IDS).logits, loaded.base(input_ids=IDS).logits)
+        expected = base(input_ids=IDS).logits
+        found = loaded.base(input_ids=IDS).logits
+    assert (found - expected).norm() < 1e-5 * expected.norm()  # whose norms round otherwise
 
 
 @pytest.mark.parametrize(

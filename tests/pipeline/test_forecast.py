@@ -37,8 +37,8 @@ def test_the_tokens_of_training_are_those_that_go_through_the_model(
     seen: list[int] = []
     real = block.collate
 
-    def counting(rows: Any, device: Any) -> Any:
-        batch = real(rows, device)
+    def counting(rows: Any, device: Any, *, packed: bool) -> Any:
+        batch = real(rows, device, packed=packed)
         seen.append(batch.ids.numel())
         return batch
 
