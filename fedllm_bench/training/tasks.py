@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,12 +25,18 @@ Item = TypeVar("Item")
 PASS_TOKENS = 2048
 
 
-def until(stop: Stop, blocks: Iterable[list[ClientTask]]) -> Iterator[list[ClientTask]]:
-    """The blocks until `stop` is asked for: an engine ends what it has begun."""
-    for block in blocks:
-        yield block
-        if stop.asked:
-            return
+@dataclass(frozen=True)
+class Until:
+    """The blocks until `stop` is asked for: an engine ends what it has begun, and begins no other that it took."""
+
+    stop: Stop
+    blocks: Iterable[list[ClientTask]]
+
+    def __iter__(self) -> Iterator[list[ClientTask]]:
+        for block in self.blocks:
+            yield block
+            if self.stop.asked:
+                return
 
 
 def in_order(
@@ -38,8 +44,8 @@ def in_order(
 ) -> Iterator[ClientResult]:
     """The results in the order of clients, however blocks arrive: floating-point sums are reproducible.
 
-    Only results that are ahead of their turn are held in memory. Fewer than those of `order` are fine once `stop`
-    is asked for.
+    Only results that are ahead of their turn are held in memory. Once `stop` is asked for, fewer than those of `order`
+    are fine, and those ahead of a missing one are left out: their clients are trained again.
     """
     waiting: dict[int, ClientResult] = {}
     turn = 0
@@ -48,7 +54,7 @@ def in_order(
         while turn < len(order) and order[turn] in waiting:
             yield waiting.pop(order[turn])
             turn += 1
-    if waiting or (turn < len(order) and not (stop and stop.asked)):
+    if (waiting or turn < len(order)) and not (stop and stop.asked):
         raise RuntimeError(f"the engine answered for other clients than {list(order)}")
 
 
