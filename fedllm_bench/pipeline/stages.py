@@ -37,6 +37,7 @@ from fedllm_bench.runs.personalise import is_wanted, personalise
 from fedllm_bench.runs.scoring import Scores, evaluate, own_scores, read_scores, saved_scores, shared_scores
 from fedllm_bench.training import engines
 from fedllm_bench.training.checkpoint import ClientStates
+from fedllm_bench.training.cluster.pool import close_pool
 from fedllm_bench.training.model.adapter import save_adapter
 from fedllm_bench.training.model.full import save_model
 from fedllm_bench.training.rounds import run_rounds
@@ -59,6 +60,9 @@ def run_cell(cell: Cell, *, is_baseline: bool = False) -> dict[str, Any]:
         raise UserError(
             f"{cell.folder}: another process is running this; wait for it, or change SEED or OUT"
         ) from error
+    finally:
+        if not is_baseline:
+            close_pool()
 
 
 def _load(cell: Cell, is_baseline: bool) -> Bench:

@@ -81,11 +81,15 @@ def settings_hash(config: RunConfig, split_hash: str, base_hash: str) -> str:
     `local.on_divergence` says when to stop and changes no result, so a run that stopped goes on where "go" is given.
     Engine "ray" says where clients are trained, not what: a run begun in one process goes on there, and vice versa.
     """
-    if config.engine == "ray":
-        config = replace(config, engine="inprocess", ray=Ray())
+    config = in_one_process(config)
     base = replace(config.model, name=base_hash, adapter=None)  # the hash covers the adapter
     local = replace(config.local, on_divergence="stop")
     return files.sha256_json(replace(_viewed(config), split=split_hash, model=base, local=local).to_dict())[:10]
+
+
+def in_one_process(config: RunConfig) -> RunConfig:
+    """The same run without workers of Ray."""
+    return replace(config, engine="inprocess", ray=Ray()) if config.engine == "ray" else config
 
 
 def _viewed(config: RunConfig) -> RunConfig:

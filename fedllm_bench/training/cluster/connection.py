@@ -35,40 +35,43 @@ class Connection:
     ray: Any
     is_own: bool
 
-    @property
-    def runtime_env(self) -> dict[str, Any] | None:
-        """Variables for workers on other machines; those of our own Ray have inherited them."""
-        if self.is_own:
-            return None
-        return {"env_vars": {name: os.environ[name] for name in CARRIED if name in os.environ}}
-
     def nodes(self) -> list[dict[str, Any]]:
         """What each node that is alive has, as "CPU" and "GPU", by its id under "id"."""
         alive = [node for node in self.ray.nodes() if node["Alive"]]
         return [{"CPU": 0.0, "GPU": 0.0, **node["Resources"], "id": node["NodeID"]} for node in alive]
 
 
-def connect() -> Connection:
-    """The connection of this process, which is made where there is none.
-
-    Raises a :class:`UserError` of one line where Ray is not installed, or RAY_ADDRESS names nothing that answers.
-    """
+def check_reachable() -> None:
+    """Raise a :class:`UserError` of one line where Ray is not installed, or RAY_ADDRESS names nothing that answers."""
     if find_spec("ray") is None:
         raise UserError("engine=ray needs Ray, which is not installed; pip install 'fedllm-bench[ray]'")
-    address = os.environ.get(ADDRESS, "").strip()
-    is_own = address in ("", "local")
+    if not _is_own():
+        _check_address(_address())
+
+
+def _address() -> str:
+    return os.environ.get(ADDRESS, "").strip()
+
+
+def _is_own() -> bool:
+    """Whether Ray is to be started here."""
+    return _address() in ("", "local")
+
+
+def connect() -> Connection:
+    """The connection of this process, which is made where there is none. Raises what :func:`check_reachable` raises."""
+    check_reachable()
+    address, is_own = _address(), _is_own()
     if is_own:
         os.environ.update({name: value for name, value in ALONE.items() if name not in os.environ})
         os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # else a token is left in the home folder
-    else:
-        _check_address(address)
     import ray
 
     if ray.is_initialized():
         return Connection(ray, is_own=False)
     with _own_signals():
         try:
-            _start(ray) if is_own else ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            _start(ray) if is_own else _join(ray, address)
         except (OSError, RuntimeError, ValueError, TimeoutError) as error:
             where = "Ray could not be started here" if is_own else f"{ADDRESS}={address}"
             raise UserError(f"{where}: {first_line(error)[:300]}{'' if is_own else f'; {ADVICE}'}") from error
@@ -78,6 +81,13 @@ def connect() -> Connection:
 def _start(ray: Any) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _join(ray: Any, address: str) -> None:
+    """Workers get the variables of this process that concern speed; those of a Ray of our own inherit them."""
+    variables = {name: os.environ[name] for name in CARRIED if name in os.environ}
+    environment = {"env_vars": variables} if variables else None
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
 
 
 def _check_address(address: str) -> None:

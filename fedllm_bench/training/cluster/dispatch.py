@@ -27,7 +27,7 @@ from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.block import Block, ClientResult, ClientTask, MapBlocks
 from fedllm_bench.training.cluster.pool import Pool, Seat, as_user_error, in_line, lost_errors, pool_of
 from fedllm_bench.training.cluster.wire import Rows, SentPlugin, SentRound, SentTask, Trained, packed
-from fedllm_bench.training.cluster.worker import Base, about
+from fedllm_bench.training.cluster.worker import LoadedBase, about
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.tasks import Until
 
@@ -46,7 +46,7 @@ def over_ray(engine: Engine, model: LoraModel, method: FedAvg, config: RunConfig
     A server's state is, bit for bit, that of `engine` in this process, where workers compute as it does; a line says
     so where they do not. Raises a :class:`UserError` where Ray cannot be had, at the first block.
     """
-    base = Base(model=config.model, lora=config.lora, threads=torch.get_num_threads())
+    base = LoadedBase(model=config.model, lora=config.lora, threads=torch.get_num_threads())
     here = cache(partial(about, model))
 
     def map_blocks(message: Message, blocks: Iterable[Block], local: Local) -> Iterator[list[ClientResult]]:

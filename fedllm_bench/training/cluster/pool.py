@@ -20,7 +20,7 @@ from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import Ray
 from fedllm_bench.training.cluster.connection import Connection, connect
 from fedllm_bench.training.cluster.wire import Rows, plain_rows
-from fedllm_bench.training.cluster.worker import About, Base, ClientWorker
+from fedllm_bench.training.cluster.worker import About, LoadedBase, ClientWorker
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 1.0  # at the cluster: which nodes there are
@@ -42,7 +42,7 @@ class Seat:
 @dataclass
 class Pool:
     connection: Connection
-    base: Base
+    base: LoadedBase
     settings: Ray
     here: About  # of this process
     is_on_gpu: bool
@@ -89,7 +89,6 @@ class Pool:
         needs: dict[str, Any] = {
             "num_cpus": 0 if on_gpu else self._cores(nodes),
             "num_gpus": self.settings.gpus_per_worker if on_gpu else 0,
-            "runtime_env": self.connection.runtime_env,
             "max_restarts": 0,  # a dead worker is replaced here, on whatever node there is
         }
         actor = self.connection.ray.remote(ClientWorker).options(**needs).remote()
@@ -134,9 +133,8 @@ class Pool:
             )
         if about.digest == self.here.digest:
             return
-        far = np.linalg.norm(about.logits - self.here.logits) > FAR * np.linalg.norm(self.here.logits)
-        if about.logits.shape != self.here.logits.shape or far:
-            raise UserError(f"the model that {about.host} has loaded is not the one of this process; give all the same")
+        if not is_near(about.logits, self.here.logits):
+            raise UserError(f"the base that {about.host} has loaded is not the one of this process; give all the same")
         self.tell_once(
             f"workers on {about.in_words} round otherwise than this process on {self.here.in_words} does: the server "
             "equals that of one process up to rounding, not bit for bit"
@@ -168,6 +166,11 @@ class Pool:
             self.dismiss(seat)
 
 
+def is_near(ours: Any, theirs: Any) -> bool:
+    """Whether two logits of one input can be of one base on unlike devices."""
+    return ours.shape == theirs.shape and bool(np.linalg.norm(ours - theirs) <= FAR * np.linalg.norm(theirs))
+
+
 def lost_errors(ray: Any) -> tuple[type[Exception], ...]:
     """What Ray raises where the process or node that was at something is gone."""
     found = ray.exceptions
@@ -188,7 +191,7 @@ def in_line(error: Exception) -> str:
 POOLS: list[Pool] = []  # one at most
 
 
-def pool_of(base: Base, settings: Ray, here: About) -> Pool:
+def pool_of(base: LoadedBase, settings: Ray, here: About) -> Pool:
     """The pool of this process, made anew where it is of another base."""
     connection = POOLS[0].connection if POOLS else None
     if POOLS and (POOLS[0].base, POOLS[0].settings) == (base, settings) and POOLS[0].connection.ray.is_initialized():

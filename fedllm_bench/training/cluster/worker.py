@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ PROBE = (2, 16)  # rows and tokens of the input that tells whether two processes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
+class LoadedBase:
     """What a worker loads: a base with its layers. `threads` are those of a worker on a CPU."""
 
     model: Model
@@ -45,6 +46,7 @@ class About:
 
     node: str
     host: str
+    pid: int
     device: str
     threads: int
     version: str
@@ -69,6 +71,7 @@ def about(model: LoraModel, node: str = "") -> About:
     return About(
         node=node,
         host=socket.gethostname(),
+        pid=os.getpid(),
         device=torch.cuda.get_device_name(model.device) if on_gpu else provenance.cpu_name() or "CPU",
         threads=torch.get_num_threads(),
         version=__version__,
@@ -86,7 +89,7 @@ class ClientWorker:
         self.engine: Any = None
         self.engine_of: Any = None
 
-    def load(self, base: Base, is_on_gpu: bool) -> About:
+    def load(self, base: LoadedBase, is_on_gpu: bool) -> About:
         """Load the base. Raises a :class:`UserError` where it is not to be found on this machine."""
         process.prepare()
         import ray
