@@ -114,6 +114,8 @@ class Pool:
             self._start_failed(seat, error)
             return
         self._check(about)
+        if not any(other.about for other in self.seats):
+            log.info("Ray: workers on %s, %d so far or soon", about.in_words, len(self.seats))
         seat.about, self.failed_starts = about, 0
 
     def _start_failed(self, seat: Seat, error: Exception) -> None:
@@ -128,9 +130,7 @@ class Pool:
 
     def _check(self, about: About) -> None:
         if about.version != __version__:
-            raise UserError(
-                f"{about.host} has fedllm-bench {about.version}, and this process {__version__}; install one"
-            )
+            raise UserError(f"{about.host} has fedllm-bench {about.version}, not {__version__}; install the same there")
         if about.digest == self.here.digest:
             return
         if not is_near(about.logits, self.here.logits):
