@@ -31,7 +31,7 @@ from fedllm_bench.pipeline.total_time import TotalTime
 from fedllm_bench.results.privacy import warnings_of
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.client_rounds import watcher
-from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, OUTPUTS, folder_name
+from fedllm_bench.runs.folder import BASELINE, CONFIG, ENVIRONMENT, OUTPUTS, folder_name
 from fedllm_bench.runs.loading import Bench, check_cell, load_bench
 from fedllm_bench.runs.personalise import is_wanted, personalise
 from fedllm_bench.runs.scoring import Scores, evaluate, own_scores, read_scores, saved_scores, shared_scores
@@ -49,20 +49,36 @@ log = logging.getLogger(__name__)
 def run_cell(cell: Cell, *, is_baseline: bool = False) -> dict[str, Any]:
     """Run what is left of the cell's stages and return its results (docs/results.md).
 
-    `is_baseline`: it is run for another cell. Raises a :class:`UserError` when another process works on the folder.
+    `is_baseline`: it is run for another cell. Raises a :class:`UserError` when another process works on the folder;
+    the baseline is waited for, since cells of other processes share it.
     """
     check_cell(cell)
     files.make_folder(cell.folder)
     try:
-        with FileLock(cell.folder / ".lock", timeout=0):
+        with _alone_on(cell):
             return cell.finished() or _run_stages(_load(cell, is_baseline))
-    except Timeout as error:
-        raise UserError(
-            f"{cell.folder}: another process is running this; wait for it, or change SEED or OUT"
-        ) from error
     finally:
         if not is_baseline:
             close_pool()
+
+
+@contextmanager
+def _alone_on(cell: Cell) -> Iterator[None]:
+    """No other process works on the cell's folder inside the block."""
+    lock = FileLock(cell.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if cell.config.method.name != BASELINE:
+            raise UserError(
+                f"{cell.folder}: another process is running this; wait for it, or change SEED or OUT"
+            ) from error
+        log.info("waiting for another process that runs the baseline `local` in %s", cell.folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _load(cell: Cell, is_baseline: bool) -> Bench:

@@ -20,7 +20,7 @@ from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import Ray
 from fedllm_bench.training.cluster.connection import Connection, connect
 from fedllm_bench.training.cluster.wire import Rows, plain_rows
-from fedllm_bench.training.cluster.worker import About, LoadedBase, ClientWorker
+from fedllm_bench.training.cluster.worker import About, ClientWorker, LoadedBase
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 1.0  # at the cluster: which nodes there are
