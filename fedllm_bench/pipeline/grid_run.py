@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from fedllm_bench.common import files, hardware
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.process import ALLOCATOR
 from fedllm_bench.common.text import counted
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.pipeline import workers
 from fedllm_bench.pipeline.grid_progress import Progress, Tell
 from fedllm_bench.pipeline.workers import Ended
@@ -74,12 +75,31 @@ def run_waiting(
     logs = files.make_folder(folder / "logs")
     tell(f"{grid}, {done} finished before; {jobs} at once, cores for each: {threads}.")
     tell(f"Grid folder {folder}")
-    start = partial(workers.start_worker, threads=threads, logs=logs, environment={**ALLOCATOR, **os.environ})
     progress = Progress(len(cells), len(waiting), jobs, tell, bar=bar)
-    try:
-        return workers.run_cells(waiting, jobs=jobs, start=start, report=progress)
-    finally:
-        progress.bar.close()
+    with _workers_of_ray(waiting[0].cell.config, threads) as (variables, tend):
+        environment = {**ALLOCATOR, **os.environ, **variables}
+        start = partial(workers.start_worker, threads=threads, logs=logs, environment=environment)
+
+        def report(ended: Ended | None) -> None:
+            tend()
+            progress(ended)
+
+        try:
+            return workers.run_cells(waiting, jobs=jobs, start=start, report=report)
+        finally:
+            progress.bar.close()
+
+
+@contextmanager
+def _workers_of_ray(config: RunConfig, threads: int) -> Iterator[tuple[Mapping[str, str], Callable[[], None]]]:
+    """Variables for cells that share a pool of workers, and what is to be called now and then; nothing without Ray."""
+    if config.engine != "ray":
+        yield {}, lambda: None
+        return
+    from fedllm_bench.training.cluster.shared import shared_workers  # loads torch
+
+    with shared_workers(config.ray, threads) as owner:
+        yield owner.variables(), owner.tend
 
 
 def reasons_of(ended: Sequence[Ended]) -> dict[tuple[str, int], str]:

@@ -25,7 +25,8 @@ from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.block import Block, ClientResult, ClientTask, MapBlocks
-from fedllm_bench.training.cluster.pool import Pool, Seat, as_user_error, in_line, lost_errors, pool_of
+from fedllm_bench.training.cluster.pool import Pool, Seat, as_user_error, in_line, lost_errors
+from fedllm_bench.training.cluster.shared import pool_of
 from fedllm_bench.training.cluster.wire import Rows, SentPlugin, SentRound, SentTask, Trained, packed
 from fedllm_bench.training.cluster.worker import LoadedBase, about
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -50,7 +51,7 @@ def over_ray(engine: Engine, model: LoraModel, method: FedAvg, config: RunConfig
     here = cache(partial(about, model))
 
     def map_blocks(message: Message, blocks: Iterable[Block], local: Local) -> Iterator[list[ClientResult]]:
-        sent = SentRound(engine=engine, method=method, config=config, message=packed(message), local=local)
+        sent = SentRound(base=base, engine=engine, method=method, config=config, message=packed(message), local=local)
         return Dispatch(pool_of(base, config.ray, here()), sent, blocks).results()
 
     return map_blocks

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +16,8 @@ import numpy as np
 from fedllm_bench import __version__
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted
-from fedllm_bench.config.run import Ray
-from fedllm_bench.training.cluster.connection import Connection, connect
+from fedllm_bench.training.cluster.connection import Connection
+from fedllm_bench.training.cluster.room import Nodes, Room
 from fedllm_bench.training.cluster.wire import Rows, plain_rows
 from fedllm_bench.training.cluster.worker import About, ClientWorker, LoadedBase
 
@@ -36,6 +35,7 @@ class Seat:
     actor: Any
     loading: Any  # the reference to what it will say of itself
     about: About | None = None
+    name: str = ""  # of a worker that is shared
     work: Any = None  # the reference to what it is at
 
 
@@ -43,9 +43,8 @@ class Seat:
 class Pool:
     connection: Connection
     base: LoadedBase
-    settings: Ray
+    room: Room
     here: About  # of this process
-    is_on_gpu: bool
     seats: list[Seat] = field(default_factory=list)
     failed_starts: int = 0
     looked: float = float("-inf")
@@ -65,36 +64,23 @@ class Pool:
         alive = {node["id"] for node in nodes}
         for seat in [seat for seat in self.seats if seat.about and seat.about.node not in alive and not seat.work]:
             self.dismiss(seat)
-        wanted = self._room(nodes)
+        wanted = self.room.workers(nodes)
         waiting = [seat for seat in self.seats if seat.about is None]
         for seat in waiting[: max(0, len(self.seats) - wanted)]:
             self.dismiss(seat)
         self.seats += [self._hire(nodes) for _ in range(wanted - len(self.seats))]
-        self._check_room(wanted, nodes)
+        self.check_room(wanted, nodes)
 
-    def _room(self, nodes: Sequence[dict[str, Any]]) -> int:
-        """Workers that fit on these nodes: on their GPUs, where they are to have any."""
-        if self.is_on_gpu:
-            room = sum(int(node["GPU"] / self.settings.gpus_per_worker + 1e-6) for node in nodes)
-        else:
-            room = sum(int(node["CPU"] // self._cores(nodes)) for node in nodes)
-        return min(room, self.settings.workers or room)
+    def _hire(self, nodes: Nodes) -> Seat:
+        # a dead worker is replaced here, on whatever node there is, not by Ray
+        made = self.connection.ray.remote(ClientWorker).options(**self.room.needs(nodes), max_restarts=0)
+        return self.seat(made.remote())
 
-    def _cores(self, nodes: Sequence[dict[str, Any]]) -> int:
-        """Cores for each worker on a CPU: its threads, but no more than some node has."""
-        return max(1, min(self.base.threads, int(max((node["CPU"] for node in nodes), default=0))))
+    def seat(self, actor: Any) -> Seat:
+        """A worker that is asked to load the base."""
+        return Seat(actor, actor.load.remote(self.base, self.room.on_gpu))
 
-    def _hire(self, nodes: Sequence[dict[str, Any]]) -> Seat:
-        on_gpu = self.is_on_gpu
-        needs: dict[str, Any] = {
-            "num_cpus": 0 if on_gpu else self._cores(nodes),
-            "num_gpus": self.settings.gpus_per_worker if on_gpu else 0,
-            "max_restarts": 0,  # a dead worker is replaced here, on whatever node there is
-        }
-        actor = self.connection.ray.remote(ClientWorker).options(**needs).remote()
-        return Seat(actor, actor.load.remote(self.base, self.is_on_gpu))
-
-    def _check_room(self, wanted: int, nodes: Sequence[dict[str, Any]]) -> None:
+    def check_room(self, wanted: int, nodes: Nodes) -> None:
         if wanted or self.seats:
             self.had_room = time.monotonic()
         elif time.monotonic() - self.had_room > SECONDS_WITHOUT_ROOM:
@@ -111,14 +97,14 @@ class Pool:
         except ray.exceptions.RayTaskError as error:
             raise as_user_error(error) from error
         except lost_errors(ray) as error:
-            self._start_failed(seat, error)
+            self.start_failed(seat, error)
             return
         self._check(about)
         if not any(other.about for other in self.seats):
             log.info("Ray: workers on %s, %d so far or soon", about.in_words, len(self.seats))
         seat.about, self.failed_starts = about, 0
 
-    def _start_failed(self, seat: Seat, error: Exception) -> None:
+    def start_failed(self, seat: Seat, error: Exception) -> None:
         """A worker died while it loaded; another one is started."""
         self.dismiss(seat)
         self.failed_starts += 1
@@ -189,21 +175,6 @@ def in_line(error: Exception) -> str:
 
 
 POOLS: list[Pool] = []  # one at most
-
-
-def pool_of(base: LoadedBase, settings: Ray, here: About) -> Pool:
-    """The pool of this process, made anew where it is of another base."""
-    connection = POOLS[0].connection if POOLS else None
-    if POOLS and (POOLS[0].base, POOLS[0].settings) == (base, settings) and POOLS[0].connection.ray.is_initialized():
-        return POOLS[0]
-    if connection is not None and connection.ray.is_initialized():
-        for seat in list(POOLS[0].seats):
-            POOLS[0].dismiss(seat)
-    else:
-        connection = connect()
-    is_on_gpu = settings.gpus_per_worker > 0 and any(node["GPU"] for node in connection.nodes())
-    POOLS[:] = [Pool(connection, base, settings, here, is_on_gpu)]
-    return POOLS[0]
 
 
 def close_pool() -> None:

@@ -19,6 +19,7 @@ from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.batches import StepPlan
 from fedllm_bench.training.block import ClientResult, ClientTask
+from fedllm_bench.training.cluster.worker import LoadedBase
 
 Arrays = dict[str, dict[str, tuple[str, Any]]]  # trees of tensors: tree, name -> type and array
 Rows = TokenPart | PairPart
@@ -104,6 +105,7 @@ class SentResult:
 class SentRound:
     """What all blocks of a call of the engine share; it is put into Ray's store once. `engine` trains on a worker."""
 
+    base: LoadedBase
     engine: Any  # training.engines.Engine, by name
     method: FedAvg
     config: RunConfig

@@ -86,22 +86,38 @@ class ClientWorker:
     def __init__(self) -> None:
         self.plugins: set[str] = set()
         self.key = self.rows_key = ""
+        self.base: LoadedBase | None = None
+        self.is_on_gpu = False
         self.engine: Any = None
         self.engine_of: Any = None
 
     def load(self, base: LoadedBase, is_on_gpu: bool) -> About:
-        """Load the base. Raises a :class:`UserError` where it is not to be found on this machine."""
+        """Load the base, where it is not there already.
+
+        Raises a :class:`UserError` where it is not to be found on this machine.
+        """
         process.prepare()
         import ray
+        import torch
+
+        if is_on_gpu and not torch.cuda.is_available():
+            raise UserError(f"Ray gave a GPU of {socket.gethostname()} to a worker, and torch sees none there")
+        self.is_on_gpu = is_on_gpu
+        self._hold(base)
+        return about(self.model, ray.get_runtime_context().get_node_id())
+
+    def _hold(self, base: LoadedBase) -> None:
+        """Have this base, and no other: cells of a grid may differ in what they train of one."""
         import torch
 
         from fedllm_bench.training.model.lora_model import load_model
 
         torch.set_num_threads(base.threads)
-        if is_on_gpu and not torch.cuda.is_available():
-            raise UserError(f"Ray gave a GPU of {socket.gethostname()} to a worker, and torch sees none there")
-        self.model = load_model(base.model, base.lora, "cuda" if is_on_gpu else "cpu")
-        return about(self.model, ray.get_runtime_context().get_node_id())
+        if self.base is None or (base.model, base.lora) != (self.base.model, self.base.lora):
+            self.model: Any = None  # first, so that two never lie in memory
+            self.engine = self.engine_of = None
+            self.model = load_model(base.model, base.lora, "cuda" if self.is_on_gpu else "cpu")
+        self.base = base
 
     def train(
         self,
@@ -120,6 +136,7 @@ class ClientWorker:
         self._use(plugins)
         if key != self.key:
             sent = ray.get(shared[0])
+            self._hold(sent.base)
             if self.engine_of != (sent.method, sent.config):  # else what was too large for memory is still known
                 self.engine = sent.engine(self.model, sent.method, sent.config)
                 self.engine_of = (sent.method, sent.config)

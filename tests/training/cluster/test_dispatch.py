@@ -18,6 +18,7 @@ from fedllm_bench.training.block import ClientTask
 from fedllm_bench.training.cluster import pool as pools
 from fedllm_bench.training.cluster.dispatch import MOST_DEATHS, Dispatch
 from fedllm_bench.training.cluster.pool import MOST_FAILED_STARTS, Pool
+from fedllm_bench.training.cluster.room import Room
 from fedllm_bench.training.cluster.wire import SentRound
 from fedllm_bench.training.cluster.worker import LoadedBase
 from fedllm_bench.training.tasks import Until
@@ -34,14 +35,14 @@ def tasks(*steps: int) -> list[ClientTask]:
 
 
 def pool_on(ray: ScriptedRay, **settings: Any) -> Pool:
-    return Pool(ray.connection(), BASE, Ray(**settings), about_of(), is_on_gpu=False)
+    return Pool(ray.connection(), BASE, Room(Ray(**settings), 1, on_gpu=False), about_of())
 
 
 def trained(
     ray: ScriptedRay, blocks: Iterable[Sequence[ClientTask]], config: Any, pool: Pool | None = None
 ) -> list[int]:
     """The clients in the order in which they were answered."""
-    sent = SentRound(engine=None, method=FedAvg(), config=config, message={}, local=LOCAL)
+    sent = SentRound(base=BASE, engine=None, method=FedAvg(), config=config, message={}, local=LOCAL)
     found = Dispatch(pool or pool_on(ray), sent, blocks).results()
     return [result.client for results in found for result in results]
 
@@ -121,7 +122,7 @@ def test_as_many_workers_as_there_is_room_for_or_as_asked_for() -> None:
 def test_workers_of_several_threads_take_as_many_cores() -> None:
     for threads, expected in ((2, 4), (3, 2), (9, 2)):
         pool = pool_on(ScriptedRay(alive=["n0", "n1"], cores=4.0))
-        pool.base = LoadedBase(model=BASE.model, lora=BASE.lora, threads=threads)
+        pool.room = Room(Ray(), threads, on_gpu=False)
         pool.tend()
         assert len(pool.seats) == expected
 

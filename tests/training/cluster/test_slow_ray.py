@@ -12,6 +12,7 @@ import pytest
 from ray_clusters import Killing, cluster_of
 from resumed_rounds import left_behind, same_bits, undisturbed
 
+from fedllm_bench.plugins import in_use
 from fedllm_bench.training.cluster.pool import POOLS
 from fedllm_bench.training.engines import ENGINES
 from fedllm_bench.training.rounds import run_rounds
@@ -45,6 +46,32 @@ def test_workers_leave_the_bits_that_one_process_leaves(
     assert whole["server"].round == 3
     nodes = {seat.about.node for seat in POOLS[0].seats if seat.about}
     assert 1 <= len(nodes) == len([seat for seat in POOLS[0].seats if seat.about]) <= 3
+
+
+OWN_METHOD = """
+from dataclasses import dataclass
+from fedllm_bench.common.trees import tmap
+from fedllm_bench.methods.base import FedAvg
+
+@dataclass(frozen=True, kw_only=True)
+class Doubled(FedAvg):
+    def correct(self, grads, y, message, client):
+        return tmap(lambda g: 2.0 * g, grads)
+
+METHODS = {"doubled": Doubled}
+"""
+
+
+def test_a_method_of_a_users_own_file_is_trained_by_workers_too(
+    cluster: Any, tiny_run_config: Any, tiny_model: Any, tiny_clients: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "doubled.py").write_text(OWN_METHOD)
+    with in_use([tmp_path / "doubled.py"]):
+        config = tiny_run_config("doubled", "local.block_size=1", "local.clip=1000.0", "local.optimizer=sgd")
+        run, start, whole = undisturbed(tiny_model, tiny_clients, config, tmp_path)
+        ours = over_ray(run, tiny_model, tmp_path / "ray")
+        run_rounds(ours, start)
+    assert same_bits(left_behind(ours), whole)
 
 
 def test_killed_workers_and_nodes_lose_nothing_over_20_rounds(
