@@ -12,7 +12,6 @@ import logging
 import os
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def measure(method_name: str, rounds: int, clients: int) -> dict[str, Any]:
     start = method.init(initial_adapter(model.layers, config.lora.rank, 0))
     message = method.broadcast(start)
     blocks = [[task] for task in _tasks(model, method, start.params, clients)]
-    engines = {name: ENGINES[name](model, method, replace(config, engine=name)) for name in ("inprocess", "ray")}
+    engines = {name: ENGINES[name](model, method, config) for name in ("inprocess", "ray")}
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(rounds + 1):
         for name, engine in engines.items():

@@ -25,10 +25,11 @@ from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.block import Block, ClientResult, ClientTask, MapBlocks
+from fedllm_bench.training.cluster.loaded import LoadedBase
 from fedllm_bench.training.cluster.pool import Pool, Seat, as_user_error, in_line, lost_errors
 from fedllm_bench.training.cluster.shared import pool_of
 from fedllm_bench.training.cluster.wire import Rows, SentPlugin, SentRound, SentTask, Trained, packed
-from fedllm_bench.training.cluster.worker import LoadedBase, about
+from fedllm_bench.training.cluster.worker import about
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.tasks import Until
 
@@ -84,6 +85,8 @@ class Dispatch:
     def results(self) -> Iterator[list[ClientResult]]:
         """Of each block as it ends, in any order. Once a stop is asked for, no block is begun any more."""
         self._look_ahead()
+        self.pool.tend()
+        self._tell_idle()
         while self.jobs or self.running:
             self.pool.tend()
             self._hand_out()
@@ -91,6 +94,15 @@ class Dispatch:
             self._look_ahead()
             if self.stop.asked:
                 self.jobs.clear()
+
+    def _tell_idle(self) -> None:
+        """Say it where workers have nothing to do since clients come in few blocks."""
+        workers, clients = len(self.pool.seats), sum(len(job.block) for job in self.jobs)
+        if len(self.jobs) < min(workers, clients):
+            self.pool.tell_once(
+                f"{clients} clients come in {counted(len(self.jobs), 'block')} of up to local.block_size, so not all "
+                f"{workers} workers have something to do; --set local.block_size=1 gives each client to one"
+            )
 
     def _look_ahead(self) -> None:
         """Take blocks, and with them states of clients, for some time ahead, and put the longest first."""

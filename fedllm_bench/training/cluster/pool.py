@@ -17,9 +17,10 @@ from fedllm_bench import __version__
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted
 from fedllm_bench.training.cluster.connection import Connection
+from fedllm_bench.training.cluster.loaded import About, LoadedBase
 from fedllm_bench.training.cluster.room import Nodes, Room
 from fedllm_bench.training.cluster.wire import Rows, plain_rows
-from fedllm_bench.training.cluster.worker import About, ClientWorker, LoadedBase
+from fedllm_bench.training.cluster.worker import ClientWorker
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 1.0  # at the cluster: which nodes there are

@@ -16,9 +16,10 @@ from typing import Any
 
 from fedllm_bench.config.run import Ray
 from fedllm_bench.training.cluster.connection import ADDRESS, Connection, connect
+from fedllm_bench.training.cluster.loaded import About, LoadedBase
 from fedllm_bench.training.cluster.pool import POOLS, SECONDS_BETWEEN_LOOKS, Pool, Seat
 from fedllm_bench.training.cluster.room import Room
-from fedllm_bench.training.cluster.worker import About, ClientWorker, LoadedBase
+from fedllm_bench.training.cluster.worker import ClientWorker
 
 WORKERS = "FEDLLM_BENCH_RAY_WORKERS"  # the namespace of Ray's in which the shared workers have names
 

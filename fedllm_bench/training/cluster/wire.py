@@ -19,7 +19,7 @@ from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.batches import StepPlan
 from fedllm_bench.training.block import ClientResult, ClientTask
-from fedllm_bench.training.cluster.worker import LoadedBase
+from fedllm_bench.training.cluster.loaded import LoadedBase
 
 Arrays = dict[str, dict[str, tuple[str, Any]]]  # trees of tensors: tree, name -> type and array
 Rows = TokenPart | PairPart

@@ -12,51 +12,19 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedllm_bench import __version__
 from fedllm_bench.common import process, provenance
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.config.sections import Lora, Model
+from fedllm_bench.training.cluster.loaded import About, LoadedBase
 
 if TYPE_CHECKING:
     from fedllm_bench.training.cluster.wire import SentPlugin, SentTask, Trained
     from fedllm_bench.training.model.lora_model import LoraModel
 
 PROBE = (2, 16)  # rows and tokens of the input that tells whether two processes compute the same bits
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedBase:
-    """What a worker loads: a base with its layers. `threads` are those of a worker on a CPU."""
-
-    model: Model
-    lora: Lora
-    threads: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class About:
-    """A worker that has loaded: where it is, and what its base says to a fixed input.
-
-    `digest` is of all logits, bit by bit; `logits` are those of the last tokens, rows x V.
-    """
-
-    node: str
-    host: str
-    pid: int
-    device: str
-    threads: int
-    version: str
-    digest: str
-    logits: Any
-
-    @property
-    def in_words(self) -> str:
-        threads = "" if self.device != provenance.cpu_name() else f", threads: {self.threads}"
-        return f"{self.device}{threads}"
 
 
 def about(model: LoraModel, node: str = "") -> About:

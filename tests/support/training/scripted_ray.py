@@ -12,7 +12,7 @@ import numpy as np
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.cluster.connection import Connection
 from fedllm_bench.training.cluster.wire import SentResult, SentTask, Trained
-from fedllm_bench.training.cluster.worker import About
+from fedllm_bench.training.cluster.loaded import About
 
 
 class ActorDied(Exception):

@@ -17,10 +17,10 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.block import ClientTask
 from fedllm_bench.training.cluster import pool as pools
 from fedllm_bench.training.cluster.dispatch import MOST_DEATHS, Dispatch
+from fedllm_bench.training.cluster.loaded import LoadedBase
 from fedllm_bench.training.cluster.pool import MOST_FAILED_STARTS, Pool
 from fedllm_bench.training.cluster.room import Room
 from fedllm_bench.training.cluster.wire import SentRound
-from fedllm_bench.training.cluster.worker import LoadedBase
 from fedllm_bench.training.tasks import Until
 
 BASE = LoadedBase(
@@ -181,3 +181,12 @@ def test_the_token_store_is_put_once_and_the_message_once_a_call(config: Any) ->
     for _ in range(3):
         assert len(trained(ray, [[task] for task in tasks(1, 1)], config, pool)) == 2
     assert ray.stored == 1 + 3
+
+
+def test_workers_without_a_block_are_told_of_once(config: Any, caplog: pytest.LogCaptureFixture) -> None:
+    pool = pool_on(ray := ScriptedRay(cores=3.0))
+    for _ in range(2):
+        assert sorted(trained(ray, [tasks(1, 1, 1)[:2], tasks(1, 1, 1)[2:]], config, pool)) == [0, 1, 2]
+    assert caplog.text.count("3 clients come in 2 blocks") == 1
+    assert len(trained(ScriptedRay(cores=3.0), [[task] for task in tasks(1, 1)], config)) == 2
+    assert caplog.text.count("come in") == 1
