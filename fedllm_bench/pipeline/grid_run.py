@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common import files, hardware
+from fedllm_bench.common.cores import groups_of_cores
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.process import ALLOCATOR
 from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.pipeline import workers
 from fedllm_bench.pipeline.grid_progress import Progress, Tell
-from fedllm_bench.pipeline.workers import Ended
+from fedllm_bench.pipeline.workers import Ended, Worker
 from fedllm_bench.report.grid.files import Reasons, report
 from fedllm_bench.runs.grid import GridCell, Request, grid_folder, open_cells, queue
 from fedllm_bench.runs.opening import open_cell
@@ -77,8 +77,10 @@ def run_waiting(
     tell(f"Grid folder {folder}")
     progress = Progress(len(cells), len(waiting), jobs, tell, bar=bar)
     with _workers_of_ray(waiting[0].cell.config, threads) as (variables, tend):
-        environment = {**ALLOCATOR, **os.environ, **variables}
-        start = partial(workers.start_worker, threads=threads, logs=logs, environment=environment)
+        more = {"environment": {**os.environ, **variables}} if variables else {}
+        one = partial(workers.start_worker, threads=threads, logs=logs, **more)
+        # workers of Ray have the cores, and train for all cells
+        start = Starter(one, None if variables else groups_of_cores([threads] * jobs))
 
         def report(ended: Ended | None) -> None:
             tend()
@@ -100,6 +102,21 @@ def _workers_of_ray(config: RunConfig, threads: int) -> Iterator[tuple[Mapping[s
 
     with shared_workers(config.ray, threads) as owner:
         yield owner.variables(), owner.tend
+
+
+@dataclass
+class Starter:
+    """Starts cells, each on a group of cores that no other one has, where there are `groups`."""
+
+    start: Callable[..., Worker]
+    groups: Sequence[Sequence[int]] | None
+    started: list[Worker] = field(default_factory=list)
+
+    def __call__(self, task: GridCell) -> Worker:
+        taken = {worker.cores for worker in self.started if worker.process.poll() is None}
+        free = next((group for group in self.groups or () if tuple(group) not in taken), ())
+        self.started.append(self.start(task, cores=free))
+        return self.started[-1]
 
 
 def reasons_of(ended: Sequence[Ended]) -> dict[tuple[str, int], str]:

@@ -16,7 +16,7 @@ from fedllm_bench.training.cluster.connection import check_reachable
 
 
 def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = None) -> Cell:
-    """Check what the run needs before anything is loaded. `threads` is None for all cores.
+    """Check what the run needs before anything is loaded. `threads` is None for all cores, shared with the baseline.
 
     Raises a :class:`UserError` for what is missing here: a split, a model, a package or a GPU.
     """
@@ -25,7 +25,7 @@ def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = No
     check_quantization(config.model)
     if config.engine == "ray":
         check_reachable()
-    cell = Cell(config, cells.resolve_split(config), out, threads or hardware.num_threads())
+    cell = Cell(config, cells.resolve_split(config), out, threads or hardware.num_threads(), threads is None)
     if not model_available(config.model.name, config.model.revision):  # it will be fetched: after all else is looked at
         from fedllm_bench.runs.loading import (
             check_cell,  # takes seconds, so else not before it is known what is left to do

@@ -30,15 +30,18 @@ CARRIED = (*ALLOCATOR, *WAITING, *QUIET, "HF_HUB_OFFLINE")  # variables that wor
 
 @dataclass(frozen=True)
 class Connection:
-    """`ray` is the module; `is_own`: this process started it, and ends it."""
+    """`ray` is the module; `is_made`: by this suite, which then ends it. A program of a user's may have made it."""
 
     ray: Any
-    is_own: bool
+    is_made: bool
 
     def nodes(self) -> list[dict[str, Any]]:
         """What each node that is alive has, as "CPU" and "GPU", by its id under "id"."""
         alive = [node for node in self.ray.nodes() if node["Alive"]]
         return [{"CPU": 0.0, "GPU": 0.0, **node["Resources"], "id": node["NodeID"]} for node in alive]
+
+
+MADE: list[Connection] = []  # one at most, as Ray itself has it
 
 
 def check_reachable() -> None:
@@ -60,6 +63,8 @@ def _is_own() -> bool:
 
 def connect() -> Connection:
     """The connection of this process, which is made where there is none. Raises what :func:`check_reachable` raises."""
+    if MADE and MADE[0].ray.is_initialized():
+        return MADE[0]
     check_reachable()
     address, is_own = _address(), _is_own()
     if is_own:
@@ -68,14 +73,21 @@ def connect() -> Connection:
     import ray
 
     if ray.is_initialized():
-        return Connection(ray, is_own=False)
+        return Connection(ray, is_made=False)
     with _own_signals():
         try:
             _start(ray) if is_own else _join(ray, address)
         except (OSError, RuntimeError, ValueError, TimeoutError) as error:
             where = "Ray could not be started here" if is_own else f"{ADDRESS}={address}"
             raise UserError(f"{where}: {first_line(error)[:300]}{'' if is_own else f'; {ADVICE}'}") from error
-    return Connection(ray, is_own)
+    MADE[:] = [Connection(ray, is_made=True)]
+    return MADE[0]
+
+
+def disconnect() -> None:
+    """End a connection that :func:`connect` made, and a Ray of our own with it."""
+    while MADE:
+        MADE.pop().ray.shutdown()
 
 
 def _start(ray: Any) -> None:

@@ -52,7 +52,15 @@ def over_ray(engine: Engine, model: LoraModel, method: FedAvg, config: RunConfig
     here = cache(partial(about, model))
 
     def map_blocks(message: Message, blocks: Iterable[Block], local: Local) -> Iterator[list[ClientResult]]:
-        sent = SentRound(base=base, engine=engine, method=method, config=config, message=packed(message), local=local)
+        sent = SentRound(
+            base=base,
+            plan=model.plan,
+            engine=engine,
+            method=method,
+            config=config,
+            message=packed(message),
+            local=local,
+        )
         return Dispatch(pool_of(base, config.ray, here()), sent, blocks).results()
 
     return map_blocks
@@ -100,8 +108,8 @@ class Dispatch:
         workers, clients = len(self.pool.seats), sum(len(job.block) for job in self.jobs)
         if len(self.jobs) < min(workers, clients):
             self.pool.tell_once(
-                f"{clients} clients come in {counted(len(self.jobs), 'block')} of up to local.block_size, so not all "
-                f"{workers} workers have something to do; --set local.block_size=1 gives each client to one"
+                f"{clients} clients come in {counted(len(self.jobs), 'block')}, as plan.json or local.block_size "
+                f"has it, so not all {workers} workers have something to do"
             )
 
     def _look_ahead(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from fedllm_bench import __version__
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted
-from fedllm_bench.training.cluster.connection import Connection
+from fedllm_bench.training.cluster.connection import Connection, disconnect
 from fedllm_bench.training.cluster.loaded import About, LoadedBase
 from fedllm_bench.training.cluster.room import Nodes, Room
 from fedllm_bench.training.cluster.wire import Rows, plain_rows
@@ -144,14 +144,6 @@ class Pool:
             self.stored = (rows, self.connection.ray.put(plain_rows(rows)))
         return self.stored[1]
 
-    def close(self) -> None:
-        """End the workers, and Ray where this process started it."""
-        if self.connection.is_own:
-            self.connection.ray.shutdown()
-            return
-        for seat in list(self.seats):
-            self.dismiss(seat)
-
 
 def is_near(ours: Any, theirs: Any) -> bool:
     """Whether two logits of one input can be of one base on unlike devices."""
@@ -180,5 +172,8 @@ POOLS: list[Pool] = []  # one at most
 
 def close_pool() -> None:
     """End what this process has of Ray; does nothing where it has nothing."""
-    while POOLS:
-        POOLS.pop().close()
+    for pool in POOLS:
+        for seat in list(pool.seats):
+            pool.dismiss(seat)
+    POOLS.clear()
+    disconnect()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedllm_bench.config.run import Ray
-from fedllm_bench.training.cluster.connection import ADDRESS, Connection, connect
+from fedllm_bench.training.cluster.connection import ADDRESS, Connection, connect, disconnect
 from fedllm_bench.training.cluster.loaded import About, LoadedBase
 from fedllm_bench.training.cluster.pool import POOLS, SECONDS_BETWEEN_LOOKS, Pool, Seat
 from fedllm_bench.training.cluster.room import Room
@@ -52,11 +52,15 @@ class Owner:
         return {ADDRESS: address, WORKERS: self.namespace}
 
     def close(self) -> None:
-        if self.connection.is_own:
-            self.connection.ray.shutdown()
-            return
         for actor in self.actors:
             self.connection.ray.kill(actor)
+        disconnect()
+
+
+def workers_of(settings: Ray, threads: int) -> int:
+    """How many workers of so many threads there is room for now. Raises what :func:`connect` raises."""
+    nodes = connect().nodes()
+    return Room.on(nodes, settings, threads).workers(nodes)
 
 
 @contextmanager
@@ -102,10 +106,6 @@ class SharedPool(Pool):
     def dismiss(self, seat: Seat) -> None:
         """The worker stays: it is there for others too."""
         self.seats.remove(seat)
-
-    def close(self) -> None:
-        self.seats.clear()
-        self.connection.ray.shutdown()
 
 
 def pool_of(base: LoadedBase, settings: Ray, here: About) -> Pool:

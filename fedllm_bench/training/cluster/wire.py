@@ -20,6 +20,7 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.batches import StepPlan
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.cluster.loaded import LoadedBase
+from fedllm_bench.training.passes import PassPlan
 
 Arrays = dict[str, dict[str, tuple[str, Any]]]  # trees of tensors: tree, name -> type and array
 Rows = TokenPart | PairPart
@@ -106,6 +107,7 @@ class SentRound:
     """What all blocks of a call of the engine share; it is put into Ray's store once. `engine` trains on a worker."""
 
     base: LoadedBase
+    plan: PassPlan
     engine: Any  # training.engines.Engine, by name
     method: FedAvg
     config: RunConfig

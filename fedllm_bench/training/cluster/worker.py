@@ -12,6 +12,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,9 +106,9 @@ class ClientWorker:
         if key != self.key:
             sent = ray.get(shared[0])
             self._hold(sent.base)
-            if self.engine_of != (sent.method, sent.config):  # else what was too large for memory is still known
-                self.engine = sent.engine(self.model, sent.method, sent.config)
-                self.engine_of = (sent.method, sent.config)
+            if self.engine_of != (sent.plan, sent.method, sent.config):  # else it knows what was too large for memory
+                self.engine = sent.engine(replace(self.model, plan=sent.plan), sent.method, sent.config)
+                self.engine_of = (sent.plan, sent.method, sent.config)
             self.message, self.local, self.key = unpacked(sent.message), sent.local, key
         if rows_key != self.rows_key:
             self.rows, self.rows_key = ray.get(rows[0]), rows_key

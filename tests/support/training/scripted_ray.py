@@ -80,7 +80,7 @@ class ScriptedRay:
         self.made = 0
 
     def connection(self) -> Connection:
-        return Connection(self, is_own=False)
+        return Connection(self, is_made=False)
 
     def reference(self, value: Any) -> list[Any]:
         return Reference([value])

@@ -21,6 +21,7 @@ from fedllm_bench.training.cluster.loaded import LoadedBase
 from fedllm_bench.training.cluster.pool import MOST_FAILED_STARTS, Pool
 from fedllm_bench.training.cluster.room import Room
 from fedllm_bench.training.cluster.wire import SentRound
+from fedllm_bench.training.passes import PassPlan
 from fedllm_bench.training.tasks import Until
 
 BASE = LoadedBase(
@@ -42,7 +43,7 @@ def trained(
     ray: ScriptedRay, blocks: Iterable[Sequence[ClientTask]], config: Any, pool: Pool | None = None
 ) -> list[int]:
     """The clients in the order in which they were answered."""
-    sent = SentRound(base=BASE, engine=None, method=FedAvg(), config=config, message={}, local=LOCAL)
+    sent = SentRound(base=BASE, plan=PassPlan(), engine=None, method=FedAvg(), config=config, message={}, local=LOCAL)
     found = Dispatch(pool or pool_on(ray), sent, blocks).results()
     return [result.client for results in found for result in results]
 
