@@ -13,6 +13,7 @@ from typing import Any
 from fedllm_bench.common import files, hardware
 from fedllm_bench.common.cores import groups_of_cores
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.process import ALLOCATOR
 from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.pipeline import workers
@@ -77,8 +78,9 @@ def run_waiting(
     tell(f"Grid folder {folder}")
     progress = Progress(len(cells), len(waiting), jobs, tell, bar=bar)
     with _workers_of_ray(waiting[0].cell.config, threads) as (variables, tend):
-        more = {"environment": {**os.environ, **variables}} if variables else {}
-        one = partial(workers.start_worker, threads=threads, logs=logs, **more)
+        one = partial(workers.start_worker, threads=threads, logs=logs)
+        if variables:
+            one = partial(one, environment={**ALLOCATOR, **os.environ, **variables})
         # workers of Ray have the cores, and train for all cells
         start = Starter(one, None if variables else groups_of_cores([threads] * jobs))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.config.run import Lora, Model, Ray
 from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.pipeline import spreading
+from fedllm_bench.pipeline.plan import Plan
 from fedllm_bench.training.block import ClientTask
 from fedllm_bench.training.cluster import pool as pools
 from fedllm_bench.training.cluster.dispatch import MOST_DEATHS, Dispatch
@@ -22,7 +25,7 @@ from fedllm_bench.training.cluster.pool import MOST_FAILED_STARTS, Pool
 from fedllm_bench.training.cluster.room import Room
 from fedllm_bench.training.cluster.wire import SentRound
 from fedllm_bench.training.passes import PassPlan
-from fedllm_bench.training.tasks import Until
+from fedllm_bench.training.tasks import Until, clients_per_block
 
 BASE = LoadedBase(
     model=Model(name="tiny", dtype="float32"), lora=Lora(rank=4, alpha=8, dropout=0.0, targets=("q_proj",)), threads=1
@@ -191,3 +194,16 @@ def test_workers_without_a_block_are_told_of_once(config: Any, caplog: pytest.Lo
     assert caplog.text.count("3 clients come in 2 blocks") == 1
     assert len(trained(ScriptedRay(cores=3.0), [[task] for task in tasks(1, 1)], config)) == 2
     assert caplog.text.count("come in") == 1
+
+
+@pytest.mark.parametrize(("workers", "block_size"), [(1, 3), (2, 2), (3, 1), (9, 1), (0, 3)])
+def test_a_run_that_begins_has_a_block_for_each_worker(
+    workers: int, block_size: int, tiny_run_config: Any, tiny_clients: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spreading, "workers_of", lambda settings, threads: workers)
+    plan = Plan(threads=1, block_size=8, version=2, pass_tokens=1024)
+    planned = spreading.spread(plan, tiny_run_config(engine="ray"))
+    assert planned == replace(plan, block_size=block_size)
+    assert spreading.spread(plan, tiny_run_config()) == plan
+    rows = tiny_clients.tokens["train"]
+    assert clients_per_block(tiny_run_config(), rows, PassPlan(1024, planned.block_size)) == block_size, "on any engine"
