@@ -41,7 +41,8 @@ def test_the_loss_of_one_client_is_that_of_transformers(tiny_model):
 
 def test_each_client_has_the_loss_of_its_own_rows(tiny_model):
     own = [ROWS[:2], ROWS[2:4], ROWS[4:]]
-    losses = client_losses(tiny_model, collate(ROWS, CPU), 3, torch.tensor([count(rows) for rows in own]))
+    owners = torch.tensor([k for k, rows in enumerate(own) for _ in rows])
+    losses = client_losses(tiny_model, collate(ROWS, CPU), owners, torch.tensor([count(rows) for rows in own]))
     assert losses.tolist() == pytest.approx([hf_loss(tiny_model, rows) for rows in own], rel=1e-5)
     assert len(set(losses.tolist())) == 3
 
