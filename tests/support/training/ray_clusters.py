@@ -31,7 +31,7 @@ def cluster_of(num_nodes: int) -> Iterator[Any]:
         patch.setenv(ADDRESS, cluster.address)
         try:
             for _ in range(num_nodes - 1):
-                cluster.add_node(wait=False, **_node())
+                add_node(cluster)
             yield cluster
         finally:
             import ray
@@ -39,6 +39,18 @@ def cluster_of(num_nodes: int) -> Iterator[Any]:
             close_pool()
             ray.shutdown()
             cluster.shutdown()
+
+
+def add_node(cluster: Any) -> None:
+    """Ray gives up after 30 seconds, which a busy machine needs now and then."""
+    for last in (False, False, True):
+        try:
+            cluster.add_node(wait=False, **_node())
+        except Exception as error:  # Ray raises a plain one
+            if last or "timed out during startup" not in str(error):
+                raise
+        else:
+            return
 
 
 def _node() -> dict[str, Any]:
@@ -77,5 +89,5 @@ class Killing:
     def _swap_node(self) -> None:
         oldest = min(self.cluster.worker_nodes, key=lambda node: node.unique_id)
         self.cluster.remove_node(oldest, allow_graceful=False)
-        self.cluster.add_node(wait=False, **_node())
+        add_node(self.cluster)
         self.killed.append("node")

@@ -11,8 +11,8 @@ import numpy as np
 
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.cluster.connection import Connection
-from fedllm_bench.training.cluster.wire import SentResult, SentTask, Trained
 from fedllm_bench.training.cluster.loaded import About
+from fedllm_bench.training.cluster.wire import SentResult, SentTask, Trained
 
 
 class ActorDied(Exception):

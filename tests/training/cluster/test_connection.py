@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from bench_runs import assert_refused, words
+from sweeps import HERE
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import presets
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.runs.cell import settings_hash
 from fedllm_bench.training.cluster import connection
+from fedllm_bench.training.engines import ENGINES
 
 
 def test_without_ray_the_command_names_the_extra(
@@ -71,6 +73,10 @@ def test_settings_of_workers_that_cannot_be_meant(engine: str, word: str, text: 
     with pytest.raises(UserError) as error:
         presets.load("aya", "fedavg", "mini", [word], engine=engine)
     assert text in str(error.value)
+
+
+def test_tests_of_all_engines_leave_out_no_other() -> None:
+    assert {*HERE, "ray"} == set(ENGINES)
 
 
 def test_where_clients_are_trained_is_no_part_of_the_name_of_a_run() -> None:
