@@ -47,8 +47,8 @@ def in_order(
 ) -> Iterator[ClientResult]:
     """The results in the order of clients, however blocks arrive: floating-point sums are reproducible.
 
-    Only results that are ahead of their turn are held in memory. Once `stop` is asked for, fewer than those of `order`
-    are fine, and those ahead of a missing one are left out: their clients are trained again.
+    Only results that are ahead of their turn are held in memory. Fewer than those of `order` are fine once `stop`
+    is asked for.
     """
     waiting: dict[int, ClientResult] = {}
     turn = 0
@@ -57,7 +57,7 @@ def in_order(
         while turn < len(order) and order[turn] in waiting:
             yield waiting.pop(order[turn])
             turn += 1
-    if (waiting or turn < len(order)) and not (stop and stop.asked):
+    if waiting or (turn < len(order) and not (stop and stop.asked)):
         raise RuntimeError(f"the engine answered for other clients than {list(order)}")
 
 

@@ -1,6 +1,6 @@
 """The blocks of one call of the engine, given to workers: longest first, and again where a worker died.
 
-Results come as they are ready; who sums them puts them in the order of clients (`training/tasks.py`).
+Results are given on in the order of the blocks, which is that of clients: each as soon as those before it are there.
 """
 
 from __future__ import annotations
@@ -68,10 +68,11 @@ def over_ray(engine: Engine, model: LoraModel, method: FedAvg, config: RunConfig
 
 @dataclass(eq=False)
 class Job:
-    """A block that waits for a worker, or is at one; `deaths` of workers that were at it."""
+    """A block that waits for a worker, or is at one, or has `results`; `deaths` of workers that were at it."""
 
     block: Block
     deaths: int = 0
+    results: list[ClientResult] | None = None
 
     def tokens(self, lengths: Any) -> int:
         """Of all its steps, without padding."""
@@ -86,19 +87,23 @@ class Dispatch:
         self.stop = blocks.stop if isinstance(blocks, Until) else Stop()
         self.key, self.shared = uuid.uuid4().hex, [pool.connection.ray.put(sent)]
         self.plugins = plugins_of(sent.config)
-        self.jobs: list[Job] = []
+        self.jobs: list[Job] = []  # that wait, the longest first
+        self.order: list[Job] = []  # whose results are due, in the order of the blocks
         self.running: dict[Seat, Job] = {}
         self.lengths: Any = None
 
     def results(self) -> Iterator[list[ClientResult]]:
-        """Of each block as it ends, in any order. Once a stop is asked for, no block is begun any more."""
+        """Of each block in its turn. Once a stop is asked for, no block is begun any more, and those that are ahead of
+        one that was not begun are left out: their clients are trained again.
+        """
         self._look_ahead()
         self.pool.tend()
         self._tell_idle()
         while self.jobs or self.running:
             self.pool.tend()
             self._hand_out()
-            yield from self._ended()
+            self._await()
+            yield from self._due()
             self._look_ahead()
             if self.stop.asked:
                 self.jobs.clear()
@@ -114,12 +119,13 @@ class Dispatch:
 
     def _look_ahead(self) -> None:
         """Take blocks, and with them states of clients, for some time ahead, and put the longest first."""
-        size = max(LEAST_AHEAD, LOOK_AHEAD * len(self.pool.seats)) - len(self.jobs)
+        size = max(LEAST_AHEAD, LOOK_AHEAD * len(self.pool.seats)) - len(self.order)
         found = [Job(block) for block in islice(self.left, max(0, size))]
         if found and self.lengths is None:
             self.lengths = lengths_of(found[0].block[0].rows)
         if found:
             self.jobs = sorted([*self.jobs, *found], key=lambda job: -job.tokens(self.lengths))
+            self.order += found
 
     def _hand_out(self) -> None:
         free = [seat for seat in self.pool.seats if seat.about and seat.work is None]
@@ -132,8 +138,14 @@ class Dispatch:
             )
             self.running[seat] = job
 
-    def _ended(self) -> Iterator[list[ClientResult]]:
-        """The results of a block, where one ends soon."""
+    def _due(self) -> Iterator[list[ClientResult]]:
+        """Results whose turn it is."""
+        while self.order and (results := self.order[0].results) is not None:
+            yield results
+            del self.order[0]
+
+    def _await(self) -> None:
+        """Wait for a block to end, or for a worker to have loaded, but not for long."""
         waited = {seat.work or seat.loading: seat for seat in self.pool.seats if seat.work or not seat.about}
         if not waited:
             time.sleep(SECONDS_TO_WAIT)
@@ -143,11 +155,11 @@ class Dispatch:
             if not seat.about:
                 self.pool.seated(seat)
             elif seat in self.running:
-                yield from self._finished(seat, self.running.pop(seat))
+                self._finished(seat, self.running.pop(seat))
             else:
                 seat.work = None  # of an earlier call, which nobody waits for any more
 
-    def _finished(self, seat: Seat, job: Job) -> Iterator[list[ClientResult]]:
+    def _finished(self, seat: Seat, job: Job) -> None:
         ray, work, seat.work = self.pool.connection.ray, seat.work, None
         try:
             trained: Trained = ray.get(work)
@@ -160,7 +172,7 @@ class Dispatch:
         assert seat.about is not None
         for line in trained.warnings:
             log.warning("%s: %s", seat.about.host, line)
-        yield [result.result() for result in trained.results]
+        job.results = [result.result() for result in trained.results]
 
     def _again(self, job: Job, error: Exception) -> None:
         """The block goes to another worker. Raises a :class:`UserError` where it has ended several."""
@@ -172,7 +184,10 @@ class Dispatch:
                 "enough memory on their machines? What is done is kept"
             ) from error
         log.warning("a worker of Ray is gone; %s: trained again by another", counted(len(job.block), "client"))
-        self.jobs[:0] = _parts(job) if is_out_of_memory(error) else [job]
+        again = _parts(job) if is_out_of_memory(error) else [job]
+        self.jobs[:0] = again
+        place = self.order.index(job)
+        self.order[place : place + 1] = again
 
 
 def _parts(job: Job) -> list[Job]:

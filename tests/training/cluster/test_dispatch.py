@@ -62,7 +62,9 @@ def config(tiny_run_config: Any) -> Any:
 
 
 def test_the_block_with_most_tokens_goes_first(config: Any) -> None:
-    assert trained(ScriptedRay(), [[task] for task in tasks(1, 12, 3, 6)], config) == [1, 3, 2, 0]
+    ray = ScriptedRay()
+    assert trained(ray, [[task] for task in tasks(1, 12, 3, 6)], config) == [0, 1, 2, 3], "results keep their order"
+    assert ray.began == [[1], [3], [2], [0]]
 
 
 def test_a_block_whose_worker_dies_is_trained_by_another(config: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -110,10 +112,10 @@ def test_after_a_stop_blocks_that_are_begun_end_and_no_other_begins(config: Any)
     def fate(worker: ScriptedWorker, clients: list[int]) -> None:
         stop.signum = 2 if clients == [1] else stop.signum
 
-    ray = ScriptedRay(fate=fate)
-    blocks = Until(stop, [[task] for task in tasks(3, 2, 1, 1)])
-    assert trained(ray, blocks, config) == [0, 1]
-    assert ray.began == [[0], [1]]
+    for steps, began, answered in (((6, 3, 1, 1), [0, 1], [0, 1]), ((1, 3, 6, 1), [2, 1], [])):
+        stop.signum, ray = None, ScriptedRay(fate=fate)
+        assert trained(ray, Until(stop, [[task] for task in tasks(*steps)]), config) == answered
+        assert [client for block in ray.began for client in block] == began
 
 
 def test_as_many_workers_as_there_is_room_for_or_as_asked_for() -> None:
