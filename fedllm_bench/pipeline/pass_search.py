@@ -44,7 +44,7 @@ def with_passes(bench: Bench) -> Bench:
     if plan.packed and not can_pack:
         log.warning("%s: this run packed its sequences, which cannot be done here: they are padded from now on",
                     bench.cell.folder)  # fmt: skip
-    passes = PassPlan(plan.pass_tokens, packed=bool(plan.packed) and can_pack)
+    passes = PassPlan(plan.pass_tokens, plan.block_size, packed=bool(plan.packed) and can_pack)
     return replace(bench, model=replace(bench.model, plan=passes))
 
 

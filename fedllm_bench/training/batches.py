@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.tokens import TokenRow
-from fedllm_bench.training.model.packed import Packing
+from fedllm_bench.training.packing import Packing
 
 SCHEDULE, ROWS, POISSON = 0, 1, 3  # purposes of random streams: numpy takes [3, 4] and [3, 4, 0] for the same seed
 NOT_COUNTED = -100

@@ -78,7 +78,7 @@ def test_a_plan_of_version_1_is_finished_by_it(cell):
     cell.folder.mkdir(parents=True)
     old = {"threads": 1, "block_size": 4}
     files.write_json(cell.folder / "plan.json", old)
-    assert with_passes(load_bench(cell)).model.plan == PassPlan(None)
+    assert with_passes(load_bench(cell)).model.plan == PassPlan(None, clients=4)
     assert files.read_json(cell.folder / "plan.json") == old
 
 
@@ -86,11 +86,11 @@ def test_a_run_keeps_packed_or_padded_sequences(cell, monkeypatch, caplog):
     """As its first session began, whatever the model can now; where that cannot be done, a line says so."""
     cell.folder.mkdir(parents=True)
     write_plan(cell.folder, Plan(threads=1, block_size=4, version=VERSION, pass_tokens=512, packed=False))
-    assert with_passes(load_bench(cell)).model.plan == PassPlan(512)
+    assert with_passes(load_bench(cell)).model.plan == PassPlan(512, 4)
     write_plan(cell.folder, Plan(threads=1, block_size=4, version=VERSION, pass_tokens=512, packed=True))
-    assert with_passes(load_bench(cell)).model.plan == PassPlan(512, packed=True)
+    assert with_passes(load_bench(cell)).model.plan == PassPlan(512, 4, packed=True)
     monkeypatch.setattr("fedllm_bench.training.model.packed.packs", lambda base: "of another device")
-    assert with_passes(load_bench(cell)).model.plan == PassPlan(512)
+    assert with_passes(load_bench(cell)).model.plan == PassPlan(512, 4)
     assert "this run packed its sequences, which cannot be done here: they are padded from now on" in caplog.text
 
 

@@ -21,8 +21,8 @@ from fedllm_bench.training.model import lora as lora_layers
 from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import FORWARD_ERRORS, load_base, load_tokenizer
 from fedllm_bench.training.model.full import FullWeights
-from fedllm_bench.training.model.packed import Packing
 from fedllm_bench.training.model.peft_layers import DoraLayer, is_transposed
+from fedllm_bench.training.packing import Packing
 from fedllm_bench.training.passes import DEFAULT, PassPlan
 
 log = logging.getLogger(__name__)

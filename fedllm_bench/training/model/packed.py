@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from fedllm_bench.common.errors import first_line
 from fedllm_bench.training.model.base import FORWARD_ERRORS
+from fedllm_bench.training.packing import Packing
 
 NAME = "fedllm_packed"
 HALF = (torch.float16, torch.bfloat16)  # all that varlen attention takes
@@ -40,57 +38,13 @@ class CannotPack(ValueError):
     """Packed attention has not what the model's attention needs."""
 
 
-@dataclass(frozen=True)
-class Packing:
-    """How sequences lie in a row of N tokens: their `lengths`, `positions` (1, N) and `bounds` (S + 1,), int32.
-
-    `bounds` are where each begins, and where the last ends.
-    """
-
-    lengths: tuple[int, ...]
-    positions: Tensor
-    bounds: Tensor
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> Packing:
-        positions = np.concatenate([np.arange(length) for length in lengths])
-        bounds = np.cumsum([0, *lengths]).astype(np.int32)
-        return cls(tuple(lengths), torch.from_numpy(positions)[None].to(device), torch.from_numpy(bounds).to(device))
-
-    @property
-    def longest(self) -> int:
-        return max(self.lengths)
-
-    def sequences_of(self, places_C: Tensor) -> Tensor:
-        """The number of the sequence of each token, from its place in the row; shape (C,)."""
-        return torch.searchsorted(self.bounds, places_C, right=True) - 1
-
-    @property
-    def is_even(self) -> bool:
-        """Whether all sequences are as long: then rows need no padding."""
-        return min(self.lengths) == self.longest
-
-    @cached_property
-    def place_of(self) -> Tensor:
-        """Where each token lies among S x T padded places, (N,)."""
-        rows = np.arange(len(self.lengths)).repeat(self.lengths)
-        return torch.from_numpy(rows * self.longest).to(self.positions.device) + self.positions[0]
-
-    @cached_property
-    def token_at(self) -> Tensor:
-        """The token at each of S x T padded places, (S * T,); N where there is none."""
-        num_tokens = sum(self.lengths)
-        found = self.place_of.new_full((len(self.lengths) * self.longest,), num_tokens)
-        found[self.place_of] = torch.arange(num_tokens, device=found.device)
-        return found
-
-
 def hidden_states(base: Any, ids: Tensor, packing: Packing) -> Tensor:
     """Last hidden states, shape (1, N, H), of a packed row of ids, shape (1, N), of a model that :func:`packs`."""
+    decoder = base.get_decoder()
+    if decoder.config._attn_implementation != NAME:  # which would take all sequences for one, and say nothing
+        raise ValueError(f"a packed pass with the attention {decoder.config._attn_implementation}; ask `packs` first")
     mask = torch.zeros(1, 1, 1, 1, dtype=base.dtype, device=ids.device)
-    out = base.get_decoder()(
-        input_ids=ids, position_ids=packing.positions, attention_mask=mask, use_cache=False, packing=packing
-    )
+    out = decoder(input_ids=ids, position_ids=packing.positions, attention_mask=mask, use_cache=False, packing=packing)
     states: Tensor = out.last_hidden_state
     return states
 

@@ -9,7 +9,8 @@ from architectures import GPT2_SIZES, SIZES, widen_all_norms
 from torch import Tensor
 
 from fedllm_bench.training.model import packed
-from fedllm_bench.training.model.packed import NAME, Packing, hidden_states, packs
+from fedllm_bench.training.model.packed import NAME, hidden_states, packs
+from fedllm_bench.training.packing import Packing
 
 WINDOW = {"sliding_window": 4}
 PACKED = {
@@ -153,6 +154,12 @@ def test_the_probe_is_longer_than_the_window(monkeypatch):
     blind = lambda *args, sliding_window=None, **more: real(*args, **more)  # noqa: E731
     monkeypatch.setattr(packed, "packed_attention", blind)
     assert packs(model) == "a packed sequence gets other states than a padded one"
+
+
+def test_a_packed_pass_of_a_model_that_was_not_asked_is_refused():
+    """Its attention would take all sequences for one."""
+    with pytest.raises(ValueError, match="a packed pass with the attention sdpa"):
+        hidden_states(built("llama", {}), some_ids()[None], Packing.of(LENGTHS, torch.device("cpu")))
 
 
 def test_on_a_gpu_single_precision_is_padded():
