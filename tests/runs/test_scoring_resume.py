@@ -86,7 +86,7 @@ def test_a_kill_between_any_two_batches_loses_none_and_changes_no_bit(task, meth
     batches[0] = 0  # loading pairs takes some for the reference
     whole = after(bench, server)
     total, ledger = batches[0], bench.cell.folder / "scores" / "after.batches"
-    assert total >= 8
+    assert total >= 6
     for kill in {0, 1, total // 2, total - 1}:
         for path in (bench.cell.folder / "scores").glob("*.jsonl"):
             path.unlink()
