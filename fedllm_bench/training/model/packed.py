@@ -11,7 +11,8 @@ N x N. On CUDA attention is torch's varlen attention. Elsewhere its rows are pad
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,12 +68,13 @@ def packs(base: Any) -> str:
         padded = _padded_states(base, ids, lengths)
         install(base)
         try:
-            problem = _difference(hidden_states(base, ids[None], Packing.of(lengths, base.device))[0], padded, lengths)
+            problem = _difference(_packed_states(base, ids, lengths), padded, lengths)
+            problem = problem or _of_gradients(base, ids, (min(lengths[0], PROBED[0]), lengths[1]))
         except CannotPack as error:
             problem = str(error)
         except (*FORWARD_ERRORS, ImportError) as error:
             problem = f"its decoder takes no packed rows: {first_line(error)[:200] or type(error).__name__}"
-    if not problem and before != "sdpa":  # which it would be for padded rows
+    if not problem and before not in ("sdpa", NAME):  # which it would be for padded rows
         problem = f"its own attention is {before}, not sdpa"
     if problem:
         config._attn_implementation = before
@@ -101,6 +103,42 @@ def _padded_states(base: Any, ids: Tensor, lengths: Sequence[int]) -> Tensor:
     rows = nn.utils.rnn.pad_sequence(list(ids.split(list(lengths))), batch_first=True)
     states = base.get_decoder()(input_ids=rows, use_cache=False).last_hidden_state
     return torch.cat([row[:length] for row, length in zip(states, lengths, strict=True)])
+
+
+def _packed_states(base: Any, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The same of packed sequences."""
+    return hidden_states(base, ids[None], Packing.of(lengths, base.device))[0]
+
+
+def _of_gradients(base: Any, ids: Tensor, lengths: Sequence[int]) -> str:
+    """ "" where short sequences have the gradients that they have as padded rows: some attention runs forward alone."""
+    ids = ids[: sum(lengths)]
+    found = [_gradient(base, partial(make, base, ids, lengths)) for make in (_packed_states, _padded_states)]
+    if not all(bool(gradient.isfinite().all()) for gradient in found):
+        return "its gradients are not finite"
+    limit = TOLERANCES.get(base.dtype, HALF_TOLERANCE)
+    if (found[0] - found[1]).norm() > limit * found[1].norm():
+        return "a packed sequence gets another gradient than a padded one"
+    return ""
+
+
+def _gradient(base: Any, states_of: Callable[[], Tensor]) -> Tensor:
+    """Of a weighted sum of the states, with respect to the embeddings; summed over tokens, (H,) in float64."""
+    leaves: list[Tensor] = []
+
+    def note(_: nn.Module, args: Any, out: Tensor) -> Tensor:
+        leaves.append(out.detach().requires_grad_())
+        return leaves[-1]
+
+    hook = base.get_input_embeddings().register_forward_hook(note)
+    try:
+        with torch.enable_grad():
+            states = states_of().double()
+            weights = torch.linspace(-1, 2, states.shape[1], dtype=states.dtype, device=states.device)
+            (gradient,) = torch.autograd.grad((states @ weights).sum(), leaves[0])
+    finally:
+        hook.remove()
+    return gradient.double().flatten(0, -2).sum(0)
 
 
 def _difference(found: Tensor, expected: Tensor, lengths: Sequence[int]) -> str:

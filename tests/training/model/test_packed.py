@@ -146,6 +146,18 @@ def test_a_sequence_that_sees_another_is_noticed(monkeypatch):
     assert packs(model) == "a packed sequence gets other states than a padded one"
 
 
+def test_an_attention_without_a_right_gradient_is_noticed(monkeypatch):
+    model = built("llama", {})
+    real = packed.packed_attention
+
+    def wrong(*args, packing=None, **more):
+        out, _ = real(*args, packing=packing, **more)
+        return (out if packing is None else 2 * out - out.detach()), None
+
+    monkeypatch.setattr(packed, "packed_attention", wrong)
+    assert packs(model) == "a packed sequence gets another gradient than a padded one"
+
+
 def test_the_probe_is_longer_than_the_window(monkeypatch):
     """A model whose attention is not told of its window would pass a probe of short rows."""
     model = built("mistral", {"sliding_window": 20})
