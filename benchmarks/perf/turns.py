@@ -23,15 +23,18 @@ Variant = Callable[[], list[Tree]]  # trains all clients from the same start; th
 Seconds = dict[str, dict[str, list[float]]]  # of each variant, "wall" and "cpu", turn by turn
 
 
-def peft_loop(model: Any, start: Tree, local: Local, batches: Iterable[Any], loss_of: Callable[..., Any]) -> Tree:
-    """Plain PEFT from `start`, a step for each batch, torch's fused AdamW: the adapter. `loss_of(model, batch)`."""
+def peft_loop(
+    model: Any, start: Tree, local: Local, steps: Iterable[Iterable[Any]], loss_of: Callable[..., Any]
+) -> Tree:
+    """Plain PEFT from `start`, steps of micro-batches, torch's fused AdamW: the adapter. `loss_of(model, micro)`."""
     parameters = adapter_parameters(model)
     values = list(parameters.values())
     put(parameters, start)
     betas = (local.beta1, local.beta2)
     optimiser = torch.optim.AdamW(values, local.lr, betas, local.eps, local.weight_decay, fused=True)
-    for batch in batches:
-        loss_of(model, batch).backward()
+    for micros in steps:
+        for micro in micros:
+            loss_of(model, micro).backward()
         torch.nn.utils.clip_grad_norm_(values, local.clip)
         optimiser.step()
         optimiser.zero_grad()
