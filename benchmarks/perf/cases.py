@@ -161,18 +161,23 @@ def make_config(case: Case, of_round: Round, loss: str, model: str, settings: Se
     return config
 
 
-def save_random_llama(case: Case, folder: Path) -> None:
-    """A base of random weights with a tokenizer of whole words ("w5"), as a folder of transformers."""
+def word_tokenizer(vocabulary: int) -> Any:
+    """A tokenizer of whole words: "w5" is token 5; 0 is for padding and what is unknown, 1 ends a row."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    special = ["<unk>", "</s>"]
-    words = {word: i for i, word in enumerate([*special, *(f"w{i}" for i in range(2, case.vocabulary))])}
-    tokens = Tokenizer(WordLevel(words, special[0]))
+    words = {word: i for i, word in enumerate(["<unk>", "</s>", *(f"w{i}" for i in range(2, vocabulary))])}
+    tokens = Tokenizer(WordLevel(words, "<unk>"))
     tokens.pre_tokenizer = WhitespaceSplit()
-    names = {"unk_token": special[0], "eos_token": special[1], "pad_token": special[0]}
+    return PreTrainedTokenizerFast(tokenizer_object=tokens, unk_token="<unk>", eos_token="</s>", pad_token="<unk>")
+
+
+def save_random_llama(case: Case, folder: Path) -> None:
+    """A base of random weights with a :func:`word_tokenizer`, as a folder of transformers."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=case.vocabulary,
         hidden_size=case.hidden,
@@ -188,7 +193,7 @@ def save_random_llama(case: Case, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokens, **names).save_pretrained(folder)
+    word_tokenizer(case.vocabulary).save_pretrained(folder)
 
 
 def words_of(tokenizer: Any) -> list[str]:
@@ -251,16 +256,16 @@ def with_reference(model: LoraModel, rows: TokenPart | PairPart, config: RunConf
     return replace(rows, reference=found.reshape(-1, 2))
 
 
-def make_task(client: int, of_round: Round, rows: TokenPart | PairPart) -> ClientTask:
+def make_task(client: int, of_round: Round, rows: TokenPart | PairPart, round_num: int = 0) -> ClientTask:
     first = client * of_round.rows
     how = {name: getattr(of_round, name) for name in ("steps", "micro_batch", "accumulation")}
     return ClientTask(
         client=client,
         client_id=str(client),
         seed=0,
-        round_num=0,
+        round_num=round_num,
         rows=rows,
         row_numbers=tuple(range(first, first + of_round.rows)),
-        steps=plan_steps(0, 0, client, num_rows=of_round.rows, **how),
+        steps=plan_steps(0, round_num, client, num_rows=of_round.rows, **how),
         state={},
     )

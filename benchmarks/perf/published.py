@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.run import Local
 from fedllm_bench.training.trl_client import CPU
 
 if TYPE_CHECKING:
-    from fedllm_bench.benchmarks.perf.cases import TextRow, Work
+    from fedllm_bench.benchmarks.perf.cases import Round, TextRow, Work
 
 
 def train(work: Work) -> list[Tree]:
@@ -34,7 +35,7 @@ def train(work: Work) -> list[Tree]:
         _write(model, work.start)
         with undisturbed(), tempfile.TemporaryDirectory() as folder:
             rows = tokenised([work.texts[i] for i in work.planned(task)], work.model.tokenizer, work.case.longest)
-            make_trainer(model, rows, work, folder).train()
+            make_trainer(model, rows, work.local, work.round, folder).train()
         vars(model.get_base_model()).pop("forward", None)
         ends.append(_read(model))
     model.eval()
@@ -83,10 +84,9 @@ def padded(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in made.items()}
 
 
-def make_trainer(model: Any, rows: Any, work: Work, folder: str) -> Any:
+def make_trainer(model: Any, rows: Any, local: Local, of_round: Round, folder: str) -> Any:
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
-    local, of_round = work.local, work.round
     args = TrainingArguments(
         output_dir=folder,
         use_cpu=model.device == CPU,
@@ -102,6 +102,7 @@ def make_trainer(model: Any, rows: Any, work: Work, folder: str) -> Any:
         adam_epsilon=local.eps,
         weight_decay=local.weight_decay,
         max_grad_norm=local.clip,
+        gradient_checkpointing=local.gradient_checkpointing,
         logging_strategy="no",
         save_strategy="no",
         report_to="none",

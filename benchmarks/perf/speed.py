@@ -29,7 +29,7 @@ import torch
 
 from fedllm_bench.benchmarks.perf import cases, curve, floor, peaks, speed_table, state_scale, ways
 from fedllm_bench.benchmarks.perf.cases import Case, Round, make_work
-from fedllm_bench.benchmarks.perf.turns import TOLERANCE, disagreements, summary, take_turns, with_allocator
+from fedllm_bench.benchmarks.perf.turns import TOLERANCE, disagreements, file_name, summary, take_turns, with_allocator
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common import files, provenance
 from fedllm_bench.common.errors import UserError
@@ -195,12 +195,6 @@ def numbers_of(option: str, words: str) -> list[int]:
     return [int(word) for word in words.split(",")]
 
 
-def file_name(environment: dict[str, Any]) -> str:
-    """By date and hardware: speed_2026-11-29_amd-epyc-9b14_2-threads.json"""
-    processor = re.sub("[^a-z0-9]+", "-", str(environment["cpu"]["name"]).lower()).strip("-")
-    return f"speed_{environment['date']}_{processor}_{environment['threads']}-threads.json"
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -235,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads or torch.get_num_threads())
         if args.plot:
             speed_table.check_plot(args.plot)
-        place = None if args.alone else files.make_folder(args.out) / file_name(environment())
+        place = None if args.alone else files.make_folder(args.out) / file_name("speed", environment())
 
         def write(found: dict[str, Any]) -> None:
             assert place is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import sys
 import time
@@ -81,6 +82,12 @@ def machine_line(machine: Mapping[str, Any], *packages: str) -> str:
     """Processor, threads and versions, from what :func:`provenance.environment` found."""
     versions = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "transformers", "peft", *packages))
     return f"{machine['cpu']['name']}, {machine['cpu']['count']} cores, {machine['threads']} threads; {versions}"
+
+
+def file_name(what: str, machine: Mapping[str, Any]) -> str:
+    """By date and hardware: speed_2026-11-29_amd-epyc-9b14_2-threads.json"""
+    processor = re.sub("[^a-z0-9]+", "-", str(machine["cpu"]["name"]).lower()).strip("-")
+    return f"{what}_{machine['date']}_{processor}_{machine['threads']}-threads.json"
 
 
 def with_allocator(script: str) -> None:

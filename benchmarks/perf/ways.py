@@ -24,6 +24,7 @@ from fedllm_bench.benchmarks.perf import published
 from fedllm_bench.benchmarks.perf.cases import Work
 from fedllm_bench.benchmarks.perf.turns import Variant, peft_loop
 from fedllm_bench.common.trees import Tree, tmap
+from fedllm_bench.config.run import Local
 from fedllm_bench.data.pairs import PairRow
 from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.methods.base import FedAvg
@@ -113,25 +114,29 @@ def summed_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def by_trl(work: Work) -> list[Tree]:
+    return train_by_trl(work.peft_model, work.model.tokenizer, work.tasks, work.start, work.local)
+
+
+def train_by_trl(peft_model: Any, tokenizer: Any, tasks: Sequence[ClientTask], start: Tree, local: Local) -> list[Tree]:
     from fedllm_bench.training import trl
 
-    parameters, ends = adapter_parameters(work.peft_model), []
-    local = replace(work.local, gradient_checkpointing=True)  # its default
+    parameters, ends = adapter_parameters(peft_model), []
+    local = replace(local, gradient_checkpointing=True)  # its default
     sft = local.loss == "sft"
-    for task in work.tasks:
-        put(parameters, work.start)
+    for task in tasks:
+        put(parameters, start)
         with trl.undisturbed(), tempfile.TemporaryDirectory() as folder:
             from trl import SFTTrainer  # draws from Python's generator when it is loaded
 
             steps = planned_rows(task)
-            args = trl.arguments(local, steps, output_dir=folder, use_cpu=True)
+            args = trl.arguments(local, steps, output_dir=folder, use_cpu=peft_model.device == CPU)
             if sft:
                 args.dataset_kwargs = None  # it prepares the rows itself
             make, kind = (trl.make_trainer, SFTTrainer) if sft else (trl.make_pair_trainer, trl.pair_trainer())
-            make(kind, work.peft_model, work.model.tokenizer, steps, args=args).train()
-            trl.unpatch(work.peft_model)
-            work.peft_model.get_base_model().gradient_checkpointing_disable()
-        ends.append({name: parameters[name].detach().clone() for name in work.start})
+            make(kind, peft_model, tokenizer, steps, args=args).train()
+            trl.unpatch(peft_model)
+            peft_model.get_base_model().gradient_checkpointing_disable()
+        ends.append({name: parameters[name].detach().clone() for name in start})
     return ends
 
 
