@@ -129,14 +129,21 @@ class Work:
         return [task.row_numbers[i] for step in task.steps for micro in step for i in micro]
 
 
-def make_work(case: Case, of_round: Round, loss: str, folder: str, settings: Sequence[str] = (), **how: Any) -> Work:
-    """The base in `folder`, a name or id of the hub too. Raises a :class:`UserError` for one that there is not.
-
-    `how` goes to :func:`make_texts`.
-    """
-    config = make_config(case, of_round, loss, folder, settings)
+def make_work(
+    case: Case,
+    of_round: Round,
+    loss: str,
+    folder: str,
+    settings: Sequence[str] = (),
+    *,
+    spread: float = SPREAD,
+    engine: str = "inprocess",
+) -> Work:
+    """The base in `folder`, a name or id of the hub too. Raises a :class:`UserError` for one that there is not."""
+    config = make_config(case, of_round, loss, folder, settings, engine)
     model = load_model(config.model, config.lora)
-    texts = make_texts(case, of_round.clients * of_round.rows, model.tokenizer, pairs=loss == "dpo", **how)
+    count = of_round.clients * of_round.rows
+    texts = make_texts(case, count, model.tokenizer, pairs=loss == "dpo", spread=spread)
     start = initial_adapter(model.layers, of_round.rank, seed=0)
     stream = torch.Generator().manual_seed(1)
     start = tmap(lambda t: t + 0.002 * torch.randn(t.shape, generator=stream), start)  # B is not zero after round one
@@ -145,7 +152,9 @@ def make_work(case: Case, of_round: Round, loss: str, folder: str, settings: Seq
     return Work(case, of_round, config, model, texts, tasks, start)
 
 
-def make_config(case: Case, of_round: Round, loss: str, model: str, settings: Sequence[str]) -> RunConfig:
+def make_config(
+    case: Case, of_round: Round, loss: str, model: str, settings: Sequence[str], engine: str = "inprocess"
+) -> RunConfig:
     """Rates are those of profile mini but for `settings`; no dropout, of which each way draws masks of its own."""
     words = [
         *(f"local.{name}={getattr(of_round, name)}" for name in ("steps", "micro_batch", "accumulation")),
@@ -153,7 +162,7 @@ def make_config(case: Case, of_round: Round, loss: str, model: str, settings: Se
         *(f"local.sequence_length={case.longest}", "local.lr=1e-3", "local.lr_end=1e-4", "model.dtype=float32"),
         *("local.steps_rule=fixed", f"federation.clients_per_round={of_round.clients}"),
     ]
-    config = presets.load(DATASETS[loss], "fedavg", "mini", [*words, *settings], model=model)
+    config = presets.load(DATASETS[loss], "fedavg", "mini", [*words, *settings], model=model, engine=engine)
     if config.lora.dropout:
         raise UserError("--set lora.dropout: each way draws other masks, so that no adapters could be compared; give 0")
     if config.model.quantization != "none" or config.model.trainable != "adapter":
@@ -208,7 +217,7 @@ def words_of(tokenizer: Any) -> list[str]:
     return found
 
 
-def make_texts(case: Case, count: int, tokenizer: Any, *, pairs: bool, spread: float = SPREAD) -> list[TextRow]:
+def make_texts(case: Case, count: int, tokenizer: Any, *, pairs: bool, spread: float) -> list[TextRow]:
     """`count` rows of random words, of which the first third is the prompt."""
     rng, words = np.random.default_rng(2), words_of(tokenizer)
 

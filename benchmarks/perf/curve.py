@@ -46,9 +46,9 @@ def over_clients(case: Case, turns: int, numbers: Sequence[int] = CLIENTS, of_ro
     }
 
 
-def random_work(case: Case, folder: str, of_round: Round, settings: Sequence[str] = ()) -> Work:
+def random_work(case: Case, folder: str, of_round: Round) -> Work:
     cases.save_random_llama(case, Path(folder))
-    return cases.make_work(case, of_round, "sft", folder, settings)
+    return cases.make_work(case, of_round, "sft", folder)
 
 
 def over_workers(numbers: Sequence[int], case: Case, turns: int) -> dict[str, Any]:
@@ -60,7 +60,9 @@ def over_workers(numbers: Sequence[int], case: Case, turns: int) -> dict[str, An
     seconds: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number in numbers:
-            work = random_work(case, folder, cases.ROUNDS["sft"], workers(number))
+            settings = (f"ray.workers={number}",)
+            cases.save_random_llama(case, Path(folder))
+            work = cases.make_work(case, cases.ROUNDS["sft"], "sft", folder, settings, engine="ray")
             engine = ENGINES["ray"](work.model, FedAvg(), work.config)
             blocks = ways.blocks_of(work)
             train = partial(_drained, engine, work, blocks)
@@ -71,11 +73,6 @@ def over_workers(numbers: Sequence[int], case: Case, turns: int) -> dict[str, An
         "seconds": seconds,
         "median_seconds": {name: statistics.median(own["wall"]) for name, own in seconds.items()},
     }
-
-
-def workers(number: int) -> tuple[str, ...]:
-    """Settings under which the engine ray has so many workers."""
-    return (f"ray.workers={number}",)
 
 
 def _drained(engine: Any, work: Work, blocks: Any) -> None:

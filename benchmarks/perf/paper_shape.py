@@ -146,7 +146,11 @@ def make_rows(config: RunConfig, data: Published, count: int, vocabulary: int) -
         num_cut=0,
         num_skipped=0,
     )
-    return PairPart(sequences, np.full((count, 2), -200.0)) if answers == 2 else sequences
+    if answers == 1:
+        return sequences
+    for chosen, rejected, prompt in zip(*(sequences.starts[first:-1:2] for first in (0, 1)), prompts[::2], strict=True):
+        sequences.ids[rejected : rejected + prompt] = sequences.ids[chosen : chosen + prompt]  # a pair has one prompt
+    return PairPart(sequences, np.full((count, 2), -200.0))
 
 
 def make_tasks(config: RunConfig, data: Published, rows: TokenPart | PairPart, round_num: int) -> list[ClientTask]:
