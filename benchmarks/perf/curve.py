@@ -12,6 +12,7 @@ from typing import Any
 from fedllm_bench.benchmarks.perf import cases, floor, ways
 from fedllm_bench.benchmarks.perf.cases import Case, Round, Work
 from fedllm_bench.benchmarks.perf.turns import take_turns
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.engines import ENGINES
 from fedllm_bench.training.tasks import batched
@@ -66,7 +67,10 @@ def over_workers(numbers: Sequence[int], case: Case, turns: int) -> dict[str, An
             engine = ENGINES["ray"](work.model, FedAvg(), work.config)
             blocks = ways.blocks_of(work)
             train = partial(_drained, engine, work, blocks)
-            train()  # workers load the base
+            try:
+                train()  # workers load the base
+            except UserError as error:
+                return {"skipped": str(error)}
             seconds |= take_turns({str(number): train}, turns)
     return {
         "case": case.name,
