@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-INTERVAL_SECONDS = 0.05
+INTERVAL_SECONDS = 0.2  # a look walks over all pages of a process, which it must not slow
 SHOWN = 2000  # signs of what a failed program said
 
 
@@ -35,13 +35,14 @@ def watched(words: Sequence[str], env: Mapping[str, str] | None = None, limit_se
                 while process.poll() is None:
                     peak = max(peak, memory_of_tree(process.pid))
                     if limit_seconds is not None and time.monotonic() - started > limit_seconds:
-                        raise RuntimeError(f"{words[0]} took longer than {limit_seconds:.0f} s")
+                        raise RuntimeError(f"{Path(words[0]).name} took longer than {limit_seconds:.0f} s")
                     time.sleep(INTERVAL_SECONDS)
             finally:
                 end_tree(process)
         if process.returncode:
-            said = err.read_text(encoding="utf-8", errors="replace")
-            raise RuntimeError(f"{words[0]} ended with {process.returncode}: {said[-SHOWN:]}")
+            said = err.read_text(encoding="utf-8", errors="replace").strip()
+            why = said.rpartition("\n")[2]
+            raise RuntimeError(f"{Path(words[0]).name} ended with {process.returncode}: {why}\n{said[-SHOWN:]}")
         return Ran(out.read_text(encoding="utf-8"), peak, time.monotonic() - started)
 
 
@@ -72,7 +73,11 @@ def memory_of_tree(pid: int) -> int:
 
 def _memory(process: psutil.Process) -> int:
     try:
-        found = process.memory_full_info()
-        return int(getattr(found, "pss", found.rss))
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    except OSError:  # it has ended, or the system has no such file
+        pass
+    try:
+        return int(process.memory_info().rss)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0

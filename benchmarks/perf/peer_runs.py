@@ -42,7 +42,7 @@ def environment_of(name: str) -> Path:
     folder = files.cache_root() / "peers" / f"{name}-{files.sha256_file(pins)[:12]}"
     python, done = folder / "bin" / "python", folder / "installed"
     if not done.is_file():
-        files.make_folder(folder.parent)
+        files.make_folder(folder)
         say(f"{name}: building its environment in {folder} (once; minutes)")
         _installed([sys.executable, "-m", "venv", "--clear", str(folder)])
         _installed([str(python), "-m", "pip", "install", "--quiet", "--constraint", str(pins), *ROOTS[name]])

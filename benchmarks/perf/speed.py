@@ -22,6 +22,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.process import ALLOCATOR, prepare
 from fedllm_bench.common.trees import num_bytes
 from fedllm_bench.config import base_model
+from fedllm_bench.config.run import EMBEDDED_MODEL
 
 EPILOG = """examples:
   python benchmarks/perf/speed.py --cases tiny --losses sft --turns 5 --threads 1
@@ -127,6 +129,9 @@ def run(args: argparse.Namespace, write: Callable[[dict[str, Any]], None]) -> No
     options = options_of(args)
     chosen = [cases.CASES[name] for name in cases_of(args)]
     losses = listed("--losses", args.losses, tuple(cases.DATASETS))
+    for case, loss in product(chosen, losses):  # says what is wrong before anything is made
+        cases.make_config(case, options.round_of(case, loss), loss, EMBEDDED_MODEL, options.settings)
+    registered, workers = (numbers_of(f"--{name}", getattr(args, name)) for name in ("registered", "ray"))
     if args.alone:
         alone(chosen[0], losses[0], options, args.alone)
         return
@@ -142,12 +147,11 @@ def run(args: argparse.Namespace, write: Callable[[dict[str, Any]], None]) -> No
     if args.curve:
         found["curve"] = [curve.over_clients(case, args.turns) for case in chosen if case.hidden]
         say(speed_table.of_curves(found["curve"]))
-    if args.registered:
-        numbers = numbers_of("--registered", args.registered)
-        found["registered"] = state_scale.measure(numbers, args.turns, rounds=2, steps=2)
+    if registered:
+        found["registered"] = state_scale.measure(registered, args.turns, rounds=2, steps=2)
         say("\n".join(["registered clients, SCAFFOLD on the embedded base", *state_scale.table(found["registered"])]))
-    if args.ray:
-        found["ray"] = curve.over_workers(numbers_of("--ray", args.ray), chosen[0], args.turns)
+    if workers:
+        found["ray"] = curve.over_workers(workers, chosen[0], args.turns)
         say(speed_table.of_workers(found["ray"]))
     write(found)
     say(speed_table.notes(found))
@@ -189,7 +193,10 @@ def listed(option: str, words: str, known: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def numbers_of(option: str, words: str) -> list[int]:
+def numbers_of(option: str, words: str | None) -> list[int]:
+    """[] where the option is not given. Raises a :class:`UserError` for what is no list of numbers."""
+    if words is None:
+        return []
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", words):
         raise UserError(f"{option}: got {words!r}; give whole numbers from 1 with commas between, such as 1,2")
     return [int(word) for word in words.split(",")]

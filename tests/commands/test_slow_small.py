@@ -14,7 +14,9 @@ from bench_runs import TINY, quiet_environment
 from fedllm_bench.data.manifest import Split
 
 pytestmark = pytest.mark.slow
-OURS = re.compile(r"(tokenise|score|train) .*: (\d+ of \d+ .*|done in \d+\.\d s)|the baseline `local` \(in .*\)|.* were cut; .* lost\.")
+OURS = re.compile(
+    r"(tokenise|score|train) .*: (\d+ of \d+ .*|done in \d+\.\d s)|the baseline `local` \(in .*\)|.* were cut; .* lost\."
+)
 
 
 def said(words: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
