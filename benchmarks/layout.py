@@ -185,7 +185,7 @@ def path_to_step(out: Path, *more: str) -> list[str]:
         files.extend(_stack())
         raise _Reached
 
-    optimizer.OPTIMIZERS["adamw"] = spy  # type: ignore[assignment]
+    optimizer.OPTIMIZERS["adamw"] = spy
     words = ("bench", "aya", "fedavg", "--profile", "mini", "--metrics", "heldout", "--out", str(out), *more)
     try:
         cli.main([*words, *(word for setting in SETTINGS for word in ("--set", setting))])

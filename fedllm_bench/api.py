@@ -73,7 +73,8 @@ def bench(
 ) -> Run:
     """Run one cell: data, base scores, training, scores, the baseline `local`, report. A finished one is read at once.
 
-    `settings` are those of `--set`, as values of Python; `threads` is None for all cores; `options` are `RunOptions`.
+    `settings` are those of `--set`, as values of Python; `threads` is None for all cores, of which the baseline has
+    half where it can train at the same time; `options` are `RunOptions`.
 
     Raises:
         UserError: for an unknown name or setting, and for what is missing here, before anything is trained.

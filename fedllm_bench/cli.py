@@ -69,7 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command. Exit codes: 0 done, 2 bad input (one clear line), 130 or 143 interrupted (SIGINT, SIGTERM)."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    return carry_out(build_parser().parse_args(words), words)
+
+
+def carry_out(args: argparse.Namespace, words: Sequence[str]) -> int:
+    """Do what `args` ask for, and say each error in one clear line; the exit code. `words` are those of the command."""
     logging.basicConfig(
         format="%(message)s", level=logging.DEBUG if args.verbose else logging.WARNING, stream=sys.stderr
     )
@@ -80,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code: int = args.run(args)
         return code
     except KeyboardInterrupt as error:
-        command = shlex.join(["fedllm-bench", *(sys.argv[1:] if argv is None else argv)])
+        command = shlex.join(["fedllm-bench", *words])
         text = f"interrupted; what is done is kept, and the same command goes on from there: {command}"
         return _fail(text, interrupts.exit_code(error))
     except BrokenPipeError:
@@ -105,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The installed command: :func:`main` in a process that was started as it needs to be."""
-    variables = process.variables_of_a_restart(sys.argv[1:2] in (["bench"], ["answer"], ["evaluate"]))
+    trains = sys.argv[1:2] in (["bench"], ["answer"], ["evaluate"]) and not {"-h", "--help"} & set(sys.argv)
+    variables = process.variables_of_a_restart(trains)
     if variables is not None:
         os.execve(sys.executable, [sys.executable, "-m", "fedllm_bench", *sys.argv[1:]], variables)
     process.warnings_as_usual()

@@ -41,7 +41,7 @@ def over_clients(case: Case, turns: int, numbers: Sequence[int] = CLIENTS, of_ro
         "useful_tokens_per_second": speeds,
         "drop": drop,
         "processed_tokens": {
-            str(number): ways.processed_tokens(list(batched(work.tasks, number))) for number in numbers
+            str(number): ways.processed_tokens(list(batched(work.tasks, number)), work.model.plan) for number in numbers
         },
         "useful_tokens": tokens,
     }

@@ -27,7 +27,8 @@ from fedllm_bench.training.block import Block, ClientTask
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
-from fedllm_bench.training.tasks import batched, clients_per_pass
+from fedllm_bench.training.passes import PassPlan, most_tokens
+from fedllm_bench.training.tasks import batched, clients_per_block
 
 NO_RECOMPUTE = "local.gradient_checkpointing=false"
 FULL = Published(rows=16, prompt=(1024, 0), answer=(4096, 0))  # cut: every row has the full sequence length
@@ -143,6 +144,7 @@ def tasks_of(bench: Bench, config: RunConfig, data: Published, clients: int | No
 def train(bench: Bench, model: LoraModel, config: RunConfig, blocks: Sequence[Block], params: Tree) -> list[Tree]:
     """The adapters of all clients; a :class:`RuntimeError` for one without a finite answer."""
     ends = []
+    model = replace(model, plan=PassPlan(most_tokens(config.local, bench.device)))
     for results in in_process(model, FedAvg(), config)({"params": params}, blocks, config.local):
         for result in results:
             if result.failure:
@@ -164,7 +166,7 @@ def ours(bench: Bench, dataset: str) -> Numbers:
     tasks = tasks_of(bench, config, paper_shape.DATA[dataset])
     rows = cases.with_reference(bench.model, tasks[0].rows, config)
     tasks = [replace(task, rows=rows) for task in tasks]
-    blocks = list(batched(tasks, clients_per_pass(config, rows)))
+    blocks = list(batched(tasks, clients_per_block(config, rows, PassPlan(most_tokens(config.local, bench.device)))))
     params = initial_adapter(bench.model.layers, config.lora.rank, 0)
     bench.kept[dataset] = Kept(tasks, params, train(bench, bench.model, config, blocks, params)[0])
     seconds: list[float] = []
@@ -172,7 +174,7 @@ def ours(bench: Bench, dataset: str) -> Numbers:
     weights = sum(count * rows * columns for (rows, columns), count in floor.shapes_of(bench.model).items())
     head = bench.settings.vocab_size * bench.settings.hidden_size
     flop = 4.0 * (weights * ways.useful_tokens(tasks) + head * ways.counted_tokens(tasks))
-    share = ways.useful_tokens(tasks) / ways.processed_tokens(blocks)
+    share = ways.useful_tokens(tasks) / ways.processed_tokens(blocks, bench.model.plan)
     found = {"peak_bytes": peak, "flops": flop / float(np.median(seconds)), "useful_share": share}
     return rate(tasks, seconds) | found
 

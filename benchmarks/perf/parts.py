@@ -16,9 +16,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.training import loss, memory, optimizer
 from fedllm_bench.training.batches import Batch, collate
-from fedllm_bench.training.block import ClientTask, micro_batches
+from fedllm_bench.training.block import ClientTask
 from fedllm_bench.training.model.lora import LoraLinear, attach, detach
 from fedllm_bench.training.model.lora_model import LoraModel
+from fedllm_bench.training.passes import Pass, passes_of
 
 MARK = "part: "  # before the names of parts, among those of operators
 REST = "the rest"
@@ -137,16 +138,21 @@ def memory_parts(
         "logits": 0,
     }
     for number in range(len(task.steps)):
-        kept, logits = _of_pass(model, start, batch_of(task, number))
-        parts["activations"], parts["logits"] = max(parts["activations"], kept), max(parts["logits"], logits)
+        for rows in passes_of([task], number, model.plan.tokens):
+            kept, logits = _of_pass(model, start, _collated(rows))
+            parts["activations"], parts["logits"] = max(parts["activations"], kept), max(parts["logits"], logits)
     peak = resident("VmHWM")
     return parts | {"allocator and short-lived": peak - sum(parts.values()), "peak": peak}
 
 
 def batch_of(task: ClientTask, number: int) -> Batch:
-    """The rows of a step of one micro-batch, as `train_block` takes them."""
-    ((rows,),) = micro_batches([task], number)
-    return collate([sequence for row in rows for sequence in row.sequences], torch.device("cpu"))
+    """All rows of a step of one micro-batch, side by side."""
+    (rows,) = passes_of([task], number, None)
+    return _collated(rows)
+
+
+def _collated(rows: Pass) -> Batch:
+    return collate([sequence for each in rows for sequence in each.row.sequences], torch.device("cpu"))
 
 
 def _of_pass(model: LoraModel, start: Tree, batch: Batch) -> tuple[int, int]:
@@ -157,7 +163,7 @@ def _of_pass(model: LoraModel, start: Tree, batch: Batch) -> tuple[int, int]:
             model.hidden(batch.ids)
     finally:
         detach(model.layers)
-    numbers = min(loss.LOGITS_AT_ONCE, int((batch.targets != -100).sum()) * model.vocabulary)
+    numbers = min(loss.tokens_at_once(model.vocabulary), int((batch.targets != -100).sum())) * model.vocabulary
     return sum(sizes.values()), numbers * (memory.LOGITS_COPIES * memory.FLOAT32 + model.base.dtype.itemsize)
 
 

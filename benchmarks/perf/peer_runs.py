@@ -91,7 +91,7 @@ def make_job(case_name: str, num_rounds: int, threads: int, folder: Path, shrunk
         "rows": rows,
         "useful_tokens": ways.useful_tokens(work.tasks),
         "processed_tokens": {
-            "ours": ways.processed_tokens(ways.blocks_of(work)),
+            "ours": ways.processed_tokens(ways.blocks_of(work), work.model.plan),
             "flower": ways.planned_tokens(work.tasks),
             "pfl": len(work.texts) * case.longest,
         },

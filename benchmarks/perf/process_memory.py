@@ -25,7 +25,9 @@ from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.training.batches import plan_steps
 from fedllm_bench.training.block import ClientTask
 from fedllm_bench.training.fitting import model_settings, process_in_words
-from fedllm_bench.training.process_memory import ProcessEstimate, clients_at_once, estimate_process
+from fedllm_bench.training.passes import DEFAULT
+from fedllm_bench.training.process_memory import ProcessEstimate, estimate_process
+from fedllm_bench.training.tasks import clients_of_length
 
 EPILOG = """examples:
   python benchmarks/perf/process_memory.py --model smollm2-135m-instruct
@@ -90,16 +92,22 @@ def measured(config: RunConfig) -> list[int]:
     tasks = [
         ClientTask(client=k, client_id=str(k), seed=0, round_num=0, rows=part, row_numbers=tuple(range(num_rows)),
                    steps=plan_steps(0, 0, k, num_rows=num_rows, **how), state={})
-        for k in range(clients_at_once(config))
+        for k in range(together(config))
     ]  # fmt: skip
     params = initial_adapter(model.layers, config.lora.rank, 0)
     list(in_process(model, FedAvg(), config)({"params": params}, [tasks], local))
     return [*peaks, taken(), peak()]
 
 
+def together(config: RunConfig) -> int:
+    """Clients whose rows all have the full length, in one block."""
+    return clients_of_length(config.local, config.local.sequence_length, DEFAULT)
+
+
 def as_row(config: RunConfig, found: Sequence[int], needed: ProcessEstimate) -> str:
     local, tokens = config.local, config.evaluation.batch_tokens
-    passes = f"{clients_at_once(config)} x {local.micro_batch} rows of {local.sequence_length}"
+    rows = local.micro_batch * local.accumulation
+    passes = f"{together(config)} x {rows} rows of {local.sequence_length}"
     cells = [
         Path(config.model.name).name,
         f"{config.model.dtype}, batches of {tokens}, {passes}",

@@ -76,7 +76,8 @@ def measure(case: Case, loss: str, options: Options) -> dict[str, Any]:
         outside = floor.outside_share(variants["ours"])
         peak = peaks_of(variants, case, loss, base, options) if options.memory else {}
         limit = floor.matmul_limit(floor.shapes_of(work.model))
-    useful, processed = ways.useful_tokens(work.tasks), ways.planned_tokens(work.tasks)
+    useful, planned = ways.useful_tokens(work.tasks), ways.planned_tokens(work.tasks)
+    processed = ways.processed_tokens(ways.blocks_of(work), work.model.plan)
     walls = {name: statistics.median(own["wall"]) for name, own in seconds.items()}
     return {
         "case": case.name,
@@ -88,7 +89,7 @@ def measure(case: Case, loss: str, options: Options) -> dict[str, Any]:
         "median_seconds": walls,
         "ratios": {name: summary(seconds["ours"], own) for name, own in seconds.items()},
         "useful_tokens": useful,
-        "processed_tokens": dict.fromkeys(variants, processed) | {"ours": ways.processed_tokens(ways.blocks_of(work))},
+        "processed_tokens": {**dict.fromkeys(variants, planned), "ours": processed},
         "useful_tokens_per_second": {name: useful / wall for name, wall in walls.items()},
         "matmul_limit": limit,
         "share_of_limit": {name: floor.flop_of(work) / wall / limit for name, wall in walls.items()},

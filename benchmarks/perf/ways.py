@@ -29,9 +29,10 @@ from fedllm_bench.data.pairs import PairRow
 from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.batches import Batch, collate
-from fedllm_bench.training.block import Block, ClientTask, micro_batches
+from fedllm_bench.training.block import Block, ClientTask
 from fedllm_bench.training.engines import in_process
-from fedllm_bench.training.tasks import batched, clients_per_pass
+from fedllm_bench.training.passes import PassPlan, passes_of
+from fedllm_bench.training.tasks import batched, clients_per_block
 from fedllm_bench.training.trl_client import CPU, adapter_parameters, put
 
 PlannedRows = list[list[list[TokenRow | PairRow]]]  # [step][micro-batch][row]
@@ -52,7 +53,7 @@ class Micro:
 
 def blocks_of(work: Work) -> list[Block]:
     """The clients of the round in blocks, as a run makes them."""
-    return list(batched(work.tasks, clients_per_pass(work.config, work.tasks[0].rows)))
+    return list(batched(work.tasks, clients_per_block(work.config, work.tasks[0].rows, work.model.plan)))
 
 
 def ours(work: Work, blocks: Sequence[Block] | None = None) -> list[Tree]:
@@ -182,12 +183,11 @@ def planned_tokens(tasks: Sequence[ClientTask]) -> int:
     return sum(padded(rows) for task in tasks for micros in planned_rows(task) for rows in micros)
 
 
-def processed_tokens(blocks: Sequence[Block]) -> int:
-    """Tokens with padding that go through the base in `ours`."""
+def processed_tokens(blocks: Sequence[Block], plan: PassPlan) -> int:
+    """Tokens with padding that go through the base in `ours`, pass by pass."""
     found = 0
     for block in blocks:
         for number in range(max(len(task.steps) for task in block)):
             active = [task for task in block if number < len(task.steps)]
-            passes = micro_batches(active, number)
-            found += sum(padded([row for own in rows for row in own]) for rows in passes)
+            found += sum(padded([each.row for each in rows]) for rows in passes_of(active, number, plan.tokens))
     return found

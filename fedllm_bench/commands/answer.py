@@ -12,7 +12,6 @@ from fedllm_bench.commands.judge import count
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.network import checked_address
 from fedllm_bench.common.text import counted
 
 if TYPE_CHECKING:
@@ -151,6 +150,8 @@ def _check_source(args: argparse.Namespace) -> None:
         _refuse(args, "template", "dtype", "sides", "batch_tokens", "threads")
         if not args.model:
             raise UserError(f"--endpoint {args.endpoint}: give --model, the name that the server knows it by")
+        from fedllm_bench.common.network import checked_address
+
         checked_address(args.endpoint, "--endpoint")
 
 
@@ -235,6 +236,7 @@ def _subject(args: argparse.Namespace) -> Subject:
 
 
 def _endpoint(args: argparse.Namespace) -> EndpointAnswerer:
+    from fedllm_bench.common.network import checked_address
     from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer, served_model
 
     address = checked_address(args.endpoint, "--endpoint")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.terminal import add_plugins, say
 from fedllm_bench.common import hardware
-from fedllm_bench.config.preflight import choose_profile
 from fedllm_bench.report.events import check_installed, write_events
 
 if TYPE_CHECKING:
@@ -54,7 +53,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--threads",
         type=positive,
         metavar="N",
-        help="cores to use (default: all, or OMP_NUM_THREADS)",
+        help="cores for the run and, afterwards, for its baseline, as --threads 2 (default: all, or OMP_NUM_THREADS, "
+        "shared by both, which then train at the same time)",
     )
     parser.add_argument("--explain", action="store_true", help="show the resolved settings and stop")
     parser.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard at the end (an extra)")
@@ -79,6 +79,7 @@ def add_settings(parser: argparse.ArgumentParser, *, metavar: str, help: str) ->
 
 def run(args: argparse.Namespace) -> int:
     from fedllm_bench.config import presets
+    from fedllm_bench.config.preflight import choose_profile
     from fedllm_bench.pipeline.bench_run import finish
     from fedllm_bench.runs.opening import open_cell
 

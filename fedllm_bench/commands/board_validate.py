@@ -13,7 +13,6 @@ from typing import Any
 
 from fedllm_bench.commands.terminal import say, say_json
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.progress import track
 
 EXAMPLES = """\
 examples:
@@ -49,6 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """1 where a submission is refused; 2 where an error of our own kept one from being checked."""
+    from fedllm_bench.common.progress import track
     from fedllm_bench.leaderboard.checks import validate
 
     if args.jobs < 1:

@@ -11,7 +11,6 @@ from fedllm_bench.commands import bench
 from fedllm_bench.commands.grid_cells import exit_code, request_of, show
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common import hardware
-from fedllm_bench.config.preflight import choose_profile
 
 EXAMPLES = """examples:
   fedllm-bench grid aya --seeds 0,1,2                            (eight methods, local among them, and central)
@@ -61,6 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     from fedllm_bench.commands import grids
+    from fedllm_bench.config.preflight import choose_profile
     from fedllm_bench.pipeline.grid_run import finish_grid
     from fedllm_bench.runs.grid import parse_datasets
 

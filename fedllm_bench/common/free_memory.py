@@ -26,39 +26,47 @@ def available_memory(meminfo: Path = MEMINFO, groups: Path = GROUPS, mount: Path
 
 
 def _of_machine(meminfo: Path) -> int | None:
-    for line in _text(meminfo).splitlines():
+    for line in text_of(meminfo).splitlines():
         name, _, value = line.partition(":")
-        if name == "MemAvailable" and (number := _number(value.split()[0] if value.split() else "")) is not None:
+        if name == "MemAvailable" and (number := number_in(value.split()[0] if value.split() else "")) is not None:
             return number * KIB
     return None
 
 
 def _of_groups(groups: Path, mount: Path) -> Iterator[int]:
     """What is left of the limit of each group that holds this process, from its own up to the outermost one."""
-    for line in _text(groups).splitlines():
+    for folder, is_new in places_of_groups("memory", groups, mount):
+        if (left := _left(folder, *(NEW if is_new else OLD))) is not None:
+            yield left
+
+
+def places_of_groups(kind: str, groups: Path = GROUPS, mount: Path = MOUNT) -> Iterator[tuple[Path, bool]]:
+    """The folders of the control groups that hold this process, from its own up, and whether they are of version 2.
+
+    `kind` is what they are about, as "memory"; a group of version 2 is about everything.
+    """
+    for line in text_of(groups).splitlines():
         kinds, path = [*line.split(":", 2), "", ""][1:3]
-        if kinds and "memory" not in kinds.split(","):
+        if kinds and kind not in kinds.split(","):
             continue
-        root, files = (mount / "memory", OLD) if kinds else (mount, NEW)
+        root = mount / kind if kinds else mount
         place = PurePosixPath(path.lstrip("/"))
         if ".." in place.parts:  # a group outside of what this process sees
             place = PurePosixPath()
-        for folder in [place, *place.parents]:
-            if (left := _left(root / folder, *files)) is not None:
-                yield left
+        yield from ((root / folder, not kinds) for folder in [place, *place.parents])
 
 
 def _left(folder: Path, limit_file: str, usage_file: str) -> int | None:
     """Bytes left of a group's limit; None where it has none ("max", or a number larger than any memory)."""
-    limit, usage = _number(_text(folder / limit_file)), _number(_text(folder / usage_file))
+    limit, usage = number_in(text_of(folder / limit_file)), number_in(text_of(folder / usage_file))
     if limit is None or usage is None or limit >= 2**60:
         return None
-    fields = dict(line.split()[:2] for line in _text(folder / "memory.stat").splitlines() if len(line.split()) > 1)
-    reusable = sum(_number(fields.get(name, "")) or 0 for name in REUSABLE)
+    fields = dict(line.split()[:2] for line in text_of(folder / "memory.stat").splitlines() if len(line.split()) > 1)
+    reusable = sum(number_in(fields.get(name, "")) or 0 for name in REUSABLE)
     return limit - max(0, usage - reusable)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """ "" where the file is not there, or may not be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
@@ -66,6 +74,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _number(text: str) -> int | None:
+def number_in(text: str) -> int | None:
     text = text.strip()
     return int(text) if text.isascii() and text.isdigit() else None

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from fedllm_bench.common.cores import num_cores
+
 CPUINFO = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # of x86, and of Arm
 
@@ -45,11 +47,11 @@ def computes_bfloat16() -> bool:
 
 
 def num_threads() -> int:
-    """The cores this process may use, fewer where OMP_NUM_THREADS says so.
+    """The cores this process may use (:func:`num_cores`), fewer where OMP_NUM_THREADS says so.
 
     More threads than free cores wait for each other in spinning loops: two processes of two threads each on two cores
     took 10 times as long as with one thread each.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is one number for each nesting
     return min(cores, int(asked)) if asked.isascii() and asked.isdigit() and int(asked) else cores

@@ -6,6 +6,7 @@ that concerns speed is kept.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -175,6 +176,26 @@ def variables_of_a_restart(training: bool) -> dict[str, str] | None:
         return None
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}
     return {**kept, **ALLOCATOR} if mine else kept
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Inside nothing is searched for garbage: libraries and models are a million objects that stay.
+
+    Python would look at all of them many times while they come, a fifth of the time until a run trains. Afterwards
+    they count as old, so they are looked at rarely.
+    """
+    if not gc.isenabled():  # an outer block, or somebody else's wish
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()  # into the oldest generation, without a look at each
+        gc.enable()
 
 
 def warnings_as_usual() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from fedllm_bench.runs.cell import Cell
+from fedllm_bench.common.process import loading
+from fedllm_bench.runs.cell import Cell, split_of_run
+from fedllm_bench.runs.folder import RunFolder
 from fedllm_bench.runs.opening import check_memory
 
 
@@ -19,6 +22,20 @@ def finish(cell: Cell, starting: Callable[[], None] = lambda: None) -> dict[str,
         return found
     check_memory(cell.config)
     starting()
-    from fedllm_bench.pipeline.stages import run_cell
+    with loading():
+        from fedllm_bench.pipeline.stages import run_cell
 
     return run_cell(cell)
+
+
+def run_baseline(folder: Path, threads: int) -> None:
+    """Run the baseline `local` of the run in `folder`, which has been begun.
+
+    Raises a :class:`UserError` where that cannot be done, or another process is doing it.
+    """
+    with loading():
+        from fedllm_bench.pipeline.stages import run_cell
+    run = RunFolder(folder)
+    cell = Cell(run.config, split_of_run(run), folder.parents[2], threads)
+    vars(cell)["base_hash"] = run.base_hash  # as the run has just found it; a large base takes long to hash
+    run_cell(cell.baseline, is_baseline=True)

@@ -11,7 +11,7 @@ from fedllm_bench.common.text import size
 from fedllm_bench.config import base_model
 from fedllm_bench.config.bases import declared
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.runs.cell import ON_REAL_ROWS, resolve_split
+from fedllm_bench.runs.cell import ON_REAL_ROWS, Cell, resolve_split
 from fedllm_bench.runs.opening import open_cell
 from fedllm_bench.training.fitting import ERROR, in_words, model_settings, process_in_words
 from fedllm_bench.training.memory import NoEstimate, estimate
@@ -52,8 +52,20 @@ def dry_run_lines(config: RunConfig, out: Path, cuda: bool, threads: int | None)
     if cell.finished() is not None:
         yield f"Time: none; the run in {cell.folder} is finished"
         return
+    yield from _time(cell)
+
+
+def _time(cell: Cell) -> Iterator[str]:
+    """Seconds by stage, of the run as it is planned."""
+    from fedllm_bench.pipeline.beside import plan_of
     from fedllm_bench.pipeline.forecast import forecast
 
+    plan = plan_of(cell)
+    if plan.baseline_threads is not None:
+        yield (
+            "The baseline `local` trains at the same time, in a process of its own with as much memory; "
+            f"threads: {plan.threads} and {plan.baseline_threads}"
+        )
     yield from forecast(cell).lines()
 
 

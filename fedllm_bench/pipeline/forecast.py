@@ -8,7 +8,7 @@ differ; a machine that other programs use is slower.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import together
+from fedllm_bench.pipeline.beside import plan_of
 from fedllm_bench.pipeline.probe import (
     NONE,
     Seconds,
@@ -35,20 +36,30 @@ from fedllm_bench.runs.scoring import base_scores, has_scores
 from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.run import TrainingRun
 
+BEFORE_BOTH, BASELINE = ("load", "reference"), "local baseline"  # names of stages
 BUSY = 0.7  # of a core: a process that has less waits for others
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`seconds` is None where nothing is left to do; then `note` says why."""
+    """`seconds` is None where nothing is left to do; then `note` says why.
+
+    `is_beside`: it is done in a process of its own while others of the stages are.
+    """
 
     name: str
     seconds: Seconds | None
     note: str = ""
+    is_beside: bool = False
 
     @property
     def needed(self) -> Seconds:
         return self.seconds or NONE
+
+    @property
+    def words(self) -> str:
+        beside = ", at the same time in a process of its own" if self.is_beside else ""
+        return f"{_in_words(self.seconds)}{beside}" if self.seconds else self.note
 
 
 @dataclass(frozen=True)
@@ -62,12 +73,16 @@ class Forecast:
 
     @property
     def total(self) -> Seconds:
-        return sum((stage.needed for stage in self.stages), NONE)
+        """Of two processes at a time the longer one counts."""
+        first = [stage for stage in self.stages if stage.name in BEFORE_BOTH]
+        beside = [stage for stage in self.stages if stage.is_beside]
+        own = [stage for stage in self.stages if stage not in (*first, *beside)]
+        return _sum(first) + _sum(own).at_least(_sum(beside))
 
     def lines(self) -> list[str]:
         """One line for each stage, and one for all."""
         name = "Time, as this machine is now, from a probe of"
-        shown = [(stage.name, _in_words(stage.seconds) if stage.seconds else stage.note) for stage in self.stages]
+        shown = [(stage.name, stage.words) for stage in self.stages]
         lines = [f"  {name:16} {words}" for name, words in [*shown, ("in all", _in_words(self.total))]]
         if self.left_out:
             lines.append(f"  not counted: {', '.join(self.left_out)}")
@@ -77,6 +92,10 @@ class Forecast:
                 f"it takes about {duration(self.total.about * self.cores)} in all"
             )
         return [f"{name} {duration(self.probe_seconds)}:", *lines]
+
+
+def _sum(stages: Iterable[Stage]) -> Seconds:
+    return sum((stage.needed for stage in stages), NONE)
 
 
 def _in_words(seconds: Seconds) -> str:
@@ -90,7 +109,8 @@ def forecast(cell: Cell) -> Forecast:
     Raises what :func:`fedllm_bench.runs.loading.load_bench` raises.
     """
     started = time.perf_counter()
-    bench = load_bench(cell, is_trial=True)
+    plan = plan_of(cell)
+    bench = load_bench(cell.with_threads(plan.threads), is_trial=True)
     loaded = time.perf_counter() - started
     run = training_run(bench)
     used = time.process_time()
@@ -99,6 +119,8 @@ def forecast(cell: Cell) -> Forecast:
     found = Paces(base, after, training_pace(bench, run))
     spent = time.perf_counter() - started - loaded
     stages = _stages(bench, run, found, loaded)
+    if plan.baseline_threads is not None:
+        stages = [replace(one, is_beside=one.name == BASELINE and one.seconds is not None) for one in stages]
     return Forecast(stages, spent, (time.process_time() - used) / spent, _left_out(bench.config))
 
 
@@ -139,7 +161,7 @@ def _stages(bench: Bench, run: TrainingRun, paces: Paces, loaded: float) -> list
         tokens = trained_tokens(replace(run, only=frozenset(bench.local_sample), method=FedAvg()))
         return stages[0].needed + paces.step.times(tokens) + paces.scoring(of_sample, size, has_adapter=True)
 
-    return [*stages, _unless("done" if cell.baseline.finished() else "", "local baseline", alone)]
+    return [*stages, _unless("done" if cell.baseline.finished() else "", BASELINE, alone)]
 
 
 def _unless(note: str, name: str, compute: Callable[[], Seconds]) -> Stage:

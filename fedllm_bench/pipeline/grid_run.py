@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common import files, hardware
+from fedllm_bench.common.cores import groups_of_cores
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.process import ALLOCATOR
 from fedllm_bench.common.text import counted
 from fedllm_bench.pipeline import workers
 from fedllm_bench.pipeline.grid_progress import Progress, Tell
-from fedllm_bench.pipeline.workers import Ended
+from fedllm_bench.pipeline.workers import Ended, Worker
 from fedllm_bench.report.grid.files import Reasons, report
 from fedllm_bench.runs.grid import GridCell, Request, grid_folder, open_cells, queue
 from fedllm_bench.runs.opening import open_cell
@@ -69,12 +68,27 @@ def run_waiting(
     logs = files.make_folder(folder / "logs")
     tell(f"{grid}, {done} finished before; {jobs} at once, cores for each: {threads}.")
     tell(f"Grid folder {folder}")
-    start = partial(workers.start_worker, threads=threads, logs=logs, environment={**ALLOCATOR, **os.environ})
+    start = Starter(partial(workers.start_worker, threads=threads, logs=logs), groups_of_cores([threads] * jobs))
     progress = Progress(len(cells), len(waiting), jobs, tell, bar=bar)
     try:
         return workers.run_cells(waiting, jobs=jobs, start=start, report=progress)
     finally:
         progress.bar.close()
+
+
+@dataclass
+class Starter:
+    """Starts cells, each on a group of cores that no other one has, where there are `groups`."""
+
+    start: Callable[..., Worker]
+    groups: Sequence[Sequence[int]] | None
+    started: list[Worker] = field(default_factory=list)
+
+    def __call__(self, task: GridCell) -> Worker:
+        taken = {worker.cores for worker in self.started if worker.process.poll() is None}
+        free = next((group for group in self.groups or () if tuple(group) not in taken), ())
+        self.started.append(self.start(task, cores=free))
+        return self.started[-1]
 
 
 def reasons_of(ended: Sequence[Ended]) -> dict[tuple[str, int], str]:

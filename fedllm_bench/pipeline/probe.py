@@ -19,8 +19,9 @@ from fedllm_bench.runs.loading import Bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import ClientTask
+from fedllm_bench.training.passes import CPU_TOKENS, PassPlan, padded_tokens
 from fedllm_bench.training.run import TrainingRun
-from fedllm_bench.training.tasks import batched, clients_per_pass, pooled_task, tasks_of_round
+from fedllm_bench.training.tasks import batched, clients_per_block, pooled_task, tasks_of_round
 
 BATCH_TOKENS = 512  # of a batch of scoring that is tried; a CPU scores larger ones no faster
 PLACES = (0.2, 0.5, 0.8)  # of the batches that are tried, among all from the shortest rows to the longest
@@ -38,6 +39,10 @@ class Seconds:
 
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(self.about + other.about, self.low + other.low, self.high + other.high)
+
+    def at_least(self, other: Seconds) -> Seconds:
+        """The longer one of two, in each way."""
+        return Seconds(max(self.about, other.about), max(self.low, other.low), max(self.high, other.high))
 
     def times(self, count: float) -> Seconds:
         return Seconds(self.about * count, self.low * count, self.high * count)
@@ -102,6 +107,7 @@ def training_run(bench: Bench) -> TrainingRun:
         clients=bench.clients,
         map_blocks=engine,
         folder=bench.cell.folder,
+        plan=bench.model.plan,
         only=only,
     )
 
@@ -117,7 +123,7 @@ def training_pace(bench: Bench, run: TrainingRun) -> Seconds:
         started = time.perf_counter()
         list(run.map_blocks(message, [tried], run.config.local))
         seconds.append(time.perf_counter() - started)
-        tokens.append(padded_tokens(tried, lengths))
+        tokens.append(padded_of(tried, lengths, run.plan))
     return pace_of(seconds, tokens)
 
 
@@ -131,7 +137,7 @@ def blocks_of(run: TrainingRun, rounds: int, first: int = 0) -> Iterator[list[Cl
     """The blocks of the first `rounds` rounds of the run from round `first` on, without states of clients."""
     plan = schedule(run.config, len(run.clients), run.clients.file_order)
     start = FedAvg().init({})
-    size = clients_per_pass(run.config, run.clients.tokens["train"])
+    size = clients_per_block(run.config, run.clients.tokens["train"], run.plan)
     for number, every in islice(enumerate(plan), first, first + rounds):
         chosen = [client for client in every if run.only is None or client in run.only]
         server = replace(start, round=number)
@@ -148,7 +154,7 @@ def trained_tokens(run: TrainingRun, first: int = 0) -> float:
         return 0.0
     numbers = sorted({first + int(i * left / min(left, MOST_ROUNDS)) for i in range(min(left, MOST_ROUNDS))})
     lengths = row_lengths(run)
-    found = sum(padded_tokens(block, lengths) for number in numbers for block in blocks_of(run, 1, number))
+    found = sum(padded_of(block, lengths, run.plan) for number in numbers for block in blocks_of(run, 1, number))
     return found * left / len(numbers)
 
 
@@ -161,19 +167,11 @@ def row_lengths(run: TrainingRun) -> IntArray:
     return np.diff(part.starts)
 
 
-def padded_tokens(block: Sequence[ClientTask], lengths: IntArray) -> int:
-    """Tokens of all passes of a block: each micro-batch as long as its longest row, over the clients in the pass."""
+def padded_of(block: Sequence[ClientTask], lengths: IntArray, plan: PassPlan) -> int:
+    """Tokens of all passes of a block, padding included; of passes by micro-batch about so."""
     total = 0
     for number in range(max((len(task.steps) for task in block), default=0)):
         moving = [task for task in block if number < len(task.steps)]
-        longest = np.array([_micro_lengths(task, number, lengths) for task in moving]).max(axis=0)
-        total += int(longest.sum()) * sum(len(task.steps[number][0]) for task in moving)
+        rows = [task.row_numbers[row] for task in moving for micro in task.steps[number] for row in micro]
+        total += padded_tokens([int(lengths[row]) for row in rows], plan.tokens or CPU_TOKENS)
     return total
-
-
-def _micro_lengths(task: ClientTask, number: int, lengths: IntArray) -> list[int]:
-    """The longest row of each micro-batch of a step, whose rows go by length (`training/block.py`)."""
-    step = task.steps[number]
-    ordered = sorted(int(lengths[task.row_numbers[i]]) for micro in step for i in micro)
-    size = len(step[0])
-    return [ordered[min(at + size, len(ordered)) - 1] for at in range(0, len(ordered), size)]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,7 +17,6 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.run_labels import base_label
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.sample import sample_block
-from fedllm_bench.report import client_figures, figures, view_figures
 from fedllm_bench.report.labels import in_figure
 from fedllm_bench.results.cuts import cuts_block
 from fedllm_bench.results.per_client import gains, over_rounds, scores_of
@@ -37,6 +36,9 @@ from fedllm_bench.runs.personalise import local_of
 from fedllm_bench.runs.scoring import Scores
 from fedllm_bench.scores.score import Score
 from fedllm_bench.training.faults import DROPPED_OUT
+
+if TYPE_CHECKING:
+    from fedllm_bench.report import figures
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,8 @@ def num_dropouts(rounds: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -> list[Path]:
+    from fedllm_bench.report import client_figures, figures, view_figures  # load matplotlib
+
     run, metrics, out = payload["run"], payload["metrics"], bench.cell.folder / "figures"
     label = in_figure(run)
     paths = []

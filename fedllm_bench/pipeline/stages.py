@@ -10,8 +10,8 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import Server
 from fedllm_bench.metrics.items import of_clients
-from fedllm_bench.pipeline.results_stage import RawSides, write_report
+from fedllm_bench.pipeline.beside import Baseline, baseline_of, plan_of
+from fedllm_bench.pipeline.pass_search import with_passes
+from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
 from fedllm_bench.pipeline.total_time import TotalTime
 from fedllm_bench.results.privacy import warnings_of
 from fedllm_bench.runs.cell import Cell
@@ -34,7 +36,7 @@ from fedllm_bench.runs.client_rounds import watcher
 from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, OUTPUTS, folder_name
 from fedllm_bench.runs.loading import Bench, check_cell, load_bench
 from fedllm_bench.runs.personalise import is_wanted, personalise
-from fedllm_bench.runs.scoring import Scores, evaluate, own_scores, read_scores, saved_scores, shared_scores
+from fedllm_bench.runs.scoring import Scores, evaluate, has_scores, own_scores, read_scores, saved_scores, shared_scores
 from fedllm_bench.training import engines
 from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.model.adapter import save_adapter
@@ -54,7 +56,7 @@ def run_cell(cell: Cell, *, is_baseline: bool = False) -> dict[str, Any]:
     files.make_folder(cell.folder)
     try:
         with FileLock(cell.folder / ".lock", timeout=0):
-            return cell.finished() or _run_stages(_load(cell, is_baseline))
+            return cell.finished() or _run_stages(_load(cell, is_baseline), is_baseline)
     except Timeout as error:
         raise UserError(
             f"{cell.folder}: another process is running this; wait for it, or change SEED or OUT"
@@ -66,39 +68,44 @@ def _load(cell: Cell, is_baseline: bool) -> Bench:
     for part in cell.folder.rglob("*.part"):  # what a killed session was writing; nobody else holds the lock
         shutil.rmtree(part) if part.is_dir() else part.unlink()
     try:
-        return load_bench(_as_planned(cell), is_baseline=is_baseline)
+        return with_passes(load_bench(_as_planned(cell), is_baseline=is_baseline))
     except UserError:
-        if {path.name for path in cell.folder.iterdir()} <= {".lock", "plan.json"}:
+        if {path.name for path in cell.folder.iterdir()} <= {".lock", PLAN}:
             shutil.rmtree(cell.folder)
         raise
 
 
 def _as_planned(cell: Cell) -> Cell:
     """The cell with the thread count of its first session: another one would round sums differently."""
-    plan = cell.folder / "plan.json"
-    if not plan.is_file():
-        files.write_json(plan, {"threads": cell.threads, "block_size": cell.config.local.block_size})
-    return replace(cell, threads=files.read_json(plan)["threads"])
+    plan = read_plan(cell.folder) or write_plan(cell.folder, plan_of(cell))
+    return cell.with_threads(plan.threads)
 
 
-def _run_stages(bench: Bench) -> dict[str, Any]:
+def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:
     folder = bench.cell.folder
     _describe(bench)
     clock = Clock(folder / "seconds.json")
-    with clock.stage("score the base"):
-        before = score_base(bench)
-    with clock.stage("train"):
-        server = train(bench)
-    with clock.stage("score"):
-        after = own_scores(bench, "after", lambda ledger: score_after(bench, server, ledger))
-    personal = None
-    if is_wanted(bench):
-        with clock.stage("personalise"), interrupts.deferred() as stop:
-            personal = personalise(bench, server, stop)
-    with clock.stage("local baseline"):
-        local = None if bench.method.personal else score_local(bench)
-    with clock.stage("report"):
-        return write_report(bench, RawSides(before, after, local, personal), clock.seconds)
+    with ExitStack() as stack:
+        baseline = None if bench.method.personal else stack.enter_context(baseline_of(bench.cell))
+        if not is_baseline:  # else the run that needs it, and may be at work beside, scores the base
+            with clock.stage("score the base"):
+                score_base(bench)
+        with clock.stage("train"):
+            server = train(bench, baseline)
+        with clock.stage("score the base"):
+            before = score_base(bench)
+        with clock.stage("score"):
+            after = own_scores(bench, "after", lambda ledger: score_after(bench, server, ledger))
+        personal = None
+        if is_wanted(bench):
+            with clock.stage("personalise"), interrupts.deferred() as stop:
+                personal = personalise(bench, server, stop)
+        with clock.stage("local baseline"):
+            local = score_local(bench, baseline) if baseline else None
+        from fedllm_bench.pipeline.results_stage import RawSides, write_report  # load what a run in training needs not
+
+        with clock.stage("report"):
+            return write_report(bench, RawSides(before, after, local, personal), clock.seconds)
 
 
 def _describe(bench: Bench) -> None:
@@ -124,7 +131,7 @@ def score_base(bench: Bench) -> Scores:
     return saved_scores(folder, "before", bench.metrics, lambda: shared_scores(bench, "before", score))
 
 
-def train(bench: Bench) -> Server:
+def train(bench: Bench, baseline: Baseline | None) -> Server:
     """The rounds; leaves rounds.jsonl, checkpoint/ and the trained adapter."""
     config, cell = bench.config, bench.cell
     for line in warnings_of(bench.method, config, len(bench.clients)):
@@ -138,9 +145,10 @@ def train(bench: Bench) -> Server:
             clients=bench.clients,
             map_blocks=map_blocks,
             folder=cell.folder,
+            plan=bench.model.plan,
             only=only,
             stop=stop,
-            watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds),
+            watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds, baseline),
         )
         server = run_rounds(run, bench.initial)
     for name, tree in final_adapters(bench, server).items():
@@ -186,10 +194,11 @@ def score_after(bench: Bench, server: Server, ledger: Ledger) -> Scores:
     return evaluate(bench, pairs, bench.config.method.name, ledger=ledger)
 
 
-def score_local(bench: Bench) -> Scores:
+def score_local(bench: Bench, baseline: Baseline) -> Scores:
     """The scores of clients who trained alone: a run of its own, which all methods of a seed share."""
-    cell = bench.cell.baseline
-    if cell.finished() is None:
+    cell = baseline.cell
+    baseline.wait(lambda: has_scores(cell.folder, "after", bench.metrics))  # its report is made while ours is
+    if not baseline.is_beside and cell.finished() is None:
         log.info("the baseline `local` (in %s)", cell.folder)
         run_cell(cell, is_baseline=True)
     return read_scores(cell.folder, "after", bench.metrics)

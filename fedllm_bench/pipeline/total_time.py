@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from fedllm_bench.common.text import duration
 from fedllm_bench.methods.base import Server
+from fedllm_bench.pipeline.beside import Baseline
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.training.batches import schedule
 
@@ -20,12 +21,14 @@ WORTH_SAYING = 60.0  # seconds
 class TotalTime:
     """Calls `watch` with each server of the rounds; after the first round that it sees, it says what is to come.
 
-    `spent` are the seconds of earlier stages: scores of the trained model take about as long as the base's.
+    `spent` are the seconds of earlier stages: scores of the trained model take about as long as the base's. Of a
+    `baseline` that is at work at the same time only what it takes longer than all else is to come.
     """
 
     bench: Bench
     watch: Callable[[Server], None]
     spent: Mapping[str, float]
+    baseline: Baseline | None = None
     started: float = field(default_factory=time.perf_counter)
     first: int | None = None
 
@@ -42,7 +45,9 @@ class TotalTime:
         if (scoring := self.spent.get("score the base", 0.0)) > 1.0:  # else they came from the cache
             parts["score"] = scoring
         if not self.bench.method.personal and self.bench.cell.baseline.finished() is None:
-            parts["local baseline"] = of_round * rounds * local_share(self.bench)
+            alone = of_round * rounds * local_share(self.bench)
+            beside = of_round + sum(parts.values()) if self.baseline and self.baseline.is_beside else 0.0
+            parts |= {"local baseline": alone - beside} if alone > beside else {}
         total = sum(parts.values())
         if total >= WORTH_SAYING:
             shown = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())

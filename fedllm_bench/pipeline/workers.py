@@ -1,27 +1,23 @@
 """Cells of a grid in processes of their own: `python -m fedllm_bench.worker bench ...` for each.
 
 Two rules keep them from writing one file at once: the first one works alone until the scores of the base model
-are in the shared cache, and of the cells that share an unfinished baseline only one is at work. A worker holds
-the reading end of a pipe to the process that started it, and ends when that one does, however that was.
+are in the shared cache, and of the cells that share an unfinished baseline only one is at work.
 """
 
 from __future__ import annotations
 
 import logging
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedllm_bench.pipeline import children
 from fedllm_bench.runs.folder import BASELINE
 from fedllm_bench.runs.grid import GridCell
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 0.2
-SECONDS_TO_STOP = 60.0  # the clients in training end first; a killed run loses no more than one round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +33,10 @@ class Ended:
 @dataclass(frozen=True, kw_only=True)
 class Worker:
     task: GridCell
-    process: subprocess.Popen[bytes]
+    process: children.Child
     log: Path
     started: float
+    cores: tuple[int, ...] = ()
 
 
 Report = Callable[[Ended | None], None]
@@ -83,60 +80,32 @@ def next_task(waiting: Sequence[GridCell], running: Sequence[GridCell], started:
     return next((task for task in waiting if task.baseline.folder not in busy or task.has_baseline()), None)
 
 
-def start_worker(task: GridCell, *, threads: int, logs: Path, environment: Mapping[str, str]) -> Worker:
-    """Start the cell with `threads` cores; what it says goes to logs/<method>-s<seed>.log."""
+def start_worker(
+    task: GridCell,
+    *,
+    threads: int,
+    logs: Path,
+    cores: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Worker:
+    """Start the cell with so many threads, on these cores; what it says goes to logs/<method>-s<seed>.log."""
     path = logs / f"{task.method}-s{task.seed}.log"
-    words = [sys.executable, "-m", "fedllm_bench.worker", *task.words, f"--threads={threads}"]
-    with path.open("wb") as file:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**environment, "OMP_NUM_THREADS": str(threads)},
-            process_group=0,  # else Ctrl-C on a terminal reaches it twice: from there and from us
-        )
-    return Worker(task=task, process=process, log=path, started=time.monotonic())
+    process = children.start(task.words, path, threads=threads, cores=cores, environment=environment)
+    return Worker(task=task, process=process, log=path, started=time.monotonic(), cores=tuple(cores))
 
 
 def stop(workers: Sequence[Worker]) -> None:
-    """SIGINT to each, once. Who is still there after a minute, or at a second Ctrl-C, is killed."""
-    deadline = time.monotonic() + SECONDS_TO_STOP
+    """As :func:`children.stop`, and a line that says so."""
     if workers:
         log.info("stopping %d running; the rounds they have done are kept", len(workers))
-    try:
-        for worker in workers:
-            worker.process.send_signal(signal.SIGINT)
-        for worker in workers:
-            worker.process.wait(timeout=max(0.0, deadline - time.monotonic()))
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        log.info("killing the cells that did not stop; they lose the round they were in, and nothing else")
-    finally:
-        for worker in workers:
-            worker.process.kill()  # does nothing to one that has ended
-            worker.process.wait()
-            assert worker.process.stdin is not None
-            worker.process.stdin.close()
+    children.stop([worker.process for worker in workers])
 
 
 def _ended(worker: Worker) -> Ended:
     code = worker.process.returncode
-    if worker.process.stdin is not None:
-        worker.process.stdin.close()
-    reason = "" if worker.task.is_finished() else failure(code, worker.log)
+    children.close_pipe(worker.process)
+    reason = "" if worker.task.is_finished() else children.failure(code, worker.log)
     return Ended(task=worker.task, seconds=time.monotonic() - worker.started, code=code, reason=reason)
-
-
-def failure(code: int, path: Path) -> str:
-    """Why a process ended without results, in one line: the signal, or the last line of its log."""
-    if code < 0:
-        hint = " (was there enough memory?)" if code == -signal.SIGKILL else ""
-        return f"ended by {signal.Signals(-code).name}{hint}"
-    if code == 0:
-        return "it ended well but left no results; were presets or files changed meanwhile? Give the command again"
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
-    last = next((line for line in reversed(lines) if line), f"exit code {code}")
-    return last.removeprefix("fedllm-bench: ")
 
 
 def seconds_left(ended: Sequence[Ended], *, open_cells: int, jobs: int) -> float | None:

@@ -24,12 +24,16 @@ ON_REAL_ROWS = ("small", "gpu24")  # profiles whose users are built from an upst
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid: its config, split and base model, and the folder that these name."""
+    """One cell of the grid: its config, split and base model, and the folder that these name.
+
+    `shares_threads`: whether its baseline may have a part of the threads, and train at the same time.
+    """
 
     config: RunConfig
     split: Split
     root: Path
     threads: int
+    shares_threads: bool = False
 
     @cached_property
     def model_folder(self) -> Path:
@@ -67,6 +71,12 @@ class Cell:
         other = replace(self, config=config)
         if config.model == self.config.model:  # a base of 7B is 13 GB to hash; cached_property keeps it in vars
             vars(other)["base_hash"] = self.base_hash
+        return other
+
+    def with_threads(self, threads: int) -> Cell:
+        """The same cell with so many threads."""
+        other = replace(self, threads=threads)
+        vars(other)["base_hash"] = self.base_hash
         return other
 
     def finished(self) -> dict[str, Any] | None:

@@ -15,14 +15,14 @@ from fedllm_bench.runs.cell import Cell
 
 
 def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = None) -> Cell:
-    """Check what the run needs before anything is loaded. `threads` is None for all cores.
+    """Check what the run needs before anything is loaded. `threads` is None for all cores, shared with the baseline.
 
     Raises a :class:`UserError` for what is missing here: a split, a model, a package or a GPU.
     """
     if config.profile == "paper":
         _check_paper(config, cuda)
     check_quantization(config.model)
-    cell = Cell(config, cells.resolve_split(config), out, threads or hardware.num_threads())
+    cell = Cell(config, cells.resolve_split(config), out, threads or hardware.num_threads(), threads is None)
     if not model_available(config.model.name, config.model.revision):  # it will be fetched: after all else is looked at
         from fedllm_bench.runs.loading import (
             check_cell,  # takes seconds, so else not before it is known what is left to do

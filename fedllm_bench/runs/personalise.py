@@ -26,7 +26,7 @@ from fedllm_bench.scores.score import Score
 from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.run import TrainingRun
-from fedllm_bench.training.tasks import batched, clients_per_pass, tasks_of_steps, until
+from fedllm_bench.training.tasks import batched, clients_per_block, tasks_of_steps, until
 
 log = logging.getLogger(__name__)
 # The purpose of the random streams, in the place of the round: rounds have smaller numbers, so no batch or dropout
@@ -90,7 +90,7 @@ def _chosen(bench: Bench, items: dict[str, list[HeldoutItem | PairItem]]) -> lis
 
 
 def _block_size(bench: Bench) -> int:
-    return clients_per_pass(bench.config, bench.clients.tokens["train"])
+    return clients_per_block(bench.config, bench.clients.tokens["train"], bench.model.plan)
 
 
 def _read(path: Path) -> dict[str, list[Score]]:

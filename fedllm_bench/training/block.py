@@ -1,4 +1,4 @@
-"""A block of clients trained in one pass on one resident base: the only training loop of the suite.
+"""A block of clients trained together on one resident base: the only training loop of the suite.
 
 K clients in the block, P numbers in one packed adapter. K = 1 is sequential training.
 """
@@ -6,6 +6,7 @@ K clients in the block, P numbers in one packed adapter. K = 1 is sequential tra
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,15 +15,16 @@ from torch import Tensor
 
 from fedllm_bench.common.trees import Layout, Tree, moved_to
 from fedllm_bench.config.run import Local
-from fedllm_bench.data.pairs import PairPart, PairRow
-from fedllm_bench.data.tokens import TokenPart, TokenRow
+from fedllm_bench.data.pairs import PairPart
+from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
 from fedllm_bench.training import optimizer
-from fedllm_bench.training.batches import StepPlan, collate
+from fedllm_bench.training.batches import Batch, StepPlan, collate
 from fedllm_bench.training.model.lora import Masks, attach, detach
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.recompute import recomputing
-from fedllm_bench.training.objectives import OBJECTIVES
+from fedllm_bench.training.objectives import OBJECTIVES, Rows
+from fedllm_bench.training.passes import Pass, passes_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +59,14 @@ def train_block(
 ) -> list[ClientResult]:
     """Local training of the K clients of `tasks` from `message`, at the constant rate `local.lr`.
 
-    All clients go through the base in one pass; slice k of every gradient is client k's own. A client with
-    fewer steps than others does not move after its last, nor one whose loss was not finite (its `failure`).
+    The rows of a step of all clients go through the base together, pass by pass (`training/passes.py`); slice k of
+    every gradient is client k's own. A client with fewer steps than others does not move after its last, nor one whose
+    loss was not finite (its `failure`).
     Trees may lie anywhere; they are moved to the model's device, and the answers back to the CPU.
     """
     message = moved_to(model.device, message)
     tasks = [replace(task, state=moved_to(model.device, task.state)) for task in tasks]
     layout = Layout.of(message["params"])
-    take_step = optimizer.OPTIMIZERS[local.optimizer]
     progress = [_Progress(task, []) for task in tasks]
     y_KP = torch.stack([layout.pack(method.start(message, task.state)) for task in tasks])
     grad_sum_KP, state = torch.zeros_like(y_KP), optimizer.new_state(y_KP)
@@ -73,22 +75,28 @@ def train_block(
         if not moving:
             break
         active = [progress[k].task for k in moving]
-        pick = slice(None) if len(moving) == len(tasks) else moving  # a slice is a view; an index copies
-        y = y_KP[pick]
         with recomputing(model, local.gradient_checkpointing):
-            losses, grad = _step_gradients(model, layout, y, active, number, local)
-        finite = _note_losses([progress[k] for k in moving], losses, grad, number)
-        grad_sum_KP[pick] += grad
-        corrected = _corrected(method, layout, message, active, grad, y)
-        part = optimizer.OptimizerState(state.m[pick], state.v[pick], number)
-        moved, part = take_step(y, optimizer.clip(corrected, local.clip), part, local)
-        moved = _after_step(method, layout, message, active, moved, local.lr)
-        if not all(finite):
-            pick = [k for k, good in zip(moving, finite, strict=True) if good]
-            good = torch.tensor(finite)
-            moved, part = moved[good], optimizer.OptimizerState(part.m[good], part.v[good], part.step)
-        y_KP[pick], state.m[pick], state.v[pick] = moved, part.m, part.v
+            losses, grad_KP = _step_gradients(model, layout, _rows(y_KP, moving), active, number, local)
+        finite = _note_losses([progress[k] for k in moving], losses, grad_KP, number)
+        moving = [k for k, good in zip(moving, finite, strict=True) if good]
+        if not moving:
+            break
+        grad_KP = grad_KP if all(finite) else grad_KP[torch.tensor(finite)]
+        grad_sum_KP[moving] += grad_KP
+        active, y = [progress[k].task for k in moving], _rows(y_KP, moving)
+        part = optimizer.OptimizerState(_rows(state.m, moving), _rows(state.v, moving), number)
+        corrected = _corrected(method, layout, message, active, grad_KP, y)
+        optimizer.OPTIMIZERS[local.optimizer](y, optimizer.clip(corrected, local.clip), part, local)
+        y = _after_step(method, layout, message, active, y, local.lr)
+        for whole, moved in ((y_KP, y), (state.m, part.m), (state.v, part.v)):
+            if whole is not moved:
+                whole[moving] = moved
     return [_result(method, message, layout, p, y_KP[k], grad_sum_KP[k], local) for k, p in enumerate(progress)]
+
+
+def _rows(whole_KP: Tensor, picked: Sequence[int]) -> Tensor:
+    """The rows of `picked` clients: itself where these are all, which the optimiser then changes in place."""
+    return whole_KP if len(picked) == len(whole_KP) else whole_KP[list(picked)]
 
 
 @dataclass
@@ -114,46 +122,65 @@ def _note_losses(progress: Sequence[_Progress], losses: Sequence[float], grad_KP
 def _step_gradients(
     model: LoraModel, layout: Layout, y_KP: Tensor, tasks: Sequence[ClientTask], number: int, local: Local
 ) -> tuple[list[float], Tensor]:
-    """Losses of K clients and their gradients (K, P): means over all tokens or pairs of a step's micro-batches."""
-    leaf = y_KP.detach().requires_grad_()
-    micros = micro_batches(tasks, number)
-    objective = OBJECTIVES[local.loss]
-    num_terms = torch.tensor(
-        [sum(row.num_terms for rows in micros for row in rows[k]) for k in range(len(tasks))],
-        device=y_KP.device,
-    )
-    streams = [_mask_stream(task, number, y_KP.device) for task in tasks]
-    total, grads = y_KP.new_zeros(len(tasks)), list[Tensor]()
-    attach(model.layers, layout.unpack(leaf))
+    """Losses of K clients and their gradients (K, P): means over all tokens or pairs of their step."""
+    passes = passes_of(tasks, number, model.plan.tokens)
+    terms = [0] * len(tasks)
+    for each in (each for rows in passes for each in rows):
+        terms[each.owner] += each.row.num_terms
+    num_terms_K = torch.tensor(terms, device=y_KP.device)
+    losses_K, grad_KP = y_KP.new_zeros(len(tasks)), torch.zeros_like(y_KP)
     try:
-        for rows in micros:
-            sequences = [[sequence for row in own for sequence in row.sequences] for own in rows]
-            lengths = [max(len(sequence.ids) for sequence in own) for own in sequences]
-            model.switch.masks = Masks(streams, len(sequences[0]), lengths) if objective.dropout else None
-            batch = collate([sequence for own in sequences for sequence in own], y_KP.device)
-            losses = objective.losses(model, batch, rows, num_terms, local)
-            (micro_grad,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=len(micros) > 1)
-            grads = [grads[0].add_(micro_grad)] if grads else [micro_grad]
-            total += losses.detach()
-            del losses  # else its graph lives on beside that of the next micro-batch
+        for rows in passes:
+            losses, grad = _pass_gradients(model, layout, y_KP, rows, tasks, number, num_terms_K, local)
+            owners = sorted({each.owner for each in rows})
+            losses_K[owners] += losses
+            grad_KP[owners] += grad
     finally:
-        model.switch.masks = None
+        model.switch.masks, model.switch.segments = None, ()
         detach(model.layers)
-    return total.tolist(), grads[0]
+    return losses_K.tolist(), grad_KP
 
 
-def micro_batches(tasks: Sequence[ClientTask], number: int) -> list[list[list[TokenRow | PairRow]]]:
-    """Rows of a step, [micro-batch][client][row]; every client has as many micro-batches of as many rows.
+def _pass_gradients(
+    model: LoraModel,
+    layout: Layout,
+    y_KP: Tensor,
+    pass_rows: Pass,
+    tasks: Sequence[ClientTask],
+    number: int,
+    num_terms_K: Tensor,
+    local: Local,
+) -> tuple[Tensor, Tensor]:
+    """The part of one pass in the losses and gradients of the clients that have rows in it, in their order."""
+    owners = sorted({each.owner for each in pass_rows})
+    leaf = y_KP[owners].detach().requires_grad_()
+    attach(model.layers, layout.unpack(leaf))
+    objective = OBJECTIVES[local.loss]
+    rows = [each.row for each in pass_rows]
+    batch = collate([sequence for row in rows for sequence in row.sequences], y_KP.device)
+    of_row = torch.tensor([owners.index(each.owner) for each in pass_rows], device=y_KP.device)
+    model.switch.segments = _segments(pass_rows, owners, batch)
+    model.switch.masks = _masks(pass_rows, tasks, number, batch) if objective.dropout and model.switch.dropout else None
+    losses = objective.losses(model, batch, Rows(rows, of_row, num_terms_K[owners]), local)
+    (grad,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), grad
 
-    A client's rows are sorted by length first, which changes no mean over a step but leaves less padding.
-    """
-    passes = []
-    for task in tasks:
-        rows = [task.rows[task.row_numbers[i]] for micro in task.steps[number] for i in micro]
-        rows.sort(key=lambda row: max(len(sequence.ids) for sequence in row.sequences))
-        size = len(task.steps[number][0])
-        passes.append([rows[start : start + size] for start in range(0, len(rows), size)])
-    return [list(micro) for micro in zip(*passes, strict=True)]
+
+def _segments(pass_rows: Pass, owners: Sequence[int], batch: Batch) -> tuple[int, ...]:
+    """Tokens of each client in the pass, padding included."""
+    sequences = Counter(each.owner for each in pass_rows)
+    of_row = batch.ids.numel() // len(pass_rows)
+    return tuple(sequences[owner] * of_row for owner in owners)
+
+
+def _masks(pass_rows: Pass, tasks: Sequence[ClientTask], number: int, batch: Batch) -> Masks:
+    """Dropout of the pass: each row of each sequence has a stream of its own."""
+    streams, lengths = [], []
+    for each in pass_rows:
+        streams.append(_mask_stream(tasks[each.owner], number, each.place, batch.ids.device))
+        lengths.append(len(each.row.sequences[0].ids))
+    padded = batch.ids.shape[1]
+    return Masks(streams, range(0, batch.ids.numel(), padded), lengths, batch.ids.numel())
 
 
 def _corrected(
@@ -242,9 +269,9 @@ def _copied(tree: Tree) -> Tree:
     return {name: tensor.clone() for name, tensor in tree.items()}
 
 
-def _mask_stream(task: ClientTask, number: int, device: torch.device) -> torch.Generator:
-    """Dropout masks are a function of (seed, round, client, step)."""
-    words = torch.tensor([task.seed, task.round_num, task.client, number]).tolist()
+def _mask_stream(task: ClientTask, number: int, place: int, device: torch.device) -> torch.Generator:
+    """Dropout masks are a function of (seed, round, client, step, place of the row in the step)."""
+    words = (task.seed, task.round_num, task.client, number, place)
     mixed = 0
     for word in words:  # the multiplier of splitmix64 spreads neighbouring seeds apart
         mixed = ((mixed ^ word) * 0xBF58476D1CE4E5B9 + 0x9E3779B97F4A7C15) % 2**63

@@ -20,7 +20,7 @@ from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.methods.base import Server
 from fedllm_bench.training.block import ClientTask
-from fedllm_bench.training.tasks import batched, clients_per_pass, in_order, pooled_task, tasks_of_round
+from fedllm_bench.training.tasks import batched, clients_per_block, in_order, pooled_task, tasks_of_round
 
 if TYPE_CHECKING:
     from fedllm_bench.training.run import TrainingRun
@@ -89,7 +89,7 @@ def base_losses(
     def last_step(task: ClientTask) -> ClientTask:
         return replace(task, steps=task.steps[-1:], state=fresh)
 
-    blocks = batched(map(last_step, tasks), clients_per_pass(run.config, run.clients.tokens["train"]))
+    blocks = batched(map(last_step, tasks), clients_per_block(run.config, run.clients.tokens["train"], run.plan))
     answers = run.map_blocks(method.broadcast(start), blocks, run.config.local)
     return {result.client: result.losses[0] for result in in_order(answers, clients)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.methods.base import FedAvg, Message
@@ -22,7 +23,12 @@ def in_process(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks
 
     def map_blocks(message: Message, blocks: Iterable[Block], local: Local) -> Iterable[list[ClientResult]]:
         nonlocal limit
-        train = WithinMemory(lambda part: train_block(model, method, message, part, local), limit)
+
+        def train_within(part: Block, tokens: int | None) -> list[ClientResult]:
+            planned = replace(model, plan=replace(model.plan, tokens=tokens))
+            return train_block(planned, method, message, part, local)
+
+        train = WithinMemory(train_within, model.plan.tokens, limit)
         for block in blocks:
             yield train(block)
             limit = train.limit

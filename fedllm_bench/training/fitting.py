@@ -13,7 +13,7 @@ from fedllm_bench.config import base_model
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.training.memory import MemoryEstimate, NoEstimate, estimate
 from fedllm_bench.training.model.base import load_settings
-from fedllm_bench.training.process_memory import ProcessEstimate, clients_at_once, estimate_process
+from fedllm_bench.training.process_memory import ProcessEstimate, estimate_process
 
 log = logging.getLogger(__name__)
 ERROR = 0.3  # the share by which estimates of a process were off at most (LOG.md)
@@ -95,8 +95,7 @@ def _process_ladder(config: RunConfig) -> Iterator[tuple[RunConfig, tuple[str, .
         evaluation = replace(evaluation, batch_tokens=max(least, evaluation.batch_tokens // 4))
         words = (f"evaluation.batch_tokens={evaluation.batch_tokens}",)
         yield replace(config, evaluation=evaluation), words
-    local = replace(config.local, block_size=clients_at_once(config))
-    for smaller, more in _ladder(replace(config, evaluation=evaluation, local=local)):
+    for smaller, more in _ladder(replace(config, evaluation=evaluation)):
         yield smaller, (*words, *more)
 
 

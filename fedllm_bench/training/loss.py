@@ -1,7 +1,7 @@
 """Losses of clients, counted at the completion's tokens only.
 
-K clients in the block, B rows of one client, T tokens of a row, C counted tokens of the batch, H hidden size,
-V tokens of the vocabulary.
+K clients in the pass, S sequences of all of them, T tokens of a sequence, C counted tokens of the batch, H hidden
+size, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from fedllm_bench.training.model.lora_model import LoraModel
 # Logits that may live at a time: 64 MB in float32, and a few times that for their gradient. Chunks of 2**24 take as
 # long as all at once; of 2**20, 1.7 times as long (2 cores, 2,048 tokens, H = 512, V = 32,000).
 LOGITS_AT_ONCE = 2**24
+# But never fewer tokens than this at once: the head of a large vocabulary is read from memory for every chunk.
+LEAST_TOKENS = 256
 
 
 def counted_nll(model: LoraModel, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -31,9 +33,14 @@ def counted_nll(model: LoraModel, batch: Batch) -> tuple[Tensor, Tensor]:
     targets = batch.targets[:, 1:]
     rows, columns = torch.nonzero(targets != -100, as_tuple=True)
     counted_CH, targets_C = hidden[rows, columns], targets[rows, columns]
-    if counted_CH.shape[0] * model.vocabulary <= LOGITS_AT_ONCE:
+    if counted_CH.shape[0] <= tokens_at_once(model.vocabulary):
         return head_nll(model, counted_CH, targets_C), rows
     return chunked_nll(model, counted_CH, targets_C), rows
+
+
+def tokens_at_once(vocabulary: int) -> int:
+    """The most counted tokens whose logits live at a time."""
+    return max(LEAST_TOKENS, LOGITS_AT_ONCE // vocabulary)
 
 
 def head_nll(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
@@ -44,8 +51,8 @@ def head_nll(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
 
 
 def chunked_nll(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
-    """:func:`head_nll` with at most LOGITS_AT_ONCE logits alive, forward and backward."""
-    size = max(1, LOGITS_AT_ONCE // model.vocabulary)
+    """:func:`head_nll` with the logits of few tokens alive, forward and backward."""
+    size = tokens_at_once(model.vocabulary)
     if torch.is_grad_enabled() and model.trains_head:  # whose gradient is of all tokens: computed again in backward
         chunks = zip(hidden_CH.split(size), targets_C.split(size), strict=True)
         return torch.cat([checkpoint(head_nll, model, h, t, use_reentrant=False) for h, t in chunks])
@@ -94,13 +101,12 @@ class _ChunkedNll(torch.autograd.Function):
         return None, None, (grad_CH * grad_C[:, None]).to(grad_CH.dtype), None
 
 
-def client_losses(model: LoraModel, batch: Batch, num_clients: int, num_counted: Tensor) -> Tensor:
-    """Summed loss over `num_counted` tokens of each client, in nats, shape (K,), from a batch of K*B rows.
+def client_losses(model: LoraModel, batch: Batch, owners_S: Tensor, num_counted_K: Tensor) -> Tensor:
+    """Summed loss over `num_counted_K` tokens of each client, in nats, shape (K,).
 
-    `num_counted`, shape (K,), counts the tokens of the whole step, so that the losses of its micro-batches
-    add up to the mean over the step. A client without counted tokens has loss 0.
+    `owners_S` are the clients of the sequences. `num_counted_K` counts the tokens of the whole step, so that the losses
+    of its passes add up to the mean over the step. A client without counted tokens has loss 0.
     """
-    nll, rows = counted_nll(model, batch)
-    clients = rows // (len(batch.ids) // num_clients)
-    sums = torch.zeros(num_clients, device=nll.device, dtype=nll.dtype).index_add(0, clients, nll)
-    return sums / num_counted.clamp(min=1)
+    nll_C, sequences_C = counted_nll(model, batch)
+    sums = torch.zeros(len(num_counted_K), device=nll_C.device, dtype=nll_C.dtype)
+    return sums.index_add(0, owners_S[sequences_C], nll_C) / num_counted_K.clamp(min=1)

@@ -1,6 +1,6 @@
 """What memory a run will need on its device, from the model's config.json alone: no weight is loaded.
 
-The model is built of fake tensors, which have shapes and types and no contents, and one micro-batch goes through its
+The model is built of fake tensors, which have shapes and types and no contents, and one pass goes through its
 decoder. What autograd keeps of that pass is counted, so that it is right for any architecture, type of weights, number
 of clients and LoRA targets. The rest are a few tensors whose sizes are known. What the allocator loses to fragments,
 and short-lived tensors inside a layer, are not in it.
@@ -19,14 +19,16 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import base_model
-from fedllm_bench.config.run import Local, RunConfig
-from fedllm_bench.training.loss import LOGITS_AT_ONCE
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.training.loss import tokens_at_once
 from fedllm_bench.training.model import quantized, targets
 from fedllm_bench.training.model.full import FullWeights
 from fedllm_bench.training.model.lora import Masks, Switch, attach, tensor_names
-from fedllm_bench.training.model.lora_model import LoraModel
+from fedllm_bench.training.model.lora_model import LoraModel, is_by_row
 from fedllm_bench.training.model.recompute import decoder_layers, recomputing
 from fedllm_bench.training.objectives import OBJECTIVES
+from fedllm_bench.training.passes import PassPlan, most_tokens, sequences_of_row
+from fedllm_bench.training.tasks import clients_of_length
 
 FLOAT32 = 4  # bytes; adapters and optimiser states have this type whatever the base has
 # Tensors of the size of a client's adapter: it and what the server sent; and at the optimiser's step the sum of
@@ -55,9 +57,9 @@ class MemoryEstimate:
         return sum(getattr(self, field.name) for field in fields(self) if field.name != "trainable")
 
 
-def estimate(config: RunConfig, settings: Any, *, clients: int | None = None) -> MemoryEstimate:
-    """For passes of `clients` clients (default: `local.block_size`; 1 where they are trained one by one), with rows of
-    the full sequence length.
+def estimate(config: RunConfig, settings: Any, device: str = "cuda") -> MemoryEstimate:
+    """For rows of the full sequence length, blocks of as many clients as the run would train together, and passes as
+    large as on this kind of device ("cpu" or "cuda").
 
     `settings` is the model's config of transformers. Raises a :class:`UserError` for wrong LoRA targets, and
     :class:`NoEstimate` where they are not all linear layers.
@@ -70,19 +72,25 @@ def estimate(config: RunConfig, settings: Any, *, clients: int | None = None) ->
     model = with_layers(base, config)
     with FakeTensorMode():
         model = filled(model)
-        clients = (clients or local.block_size) if model.stackable else 1
+        mean_length = local.sequence_length * sequences_of_row(local)
+        clients = clients_of_length(local, mean_length, PassPlan()) if model.stackable else 1
         trainable = sum(torch.Size(s).numel() for layer in model.layers.values() for s in layer.shapes(rank))
-        ids = torch.zeros(clients * sequences_at_once(local), local.sequence_length, dtype=torch.long)
-        activations = kept_bytes(model, ids, clients, config)
+        ids = torch.zeros(sequences_at_once(config, device), local.sequence_length, dtype=torch.long)
+        activations = kept_bytes(model, ids, config)
     of_client = clients * trainable * FLOAT32
     cast = trainable * _width(model) if "" in model.layers and _width(model) < FLOAT32 else 0  # of all weights, for use
-    logits = min(LOGITS_AT_ONCE, ids.numel() * model.vocabulary) * (LOGITS_COPIES * FLOAT32 + _width(model))
+    logits = min(tokens_at_once(model.vocabulary), ids.numel()) * model.vocabulary
+    logits *= LOGITS_COPIES * FLOAT32 + _width(model)
     return MemoryEstimate(weights, ADAPTERS * of_client + cast, OPTIMIZER * of_client, activations, logits, trainable)
 
 
-def sequences_at_once(local: Local) -> int:
-    """Sequences of one client in a pass: a pair of preferences is two, the chosen and the rejected answer."""
-    return local.micro_batch * (2 if local.loss == "dpo" else 1)
+def sequences_at_once(config: RunConfig, device: str) -> int:
+    """Sequences of full length in a pass, at least one row: a pair of preferences is two."""
+    local = config.local
+    width = sequences_of_row(local)
+    if not is_by_row(config.model):
+        return width * local.micro_batch
+    return width * max(1, most_tokens(local, device) // (width * local.sequence_length))
 
 
 def empty_base(config: RunConfig, settings: Any) -> Any:
@@ -133,16 +141,16 @@ def _like(tensor: Tensor) -> Tensor:
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
-def kept_bytes(model: LoraModel, ids: Tensor, clients: int, config: RunConfig) -> int:
+def kept_bytes(model: LoraModel, ids: Tensor, config: RunConfig) -> int:
     """Bytes that autograd keeps of a pass of `ids` through the decoder; with checkpointing also those of one layer,
     which is computed again while the inputs of all are kept."""
     adapters = {
-        tensor: torch.zeros(clients, *shape, requires_grad=True)
+        tensor: torch.zeros(1, *shape, requires_grad=True)
         for name, layer in model.layers.items()
         for tensor, shape in zip(tensor_names(name, layer), layer.shapes(config.lora.rank), strict=True)
     }
     attach(model.layers, adapters)
-    model.switch.masks = _AllKept((), 1, ()) if OBJECTIVES[config.local.loss].dropout else None
+    model.switch.masks = _AllKept((), (), (), 0) if OBJECTIVES[config.local.loss].dropout else None
     quantization = config.model.quantization
     with quantized.inputs_held(model.base, quantization) as held, kept(model.base) as whole:
         model.hidden(ids)
@@ -156,8 +164,8 @@ def kept_bytes(model: LoraModel, ids: Tensor, clients: int, config: RunConfig) -
 class _AllKept(Masks):
     """Masks as large as real ones, for which nothing is drawn."""
 
-    def draw(self, keep: float, x_KNI: Tensor) -> Tensor:
-        return torch.ones_like(x_KNI)
+    def kept(self, dropped: int, x_NI: Tensor) -> Tensor:
+        return torch.ones_like(x_NI)
 
 
 @contextmanager

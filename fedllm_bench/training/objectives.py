@@ -1,6 +1,6 @@
 """What a client minimises: the next-token loss of its completions (sft), or the loss of its preferences (dpo).
 
-K clients in the block, B pairs of one client, S = 2 K B sequences: of each pair the chosen, then the rejected one.
+K clients in the pass, R rows of all of them, S sequences: R, or of each of R pairs the chosen, then the rejected one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,22 @@ from fedllm_bench.training.batches import Batch
 from fedllm_bench.training.loss import client_losses, counted_nll
 from fedllm_bench.training.model.lora_model import LoraModel
 
-# Of model, batch, rows [client][row], terms of the whole step (K,), settings: summed losses over these terms, (K,).
-Losses = Callable[[LoraModel, Batch, Sequence[Sequence[Any]], Tensor, Local], Tensor]
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a pass, and whose they are: `owners_R` (R,); `num_terms_K` (K,) are the terms of the whole step."""
+
+    rows: Sequence[Any]
+    owners_R: Tensor
+    num_terms_K: Tensor
+
+
+Losses = Callable[[LoraModel, Batch, Rows, Local], Tensor]  # summed losses of clients over their terms, (K,)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """`losses` of the micro-batches of a step add up to each client's mean over the step.
+    """`losses` of the passes of a step add up to each client's mean over the step.
 
     `dropout`: whether LoRA's dropout is drawn. Under dpo it is not, as in TRL's DPOTrainer: the policy would differ
     from its reference by the masks alone.
@@ -34,24 +43,21 @@ class Objective:
     dropout: bool
 
 
-def sft_losses(
-    model: LoraModel, batch: Batch, rows: Sequence[Sequence[Any]], num_terms: Tensor, local: Local
-) -> Tensor:
+def sft_losses(model: LoraModel, batch: Batch, rows: Rows, local: Local) -> Tensor:
     """Next-token loss in nats per counted token of each client, shape (K,)."""
-    return client_losses(model, batch, len(rows), num_terms)
+    return client_losses(model, batch, rows.owners_R, rows.num_terms_K)
 
 
-def dpo_losses(
-    model: LoraModel, batch: Batch, rows: Sequence[Sequence[PairRow]], num_terms: Tensor, local: Local
-) -> Tensor:
+def dpo_losses(model: LoraModel, batch: Batch, rows: Rows, local: Local) -> Tensor:
     """Loss of each client's preferences per pair, shape (K,); `local.dpo_loss` says which.
 
     Raises a :class:`ValueError` for a pair without the reference's log-probabilities.
     """
-    ratios_P2 = log_ratios(model, batch, [pair for own in rows for pair in own])
-    lengths = [(pair.chosen.num_counted, pair.rejected.num_counted) for own in rows for pair in own]
-    losses_P = PAIR_LOSSES[local.dpo_loss](ratios_P2, ratios_P2.new_tensor(lengths), local.dpo_beta)
-    return losses_P.view(len(rows), -1).sum(1) / num_terms.clamp(min=1)
+    ratios_R2 = log_ratios(model, batch, rows.rows)
+    lengths = [(pair.chosen.num_counted, pair.rejected.num_counted) for pair in rows.rows]
+    losses_R = PAIR_LOSSES[local.dpo_loss](ratios_R2, ratios_R2.new_tensor(lengths), local.dpo_beta)
+    sums = losses_R.new_zeros(len(rows.num_terms_K)).index_add(0, rows.owners_R, losses_R)
+    return sums / rows.num_terms_K.clamp(min=1)
 
 
 def log_ratios(model: LoraModel, batch: Batch, pairs: Sequence[PairRow]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedllm_bench.config.run import Local
 
 
-@dataclass(frozen=True)
+@dataclass
 class OptimizerState:
     """AdamW's moments; `step` counts the steps taken. SGD leaves the moments alone."""
 
@@ -24,22 +24,22 @@ def new_state(y: Tensor) -> OptimizerState:
     return OptimizerState(torch.zeros_like(y), torch.zeros_like(y))
 
 
-def adamw(y: Tensor, grad: Tensor, state: OptimizerState, local: Local) -> tuple[Tensor, OptimizerState]:
-    """Loshchilov and Hutter, 2019 (arXiv:1711.05101), Algorithm 2, in the order of torch.optim.AdamW."""
-    step = state.step + 1
-    m = torch.lerp(state.m, grad, 1 - local.beta1)
-    v = (local.beta2 * state.v).addcmul_(grad, grad, value=1 - local.beta2)
-    denominator = v.sqrt().div_((1 - local.beta2**step) ** 0.5).add_(local.eps)
-    decayed = y * (1 - local.lr * local.weight_decay)
-    return decayed.addcdiv_(m, denominator, value=-local.lr / (1 - local.beta1**step)), OptimizerState(m, v, step)
+def adamw(y: Tensor, grad: Tensor, state: OptimizerState, local: Local) -> None:
+    """Loshchilov and Hutter, 2019 (arXiv:1711.05101), Algorithm 2, in the order of torch.optim.AdamW; in place."""
+    state.step += 1
+    state.m.lerp_(grad, 1 - local.beta1)
+    state.v.mul_(local.beta2).addcmul_(grad, grad, value=1 - local.beta2)
+    denominator = state.v.sqrt().div_((1 - local.beta2**state.step) ** 0.5).add_(local.eps)
+    y.mul_(1 - local.lr * local.weight_decay)
+    y.addcdiv_(state.m, denominator, value=-local.lr / (1 - local.beta1**state.step))
 
 
-def sgd(y: Tensor, grad: Tensor, state: OptimizerState, local: Local) -> tuple[Tensor, OptimizerState]:
-    decayed = y * (1 - local.lr * local.weight_decay)
-    return decayed.add_(grad, alpha=-local.lr), OptimizerState(state.m, state.v, state.step + 1)
+def sgd(y: Tensor, grad: Tensor, state: OptimizerState, local: Local) -> None:
+    state.step += 1
+    y.mul_(1 - local.lr * local.weight_decay).add_(grad, alpha=-local.lr)
 
 
-Step = Callable[[Tensor, Tensor, OptimizerState, Local], tuple[Tensor, OptimizerState]]
+Step = Callable[[Tensor, Tensor, OptimizerState, Local], None]  # of adapters, gradients and state: changes the first
 OPTIMIZERS: dict[str, Step] = {"adamw": adamw, "sgd": sgd}
 
 

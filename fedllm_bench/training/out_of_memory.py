@@ -1,8 +1,7 @@
-"""Out of memory in a pass: fewer clients at once, then fewer rows at once, and the run goes on.
+"""Out of memory in a pass: fewer tokens at once, then fewer clients, and the run goes on.
 
-Neither changes what is computed. Clients of a pass do not touch each other, and a step's loss is a mean over all of
-its counted tokens, however many micro-batches they come in; so the effective batch stays. Sums are rounded in another
-order, and with `lora.dropout` other masks of the same distribution are drawn, since a mask is drawn for a micro-batch.
+Neither changes what is computed, dropout included: clients of a block do not touch each other, and a step's gradient is
+a sum over its rows, in however many passes they come. Sums are rounded in another order.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.training.batches import StepPlan
+from fedllm_bench.common.text import counted
 from fedllm_bench.training.block import ClientResult, ClientTask
+from fedllm_bench.training.passes import passes_of
 
 log = logging.getLogger(__name__)
 # What torch's allocator for the CPU says, on Linux and on Windows; it raises a plain RuntimeError.
@@ -25,17 +25,24 @@ CPU_MESSAGES = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocat
 
 @dataclass(frozen=True)
 class Limit:
-    """The most clients, and rows of each, that go through the base at once; None where nothing failed yet."""
+    """The most clients in a block, and padded tokens in a pass; None where nothing failed yet."""
 
     clients: int | None = None
-    rows: int | None = None
+    tokens: int | None = None
+
+
+Train = Callable[[Sequence[ClientTask], int | None], list[ClientResult]]  # clients, tokens of a pass
 
 
 @dataclass
 class WithinMemory:
-    """Trains blocks by `train` and remembers for the rest of the run what was too large."""
+    """Trains blocks by `train` and remembers for the rest of the run what was too large.
 
-    train: Callable[[Sequence[ClientTask]], list[ClientResult]]
+    `tokens` are those of a pass where nothing failed yet, as in :class:`PassPlan`.
+    """
+
+    train: Train
+    tokens: int | None
     limit: Limit = Limit()
 
     def __call__(self, block: Sequence[ClientTask]) -> list[ClientResult]:
@@ -45,18 +52,19 @@ class WithinMemory:
         """
         results: list[ClientResult] = []
         while left := block[len(results) :]:
-            part = [regrouped(task, self.limit.rows) for task in left[: self.limit.clients]]
-            trained, problem = self._tried(part)
+            part = left[: self.limit.clients]
+            tokens = self.limit.tokens or self.tokens
+            trained, problem = self._tried(part, tokens)
             results += trained
             if problem:
                 free_memory()  # only here, where no frame of the failed pass holds its tensors any more
-                self.limit = smaller(self.limit, part, problem)
+                self.limit = smaller(self.limit, part, tokens, problem)
         return results
 
-    def _tried(self, part: Sequence[ClientTask]) -> tuple[list[ClientResult], str]:
+    def _tried(self, part: Sequence[ClientTask], tokens: int | None) -> tuple[list[ClientResult], str]:
         """The results, or why there was no memory for them."""
         try:
-            return self.train(part), ""
+            return self.train(part, tokens), ""
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -76,41 +84,35 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def smaller(limit: Limit, part: Sequence[ClientTask], problem: str) -> Limit:
-    """The limit after a pass of the clients of `part` failed; says so in the log."""
-    clients, rows = len(part), rows_at_once(part)
-    if clients > 1:
-        after = replace(limit, clients=clients // 2)
-    elif rows > 1:
-        after = Limit(clients=1, rows=rows // 2)
-    else:
-        raise UserError(
-            f"one row of one client does not fit into memory ({problem}); "
-            "--set local.gradient_checkpointing=true, a smaller local.sequence_length or lora.rank, "
-            "model.dtype=bfloat16, a smaller MODEL, or a larger device"
+def smaller(limit: Limit, part: Sequence[ClientTask], tokens: int | None, problem: str) -> Limit:
+    """The limit after a pass of at most `tokens` tokens of the clients of `part` failed; says so in the log."""
+    rows, padded = largest_pass(part, tokens)
+    if rows > 1:
+        after = replace(limit, tokens=padded // 2)
+        log.warning(
+            "out of memory with %s in a pass; from here on at most %s, with the same rows in a step",
+            counted(padded, "token"),
+            f"{after.tokens:,}",
         )
-    log.warning(
-        "out of memory with %d client(s) of %d row(s) at once; from here on %d of %d, with the same rows in a step",
-        clients,
-        rows,
-        after.clients or clients,
-        after.rows or rows,
+        return after
+    if len(part) > 1:
+        after = replace(limit, clients=len(part) // 2)
+        clients = counted(len(part), "client")
+        log.warning("out of memory with the adapters of %s; from here on %d at a time", clients, after.clients)
+        return after
+    raise UserError(
+        f"one row of one client does not fit into memory ({problem}); "
+        "--set local.gradient_checkpointing=true, a smaller local.sequence_length or lora.rank, "
+        "model.dtype=bfloat16, a smaller MODEL, or a larger device"
     )
-    return after
 
 
-def rows_at_once(part: Sequence[ClientTask]) -> int:
-    """The largest micro-batch of the tasks; 0 where no task has a step."""
-    return max((len(step[0]) for task in part for step in task.steps), default=0)
-
-
-def regrouped(task: ClientTask, rows: int | None) -> ClientTask:
-    """The same rows in each step, in micro-batches of at most `rows`."""
-    if rows is None or rows_at_once([task]) <= rows:
-        return task
-    return replace(task, steps=tuple(_cut(step, rows) for step in task.steps))
-
-
-def _cut(step: StepPlan, rows: int) -> StepPlan:
-    flat = [row for micro in step for row in micro]
-    return tuple(tuple(flat[start : start + rows]) for start in range(0, len(flat), rows))
+def largest_pass(part: Sequence[ClientTask], tokens: int | None) -> tuple[int, int]:
+    """Rows and padded tokens of the largest pass of these clients; (0, 0) where no client has a step."""
+    found = [(0, 0)]
+    for number in range(max((len(task.steps) for task in part), default=0)):
+        moving = [task for task in part if number < len(task.steps)]
+        for rows in passes_of(moving, number, tokens):
+            padded = max(row.longest for row in rows) * sum(len(row.row.sequences) for row in rows)
+            found.append((len(rows), padded))
+    return max(found, key=lambda size: size[1])

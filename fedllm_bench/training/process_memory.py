@@ -16,16 +16,14 @@ import torch
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods import METHODS
 from fedllm_bench.training.live_memory import LiveBytes
-from fedllm_bench.training.loss import LOGITS_AT_ONCE
+from fedllm_bench.training.loss import tokens_at_once
 from fedllm_bench.training.memory import (
     FLOAT32,
     empty_base,
     estimate,
     filled,
-    sequences_at_once,
     with_layers,
 )
-from fedllm_bench.training.tasks import PASS_TOKENS
 
 # The interpreter with torch, transformers and PEFT, and for each entry of the vocabulary what a tokenizer makes of it;
 # measured (LOG.md).
@@ -56,17 +54,11 @@ def estimate_process(config: RunConfig, settings: Any) -> ProcessEstimate:
 
     Raises what :func:`fedllm_bench.training.memory.estimate` raises.
     """
-    needed = estimate(config, settings, clients=clients_at_once(config))
+    needed = estimate(config, settings, "cpu")
     method = METHODS.get(config.method.name)  # an unknown one is refused elsewhere
     bases = needed.base * (1 if method is not None and method.personal else 2)
     libraries = LIBRARIES + TOKENIZER_ENTRY * int(settings.get_text_config().vocab_size)
     return ProcessEstimate(libraries, bases, scoring_bytes(config, settings), needed.total - needed.base)
-
-
-def clients_at_once(config: RunConfig) -> int:
-    """Clients in a pass whose rows all have the full length: `clients_per_pass` of such rows."""
-    local = config.local
-    return max(1, min(local.block_size, PASS_TOKENS // (sequences_at_once(local) * local.sequence_length)))
 
 
 def scoring_bytes(config: RunConfig, settings: Any) -> int:
@@ -82,5 +74,5 @@ def scoring_bytes(config: RunConfig, settings: Any) -> int:
         ids = torch.zeros(rows, length, dtype=torch.long)
         with live:
             model.hidden(ids)
-    logits = min(LOGITS_AT_ONCE, rows * length * model.vocabulary)
+    logits = min(tokens_at_once(model.vocabulary), rows * length) * model.vocabulary
     return live.peak + logits * (SCORED_COPIES * FLOAT32 + int(model.base.dtype.itemsize))

@@ -12,6 +12,7 @@ from fedllm_bench.data.clients import Clients
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.training.block import MapBlocks
 from fedllm_bench.training.checkpoint import ClientStates
+from fedllm_bench.training.passes import DEFAULT, PassPlan
 
 
 def _unwatched(server: Server) -> None:
@@ -22,6 +23,8 @@ def _unwatched(server: Server) -> None:
 class TrainingRun:
     """What the rounds need; `only` restricts training to named clients, for the baseline `local`.
 
+    `plan` is that of the model that `map_blocks` trains.
+
     `watch` is called with the server of each checkpoint, and again with the one that a run goes on from.
     When `stop` is asked for, the blocks of clients in training end first, and what they answered is kept.
     """
@@ -31,6 +34,7 @@ class TrainingRun:
     clients: Clients
     map_blocks: MapBlocks
     folder: Path
+    plan: PassPlan = DEFAULT
     only: frozenset[int] | None = None
     stop: Stop = field(default_factory=Stop)
     watch: Callable[[Server], None] = _unwatched

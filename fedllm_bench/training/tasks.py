@@ -8,21 +8,24 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from fedllm_bench.common.interrupts import Stop
-from fedllm_bench.config.run import RunConfig
+from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import Server
 from fedllm_bench.training.batches import plan_steps
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.faults import steps_done
+from fedllm_bench.training.passes import PassPlan
 
 if TYPE_CHECKING:
     from fedllm_bench.training.run import TrainingRun
 
 Item = TypeVar("Item")
-# Beyond this a pass is slower and larger: rows of 150 tokens took 417 ms a client and step in passes of eight
-# clients, 293 ms one by one (two CPU cores, embedded base).
-PASS_TOKENS = 2048
+# Tokens of a step of all clients of a block, about so. More would not fill passes better, and a run that is stopped
+# finishes its block first.
+BLOCK_TOKENS = 8192
+# Under version 1 of plan.json: of a pass of all clients' micro-batches, padded to the longest row of all.
+STACKED_TOKENS = 2048
 
 
 def until(stop: Stop, blocks: Iterable[list[ClientTask]]) -> Iterator[list[ClientTask]]:
@@ -52,10 +55,18 @@ def in_order(
         raise RuntimeError(f"the engine answered for other clients than {list(order)}")
 
 
-def clients_per_pass(config: RunConfig, rows: TokenPart | PairPart) -> int:
-    """At most `local.block_size` clients, fewer where their micro-batches would exceed PASS_TOKENS tokens."""
-    mean_length = max(len(rows.ids) / max(len(rows), 1), 1.0)
-    return max(1, min(config.local.block_size, int(PASS_TOKENS / (config.local.micro_batch * mean_length))))
+def clients_per_block(config: RunConfig, rows: TokenPart | PairPart, plan: PassPlan) -> int:
+    """How many clients are trained together, by the mean length of their rows."""
+    return clients_of_length(config.local, max(len(rows.ids) / max(len(rows), 1), 1.0), plan)
+
+
+def clients_of_length(local: Local, mean_length: float, plan: PassPlan) -> int:
+    """At most `local.block_size` clients, fewer where the rows of their steps have many tokens."""
+    if plan.tokens is None:
+        most = STACKED_TOKENS / (local.micro_batch * mean_length)
+    else:
+        most = BLOCK_TOKENS / (local.micro_batch * local.accumulation * mean_length)
+    return max(1, min(local.block_size, int(most)))
 
 
 def batched(tasks: Iterable[Item], size: int) -> Iterator[list[Item]]:

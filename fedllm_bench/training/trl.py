@@ -33,11 +33,11 @@ from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.pairs import PairRow
 from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.methods.base import FedAvg, Message
-from fedllm_bench.training import block
 from fedllm_bench.training.block import Block, ClientResult, ClientTask, MapBlocks
 from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import load_base, load_settings
 from fedllm_bench.training.model.lora_model import LoraModel
+from fedllm_bench.training.passes import passes_of
 from fedllm_bench.training.trl_client import NotFinite, TrainedClient, adapter_parameters, put
 
 log = logging.getLogger(__name__)
@@ -136,9 +136,9 @@ def unpatch(peft_model: Any) -> None:
 
 
 def planned_rows(task: ClientTask) -> list[list[list[TokenRow | PairRow]]]:
-    """The rows of a task exactly as `train_block` takes them: [step][micro-batch][row]."""
+    """The rows of a task, those of a step by length: [step][micro-batch][row]."""
     steps = range(len(task.steps))
-    return [[clients[0] for clients in block.micro_batches([task], number)] for number in steps]
+    return [[[each.row for each in rows] for rows in passes_of([task], number, None)] for number in steps]
 
 
 def as_dataset(steps: Steps) -> Any:

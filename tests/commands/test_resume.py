@@ -75,8 +75,8 @@ FAULTS = [
     ("fedllm_bench.pipeline.stages.score_local", 1),
     ("fedllm_bench.training.rounds._one_round", 4),  # in the baseline
     ("fedllm_bench.pipeline.stages.save_adapter", 3),
-    ("fedllm_bench.pipeline.stages.write_report", 1),  # of the baseline
-    ("fedllm_bench.pipeline.stages.write_report", 2),
+    ("fedllm_bench.pipeline.results_stage.write_report", 1),  # of the baseline
+    ("fedllm_bench.pipeline.results_stage.write_report", 2),
     ("fedllm_bench.pipeline.results_stage.write_results", 2),
 ]
 

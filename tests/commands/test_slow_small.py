@@ -15,7 +15,8 @@ from fedllm_bench.data.manifest import Split
 
 pytestmark = pytest.mark.slow
 OURS = re.compile(
-    r"(tokenise|score|train) .*: (\d+ of \d+ .*|done in \d+\.\d s)|the baseline `local` \(in .*\)|.* were cut; .* lost\."
+    r"(tokenise|score|train) .*: (\d+ of \d+ .*|done in \d+\.\d s)"
+    r"|the baseline `local` \(in .*\)|.* were cut; .* lost\."
 )
 
 

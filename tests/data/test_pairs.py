@@ -21,7 +21,8 @@ from fedllm_bench.data.tokens import encode_prompts
 from fedllm_bench.runs import reference
 from fedllm_bench.runs.reference import with_reference
 from fedllm_bench.training.model.lora import attach, detach
-from fedllm_bench.training.rounds import clients_per_pass
+from fedllm_bench.training.passes import PassPlan
+from fedllm_bench.training.tasks import clients_per_block
 
 
 @pytest.fixture
@@ -123,12 +124,13 @@ def test_clients_have_their_own_pairs(pair_clients: Clients):
         assert {rows[int(part.rows[number])].client_id for number in numbers} == {client}
 
 
-def test_a_pass_holds_fewer_clients_of_pairs(pair_clients, tiny_run_config):
-    """A pair is two sequences: PASS_TOKENS bounds their sum."""
+def test_a_block_holds_fewer_clients_of_pairs(pair_clients, tiny_run_config):
+    """A pair is two sequences: BLOCK_TOKENS bounds their sum."""
     config = tiny_run_config("fedavg", "local.micro_batch=8", "local.block_size=100")
     whole = pair_clients.tokens["train"]
     mean = len(whole.ids) / len(whole)
-    assert clients_per_pass(config, whole) == int(2048 / (8 * mean))
+    rows = config.local.micro_batch * config.local.accumulation
+    assert clients_per_block(config, whole, PassPlan()) == int(8192 / (rows * mean))
 
 
 # --- the reference

@@ -11,6 +11,7 @@ import pytest
 from architectures import make_folder
 
 from fedllm_bench import cli
+from fedllm_bench.common import hardware
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.manifest import Split
@@ -20,7 +21,7 @@ from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.loading import load_bench
 from fedllm_bench.training import block
 from fedllm_bench.training.block import ClientTask
-from fedllm_bench.training.model.lora_model import LoraModel
+from fedllm_bench.training.passes import PassPlan
 
 QUICK = ("evaluation.local_clients=2", "federation.rounds=2", "evaluation.metrics=heldout")
 
@@ -59,21 +60,21 @@ def test_the_tokens_of_training_are_those_that_go_through_the_model(
 def test_of_many_rounds_some_are_counted_and_the_rest_taken_to_be_alike(tiny_split, tiny_run_config, tmp_path):
     config = tiny_run_config("fedavg", *QUICK, "federation.rounds=90")
     run = probe.training_run(load_bench(cell_of(config, tiny_split, tmp_path)))
-    whole = sum(probe.padded_tokens(tasks, probe.row_lengths(run)) for tasks in probe.blocks_of(run, 90))
+    whole = sum(probe.padded_of(tasks, probe.row_lengths(run), run.plan) for tasks in probe.blocks_of(run, 90))
     assert probe.trained_tokens(run) == pytest.approx(whole, rel=0.15)
     assert probe.trained_tokens(run, 90) == 0
 
 
-def test_padding_is_counted_over_the_clients_of_a_pass(tiny_model: LoraModel) -> None:
+def test_padding_is_counted_over_the_clients_of_a_pass() -> None:
     def task(*rows: int) -> ClientTask:
         steps = ((tuple(range(2)), tuple(range(2, 4))),)
         return ClientTask(client=0, client_id="", seed=0, round_num=0, rows=None, row_numbers=rows, steps=steps,
                           state={})  # type: ignore[arg-type]  # fmt: skip
 
     lengths = np.array([5, 1, 9, 2, 7, 7, 1, 1])
-    # sorted: 1 2 | 5 9 and 1 1 | 7 7
-    assert probe.padded_tokens([task(0, 1, 2, 3)], lengths) == 2 * 2 + 2 * 9
-    assert probe.padded_tokens([task(0, 1, 2, 3), task(4, 5, 6, 7)], lengths) == 4 * 2 + 4 * 9
+    # sorted: 9 | 5 | 2 1, and 9 | 7 7 | 5 | 2 | 1 1 1
+    assert probe.padded_of([task(0, 1, 2, 3)], lengths, PassPlan(18)) == 9 + 5 + 2 * 2
+    assert probe.padded_of([task(0, 1, 2, 3), task(4, 5, 6, 7)], lengths, PassPlan(14)) == 9 + 2 * 7 + 5 + 2 + 3 * 1
 
 
 def test_the_tokens_of_scoring_are_those_of_its_batches(items):
@@ -99,6 +100,24 @@ def test_a_finished_part_costs_nothing_and_says_so(tiny_split, tiny_run_config, 
     assert left == {"score the base": "done", "score": "done", "local baseline": "done"}
     assert next(s for s in forecast.forecast(cell).stages if s.name == "train").needed.about == 0
     assert len(read_jsonl(cell.folder / "rounds.jsonl")) == 2
+
+
+def test_a_baseline_beside_adds_only_what_it_takes_longer(tiny_split, tiny_run_config, tmp_path, monkeypatch, capsys):
+    stages = [forecast.Stage(name, probe.Seconds(about, about - 1, about + 1))
+              for name, about in (("load", 5.0), ("train", 60.0), ("score", 20.0))]  # fmt: skip
+    for about, total in ((50.0, 85.0), (100.0, 105.0)):
+        baseline = forecast.Stage("local baseline", probe.Seconds(about, about, about), is_beside=True)
+        found = forecast.Forecast([*stages, baseline], 1.0, 1.0)
+        assert found.total.about == total
+        assert "at the same time in a process of its own" in found.lines()[4]
+    monkeypatch.setattr(hardware, "num_threads", lambda: 2)
+    words = ["bench", "aya", "fedavg", "--profile", "mini", "--split", str(tiny_split.folder), "--out", str(tmp_path)]
+    settings = [word for setting in (*QUICK, "federation.clients_per_round=3") for word in ("--set", setting)]
+    assert cli.main([*words, *settings, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "trains at the same time, in a process of its own with as much memory; threads: 1 and 1" in shown
+    assert "at the same time in a process of its own\n" in shown
+    assert not list(tmp_path.iterdir())
 
 
 def test_votes_have_a_stage_for_their_reference(pair_split, tiny_run_config, tmp_path, monkeypatch):

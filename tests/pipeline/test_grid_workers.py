@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from bench_runs import quiet_environment
 from checkout import ROOT
 
 from fedllm_bench.common import files
-from fedllm_bench.pipeline import workers
-from fedllm_bench.pipeline.workers import Ended, Worker, failure, next_task, run_cells, seconds_left, start_worker, stop
+from fedllm_bench.common.cores import given_cores
+from fedllm_bench.pipeline import children
+from fedllm_bench.pipeline.children import failure
+from fedllm_bench.pipeline.grid_run import Starter
+from fedllm_bench.pipeline.workers import Ended, Worker, next_task, run_cells, seconds_left, start_worker, stop
 
 WRITE = "import sys, time; time.sleep({wait}); open(sys.argv[1], 'w').write('{{}}')"
 PATIENCE_SECONDS = 30
@@ -176,7 +179,7 @@ def test_whatever_ends_the_grid_ends_its_workers(tmp_path: Path, error: type[Bas
 
 
 def test_a_worker_that_does_not_listen_is_killed(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(workers, "SECONDS_TO_STOP", 0.5)
+    monkeypatch.setattr(children, "SECONDS_TO_STOP", 0.5)
     ready = tmp_path / "ready"
     code = f"import signal, time; signal.signal(2, signal.SIG_IGN); open({str(ready)!r}, 'w').close(); time.sleep(60)"
     worker = launch(code)(tasks(tmp_path, "local0")[0])
@@ -214,6 +217,31 @@ def test_the_time_left_is_told_by_cells_that_are_alike(tmp_path: Path):
     assert seconds_left([long], open_cells=1, jobs=2) == 15.0
 
 
+def test_each_cell_has_cores_of_its_own_which_the_next_one_gets(tmp_path: Path):
+    todo = tasks(tmp_path, "local0", "local1", "fedavg0", "fedprox0", "fedavg1")
+    groups = [given_cores()[:1], given_cores()[-1:]]
+    used: list[tuple[int, ...]] = []
+    at_once: list[list[tuple[int, ...]]] = []
+    begin = launch()
+
+    def start(task: Any, *, cores: list[int]) -> Worker:
+        used.append(tuple(cores))
+        at_once.append([each.cores for each in starter.started if each.process.poll() is None])
+        return replace(begin(task), cores=tuple(cores))
+
+    starter = Starter(start, groups)
+    assert not [each for each in run_cells(todo, jobs=2, start=starter, report=lambda _: None) if each.reason]
+    assert set(used) <= {tuple(group) for group in groups}
+    assert len(used) == len(todo)
+    if groups[0] != groups[1]:
+        assert not [cores for cores, others in zip(used, at_once, strict=True) if cores in others]
+
+
+def test_a_worker_is_kept_on_its_cores(sleeper):
+    worker = sleeper("local", cores=given_cores()[-1:])
+    assert sorted(os.sched_getaffinity(worker.process.pid)) == given_cores()[-1:]
+
+
 # --- the worker itself
 
 
@@ -235,9 +263,9 @@ def sleeper(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     )
     environment = quiet_environment(tmp_path / "cache", PYTHONPATH=f"{folder}:{ROOT}")
 
-    def start(name: str) -> Worker:
+    def start(name: str, **more: Any) -> Worker:
         task: Any = Task(name, 0, tmp_path, words=(str(tmp_path / "ready"),))
-        made.append(start_worker(task, threads=3, logs=tmp_path, environment=environment))
+        made.append(start_worker(task, threads=3, logs=tmp_path, environment=environment, **more))
         wait_for(lambda: (tmp_path / "ready").is_file() or made[-1].process.poll() is not None)
         return made[-1]
 

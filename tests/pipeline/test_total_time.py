@@ -49,6 +49,23 @@ def test_it_is_said_once_after_the_first_round(spent, words, clock, tiny_run_con
     assert caplog.messages == [f"{words}, by the pace of round 17"]
 
 
+@pytest.mark.parametrize(("share", "words"), [
+    (0.25, "about 2 min 30 s to come (train 2 min 30 s)"),
+    (0.9, "about 4 min 38 s to come (train 2 min 30 s, local baseline 2 min 08 s)"),
+])  # fmt: skip
+def test_of_a_baseline_beside_only_what_it_takes_longer_is_to_come(
+    share, words, clock, tiny_run_config, caplog, monkeypatch
+):
+    monkeypatch.setattr(total_time, "local_share", lambda bench: share)
+    baseline: Any = SimpleNamespace(is_beside=True)
+    watch = TotalTime(bench_of(tiny_run_config("fedavg", "federation.rounds=32")), lambda server: None, {}, baseline)
+    with caplog.at_level(logging.INFO):
+        for number in (16, 17):
+            watch(Server({}, {}, number))
+            clock[0] += 10.0
+    assert caplog.messages == [f"{words}, by the pace of round 17"]
+
+
 def test_of_a_short_run_nothing_is_said(clock, tiny_run_config, caplog):
     watch = TotalTime(bench_of(tiny_run_config("fedavg"), baseline={}), lambda server: None, {})
     with caplog.at_level(logging.INFO):

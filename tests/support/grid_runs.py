@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def started_here(patch: pytest.MonkeyPatch, broken: Callable[[GridCell], bool], 
     """Workers run within this process; those of `broken` cells end with `code`. Gives what was started."""
     seen: list[tuple[str, int]] = []
 
-    def start(task: GridCell, *, threads: int, logs: Path, environment: dict[str, str]) -> workers.Worker:
+    def start(task: GridCell, *, threads: int, logs: Path, cores: Sequence[int]) -> workers.Worker:
         seen.append(task.key)
         log = logs / f"{task.method}-s{task.seed}.log"
         is_broken = broken(task)

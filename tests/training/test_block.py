@@ -236,7 +236,9 @@ def test_a_clients_answer_is_its_own_memory(name, double_model, tiny_run_config)
 def test_no_two_steps_share_their_dropout_masks(double_model):
     task = tasks_of(FedAvg(), start_of(double_model), settings())[0]
     seeds = {
-        block._mask_stream(replace(task, seed=seed, round_num=round_num, client=client), number, CPU).initial_seed()
-        for seed, round_num, client, number in itertools.product(range(5), repeat=4)
+        block._mask_stream(
+            replace(task, seed=seed, round_num=round_num, client=client), number, place, CPU
+        ).initial_seed()
+        for seed, round_num, client, number, place in itertools.product(range(4), repeat=5)
     }
-    assert len(seeds) == 5**4
+    assert len(seeds) == 4**5

@@ -33,7 +33,7 @@ def hf_loss(model, rows: list[TokenRow]) -> float:
 
 
 def test_the_loss_of_one_client_is_that_of_transformers(tiny_model):
-    ours = client_losses(tiny_model, collate(ROWS, CPU), 1, torch.tensor([count(ROWS)]))
+    ours = client_losses(tiny_model, collate(ROWS, CPU), torch.tensor([0] * len(ROWS)), torch.tensor([count(ROWS)]))
     assert ours.shape == (1,)
     assert ours.item() == pytest.approx(hf_loss(tiny_model, ROWS), rel=1e-5)
     assert ours.item() > math.log(VOCABULARY) / 2  # a random model: neither 0 nor an average over all tokens
@@ -41,15 +41,18 @@ def test_the_loss_of_one_client_is_that_of_transformers(tiny_model):
 
 def test_each_client_has_the_loss_of_its_own_rows(tiny_model):
     own = [ROWS[:2], ROWS[2:4], ROWS[4:]]
-    losses = client_losses(tiny_model, collate(ROWS, CPU), 3, torch.tensor([count(rows) for rows in own]))
+    owners = torch.tensor([k for k, rows in enumerate(own) for _ in rows])
+    losses = client_losses(tiny_model, collate(ROWS, CPU), owners, torch.tensor([count(rows) for rows in own]))
     assert losses.tolist() == pytest.approx([hf_loss(tiny_model, rows) for rows in own], rel=1e-5)
     assert len(set(losses.tolist())) == 3
 
 
 def test_losses_of_micro_batches_add_up_to_the_mean_over_the_step(double_model):
     counted = torch.tensor([count(ROWS)])
-    whole = client_losses(double_model, collate(ROWS, CPU), 1, counted)
-    parts = [client_losses(double_model, collate(rows, CPU), 1, counted) for rows in (ROWS[:1], ROWS[1:])]
+    whole, *parts = (
+        client_losses(double_model, collate(rows, CPU), torch.tensor([0] * len(rows)), counted)
+        for rows in (ROWS, ROWS[:1], ROWS[1:])
+    )
     assert whole.dtype == torch.float64
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-12)
 
@@ -71,18 +74,19 @@ def test_only_counted_tokens_count(tiny_model):
 def test_a_client_without_counted_tokens_has_loss_zero_and_no_gradient(tiny_model):
     silent = TokenRow(ROWS[1].ids, np.zeros(len(ROWS[1].ids), np.bool_))
     batch = collate([ROWS[0], silent], CPU)
-    losses = client_losses(tiny_model, batch, 2, torch.tensor([ROWS[0].num_counted, 0]))
+    losses = client_losses(tiny_model, batch, torch.tensor([0, 1]), torch.tensor([ROWS[0].num_counted, 0]))
     assert losses[0].item() == pytest.approx(hf_loss(tiny_model, [ROWS[0]]), rel=1e-5)
     assert losses[1].item() == 0
 
 
 def test_a_batch_without_any_counted_token_has_loss_zero(tiny_model):
     batch = Batch(torch.arange(4, 10)[None], torch.full((1, 6), -100))
-    assert client_losses(tiny_model, batch, 1, torch.tensor([0])).tolist() == [0.0]
+    assert client_losses(tiny_model, batch, torch.tensor([0]), torch.tensor([0])).tolist() == [0.0]
 
 
 def pulled_back(model, batch: Batch, chunk: int | None, monkeypatch) -> tuple[Tensor, Tensor]:
     """Losses at counted tokens, and the gradient of their weighted sum with respect to the hidden states."""
+    monkeypatch.setattr(loss, "LEAST_TOKENS", 1)
     monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 2**24 if chunk is None else chunk * model.vocabulary)
     states = model.hidden(batch.ids).detach().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
@@ -116,7 +120,7 @@ def sizes_of_logits(model, batch: Batch) -> list[int]:
     """Over a forward and a backward pass."""
     with noted_sizes(model) as sizes:
         attach(model.layers, leaves := {name: t[None].requires_grad_() for name, t in start_of(model).items()})
-        client_losses(model, batch, 1, torch.tensor([count(ROWS)])).sum().backward()
+        client_losses(model, batch, torch.tensor([0] * len(ROWS)), torch.tensor([count(ROWS)])).sum().backward()
         detach(model.layers)
     assert all(leaf.grad is not None for leaf in leaves.values())
     return sizes
@@ -129,6 +133,7 @@ def start_of(model) -> Tree:
 def test_no_more_logits_live_than_the_budget_and_none_is_computed_twice(tiny_model, monkeypatch):
     batch = collate(ROWS, CPU)
     assert sizes_of_logits(tiny_model, batch) == [count(ROWS)]  # a small batch in one piece
+    monkeypatch.setattr(loss, "LEAST_TOKENS", 1)
     monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 4 * tiny_model.vocabulary + 1)
     sizes = sizes_of_logits(tiny_model, batch)
     assert max(sizes) == 4
@@ -139,6 +144,7 @@ def test_chunks_are_also_cut_where_no_gradient_is_wanted(tiny_model, monkeypatch
     batch = collate(ROWS, CPU)
     with torch.no_grad():
         whole, _ = counted_nll(tiny_model, batch)
+        monkeypatch.setattr(loss, "LEAST_TOKENS", 1)
         monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 5 * tiny_model.vocabulary)
         with noted_sizes(tiny_model) as sizes:
             chunked, _ = counted_nll(tiny_model, batch)

@@ -65,7 +65,7 @@ def test_activations_are_what_training_keeps(kind, checkpointing, tmp_path, tiny
     config = tiny_run_config("fedavg", "lora.targets=auto", "lora.dropout=0.1", model=str(folder))
     sizes = {"micro_batch": ROWS, "sequence_length": LENGTH, "gradient_checkpointing": checkpointing}
     config = with_local(config, **sizes)
-    found = estimate(config, model_settings(config), clients=1)
+    found = estimate(with_local(config, block_size=1), model_settings(config))
     model = load_model(config.model, config.lora)
     assert found.base == sum(p.numel() * p.element_size() for p in model.base.parameters())
     start = initial(model)
@@ -79,11 +79,13 @@ def test_activations_are_what_training_keeps(kind, checkpointing, tmp_path, tiny
         assert found.activations < saved.peak < 1.1 * (found.activations + found.logits)
 
 
-def test_more_clients_in_a_pass_need_as_much_more(paper, small):
-    one, three = (estimate(paper, small, clients=k) for k in (1, 3))
+def test_more_clients_have_more_adapters_and_rows_in_a_pass_until_it_is_full(paper, small):
+    sizes = [with_local(paper, micro_batch=1, accumulation=1, block_size=k) for k in (1, 3, 60)]
+    one, three, many = (estimate(config, small) for config in sizes)
     assert three.base == one.base
     assert three.adapters == 3 * one.adapters
     assert three.activations == pytest.approx(3 * one.activations, rel=0.05)
+    assert many.activations == pytest.approx(16 * one.activations, rel=0.05)  # rows of 1,024 tokens in 16,384
 
 
 @pytest.mark.slow

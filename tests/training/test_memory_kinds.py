@@ -45,7 +45,7 @@ def measured(tiny_run_config: Any, packable_folder: Path) -> Any:
         config = tiny_run_config("fedavg", *words, dataset="chatbot_pa" if dpo else "aya", model=str(packable_folder))
         sizes = {"micro_batch": ROWS, "sequence_length": LENGTH, "gradient_checkpointing": checkpointing}
         config = with_local(config, **sizes)
-        found = estimate(config, model_settings(config), clients=1)
+        found = estimate(with_local(config, block_size=1), model_settings(config))
         model = load_model(config.model, config.lora)
         local = settings(**sizes, loss=config.local.loss)
         rows: Any = full_rows(2 * ROWS)
@@ -112,7 +112,7 @@ def test_the_bytes_of_a_quantised_base_are_those_of_the_loaded_one(kind, tiny_ru
         config = tiny_run_config("fedavg", f"model.quantization={kind}", model=name)
         model = load_model(config.model, config.lora)
         model.base(input_ids=torch.arange(4, 8)[None])
-        found = estimate(with_local(config, micro_batch=1, sequence_length=8), model_settings(config), clients=1)
+        found = estimate(with_local(config, micro_batch=1, sequence_length=8, block_size=1), model_settings(config))
         assert found.base == stored_bytes(model.base)
 
 
@@ -140,7 +140,9 @@ def test_what_eight_bit_layers_hold_is_counted(tiny_run_config):
     inputs = 4 * ROWS * LENGTH * 2 * (32 + 32 + 64)  # float32; of o_proj, gate and up (one tensor), down; two layers
     for checkpointing in (False, True):
         each = with_local(config, gradient_checkpointing=checkpointing)
-        found, plain = (estimate(c, model_settings(c), clients=1).activations for c in (each, with_none(each)))
+        found, plain = (
+            estimate(with_local(c, block_size=1), model_settings(c)).activations for c in (each, with_none(each))
+        )
         assert 0.5 * inputs < found - plain <= 1.5 * inputs, checkpointing
 
 
@@ -151,8 +153,8 @@ def with_none(config: RunConfig) -> RunConfig:
 def test_clients_that_are_trained_one_by_one_do_not_add_up(tiny_run_config):
     for word in ("lora.dora=true", "model.quantization=8bit", FULL):
         config = tiny_run_config("fedavg", word, "local.micro_batch=1", "local.sequence_length=16")
-        one, four = (estimate(config, model_settings(config), clients=k) for k in (1, 4))
-        assert one == four
+        one, four = (estimate(with_local(config, block_size=k), model_settings(config)) for k in (1, 4))
+        assert (one.adapters, one.optimizer) == (four.adapters, four.optimizer)
 
 
 @pytest.mark.slow

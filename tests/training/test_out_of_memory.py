@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +20,8 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
-from fedllm_bench.training.out_of_memory import Limit, WithinMemory, is_out_of_memory, regrouped, rows_at_once
+from fedllm_bench.training.out_of_memory import WithinMemory, is_out_of_memory, largest_pass
+from fedllm_bench.training.passes import PassPlan
 from fedllm_bench.training.rounds import run_rounds
 from fedllm_bench.training.run import TrainingRun
 
@@ -26,18 +29,18 @@ LOCAL = settings(micro_batch=4, accumulation=1)
 
 
 class Small:
-    """Training on a device that holds `room` rows at once."""
+    """Training on a device that holds `room` padded tokens and the adapters of `clients`."""
 
-    def __init__(self, train, room: int, error: Exception | None = None) -> None:
-        self.train, self.room = train, room
+    def __init__(self, train, room: int, clients: int = 99, error: Exception | None = None) -> None:
+        self.train, self.room, self.clients = train, room, clients
         self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
-        self.passes: list[tuple[int, int]] = []
+        self.blocks: list[tuple[int, int | None]] = []
 
-    def __call__(self, part: Sequence[ClientTask]) -> list[ClientResult]:
-        if len(part) * rows_at_once(part) > self.room:
+    def __call__(self, part: Sequence[ClientTask], tokens: int | None) -> list[ClientResult]:
+        if largest_pass(part, tokens)[1] > self.room or len(part) > self.clients:
             raise self.error
-        self.passes.append((len(part), rows_at_once(part)))
-        return self.train(part)
+        self.blocks.append((len(part), tokens))
+        return self.train(part, tokens)
 
 
 def tasks_of(num_clients: int, local=LOCAL) -> list[ClientTask]:
@@ -48,25 +51,27 @@ def tasks_of(num_clients: int, local=LOCAL) -> list[ClientTask]:
 @pytest.fixture
 def plain(double_model):
     message = {"params": initial(double_model, torch.float64)}
-    return lambda part: train_block(double_model, FedAvg(), message, part, LOCAL)
+
+    def train(part, tokens):
+        return train_block(replace(double_model, plan=PassPlan(tokens)), FedAvg(), message, part, LOCAL)
+
+    return train
+
+
+LONGEST = max(len(row.ids) for row in random_part(1, 40))
 
 
 @pytest.mark.parametrize(
-    ("room", "passes"),
-    [
-        (99, [(5, 4)]),
-        (8, [(2, 4), (2, 4), (1, 4)]),
-        pytest.param(4, [(1, 4)] * 5, marks=pytest.mark.slow),
-        (3, [(1, 2)] * 5),
-        pytest.param(1, [(1, 1)] * 5, marks=pytest.mark.slow),
-    ],
+    ("room", "clients", "blocks"),
+    [(9999, 99, [5]), (5 * LONGEST, 99, [5]), (5 * LONGEST, 2, [2, 2, 1]), (LONGEST, 1, [1] * 5)],
 )
-def test_fewer_clients_then_fewer_rows_and_the_same_results(room, passes, plain):
+def test_fewer_tokens_then_fewer_clients_and_the_same_results(room, clients, blocks, plain):
     tasks = tasks_of(5)
-    expected = plain(tasks)
-    small = Small(plain, room)
-    results = WithinMemory(small)(tasks)
-    assert small.passes == passes
+    expected = plain(tasks, 1024)
+    small = Small(plain, room, clients)
+    results = WithinMemory(small, 1024)(tasks)
+    assert [size for size, _ in small.blocks] == blocks
+    assert all(tokens <= max(room, 1024) for _, tokens in small.blocks)
     assert [result.client for result in results] == [0, 1, 2, 3, 4]
     assert distance([r.upload["delta"] for r in results], [r.upload["delta"] for r in expected]) < 1e-12
     for ours, theirs in zip(results, expected, strict=True):
@@ -74,26 +79,36 @@ def test_fewer_clients_then_fewer_rows_and_the_same_results(room, passes, plain)
         assert ours.num_examples == theirs.num_examples
 
 
-@pytest.mark.slow
+def test_passes_by_micro_batch_become_small_ones_too(plain):
+    tasks = tasks_of(2)
+    small = Small(plain, 3 * LONGEST)
+    results = WithinMemory(small, None)(tasks)
+    expected = plain(tasks, None)
+    assert distance([r.upload["delta"] for r in results], [r.upload["delta"] for r in expected]) < 1e-12
+
+
 def test_what_was_too_large_is_not_tried_again_and_said_once(plain, caplog):
-    small = Small(plain, 2)
-    train = WithinMemory(small)
+    small = Small(plain, LONGEST, clients=2)
+    train = WithinMemory(small, 1024)
     with caplog.at_level(logging.WARNING):
         train(tasks_of(4))
         first = len(caplog.records)
         train(tasks_of(4))
-    assert train.limit == Limit(clients=1, rows=2)
-    assert first == len(caplog.records) == 3
-    assert caplog.messages[0] == (
-        "out of memory with 4 client(s) of 4 row(s) at once; from here on 2 of 4, with the same rows in a step"
+    assert train.limit.clients == 2
+    assert train.limit.tokens <= 2 * LONGEST
+    assert first == len(caplog.records) > 2
+    assert re.fullmatch(
+        r"out of memory with \d+ tokens in a pass; from here on at most \d+, with the same rows in a step",
+        caplog.messages[0],
     )
-    assert small.passes == [(1, 2)] * 8
+    assert caplog.messages[-1] == "out of memory with the adapters of 4 clients; from here on 2 at a time"
+    assert [size for size, _ in small.blocks] == [2] * 4
 
 
 @pytest.mark.slow
 def test_one_row_that_does_not_fit_is_an_error_with_ways_out(plain):
     with pytest.raises(UserError) as caught:
-        WithinMemory(Small(plain, 0))(tasks_of(2))
+        WithinMemory(Small(plain, 0), 1024)(tasks_of(2))
     text = str(caught.value)
     assert "Tried to allocate 2 GiB" in text
     assert "local.gradient_checkpointing=true" in text
@@ -102,7 +117,7 @@ def test_one_row_that_does_not_fit_is_an_error_with_ways_out(plain):
 
 def test_other_errors_are_not_taken_for_it(plain):
     with pytest.raises(RuntimeError, match="shapes differ"):
-        WithinMemory(Small(plain, 0, RuntimeError("shapes differ")))(tasks_of(2))
+        WithinMemory(Small(plain, 0, error=RuntimeError("shapes differ")), 1024)(tasks_of(2))
 
 
 def test_the_allocator_of_the_cpu_is_understood():
@@ -110,17 +125,6 @@ def test_the_allocator_of_the_cpu_is_understood():
         torch.empty(2**58, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
     assert not is_out_of_memory(RuntimeError("something else"))
-
-
-def test_regrouping_keeps_the_rows_of_every_step(tiny_clients):
-    task = tasks_of(1, settings(micro_batch=5, accumulation=2))[0]
-    for rows in (1, 2, 3, 4, 7):
-        cut = regrouped(task, rows)
-        assert rows_at_once([cut]) <= rows
-        for ours, theirs in zip(cut.steps, task.steps, strict=True):
-            assert [i for micro in ours for i in micro] == [i for micro in theirs for i in micro]
-    assert regrouped(task, 5) is task
-    assert regrouped(task, None) is task
 
 
 @pytest.mark.parametrize("name", sweep(METHODS, "fedavg", "scaffold"))
@@ -132,8 +136,8 @@ def test_a_run_that_meets_it_ends_as_one_that_does_not(
     outcomes, most = [], []
 
     def tight(model, method, message, part, local):
-        most.append(len(part) * rows_at_once(part))
-        if most[-1] > 3:
+        most.append(largest_pass(part, model.plan.tokens)[1])
+        if most[-1] > 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return train_block(model, method, message, part, local)
 
@@ -145,18 +149,19 @@ def test_a_run_that_meets_it_ends_as_one_that_does_not(
         states = [run.states.get(client, {}, 2) for client in range(6)]
         outcomes.append([server.params, *(state[key] for state in states for key in state)])
         monkeypatch.setattr(engines, "train_block", tight)
-    assert sum(size > 3 for size in most) <= 2  # remembered over rounds
+    assert 0 < sum(size > 100 for size in most) <= 3  # remembered over rounds
     assert distance(*outcomes) < 1e-12
 
 
-def test_a_step_keeps_the_activations_of_one_micro_batch_at_a_time(double_model):
-    """Two were held before: the graph of a micro-batch lived on through the forward pass of the next."""
+def test_a_step_keeps_the_activations_of_one_pass_at_a_time(double_model):
+    """Two were held before: the graph of a pass lived on through the forward part of the next."""
     part, peaks = random_part(1, 1), []
+    model = replace(double_model, plan=PassPlan(2 * len(part[0].ids)))
     for accumulation in (1, 4):
         local = settings(micro_batch=2, accumulation=accumulation)
         task = client_task(0, part, [0], local, steps=1)
-        with saved_bytes(double_model.base) as saved:
-            train_block(double_model, FedAvg(), {"params": initial(double_model, torch.float64)}, [task], local)
+        with saved_bytes(model.base) as saved:
+            train_block(model, FedAvg(), {"params": initial(model, torch.float64)}, [task], local)
         peaks.append(saved.peak)
     assert peaks[0] > 50_000
     assert peaks[1] < 1.2 * peaks[0]

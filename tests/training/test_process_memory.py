@@ -23,7 +23,6 @@ from fedllm_bench.training.memory import estimate
 from fedllm_bench.training.process_memory import (
     LIBRARIES,
     ProcessEstimate,
-    clients_at_once,
     estimate_process,
     scoring_bytes,
 )
@@ -86,12 +85,6 @@ def test_the_larger_of_scoring_and_training_counts():
     found = ProcessEstimate(libraries=1, base=10, scoring=300, training=100)
     assert found.total == replace(found, training=200).total == 11 + round(1.15 * 300)
     assert replace(found, training=400).total == 11 + round(1.15 * 400)
-
-
-@pytest.mark.parametrize(("rows", "length", "clients"), [(8, 256, 1), (4, 256, 2), (2, 128, 8), (64, 256, 1)])
-def test_a_pass_holds_no_more_clients_than_training_would_put_into_it(rows, length, clients, tiny_run_config):
-    words = (f"local.micro_batch={rows}", f"local.sequence_length={length}", "local.block_size=8")
-    assert clients_at_once(tiny_run_config("fedavg", *words)) == clients
 
 
 def test_smaller_batches_of_scoring_are_named_where_they_are_enough(config, caplog):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from scripted_rounds import START, by_client, delta, fails_in_round, scripted_run
@@ -13,7 +12,6 @@ from scripted_rounds import START, by_client, delta, fails_in_round, scripted_ru
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.common.text import part_of
-from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.training import rounds
@@ -175,16 +173,6 @@ def test_a_round_of_clients_without_rows_leaves_the_server_as_it_is(tiny_clients
     server = run_rounds(run, START)
     assert torch.equal(server.params["w"], START["w"])
     assert all(task.steps == () for task in engine.tasks)
-
-
-@pytest.mark.parametrize(
-    ("block_size", "micro_batch", "length", "expected"), [(8, 8, 16, 8), (8, 8, 128, 2), (8, 8, 999, 1), (2, 1, 4, 2)]
-)
-def test_a_pass_holds_few_clients_of_long_rows(tiny_run_config, block_size, micro_batch, length, expected):
-    config = tiny_run_config("fedavg", f"local.block_size={block_size}", f"local.micro_batch={micro_batch}")
-    ids = np.zeros(3 * length, np.int32)
-    rows = TokenPart(ids, ids > 0, np.arange(4, dtype=np.int64) * length, np.arange(3), num_cut=0, num_skipped=0)
-    assert rounds.clients_per_pass(config, rows) == expected
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from fedllm_bench.training.block import ClientTask, train_block
 from fedllm_bench.training.engines import ENGINES
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
+from fedllm_bench.training.passes import DEFAULT, PassPlan
 from fedllm_bench.training.rounds import run_rounds
 from fedllm_bench.training.run import TrainingRun
 
@@ -238,6 +239,14 @@ def test_several_gpus_are_refused_in_one_line(tiny_run_config, monkeypatch):
         ENGINES["trl"](on_gpu, FedAvg(), config)
 
 
+@dataclass(frozen=True)
+class Stacked:
+    """What the engine asks of a model."""
+
+    stackable: bool
+    plan: PassPlan = DEFAULT
+
+
 @pytest.mark.parametrize("stackable", [True, False])
 def test_a_model_that_cannot_be_stacked_gets_one_client_a_pass(stackable, monkeypatch, tiny_run_config):
     passes: list[list[str]] = []
@@ -247,7 +256,7 @@ def test_a_model_that_cannot_be_stacked_gets_one_client_a_pass(stackable, monkey
         return [f"result of {task}" for task in tasks]
 
     monkeypatch.setattr(engines, "train_block", noted)
-    model: Any = SimpleNamespace(stackable=stackable)
+    model: Any = Stacked(stackable)
     blocks: Any = [["a", "b"], ["c"]]
     answered = list(engines.in_process(model, FedAvg(), tiny_run_config())({}, blocks, LOCAL))
     assert answered == [["result of a", "result of b"], ["result of c"]]

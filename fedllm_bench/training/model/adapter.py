@@ -12,6 +12,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.run import Lora
 from fedllm_bench.config.starting import ADVICE, CHANGE_THE_BASE, CONFIG, TENSORS, locate_adapter
+from fedllm_bench.training.model.adapter_config import adapter_config
 from fedllm_bench.training.model.targets import WORDS, last_names
 
 
@@ -30,26 +31,11 @@ def save_adapter(
     `transposed` is that of the model: PEFT's `fan_in_fan_out`. `texts` by file name are the licence and notices of the
     base, which go with what was made on it.
     """
-    from peft import LoraConfig
     from safetensors.torch import save
 
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(_adapted(tree) if WORDS & set(lora.targets) else lora.targets),
-        fan_in_fan_out=transposed,
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
-        inference_mode=True,
-        use_dora=lora.dora,
-    )
+    targets = _adapted(tree) if WORDS & set(lora.targets) else lora.targets
     with files.new_folder(folder) as part:
-        config.save_pretrained(str(part))
-        # PEFT keeps target_modules as a set, whose order changes from run to run
-        text = files.read_json(part / "adapter_config.json")
-        text["target_modules"] = sorted(text["target_modules"])
-        files.write_json(part / "adapter_config.json", text)
+        files.write_json(part / CONFIG, adapter_config(lora, targets, base, transposed=transposed))
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tree.items()}
         files.write_bytes(part / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
         files.write_all(part, texts or {})

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.process import loading
 from fedllm_bench.common.text import counted
 from fedllm_bench.config import base_model, model_files
 from fedllm_bench.data.encoder import ChatEncoder
@@ -16,6 +17,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "s
 NO_TOKENIZER = "the folder has no tokenizer.json; save the model's tokenizer there: tokenizer.save_pretrained(FOLDER)"
 
 
+@loading()
 def load_base(folder: Path, name: str, dtype: Any, **options: Any) -> Any:
     """The causal language model in `folder`, as :func:`fedllm_bench.config.base_model.locate` gave it for `name`.
 
@@ -40,6 +42,7 @@ def load_base(folder: Path, name: str, dtype: Any, **options: Any) -> Any:
     return base
 
 
+@loading()
 def load_tokenizer(folder: Path, name: str) -> Any:
     """The tokenizer in `folder`; a :class:`UserError` where it cannot be loaded."""
     from transformers import AutoTokenizer

@@ -21,6 +21,7 @@ from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import load_base, load_tokenizer
 from fedllm_bench.training.model.full import FullWeights
 from fedllm_bench.training.model.peft_layers import DoraLayer, is_transposed
+from fedllm_bench.training.passes import DEFAULT, PassPlan
 
 log = logging.getLogger(__name__)
 FORWARD_ERRORS = (
@@ -37,7 +38,7 @@ class LoraModel:
     """One resident base; adapters are arguments. `base` maps (B, T) token ids to logits over V tokens.
 
     `targets` are the names of the adapted layers for adapter_config.json. `split_head`: its logits are its head on
-    its decoder's states, and nothing more (no scaling, no capping).
+    its decoder's states, and nothing more (no scaling, no capping). `plan` says how large a pass of training is.
     """
 
     base: Any
@@ -46,6 +47,7 @@ class LoraModel:
     switch: lora_layers.Switch
     targets: tuple[str, ...]
     split_head: bool = True
+    plan: PassPlan = DEFAULT
 
     @property
     def device(self) -> torch.device:
@@ -120,9 +122,16 @@ def load_model(config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = 
     base = (base if options else base.to(device)).eval()  # bitsandbytes has put it there
     model = _with_layers(base, tokenizer, config, lora)
     model = _tried(model, config)
+    if not is_by_row(config):
+        model = replace(model, plan=PassPlan(None))
     if not model.stackable:
         log.info("%s: %s", base.config.model_type, _why_one_by_one(model.layers, config.quantization))
     return model
+
+
+def is_by_row(config: Model) -> bool:
+    """Whether what a row becomes does not depend on who shares its pass: 8-bit products do."""
+    return config.quantization != "8bit"
 
 
 def _with_layers(base: Any, tokenizer: Any, config: Model, lora: Lora) -> LoraModel:
@@ -134,7 +143,7 @@ def _with_layers(base: Any, tokenizer: Any, config: Model, lora: Lora) -> LoraMo
     names = targets.resolve(base, lora.targets)
     layers, switch = targets.insert(base, replace(lora, targets=names))
     for layer in layers.values():
-        layer.stackable = layer.stackable and config.quantization != "8bit"
+        layer.stackable = layer.stackable and is_by_row(config)
     return LoraModel(base, tokenizer, layers, switch, names)
 
 

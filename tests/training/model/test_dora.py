@@ -121,7 +121,7 @@ def test_dropout_is_a_function_of_its_seed_and_only_in_training(tiny_folder):
     def logits(seed: int | None) -> torch.Tensor:
         stream = [torch.Generator().manual_seed(seed)] if seed is not None else []
         attach(model.layers, {name: tensor[None] for name, tensor in tree.items()})
-        model.switch.masks = Masks(stream, 2, [18]) if stream else None
+        model.switch.masks = Masks(stream * 2, (0, 18), (18, 18), 36) if stream else None
         try:
             with torch.no_grad():
                 return model.logits(model.hidden(IDS))

@@ -79,6 +79,7 @@ def plain_loop(folder: Path, task: ClientTask, local: Local) -> tuple[Tree, Tree
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("logits_at_once", [2**24, 9000])  # 9000: three tokens at a time
 def test_fedavg_of_one_client_is_a_plain_loop(logits_at_once, checkpointing, double, tiny_folder, monkeypatch):
+    monkeypatch.setattr(loss, "LEAST_TOKENS", 1)
     monkeypatch.setattr(loss, "LOGITS_AT_ONCE", logits_at_once)
     local = settings(lr=1e-3, accumulation=2, weight_decay=0.1, gradient_checkpointing=checkpointing)
     task = task_of(0, local)

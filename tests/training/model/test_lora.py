@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny import ALL_LINEAR, adapter_parameters, plain_loss, plain_peft, random_part, random_tree
@@ -13,7 +14,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.training.batches import collate
 from fedllm_bench.training.loss import client_losses
-from fedllm_bench.training.model.lora import LoraLinear, Masks, Switch, attach, detach, initial_adapter
+from fedllm_bench.training.model.lora import DRAWS, LoraLinear, Masks, Switch, attach, detach, initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
 
 IDS = torch.randint(4, 3000, (6, 11), generator=torch.Generator().manual_seed(4))
@@ -42,7 +43,7 @@ def test_forward_and_gradients_are_those_of_plain_peft(double_model, tiny_folder
     leaves = {name: tensor[None].clone().requires_grad_() for name, tensor in tree.items()}
     attach(double_model.layers, leaves)
     counted = torch.tensor([sum(row.num_counted for row in rows)])
-    ours = client_losses(double_model, collate(rows, torch.device("cpu")), 1, counted)
+    ours = client_losses(double_model, collate(rows, torch.device("cpu")), torch.tensor([0] * len(rows)), counted)
     ours.sum().backward()
     detach(double_model.layers)
     assert ours.item() == pytest.approx(loss.item(), rel=1e-12)
@@ -120,22 +121,72 @@ def streams(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+def masks(seeds: list[int], padded: int, lengths: list[int]) -> Masks:
+    """Of rows padded to a common length."""
+    return Masks(streams(*seeds), range(0, padded * len(seeds), padded), lengths, padded * len(seeds))
+
+
 def test_masks_are_a_function_of_the_seed_and_keep_the_expectation():
-    x_KNI = torch.ones(2, 3 * 40, 50)
-    first = Masks(streams(1, 2), 3, [40, 40]).draw(0.8, x_KNI)
-    assert torch.equal(first, Masks(streams(1, 2), 3, [40, 40]).draw(0.8, x_KNI))
-    assert not torch.equal(first[0], first[1])
-    assert first.unique().tolist() == [0.0, 1.25]
-    assert first.mean().item() == pytest.approx(1, abs=0.02)  # 12,000 draws: standard error 0.005
+    x_NI = torch.ones(2 * 120, 50)
+    first = masks([1, 2], 120, [120, 120]).kept(DRAWS // 5, x_NI)
+    assert torch.equal(first, masks([1, 2], 120, [120, 120]).kept(DRAWS // 5, x_NI))
+    assert not torch.equal(first[:120], first[120:])
+    assert first.unique().tolist() == [0.0, 1.0]
+    assert first.mean().item() == pytest.approx(0.8, abs=0.016)  # 12,000 draws: standard error 0.004
+    switch = Switch(dropout=0.05, masks=masks([1], 240, [240]))
+    assert switch.keep == pytest.approx(0.95, abs=1e-5)
+    assert switch.drop(torch.ones(1, 240, 500)).mean().item() == pytest.approx(1, abs=0.003)
 
 
-def test_a_clients_masks_do_not_depend_on_who_shares_its_pass():
-    alone = Masks(streams(1), 3, [5])
-    shared = Masks(streams(9, 1, 2), 3, [8, 5, 2])
+def test_each_of_the_four_draws_of_a_number_is_fair():
+    kept = masks([3], 4000, [4000]).kept(DRAWS // 4, torch.ones(4000, 4))
+    assert kept.mean(dim=0).tolist() == pytest.approx([0.75] * 4, abs=0.03)  # standard error 0.007
+    assert np.abs(np.corrcoef(kept.numpy().T) - np.eye(4)).max() < 0.06
+
+
+def test_low_precision_does_not_change_how_many_values_are_dropped():
+    wide, narrow = (
+        masks([3], 500, [500]).kept(700, torch.ones(500, 64, dtype=d)) for d in (torch.float64, torch.bfloat16)
+    )
+    assert torch.equal(wide, narrow.double())
+
+
+def test_a_rows_masks_do_not_depend_on_what_shares_its_pass():
+    alone, shared = masks([1], 5, [5]), masks([9, 1, 2], 8, [8, 5, 2])
     for _ in range(3):  # one draw for each layer
-        own = alone.draw(0.7, torch.ones(1, 3 * 5, 6)).view(3, 5, 6)
-        among = shared.draw(0.7, torch.ones(3, 3 * 8, 6)).view(3, 3, 8, 6)
-        assert torch.equal(among[1, :, :5], own)
+        own = alone.kept(20_000, torch.ones(5, 6))
+        assert 0 < own.mean() < 1
+        assert torch.equal(shared.kept(20_000, torch.ones(3 * 8, 6)).view(3, 8, 6)[1, :5], own)
+
+
+def segments_apart(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, segments: list[int]) -> torch.Tensor:
+    """The updates of a pass, client by client."""
+    return torch.cat([part @ a[k].T @ b[k].T for k, part in enumerate(x.split(segments))])
+
+
+@pytest.mark.parametrize("segments", [[7], [3, 3], [4, 1, 6], [2, 2, 2, 2]])
+@pytest.mark.parametrize("kind", [torch.nn.Linear, type("Subclass", (torch.nn.Linear,), {})])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_products_of_unequal_segments_and_their_gradients_are_those_one_by_one(segments, kind, dropout):
+    stream = torch.Generator().manual_seed(5)
+    num, clients = sum(segments), len(segments)
+    base = kind(8, 6).double().requires_grad_(False)
+    switch = Switch(dropout=dropout, segments=tuple(segments), masks=masks([4], num, [num]))
+    x, a, b, up = (torch.randn(*shape, generator=stream, dtype=torch.float64) for shape in (
+        (1, num, 8), (clients, 3, 8), (clients, 6, 3), (1, num, 6)))  # fmt: skip
+    leaves = [tensor.clone().requires_grad_() for tensor in (x, a, b)]
+    layer = LoraLinear(base, 0.7, switch)
+    layer.attach(*leaves[1:])
+    ours = layer(leaves[0])
+    kept = masks([4], num, [num]).kept(switch.dropped, x[0]) / switch.keep if dropout else torch.ones(num, 8)
+    others = [tensor.clone().requires_grad_() for tensor in (x, a, b)]
+    theirs = base(others[0]) + 0.7 * segments_apart(others[0][0] * kept, others[1], others[2], segments)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+    (ours * up).sum().backward()
+    (theirs * up).sum().backward()
+    for leaf, other in zip(leaves, others, strict=True):
+        assert leaf.grad.abs().max() > 0.1
+        assert torch.allclose(leaf.grad, other.grad, rtol=0, atol=1e-11)
 
 
 def test_dropout_falls_on_the_update_and_not_on_the_base():
@@ -143,8 +194,8 @@ def test_dropout_falls_on_the_update_and_not_on_the_base():
     layer = LoraLinear(linear, 2.0, Switch(dropout=0.5))
     layer.a_KrI, layer.b_KOr = torch.ones(1, 1, 4), torch.ones(1, 3, 1)
     x = torch.randn(2, 6, 4)
-    layer.switch.masks = Masks(streams(1), 2, [6])
-    mask = Masks(streams(1), 2, [6]).draw(0.5, x.view(1, 12, 4)).view(2, 6, 4)
+    layer.switch.masks = masks([1, 2], 6, [6, 6])
+    mask = masks([1, 2], 6, [6, 6]).kept(DRAWS // 2, x.view(12, 4)).view(2, 6, 4) / 0.5
     expected = linear(x) + 2.0 * (x * mask).sum(-1, keepdim=True)
     assert torch.allclose(layer(x), expected, atol=1e-6)
     layer.switch.masks = None  # in evaluation nothing is dropped

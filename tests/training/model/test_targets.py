@@ -100,9 +100,11 @@ def loss_of(model: LoraModel, tree: Tree, seed: int | None) -> float:
     """Of one client, with dropout masks of `seed` or without dropout."""
     rows = list(random_part(seed=1, num_rows=2))
     streams = [] if seed is None else [torch.Generator().manual_seed(seed)]
-    model.switch.masks = Masks(streams, 2, [max(len(row.ids) for row in rows)]) if streams else None
+    batch, lengths = collate(rows, CPU), [len(row.ids) for row in rows]
+    starts = range(0, batch.ids.numel(), batch.ids.shape[1])
+    model.switch.masks = Masks(streams * 2, starts, lengths, batch.ids.numel()) if streams else None
     attach(model.layers, {name: tensor[None] for name, tensor in tree.items()})
-    loss = client_losses(model, collate(rows, CPU), 1, torch.tensor([1])).item()
+    loss = client_losses(model, batch, torch.tensor([0, 0]), torch.tensor([1])).item()
     detach(model.layers)
     return loss
 
