@@ -13,6 +13,7 @@ import torch
 from fedllm_bench.benchmarks.perf import cases, curve, floor, speed, speed_table, turns, ways
 from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.training.engines import ENGINES
+from fedllm_bench.training.passes import PassPlan
 
 CASE = cases.Case(name="micro", hidden=16, vocabulary=60, layers=2, heads=2, tokens=12, longest=24)
 ROUND = cases.Round(clients=2, steps=2, micro_batch=2, accumulation=2, rank=2)
@@ -77,9 +78,9 @@ def test_tokens_are_counted_by_hand(work):
     planned = sum(2 * max(len(rows[task.row_numbers[i]].ids) for i in micro)
                   for task in work.tasks for step in task.steps for micro in step)  # fmt: skip
     assert ways.planned_tokens(work.tasks) == planned
-    assert (
-        lengths.sum() <= ways.processed_tokens(ways.blocks_of(work), work.model.plan) <= planned
-    )  # sorted by length within a step
+    blocks = ways.blocks_of(work)
+    assert ways.processed_tokens(blocks, PassPlan(1)) == lengths.sum()  # a row in each pass
+    assert ways.processed_tokens(blocks, PassPlan(10**6)) > lengths.sum()
 
 
 def test_flop_are_four_for_each_weight_and_token_and_the_head_at_counted_tokens(work):
