@@ -1,8 +1,8 @@
 """Whole runs of a few rounds: this suite beside other simulations of federated learning, on the same base and rows.
 
   ours    this suite's engine, each round as in a run
-  flower  Flower's simulation with Ray, an app in the manner of its FlowerTune example (peer_apps/flower_app.py)
-  pfl     pfl-research's simulated backend, as its benchmark of language models (peer_apps/pfl_app.py)
+  flower  Flower's simulation with Ray, an app in the manner of its FlowerTune example (perf/peer_apps/flower_app.py)
+  pfl     pfl-research's simulated backend, as its benchmark of language models (perf/peer_apps/pfl_app.py)
 
 Each runs in a process of its own, and they take turns. Flower and pfl have environments of their own, which pip builds
 in the cache (1 to 2 GB each, once). Flower's adapters after the first round must be ours. The first round of a peer

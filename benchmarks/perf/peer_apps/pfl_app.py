@@ -60,53 +60,60 @@ def make_model(job: Job) -> Any:
     return PflModel()
 
 
-def main() -> None:
+def make_users(job: Job) -> dict[str, Any]:
+    """The rows of each client as pfl takes them."""
     import torch
-    from pfl.aggregate.simulate import SimulatedBackend
-    from pfl.algorithm.base import NNAlgorithmParams
-    from pfl.algorithm.federated_averaging import FederatedAveraging
-    from pfl.callback.base import TrainingProcessCallback
     from pfl.data.dataset import Dataset
-    from pfl.data.federated_dataset import FederatedDataset
-    from pfl.data.sampling import get_user_sampler
-    from pfl.hyperparam.base import NNEvalHyperParams, NNTrainHyperParams
-    from pfl.metrics import Metrics
-    from pfl.model.pytorch import PyTorchModel
     from transformers import AutoTokenizer
 
-    job, out = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
-    torch.set_num_threads(job["threads"])
-    tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    users = {}
+    tokenizer, users = AutoTokenizer.from_pretrained(job["model"]), {}
     for client, rows in enumerate(job["rows"][0]):
         arrays = padded(tokenised(tokenizer, rows, job["longest"]), job["longest"])
         users[str(client)] = Dataset([torch.tensor(array) for array in arrays], user_id=str(client))
-    module = make_model(job)
+    return users
+
+
+def with_optimisers(job: Job, module: Any) -> Any:
+    """AdamW at the clients, and at the server the mean as it is."""
+    import torch
+    from pfl.model.pytorch import PyTorchModel
+
     adam = functools.partial(torch.optim.AdamW, betas=tuple(job["betas"]), eps=job["eps"],
                              weight_decay=job["weight_decay"], fused=True)  # fmt: skip
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    model = PyTorchModel(
+    return PyTorchModel(
         model=module,
         local_optimizer_create=lambda parameters, lr: adam([p for p in parameters if p.requires_grad], lr=lr),
-        central_optimizer=torch.optim.SGD(trained, 1.0),
+        central_optimizer=torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 1.0),
     )
-    times = [time.time()]
+
+
+def make_clock(times: list[float]) -> Any:
+    """A callback that notes when a round has ended."""
+    from pfl.callback.base import TrainingProcessCallback
+    from pfl.metrics import Metrics
 
     class Times(TrainingProcessCallback):  # type: ignore[misc]
         def after_central_iteration(self, aggregate_metrics: Any, model: Any, *, central_iteration: int) -> Any:
             times.append(time.time())
             return False, Metrics()
 
+    return Times()
+
+
+def train(job: Job, module: Any, users: Mapping[str, Any], times: list[float]) -> None:
+    from pfl.aggregate.simulate import SimulatedBackend
+    from pfl.algorithm.base import NNAlgorithmParams
+    from pfl.algorithm.federated_averaging import FederatedAveraging
+    from pfl.data.federated_dataset import FederatedDataset
+    from pfl.data.sampling import get_user_sampler
+    from pfl.hyperparam.base import NNEvalHyperParams, NNTrainHyperParams
+
     data = FederatedDataset(users.__getitem__, get_user_sampler("minimize_reuse", list(users)))
+    rounds = {"central_num_iterations": len(job["rows"]), "evaluation_frequency": 10**6}
     FederatedAveraging().run(
-        algorithm_params=NNAlgorithmParams(
-            central_num_iterations=len(job["rows"]),
-            evaluation_frequency=10**6,
-            train_cohort_size=len(users),
-            val_cohort_size=0,
-        ),
+        algorithm_params=NNAlgorithmParams(train_cohort_size=len(users), val_cohort_size=0, **rounds),
         backend=SimulatedBackend(training_data=data, val_data=data, postprocessors=[]),
-        model=model,
+        model=with_optimisers(job, module),
         model_train_params=NNTrainHyperParams(
             local_learning_rate=job["rates"][0],
             local_num_epochs=1,
@@ -115,9 +122,20 @@ def main() -> None:
             grad_accumulation_steps=job["accumulation"],
         ),
         model_eval_params=NNEvalHyperParams(local_batch_size=job["micro_batch"]),
-        callbacks=[Times()],
+        callbacks=[make_clock(times)],
     )
-    size = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+
+
+def main() -> None:
+    import torch
+    from pfl.model.pytorch import PyTorchModel  # noqa: F401  # data sets of tensors want it loaded
+
+    job, out = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
+    torch.set_num_threads(job["threads"])
+    users, module = make_users(job), make_model(job)
+    times = [time.time()]
+    train(job, module, users, times)
+    size = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     (out / "times.json").write_text(json.dumps({"times": times, "bytes": [size] * len(times)}), encoding="utf-8")
 
 
