@@ -19,10 +19,10 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
-from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import plugins
 from fedllm_bench.config.assignments import assignment, comma_separated
+from fedllm_bench.config.auto_dtype import dtype_for
 from fedllm_bench.config.option_names import unknown_option
 from fedllm_bench.config.places import placed
 from fedllm_bench.config.run import RunConfig, check, dotted, option_types, shown
@@ -149,7 +149,7 @@ def _resolve(dataset: str, method: str, profile: str, overrides: Sequence[str], 
     top, top_sources = _top(names, options)
     sources = {key: source for source, layer in layers for key in layer} | top_sources
     if flat.get("model.dtype") == "auto":
-        flat["model.dtype"] = "bfloat16" if hardware.computes_bfloat16() else "float32"
+        flat["model.dtype"] = dtype_for(flat["model.name"], flat.get("model.revision"))
     wrong = _wrong_constants(flat, constants, sources)
     flat |= {key: constants[key] for key in wrong}  # named once, not once more by the check of the whole
     problems = [*_unknown_keys(layers, known), *wrong.values()]

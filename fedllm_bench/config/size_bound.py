@@ -16,7 +16,7 @@ from fedllm_bench.config.run import RunConfig
 LIBRARIES = 1_500_000_000
 NUMBER = 4  # bytes of a float32
 ADAPTED = 14  # times the numbers of an adapter: states of the optimiser and copies on the way
-LOGITS = 2**24 * 20  # a chunk of logits with what its loss makes of it (training/loss.py)
+LOGITS, AT_ONCE, LEAST_TOKENS = 20, 2**24, 256  # a chunk of logits with what its loss makes of it (training/loss.py)
 PIECES = 1.5  # what an allocator needs for pieces that are too small
 DENSE = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi3")  # layers as counted here
 
@@ -52,7 +52,9 @@ def bound_of(config: RunConfig, folder: Path) -> int | None:
     if config.model.trainable == "full":
         trained = int(parameters or 0)
     numbers = int(parameters or 0) * 2 + ADAPTED * trained + layers * tokens * of_token
-    return LIBRARIES + round(PIECES * (NUMBER * numbers + LOGITS))
+    vocabulary = settings.get("vocab_size")
+    logits = LOGITS * max(AT_ONCE, LEAST_TOKENS * (int(vocabulary or 0) if _is_count(vocabulary) else 2**18))
+    return LIBRARIES + round(PIECES * (NUMBER * numbers + logits))
 
 
 def _is_count(value: Any) -> bool:

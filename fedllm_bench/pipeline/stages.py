@@ -151,6 +151,7 @@ def train(bench: Bench, baseline: Baseline | None) -> Server:
             watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds, baseline),
         )
         server = run_rounds(run, bench.initial)
+        stop.check()  # for a signal in the last block
     for name, tree in final_adapters(bench, server).items():
         if not (cell.folder / name).is_dir():
             _save(bench, cell.folder / name, tree)

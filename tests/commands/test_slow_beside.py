@@ -104,8 +104,10 @@ def test_beside_and_afterwards_end_with_the_same_bits(
     assert f"the baseline `local` trains beside, threads: 1 and 1 (log {folder / 'baseline.log'})" in err
     assert "the baseline `local` (in " not in err
     assert outcomes(tmp_path) == outcomes(afterwards)
-    assert plans(tmp_path)["fedavg"] == {"threads": 1, "block_size": 8, "baseline_threads": 1}
-    assert plans(tmp_path)["local"]["threads"] == 1
+    own, of_baseline = (plans(tmp_path)[method] for method in ("fedavg", "local"))
+    assert (own["threads"], own["baseline_threads"]) == (1, 1)
+    assert of_baseline["threads"] == 1
+    assert "baseline_threads" not in of_baseline
     assert "train local" in (folder / "baseline.log").read_text()
     cost = files.read_json(folder / "results.json")["cost"]["seconds"]
     assert set(cost) == {"score the base", "train", "score", "local baseline"}
@@ -114,10 +116,15 @@ def test_beside_and_afterwards_end_with_the_same_bits(
 
 
 def _check_that_an_error_is_one_line(tiny_split: Split, tiny_folder: Path, out: Path) -> None:
-    """Of the runs in `out` only results are missing, but somebody else holds the folder of the baseline."""
+    """Of the runs in `out` results and the baseline's scores are missing, and somebody else holds its folder."""
     folder = folder_of("local", out)
-    for method in ("local", "fedavg"):
-        (folder_of(method, out) / "results.json").unlink()
+    missing = (
+        folder / "results.json",
+        folder / "scores/heldout.after.jsonl",
+        folder_of("fedavg", out) / "results.json",
+    )
+    for path in missing:
+        path.unlink()
     code = "import sys; from filelock import FileLock\nwith FileLock(sys.argv[1]): print('held', flush=True); input()"
     command = [sys.executable, "-c", code, str(folder / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:

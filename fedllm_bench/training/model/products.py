@@ -66,6 +66,15 @@ class Product:
         for into, low_grad, a in zip(*self._split(into_NI, low_grad_Nr), a_KrI, strict=True):
             into.addmm_(low_grad, a)
 
+    def input_gradient(self, low_grad_Nr: Tensor, a_KrI: Tensor) -> Tensor:
+        """That of the update alone, shape (N, I)."""
+        if self.is_even and len(a_KrI) > 1:
+            return torch.bmm(self._by_client(low_grad_Nr), a_KrI).view(len(low_grad_Nr), -1)
+        out_NI = low_grad_Nr.new_empty(len(low_grad_Nr), a_KrI.shape[2])
+        for out, low_grad, a in zip(*self._split(out_NI, low_grad_Nr), a_KrI, strict=True):
+            torch.mm(low_grad, a, out=out)
+        return out_NI
+
     def _by_client(self, tensor_N: Tensor) -> Tensor:
         return tensor_N.view(len(self.segments), -1, tensor_N.shape[1])
 
@@ -127,7 +136,5 @@ def _backward(ctx: Any, grad_NO: Tensor, of_base: Any) -> tuple[Tensor | None, .
     if kept_NI is None:
         product.add_input_gradient(x_grad_NI, low_grad_Nr, a_KrI)
     else:
-        update_NI = torch.zeros_like(x_NI)
-        product.add_input_gradient(update_NI, low_grad_Nr, a_KrI)
-        x_grad_NI += update_NI.mul_(kept_NI)
+        x_grad_NI.addcmul_(product.input_gradient(low_grad_Nr, a_KrI), kept_NI)
     return None, x_grad_NI, a_grad, b_grad, None
