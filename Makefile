@@ -13,6 +13,7 @@ VARIANT ?=
 METHODS ?=
 SEEDS ?=
 JOBS ?=
+SHARD ?=
 FROM ?=
 ZIP ?=
 RUN ?=
@@ -37,7 +38,7 @@ SET ?=
 OUT ?=
 
 # a misspelt variable would be ignored in silence, and another run be shown than was asked for
-OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,$(if $(filter evaluate,$(MAKECMDGOALS)),RUN JUDGE MAX_COST,$(if $(filter submit,$(MAKECMDGOALS)),RUN TEAM CONTACT TUNING TITLE URL TRACK,$(if $(filter board,$(MAKECMDGOALS)),SUBMISSIONS,$(if $(filter diversity,$(MAKECMDGOALS)),AGAINST EMBEDDER TOKENIZER ONLY SEED,METHOD SEED)))))))
+OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS SHARD,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,$(if $(filter evaluate,$(MAKECMDGOALS)),RUN JUDGE MAX_COST,$(if $(filter submit,$(MAKECMDGOALS)),RUN TEAM CONTACT TUNING TITLE URL TRACK,$(if $(filter board,$(MAKECMDGOALS)),SUBMISSIONS,$(if $(filter diversity,$(MAKECMDGOALS)),AGAINST EMBEDDER TOKENIZER ONLY SEED,METHOD SEED)))))))
 KNOWN := PYTHON VENV DATASET $(OF_GOAL) PROFILE ENGINE VARIANT SPLIT MODEL METRICS SET OUT
 UNKNOWN := $(filter-out $(KNOWN),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error no variable $(UNKNOWN); there are: $(KNOWN) (see make help)))
@@ -59,11 +60,11 @@ help:
 	@echo
 	@echo '  make bench       run one cell and show its results: make bench METHOD=fedprox SET="local.lr=1e-4"'
 	@echo '                     DATASET [aya]  METHOD [fedavg] fedprox scaffold fedavgm fedadagrad fedyogi'
-	@echo '                       fedadam feddyn dp_fedavg central local  SEED [0]  ENGINE [inprocess] | trl'
+	@echo '                       fedadam feddyn dp_fedavg central local  SEED [0]  ENGINE [inprocess] | ray'
 	@echo '                     SPLIT folder  MODEL name | folder | hub id  METRICS a,b  SET "key=value ..."'
 	@echo '                     PROFILE mini | small | gpu24 | paper  VARIANT [paper] | released  OUT [runs]'
 	@echo '  make grid        methods and seeds, one table: make grid METHODS=fedavg,fedprox,local SEEDS=0,1,2'
-	@echo '                     DATASET one | a,b | all  METHODS [all]  SEEDS [0,1,2]  JOBS [by cores]'
+	@echo '                     DATASET one | a,b | all  METHODS [all]  SEEDS [0,1,2]  JOBS [cores]  SHARD I/N'
 	@echo '                     and the variables of bench but METHOD and SEED'
 	@echo '  make download    a prebuilt client split: make download DATASET=aya FROM=official OUT=splits/aya'
 	@echo '                     FROM official | hub:ORG/NAME@REV | https://... | folder  ZIP file on disk'
@@ -97,7 +98,7 @@ bench: $(STAMP)
 	@$(CLI) bench '$(DATASET)' '$(METHOD)' $(if $(SEED),--seed '$(SEED)') $(OPTIONS)
 
 grid: $(STAMP)
-	@$(CLI) grid '$(DATASET)' $(if $(METHODS),--methods '$(METHODS)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(OPTIONS)
+	@$(CLI) grid '$(DATASET)' $(if $(METHODS),--methods '$(METHODS)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(SHARD),--shard '$(SHARD)') $(OPTIONS)
 
 download: $(STAMP)
 	@$(CLI) data get '$(DATASET)' $(if $(FROM),--from '$(FROM)') $(if $(ZIP),--zip '$(ZIP)') $(if $(OUT),--out '$(OUT)')

@@ -26,7 +26,7 @@ class RunOptions(TypedDict, total=False):
     model:   the base model: a name of `fedllm-bench model list`, a folder, a GGUF file or an id of the hub; by default
              the profile's
     metrics: names of held-out metrics; by default those of the profile
-    engine:  "inprocess" (the default), or "trl" (the slow reference)
+    engine:  "inprocess" (the default), "ray" (docs/scaling.md), or "trl" (the slow reference)
     variant: "paper" (as the papers write it, the default) or "released" (as the published code does it)
     out:     the folder of all runs; by default "runs"
     plugins: files with methods, metrics or data sets of your own (docs/plugins.md); by default none

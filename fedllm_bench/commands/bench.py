@@ -21,6 +21,7 @@ PROFILES = (
     "mini (embedded world, minutes), small (real model and users, minutes on a CPU), gpu24 (one GPU of 24 GB) or paper "
     "(published setting); default: paper with a GPU, else mini"
 )
+ENGINES = "inprocess, ray (many GPUs and machines: docs/scaling.md; an extra), or trl (the slow reference)"
 EXAMPLES = """examples:
   fedllm-bench bench aya fedprox
   fedllm-bench bench aya fedavg --seed 1 --set local.lr=1e-3 --set federation.rounds=10
@@ -29,6 +30,8 @@ EXAMPLES = """examples:
   fedllm-bench bench aya fedavg --profile small --split my-split      (a real model, minutes on two CPU cores)
   fedllm-bench bench rows fedavg --split splits/mine                  (rows of your own: data build rows)
   fedllm-bench bench aya my_method --plugin my_method.py              (a method of your own: docs/plugins.md)
+  fedllm-bench bench aya fedavg --engine ray --threads 1              (a worker for each GPU, or for each core)
+  RAY_ADDRESS=HOST:6379 fedllm-bench bench aya fedavg --engine ray    (those of a cluster)
   fedllm-bench bench aya fedprox --explain                            (every setting and where it comes from)
 
 A run that was interrupted goes on where it stopped when the same command is given again; a finished one
@@ -67,7 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def add_settings(parser: argparse.ArgumentParser, *, metavar: str, help: str) -> None:
     """The options of `bench` and `grid`; `metavar` and `help` are those of --set."""
     parser.add_argument("--profile", help=PROFILES)
-    parser.add_argument("--engine", default="inprocess", help="inprocess, or trl (the slow reference)")
+    parser.add_argument("--engine", default="inprocess", help=ENGINES)
     parser.add_argument("--variant", default="paper", help="paper (as the papers write it, default) or released")
     parser.add_argument("--split", metavar="DIR", help="a client split made by `fedllm-bench data build`")
     parser.add_argument("--model", help="base model: a name (model list), a folder, a GGUF file, a hub id, or mini")

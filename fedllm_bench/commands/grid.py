@@ -11,6 +11,7 @@ from fedllm_bench.commands import bench
 from fedllm_bench.commands.grid_cells import exit_code, request_of, show
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common import hardware
+from fedllm_bench.common.errors import UserError
 
 EXAMPLES = """examples:
   fedllm-bench grid aya --seeds 0,1,2                            (eight methods, local among them, and central)
@@ -20,6 +21,7 @@ EXAMPLES = """examples:
   fedllm-bench grid aya --methods local,fedavg,fedavg+shuffled   (a control: rows dealt to clients at random)
   fedllm-bench grid aya --methods local,fedavg,fedavg+swapped    (a control: rows with answers of other users)
   fedllm-bench grid aya --methods fedavg,my_method --plugin my_method.py        (docs/plugins.md)
+  fedllm-bench grid aya --seeds 0,1,2 --shard 2/4                (the second of four jobs that share the cells)
   fedllm-bench grid aya,wildchat --seeds 0,1,2                   (one table each, and one over both; or: grid all)
 
 Each cell is a run of `fedllm-bench bench`, in the same folder: those that are finished are not run again, and a
@@ -52,6 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--jobs", type=bench.positive, metavar="N", help="cells at once (default: one per core, at most 4; 1 on a GPU)"
     )
+    parser.add_argument("--shard", metavar="I/N", help="only the I-th of N shares of the cells (docs/scaling.md)")
     bench.add_settings(
         parser, metavar="[METHOD:]KEY=VALUE", help="a setting, of all methods or of one; may be repeated"
     )
@@ -63,11 +66,15 @@ def run(args: argparse.Namespace) -> int:
     from fedllm_bench.config.preflight import choose_profile
     from fedllm_bench.pipeline.grid_run import finish_grid
     from fedllm_bench.runs.grid import parse_datasets
+    from fedllm_bench.runs.shards import Shard
 
+    shard = None if args.shard is None else Shard.parse(args.shard)
     cuda = hardware.has_cuda()
     profile, sentence = choose_profile(args.profile, cuda)
     if (names := parse_datasets(args.dataset)) != (args.dataset,):
+        if shard:
+            raise UserError(f"--shard {shard}: it is of one data set, and {len(names)} are given; give them one by one")
         return grids.run(args, names, profile, sentence, cuda)
-    done = finish_grid(request_of(args, profile), args.jobs, say, first=sentence)
+    done = finish_grid(request_of(args, profile), args.jobs, say, first=sentence, shard=shard)
     show(done.payload, done.folder)
     return exit_code(done.codes)

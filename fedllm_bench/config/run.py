@@ -24,6 +24,7 @@ from fedllm_bench.config.option_names import unknown_option
 from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_together
 from fedllm_bench.config.sections import Lora as Lora
 from fedllm_bench.config.sections import Model as Model
+from fedllm_bench.config.sections import Ray as Ray
 
 Profile = Literal["mini", "small", "gpu24", "paper"]
 Constant = bool | int | float | str
@@ -157,7 +158,7 @@ class RunConfig(_Strict):
     profile: Profile
     track: Profile
     seed: CountOrZero
-    engine: Literal["inprocess", "trl"]
+    engine: Literal["inprocess", "trl", "ray"]
     variant: Literal["paper", "released"]
     split: Text | None = None
     data: Data
@@ -169,13 +170,14 @@ class RunConfig(_Strict):
     faults: Faults = Faults()
     privacy: Privacy = field(default_factory=Privacy)
     communication: Communication = field(default_factory=Communication)
+    ray: Ray = field(default_factory=Ray)
     plugins: tuple[UsedPlugin, ...] = ()
 
     def __post_init__(self) -> None:
         loss = {"sft": "sft", "preference": "dpo"}[self.data.task]
         if self.local.loss != loss:
             raise ValueError(f"local.loss: got {self.local.loss!r}, but data.task {self.data.task!r} needs {loss!r}")
-        check_together(self.model, self.lora, self.communication, self.engine)
+        check_together(self.model, self.lora, self.communication, self.engine, self.ray)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""
@@ -198,7 +200,7 @@ class RunConfig(_Strict):
 
 # Keys that came later, by section ("" is the config itself), with their defaults: left out where they have these.
 ADDED: dict[str, dict[str, Any]] = {
-    "": {"plugins": []},
+    "": {"plugins": [], "ray": {"gpus_per_worker": 1.0, "workers": 0}},
     "data": {"swap_answers": False},
     "local": {"on_divergence": "stop"},
     "evaluation": {"heldout_rows": 0, "clients": 0},
@@ -214,6 +216,7 @@ SECTIONS: dict[str, type] = {
     "faults": Faults,
     "privacy": Privacy,
     "communication": Communication,
+    "ray": Ray,
 }
 
 

@@ -50,6 +50,18 @@ class Lora(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ray(Strict):
+    """Workers of engine=ray (docs/scaling.md): where clients are trained, not what; no part of a run's hash.
+
+    `gpus_per_worker`: a share of one GPU, where there are GPUs; 0 means workers on cores all the same. `workers`: at
+    most so many; 0 means as many as fit.
+    """
+
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1)] = 1.0
+    workers: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class UsedPlugin(Strict):
     """A plugin that a run needs: its file, the file's sha256, and what it gives, such as ("METHODS:my_method",).
 
@@ -68,8 +80,13 @@ def without_method(plugins: Sequence[UsedPlugin]) -> tuple[UsedPlugin, ...]:
     return tuple(one for one in left if one.gives)
 
 
-def check_together(model: Model, lora: Lora, communication: Communication, engine: str) -> None:
-    """Raise a :class:`ValueError` of one line for settings of the model that contradict each other."""
+def check_together(model: Model, lora: Lora, communication: Communication, engine: str, ray: Ray) -> None:
+    """Raise a :class:`ValueError` of one line for settings of model and engine that contradict each other."""
+    if ray != Ray() and engine != "ray":
+        given = "ray.workers" if ray.workers else "ray.gpus_per_worker"
+        raise ValueError(
+            f"{given}: it is of engine=ray, and the engine is {engine}; give --engine ray, or leave it out"
+        )
     if model.quantization != "none" and model.adapter is not None:
         raise ValueError(
             f"model.adapter: it cannot be merged into a base of model.quantization={model.quantization}; write a whole "
@@ -106,7 +123,7 @@ def _check_full(model: Model, lora: Lora, communication: Communication, engine: 
         "lora.dora=true": lora.dora,
         f"communication.lora_aggregation={communication.lora_aggregation}": communication.lora_aggregation != "mean",
         "communication.aggregation_error=true": communication.aggregation_error,
-        f"engine={engine}": engine != "inprocess",
+        f"engine={engine}": engine == "trl",
     }
     given = [name for name, is_given in other.items() if is_given]
     if given:

@@ -52,6 +52,8 @@ def plan_of(cell: Cell) -> Plan:
 
 
 def _may_share(cell: Cell) -> bool:
+    if cell.config.engine == "ray":  # its workers train both, one after the other
+        return False
     if not cell.shares_threads or cell.threads < 2 or METHODS[cell.config.method.name].personal or hardware.has_cuda():
         return False
     return cell.baseline.finished() is None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,13 +13,16 @@ from typing import Any
 from fedllm_bench.common import files, hardware
 from fedllm_bench.common.cores import groups_of_cores
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.process import ALLOCATOR
 from fedllm_bench.common.text import counted
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.pipeline import workers
 from fedllm_bench.pipeline.grid_progress import Progress, Tell
 from fedllm_bench.pipeline.workers import Ended, Worker
 from fedllm_bench.report.grid.files import Reasons, report
 from fedllm_bench.runs.grid import GridCell, Request, grid_folder, open_cells, queue
 from fedllm_bench.runs.opening import open_cell
+from fedllm_bench.runs.shards import Shard
 from fedllm_bench.runs.start_lines import start_lines
 
 MOST_JOBS = 4  # on a CPU each holds 1 to 2 GB
@@ -41,12 +45,16 @@ def default_jobs(cuda: bool) -> int:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Nobody else runs the grid of this folder inside the block. Raises a :class:`UserError` where somebody does."""
+def alone_in(folder: Path, shard: Shard | None = None) -> Iterator[None]:
+    """Nobody else runs the grid of this folder, or the same share of it, inside the block.
+
+    Raises a :class:`UserError` where somebody does.
+    """
     from filelock import FileLock, Timeout
 
+    name = f".lock-{shard.number}-of-{shard.count}" if shard else ".lock"
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / name, timeout=0):
             yield
     except Timeout as error:
         raise UserError(f"{folder}: another process is running this grid; wait for it, or stop it") from error
@@ -68,12 +76,34 @@ def run_waiting(
     logs = files.make_folder(folder / "logs")
     tell(f"{grid}, {done} finished before; {jobs} at once, cores for each: {threads}.")
     tell(f"Grid folder {folder}")
-    start = Starter(partial(workers.start_worker, threads=threads, logs=logs), groups_of_cores([threads] * jobs))
     progress = Progress(len(cells), len(waiting), jobs, tell, bar=bar)
-    try:
-        return workers.run_cells(waiting, jobs=jobs, start=start, report=progress)
-    finally:
-        progress.bar.close()
+    with _workers_of_ray(waiting[0].cell.config, threads) as (variables, tend):
+        one = partial(workers.start_worker, threads=threads, logs=logs)
+        if variables:
+            one = partial(one, environment={**ALLOCATOR, **os.environ, **variables})
+        # workers of Ray have the cores, and train for all cells
+        start = Starter(one, None if variables else groups_of_cores([threads] * jobs))
+
+        def report(ended: Ended | None) -> None:
+            tend()
+            progress(ended)
+
+        try:
+            return workers.run_cells(waiting, jobs=jobs, start=start, report=report)
+        finally:
+            progress.bar.close()
+
+
+@contextmanager
+def _workers_of_ray(config: RunConfig, threads: int) -> Iterator[tuple[Mapping[str, str], Callable[[], None]]]:
+    """Variables for cells that share a pool of workers, and what is to be called now and then; nothing without Ray."""
+    if config.engine != "ray":
+        yield {}, lambda: None
+        return
+    from fedllm_bench.training.cluster.shared import shared_workers  # loads torch
+
+    with shared_workers(config.ray, threads) as owner:
+        yield owner.variables(), owner.tend
 
 
 @dataclass
@@ -112,24 +142,50 @@ class GridDone:
     codes: Sequence[int]
 
 
-def finish_grid(request: Request, jobs: int | None, tell: Tell, *, first: str = "", bar: bool = True) -> GridDone:
-    """Run what is left of a grid, and report it. `jobs` is None for as many as the machine fits.
+def report_of_shard(cells: Sequence[GridCell], failed: Reasons, folder: Path, tell: Tell) -> dict[str, Any] | None:
+    """The report of the whole grid where all its cells are finished; None, and a line, where some are not."""
+    from filelock import FileLock
+
+    missing = sum(not each.is_finished() for each in cells)
+    if failed or missing:
+        tell(
+            f"{len(cells) - missing} of {counted(len(cells), 'cell')} have results; the share that ends last makes the "
+            "tables, and so does the same command without --shard"
+        )
+        return None
+    with FileLock(folder / ".lock"):  # another share may end at the same time
+        return report_of(cells, failed, folder)
+
+
+def finish_grid(
+    request: Request,
+    jobs: int | None,
+    tell: Tell,
+    *,
+    first: str = "",
+    bar: bool = True,
+    shard: Shard | None = None,
+) -> GridDone:
+    """Run what is left of a grid, or of a `shard` of it, and report it. `jobs` is None for as many as the machine fits.
 
     `tell` gets the line `first` when all is checked, then those of :func:`run_waiting`. Raises a :class:`UserError`
     for what is wrong with the request or can be known to fail, and where another process runs the grid.
     """
     cuda = hardware.has_cuda()
     cells = open_cells(request, lambda config: open_cell(config, request.out, cuda))
-    waiting, folder = queue(cells), grid_folder(cells)
+    mine = shard.of(cells) if shard else cells
+    waiting, folder = queue(mine), grid_folder(cells)
     if waiting:
         check_cells(waiting)
     files.make_folder(folder)
     for line in (first, *start_lines(cells[0].cell)) if first and waiting else (first,):
         if line:
             tell(line)
-    with alone_in(folder):
-        ended = run_waiting(cells, waiting, folder, jobs or default_jobs(cuda), tell, bar=bar)
+    if shard:
+        tell(f"Share {shard} of a grid of {counted(len(cells), 'cell')}: {counted(len(mine), 'cell')}")
+    with alone_in(folder, shard):
+        ended = run_waiting(mine, waiting, folder, jobs or default_jobs(cuda), tell, bar=bar) if mine else []
         failed = reasons_of(ended)
-        payload = report_of(cells, failed, folder)
+        payload = report_of_shard(cells, failed, folder, tell) if shard else report_of(cells, failed, folder)
     codes = [each.code for each in ended if each.reason]
     return GridDone(cells=cells, folder=folder, payload=payload, failed=failed, codes=codes)

@@ -40,7 +40,7 @@ def with_passes(bench: Bench) -> Bench:
     assert plan is not None
     if plan.version == VERSION and plan.pass_tokens is None and is_by_row(bench.config.model):
         plan = write_plan(bench.cell.folder, replace(plan, pass_tokens=tokens_for(bench)))
-    return replace(bench, model=replace(bench.model, plan=PassPlan(plan.pass_tokens)))
+    return replace(bench, model=replace(bench.model, plan=PassPlan(plan.pass_tokens, plan.block_size)))
 
 
 def tokens_for(bench: Bench) -> int:

@@ -15,6 +15,7 @@ from fedllm_bench.data.tokens import IntArray, TokenPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.registry import score_group
 from fedllm_bench.metrics.running import by_length
+from fedllm_bench.runs.cell import in_one_process
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.batches import schedule
@@ -97,8 +98,11 @@ def item_lengths(items: Sequence[Any]) -> list[int]:
 
 
 def training_run(bench: Bench) -> TrainingRun:
-    """A run for its plan and its engine, which writes nothing. Plans are those of any method; its states are large."""
-    engine = engines.ENGINES[bench.config.engine](bench.model, bench.method, bench.config)
+    """A run for its plan and its engine, which writes nothing. Plans are those of any method; its states are large.
+
+    Of engine "ray" one worker is tried: this process.
+    """
+    engine = engines.ENGINES[in_one_process(bench.config).engine](bench.model, bench.method, bench.config)
     only = frozenset(bench.local_sample) if bench.method.personal else None
     method = bench.method if bench.method.pooled else FedAvg()
     return TrainingRun(

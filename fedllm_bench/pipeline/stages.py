@@ -29,16 +29,18 @@ from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.pipeline.beside import Baseline, baseline_of, plan_of
 from fedllm_bench.pipeline.pass_search import with_passes
 from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
+from fedllm_bench.pipeline.spreading import spread
 from fedllm_bench.pipeline.total_time import TotalTime
 from fedllm_bench.results.privacy import warnings_of
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.client_rounds import watcher
-from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, OUTPUTS, folder_name
+from fedllm_bench.runs.folder import BASELINE, CONFIG, ENVIRONMENT, OUTPUTS, folder_name
 from fedllm_bench.runs.loading import Bench, check_cell, load_bench
 from fedllm_bench.runs.personalise import is_wanted, personalise
 from fedllm_bench.runs.scoring import Scores, evaluate, has_scores, own_scores, read_scores, saved_scores, shared_scores
 from fedllm_bench.training import engines
 from fedllm_bench.training.checkpoint import ClientStates
+from fedllm_bench.training.cluster.pool import close_pool
 from fedllm_bench.training.model.adapter import save_adapter
 from fedllm_bench.training.model.full import save_model
 from fedllm_bench.training.rounds import run_rounds
@@ -50,17 +52,36 @@ log = logging.getLogger(__name__)
 def run_cell(cell: Cell, *, is_baseline: bool = False) -> dict[str, Any]:
     """Run what is left of the cell's stages and return its results (docs/results.md).
 
-    `is_baseline`: it is run for another cell. Raises a :class:`UserError` when another process works on the folder.
+    `is_baseline`: it is run for another cell. Raises a :class:`UserError` when another process works on the folder;
+    the baseline is waited for, since cells of other processes share it.
     """
     check_cell(cell)
     files.make_folder(cell.folder)
     try:
-        with FileLock(cell.folder / ".lock", timeout=0):
+        with _alone_on(cell):
             return cell.finished() or _run_stages(_load(cell, is_baseline), is_baseline)
+    finally:
+        if not is_baseline:
+            close_pool()
+
+
+@contextmanager
+def _alone_on(cell: Cell) -> Iterator[None]:
+    """No other process works on the cell's folder inside the block."""
+    lock = FileLock(cell.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(
-            f"{cell.folder}: another process is running this; wait for it, or change SEED or OUT"
-        ) from error
+        if cell.config.method.name != BASELINE:
+            raise UserError(
+                f"{cell.folder}: another process is running this; wait for it, or change SEED or OUT"
+            ) from error
+        log.info("waiting for another process that runs the baseline `local` in %s", cell.folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _load(cell: Cell, is_baseline: bool) -> Bench:
@@ -77,7 +98,7 @@ def _load(cell: Cell, is_baseline: bool) -> Bench:
 
 def _as_planned(cell: Cell) -> Cell:
     """The cell with the thread count of its first session: another one would round sums differently."""
-    plan = read_plan(cell.folder) or write_plan(cell.folder, plan_of(cell))
+    plan = read_plan(cell.folder) or write_plan(cell.folder, spread(plan_of(cell), cell.config))
     return cell.with_threads(plan.threads)
 
 

@@ -14,7 +14,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.config_uploads import Communication, Privacy
-from fedllm_bench.config.run import Method, RunConfig
+from fedllm_bench.config.run import Method, Ray, RunConfig
 from fedllm_bench.config.sections import without_method
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.runs.folder import BASELINE, RESULTS, RunFolder
@@ -89,10 +89,17 @@ def settings_hash(config: RunConfig, split_hash: str, base_hash: str) -> str:
     """The first 10 digits that name a run with this config on this split and base model.
 
     `local.on_divergence` says when to stop and changes no result, so a run that stopped goes on where "go" is given.
+    Engine "ray" says where clients are trained, not what: a run begun in one process goes on there, and vice versa.
     """
+    config = in_one_process(config)
     base = replace(config.model, name=base_hash, adapter=None)  # the hash covers the adapter
     local = replace(config.local, on_divergence="stop")
     return files.sha256_json(replace(_viewed(config), split=split_hash, model=base, local=local).to_dict())[:10]
+
+
+def in_one_process(config: RunConfig) -> RunConfig:
+    """The same run without workers of Ray."""
+    return replace(config, engine="inprocess", ray=Ray()) if config.engine == "ray" else config
 
 
 def _viewed(config: RunConfig) -> RunConfig:

@@ -12,6 +12,7 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.size_bound import fits_for_sure
 from fedllm_bench.runs import cell as cells
 from fedllm_bench.runs.cell import Cell
+from fedllm_bench.training.cluster.connection import check_reachable
 
 
 def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = None) -> Cell:
@@ -22,6 +23,8 @@ def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = No
     if config.profile == "paper":
         _check_paper(config, cuda)
     check_quantization(config.model)
+    if config.engine == "ray":
+        check_reachable()
     cell = Cell(config, cells.resolve_split(config), out, threads or hardware.num_threads(), threads is None)
     if not model_available(config.model.name, config.model.revision):  # it will be fetched: after all else is looked at
         from fedllm_bench.runs.loading import (

@@ -26,7 +26,7 @@ from fedllm_bench.scores.score import Score
 from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.run import TrainingRun
-from fedllm_bench.training.tasks import batched, clients_per_block, tasks_of_steps, until
+from fedllm_bench.training.tasks import Until, batched, clients_per_block, tasks_of_steps
 
 log = logging.getLogger(__name__)
 # The purpose of the random streams, in the place of the round: rounds have smaller numbers, so no batch or dropout
@@ -110,7 +110,7 @@ def _answers(
     folder = bench.cell.folder / "personal"
     run = TrainingRun(config=config, method=method, clients=bench.clients, map_blocks=map_blocks, folder=folder)
     start, steps = Server(server.params, round=ROUND), config.evaluation.personal_steps
-    tasks = until(stop, (list(tasks_of_steps(run, start, block, steps)) for block in blocks))
+    tasks = Until(stop, (list(tasks_of_steps(run, start, block, steps)) for block in blocks))
     yield from map_blocks(method.broadcast(start), tasks, local_of(config))
 
 

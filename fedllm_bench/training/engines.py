@@ -8,6 +8,7 @@ from dataclasses import replace
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.block import Block, ClientResult, MapBlocks, train_block
+from fedllm_bench.training.cluster.dispatch import over_ray
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.out_of_memory import Limit, WithinMemory
 
@@ -43,4 +44,9 @@ def trl_engine(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks
     return reference(model, method, config)
 
 
-ENGINES: dict[str, Engine] = {"inprocess": in_process, "trl": trl_engine}
+def ray_engine(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks:
+    """Blocks on workers of Ray, on this machine or many, each as `in_process` trains it (`training/cluster/`)."""
+    return over_ray(in_process, model, method, config)
+
+
+ENGINES: dict[str, Engine] = {"inprocess": in_process, "trl": trl_engine, "ray": ray_engine}

@@ -31,9 +31,11 @@ class PassPlan:
 
     None: a pass holds one micro-batch of each client of the block, as under version 1 of plan.json, and where what a
     row becomes depends on who shares its pass.
+    `clients`: at most so many are a block, of those that `local.block_size` allows; None for all of them.
     """
 
     tokens: int | None = CPU_TOKENS
+    clients: int | None = None
 
 
 DEFAULT = PassPlan()

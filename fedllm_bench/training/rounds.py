@@ -23,7 +23,7 @@ from fedllm_bench.training.block import Block, ClientResult, MapBlocks
 from fedllm_bench.training.checkpoint import Partial, load_partial, load_server, save_partial, save_server
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
 from fedllm_bench.training.run import TrainingRun
-from fedllm_bench.training.tasks import batched, clients_per_block, in_order, pooled_task, tasks_of_round, until
+from fedllm_bench.training.tasks import Until, batched, clients_per_block, in_order, pooled_task, tasks_of_round
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _collect(
     pooled, left = run.method.pooled, chosen[len(answers.results) :]
     tasks = [pooled_task(run, server, chosen)] if pooled else tasks_of_round(run, server, left)
     order = [len(run.clients)] if pooled else left
-    blocks = until(run.stop, batched(tasks, clients_per_block(run.config, run.clients.tokens["train"], run.plan)))
+    blocks = Until(run.stop, batched(tasks, clients_per_block(run.config, run.clients.tokens["train"], run.plan)))
     for result in in_order(run.map_blocks(message, blocks, local), order, run.stop):
         answers.results.append(_summary(result))
         if result.failure is None:

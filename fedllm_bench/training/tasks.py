@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,12 +28,18 @@ BLOCK_TOKENS = 8192
 STACKED_TOKENS = 2048
 
 
-def until(stop: Stop, blocks: Iterable[list[ClientTask]]) -> Iterator[list[ClientTask]]:
-    """The blocks until `stop` is asked for: an engine ends what it has begun."""
-    for block in blocks:
-        yield block
-        if stop.asked:
-            return
+@dataclass(frozen=True)
+class Until:
+    """The blocks until `stop` is asked for: an engine ends what it has begun, and begins no other that it took."""
+
+    stop: Stop
+    blocks: Iterable[list[ClientTask]]
+
+    def __iter__(self) -> Iterator[list[ClientTask]]:
+        for block in self.blocks:
+            yield block
+            if self.stop.asked:
+                return
 
 
 def in_order(
@@ -61,12 +67,12 @@ def clients_per_block(config: RunConfig, rows: TokenPart | PairPart, plan: PassP
 
 
 def clients_of_length(local: Local, mean_length: float, plan: PassPlan) -> int:
-    """At most `local.block_size` clients, fewer where the rows of their steps have many tokens."""
+    """At most `local.block_size` clients, fewer where the plan says so or the rows of their steps have many tokens."""
     if plan.tokens is None:
         most = STACKED_TOKENS / (local.micro_batch * mean_length)
     else:
         most = BLOCK_TOKENS / (local.micro_batch * local.accumulation * mean_length)
-    return max(1, min(local.block_size, int(most)))
+    return max(1, min(local.block_size, plan.clients or local.block_size, int(most)))
 
 
 def batched(tasks: Iterable[Item], size: int) -> Iterator[list[Item]]:

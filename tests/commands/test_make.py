@@ -30,7 +30,7 @@ def test_make_help_names_every_target_and_variable():
     assert set(variables) == {
         *("PYTHON", "VENV", "DATASET", "METHOD", "PROFILE", "SEED"),
         *("ENGINE", "SPLIT", "MODEL", "METRICS", "SET", "OUT"),
-        *("VARIANT", "METHODS", "SEEDS", "JOBS", "FROM", "ZIP"),
+        *("VARIANT", "METHODS", "SEEDS", "JOBS", "SHARD", "FROM", "ZIP"),
         *("RUN", "CLIENT", "JUDGE", "MAX_COST"),
         *("TEAM", "CONTACT", "TUNING", "TITLE", "URL", "TRACK", "SUBMISSIONS"),
         *("AGAINST", "EMBEDDER", "TOKENIZER", "ONLY"),
@@ -63,8 +63,8 @@ GIVEN = {
         ("bench", {"METHOD": "fedprox", "SEED": "3"}, "bench 'aya' 'fedprox' --seed '3'"),
         (
             "grid",
-            {"METHODS": "fedprox,local", "SEEDS": "0,1", "JOBS": "2"},
-            "grid 'aya' --methods 'fedprox,local' --seeds '0,1' --jobs '2'",
+            {"METHODS": "fedprox,local", "SEEDS": "0,1", "JOBS": "2", "SHARD": "1/2"},
+            "grid 'aya' --methods 'fedprox,local' --seeds '0,1' --jobs '2' --shard '1/2'",
         ),
     ],
 )

@@ -280,8 +280,8 @@ def test_bad_input_is_one_line_with_a_way_out(arguments: tuple[Any, ...], text: 
 
 
 def test_bad_arguments_are_named_by_their_option() -> None:
-    text = message("aya", "fedavg", "mini", engine="ray", seed=-1, metrics="")
-    assert "engine (--engine): got 'ray', it should be 'inprocess'" in text
+    text = message("aya", "fedavg", "mini", engine="dask", seed=-1, metrics="")
+    assert "engine (--engine): got 'dask', it should be 'inprocess', 'trl' or 'ray'" in text
     assert "seed (--seed): got -1" in text
     assert "evaluation.metrics (--metrics): got []" in text
 

@@ -10,7 +10,7 @@ from block_runs import start_of, tasks_of
 from resumed_rounds import initial, outcome_of
 from scripted_rounds import START, by_client, scripted_run
 from senders import ALL, SENDING
-from sweeps import slow, sweep
+from sweeps import HERE, slow, sweep
 from tiny import random_tree, settings
 
 from fedllm_bench.common.files import read_jsonl
@@ -98,7 +98,7 @@ def test_half_uploads_leave_states_alone():
     assert received.tolist() == [pytest.approx(1 / 3, rel=2**-11), 0.0]  # what is below 6e-8 is lost
 
 
-@pytest.mark.parametrize("engine", sweep(ENGINES, "inprocess"))
+@pytest.mark.parametrize("engine", sweep(HERE, "inprocess"))
 def test_a_number_too_large_for_float16_is_a_failure_with_a_name(engine, double_model, tiny_run_config):
     config = tiny_run_config("fedavg", HALF)
     start = start_of(double_model)
@@ -143,7 +143,7 @@ def test_b_is_trained_as_if_a_were_no_parameter(double_model):
         assert torch.allclose(t, -0.5 * 1e-3 / norm(grad_b) * grad_b[n], rtol=1e-6, atol=1e-15)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", HERE)
 def test_weight_decay_does_not_move_a_during_local_training(engine, double_model, tiny_run_config):
     seen: list[Tree] = []
 

@@ -78,7 +78,7 @@ def test_a_plan_of_version_1_is_finished_by_it(cell):
     cell.folder.mkdir(parents=True)
     old = {"threads": 1, "block_size": 4}
     files.write_json(cell.folder / "plan.json", old)
-    assert with_passes(load_bench(cell)).model.plan == PassPlan(None)
+    assert with_passes(load_bench(cell)).model.plan == PassPlan(None, clients=4)
     assert files.read_json(cell.folder / "plan.json") == old
 
 

@@ -22,6 +22,7 @@ from fedllm_bench.leaderboard.tiers.bands import FEWEST, Band, shipped_bands, to
 from fedllm_bench.leaderboard.tiers.regenerating import Own, cell_of, config_of
 from fedllm_bench.leaderboard.tiers.sample import ItemSample, Made
 from fedllm_bench.pipeline.stages import run_cell
+from fedllm_bench.runs.cell import in_one_process
 
 # What may differ between a run and a band of its cell: it names the run, or changes no number but by rounding.
 LOOSE = ("seed", "split", "engine", "model.name", "local.block_size", "local.gradient_checkpointing")
@@ -37,7 +38,7 @@ def retrain(bundle: Bundle, context: CheckContext, sample: ItemSample, own: Own,
     _check_band(run, band)
     cell = cell_of(run, context, own, out)
     few = replace(cell.config.evaluation, local_clients=1)  # the baseline is no part of the claim
-    results = run_cell(cell.like(replace(cell.config, evaluation=few)))
+    results = run_cell(cell.like(replace(in_one_process(cell.config), evaluation=few)))
     again = {name: entry["after"]["mean"] for name, entry in results["metrics"].items()}
     claimed = means(seed_scores(run))
     shown = {name: {"claimed": claimed.get(name), "again": again.get(name), "band": band.width(name)}
