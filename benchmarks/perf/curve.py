@@ -65,7 +65,7 @@ def over_workers(numbers: Sequence[int], case: Case, turns: int) -> dict[str, An
             cases.save_random_llama(case, Path(folder))
             work = cases.make_work(case, cases.ROUNDS["sft"], "sft", folder, settings, engine="ray")
             engine = ENGINES["ray"](work.model, FedAvg(), work.config)
-            blocks = ways.blocks_of(work)
+            blocks = list(batched(work.tasks, -(-len(work.tasks) // max(numbers))))  # the same for all, one for each
             train = partial(_drained, engine, work, blocks)
             try:
                 train()  # workers load the base

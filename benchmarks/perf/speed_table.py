@@ -92,7 +92,7 @@ def plot(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     from fedllm_bench.report.style import METADATA, canvas, legend_below
 
     names = list(dict.fromkeys(name for one in found for name in one["ratios"]))
-    with canvas(1.5 + 1.1 * len(found), 3.2) as (figure, axes):
+    with canvas(max(4.4, 1.5 + 1.1 * len(found)), 3.2) as (figure, axes):
         for place, name in enumerate(names):
             shown = [(i, one["ratios"][name]) for i, one in enumerate(found) if name in one["ratios"]]
             heights = [1 / ratio["median"] for _, ratio in shown]
