@@ -53,7 +53,7 @@ OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENG
 	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
 
-.PHONY: help setup bench grid download merge evaluate diversity submit board speed test test-data test-slow test-lowest test-gpu check format mini-model clean
+.PHONY: help setup bench grid download merge evaluate diversity submit board speed speed-peers speed-gpu test test-data test-slow test-lowest test-gpu check format mini-model clean
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models; [defaults]'
@@ -82,7 +82,8 @@ help:
 	@echo '  make test        unit tests, 4 minutes on 2 cores    make test-slow    long and end to end'
 	@echo '  make test-data   on assets and real rows             make test-lowest  lowest supported versions'
 	@echo '  make test-gpu    what needs a CUDA GPU               make check        format, lint, types, floors'
-	@echo '  make speed       against PEFT and TRL, or on a MODEL make format       mend what can be mended'
+	@echo '  make speed       against PEFT and TRL, or on a MODEL make speed-peers  against Flower and pfl'
+	@echo '  make speed-gpu   all speeds and peaks on one GPU     make format       mend what can be mended'
 	@echo '  make mini-model  pre-train the embedded base         make setup        only the environment'
 	@echo '  make clean       remove caches of tools              PYTHON [newest]   VENV [.venv]'
 
@@ -121,7 +122,13 @@ board: $(STAMP)
 	@$(CLI) board build $(if $(SUBMISSIONS),--submissions '$(SUBMISSIONS)') $(if $(OUT),--out '$(OUT)')
 
 speed: $(STAMP)
-	@$(BIN)/python $(if $(MODEL),benchmarks/perf/real_model.py --model '$(MODEL)' $(foreach word,$(SET),--set '$(word)'),benchmarks/perf/speed.py)
+	@$(BIN)/python benchmarks/perf/speed.py $(if $(MODEL),--model '$(MODEL)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
+
+speed-peers: $(STAMP)
+	@$(BIN)/python benchmarks/perf/peers.py $(if $(OUT),--out '$(OUT)')
+
+speed-gpu: $(STAMP)
+	@$(BIN)/python benchmarks/perf/gpu.py $(if $(OUT),--out '$(OUT)')
 
 # as the command does for itself: without it glibc gives large blocks back to the kernel and faults them in again
 test test-data test-slow: export MALLOC_MMAP_THRESHOLD_ := 4294967296

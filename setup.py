@@ -6,6 +6,7 @@ MAPPED = [
     "fedllm_bench.data_prep",
     "fedllm_bench.benchmarks",
     "fedllm_bench.benchmarks.perf",
+    "fedllm_bench.benchmarks.perf.peer_apps",
     "fedllm_bench.board_data",
 ]
 

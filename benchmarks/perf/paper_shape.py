@@ -48,7 +48,7 @@ SHAPES: dict[str, dict[str, int]] = {
              "num_attention_heads": 2, "max_position_embeddings": 128},
 }  # fmt: skip
 TINY = ("local.steps=1", "local.micro_batch=2", "local.accumulation=2", "local.sequence_length=48")
-BASES = {"bf16": "none", "4bit": "4bit"}
+BASES = {"bf16": "none", "8bit": "8bit", "4bit": "4bit"}
 
 
 @dataclass(frozen=True)
@@ -74,32 +74,54 @@ def make_config(dataset: str, shape: str, base: str, overrides: Sequence[str]) -
 
 def make_model(config: RunConfig, settings: Any, device: str) -> LoraModel:
     """A random base on `device` with LoRA layers; without tokenizer."""
+    base = make_base(config, settings, device)
+    names = targets.resolve(base, config.lora.targets)
+    layers, switch = targets.insert(base, replace(config.lora, targets=names))
+    return LoraModel(base, None, layers, switch, names)
+
+
+def make_base(config: RunConfig, settings: Any, device: str) -> Any:
+    """The same weights for the same settings on one device."""
     from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, config.model.dtype)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.device(device):
         torch.manual_seed(0)
         base = AutoModelForCausalLM.from_config(settings, dtype=dtype).eval()
-    if config.model.quantization == "4bit":
-        pack(base, dtype)
-    names = targets.resolve(base, config.lora.targets)
-    layers, switch = targets.insert(base, replace(config.lora, targets=names))
-    return LoraModel(base, None, layers, switch, names)
+    if config.model.quantization != "none":
+        pack(base, dtype, config.model.quantization)
+    return base
 
 
-def pack(base: Any, dtype: torch.dtype) -> None:
-    """Quantise a base in place, layer by layer, as transformers does when it loads one."""
+def pack(base: Any, dtype: torch.dtype, quantization: str) -> None:
+    """Quantise a base in place ("4bit" or "8bit"), layer by layer, as transformers does when it loads one."""
+    for name, layer in quantized.packed(base).items():
+        parent, _, child = name.rpartition(".")
+        setattr(base.get_submodule(parent), child, PACKING[quantization](layer, dtype).requires_grad_(False).eval())
+    quantized.make_exact(base, "random")
+
+
+def in_4_bits(layer: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    how = {"compress_statistics": True, "quant_type": "nf4"}
-    for name, layer in quantized.packed(base).items():
-        sizes = (layer.in_features, layer.out_features)
-        new = Linear4bit(*sizes, bias=False, compute_dtype=dtype, device="meta", **how)
-        weight = Params4bit(layer.weight.data, requires_grad=False, module=new, **how)
-        new.weight = weight.to(layer.weight.device)
-        parent, _, child = name.rpartition(".")
-        setattr(base.get_submodule(parent), child, new.requires_grad_(False))
-    quantized.make_exact(base, "random")
+    sizes, how = (layer.in_features, layer.out_features), {"compress_statistics": True, "quant_type": "nf4"}
+    new: torch.nn.Module = Linear4bit(*sizes, bias=False, compute_dtype=dtype, device="meta", **how)
+    new.weight = Params4bit(layer.weight.data, requires_grad=False, module=new, **how).to(layer.weight.device)
+    return new
+
+
+def in_8_bits(layer: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    sizes = (layer.in_features, layer.out_features)
+    new: torch.nn.Module = Linear8bitLt(*sizes, bias=False, has_fp16_weights=False, threshold=6.0, device="meta")
+    # it quantises what comes from the CPU, and nothing else
+    weight = Int8Params(layer.weight.data.cpu(), requires_grad=False, has_fp16_weights=False)
+    new.weight = weight.to(layer.weight.device)
+    return new
+
+
+PACKING = {"4bit": in_4_bits, "8bit": in_8_bits}
 
 
 def lengths(rng: np.random.Generator, of: tuple[float, float], count: int) -> Any:
@@ -124,7 +146,11 @@ def make_rows(config: RunConfig, data: Published, count: int, vocabulary: int) -
         num_cut=0,
         num_skipped=0,
     )
-    return PairPart(sequences, np.full((count, 2), -200.0)) if answers == 2 else sequences
+    if answers == 1:
+        return sequences
+    for chosen, rejected, prompt in zip(*(sequences.starts[first:-1:2] for first in (0, 1)), prompts[::2], strict=True):
+        sequences.ids[rejected : rejected + prompt] = sequences.ids[chosen : chosen + prompt]  # a pair has one prompt
+    return PairPart(sequences, np.full((count, 2), -200.0))
 
 
 def make_tasks(config: RunConfig, data: Published, rows: TokenPart | PairPart, round_num: int) -> list[ClientTask]:

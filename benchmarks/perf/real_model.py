@@ -144,7 +144,7 @@ def mask_of(batch: Batch) -> torch.Tensor:
 
 def make_variants(work: Work) -> dict[str, Variant]:
     def plain(loss_of: Any) -> list[Tree]:
-        return [peft_loop(work.peft_model, work.start, work.config.local, work.batches, loss_of)]
+        return [peft_loop(work.peft_model, work.start, work.config.local, [[b] for b in work.batches], loss_of)]
 
     return {"ours": lambda: ours(work), "counted": lambda: plain(counted_loss), "all": lambda: plain(whole_loss)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import sys
 import time
@@ -23,15 +24,18 @@ Variant = Callable[[], list[Tree]]  # trains all clients from the same start; th
 Seconds = dict[str, dict[str, list[float]]]  # of each variant, "wall" and "cpu", turn by turn
 
 
-def peft_loop(model: Any, start: Tree, local: Local, batches: Iterable[Any], loss_of: Callable[..., Any]) -> Tree:
-    """Plain PEFT from `start`, a step for each batch, torch's fused AdamW: the adapter. `loss_of(model, batch)`."""
+def peft_loop(
+    model: Any, start: Tree, local: Local, steps: Iterable[Iterable[Any]], loss_of: Callable[..., Any]
+) -> Tree:
+    """Plain PEFT from `start`, steps of micro-batches, torch's fused AdamW: the adapter. `loss_of(model, micro)`."""
     parameters = adapter_parameters(model)
     values = list(parameters.values())
     put(parameters, start)
     betas = (local.beta1, local.beta2)
     optimiser = torch.optim.AdamW(values, local.lr, betas, local.eps, local.weight_decay, fused=True)
-    for batch in batches:
-        loss_of(model, batch).backward()
+    for micros in steps:
+        for micro in micros:
+            loss_of(model, micro).backward()
         torch.nn.utils.clip_grad_norm_(values, local.clip)
         optimiser.step()
         optimiser.zero_grad()
@@ -78,6 +82,12 @@ def machine_line(machine: Mapping[str, Any], *packages: str) -> str:
     """Processor, threads and versions, from what :func:`provenance.environment` found."""
     versions = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "transformers", "peft", *packages))
     return f"{machine['cpu']['name']}, {machine['cpu']['count']} cores, {machine['threads']} threads; {versions}"
+
+
+def file_name(what: str, machine: Mapping[str, Any]) -> str:
+    """By date and hardware: speed_2026-11-29_amd-epyc-9b14_2-threads.json"""
+    processor = re.sub("[^a-z0-9]+", "-", str(machine["cpu"]["name"]).lower()).strip("-")
+    return f"{what}_{machine['date']}_{processor}_{machine['threads']}-threads.json"
 
 
 def with_allocator(script: str) -> None:

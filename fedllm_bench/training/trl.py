@@ -240,16 +240,24 @@ def _shared(local: Local, steps: Steps) -> dict[str, Any]:
 
 
 @cache
-def client_trainer(loss: str = "sft") -> type:
-    """TRL's trainer with a method's hooks. Gradients are corrected in `training_step`: in transformers 5 the callback
-    `on_pre_optimizer_step` comes after clipping."""
-    from trl import DPOTrainer, SFTTrainer
+def pair_trainer() -> type:
+    """DPOTrainer for pairs that are tokens already, which it has no option to say."""
+    from trl import DPOTrainer
 
     class TokenPairTrainer(DPOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
-            return dataset  # pairs are tokens already; DPOTrainer has no option to say so
+            return dataset
 
-    kind: Any = SFTTrainer if loss == "sft" else TokenPairTrainer
+    return TokenPairTrainer
+
+
+@cache
+def client_trainer(loss: str = "sft") -> type:
+    """TRL's trainer with a method's hooks. Gradients are corrected in `training_step`: in transformers 5 the callback
+    `on_pre_optimizer_step` comes after clipping."""
+    from trl import SFTTrainer
+
+    kind: Any = SFTTrainer if loss == "sft" else pair_trainer()
 
     class ClientTrainer(kind):  # type: ignore[misc]
         def __init__(self, *, client: TrainedClient, **options: Any) -> None:

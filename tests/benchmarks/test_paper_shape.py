@@ -21,12 +21,14 @@ def test_a_tiny_shape_gives_a_markdown_table(capsys):
     assert lines[0] == paper_shape.HEAD
     assert set(lines[1]) == {"|", "-"}
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    assert [row[:3] for row in rows] == [[d, "tiny", b] for d in ("aya", "chatbot_pa") for b in ("bf16", "4bit")]
+    assert [row[:3] for row in rows] == [
+        [d, "tiny", b] for d in ("aya", "chatbot_pa") for b in ("bf16", "8bit", "4bit")
+    ]
     assert all(len(row) == lines[0].count("|") - 1 == lines[1].count("|") - 1 for row in rows)
-    assert [row[6] for row in rows] == ["not measured"] * 4
+    assert [row[6] for row in rows] == ["not measured"] * 6
     for tokens, seconds, speed in ([float(cell.replace(",", "")) for cell in row[3:6]] for row in rows):
         assert speed == pytest.approx(tokens / seconds, rel=0.1)  # seconds are shown with two digits
-    assert rows[0][3] == rows[1][3]  # the same rows on both bases
+    assert rows[0][3] == rows[1][3] == rows[2][3]  # the same rows on both bases
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -54,13 +56,14 @@ def test_lengths_have_the_published_mean_and_deviation():
     assert drawn.std() == pytest.approx(411, rel=0.1)
 
 
-def test_a_packed_base_is_that_of_transformers(packable_folder):
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_a_packed_base_is_that_of_transformers(packable_folder, bits):
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(packable_folder, dtype=torch.float32).eval()
-    paper_shape.pack(base, torch.float32)
+    paper_shape.pack(base, torch.float32, bits)
     lora = Lora(rank=4, alpha=8, dropout=0.0, targets=("auto",))
-    loaded = load_model(Model(name=str(packable_folder), dtype="float32", quantization="4bit"), lora)
+    loaded = load_model(Model(name=str(packable_folder), dtype="float32", quantization=bits), lora)
     with torch.no_grad():
         expected = base(input_ids=IDS).logits
         found = loaded.base(input_ids=IDS).logits
@@ -72,7 +75,7 @@ def test_a_packed_base_is_that_of_transformers(packable_folder):
     [
         (["--shape=7b"], "--shape 7b needs a CUDA GPU, and none was found; to see that it runs, give --shape tiny"),
         (["--shape=tiny", "--datasets=aya,ayo"], "--datasets: got 'ayo'; there are aya, chatbot_pa"),
-        (["--shape=tiny", "--bases=2bit"], "--bases: got '2bit'; there are bf16, 4bit"),
+        (["--shape=tiny", "--bases=2bit"], "--bases: got '2bit'; there are bf16, 8bit, 4bit"),
         (["--shape=tiny", "--rounds=0"], "--rounds: got 0, give 1 or more"),
     ],
 )

@@ -85,8 +85,10 @@ def test_make_merge_names_the_run_and_the_client():
 
 def test_make_speed_takes_a_real_base_with_settings():
     assert "benchmarks/perf/speed.py" in make("--dry-run", "speed")
+    assert "benchmarks/perf/peers.py" in make("--dry-run", "speed-peers")
+    assert "benchmarks/perf/gpu.py --out 'x y'" in " ".join(make("--dry-run", "speed-gpu", "OUT=x y").split())
     shown = make("--dry-run", "speed", "MODEL=my base", "SET=local.steps=2 model.dtype=float32")
-    words = "benchmarks/perf/real_model.py --model 'my base' --set 'local.steps=2' --set 'model.dtype=float32'"
+    words = "benchmarks/perf/speed.py --model 'my base' --set 'local.steps=2' --set 'model.dtype=float32'"
     assert words in re.sub(r"\s+", " ", shown)
 
 
