@@ -17,6 +17,7 @@ from fedllm_bench.common.trees import Tree
 from fedllm_bench.training import loss, memory, optimizer
 from fedllm_bench.training.batches import Batch, collate
 from fedllm_bench.training.block import ClientTask
+from fedllm_bench.training.model import products
 from fedllm_bench.training.model.lora import LoraLinear, attach, detach
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.passes import Pass, passes_of
@@ -80,6 +81,8 @@ def _named_parts(model: LoraModel) -> Iterator[None]:
         for hook in hooks:
             stack.callback(hook.remove)
         stack.enter_context(mock.patch.object(loss, "head_nll", _named("head and loss", loss.head_nll)))
+        of_base = _named("linear layers", products.base_gradient)  # which a layer makes together with its update's
+        stack.enter_context(mock.patch.object(products, "base_gradient", of_base))
         stack.enter_context(mock.patch.object(optimizer, "clip", _named(PARTS[-2], optimizer.clip)))
         steps = {name: _named(PARTS[-2], step) for name, step in optimizer.OPTIMIZERS.items()}
         stack.enter_context(mock.patch.dict(optimizer.OPTIMIZERS, steps))

@@ -21,7 +21,7 @@ from fedllm_bench.training.batches import StepPlan
 # Padded tokens of a pass, forward and backward. On two cores 1,024 was the best or near it for models of hidden size
 # 64, 128 and 256 (docs/speed.md). A GPU wants more.
 CPU_TOKENS, CUDA_TOKENS = 1024, 16_384
-PASS_SHARE = 16
+PASS_SHARE = 16  # what a padded pass costs by itself, as a share of a full one
 BUDGETS = (512, 1024, 2048, 4096)  # what a search chooses from on a CPU
 
 

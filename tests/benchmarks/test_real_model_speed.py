@@ -73,12 +73,24 @@ def test_every_part_of_a_step_is_named_and_all_of_its_time_is_in_one(work):
 def test_the_backward_pass_of_a_layer_counts_as_its_part(work):
     expected = {"AdaptedProductBackward": "LoRA", "SiluBackward0": "elementwise", "_FrozenRmsNormBackward": "norms"}
     seen: dict[str, set[str]] = {}
+    of_base = 0
     for event, part in parts.operators(work.model, lambda: real_model.ours(work)):
+        of_base += part == "linear layers" and under(event, "AdaptedProductBackward")
         if event.name.startswith("autograd::engine::evaluate_function: "):
             seen.setdefault(event.name.rpartition(" ")[2], set()).add(part)
     assert {name: seen[name] for name in expected} == {name: {part} for name, part in expected.items()}
     assert seen["MmBackward0"] == {"head and loss"}  # products of adapted layers are in AdaptedProduct
+    assert of_base > 0  # the product with the base's weight in it
     assert len(seen) > 10
+
+
+def under(event, name: str) -> bool:
+    """Whether the operator runs inside a backward function of this name."""
+    while event is not None:
+        if event.name.endswith(name):
+            return True
+        event = event.cpu_parent
+    return False
 
 
 def test_without_a_step_nothing_is_the_optimisers(work):

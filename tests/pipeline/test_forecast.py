@@ -141,7 +141,7 @@ def test_a_busy_machine_is_named():
 
 def test_a_dry_run_writes_no_run(tiny_folder, tmp_path, capsys):
     words = ["--profile", "mini", "--model", str(tiny_folder), "--out", str(tmp_path / "runs"), "--dry-run"]
-    assert cli.main(["bench", "aya", "fedavg", *words, "--metrics", "heldout"]) == 0
+    assert cli.main(["bench", "aya", "fedavg", *words, "--metrics", "heldout", "--threads", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("Memory on the device in training: about ")
     assert lines[1].startswith("Numbers in an adapter: ")

@@ -158,6 +158,7 @@ def test_the_baseline_is_the_one_that_a_run_reads(weighting: str, tiny_split: Sp
     from types import SimpleNamespace
 
     from fedllm_bench.pipeline import stages
+    from fedllm_bench.pipeline.beside import baseline_of
 
     (cell,) = cells_of(
         tiny_split, methods=("fedavg",), seeds=(3,), overrides=(*TINY, f"federation.weighting={weighting}")
@@ -165,7 +166,9 @@ def test_the_baseline_is_the_one_that_a_run_reads(weighting: str, tiny_split: Sp
     ran: list[Path] = []
     monkeypatch.setattr(stages, "run_cell", lambda cell, **_: ran.append(cell.folder))
     monkeypatch.setattr(stages, "read_scores", lambda *args: {})
-    stages.score_local(SimpleNamespace(cell=cell.cell, config=cell.cell.config, metrics=()))  # type: ignore[arg-type]
+    bench: Any = SimpleNamespace(cell=cell.cell, config=cell.cell.config, metrics=())
+    with baseline_of(cell.cell) as baseline:  # without a plan it is trained afterwards
+        stages.score_local(bench, baseline)
     assert ran == [cell.baseline.folder]
 
 

@@ -110,7 +110,12 @@ class AdaptedProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
         grad_NO = grad_NO.contiguous()
-        return _backward(ctx, grad_NO, lambda _: grad_NO @ ctx.product.base.weight)
+        return _backward(ctx, grad_NO, lambda _: base_gradient(ctx.product, grad_NO))
+
+
+def base_gradient(product: Product, grad_NO: Tensor) -> Tensor:
+    """That of W x with respect to x, shape (N, I)."""
+    return grad_NO @ product.base.weight
 
 
 def _forward(
