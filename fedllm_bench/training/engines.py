@@ -29,7 +29,7 @@ def in_process(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks
             planned = replace(model, plan=replace(model.plan, tokens=tokens))
             return train_block(planned, method, message, part, local)
 
-        train = WithinMemory(train_within, model.plan.tokens, limit)
+        train = WithinMemory(train_within, model.plan, limit)
         for block in blocks:
             yield train(block)
             limit = train.limit

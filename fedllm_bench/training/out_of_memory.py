@@ -16,7 +16,7 @@ import torch
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import counted
 from fedllm_bench.training.block import ClientResult, ClientTask
-from fedllm_bench.training.passes import passes_of
+from fedllm_bench.training.passes import Pass, PassPlan, passes_of
 
 log = logging.getLogger(__name__)
 # What torch's allocator for the CPU says, on Linux and on Windows; it raises a plain RuntimeError.
@@ -38,11 +38,11 @@ Train = Callable[[Sequence[ClientTask], int | None], list[ClientResult]]  # clie
 class WithinMemory:
     """Trains blocks by `train` and remembers for the rest of the run what was too large.
 
-    `tokens` are those of a pass where nothing failed yet, as in :class:`PassPlan`.
+    `plan` is that of passes where nothing failed yet.
     """
 
     train: Train
-    tokens: int | None
+    plan: PassPlan
     limit: Limit = Limit()
 
     def __call__(self, block: Sequence[ClientTask]) -> list[ClientResult]:
@@ -53,12 +53,12 @@ class WithinMemory:
         results: list[ClientResult] = []
         while left := block[len(results) :]:
             part = left[: self.limit.clients]
-            tokens = self.limit.tokens or self.tokens
+            tokens = self.limit.tokens or self.plan.tokens
             trained, problem = self._tried(part, tokens)
             results += trained
             if problem:
                 free_memory()  # only here, where no frame of the failed pass holds its tensors any more
-                self.limit = smaller(self.limit, part, tokens, problem)
+                self.limit = smaller(self.limit, part, replace(self.plan, tokens=tokens), problem)
         return results
 
     def _tried(self, part: Sequence[ClientTask], tokens: int | None) -> tuple[list[ClientResult], str]:
@@ -84,14 +84,14 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def smaller(limit: Limit, part: Sequence[ClientTask], tokens: int | None, problem: str) -> Limit:
-    """The limit after a pass of at most `tokens` tokens of the clients of `part` failed; says so in the log."""
-    rows, padded = largest_pass(part, tokens)
+def smaller(limit: Limit, part: Sequence[ClientTask], plan: PassPlan, problem: str) -> Limit:
+    """The limit after a pass of the clients of `part` failed; says so in the log."""
+    rows, tokens = largest_pass(part, plan)
     if rows > 1:
-        after = replace(limit, tokens=padded // 2)
+        after = replace(limit, tokens=tokens // 2)
         log.warning(
             "out of memory with %s in a pass; from here on at most %s, with the same rows in a step",
-            counted(padded, "token"),
+            counted(tokens, "token"),
             f"{after.tokens:,}",
         )
         return after
@@ -107,12 +107,19 @@ def smaller(limit: Limit, part: Sequence[ClientTask], tokens: int | None, proble
     )
 
 
-def largest_pass(part: Sequence[ClientTask], tokens: int | None) -> tuple[int, int]:
-    """Rows and padded tokens of the largest pass of these clients; (0, 0) where no client has a step."""
+def largest_pass(part: Sequence[ClientTask], plan: PassPlan) -> tuple[int, int]:
+    """Rows and tokens, padding included, of the largest pass of these clients; (0, 0) where no client has a step.
+
+    Of passes of several rows, where there are any: these can be made smaller.
+    """
     found = [(0, 0)]
     for number in range(max((len(task.steps) for task in part), default=0)):
         moving = [task for task in part if number < len(task.steps)]
-        for rows in passes_of(moving, number, tokens):
-            padded = max(row.longest for row in rows) * sum(len(row.row.sequences) for row in rows)
-            found.append((len(rows), padded))
-    return max(found, key=lambda size: size[1])
+        for rows in passes_of(moving, number, plan.tokens, packed=plan.packed):
+            found.append((len(rows), _tokens_of(rows, packed=plan.packed)))
+    return max(found, key=lambda size: (size[0] > 1, size[1]))
+
+
+def _tokens_of(rows: Pass, *, packed: bool) -> int:
+    lengths = [len(sequence.ids) for each in rows for sequence in each.row.sequences]
+    return sum(lengths) if packed else max(lengths) * len(lengths)

@@ -21,7 +21,7 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult, ClientTask, train_block
 from fedllm_bench.training.out_of_memory import WithinMemory, is_out_of_memory, largest_pass
-from fedllm_bench.training.passes import PassPlan
+from fedllm_bench.training.passes import PassPlan, passes_of
 from fedllm_bench.training.rounds import run_rounds
 from fedllm_bench.training.run import TrainingRun
 
@@ -37,10 +37,17 @@ class Small:
         self.blocks: list[tuple[int, int | None]] = []
 
     def __call__(self, part: Sequence[ClientTask], tokens: int | None) -> list[ClientResult]:
-        if largest_pass(part, tokens)[1] > self.room or len(part) > self.clients:
+        if most_tokens_of(part, tokens) > self.room or len(part) > self.clients:
             raise self.error
         self.blocks.append((len(part), tokens))
         return self.train(part, tokens)
+
+
+def most_tokens_of(part: Sequence[ClientTask], tokens: int | None) -> int:
+    """Padded tokens of the largest pass."""
+    steps = range(max(len(task.steps) for task in part))
+    found = [rows for number in steps for rows in passes_of(part, number, tokens)]
+    return max(len(rows) * max(each.longest for each in rows) for rows in found)
 
 
 def tasks_of(num_clients: int, local=LOCAL) -> list[ClientTask]:
@@ -69,7 +76,7 @@ def test_fewer_tokens_then_fewer_clients_and_the_same_results(room, clients, blo
     tasks = tasks_of(5)
     expected = plain(tasks, 1024)
     small = Small(plain, room, clients)
-    results = WithinMemory(small, 1024)(tasks)
+    results = WithinMemory(small, PassPlan(1024))(tasks)
     assert [size for size, _ in small.blocks] == blocks
     assert all(tokens <= max(room, 1024) for _, tokens in small.blocks)
     assert [result.client for result in results] == [0, 1, 2, 3, 4]
@@ -82,14 +89,28 @@ def test_fewer_tokens_then_fewer_clients_and_the_same_results(room, clients, blo
 def test_passes_by_micro_batch_become_small_ones_too(plain):
     tasks = tasks_of(2)
     small = Small(plain, 3 * LONGEST)
-    results = WithinMemory(small, None)(tasks)
+    results = WithinMemory(small, PassPlan(None))(tasks)
     expected = plain(tasks, None)
     assert distance([r.upload["delta"] for r in results], [r.upload["delta"] for r in expected]) < 1e-12
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_pass_of_several_rows_is_made_smaller_before_a_row_is_given_up(packed):
+    """A long row and short ones share a packed pass; padded, the long one is alone."""
+    part = random_part(1, 40)
+    tasks = tasks_of(1)
+    total = sum(len(part[row].ids) for row in range(5))
+    rows, tokens = largest_pass(tasks, PassPlan(total, packed=packed))
+    assert rows > 1
+    assert largest_pass([replace(tasks[0], steps=())], PassPlan(total, packed=packed)) == (0, 0)
+    alone, longest = largest_pass(tasks, PassPlan(1, packed=packed))
+    assert alone == 1
+    assert longest <= LONGEST < tokens
+
+
 def test_what_was_too_large_is_not_tried_again_and_said_once(plain, caplog):
     small = Small(plain, LONGEST, clients=2)
-    train = WithinMemory(small, 1024)
+    train = WithinMemory(small, PassPlan(1024))
     with caplog.at_level(logging.WARNING):
         train(tasks_of(4))
         first = len(caplog.records)
@@ -108,7 +129,7 @@ def test_what_was_too_large_is_not_tried_again_and_said_once(plain, caplog):
 @pytest.mark.slow
 def test_one_row_that_does_not_fit_is_an_error_with_ways_out(plain):
     with pytest.raises(UserError) as caught:
-        WithinMemory(Small(plain, 0), 1024)(tasks_of(2))
+        WithinMemory(Small(plain, 0), PassPlan(1024))(tasks_of(2))
     text = str(caught.value)
     assert "Tried to allocate 2 GiB" in text
     assert "local.gradient_checkpointing=true" in text
@@ -117,7 +138,7 @@ def test_one_row_that_does_not_fit_is_an_error_with_ways_out(plain):
 
 def test_other_errors_are_not_taken_for_it(plain):
     with pytest.raises(RuntimeError, match="shapes differ"):
-        WithinMemory(Small(plain, 0, error=RuntimeError("shapes differ")), 1024)(tasks_of(2))
+        WithinMemory(Small(plain, 0, error=RuntimeError("shapes differ")), PassPlan(1024))(tasks_of(2))
 
 
 def test_the_allocator_of_the_cpu_is_understood():
@@ -136,7 +157,7 @@ def test_a_run_that_meets_it_ends_as_one_that_does_not(
     outcomes, most = [], []
 
     def tight(model, method, message, part, local):
-        most.append(largest_pass(part, model.plan.tokens)[1])
+        most.append(most_tokens_of(part, model.plan.tokens))
         if most[-1] > 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return train_block(model, method, message, part, local)
