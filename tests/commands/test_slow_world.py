@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ WORLD = 7  # neither the default world nor the one that the settings were tuned 
 
 
 def metrics_of(out: Path, method: str, *options: object) -> dict[str, Any]:
-    """The metrics of a run at default settings but for `options`."""
+    """The metrics of a run at default settings but for `options`; in a process of its own, whose memory is its own."""
     words = ["bench", "aya", method, "--profile", "mini", "--out", str(out), *map(str, options)]
-    assert cli.main(words) == 0
+    done = subprocess.run([sys.executable, "-m", "fedllm_bench", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     (folder,) = out.glob(f"*/{method}/s*")
     results = files.read_json(folder / "results.json")
     check_results(results)
@@ -49,7 +52,7 @@ def test_federation_beats_the_base_and_training_alone_at_default_settings(tmp_pa
     assert alone["others"] < 0.25
     folder = folder_of("fedavg", tmp_path)
     cost = files.read_json(folder / "results.json")["cost"]
-    assert cost["peak_memory_bytes"] < 2.5 * 2**30
+    assert cost["peak_memory_bytes"] < 1.2 * 2**30
 
 
 def test_control_2_the_gap_closes_where_every_client_holds_all_facts(tmp_path: Path):
