@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.tokens import TokenRow
-from fedllm_bench.training.packing import Packing
+from fedllm_bench.training.packing import Packing, spans_of
 
 SCHEDULE, ROWS, POISSON = 0, 1, 3  # purposes of random streams: numpy takes [3, 4] and [3, 4, 0] for the same seed
 NOT_COUNTED = -100
@@ -35,7 +35,7 @@ class Batch:
     @property
     def spans(self) -> tuple[int, ...]:
         """How many tokens each sequence takes among all of the batch, padding included."""
-        return (self.ids.shape[1],) * len(self.ids) if self.packing is None else self.packing.lengths
+        return spans_of(self.ids, self.packing)
 
     def sequences_of(self, places_C: Tensor) -> Tensor:
         """The number of the sequence of each token, from its place among all tokens of the batch; shape (C,)."""

@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 
+def spans_of(ids: Tensor, packing: Packing | None) -> tuple[int, ...]:
+    """How many tokens each sequence takes of `ids`: padded rows (S, T), padding included, or a packed row (1, N)."""
+    return (ids.shape[1],) * len(ids) if packing is None else packing.lengths
+
+
 @dataclass(frozen=True)
 class Packing:
     """How sequences lie in a row of N tokens: their `lengths`, `positions` (1, N) and `bounds` (S + 1,), int32.

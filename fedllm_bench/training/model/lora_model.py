@@ -22,7 +22,7 @@ from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import FORWARD_ERRORS, load_base, load_tokenizer
 from fedllm_bench.training.model.full import FullWeights
 from fedllm_bench.training.model.peft_layers import DoraLayer, is_transposed
-from fedllm_bench.training.packing import Packing
+from fedllm_bench.training.packing import Packing, spans_of
 from fedllm_bench.training.passes import DEFAULT, PassPlan
 
 log = logging.getLogger(__name__)
@@ -109,8 +109,8 @@ class LoraModel:
         stacked = {name: torch.stack([adapter[name] for adapter in adapters]) for name in adapters[0]}
 
         def note(_: nn.Module, args: Any, inputs: Any) -> None:  # answers go on by one token of each row
-            ids, packing = args[0] if args else inputs["input_ids"], inputs.get("packing")
-            spans = iter((ids.shape[1],) * len(ids) if packing is None else packing.lengths)
+            ids = args[0] if args else inputs["input_ids"]
+            spans = iter(spans_of(ids, inputs.get("packing")))
             self.switch.segments = tuple(sum(islice(spans, count)) for count in rows)
 
         hook = self.base.get_decoder().register_forward_pre_hook(note, with_kwargs=True)

@@ -23,14 +23,14 @@ class Product:
     segments: tuple[int, ...]
 
     @property
-    def is_even(self) -> bool:
-        """Whether all clients have as many tokens."""
-        return min(self.segments) == max(self.segments)
+    def is_batched(self) -> bool:
+        """Whether one batched product serves all clients: there are several, with as many tokens each."""
+        return len(self.segments) > 1 and min(self.segments) == max(self.segments)
 
     def add_update(self, out_NO: Tensor, x_NI: Tensor, a_KrI: Tensor, b_KOr: Tensor) -> Tensor:
         """Add `scale` B A x to `out_NO` in place; A x, shape (N, r)."""
         low_Nr = x_NI.new_empty(len(x_NI), a_KrI.shape[1])
-        if self.is_even and len(a_KrI) > 1:
+        if self.is_batched:
             low_KNr = low_Nr.view(len(a_KrI), -1, low_Nr.shape[1])
             torch.bmm(self._by_client(x_NI), a_KrI.mT, out=low_KNr)
             self._by_client(out_NO).baddbmm_(low_KNr, b_KOr.mT, alpha=self.scale)
@@ -45,7 +45,7 @@ class Product:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of the update: those of A x (N, r), A (K, r, I) and B (K, O, r)."""
         low_grad_Nr = torch.empty_like(low_Nr)
-        if self.is_even and len(a_KrI) > 1:
+        if self.is_batched:
             grad_KNO, low_grad_KNr = self._by_client(grad_NO), low_grad_Nr.view(len(a_KrI), -1, low_Nr.shape[1])
             torch.bmm(grad_KNO, b_KOr, out=low_grad_KNr).mul_(self.scale)
             b_grad = torch.bmm(grad_KNO.mT, self._by_client(low_Nr)).mul_(self.scale)
@@ -60,7 +60,7 @@ class Product:
 
     def add_input_gradient(self, into_NI: Tensor, low_grad_Nr: Tensor, a_KrI: Tensor) -> None:
         """Add that of the update to `into_NI` in place."""
-        if self.is_even and len(a_KrI) > 1:
+        if self.is_batched:
             self._by_client(into_NI).baddbmm_(self._by_client(low_grad_Nr), a_KrI)
             return
         for into, low_grad, a in zip(*self._split(into_NI, low_grad_Nr), a_KrI, strict=True):
@@ -68,7 +68,7 @@ class Product:
 
     def input_gradient(self, low_grad_Nr: Tensor, a_KrI: Tensor) -> Tensor:
         """That of the update alone, shape (N, I)."""
-        if self.is_even and len(a_KrI) > 1:
+        if self.is_batched:
             return torch.bmm(self._by_client(low_grad_Nr), a_KrI).view(len(low_grad_Nr), -1)
         out_NI = low_grad_Nr.new_empty(len(low_grad_Nr), a_KrI.shape[2])
         for out, low_grad, a in zip(*self._split(out_NI, low_grad_Nr), a_KrI, strict=True):
