@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ import numpy as np
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.own_memory import peak_bytes
 from fedllm_bench.diversity.embedding.cache import ValueCache
 from fedllm_bench.diversity.embedding.clustering import cluster
 from fedllm_bench.diversity.embedding.encoder import embed, encoder_folder
@@ -85,7 +85,7 @@ def timed(records: list[Record], stage: str, work: Callable[[], T]) -> T:
             "stage": stage,
             "seconds": round(time.monotonic() - start, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_mb": peak_bytes() // 2**20,
         }
     )
     return found

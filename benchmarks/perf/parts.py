@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from fedllm_bench.common.own_memory import peak_bytes
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.training import loss, memory, optimizer
 from fedllm_bench.training.batches import Batch, collate
@@ -144,7 +145,7 @@ def memory_parts(
         for rows in passes_of([task], number, model.plan.tokens, packed=model.plan.packed):
             kept, logits = _of_pass(model, start, _collated(rows, packed=model.plan.packed))
             parts["activations"], parts["logits"] = max(parts["activations"], kept), max(parts["logits"], logits)
-    peak = resident("VmHWM")
+    peak = peak_bytes()
     return parts | {"allocator and short-lived": peak - sum(parts.values()), "peak": peak}
 
 
@@ -169,13 +170,6 @@ def _of_pass(model: LoraModel, start: Tree, batch: Batch) -> tuple[int, int]:
         detach(model.layers)
     numbers = min(loss.tokens_at_once(model.vocabulary), int((batch.targets != -100).sum())) * model.vocabulary
     return sum(sizes.values()), numbers * (memory.LOGITS_COPIES * memory.FLOAT32 + model.base.dtype.itemsize)
-
-
-def resident(what: str = "VmRSS") -> int:
-    """Bytes of this process in memory now, or at most so far (VmHWM); 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="ascii").splitlines() if status.is_file() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(what)), 0)
 
 
 def _forget_peak() -> None:

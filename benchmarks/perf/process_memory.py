@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.own_memory import peak_bytes
 from fedllm_bench.common.process import prepare, variables_of_a_restart
 from fedllm_bench.common.text import size
 from fedllm_bench.config import presets
@@ -42,11 +42,6 @@ def taken() -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     return int(fields["RssAnon"].split()[0]) * 1024
-
-
-def peak() -> int:
-    """The most that the process has had in memory so far, mapped files included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def make_rows(lengths: Sequence[int], vocabulary: int) -> TokenPart:
@@ -96,7 +91,7 @@ def measured(config: RunConfig) -> list[int]:
     ]  # fmt: skip
     params = initial_adapter(model.layers, config.lora.rank, 0)
     list(in_process(model, FedAvg(), config)({"params": params}, [tasks], local))
-    return [*peaks, taken(), peak()]
+    return [*peaks, taken(), peak_bytes()]
 
 
 def together(config: RunConfig) -> int:

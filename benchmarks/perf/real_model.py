@@ -41,6 +41,7 @@ from fedllm_bench.benchmarks.perf.turns import (
 )
 from fedllm_bench.common import files, provenance
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.own_memory import resident_bytes
 from fedllm_bench.common.process import prepare
 from fedllm_bench.common.text import size
 from fedllm_bench.common.trees import Tree, tmap
@@ -197,7 +198,7 @@ def measure(model: str | None, settings: Sequence[str], repeats: int, scored: in
     """JSON data: both comparisons, the parts of a step's time, and those of the process's memory."""
     import peft  # noqa: F401  # it counts with the libraries
 
-    libraries = parts.resident()
+    libraries = resident_bytes()
     work = make_work(model, settings, scored, counted)
     in_memory = parts.memory_parts(work.model, work.start, work.task, lambda: ours(work), libraries)
     variants = make_variants(work)

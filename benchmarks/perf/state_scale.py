@@ -26,6 +26,7 @@ from fedllm_bench.common.files import (  # this process stays small: torch is lo
     read_jsonl,
     write_json,
 )
+from fedllm_bench.common.own_memory import peak_bytes
 from fedllm_bench.data.clients import Clients
 
 EPILOG = """examples:
@@ -35,7 +36,7 @@ EPILOG = """examples:
 ROWS, LENGTH = 400, 48  # all clients share one pool of rows: what grows is the number of clients alone
 FIRST = "r000000.safetensors"  # a state from before the first round
 PROCESSES = 3  # one peak can be 15% too low: the kernel looks at it now and then
-KIB = 2**10
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -125,19 +126,12 @@ def renew(folder: Path) -> None:
             path.rename(path.with_name(FIRST))
 
 
-def peak_mib() -> float:
-    """Of this process; not ru_maxrss, which a child inherits from its parent."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
-    return int(peak) / KIB
-
-
 def one_run(num_clients: int, rounds: int, steps: int, work: Path) -> dict[str, Any]:
     """Peak memory and round times of one run, alone in this process."""
     bench = Bench(rounds, steps)
     bench.fill(work, num_clients)
     seconds = bench.seconds(num_clients, work)
-    return {"clients": num_clients, "peak_mib": peak_mib(), "seconds": statistics.median(seconds)}
+    return {"clients": num_clients, "peak_mib": peak_bytes() / MIB, "seconds": statistics.median(seconds)}
 
 
 def alone(num_clients: int, rounds: int, steps: int) -> dict[str, Any]:

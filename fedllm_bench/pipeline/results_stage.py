@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedllm_bench.common import files
+from fedllm_bench.common.own_memory import peak_bytes
 from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.run_labels import base_label
@@ -165,8 +164,6 @@ def _personalisation(bench: Bench, sides: RawSides) -> dict[str, Any] | None:
 def _cost(
     rounds: list[dict[str, Any]], lines: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    # ru_maxrss counts kibibytes on Linux and bytes on macOS
-    unit = 1 if sys.platform == "darwin" else 1024
     trained = sum(record["seconds"] for record in rounds)  # in all sessions; a killed one left no other time
     looked = sum(line["seconds"] for line in lines)  # within the stage `train`, and not training
     train = round(max(seconds.get("train", 0.0) - looked, trained), 4)
@@ -178,7 +175,7 @@ def _cost(
         "num_dropouts": num_dropouts(rounds),
         "failures": failures_of(rounds),
         "seconds": shown,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_memory_bytes": peak_bytes(),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
 

@@ -24,11 +24,16 @@ REAL_ROWS = os.environ.get("FEDLLM_BENCH_REAL_ROWS")
 WORLD = 7  # neither the default world nor the one that the settings were tuned on
 
 
-def metrics_of(out: Path, method: str, *options: object) -> dict[str, Any]:
-    """The metrics of a run at default settings but for `options`; in a process of its own, whose memory is its own."""
+def printed_by(out: Path, method: str, *options: object) -> str:
+    """What a run at default settings but for `options` shows; in a process of its own, whose memory is its own."""
     words = ["bench", "aya", method, "--profile", "mini", "--out", str(out), *map(str, options)]
     done = subprocess.run([sys.executable, "-m", "fedllm_bench", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def metrics_of(out: Path, method: str) -> dict[str, Any]:
+    """The metrics of the only run of `method` below `out`."""
     (folder,) = out.glob(f"*/{method}/s*")
     results = files.read_json(folder / "results.json")
     check_results(results)
@@ -36,7 +41,8 @@ def metrics_of(out: Path, method: str, *options: object) -> dict[str, Any]:
 
 
 def test_federation_beats_the_base_and_training_alone_at_default_settings(tmp_path: Path):
-    metrics = metrics_of(tmp_path, "fedavg", "--set", f"data.world_seed={WORLD}")
+    printed_by(tmp_path, "fedavg", "--set", f"data.world_seed={WORLD}")
+    metrics = metrics_of(tmp_path, "fedavg")
     for name, sign in (("heldout", -1), ("mini_exact_facts", 1), ("mini_exact_facts_others", 1)):
         entry = metrics[name]
         assert entry["difference"]["n"] == 38
@@ -67,7 +73,8 @@ def test_control_2_the_gap_closes_where_every_client_holds_all_facts(tmp_path: P
         split = build_mini_aya(population, tmp_path / f"split {everyone}")
         out = tmp_path / f"runs {everyone}"
         all_of_them = ("--set", "federation.clients_per_round=10", "--set", "federation.rounds=15")
-        metrics = metrics_of(out, "fedavg", "--split", split.folder, "--metrics", "mini_exact", *all_of_them)
+        printed_by(out, "fedavg", "--split", split.folder, "--metrics", "mini_exact", *all_of_them)
+        metrics = metrics_of(out, "fedavg")
         gaps[everyone] = metrics["mini_exact_facts"]["difference_to_local"]
         assert ("mini_exact_facts_others" in metrics) == (not everyone)  # nobody is left who knows more
     assert gaps[False]["mean"] > 0.3
@@ -76,7 +83,7 @@ def test_control_2_the_gap_closes_where_every_client_holds_all_facts(tmp_path: P
 
 
 @pytest.mark.rows
-def test_real_rows_in_small(tmp_path: Path, capsys):
+def test_real_rows_in_small(tmp_path: Path):
     raw, split = Path(str(REAL_ROWS)) / "aya_columns.jsonl.gz", tmp_path / "split"
     build = ["data", "build", "aya", "--raw", str(raw), "--out", str(split), "--decontaminate", "off"]
     assert cli.main([*build, "--min-samples", "10", "--languages", "ukr,spa,eng"]) == 0
@@ -87,7 +94,8 @@ def test_real_rows_in_small(tmp_path: Path, capsys):
     assert counts == {"ukr": 330, "spa": 19, "eng": 12}
     small = ("federation.rounds=3", "local.steps=3", "local.micro_batch=4", "evaluation.local_clients=6")
     settings = [word for setting in small for word in ("--set", setting)]
-    metrics = metrics_of(tmp_path / "runs", "fedprox", "--split", split, *settings)
+    printed = printed_by(tmp_path / "runs", "fedprox", "--split", split, *settings)
+    metrics = metrics_of(tmp_path / "runs", "fedprox")
     assert not [name for name in metrics if name.startswith("mini_")]  # those know the mini world only
     heldout = metrics["heldout"]
     assert heldout["difference"]["n"] > 300
@@ -95,4 +103,4 @@ def test_real_rows_in_small(tmp_path: Path, capsys):
     for difference in (heldout["difference"], heldout["difference_to_local"]):
         assert difference["ci_low"] < difference["mean"] < difference["ci_high"]
     assert heldout["difference"]["mean"] < 0  # the base never saw a real sentence
-    assert "after - local" in capsys.readouterr().out
+    assert "after - local" in printed
