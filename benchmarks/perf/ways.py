@@ -184,10 +184,12 @@ def planned_tokens(tasks: Sequence[ClientTask]) -> int:
 
 
 def processed_tokens(blocks: Sequence[Block], plan: PassPlan) -> int:
-    """Tokens with padding that go through the base in `ours`, pass by pass."""
+    """Tokens, padding included, that go through the base in `ours`, pass by pass; packed passes have no padding."""
     found = 0
     for block in blocks:
         for number in range(max(len(task.steps) for task in block)):
             active = [task for task in block if number < len(task.steps)]
-            found += sum(padded([each.row for each in rows]) for rows in passes_of(active, number, plan.tokens))
+            for rows in passes_of(active, number, plan.tokens, packed=plan.packed):
+                sequences = [sequence for each in rows for sequence in each.row.sequences]
+                found += collate(sequences, CPU, packed=plan.packed).ids.numel()
     return found

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
@@ -33,10 +33,7 @@ def counted_nll(model: LoraModel, batch: Batch) -> tuple[Tensor, Tensor]:
     targets_N = batch.targets.flatten()
     places_C = torch.nonzero(targets_N != NOT_COUNTED).squeeze(1)  # never the first token of a sequence
     counted_CH, targets_C = hidden_NH.index_select(0, places_C - 1), targets_N[places_C]
-    sequences_C = batch.sequences_of(places_C)
-    if counted_CH.shape[0] <= tokens_at_once(model.vocabulary):
-        return head_nll(model, counted_CH, targets_C), sequences_C
-    return chunked_nll(model, counted_CH, targets_C), sequences_C
+    return chunked_nll(model, counted_CH, targets_C), batch.sequences_of(places_C)
 
 
 def tokens_at_once(vocabulary: int) -> int:
@@ -55,6 +52,8 @@ def chunked_nll(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> Tenso
     """:func:`head_nll` with the logits of few tokens alive, forward and backward."""
     size = tokens_at_once(model.vocabulary)
     if torch.is_grad_enabled() and model.trains_head:  # whose gradient is of all tokens: computed again in backward
+        if len(targets_C) <= size:
+            return head_nll(model, hidden_CH, targets_C)
         chunks = zip(hidden_CH.split(size), targets_C.split(size), strict=True)
         return torch.cat([checkpoint(head_nll, model, h, t, use_reentrant=False) for h, t in chunks])
     if torch.is_grad_enabled() and hidden_CH.requires_grad:
@@ -87,11 +86,8 @@ class _ChunkedNll(torch.autograd.Function):
     def forward(ctx: Any, model: LoraModel, size: int, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
         losses_C, grad_CH = _empty_losses(hidden_CH), torch.empty_like(hidden_CH)
         for at in range(0, len(targets_C), size):
-            leaf = hidden_CH[at : at + size].detach().requires_grad_()
-            with torch.enable_grad():
-                nll = head_nll(model, leaf, targets_C[at : at + size])
-                (grad_CH[at : at + size],) = torch.autograd.grad(nll.sum(), leaf)
-            losses_C[at : at + size] = nll.detach()
+            chunk = slice(at, at + size)
+            losses_C[chunk], grad_CH[chunk] = _nll_and_gradient(model, hidden_CH[chunk], targets_C[chunk])
         ctx.save_for_backward(grad_CH)
         return losses_C
 
@@ -100,6 +96,28 @@ class _ChunkedNll(torch.autograd.Function):
     def backward(ctx: Any, grad_C: Tensor) -> tuple[None, None, Tensor, None]:
         (grad_CH,) = ctx.saved_tensors
         return None, None, (grad_CH * grad_C[:, None]).to(grad_CH.dtype), None
+
+
+def _nll_and_gradient(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`head_nll` and the gradient of its sum with respect to `hidden_CH`.
+
+    That of a plain head is (softmax - one at the target) W, made in the room of the log-probabilities: autograd takes
+    two more tensors as large as the logits for it, 4% of a step (LOG.md).
+    """
+    head = model.base.get_output_embeddings()
+    if not model.split_head or type(head) is not nn.Linear:
+        leaf_CH = hidden_CH.detach().requires_grad_()
+        with torch.enable_grad():
+            nll_C = head_nll(model, leaf_CH, targets_C)
+            (grad_CH,) = torch.autograd.grad(nll_C.sum(), leaf_CH)
+        return nll_C.detach(), grad_CH
+    logits_CV = model.logits(hidden_CH)
+    logs_CV = torch.log_softmax(logits_CV, -1, dtype=torch.promote_types(logits_CV.dtype, torch.float32))
+    tokens_C = torch.arange(len(targets_C), device=targets_C.device)
+    nll_C = -logs_CV[tokens_C, targets_C]
+    probabilities_CV = logs_CV.exp_()
+    probabilities_CV[tokens_C, targets_C] -= 1
+    return nll_C, probabilities_CV.to(head.weight.dtype) @ head.weight
 
 
 def client_losses(model: LoraModel, batch: Batch, owners_S: Tensor, num_counted_K: Tensor) -> Tensor:

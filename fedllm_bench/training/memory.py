@@ -34,7 +34,7 @@ FLOAT32 = 4  # bytes; adapters and optimiser states have this type whatever the 
 # Tensors of the size of a client's adapter: it and what the server sent; and at the optimiser's step the sum of
 # gradients, the gradient, the clipped one, both moments before and after, and three on the way.
 ADAPTERS, OPTIMIZER = 2, 10
-LOGITS_COPIES = 3  # in float32: logits, log-probabilities and gradient
+LOGITS_COPIES = 2  # in float32 at least: logits, and log-probabilities, which become the gradient
 
 
 class NoEstimate(UserError):

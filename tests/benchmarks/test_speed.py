@@ -81,6 +81,7 @@ def test_tokens_are_counted_by_hand(work):
     blocks = ways.blocks_of(work)
     assert ways.processed_tokens(blocks, PassPlan(1)) == lengths.sum()  # a row in each pass
     assert ways.processed_tokens(blocks, PassPlan(10**6)) > lengths.sum()
+    assert ways.processed_tokens(blocks, PassPlan(10**6, packed=True)) == lengths.sum()
 
 
 def test_flop_are_four_for_each_weight_and_token_and_the_head_at_counted_tokens(work):

@@ -76,7 +76,8 @@ def test_activations_are_what_training_keeps(kind, checkpointing, tmp_path, tiny
     if checkpointing:  # the hooks do not see what is kept inside the layer that is computed again
         assert saved.peak < 1.2 * (found.activations + found.logits)
     else:
-        assert found.activations < saved.peak < 1.1 * (found.activations + found.logits)
+        # a plain head keeps no logits for backward; under a soft cap they live together with all activations
+        assert 0.9 * found.activations < saved.peak < 1.1 * (found.activations + found.logits)
 
 
 def test_more_clients_have_more_adapters_and_rows_in_a_pass_until_it_is_full(paper, small):

@@ -64,7 +64,7 @@ def measured(tiny_run_config: Any, packable_folder: Path) -> Any:
 @pytest.mark.parametrize("kind", ["dpo", "lora.dora=true", "model.quantization=4bit"])
 def test_activations_are_what_training_keeps(kind, measured):
     _, found, _, peak = measured(kind)
-    assert found.activations < peak < 1.1 * (found.activations + found.logits)
+    assert 0.9 * found.activations < peak < 1.1 * (found.activations + found.logits)
 
 
 @pytest.mark.parametrize("kind", sweep(["dpo", "lora.dora=true", "model.quantization=4bit"], "dpo"))
