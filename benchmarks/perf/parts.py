@@ -81,8 +81,7 @@ def _named_parts(model: LoraModel) -> Iterator[None]:
     with ExitStack() as stack:
         for hook in hooks:
             stack.callback(hook.remove)
-        for name in ("head_nll", "_nll_and_gradient"):  # without and with the gradient of its inputs
-            stack.enter_context(mock.patch.object(loss, name, _named("head and loss", getattr(loss, name))))
+        stack.enter_context(mock.patch.object(loss, "chunked_nll", _named("head and loss", loss.chunked_nll)))
         of_base = _named("linear layers", products.base_gradient)  # which a layer makes together with its update's
         stack.enter_context(mock.patch.object(products, "base_gradient", of_base))
         stack.enter_context(mock.patch.object(optimizer, "clip", _named(PARTS[-2], optimizer.clip)))

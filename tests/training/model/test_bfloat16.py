@@ -46,7 +46,7 @@ def test_adapters_are_float32_and_move_by_less_than_bfloat16_can_hold(narrow):
         name = next(n for n in delta if ".lora_B." in n)
         moved, first = delta[name], start[name]
         lost = (first + moved).to(torch.bfloat16) == first.to(torch.bfloat16)
-        assert (moved != 0).all()
+        assert (moved != 0).float().mean() > 0.98  # a sum in bfloat16 may be 0
         assert lost.float().mean() > 0.9
 
 
