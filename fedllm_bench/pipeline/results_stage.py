@@ -176,11 +176,11 @@ def _cost(
         "failures": failures_of(rounds),
         "seconds": shown,
         "peak_memory_bytes": peak_bytes(),
-        "peak_gpu_bytes": _peak_gpu_bytes(),
+        "peak_gpu_bytes": peak_gpu_bytes(),
     }
 
 
-def _peak_gpu_bytes() -> int | None:
+def peak_gpu_bytes() -> int | None:
     """Peaks of all GPUs together; those that the run does not use count nothing."""
     if not torch.cuda.is_available():
         return None

@@ -22,6 +22,7 @@ from fedllm_bench.evaluation.answering.decoding import DecodingRow, Queue, decod
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.metrics.likelihood import summed_nll
+from fedllm_bench.pipeline import results_stage
 from fedllm_bench.runs import opening
 from fedllm_bench.training import loss
 from fedllm_bench.training.batches import Batch
@@ -214,6 +215,13 @@ def test_the_check_of_memory_counts_all_gpus_together(tiny_run_config, monkeypat
     with pytest.raises(UserError, match=r"^memory: about ") as caught:
         opening.check_memory(config)
     assert "quantization" not in str(caught.value)
+
+
+def test_the_peak_of_a_run_is_that_of_all_gpus_together(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda gpu: (50, 20, 0)[gpu])
+    assert results_stage.peak_gpu_bytes() == 70
 
 
 def test_clients_of_a_spread_base_do_not_add_up(tiny_run_config):
