@@ -83,6 +83,14 @@ def check_quantization(model: Model) -> None:
         raise UserError(problem)
 
 
+def check_device_map(model: Model, cuda: bool) -> None:
+    """Raise a :class:`UserError` where a base is to be spread over GPUs, and there is none."""
+    if model.device_map and not cuda:
+        raise UserError(
+            f"model.device_map={model.device_map}: it spreads a base over GPUs, and no CUDA GPU was found; leave it out"
+        )
+
+
 def _model_problem(config: RunConfig, bench: str) -> str:
     name = config.model.name
     other = f"{bench} PROFILE=paper MODEL="

@@ -202,6 +202,7 @@ class RunConfig(_Strict):
 ADDED: dict[str, dict[str, Any]] = {
     "": {"plugins": [], "ray": {"gpus_per_worker": 1.0, "workers": 0}},
     "data": {"swap_answers": False},
+    "model": {"device_map": ""},
     "local": {"on_divergence": "stop"},
     "evaluation": {"heldout_rows": 0, "clients": 0},
 }

@@ -29,7 +29,8 @@ class Model(Strict):
     """`name` is a base of benchmarks/bases, a hub id, a folder, a GGUF file, or "mini" for the embedded base.
 
     `adapter` is the folder of a PEFT adapter that is merged into the base before anything else. `quantization` is of
-    the frozen base; `trainable` says whether an adapter is trained or every weight (docs/memory.md).
+    the frozen base; `trainable` says whether an adapter is trained or every weight (docs/memory.md). `device_map`: how
+    transformers spreads the base over the GPUs of this machine; "" puts it on one (docs/scaling.md).
     """
 
     name: Text
@@ -38,6 +39,7 @@ class Model(Strict):
     adapter: Text | None = None
     quantization: Quantization = "none"
     trainable: Literal["adapter", "full"] = "adapter"
+    device_map: Literal["", "auto", "balanced", "sequential"] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,8 @@ def check_together(model: Model, lora: Lora, communication: Communication, engin
         )
     if model.trainable == "full":
         _check_full(model, lora, communication, engine)
+    if model.device_map:
+        _check_device_map(model, engine)
     if lora.dora and model.quantization == "8bit":
         raise ValueError(
             "model.quantization=8bit: PEFT has no lora.dora=true for these layers that can be used here; "
@@ -129,4 +133,20 @@ def _check_full(model: Model, lora: Lora, communication: Communication, engine: 
     if given:
         raise ValueError(
             f"model.trainable=full trains every weight, and {given[0]} is for adapters; leave one of them out"
+        )
+
+
+def _check_device_map(model: Model, engine: str) -> None:
+    """Refuse what was not made for a base over several GPUs."""
+    other = {
+        f"engine={engine}": engine != "inprocess",
+        "model.trainable=full": model.trainable == "full",
+        f"model.quantization={model.quantization}": model.quantization != "none",
+        f"model.adapter={model.adapter}": model.adapter is not None,
+    }
+    given = [name for name, is_given in other.items() if is_given]
+    if given:
+        raise ValueError(
+            f"model.device_map={model.device_map}: a base over several GPUs goes with engine=inprocess, adapters, a "
+            f"base that is not quantised, and no model.adapter, but got {given[0]}; leave one of them out"
         )

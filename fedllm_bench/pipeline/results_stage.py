@@ -176,8 +176,15 @@ def _cost(
         "failures": failures_of(rounds),
         "seconds": shown,
         "peak_memory_bytes": peak_bytes(),
-        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "peak_gpu_bytes": peak_gpu_bytes(),
     }
+
+
+def peak_gpu_bytes() -> int | None:
+    """Peaks of all GPUs together; those that the run does not use count nothing."""
+    if not torch.cuda.is_available():
+        return None
+    return sum(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
 
 
 def failures_of(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.free_memory import available_memory
-from fedllm_bench.config.preflight import check_quantization, model_available, paper_problems
+from fedllm_bench.config.preflight import check_device_map, check_quantization, model_available, paper_problems
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.size_bound import fits_for_sure
 from fedllm_bench.runs import cell as cells
@@ -23,6 +23,7 @@ def open_cell(config: RunConfig, out: Path, cuda: bool, threads: int | None = No
     if config.profile == "paper":
         _check_paper(config, cuda)
     check_quantization(config.model)
+    check_device_map(config.model, cuda)
     if config.engine == "ray":
         check_reachable()
     cell = Cell(config, cells.resolve_split(config), out, threads or hardware.num_threads(), threads is None)
@@ -50,6 +51,8 @@ def _check_paper(config: RunConfig, cuda: bool) -> None:
 def check_memory(config: RunConfig) -> None:
     """Raise a :class:`UserError` where the run will not fit into the free memory: the GPU's, or without one the CPU's.
 
+    Under `model.device_map` it is that of all GPUs together; whether each has room for its part is not checked.
+
     Nothing is asked where the machine does not say what is free, nor where a run as small as this one fits for sure.
     """
     cuda = hardware.has_cuda()
@@ -61,6 +64,7 @@ def check_memory(config: RunConfig) -> None:
     from fedllm_bench.training.fitting import check_fits, check_process_fits, model_settings
 
     if free is None:
-        check_fits(config, model_settings(config), torch.cuda.mem_get_info()[0])
+        gpus = range(torch.cuda.device_count()) if config.model.device_map else [torch.cuda.current_device()]
+        check_fits(config, model_settings(config), sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus))
     else:
         check_process_fits(config, model_settings(config), free)

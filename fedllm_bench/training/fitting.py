@@ -17,6 +17,7 @@ from fedllm_bench.training.process_memory import ProcessEstimate, estimate_proce
 
 log = logging.getLogger(__name__)
 ERROR = 0.3  # the share by which estimates of a process were off at most (LOG.md)
+LARGER_GPU = "a larger device, or several: --set model.device_map=balanced"
 SMALL_BATCH = 1024  # tokens of a batch of scoring: a CPU scores smaller ones no faster, and larger ones neither
 
 
@@ -29,9 +30,11 @@ def model_settings(config: RunConfig) -> Any:
 def check_fits(config: RunConfig, settings: Any, free: int) -> None:
     """Warn where training is not expected to fit into `free` bytes of the GPU, with settings of equal results that are.
 
+    Under `model.device_map` these are the bytes of all GPUs together.
+
     Raises a :class:`UserError` where nothing that keeps the results would fit.
     """
-    _check(config, settings, free, MemoryKind(estimate, in_words, _ladder, margin=0.0, larger="a larger device"))
+    _check(config, settings, free, MemoryKind(estimate, in_words, _ladder, margin=0.0, larger=LARGER_GPU))
 
 
 def check_process_fits(config: RunConfig, settings: Any, free: int) -> None:
@@ -81,7 +84,7 @@ def _check(config: RunConfig, settings: Any, free: int, place: MemoryKind) -> No
 def _packed(config: RunConfig, settings: Any, place: MemoryKind) -> str:
     """What a 4-bit base would need at most savings; "" where it is quantised, or cannot be."""
     model = config.model
-    if model.quantization != "none" or model.trainable == "full" or model.adapter is not None:
+    if model.quantization != "none" or model.trainable == "full" or model.adapter is not None or model.device_map:
         return ""
     needed = place.estimate(replace(config, model=replace(model, quantization="4bit")), settings)
     return f"--set model.quantization=4bit (needs {size(needed.total)}), "

@@ -27,13 +27,14 @@ LEAST_TOKENS = 256
 def counted_nll(model: LoraModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Next-token loss in nats at each counted token, shape (C,), and the sequence of each, shape (C,).
 
-    The head is applied at these tokens only: they are a fifth of all, and its logits the largest tensor.
+    The head is applied at these tokens only: they are a fifth of all, and its logits the largest tensor. Losses lie
+    where the batch does, wherever the last layer and the head lie.
     """
     hidden_NH = model.hidden(batch.ids, batch.packing).flatten(0, 1)
     targets_N = batch.targets.flatten()
     places_C = torch.nonzero(targets_N != NOT_COUNTED).squeeze(1)  # never the first token of a sequence
-    counted_CH, targets_C = hidden_NH.index_select(0, places_C - 1), targets_N[places_C]
-    return chunked_nll(model, counted_CH, targets_C), batch.sequences_of(places_C)
+    counted_CH, targets_C = hidden_NH.index_select(0, (places_C - 1).to(hidden_NH.device)), targets_N[places_C]
+    return chunked_nll(model, counted_CH, targets_C).to(batch.ids.device), batch.sequences_of(places_C)
 
 
 def tokens_at_once(vocabulary: int) -> int:
@@ -42,10 +43,10 @@ def tokens_at_once(vocabulary: int) -> int:
 
 
 def head_nll(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
-    """Loss of each target given its hidden state, shape (C,), in nats; float32 at least."""
+    """Loss of each target given its hidden state, shape (C,), in nats; float32 at least, and where the head lies."""
     logits_CV = model.logits(hidden_CH)
     logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
-    return F.cross_entropy(logits_CV, targets_C, reduction="none")
+    return F.cross_entropy(logits_CV, targets_C.to(logits_CV.device), reduction="none")
 
 
 def chunked_nll(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ def _nll_and_gradient(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) ->
         return nll_C.detach(), grad_CH
     logits_CV = model.logits(hidden_CH)
     logs_CV = torch.log_softmax(logits_CV, -1, dtype=torch.promote_types(logits_CV.dtype, torch.float32))
-    tokens_C = torch.arange(len(targets_C), device=targets_C.device)
+    tokens_C, targets_C = torch.arange(len(targets_C), device=logs_CV.device), targets_C.to(logs_CV.device)
     nll_C = -logs_CV[tokens_C, targets_C]
     probabilities_CV = logs_CV.exp_()
     probabilities_CV[tokens_C, targets_C] -= 1

@@ -24,7 +24,7 @@ from fedllm_bench.training.loss import tokens_at_once
 from fedllm_bench.training.model import quantized, targets
 from fedllm_bench.training.model.full import FullWeights
 from fedllm_bench.training.model.lora import Masks, Switch, attach, tensor_names
-from fedllm_bench.training.model.lora_model import LoraModel, is_by_row
+from fedllm_bench.training.model.lora_model import LoraModel, is_by_row, takes_several
 from fedllm_bench.training.model.recompute import decoder_layers, recomputing
 from fedllm_bench.training.objectives import OBJECTIVES
 from fedllm_bench.training.passes import PassPlan, most_tokens, sequences_of_row
@@ -118,7 +118,7 @@ def with_layers(base: Any, config: RunConfig) -> LoraModel:
         raise NoEstimate(f"no estimate of memory for {kind}: its LoRA targets are not all nn.Linear")
     layers, switch = targets.insert(base, replace(config.lora, targets=names))
     for layer in layers.values():
-        layer.stackable = layer.stackable and config.model.quantization != "8bit"
+        layer.stackable = layer.stackable and takes_several(config.model)
     return LoraModel(base, None, layers, switch, names)
 
 

@@ -6,7 +6,7 @@ N tokens of all S sequences, T tokens of the longest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -29,12 +29,23 @@ class Packing:
     lengths: tuple[int, ...]
     positions: Tensor
     bounds: Tensor
+    _elsewhere: dict[torch.device, Packing] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Packing:
         positions = np.concatenate([np.arange(length) for length in lengths])
         bounds = np.cumsum([0, *lengths]).astype(np.int32)
         return cls(tuple(lengths), torch.from_numpy(positions)[None].to(device), torch.from_numpy(bounds).to(device))
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Packing:
+        """The same on another device, copied once; accelerate asks for it where a model lies on several."""
+        place = torch.device(device)
+        if place == self.positions.device:
+            return self
+        if place not in self._elsewhere:
+            positions, bounds = (each.to(place, non_blocking=non_blocking) for each in (self.positions, self.bounds))
+            self._elsewhere[place] = Packing(self.lengths, positions, bounds)
+        return self._elsewhere[place]
 
     @property
     def longest(self) -> int:

@@ -59,8 +59,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no t
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows."""
-        super().batch_select_indices(indices)
+        """Keep these rows; the layers of a base may lie on several devices."""
+        super().batch_select_indices(indices.to(self.keys.device))
         self.buffers = (self.keys, self.values)
 
 

@@ -38,16 +38,18 @@ class Masks:
     def kept(self, dropped: int, x_NI: Tensor) -> Tensor:
         """1 where a value stays and 0 where it is dropped, which happens to `dropped` of DRAWS; as `x_NI`.
 
-        Four draws are made of each number of 64 bits: three times as fast as torch's bernoulli_.
+        Four draws are made of each number of 64 bits: three times as fast as torch's bernoulli_. They are made where
+        the streams lie, so that a base over several GPUs drops what it drops on one.
         """
         num_tokens, width = x_NI.shape
-        drawn = torch.zeros(num_tokens, -(-width // 4) * 4, dtype=torch.int16, device=x_NI.device)
+        drawn = torch.zeros(num_tokens, -(-width // 4) * 4, dtype=torch.int16, device=self.streams[0].device)
         if num_tokens == self.num_tokens:
             for stream, start, length in zip(self.streams, self.starts, self.lengths, strict=True):
                 drawn[start : start + length].view(torch.int64).random_(*ALL_BITS, generator=stream)
         else:  # a layer that sees some tokens only, of whatever rows
             drawn.view(torch.int64).random_(*ALL_BITS, generator=self.streams[0])
-        return drawn[:, :width].to(torch.float32).ge_(dropped - DRAWS // 2).to(x_NI.dtype)  # float32 holds each draw
+        wide = drawn[:, :width].to(x_NI.device, torch.float32)  # which holds each draw
+        return wide.ge_(dropped - DRAWS // 2).to(x_NI.dtype)
 
 
 @dataclass
@@ -154,8 +156,8 @@ class LoraLinear(nn.Module):
         return drawn(self.shapes(rank), stream)
 
     def attach(self, *tensors_K: Tensor) -> None:
-        """Use the adapters of K clients: A (K, r, I) and B (K, O, r)."""
-        self.a_KrI, self.b_KOr = tensors_K
+        """Use the adapters of K clients: A (K, r, I) and B (K, O, r), moved to where the layer lies."""
+        self.a_KrI, self.b_KOr = (tensor_K.to(self.base.weight.device) for tensor_K in tensors_K)
 
     def detach(self) -> None:
         """Back to the base layer alone."""

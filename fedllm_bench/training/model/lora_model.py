@@ -16,7 +16,7 @@ from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import Lora, Model
-from fedllm_bench.training.model import limits, norms, packed, quantized, targets
+from fedllm_bench.training.model import limits, norms, packed, quantized, spread, targets
 from fedllm_bench.training.model import lora as lora_layers
 from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import FORWARD_ERRORS, load_base, load_tokenizer
@@ -46,12 +46,14 @@ class LoraModel:
 
     @property
     def device(self) -> torch.device:
+        """Where token ids go and adapters lie: that of the embeddings, where the base lies on several."""
         return torch.device(self.base.device)
 
     def hidden(self, ids: Tensor, packing: Packing | None = None) -> Tensor:
         """Last hidden states, shape (S, T, H), of right-padded ids of shape (S, T), or (1, N, H) of a packed row.
 
-        Padding needs no mask: attention is causal, so no real token sees what is behind it.
+        Padding needs no mask: attention is causal, so no real token sees what is behind it. They lie where the last
+        layer does.
         """
         if packing is not None:
             return packed.hidden_states(self.base, ids, packing)
@@ -59,7 +61,7 @@ class LoraModel:
         return states
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states of shape (..., H), as the whole model makes them."""
+        """Logits of hidden states of shape (..., H), as the whole model makes them; they lie where the head does."""
         head: nn.Module = self.base.get_output_embeddings()
         out: Tensor = head(hidden) if self.split_head else _whole_output(self.base, hidden)
         return out
@@ -131,19 +133,20 @@ def load_model(config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = 
 
     Raises a :class:`UserError` where there is no model, or one whose output is not made of its decoder's states.
     """
-    options = quantized.loading_options(config, device)
+    options = quantized.loading_options(config, device) | spread.loading_options(config)
     folder = base_model.locate(config.name, config.revision)
     tokenizer = tokenizer or load_tokenizer(folder, config.name)
     base = load_base(folder, config.name, getattr(torch, config.dtype), **options)
+    spread.check_placed(base, config, device)
     limits.check_tokens(base, tokenizer, config.name)
     if config.adapter is not None:
         base = merged(base, config.adapter)
-    base = (base if options else base.to(device)).eval()  # bitsandbytes has put it there
+    base = (base if options else base.to(device)).eval()  # else it is there already
     model = _with_layers(base, tokenizer, config, lora)
     model = _tried(model, config)
     model = packing_where_it_can(model) if is_by_row(config) else replace(model, plan=PassPlan(None))
     if not model.stackable:
-        log.info("%s: %s", base.config.model_type, _why_one_by_one(model.layers, config.quantization))
+        log.info("%s: %s", base.config.model_type, _why_one_by_one(model.layers, config))
     return model
 
 
@@ -161,6 +164,11 @@ def is_by_row(config: Model) -> bool:
     return config.quantization != "8bit"
 
 
+def takes_several(config: Model) -> bool:
+    """Whether several clients may go through the base in one pass; over several GPUs it is one at a time."""
+    return is_by_row(config) and not config.device_map
+
+
 def _with_layers(base: Any, tokenizer: Any, config: Model, lora: Lora) -> LoraModel:
     """The base with what is trained of it: LoRA layers, or all weights."""
     if config.trainable == "full":
@@ -170,7 +178,7 @@ def _with_layers(base: Any, tokenizer: Any, config: Model, lora: Lora) -> LoraMo
     names = targets.resolve(base, lora.targets)
     layers, switch = targets.insert(base, replace(lora, targets=names))
     for layer in layers.values():
-        layer.stackable = layer.stackable and is_by_row(config)
+        layer.stackable = layer.stackable and takes_several(config)
     norms.replace_norms(base)
     return LoraModel(base, tokenizer, layers, switch, names)
 
@@ -206,7 +214,7 @@ def _gives(model: LoraModel, states: Tensor, expected: Tensor) -> bool:
         ours = model.logits(states)
     except FORWARD_ERRORS:  # an output layer that wants more than states
         return False
-    return torch.allclose(expected.float(), ours.float(), rtol=1e-3, atol=1e-3)
+    return torch.allclose(expected.float(), ours.float().to(expected.device), rtol=1e-3, atol=1e-3)
 
 
 @contextmanager
@@ -231,10 +239,12 @@ def _noting_partial(layers: Mapping[str, Any], ids: Tensor) -> Iterator[None]:
         layer.stackable = bool(seen[name]) and all(seen[name])
 
 
-def _why_one_by_one(layers: Mapping[str, lora_layers.AdaptedLayer], quantization: str) -> str:
+def _why_one_by_one(layers: Mapping[str, lora_layers.AdaptedLayer], config: Model) -> str:
     if "" in layers:
         return "every weight is trained: clients are trained one by one"
-    if quantization == "8bit":
+    if config.device_map:
+        return f"a base over several GPUs (model.device_map={config.device_map}): clients are trained one by one"
+    if config.quantization == "8bit":
         return "8-bit products depend on all rows of a pass: clients are trained one by one"
     if any(isinstance(layer, DoraLayer) for layer in layers.values()):
         return "DoRA: clients are trained one by one through PEFT's own layers"

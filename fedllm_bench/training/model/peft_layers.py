@@ -70,9 +70,10 @@ class PeftLayer(nn.Module):
         return drawn((a_shape, b_shape), stream)
 
     def attach(self, *tensors_K: Tensor) -> None:
-        """Use the adapter of one client: the leading axes have length 1."""
+        """Use the adapter of one client: the leading axes have length 1. It is moved to where the layer lies."""
+        place = next(self.base.parameters()).device
         for holder, tensor_K in zip(self._holders, tensors_K, strict=True):
-            holder.weight = tensor_K[0]
+            holder.weight = tensor_K[0].to(place)
 
     def detach(self) -> None:
         """Back to the base layer alone."""
