@@ -71,7 +71,7 @@ help:
 	@echo '  make merge       a run as a plain model of transformers: make merge RUN=runs/... OUT=my-model'
 	@echo '                     RUN run folder  CLIENT whose adapter (method local)'
 	@echo '  make evaluate    answers to open-ended benchmarks, judged: make evaluate RUN=runs/...'
-	@echo '                     RUN run folder  METRICS a,b  JUDGE preset | .toml [none]  MAX_COST US dollars'
+	@echo '                     RUN run folder  METRICS a,b  JUDGE preset | .toml [none]  MAX_COST USD  ENGINE'
 	@echo '  make diversity   how clients of a split differ: make diversity DATASET=aya | SPLIT=splits/aya'
 	@echo '                     AGAINST another split  EMBEDDER lsa | encoder  TOKENIZER [mini] | folder'
 	@echo '                     MODEL of IFD: mini | folder | none  ONLY sections [all]  SEED [0]  OUT'
@@ -107,7 +107,7 @@ merge: $(STAMP)
 	@$(CLI) merge '$(RUN)' $(if $(CLIENT),--client '$(CLIENT)') $(if $(OUT),--out '$(OUT)')
 
 evaluate: $(STAMP)
-	@$(CLI) evaluate '$(RUN)' $(if $(METRICS),--metrics '$(METRICS)') $(if $(JUDGE),--judge '$(JUDGE)') $(if $(MAX_COST),--max-cost '$(MAX_COST)')
+	@$(CLI) evaluate '$(RUN)' $(if $(METRICS),--metrics '$(METRICS)') $(if $(ENGINE),--engine '$(ENGINE)') $(if $(JUDGE),--judge '$(JUDGE)') $(if $(MAX_COST),--max-cost '$(MAX_COST)')
 
 diversity: $(STAMP)
 	@$(CLI) diversity $(if $(SPLIT),'$(SPLIT)','$(DATASET)') $(if $(AGAINST),--against '$(AGAINST)') $(if $(EMBEDDER),--embedder '$(EMBEDDER)') \

@@ -164,6 +164,7 @@ def evaluate(
     max_cost: float | None = None,
     sides: Sequence[str] | None = None,
     limit: int | None = None,
+    engine: str | None = None,
     embedding_model: str = "",
     plugins: Plugins = None,
     progress: bool = True,
@@ -171,7 +172,8 @@ def evaluate(
     """Answer open-ended benchmarks with a run, have the answers judged, and write report.html into its folder.
 
     `metrics` are benchmarks, as "mt_bench" (None: the usual ones); `judge` is a preset or a .toml file (None: rules);
-    `sides` are "base", "global", "client-NAME"; `limit`: the first items. Paid judges need `max_cost` (US dollars).
+    `sides` are "base", "global", "client-NAME"; `limit`: the first items; `engine`: "inprocess" or "ray" (None: that of
+    the run). Paid judges need `max_cost` (US dollars).
 
     Raises:
         UserError: for unknown names before anything is asked, and where `max_cost` did not suffice (what came is kept).
@@ -185,14 +187,10 @@ def evaluate(
 
     with given.working(progress, plugins):
         request = EvaluationRequest(
-            folder=given.finished(run),
-            metrics=given.joined("metrics", metrics),
-            judge=given.judge(judge, judge_url, judge_model),
-            max_cost=given.paid(max_cost),
-            sides=given.some("sides", sides),
-            limit=given.count("limit", limit),
-            embedding_model=embedding_model,
-        )
+            folder=given.finished(run), metrics=given.joined("metrics", metrics), sides=given.some("sides", sides),
+            judge=given.judge(judge, judge_url, judge_model), max_cost=given.paid(max_cost),
+            limit=given.count("limit", limit), engine=engine, embedding_model=embedding_model,
+        )  # fmt: skip
         return made.evaluated_of(request.folder, evaluate_folder(request))
 
 

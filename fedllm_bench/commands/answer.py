@@ -15,6 +15,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import counted
 
 if TYPE_CHECKING:
+    from fedllm_bench.config.run import Ray
     from fedllm_bench.evaluation.answering.answer_run import AnswerRequest, Done
     from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
     from fedllm_bench.evaluation.answering.subjects import Subject
@@ -82,6 +83,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N items only, for trying out")
     parser.add_argument("--batch-tokens", type=positive, metavar="N", help="tokens in the making (default: by memory)")
     parser.add_argument("--threads", type=positive, metavar="N", help="cores to use (default: all, or OMP_NUM_THREADS)")
+    parser.add_argument("--engine", metavar="NAME", help="inprocess, or ray: its workers (default: as RUN was trained)")
     parser.add_argument("--retry-failed", action="store_true", help="ask items again that have failed before")
 
 
@@ -145,9 +147,11 @@ def _check_source(args: argparse.Namespace) -> None:
     elif args.out is None:
         raise UserError("--out: not given; without RUN, name a folder for the answers")
     if args.imported:
-        _refuse(args, "model", "template", "dtype", "temperature", "max_new_tokens", "batch_tokens", "threads")
+        _refuse(
+            args, "model", "template", "dtype", "temperature", "max_new_tokens", "batch_tokens", "threads", "engine"
+        )
     if args.endpoint:
-        _refuse(args, "template", "dtype", "sides", "batch_tokens", "threads")
+        _refuse(args, "template", "dtype", "sides", "batch_tokens", "threads", "engine")
         if not args.model:
             raise UserError(f"--endpoint {args.endpoint}: give --model, the name that the server knows it by")
         from fedllm_bench.common.network import checked_address
@@ -192,6 +196,7 @@ def _order(args: argparse.Namespace, context: PromptContext) -> AnswerRequest:
     from fedllm_bench.evaluation.answering.answer_run import AnswerRequest
     from fedllm_bench.evaluation.benchmarks import Overrides, make_prompts, named
 
+    ray = _ray(args)
     overrides = Overrides(temperature=args.temperature, max_new_tokens=args.max_new_tokens, limit=args.limit)
     return AnswerRequest(
         folder=args.out or args.run_folder,
@@ -201,7 +206,15 @@ def _order(args: argparse.Namespace, context: PromptContext) -> AnswerRequest:
         batch_tokens=args.batch_tokens,
         threads=args.threads,
         retry_failed=args.retry_failed,
+        ray=ray,
     )
+
+
+def _ray(args: argparse.Namespace) -> Ray | None:
+    from fedllm_bench.evaluation.answering.run_answers import workers_of
+    from fedllm_bench.runs.folder import RunFolder
+
+    return workers_of(args.engine, RunFolder(args.run_folder).config if args.run_folder else None)
 
 
 def _context(args: argparse.Namespace) -> PromptContext:

@@ -42,6 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--sides", help="who answers, with commas between (default: base and global, or 5 clients)")
     parser.add_argument("--limit", metavar="N", help="the first N items only, for trying out")
     parser.add_argument("--threads", metavar="N", help="cores to use (default: all, or OMP_NUM_THREADS)")
+    parser.add_argument("--engine", metavar="NAME", help="inprocess, or ray: its workers (default: as RUN was trained)")
     parser.add_argument("--judge", metavar="NAME|FILE", help="a preset's name or a .toml file of one's own")
     parser.add_argument("--judge-url", metavar="URL", help="another address, as http://localhost:8000/v1")
     parser.add_argument("--judge-model", metavar="MODEL", help="another model, as its server lists it")
@@ -88,11 +89,11 @@ def _commands() -> argparse.ArgumentParser:
 def _stages(args: argparse.Namespace) -> Iterator[list[str]]:
     """The words of each command; answers that lie alone in a folder are made already."""
     folder = str(args.run_folder)
-    options = {"has_judge": _has_judge(args), "limit": args.limit, "threads": args.threads}
+    options = {"has_judge": _has_judge(args), "limit": args.limit, "threads": args.threads, "engine": args.engine}
     plan = plan_of(args.run_folder, args.metrics, **options)
     if plan.asked is not None:
         most = ["--max-new-tokens", str(plan.max_new_tokens)] if plan.max_new_tokens else []
-        yield ["answer", folder, "--metrics", plan.asked, *most, *_given(args, "sides", "limit", "threads")]
+        yield ["answer", folder, "--metrics", plan.asked, *most, *_given(args, "sides", "limit", "threads", "engine")]
     asked = _given(args, "judge", "judge_url", "judge_model", "max_cost", "token_limit_name")
     asked += [f"--{name}" for name in FLAGS if getattr(args, name.replace("-", "_"))]
     asked += ["--judge", RULE] if plan.is_ruled else []

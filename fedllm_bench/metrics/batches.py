@@ -1,27 +1,29 @@
 """The batches of a metric's passes through the model: shown while they run, kept when they are done, ended between two.
 
-A metric gives its batches and a function that computes one. Rows of several clients share a batch also where each of
-them has an adapter of its own. Where a pass was cut off, the values of its finished
-batches come from the ledger, and are those that the model gave: nothing is rounded, no batch is planned otherwise.
+A metric gives its batches and what computes one. Rows of several clients share a batch also where each of them has an
+adapter of its own. Where a pass was cut off, the values of its finished batches come from the ledger, and are those
+that the model gave: nothing is rounded, no batch is planned otherwise. The same batches may be computed elsewhere, by
+workers of Ray.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from fedllm_bench.common.cache import key_of
 from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.progress import Share
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.training.cluster.computing import Piece
 from fedllm_bench.training.model.lora_model import LoraModel
 
 Values = list[Any]
+ALL = ""  # names the one adapter of all rows
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,51 @@ class OwnAdapters:
             yield
 
 
+def using_adapters(
+    model: LoraModel, adapters: Mapping[str, Tree], owners: Sequence[str]
+) -> AbstractContextManager[None]:
+    """On a worker, for one batch: the adapter of each owner, or that of all, or the base alone where there is none."""
+    return OwnAdapters(model, adapters).using(owners) if owners else model.using(adapters.get(ALL))
+
+
+class Elsewhere(Protocol):
+    """Who computes batches in other processes, under the adapter or adapters of these passes.
+
+    Gives the values of each batch in its turn; ends early once `stop` is asked for.
+    """
+
+    def __call__(self, model: LoraModel, pieces: Iterable[Piece], stop: Stop) -> Iterator[Values]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """What a metric takes through a model: `plan` has the rows of each batch, `lengths` the tokens of each row.
+
+    `work` gives what computes a batch: a dataclass that is called with the model, and gives a value for each row of
+    it. `inputs` gives all that the values depend on beside model and adapter, as JSON data. `owners` are the clients
+    of the rows, where each may have an adapter of its own.
+    """
+
+    plan: Sequence[Sequence[int]]
+    lengths: Sequence[int]
+    inputs: Callable[[], Any]
+    work: Callable[[Sequence[int]], Callable[[LoraModel], Values]]
+    owners: Sequence[str] = ()
+
+    def by_owner(self) -> Passes:
+        """With the rows of one client side by side in each batch."""
+        return replace(self, plan=[sorted(batch, key=lambda row: self.owners[row]) for batch in self.plan])
+
+    def piece(self, batch: Sequence[int], *, is_owned: bool) -> Piece:
+        return Piece(self.work(batch), [self.owners[row] for row in batch] if is_owned else (), len(batch))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batches:
     """How the passes of one metric under one adapter are run; by default they are neither shown nor kept.
 
     `of` names the adapter, by its contents. `room` is the part of `share` that these passes fill. `own`: no adapter is
-    in use, and each row is computed under that of its client.
+    in use, and each row is computed under that of its client. Without `elsewhere` this process computes.
     """
 
     ledger: Ledger | None = None
@@ -56,33 +97,25 @@ class Batches:
     room: float = 0.0
     stop: Stop = field(default_factory=Stop)
     own: OwnAdapters | None = None
+    elsewhere: Elsewhere | None = None
 
-    def run(
-        self,
-        plan: Sequence[Sequence[int]],
-        lengths: Sequence[int],
-        inputs: Callable[[], Any],
-        compute: Callable[[Sequence[int]], Values],
-        owners: Sequence[str] = (),
-    ) -> Values:
-        """One value for each row, in the order of rows; `plan` has the rows of each batch, `lengths` their tokens.
-
-        `inputs` gives all that the values depend on beside model and adapter, as JSON data. `compute` gives the values
-        of a batch. `owners` are the clients of the rows, for :class:`OwnAdapters`. Raises Interrupted between two
-        batches once `stop` is asked for.
+    def run(self, model: LoraModel, passes: Passes) -> Values:
+        """One value for each row, in the order of rows. Raises Interrupted between two batches once `stop` is asked
+        for.
         """
-        if self.own is not None:
-            plan = [sorted(batch, key=lambda row: owners[row]) for batch in plan]
-            compute = partial(self._computed_each, self.own, owners, compute)
+        passes = passes if self.own is None else passes.by_owner()
+        plan, lengths = passes.plan, passes.lengths
         found: Values = [None] * len(lengths)
         sizes = [len(batch) * max(lengths[row] for row in batch) for batch in plan]
-        call = key_of([self.of, inputs(), plan]) if self.ledger else ""
+        call = key_of([self.of, passes.inputs(), plan]) if self.ledger else ""
+        kept = [self._kept(f"{call}:{number}", len(batch)) for number, batch in enumerate(plan)]
+        left = [batch for batch, values in zip(plan, kept, strict=True) if values is None]
+        computed = self._computed(model, [passes.piece(batch, is_owned=self.own is not None) for batch in left])
         for number, batch in enumerate(plan):
-            values = self._kept(f"{call}:{number}", len(batch))
+            values = kept[number]
             is_new = values is None
             if values is None:
-                self.stop.check()
-                values = compute(batch)
+                values = next(computed)
                 if self.ledger is not None:
                     self.ledger.put(f"{call}:{number}", values)
             for row, value in zip(batch, values, strict=True):
@@ -91,12 +124,17 @@ class Batches:
                 self.share.add(self.room * sizes[number] / sum(sizes), is_new=is_new)
         return found
 
-    @staticmethod
-    def _computed_each(
-        own: OwnAdapters, owners: Sequence[str], compute: Callable[[Sequence[int]], Values], batch: Sequence[int]
-    ) -> Values:
-        with own.using([owners[row] for row in batch]):
-            return compute(batch)
+    def _computed(self, model: LoraModel, pieces: Sequence[Piece]) -> Iterator[Values]:
+        """The values of each batch in its turn."""
+        if self.elsewhere is not None and pieces:
+            yield from self.elsewhere(model, pieces, self.stop)
+            self.stop.check()
+            return
+        for piece in pieces:
+            self.stop.check()
+            with self.own.using(piece.owners) if self.own is not None else nullcontext():
+                values = piece.compute(model)
+            yield values
 
     def _kept(self, name: str, count: int) -> Values | None:
         """What an earlier session computed; None for anything but one value for each row."""

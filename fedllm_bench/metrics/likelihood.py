@@ -13,13 +13,26 @@ import torch
 
 from fedllm_bench.data.rows import SftRow, Task, Turn
 from fedllm_bench.data.tokens import TokenRow, encode
-from fedllm_bench.metrics.batches import Batches
+from fedllm_bench.metrics.batches import Batches, Passes
 from fedllm_bench.metrics.items import HeldoutItem, owners_of, unscored
 from fedllm_bench.metrics.running import EvalSettings, by_length
 from fedllm_bench.scores.score import MetricInfo, Score
 from fedllm_bench.training.batches import collate
 from fedllm_bench.training.loss import counted_nll
 from fedllm_bench.training.model.lora_model import LoraModel
+
+
+@dataclass(frozen=True)
+class LossBatch:
+    """Gives the summed loss of each row, in nats."""
+
+    rows: Sequence[TokenRow]
+
+    def __call__(self, model: LoraModel) -> list[float]:
+        collated = collate(self.rows, model.device, packed=model.plan.packed)
+        nll, places = counted_nll(model, collated)
+        totals = torch.zeros(len(self.rows), dtype=torch.float64).index_add(0, places.cpu(), nll.double().cpu())
+        return [float(total) for total in totals.tolist()]
 
 
 def summed_nll(
@@ -34,15 +47,14 @@ def summed_nll(
     `batches`: of the metric's settings. `owners` are the clients of the rows, where each may have its own adapter.
     """
     lengths = [len(row.ids) for row in rows]
-
-    def compute(batch: Sequence[int]) -> list[float]:
-        collated = collate([rows[i] for i in batch], model.device, packed=model.plan.packed)
-        nll, places = counted_nll(model, collated)
-        totals = torch.zeros(len(batch), dtype=torch.float64).index_add(0, places.cpu(), nll.double().cpu())
-        return [float(total) for total in totals.tolist()]
-
-    plan = list(by_length(lengths, batch_tokens))
-    return (batches or Batches()).run(plan, lengths, lambda: ["nll", _content(rows)], compute, owners)
+    passes = Passes(
+        plan=list(by_length(lengths, batch_tokens)),
+        lengths=lengths,
+        inputs=lambda: ["nll", _content(rows)],
+        work=lambda batch: LossBatch([rows[i] for i in batch]),
+        owners=owners,
+    )
+    return (batches or Batches()).run(model, passes)
 
 
 def _content(rows: Sequence[TokenRow]) -> str:

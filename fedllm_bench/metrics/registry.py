@@ -93,7 +93,10 @@ def together(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def shares_passes(names: Iterable[str]) -> bool:
-    """Whether clients with adapters of their own can share passes: a plugin knows of one adapter at a time."""
+    """Whether clients with adapters of their own can share passes, and passes be made by other processes.
+
+    Not where a plugin scores: it knows of one adapter at a time, and may do anything with the model.
+    """
     return not any(isinstance(METRICS[name], OfPlugin) for name in names)
 
 

@@ -13,7 +13,7 @@ import torch
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import encode_prompts
-from fedllm_bench.metrics.batches import Batches
+from fedllm_bench.metrics.batches import Batches, Passes
 from fedllm_bench.training.model.base import named_ends
 from fedllm_bench.training.model.lora_model import LoraModel
 
@@ -47,16 +47,14 @@ def greedy_answers(
     prompts = encode_prompts(conversations, model.tokenizer, settings.template)
     ends = end_tokens(model, settings.template)
     lengths = [len(prompt) + settings.max_new_tokens for prompt in prompts]
-
-    def compute(batch: Sequence[int]) -> list[tuple[str, bool]]:
-        return _batch_answers(model, [prompts[i] for i in batch], settings.max_new_tokens, ends)
-
-    def inputs() -> list[object]:
-        return ["answers", prompts, settings.max_new_tokens, sorted(ends)]
-
-    plan = list(by_length(lengths, max(settings.batch_tokens, ANSWER_TOKENS)))
-    made = settings.batches.run(plan, lengths, inputs, compute, owners)
-    return [GreedyAnswer(text, ended) for text, ended in made]
+    passes = Passes(
+        plan=list(by_length(lengths, max(settings.batch_tokens, ANSWER_TOKENS))),
+        lengths=lengths,
+        inputs=lambda: ["answers", prompts, settings.max_new_tokens, sorted(ends)],
+        work=lambda batch: GreedyBatch([prompts[i] for i in batch], settings.max_new_tokens, ends),
+        owners=owners,
+    )
+    return [GreedyAnswer(text, ended) for text, ended in settings.batches.run(model, passes)]
 
 
 def end_tokens(model: LoraModel, template: str | None = None) -> frozenset[int]:
@@ -68,10 +66,21 @@ def end_tokens(model: LoraModel, template: str | None = None) -> frozenset[int]:
     return marks | {model.tokenizer.eos_token_id, *named_ends(model.base)}
 
 
+@dataclass(frozen=True)
+class GreedyBatch:
+    """Gives the text of each answer, and whether it ended by itself."""
+
+    prompts: Sequence[list[int]]
+    max_new_tokens: int
+    ends: frozenset[int]
+
+    def __call__(self, model: LoraModel) -> list[tuple[str, bool]]:
+        return _batch_answers(model, self.prompts, self.max_new_tokens, self.ends)
+
+
 def _batch_answers(
     model: LoraModel, prompts: Sequence[list[int]], max_new_tokens: int, ends: frozenset[int]
 ) -> list[tuple[str, bool]]:
-    """Text of each answer, and whether it ended by itself."""
     tokenizer = model.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(len(prompt) for prompt in prompts)

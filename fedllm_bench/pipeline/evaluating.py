@@ -36,24 +36,34 @@ class EvaluationPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """`metrics` has benchmarks with commas between, None for the usual ones; `max_cost` is in US dollars."""
+    """`metrics` has benchmarks with commas between, None for the usual ones; `max_cost` is in US dollars.
+
+    `engine` is "inprocess" or "ray", None for that of the run.
+    """
 
     folder: Path
     metrics: str | None = None
     sides: Sequence[str] | None = None
     limit: int | None = None
     threads: int | None = None
+    engine: str | None = None
     judge: Preset | None = None
     max_cost: float | None = None
     embedding_model: str = ""
 
 
 def plan_of(
-    folder: Path, metrics: str | None, *, has_judge: bool, limit: object = None, threads: object = None
+    folder: Path,
+    metrics: str | None,
+    *,
+    has_judge: bool,
+    limit: object = None,
+    threads: object = None,
+    engine: object = None,
 ) -> EvaluationPlan:
     """What a folder is asked. Raises a :class:`UserError` for what is no run folder, and has no answers either.
 
-    `limit` and `threads` are refused where the answers exist already.
+    `limit`, `threads` and `engine` are refused where the answers exist already.
     """
     benchmarks, max_new_tokens = _answered(folder), None
     if benchmarks is None:
@@ -63,7 +73,7 @@ def plan_of(
         if metrics is None and not run.is_on_invented_world and run.config.profile in IN_MINUTES:
             max_new_tokens = run.config.evaluation.max_new_tokens
     else:
-        _check_answered(folder, benchmarks, metrics, {"limit": limit, "threads": threads})
+        _check_answered(folder, benchmarks, metrics, {"limit": limit, "threads": threads, "engine": engine})
         asked, is_ruled = None, "mini" in (metrics.split(",") if metrics else benchmarks)
         judged = metrics or ""
     is_ruled = is_ruled and not has_judge
@@ -82,12 +92,12 @@ def evaluate_folder(request: EvaluationRequest) -> Written:
 
     folder = request.folder
     plan = plan_of(folder, request.metrics, has_judge=request.judge is not None,
-                   limit=request.limit, threads=request.threads)  # fmt: skip
+                   limit=request.limit, threads=request.threads, engine=request.engine)  # fmt: skip
     preset = _judge(request, plan)
     check_encoder(request.embedding_model)
     if plan.asked is not None:
         answer_in_run(folder, plan.asked, sides=request.sides, limit=request.limit,
-                      max_new_tokens=plan.max_new_tokens, threads=request.threads)  # fmt: skip
+                      max_new_tokens=plan.max_new_tokens, threads=request.threads, engine=request.engine)  # fmt: skip
     if preset is not None:
         _ask(request, preset, plan)
     return write_evaluation_report(folder, embedding_model=request.embedding_model)

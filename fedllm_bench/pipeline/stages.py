@@ -97,7 +97,7 @@ def _load(cell: Cell, is_baseline: bool) -> Bench:
     for part in cell.folder.rglob("*.part"):  # what a killed session was writing; nobody else holds the lock
         shutil.rmtree(part) if part.is_dir() else part.unlink()
     try:
-        return with_passes(load_bench(_as_planned(cell), is_baseline=is_baseline))
+        return with_passes(load_bench(_as_planned(cell), is_baseline=is_baseline, is_run=True))
     except UserError:
         if {path.name for path in cell.folder.iterdir()} <= {".lock", PLAN}:
             shutil.rmtree(cell.folder)

@@ -23,6 +23,7 @@ from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.data.tokens import TokenPart, TokenRow, encode, tokenise_split
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
+from fedllm_bench.metrics.batches import using_adapters
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, pair_items
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.running import EvalSettings
@@ -34,6 +35,7 @@ from fedllm_bench.runs.reference import reference_key, with_reference, without_r
 from fedllm_bench.runs.swapping import swapped
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
+from fedllm_bench.training.cluster.computing import Workers
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model import limits
 from fedllm_bench.training.model.base import load_tokenizer
@@ -45,7 +47,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Bench:
-    """A cell with everything loaded; `items` are the held-out rows that are scored, all of them or a sample."""
+    """A cell with everything loaded; `items` are the held-out rows that are scored, all of them or a sample.
+
+    `workers` of Ray compute scores, where there are some; else this process does.
+    """
 
     cell: Cell
     model: LoraModel
@@ -53,6 +58,7 @@ class Bench:
     items: Sequence[HeldoutItem] | Sequence[PairItem]
     settings: EvalSettings
     metrics: tuple[str, ...]
+    workers: Workers | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -104,11 +110,12 @@ def _check_views(config: RunConfig, metrics: Sequence[str]) -> None:
             raise UserError(f"evaluation.{key}={value} needs the metric {loss}; add it to METRICS, or give 0")
 
 
-def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False) -> Bench:
+def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False, is_run: bool = False) -> Bench:
     """Load the base model, tokenise the split (or read both from the cache).
 
     `is_baseline`: of another cell with the same model and length, which has said what there is to say of them.
     `is_trial`: to see how long things take; preferences have zeros in the place of the reference, which takes long too.
+    `is_run`: to be run, so that scores are computed where the config's engine trains; else they are here.
     """
     check_cell(cell)
     config, metrics = cell.config, usable_metrics(cell)
@@ -118,7 +125,8 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False)
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu", tokenizer)
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
-    tokens = _tokens(cell, model, template, told=not is_baseline, is_trial=is_trial)
+    workers = Workers.of(model, config.model, config.lora, config.ray) if is_run and config.engine == "ray" else None
+    tokens = _tokens(cell, model, template, told=not is_baseline, is_trial=is_trial, workers=workers)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
     _check_trainable(config, clients)
     evaluation = config.evaluation
@@ -131,7 +139,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False)
     items = _items(clients, config)
     _check_answers_fit(model, config, items, settings)
     _check_asked(metrics, items, is_told=not is_baseline)
-    return Bench(cell, model, clients, items, settings, metrics)
+    return Bench(cell, model, clients, items, settings, metrics, workers)
 
 
 def _template(config: RunConfig, tokenizer: Any) -> str:
@@ -200,7 +208,7 @@ def has_reference(bench: Bench) -> bool:
 
 
 def _tokens(
-    cell: Cell, model: LoraModel, template: str, *, told: bool, is_trial: bool
+    cell: Cell, model: LoraModel, template: str, *, told: bool, is_trial: bool, workers: Workers | None
 ) -> Mapping[str, TokenPart | PairPart]:
     """The split tokenised; pairs with the reference's log-probabilities."""
     length, cache = cell.config.local.sequence_length, files.cache_root()
@@ -211,7 +219,10 @@ def _tokens(
     if is_trial:
         return without_reference(parts)
     batch_tokens = cell.config.evaluation.batch_tokens
-    return with_reference(parts, model, base_hash=cell.base_hash, batch_tokens=batch_tokens, cache=cache)
+    elsewhere = workers.under("", {}, using_adapters) if workers else None
+    return with_reference(
+        parts, model, base_hash=cell.base_hash, batch_tokens=batch_tokens, cache=cache, elsewhere=elsewhere
+    )
 
 
 def usable_metrics(cell: Cell) -> tuple[str, ...]:

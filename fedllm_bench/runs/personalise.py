@@ -19,10 +19,11 @@ from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.methods.base import FedAvg, Server
-from fedllm_bench.metrics.batches import Batches, OwnAdapters
+from fedllm_bench.metrics.batches import Batches, OwnAdapters, using_adapters
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, unscored
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.runs.loading import Bench
+from fedllm_bench.runs.scoring import digest_of_each
 from fedllm_bench.scores.score import Score
 from fedllm_bench.training import engines
 from fedllm_bench.training.block import ClientResult
@@ -124,8 +125,15 @@ def _scores(
     trained = [each for each in results if each.failure is None]
     for block in batched(trained, len(trained) if bench.model.stackable else 1):
         adapters = {each.client_id: tmap(lambda x, d: x + d, params, each.upload["delta"]) for each in block}
-        settings = replace(bench.settings, batches=Batches(own=OwnAdapters(bench.model, adapters)))
+        settings = replace(bench.settings, batches=_batches(bench, adapters))
         chosen = [item for client in adapters for item in items[client]]
         for score in METRICS[bench.loss].score(bench.model, chosen, settings):
             found.setdefault(score.cluster, []).append(score)
     return found
+
+
+def _batches(bench: Bench, adapters: Mapping[str, Tree]) -> Batches:
+    own = OwnAdapters(bench.model, adapters)
+    if bench.workers is None:
+        return Batches(own=own)
+    return Batches(own=own, elsewhere=bench.workers.under(digest_of_each(adapters), adapters, using_adapters))

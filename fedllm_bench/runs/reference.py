@@ -21,17 +21,24 @@ from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.progress import Share
 from fedllm_bench.data.pairs import FloatArray, PairPart
 from fedllm_bench.data.tokens import TokenPart, TokenRow
-from fedllm_bench.metrics.batches import Batches
+from fedllm_bench.metrics.batches import Batches, Elsewhere
 from fedllm_bench.metrics.likelihood import summed_nll
 from fedllm_bench.training.model.lora_model import LoraModel
 
 
 def with_reference(
-    parts: Mapping[str, PairPart], model: LoraModel, *, base_hash: str, batch_tokens: int, cache: Path
+    parts: Mapping[str, PairPart],
+    model: LoraModel,
+    *,
+    base_hash: str,
+    batch_tokens: int,
+    cache: Path,
+    elsewhere: Elsewhere | None = None,
 ) -> dict[str, PairPart]:
     """The same parts with the reference's log-probabilities, in nats, from the cache or written there.
 
     `base_hash` names the base by content, starting adapter included; a batch holds `batch_tokens` padded tokens.
+    `elsewhere` computes batches of the base alone, where this process does not.
     """
     place = cache / "reference"
     key = reference_key(parts, model, base_hash=base_hash, batch_tokens=batch_tokens)
@@ -40,7 +47,7 @@ def with_reference(
     def compute(folder: Path) -> None:
         rows = [row for part in parts.values() for row in _sequences(part)]
         ledger = Ledger(path, key)
-        _write(folder, _split_up(log_probabilities(model, rows, batch_tokens, ledger), parts))
+        _write(folder, _split_up(log_probabilities(model, rows, batch_tokens, ledger, elsewhere), parts))
 
     found = cached(place, key, compute, lambda folder: _read(folder, parts))
     path.unlink(missing_ok=True)
@@ -67,14 +74,18 @@ def without_reference(parts: Mapping[str, PairPart]) -> dict[str, PairPart]:
 
 
 def log_probabilities(
-    model: LoraModel, rows: Sequence[TokenRow], batch_tokens: int, ledger: Ledger | None = None
+    model: LoraModel,
+    rows: Sequence[TokenRow],
+    batch_tokens: int,
+    ledger: Ledger | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> FloatArray:
     """Summed log-probability of the counted tokens of each row under the base alone, shape (rows,), in nats.
 
     The values of finished batches are kept in `ledger` and taken from there.
     """
     with Share("reference", 1.0) as share, model.using(None):
-        batches = Batches(ledger=ledger, share=share, room=1.0)
+        batches = Batches(ledger=ledger, share=share, room=1.0, elsewhere=elsewhere)
         return -np.array(summed_nll(model, rows, batch_tokens, batches), np.float64)
 
 

@@ -18,7 +18,7 @@ from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.progress import Share
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.data.encoder import ChatEncoder
-from fedllm_bench.metrics.batches import Batches, OwnAdapters
+from fedllm_bench.metrics.batches import ALL, Batches, OwnAdapters, using_adapters
 from fedllm_bench.metrics.items import Item, of_clients
 from fedllm_bench.metrics.registry import METRICS, score_group, shares_passes, together, work_of
 from fedllm_bench.metrics.sample import sample_block
@@ -79,9 +79,15 @@ class _Work:
 
     def name(self) -> str:
         """Names the adapter or adapters by their contents."""
-        if self.each is None:
-            return digest(self.adapter)
-        return key_of({client: digest(tree) for client, tree in self.each.items()})
+        return digest(self.adapter) if self.each is None else digest_of_each(self.each)
+
+    def batches(self, bench: Bench, of: str) -> Batches:
+        """Where its batches are computed: here, or by the workers of the run."""
+        own = OwnAdapters(bench.model, self.each) if self.each is not None else None
+        if bench.workers is None or not shares_passes(self.group):
+            return Batches(of=of, own=own)
+        trees = self.each if self.each is not None else {} if self.adapter is None else {ALL: self.adapter}
+        return Batches(of=of, own=own, elsewhere=bench.workers.under(of, trees, using_adapters))
 
 
 def _scores(
@@ -104,9 +110,8 @@ def _scores(
     with Share(f"score {label}", sum(rooms), is_brief=is_brief) as share:
         for work, room in zip(works, rooms, strict=True):
             started, end = time.monotonic(), end + room
-            of = work.name() if ledger else ""
-            own = OwnAdapters(bench.model, work.each) if work.each is not None else None
-            batches = Batches(ledger=ledger, of=of, share=share, room=room, stop=stop or Stop(), own=own)
+            batches = work.batches(bench, work.name() if ledger or bench.workers else "")
+            batches = replace(batches, ledger=ledger, share=share, room=room, stop=stop or Stop())
             with bench.model.using(work.adapter):
                 found = score_group(work.group, bench.model, work.items, replace(bench.settings, batches=batches))
             for name, of_metric in found.items():
@@ -124,6 +129,11 @@ def digest(adapter: Tree | None) -> str:
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def digest_of_each(adapters: Mapping[str, Tree]) -> str:
+    """Names the adapters of clients by their contents."""
+    return key_of({client: digest(tree) for client, tree in adapters.items()})
 
 
 def depends_on(bench: Bench) -> dict[str, Any]:

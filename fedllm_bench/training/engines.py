@@ -8,7 +8,7 @@ from dataclasses import replace
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.block import Block, ClientResult, MapBlocks, train_block
-from fedllm_bench.training.cluster.dispatch import over_ray
+from fedllm_bench.training.cluster.blocks import over_ray
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.out_of_memory import Limit, WithinMemory
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fedllm_bench.common import provenance
+from fedllm_bench.config.run import Ray
 from fedllm_bench.evaluation.answering.answer_side import SideOutcome, answer_side, forget_failed
 from fedllm_bench.evaluation.answering.encoding import ChatTemplate, encoder, named_template
 from fedllm_bench.evaluation.answering.model_answers import ModelAnswerer
@@ -20,6 +21,7 @@ from fedllm_bench.evaluation.answering.subjects import BASE, AnswerSide, Residen
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.metrics.running import end_tokens
+from fedllm_bench.training.cluster.pool import close_pool
 
 log = logging.getLogger(__name__)
 Asked = Sequence[tuple[Benchmark, Sequence[Prompt]]]
@@ -27,7 +29,10 @@ Asked = Sequence[tuple[Benchmark, Sequence[Prompt]]]
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerRequest:
-    """What is wanted. `batch_tokens` and `threads` are None where not given: then an earlier plan's, or by machine."""
+    """What is wanted. `batch_tokens` and `threads` are None where not given: then an earlier plan's, or by machine.
+
+    With settings of `ray` its workers answer, else this process.
+    """
 
     folder: Path
     asked: Asked
@@ -36,6 +41,7 @@ class AnswerRequest:
     batch_tokens: int | None = None
     threads: int | None = None
     retry_failed: bool = False
+    ray: Ray | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,15 @@ def answer_locally(order: AnswerRequest, subject: Subject, default_threads: int)
 
     Raises a :class:`UserError` for a plan that differs from that of an earlier session.
     """
-    resident = Resident(subject, "cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        yield from _answered(order, subject, default_threads)
+    finally:
+        if order.ray is not None:
+            close_pool()
+
+
+def _answered(order: AnswerRequest, subject: Subject, default_threads: int) -> Iterator[Done]:
+    resident = Resident(subject, "cuda" if torch.cuda.is_available() else "cpu", order.ray)
     template = named_template(subject.template, lambda: resident.tokenizer, subject.model.name)
     for side in subject.sides:
         for benchmark, prompts in order.asked:
@@ -104,7 +118,7 @@ def _side(
     with resident.answering(side) as model:
 
         def answerer() -> ModelAnswerer:
-            loaded = model()
+            loaded, elsewhere = model()
             return ModelAnswerer(
                 model=loaded,
                 encode=encoder(template, loaded.tokenizer),
@@ -112,6 +126,7 @@ def _side(
                 seed=order.seed,
                 batch_tokens=budget,
                 stop_ids=end_tokens(loaded, template.text),
+                elsewhere=elsewhere,
             )
 
         return Done(name, side.name, answer_side(order.folder, name, side.name, prompts, answerer))

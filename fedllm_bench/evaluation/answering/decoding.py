@@ -76,14 +76,17 @@ class Queue:
 
     waiting: list[DecodingRow] = field(default_factory=list)
 
-    def take(self, batch_tokens: int) -> list[DecodingRow]:
-        """The shortest rows, of like length, whose tokens at their longest fit `batch_tokens`; at least one row."""
+    def take(self, batch_tokens: int, most: int | None = None) -> list[DecodingRow]:
+        """The shortest rows, of like length, whose tokens at their longest fit `batch_tokens`; at least one row.
+
+        At most so many, where `most` is given.
+        """
         self.waiting.sort(key=lambda row: (row.length, row.key))
         taken, filled, longest = 0, 0, 0
         for row in self.waiting:
             longest = max(longest, row.longest)
             padding = row.length * taken - filled
-            if taken and (padding > PADDING or longest * (taken + 1) > batch_tokens):
+            if taken and (padding > PADDING or longest * (taken + 1) > batch_tokens or taken == most):
                 break
             taken, filled = taken + 1, filled + row.length
         batch, self.waiting = self.waiting[:taken], self.waiting[taken:]
@@ -126,20 +129,36 @@ def decode(
     stop_ids = end_tokens(model) if stop_ids is None else stop_ids
     while queue.waiting:
         rows = queue.take(batch_tokens)
-        size, batch = len(rows), None
-        while rows:
-            after = _tried(model, rows, batch, stop_ids)
+        size = len(rows)
+        for after in stretches(model, rows, stop_ids):
             if after is None:
-                batch = None
-                batch_tokens = _smaller(rows)
-                yield _put_back(rows, queue)
+                batch_tokens = smaller(rows)
+                yield put_back(rows, queue)
                 break
-            batch, finished = after
-            rows = batch.rows
+            finished, rows = after
             yield finished
             if queue.waiting and LEFT * len(rows) <= size:
                 queue.waiting += rows
                 break
+
+
+def stretches(
+    model: LoraModel, rows: list[DecodingRow], stop_ids: frozenset[int]
+) -> Iterator[tuple[list[DecodingRow], list[DecodingRow]] | None]:
+    """The rows of a batch that ended in each stretch, and those that go on, until all have ended.
+
+    None where there was no memory for the rows that were to go on, and then nothing more.
+    """
+    batch: DecodingBatch | None = None
+    while rows:
+        after = _tried(model, rows, batch, stop_ids)
+        if after is None:
+            batch = None
+            yield None
+            return
+        batch, finished = after
+        rows = batch.rows
+        yield finished, rows
 
 
 def _tried(
@@ -155,14 +174,14 @@ def _tried(
     return None
 
 
-def _smaller(rows: Sequence[DecodingRow]) -> int:
+def smaller(rows: Sequence[DecodingRow]) -> int:
     """The tokens of half of these rows."""
     tokens = max(row.longest for row in rows) * max(1, len(rows) // 2)
     log.warning("out of memory with %d answers at once; from here on half as many", len(rows))
     return tokens
 
 
-def _put_back(rows: list[DecodingRow], queue: Queue) -> list[DecodingRow]:
+def put_back(rows: list[DecodingRow], queue: Queue) -> list[DecodingRow]:
     """Rows that did not fit wait for a smaller batch; one that was alone has failed."""
     if len(rows) == 1:
         return [replace(rows[0], made=(), finish="failed", reason=NO_MEMORY)]

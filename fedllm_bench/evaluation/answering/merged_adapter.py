@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.metrics.batches import ALL
 from fedllm_bench.training.model.lora import PREFIX, LoraLinear
 from fedllm_bench.training.model.lora_model import LoraModel
 
@@ -41,6 +42,11 @@ def answering_with(model: LoraModel, adapter: Tree | None) -> Iterator[None]:
         with torch.no_grad():
             for name, weight in before.items():
                 _weight(model.layers[name]).copy_(weight)
+
+
+def using_merged(model: LoraModel, adapters: Mapping[str, Tree], owners: Sequence[str]) -> AbstractContextManager[None]:
+    """On a worker, for one batch: answering with the one adapter, or with the base alone where there is none."""
+    return answering_with(model, adapters.get(ALL))
 
 
 def _weight(layer: object) -> Tensor:

@@ -13,8 +13,10 @@ from fedllm_bench.evaluation.answering.decoding import DecodingRow, Queue, decod
 from fedllm_bench.evaluation.answering.encoding import Encode
 from fedllm_bench.evaluation.answering.journal import AnsweredTurn, Key, next_turn
 from fedllm_bench.evaluation.answering.sampling import uniforms
+from fedllm_bench.evaluation.answering.spread_decoding import decode_elsewhere
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.evaluation.thoughts import said
+from fedllm_bench.training.cluster.computing import UnderAdapters
 from fedllm_bench.training.model.limits import context_of
 from fedllm_bench.training.model.lora_model import LoraModel
 
@@ -29,6 +31,8 @@ class Answerer(Protocol):
 class ModelAnswerer:
     """The model as it is now, with whatever adapter is attached. `seed` and `benchmark` name the random draws.
 
+    With `elsewhere` workers of Ray answer, under the adapter that they have been given.
+
     A prompt that leaves no room in the model's context has failed; one that leaves less than its limit of new tokens
     gets as many as there is room for, and its finish is "length" if they do not do.
     """
@@ -39,16 +43,22 @@ class ModelAnswerer:
     seed: int
     batch_tokens: int
     stop_ids: frozenset[int] | None = None  # what ends an answer; the model's own where not given
+    elsewhere: UnderAdapters | None = None
 
     def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, AnsweredTurn]) -> Iterator[list[AnsweredTurn]]:
         by_id, turns, queue = {prompt.item_id: prompt for prompt in prompts}, dict(done), Queue()
         failed = self._ask(prompts, turns, queue)
         if failed:
             yield failed
-        for rows in decode(self.model, queue, self.batch_tokens, self.stop_ids):
+        for rows in self._decoded(queue):
             finished = [self._turn(by_id[row.key[0]], row) for row in rows]
             turns |= {turn.key: turn for turn in finished}
             yield finished + self._ask([by_id[turn.item_id] for turn in finished], turns, queue)
+
+    def _decoded(self, queue: Queue) -> Iterator[list[DecodingRow]]:
+        if self.elsewhere is None:
+            return decode(self.model, queue, self.batch_tokens, self.stop_ids)
+        return decode_elsewhere(self.elsewhere, self.model, queue, self.batch_tokens, self.stop_ids)
 
     def _ask(self, prompts: Sequence[Prompt], turns: dict[Key, AnsweredTurn], queue: Queue) -> list[AnsweredTurn]:
         """Put the next turn of each prompt into the queue; returns those that cannot be asked, as failed."""

@@ -13,13 +13,15 @@ from typing import Any
 from fedllm_bench.common.errors import UserError, first_line, unknown
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import base_model, starting
-from fedllm_bench.config.run import Lora, Model
+from fedllm_bench.config.run import Lora, Model, Ray
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.evaluation.answering.budget import batch_tokens
-from fedllm_bench.evaluation.answering.merged_adapter import answering_with
+from fedllm_bench.evaluation.answering.merged_adapter import answering_with, using_merged
+from fedllm_bench.metrics.batches import ALL
 from fedllm_bench.runs import merging
 from fedllm_bench.runs.cell import split_of_run
 from fedllm_bench.runs.folder import GIVE, RESULTS, RunFolder, folder_name
+from fedllm_bench.training.cluster.computing import UnderAdapters, Workers
 from fedllm_bench.training.model.base import load_tokenizer
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
@@ -169,26 +171,37 @@ def any_lora() -> Lora:
 
 @dataclass
 class Resident:
-    """The base of a subject, loaded when it is first needed and kept for all sides."""
+    """The base of a subject, loaded when it is first needed and kept for all sides.
+
+    With settings of `ray` workers answer, and the base here has no adapter in its layers.
+    """
 
     subject: Subject
     device: str
+    ray: Ray | None = None
     loaded: LoraModel | None = None
 
     @contextmanager
-    def answering(self, side: AnswerSide) -> Iterator[Callable[[], LoraModel]]:
-        """Inside the block the function gives the model as `side`; nothing is loaded unless it is called."""
+    def answering(self, side: AnswerSide) -> Iterator[Callable[[], tuple[LoraModel, UnderAdapters | None]]]:
+        """Inside the block the function gives the model as `side`, or its base and the workers that answer as `side`.
+
+        Nothing is loaded unless it is called.
+        """
         with ExitStack() as stack:
 
-            def model() -> LoraModel:
+            def model() -> tuple[LoraModel, UnderAdapters | None]:
                 if side.by_peft:
-                    merged = replace(self.subject.model, adapter=str(side.adapter))
-                    found, tree = load_model(merged, any_lora(), self.device), None
+                    config, lora = replace(self.subject.model, adapter=str(side.adapter)), any_lora()
+                    found, tree = load_model(config, lora, self.device), None
                 else:
-                    found = self.base
-                    tree = None if side.adapter is None else read_adapter(side.adapter, found, self.subject.lora.rank)
+                    config, lora, found = self.subject.model, self.subject.lora, self.base
+                    tree = None if side.adapter is None else read_adapter(side.adapter, found, lora.rank)
+                if self.ray is not None:
+                    trees = {} if tree is None else {ALL: tree}
+                    workers = Workers.of(found, config, lora, self.ray)
+                    return found, workers.under(side.fingerprint, trees, using_merged)
                 stack.enter_context(answering_with(found, tree))
-                return found
+                return found, None
 
             yield model
 

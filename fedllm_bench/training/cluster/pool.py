@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +54,7 @@ class Pool:
     had_room: float = field(default_factory=time.monotonic)
     told: set[str] = field(default_factory=set)
     stored: tuple[Rows, Any] | None = None
+    named: tuple[str, str, Any] | None = None  # name, key and reference of what :meth:`put_once` has put last
 
     def tend(self) -> None:
         """Look at the cluster, at most once a second: no worker on a node that is gone, and one wherever there is room.
@@ -143,6 +146,12 @@ class Pool:
         if self.stored is None or self.stored[0] is not rows:
             self.stored = (rows, self.connection.ray.put(plain_rows(rows)))
         return self.stored[1]
+
+    def put_once(self, name: str, make: Callable[[], Any]) -> tuple[str, Any]:
+        """A key and a reference to what has this name, which is made and put where the last one had another name."""
+        if self.named is None or self.named[0] != name:
+            self.named = (name, uuid.uuid4().hex, self.connection.ray.put(make()))
+        return self.named[1:]
 
 
 def is_near(ours: Any, theirs: Any) -> bool:

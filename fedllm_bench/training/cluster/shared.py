@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,8 +108,8 @@ class SharedPool(Pool):
         self.seats.remove(seat)
 
 
-def pool_of(base: LoadedBase, settings: Ray, here: About) -> Pool:
-    """The pool of this process, made anew where it is of another base."""
+def pool_of(base: LoadedBase, settings: Ray, here: Callable[[], About]) -> Pool:
+    """The pool of this process, made anew where it is of another base. `here` is asked for then alone."""
     old = POOLS[0] if POOLS and POOLS[0].connection.ray.is_initialized() else None
     if old is not None:
         if (old.base, old.room.settings) == (base, settings):
@@ -118,5 +118,6 @@ def pool_of(base: LoadedBase, settings: Ray, here: About) -> Pool:
             old.dismiss(seat)
     connection = old.connection if old is not None else connect()
     room, shared = Room.on(connection.nodes(), settings, base.threads), os.environ.get(WORKERS)
-    POOLS[:] = [SharedPool(connection, base, room, here, shared) if shared else Pool(connection, base, room, here)]
+    own = here()
+    POOLS[:] = [SharedPool(connection, base, room, own, shared) if shared else Pool(connection, base, room, own)]
     return POOLS[0]

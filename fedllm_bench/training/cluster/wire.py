@@ -5,7 +5,8 @@ Ray lays arrays into shared memory and copies them between machines once; tensor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +21,14 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.batches import StepPlan
 from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.cluster.loaded import LoadedBase
+from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.passes import PassPlan
 
 Arrays = dict[str, dict[str, tuple[str, Any]]]  # trees of tensors: tree, name -> type and array
 Rows = TokenPart | PairPart
+# Puts adapters, by name or client, into a model for rows of these owners
+Using = Callable[[LoraModel, Mapping[str, Tree], Sequence[str]], AbstractContextManager[None]]
+Computation = Callable[[LoraModel], list[Any]]  # of a batch: a dataclass of this package that can be called
 
 
 def packed(trees: Mapping[str, Mapping[str, torch.Tensor]]) -> Arrays:
@@ -123,9 +128,22 @@ class SentPlugin:
     content: bytes
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The results of a block, and what the worker logged meanwhile."""
+@dataclass(frozen=True, kw_only=True)
+class SentModel:
+    """What batches of scores or answers share: adapters of a base, put into Ray's store once.
 
-    results: Sequence[SentResult]
+    `using` is found by its name. `adapters` may be of one name, of clients, or none.
+    """
+
+    base: LoadedBase
+    is_packed: bool  # sequences are, where the worker can
+    adapters: Arrays
+    using: Using
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What came of a piece of work, and what the worker logged meanwhile."""
+
+    results: Sequence[Any]
     warnings: Sequence[str]

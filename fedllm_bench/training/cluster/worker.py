@@ -1,4 +1,4 @@
-"""A worker: a process of Ray's that loads the base once, keeps it, and trains blocks of clients with it.
+"""A worker: a process of Ray's that loads the base once, keeps it, and trains clients and scores rows with it.
 
 The libraries that train are imported when the worker loads, after this process is prepared as the command is.
 """
@@ -22,7 +22,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.training.cluster.loaded import About, LoadedBase
 
 if TYPE_CHECKING:
-    from fedllm_bench.training.cluster.wire import SentPlugin, SentTask, Trained
+    from fedllm_bench.training.cluster.wire import Computation, Returned, SentPlugin, SentTask
     from fedllm_bench.training.model.lora_model import LoraModel
 
 PROBE = (2, 16)  # rows and tokens of the input that tells whether two processes compute the same bits
@@ -32,6 +32,7 @@ def about(model: LoraModel, node: str = "") -> About:
     """Of this process and `model`, whose layers hold no adapter."""
     import torch
 
+    assert not model.has_adapter
     rows, tokens = PROBE
     ids = (torch.arange(rows * tokens, device=model.device) * 37 % model.vocabulary).view(rows, tokens)
     with torch.no_grad():
@@ -59,6 +60,7 @@ class ClientWorker:
         self.is_on_gpu = False
         self.engine: Any = None
         self.engine_of: Any = None
+        self.scorer: Any = None
 
     def load(self, base: LoadedBase, is_on_gpu: bool) -> About:
         """Load the base, where it is not there already.
@@ -84,7 +86,7 @@ class ClientWorker:
         torch.set_num_threads(base.threads)
         if self.base is None or (base.model, base.lora) != (self.base.model, self.base.lora):
             self.model: Any = None  # first, so that two never lie in memory
-            self.engine = self.engine_of = None
+            self.engine = self.engine_of = self.scorer = None
             self.model = load_model(base.model, base.lora, "cuda" if self.is_on_gpu else "cpu")
         self.base = base
 
@@ -96,11 +98,11 @@ class ClientWorker:
         rows: Sequence[Any],
         plugins: Sequence[SentPlugin],
         block: Sequence[SentTask],
-    ) -> Trained:
+    ) -> Returned:
         """Train a block. `shared` and `rows` hold references to a SentRound and to rows, read if their key is new."""
         import ray
 
-        from fedllm_bench.training.cluster.wire import SentResult, Trained, unpacked
+        from fedllm_bench.training.cluster.wire import Returned, SentResult, unpacked
 
         self._use(plugins)
         if key != self.key:
@@ -116,7 +118,23 @@ class ClientWorker:
         tasks = [task.with_rows(self.rows) for task in block]
         with _noted() as warnings:
             (results,) = list(self.engine(self.message, [tasks], self.local))
-        return Trained([SentResult.of(result) for result in results], warnings)
+        return Returned([SentResult.of(result) for result in results], warnings)
+
+    def compute(self, key: str, shared: Sequence[Any], work: Computation, owners: Sequence[str]) -> Returned:
+        """The values of a batch. `shared` holds a reference to a SentModel, read if its key is new."""
+        import ray
+
+        from fedllm_bench.training.cluster.wire import Returned, unpacked
+
+        if key != self.key:
+            sent = ray.get(shared[0])
+            self._hold(sent.base)
+            plan = replace(self.model.plan, packed=sent.is_packed and self.model.plan.packed)
+            self.scorer = replace(self.model, plan=plan)
+            self.adapters, self.using, self.key = unpacked(sent.adapters), sent.using, key
+        with _noted() as warnings, self.using(self.scorer, self.adapters, owners):
+            values = work(self.scorer)
+        return Returned(values, warnings)
 
     def _use(self, plugins: Sequence[SentPlugin]) -> None:
         """Read the files of plugins, so that their classes are found by the names that this process was sent."""

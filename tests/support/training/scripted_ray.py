@@ -12,7 +12,7 @@ import numpy as np
 from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.cluster.connection import Connection
 from fedllm_bench.training.cluster.loaded import About
-from fedllm_bench.training.cluster.wire import SentResult, SentTask, Trained
+from fedllm_bench.training.cluster.wire import Returned, SentResult, SentTask
 
 
 class ActorDied(Exception):
@@ -51,16 +51,18 @@ def answer_of(task: SentTask) -> ClientResult:
 
 @dataclass(eq=False)
 class ScriptedWorker:
-    """Ray's handle of an actor; `ray.train` says what comes of a block."""
+    """Ray's handle of an actor; `ray.training` says what comes of a block, `ray.computing` what of a batch."""
 
     ray: ScriptedRay
     node: str
     load: Any = None
     train: Any = None
+    compute: Any = None
 
     def __post_init__(self) -> None:
         self.load = SimpleNamespace(remote=lambda base, is_on_gpu: self.ray.reference(self.ray.loading(self)))
         self.train = SimpleNamespace(remote=lambda *words: self.ray.reference(self.ray.training(self, words[-1])))
+        self.compute = SimpleNamespace(remote=lambda *words: self.ray.reference(self.ray.computing(self, words[2])))
 
 
 @dataclass
@@ -91,7 +93,11 @@ class ScriptedRay:
     def training(self, worker: ScriptedWorker, block: Sequence[SentTask]) -> Any:
         clients = [task.client for task in block]
         self.began.append(clients)
-        return self.fate(worker, clients) or Trained([SentResult.of(answer_of(task)) for task in block], [])
+        return self.fate(worker, clients) or Returned([SentResult.of(answer_of(task)) for task in block], [])
+
+    def computing(self, worker: ScriptedWorker, work: Any) -> Any:
+        self.began.append(list(work.numbers))
+        return self.fate(worker, list(work.numbers)) or Returned(work(None), [])
 
     # what the engine calls of the module
 

@@ -19,7 +19,8 @@ from fedllm_bench.pipeline import spreading
 from fedllm_bench.pipeline.plan import Plan
 from fedllm_bench.training.block import ClientTask
 from fedllm_bench.training.cluster import pool as pools
-from fedllm_bench.training.cluster.dispatch import MOST_DEATHS, Dispatch
+from fedllm_bench.training.cluster.blocks import trained_blocks
+from fedllm_bench.training.cluster.dispatch import MOST_DEATHS
 from fedllm_bench.training.cluster.loaded import LoadedBase
 from fedllm_bench.training.cluster.pool import MOST_FAILED_STARTS, Pool
 from fedllm_bench.training.cluster.room import Room
@@ -47,7 +48,7 @@ def trained(
 ) -> list[int]:
     """The clients in the order in which they were answered."""
     sent = SentRound(base=BASE, plan=PassPlan(), engine=None, method=FedAvg(), config=config, message={}, local=LOCAL)
-    found = Dispatch(pool or pool_on(ray), sent, blocks).results()
+    found = trained_blocks(pool or pool_on(ray), sent, blocks)
     return [result.client for results in found for result in results]
 
 
