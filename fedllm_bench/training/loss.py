@@ -52,18 +52,19 @@ def head_nll(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
 def chunked_nll(model: LoraModel, hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
     """:func:`head_nll` with the logits of few tokens alive, forward and backward."""
     size = tokens_at_once(model.vocabulary)
-    if torch.is_grad_enabled() and model.trains_head:  # whose gradient is of all tokens: computed again in backward
-        if len(targets_C) <= size:
-            return head_nll(model, hidden_CH, targets_C)
-        chunks = zip(hidden_CH.split(size), targets_C.split(size), strict=True)
-        return torch.cat([checkpoint(head_nll, model, h, t, use_reentrant=False) for h, t in chunks])
-    if torch.is_grad_enabled() and hidden_CH.requires_grad:
+    if not (torch.is_grad_enabled() and hidden_CH.requires_grad):
+        found_C = _empty_losses(hidden_CH)
+        for at in range(0, len(targets_C), size):
+            found_C[at : at + size] = head_nll(model, hidden_CH[at : at + size], targets_C[at : at + size])
+        return found_C
+    if not model.trains_head:
         out: Tensor = _ChunkedNll.apply(model, size, hidden_CH, targets_C)  # type: ignore[no-untyped-call]
         return out
-    found_C = _empty_losses(hidden_CH)
-    for at in range(0, len(targets_C), size):
-        found_C[at : at + size] = head_nll(model, hidden_CH[at : at + size], targets_C[at : at + size])
-    return found_C
+    if len(targets_C) <= size:
+        return head_nll(model, hidden_CH, targets_C)
+    # the head's gradient is of all tokens: logits are computed again in backward
+    chunks = zip(hidden_CH.split(size), targets_C.split(size), strict=True)
+    return torch.cat([checkpoint(head_nll, model, h, t, use_reentrant=False) for h, t in chunks])
 
 
 def _empty_losses(hidden_CH: Tensor) -> Tensor:
