@@ -73,8 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return carry_out(build_parser().parse_args(words), words)
 
 
-def carry_out(args: argparse.Namespace, words: Sequence[str]) -> int:
-    """Do what `args` ask for, and say each error in one clear line; the exit code. `words` are those of the command."""
+def carry_out(args: argparse.Namespace, words: Sequence[str] = ()) -> int:
+    """Do what `args` ask for, and say each error in one clear line; the exit code.
+
+    `words` are those of the command; none where it was not typed, but started by a run.
+    """
     logging.basicConfig(
         format="%(message)s", level=logging.DEBUG if args.verbose else logging.WARNING, stream=sys.stderr
     )
@@ -85,9 +88,9 @@ def carry_out(args: argparse.Namespace, words: Sequence[str]) -> int:
             code: int = args.run(args)
         return code
     except KeyboardInterrupt as error:
-        command = shlex.join(["fedllm-bench", *words])
-        text = f"interrupted; what is done is kept, and the same command goes on from there: {command}"
-        return _fail(text, interrupts.exit_code(error))
+        again = f"the same command goes on from there: {shlex.join(['fedllm-bench', *words])}"
+        text = again if words else "the command of the run goes on from there"
+        return _fail(f"interrupted; what is done is kept, and {text}", interrupts.exit_code(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at exit
         return 0

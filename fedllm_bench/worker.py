@@ -23,7 +23,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits it ignored
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if sys.argv[1:2] == [BASELINE_OF]:
-        return cli.carry_out(_baseline_parser().parse_args(sys.argv[2:]), sys.argv[1:])
+        return cli.carry_out(_baseline_parser().parse_args(sys.argv[2:]))
     return cli.main(sys.argv[1:])
 
 

@@ -154,7 +154,7 @@ def _show(cell: Cell, payload: dict[str, object]) -> None:
 def _explain(config: RunConfig, sources: dict[str, str]) -> int:
     from fedllm_bench.config.run import dotted
 
-    values = {key.replace(".constants.", "."): value for key, value in dotted(config.to_dict()).items()}
+    values = {key.replace(".constants.", "."): value for key, value in dotted(config.every_value()).items()}
     for key, source in sources.items():
         say(f"{key} = {values.get(key)}".ljust(63) + f" {source}")
     return 0

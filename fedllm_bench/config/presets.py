@@ -60,8 +60,10 @@ def explain(
 ) -> dict[str, str]:
     """Where each value of the same :func:`load` comes from: dotted key -> file, argument or "default"."""
     resolved = _resolve(dataset, method, profile, overrides, options)
-    config = resolved.check().to_dict()
+    config = resolved.check().every_value()
     config["method"] = {"name": config["method"]["name"], **config["method"]["constants"]}
+    if not config["plugins"]:  # no setting: it is only shown what a run uses
+        del config["plugins"]
     return {key: resolved.sources.get(key, "default") for key in dotted(config)}
 
 

@@ -181,12 +181,17 @@ class RunConfig(_Strict):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        values = self.every_value()
         for section, keys in ADDED.items():  # else runs from before there were these keys would have other hashes
             for key, default in keys.items():
                 part = values[section] if section else values
                 if part[key] == default:
                     del part[key]
+        return values
+
+    def every_value(self) -> dict[str, Any]:
+        """JSON data with all keys, those of ADDED too."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return values
 
     def plugin_of(self, kind: str, name: str) -> UsedPlugin | None:

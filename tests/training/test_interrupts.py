@@ -13,7 +13,7 @@ from resumed_rounds import anew, left_behind, same_bits, undisturbed
 from scripted_rounds import START, by_client, scripted_run
 from sweeps import UNLIKE, sweep
 
-from fedllm_bench import cli
+from fedllm_bench import cli, worker
 from fedllm_bench.commands import bench
 from fedllm_bench.common import interrupts
 from fedllm_bench.common.interrupts import Interrupted, Stop
@@ -60,6 +60,15 @@ def test_the_command_says_how_to_go_on(signum, code, monkeypatch, capsys):
     assert cli.main(["bench", "aya", "fedavg", "--set", "local.steps = 3"]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("the same command goes on from there: fedllm-bench bench aya fedavg --set 'local.steps = 3'")
+
+
+def test_a_baseline_that_nobody_typed_names_no_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["worker", "baseline-of", "runs/a", "--threads=1"])
+    monkeypatch.setattr("threading.Thread.start", lambda thread: None)
+    monkeypatch.setattr(worker, "_run_baseline", lambda args: send(signal.SIGINT))
+    assert worker.main() == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "fedllm-bench: interrupted; what is done is kept, and the command of the run goes on from there"
 
 
 def asked_in(stop: Stop, real: MapBlocks, round_num: int, block: int) -> MapBlocks:
