@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 
 PLAN = "plan.json"
 VERSION = 2  # 1 stacked the micro-batches of clients, padded to the longest row of all
+Positive = Annotated[int, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,29 +27,46 @@ class Plan:
     in the run's process and with the run's threads.
     """
 
-    threads: int
-    block_size: int
+    threads: Positive
+    block_size: Positive
     version: int = 1
-    pass_tokens: int | None = None
+    pass_tokens: Positive | None = None
     packed: bool | None = None
-    baseline_threads: int | None = None
+    baseline_threads: Positive | None = None
+
+
+@dataclass(frozen=True)
+class _Versioned:
+    version: int = 1
+
+
+_PLAN, _VERSION = TypeAdapter(Plan), TypeAdapter(_Versioned)
 
 
 def read_plan(folder: Path) -> Plan | None:
     """The plan of a run folder; None where no session has begun it. Keys that are not known here are passed over.
 
-    Raises a :class:`UserError` for a plan of a version that is not known here.
+    Raises a :class:`UserError` for a plan of a version that is not known here, and for a broken one.
     """
     path = folder / PLAN
     if not path.is_file():
         return None
-    values: dict[str, Any] = files.read_json(path)
-    if values.get("version", 1) not in (1, VERSION):
+    content = path.read_bytes()
+    try:
+        version = _VERSION.validate_json(content, strict=True).version
+        if version in (1, VERSION):
+            return _PLAN.validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"{part}: " for part in first["loc"])
         raise UserError(
-            f"{path}: got version {values['version']!r} of the plan, and this one knows 1 and {VERSION}; finish the "
-            "run with the newer release that began it, or give another OUT"
-        )
-    return Plan(**{key: values[key] for key in Plan.__dataclass_fields__ if key in values})
+            f"{path} is broken ({where}{first['msg']}); restore it, or remove it: the run then goes on, with sums that "
+            "may be rounded otherwise"
+        ) from error
+    raise UserError(
+        f"{path}: got version {version} of the plan, and this one knows 1 and {VERSION}; finish the run with the newer "
+        "release that began it, or give another OUT"
+    )
 
 
 def write_plan(folder: Path, plan: Plan) -> Plan:

@@ -98,3 +98,22 @@ def test_a_plan_of_a_later_version_is_refused_in_one_line(tmp_path):
     write_plan(tmp_path, Plan(threads=1, block_size=4, version=7))
     with pytest.raises(UserError, match=r"plan\.json: got version 7 of the plan, and this one knows 1 and 2; finish"):
         read_plan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        '{"threads": 1, "blo',
+        "[]",
+        '{"block_size": 8, "version": 2}',
+        '{"threads": 0, "block_size": 8}',
+        '{"threads": "x", "block_size": 8}',
+        '{"threads": 1, "block_size": 8, "version": 2, "pass_tokens": -5}',
+        '{"threads": 1, "block_size": 8, "version": "2"}',
+    ],
+)
+def test_a_broken_plan_is_one_line(content, tmp_path):
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(UserError, match=r"plan\.json is broken \(.*\); restore it, or remove it"):
+        read_plan(tmp_path)

@@ -70,8 +70,7 @@ def connect() -> Connection:
     if is_own:
         os.environ.update({name: value for name, value in ALONE.items() if name not in os.environ})
         os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # else a token is left in the home folder
-    import ray
-
+    ray = _imported()
     if ray.is_initialized():
         return Connection(ray, is_made=False)
     with _own_signals():
@@ -82,6 +81,17 @@ def connect() -> Connection:
             raise UserError(f"{where}: {first_line(error)[:300]}{'' if is_own else f'; {ADVICE}'}") from error
     MADE[:] = [Connection(ray, is_made=True)]
     return MADE[0]
+
+
+def _imported() -> Any:
+    try:
+        import ray
+    except (ImportError, OSError) as error:  # installed, but not for this Python or system
+        raise UserError(
+            f"engine=ray: Ray is installed and cannot be loaded ({first_line(error)[:300]}); pip install "
+            "--force-reinstall 'fedllm-bench[ray]'"
+        ) from error
+    return ray
 
 
 def disconnect() -> None:
@@ -115,7 +125,7 @@ def _check_address(address: str) -> None:
         raise UserError(f"{ADDRESS}={address}: give HOST:PORT, such as 10.0.0.1:6379, or auto; or unset it")
     try:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # the last of a name that no host can have, as a..b
         raise UserError(f"{ADDRESS}={address}: no Ray answers there ({first_line(error)}); {ADVICE}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,19 @@ def test_without_ray_the_command_names_the_extra(
     assert_refused(argv, tmp_path, capsys, "engine=ray", "pip install 'fedllm-bench[ray]'")
 
 
+def test_a_broken_ray_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MADE", [])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in (*connection.ALONE, "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")  # so that what is set is taken back
+    (tmp_path / "ray.py").write_text('raise ImportError("no module ray._raylet")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError, match=r"cannot be loaded \(no module ray\._raylet\); pip install"):
+        connection.connect()
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -40,6 +54,7 @@ def free_port() -> int:
         ("head", "give HOST:PORT, such as"),
         ("head:", "give HOST:PORT, such as"),
         ("127.0.0.1:99999", "no Ray answers there"),
+        ("a..b:6379", "no Ray answers there"),
     ],
 )
 def test_an_address_without_ray_is_one_line_at_once(
