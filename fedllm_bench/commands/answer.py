@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_bench.commands.bench import positive
+from fedllm_bench.commands.bench import num_threads, positive
 from fedllm_bench.commands.judge import count
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common import hardware
@@ -82,7 +82,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=positive, metavar="N", help="for all items (default: as published)")
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N items only, for trying out")
     parser.add_argument("--batch-tokens", type=positive, metavar="N", help="tokens in the making (default: by memory)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="cores to use (default: all, or OMP_NUM_THREADS)")
+    parser.add_argument(
+        "--threads", type=num_threads, metavar="N", help="cores to use (default: all, or OMP_NUM_THREADS)"
+    )
     parser.add_argument("--engine", metavar="NAME", help="inprocess, or ray: its workers (default: as RUN was trained)")
     parser.add_argument("--retry-failed", action="store_true", help="ask items again that have failed before")
 

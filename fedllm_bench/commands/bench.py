@@ -22,6 +22,7 @@ PROFILES = (
     "(published setting); default: paper with a GPU, else mini"
 )
 ENGINES = "inprocess, ray (many GPUs and machines: docs/scaling.md; an extra), or trl (the slow reference)"
+MOST_THREADS = 1024  # no machine has more cores for one process; torch takes no number beyond 64 bits
 EXAMPLES = """examples:
   fedllm-bench bench aya fedprox
   fedllm-bench bench aya fedavg --seed 1 --set local.lr=1e-3 --set federation.rounds=10
@@ -54,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_settings(parser, metavar="KEY=VALUE", help="a setting; may be repeated")
     parser.add_argument(
         "--threads",
-        type=positive,
+        type=num_threads,
         metavar="N",
         help="cores for the run and, afterwards, for its baseline, as --threads 2 (default: all, or OMP_NUM_THREADS, "
         "shared by both, which then train at the same time)",
@@ -117,6 +118,13 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
     return int(text)
+
+
+def num_threads(text: str) -> int:
+    """As many threads as a machine may have, as an option of the command line."""
+    if (number := positive(text)) > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{number:,} threads are too many; give 1 to {MOST_THREADS:,}")
+    return number
 
 
 def _announce(cell: Cell) -> None:

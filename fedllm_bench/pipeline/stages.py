@@ -96,6 +96,7 @@ def _load(cell: Cell, is_baseline: bool) -> Bench:
     """The cell with everything loaded; one that cannot be loaded leaves no folder behind."""
     for part in cell.folder.rglob("*.part"):  # what a killed session was writing; nobody else holds the lock
         shutil.rmtree(part) if part.is_dir() else part.unlink()
+    read_plan(cell.folder)  # one that cannot be read stays where it is
     try:
         return with_passes(load_bench(_as_planned(cell), is_baseline=is_baseline, is_run=True))
     except UserError:

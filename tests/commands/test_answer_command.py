@@ -214,6 +214,7 @@ BAD = {
     ),
     "temperature": (["RUN", "--metrics", "mini", "--temperature", "hot"], "'hot' is not a number"),
     "seed": (["RUN", "--metrics", "mini", "--seed", "-1"], "--seed"),
+    "threads": (["RUN", "--metrics", "mini", "--threads", "99999999999"], "threads are too many; give 1 to 1,024"),
     "limit": (["RUN", "--metrics", "mini", "--limit", "0"], "'0' is not a whole number"),
 }
 
@@ -232,7 +233,7 @@ def test_bad_input_is_one_line_and_leaves_no_answers(case, runs: Path, shared: P
     assert captured.out == ""
     assert not list(tmp_path.rglob("*.jsonl.partial"))
     assert not list(tmp_path.rglob("answers/*/*.jsonl"))
-    assert len(BAD) == 21
+    assert len(BAD) == 22
 
 
 def test_another_setting_than_before_is_refused(shared: Path, capsys):

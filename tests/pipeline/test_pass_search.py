@@ -94,10 +94,15 @@ def test_a_run_keeps_packed_or_padded_sequences(cell, monkeypatch, caplog):
     assert "this run packed its sequences, which cannot be done here: they are padded from now on" in caplog.text
 
 
-def test_a_plan_of_a_later_version_is_refused_in_one_line(tmp_path):
-    write_plan(tmp_path, Plan(threads=1, block_size=4, version=7))
-    with pytest.raises(UserError, match=r"plan\.json: got version 7 of the plan, and this one knows 1 and 2; finish"):
-        read_plan(tmp_path)
+def test_a_plan_of_a_later_version_is_refused_in_one_line_and_stays(cell):
+    cell.folder.mkdir(parents=True)
+    write_plan(cell.folder, Plan(threads=1, block_size=4, version=7))
+    for refused in (lambda: read_plan(cell.folder), lambda: run_cell(cell)):
+        with pytest.raises(
+            UserError, match=r"plan\.json: got version 7 of the plan, and this one knows 1 and 2; finish"
+        ):
+            refused()
+    assert files.read_json(cell.folder / "plan.json")["version"] == 7
 
 
 @pytest.mark.parametrize(
