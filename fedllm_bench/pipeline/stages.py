@@ -96,19 +96,15 @@ def _load(cell: Cell, is_baseline: bool) -> Bench:
     """The cell with everything loaded; one that cannot be loaded leaves no folder behind."""
     for part in cell.folder.rglob("*.part"):  # what a killed session was writing; nobody else holds the lock
         shutil.rmtree(part) if part.is_dir() else part.unlink()
-    read_plan(cell.folder)  # one that cannot be read stays where it is
+    plan = read_plan(cell.folder)  # one that cannot be read stays where it is
     try:
-        return with_passes(load_bench(_as_planned(cell), is_baseline=is_baseline, is_run=True))
+        plan = plan or write_plan(cell.folder, spread(plan_of(cell), cell.config))
+        # with the threads of the first session: another number would round sums differently
+        return with_passes(load_bench(cell.with_threads(plan.threads), is_baseline=is_baseline, is_run=True))
     except UserError:
         if {path.name for path in cell.folder.iterdir()} <= {".lock", PLAN}:
             shutil.rmtree(cell.folder)
         raise
-
-
-def _as_planned(cell: Cell) -> Cell:
-    """The cell with the thread count of its first session: another one would round sums differently."""
-    plan = read_plan(cell.folder) or write_plan(cell.folder, spread(plan_of(cell), cell.config))
-    return cell.with_threads(plan.threads)
 
 
 def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:

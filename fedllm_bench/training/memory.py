@@ -34,7 +34,9 @@ FLOAT32 = 4  # bytes; adapters and optimiser states have this type whatever the 
 # Tensors of the size of a client's adapter: it and what the server sent; and at the optimiser's step the sum of
 # gradients, the gradient, the clipped one, both moments before and after, and three on the way.
 ADAPTERS, OPTIMIZER = 2, 10
-LOGITS_COPIES = 2  # in float32 at least: logits, and log-probabilities, which become the gradient
+# In float32: logits, log-probabilities and gradient. A plain head under adapters makes the last in the room of the
+# second; a trained head and one with a soft cap do not.
+LOGITS_COPIES = 3
 
 
 class NoEstimate(UserError):

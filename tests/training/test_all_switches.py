@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from block_runs import ROWS, STEPS, gap, start_of
+from block_runs import ROWS, STEPS, gap, start_of, tasks_of
 from dpo_runs import dpo
 from pairs import random_pairs
 from sweeps import UNLIKE, sweep
-from tiny import client_task, random_part, random_tree, settings
+from tiny import random_part, settings
 from torch import Tensor
 
 from fedllm_bench.data.pairs import PairPart
@@ -89,12 +89,7 @@ def trained(model: LoraModel, name: str, kind: str, config: Any, groups: list[li
     message = method.broadcast(method.init(start))
     results = []
     for group in groups:
-        tasks = [
-            client_task(k, part, ROWS[k], local, steps=STEPS[k],
-                        state={key: random_tree(tree, seed=20 + k) for key, tree in method.client_init(start).items()})
-            for k in group
-        ]  # fmt: skip
-        results += train_block(model, method, message, tasks, local)
+        results += train_block(model, method, message, tasks_of(method, start, local, group, part=part), local)
     return results
 
 

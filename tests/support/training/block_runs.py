@@ -31,12 +31,14 @@ def start_of(model: LoraModel) -> Tree:
     return random_tree(initial_adapter(model.layers, rank=4, seed=0), seed=6, scale=0.1)
 
 
-def tasks_of(method: FedAvg, start: Tree, local: Local, clients=tuple(ROWS), steps=STEPS) -> list[ClientTask]:
+def tasks_of(
+    method: FedAvg, start: Tree, local: Local, clients=tuple(ROWS), steps=STEPS, part=PART
+) -> list[ClientTask]:
     """Clients of unequal sizes and numbers of steps; a state is as after an earlier round."""
     tasks = []
     for k in clients:
         state = {key: random_tree(tree, seed=20 + k) for key, tree in method.client_init(start).items()}
-        tasks.append(client_task(k, PART, ROWS[k], local, steps=steps[k], state=state))
+        tasks.append(client_task(k, part, ROWS[k], local, steps=steps[k], state=state))
     return tasks
 
 
