@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.common.text import counted
@@ -17,12 +15,10 @@ from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.block import Block, ClientResult, ClientTask, MapBlocks
+from fedllm_bench.training.cluster.computing import Workers
 from fedllm_bench.training.cluster.dispatch import Dispatch, Kind
-from fedllm_bench.training.cluster.loaded import LoadedBase
 from fedllm_bench.training.cluster.pool import Pool, Seat
-from fedllm_bench.training.cluster.shared import pool_of
 from fedllm_bench.training.cluster.wire import Rows, SentPlugin, SentResult, SentRound, SentTask, packed
-from fedllm_bench.training.cluster.worker import about
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.tasks import Until
 
@@ -35,12 +31,11 @@ def over_ray(engine: Engine, model: LoraModel, method: FedAvg, config: RunConfig
     A server's state is, bit for bit, that of `engine` in this process, where workers compute as it does; a line says
     so where they do not. Raises a :class:`UserError` where Ray cannot be had, at the first block.
     """
-    base = LoadedBase(model=config.model, lora=config.lora, threads=torch.get_num_threads())
-    here = cache(partial(about, model))
+    workers = Workers.of(model, config.model, config.lora, config.ray)
 
     def map_blocks(message: Message, blocks: Iterable[Block], local: Local) -> Iterator[list[ClientResult]]:
         sent = SentRound(
-            base=base,
+            base=workers.base,
             plan=model.plan,
             engine=engine,
             method=method,
@@ -48,7 +43,7 @@ def over_ray(engine: Engine, model: LoraModel, method: FedAvg, config: RunConfig
             message=packed(message),
             local=local,
         )
-        return trained_blocks(pool_of(base, config.ray, here), sent, blocks)
+        return trained_blocks(workers.pool(), sent, blocks)
 
     return map_blocks
 

@@ -48,6 +48,10 @@ class Workers:
         base = LoadedBase(model=model, lora=lora, threads=torch.get_num_threads())
         return cls(base, settings, cache(partial(about, loaded)))
 
+    def pool(self) -> Pool:
+        """That of this process. Raises a :class:`UserError` where Ray cannot be had."""
+        return pool_of(self.base, self.settings, self.here)
+
     def under(self, name: str, adapters: Mapping[str, Tree], using: Using) -> UnderAdapters:
         """Who computes batches under these adapters, which are put where workers get them once for each `name`.
 
@@ -84,7 +88,7 @@ class UnderAdapters:
 
     def open(self, model: LoraModel) -> tuple[Pool, Batched]:
         """The pool of this process, with the adapters in Ray's store."""
-        pool = pool_of(self.workers.base, self.workers.settings, self.workers.here)
+        pool = self.workers.pool()
         is_packed = model.plan.packed
         key, shared = pool.put_once(f"{self.name} {is_packed} {self.using.__name__}", partial(self._sent, is_packed))
         return pool, Batched(key, shared)
