@@ -1,0 +1,1 @@
+"""Closed benchmarks: questions with one right answer, asked by EleutherAI's lm-eval."""
