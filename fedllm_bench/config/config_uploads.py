@@ -32,8 +32,12 @@ class Privacy(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Communication(Strict):
-    """What clients send (docs/communication.md)."""
+    """What clients send (docs/communication.md).
+
+    `budget_mb`: MB of 1024 * 1024 bytes that all rounds may send, up and down; a run ends before it would pass it.
+    """
 
     upload_dtype: Literal["float32", "float16"] = "float32"
     lora_aggregation: Literal["mean", "frozen_a"] = "mean"
     aggregation_error: bool = False  # measured each round; holds all uploads of a round in memory
+    budget_mb: Positive | None = None

@@ -209,6 +209,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "data": {"swap_answers": False},
     "model": {"device_map": ""},
     "local": {"on_divergence": "stop"},
+    "communication": {"budget_mb": None},
     "evaluation": {"heldout_rows": 0, "clients": 0},
 }
 

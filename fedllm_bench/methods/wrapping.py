@@ -6,6 +6,8 @@ Privacy is the outermost, so that nothing is done to an upload after it was clip
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.config_uploads import Communication
 from fedllm_bench.config.run import RunConfig
@@ -20,7 +22,7 @@ def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
 
     Raises a :class:`ValueError` where privacy.epsilon is to find the noise and `num_clients` is None.
     """
-    if config.communication != Communication():
+    if replace(config.communication, budget_mb=None) != Communication():  # nothing sent passes no budget
         _check_sends(method, config, "communication")
     if config.communication.lora_aggregation == "frozen_a":
         method = FrozenA(inner=method)

@@ -34,7 +34,7 @@ from fedllm_bench.runs.loading import Bench
 from fedllm_bench.runs.personalise import local_of
 from fedllm_bench.runs.scoring import Scores
 from fedllm_bench.scores.score import Score
-from fedllm_bench.training.faults import DROPPED_OUT
+from fedllm_bench.training.faults import DROPPED_OUT, participants
 
 if TYPE_CHECKING:
     from fedllm_bench.report import figures
@@ -64,12 +64,12 @@ def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) ->
     infos = {name: METRICS[name].info for name in bench.metrics}
     payload = results_payload(
         run=_about_run(bench),
-        data=_about_data(bench),
+        data=_about_data(bench, len(rounds)),
         cost=_cost(rounds, lines, seconds),
         metrics=metrics_of(sets, infos),
         clients={name: client_rows(scores) for name, scores in sets.items()},
-        over_rounds=_over_rounds(bench, sides, lines),
-        personalisation=_personalisation(bench, sides),
+        over_rounds=_over_rounds(bench, sides, lines, len(rounds)),
+        personalisation=_personalisation(bench, sides, len(rounds)),
         privacy=privacy_block(bench.method, config, len(bench.clients), rounds),
         communication=communication_block(config, rounds),
     )
@@ -110,11 +110,12 @@ def _model_name(config: RunConfig) -> str:
     return name + (" (all weights)" if model.trainable == "full" else "")
 
 
-def _about_data(bench: Bench) -> dict[str, Any]:
+def _about_data(bench: Bench, num_rounds: int) -> dict[str, Any]:
     manifest = bench.cell.split.manifest
     ids = bench.clients.ids
     # a pooled method trains on everyone's rows, whomever the schedule chooses
-    never = [] if bench.method.pooled else sorted(set(range(len(ids))) - bench.visited)
+    visited = participants(bench.config, len(ids), bench.clients.file_order, num_rounds)
+    never = [] if bench.method.pooled else sorted(set(range(len(ids))) - visited)
     return {
         "num_clients": len(manifest.clients),
         "num_unseen_clients": len(manifest.unseen),
@@ -128,7 +129,9 @@ def _about_data(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _over_rounds(bench: Bench, sides: RawSides, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _over_rounds(
+    bench: Bench, sides: RawSides, lines: Sequence[Mapping[str, Any]], num_rounds: int
+) -> dict[str, Any] | None:
     every = bench.config.evaluation.every
     if not every or bench.method.personal:
         return None
@@ -137,15 +140,15 @@ def _over_rounds(bench: Bench, sides: RawSides, lines: Sequence[Mapping[str, Any
         sides.before[bench.loss],
         sides.after[bench.loss],
         info=METRICS[bench.loss].info,
-        num_rounds=bench.config.federation.rounds,
+        num_rounds=num_rounds,
         every=every,
     )
 
 
-def _personalisation(bench: Bench, sides: RawSides) -> dict[str, Any] | None:
+def _personalisation(bench: Bench, sides: RawSides, num_rounds: int) -> dict[str, Any] | None:
     if sides.personal is None:
         return None
-    local, ids = local_of(bench.config), bench.clients.ids
+    local, ids = local_of(bench.config, num_rounds), bench.clients.ids
     after = sides.after[bench.loss]
     entry = metric_entry(
         METRICS[bench.loss].info,

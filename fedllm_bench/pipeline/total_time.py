@@ -40,12 +40,12 @@ class TotalTime:
             self._say(server, time.perf_counter() - self.started)
 
     def _say(self, server: Server, of_round: float) -> None:
-        rounds = self.bench.config.federation.rounds
+        rounds = self.bench.num_rounds
         parts = {"train": of_round * (rounds - server.round)}
         if (scoring := self.spent.get("score the base", 0.0)) > 1.0:  # else they came from the cache
             parts["score"] = scoring
         if not self.bench.method.personal and self.bench.cell.baseline.finished() is None:
-            alone = of_round * rounds * local_share(self.bench)
+            alone = of_round * self.bench.config.federation.rounds * local_share(self.bench)
             beside = of_round + sum(parts.values()) if self.baseline and self.baseline.is_beside else 0.0
             parts |= {"local baseline": alone - beside} if alone > beside else {}
         total = sum(parts.values())

@@ -151,8 +151,10 @@ def _uploads(payload: Payload) -> list[str]:
     lines = [f"privacy: {privacy['statement']}"] if privacy else []
     if privacy and privacy["clipped"] is not None:
         lines.append(f"clipped: {privacy['clipped']:.0%} of uploads, at norm {privacy['clip']:g}")
+    budget = sent.get("budget") or {}
+    lines += [budget["ended"]] if budget.get("ended") else []
     names = {"float16": "uploads in float16", "frozen_a": "A frozen, B alone trained and sent"}
-    changed = [names[value] for value in sent.values() if value in names]
+    changed = [names[value] for key in ("upload_dtype", "lora_aggregation") if (value := sent.get(key)) in names]
     lines += ["; ".join(changed)] if changed else []
     if sent.get("aggregation_error") is not None:
         lines.append(

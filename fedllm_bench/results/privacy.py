@@ -12,6 +12,7 @@ from fedllm_bench.methods.accounting import accountant_name, spent_epsilon
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.privacy import Private
 from fedllm_bench.methods.wrapped import find
+from fedllm_bench.results.budget import budget_block
 
 Rounds = Sequence[Mapping[str, Any]]
 VACUOUS = 20.0  # e^20 is half a billion: hardly a bound
@@ -43,6 +44,7 @@ def communication_block(config: RunConfig, rounds: Rounds) -> dict[str, Any]:
         "upload_dtype": config.communication.upload_dtype,
         "lora_aggregation": config.communication.lora_aggregation,
         **{key: _mean(record.get(key) for record in rounds) for key in ("aggregation_error", "aggregation_error_norm")},
+        "budget": budget_block(config, rounds),
     }
 
 

@@ -73,11 +73,22 @@ class PrivacyBlock:
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)
+class BudgetBlock:
+    """`ended` says that the run ended before its planned rounds, and why; "" where it did not."""
+
+    budget_mb: Number
+    rounds: Int
+    of_rounds: Int
+    ended: Text
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
 class CommunicationBlock:
     upload_dtype: Text
     lora_aggregation: Text
     aggregation_error: Number | None
     aggregation_error_norm: Number | None
+    budget: BudgetBlock | None = None  # of a run without one; older files lack it
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)

@@ -103,11 +103,15 @@ def in_one_process(config: RunConfig) -> RunConfig:
 
 
 def _viewed(config: RunConfig) -> RunConfig:
-    """`config` without the looks at a global adapter where there is none: all methods share one baseline."""
+    """`config` without the looks at a global adapter where there is none, and without a budget, as nothing is sent:
+
+    all methods share one baseline.
+    """
     if config.method.name != BASELINE:
         return config
     off = replace(config.evaluation, every=0, personal_steps=0, personal_clients=0, personal_lr=0.0)
-    return replace(config, evaluation=off)
+    unbound = replace(config.communication, budget_mb=None)
+    return replace(config, evaluation=off, communication=unbound)
 
 
 def resolve_split(config: RunConfig) -> Split:

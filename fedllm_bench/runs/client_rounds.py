@@ -29,7 +29,7 @@ def watcher(bench: Bench, stop: Stop | None = None) -> Callable[[Server], None]:
 
     Raises Interrupted between two batches once `stop` is asked for; those that are done are kept.
     """
-    every, last = bench.config.evaluation.every, bench.config.federation.rounds
+    every, last = bench.config.evaluation.every, bench.num_rounds
     if every and bench.method.personal:
         log.info("evaluation.every=%d is passed over: %s has no global adapter", every, bench.config.method.name)
         every = 0

@@ -138,11 +138,19 @@ class RunFolder:
         names = [RESULTS, ROUNDS, *self._score_files()]
         yield from (f"there is no {name}" for name in names if not self.has(name))
         done, rounds = len(files.read_jsonl_so_far(self.path / ROUNDS)), self.config.federation.rounds
-        if done != rounds:
+        if done != rounds and not self._ended_at(done):
             yield part_of(done, rounds, "round")
         outputs = {name for kind in OUTPUTS.values() for name in (kind, f"{kind}s")}
         if not any((self.path / name).is_dir() for name in outputs):
             yield "there is no adapter"
+
+    def _ended_at(self, done: int) -> bool:
+        """Whether a budget of bytes ended the run after so many rounds, as its results say."""
+        if self.config.communication.budget_mb is None or not self.has(RESULTS):
+            return False
+        sent = self.results.get("communication")
+        budget = sent.get("budget") if isinstance(sent, dict) else None
+        return isinstance(budget, dict) and bool(budget.get("ended")) and budget.get("rounds") == done
 
     @property
     def is_on_invented_world(self) -> bool:

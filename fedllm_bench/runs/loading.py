@@ -35,6 +35,7 @@ from fedllm_bench.runs.reference import reference_key, with_reference, without_r
 from fedllm_bench.runs.swapping import swapped
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
+from fedllm_bench.training.budget import rounds_within
 from fedllm_bench.training.cluster.computing import Workers
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model import limits
@@ -76,6 +77,14 @@ class Bench:
     @cached_property
     def initial(self) -> Tree:
         return initial_adapter(self.model.layers, self.config.lora.rank, self.config.seed)
+
+    @cached_property
+    def num_rounds(self) -> int:
+        """The rounds that the budget of bytes has room for; a :class:`UserError` where it has none."""
+        plan = schedule(self.config, len(self.clients), self.clients.file_order)
+        if self.config.communication.budget_mb is None:
+            return len(plan)
+        return rounds_within(self.config, self.method, self.initial, plan)
 
     @cached_property
     def visited(self) -> frozenset[int]:
@@ -139,7 +148,9 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     items = _items(clients, config)
     _check_answers_fit(model, config, items, settings)
     _check_asked(metrics, items, is_told=not is_baseline)
-    return Bench(cell, model, clients, items, settings, metrics, workers)
+    bench = Bench(cell, model, clients, items, settings, metrics, workers)
+    _ = bench.num_rounds  # refuses a budget that is too small for one round
+    return bench
 
 
 def _template(config: RunConfig, tokenizer: Any) -> str:

@@ -44,9 +44,9 @@ def is_wanted(bench: Bench) -> bool:
     return bool(steps) and not bench.method.personal
 
 
-def local_of(config: RunConfig) -> Local:
-    """The settings of the rounds at one rate: that asked for, else that of the last round."""
-    last = config.local.lr_at(config.federation.rounds - 1, config.federation.rounds)
+def local_of(config: RunConfig, done: int) -> Local:
+    """The settings of the rounds at one rate: that asked for, else that of the last of the rounds that were `done`."""
+    last = config.local.lr_at(done - 1, config.federation.rounds)
     return replace(config.local, lr=config.evaluation.personal_lr or last)
 
 
@@ -113,7 +113,7 @@ def _answers(
     run = TrainingRun(config=config, method=method, clients=bench.clients, map_blocks=map_blocks, folder=folder)
     start, steps = Server(server.params, round=ROUND), config.evaluation.personal_steps
     tasks = Until(stop, (list(tasks_of_steps(run, start, block, steps)) for block in blocks))
-    yield from map_blocks(method.broadcast(start), tasks, local_of(config))
+    yield from map_blocks(method.broadcast(start), tasks, local_of(config, server.round))
 
 
 def _scores(

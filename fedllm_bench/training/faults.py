@@ -51,7 +51,9 @@ def dropouts(config: RunConfig, round_num: int, chosen: Iterable[int]) -> frozen
     return frozenset(client for client in chosen if drops_out(config.faults, config.seed, round_num, client))
 
 
-def participants(config: RunConfig, num_clients: int, file_order: Sequence[int] = ()) -> frozenset[int]:
-    """The clients who are chosen and answer in at least one round."""
-    plan = enumerate(schedule(config, num_clients, file_order))
+def participants(
+    config: RunConfig, num_clients: int, file_order: Sequence[int] = (), rounds: int | None = None
+) -> frozenset[int]:
+    """The clients who are chosen and answer in at least one of the first `rounds` rounds; None means all."""
+    plan = enumerate(schedule(config, num_clients, file_order)[:rounds])
     return frozenset(k for round_num, chosen in plan for k in set(chosen) - dropouts(config, round_num, chosen))

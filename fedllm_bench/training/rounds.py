@@ -16,10 +16,12 @@ from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server
+from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.training import divergence
 from fedllm_bench.training.aggregation import Mean, UploadNotes
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import Block, ClientResult, MapBlocks
+from fedllm_bench.training.budget import Budget, num_present
 from fedllm_bench.training.checkpoint import Partial, load_partial, load_server, save_partial, save_server
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
 from fedllm_bench.training.run import TrainingRun
@@ -31,7 +33,8 @@ log = logging.getLogger(__name__)
 def run_rounds(run: TrainingRun, params: Tree) -> Server:
     """All rounds from `params`, or from the checkpoint that an earlier call left in the run's folder.
 
-    Writes rounds.jsonl and checkpoint/ after every round, so that a kill loses at most one round.
+    Writes rounds.jsonl and checkpoint/ after every round, so that a kill loses at most one round. A round that would
+    pass the budget of bytes is not begun, nor is any after it.
     Raises a :class:`UserError` when no client of a round has an answer or the first round diverges, and Interrupted
     once `run.stop` is asked.
     """
@@ -41,16 +44,21 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     records = read_jsonl(run.folder / "rounds.jsonl")[: server.round] if server.round else []
     divergence.judge(run.config, records, run.folder)
     run.watch(server)  # a kill may have come between a checkpoint and the look at it
+    budget = Budget.of(run.config, run.method, params)
     with Share(f"train {run.config.method.name}", len(plan)) as share:
         share.reach(server.round, is_new=False)
         for round_num in range(server.round, len(plan)):
+            chosen = plan[round_num]
+            if budget.ends_at(used_bytes(records), len(chosen), num_present(run.config, round_num, chosen)):
+                log.warning(ended_early(run.config, records))
+                break
             share.note = f"round {round_num + 1} of {len(plan)}"
-            shown = replace(run, map_blocks=_shown(run.map_blocks, share, round_num + 1, len(plan[round_num])))
-            server, record = _one_round(shown, start, server, plan[round_num], records)
+            shown = replace(run, map_blocks=_shown(run.map_blocks, share, round_num + 1, len(chosen)))
+            server, record = _one_round(shown, start, server, chosen, records)
             records.append(record)
             write_jsonl(run.folder / "rounds.jsonl", records)
             save_server(run.folder / "checkpoint", server)
-            run.states.forget_before(plan[round_num], server.round)
+            run.states.forget_before(chosen, server.round)
             share.reach(server.round, is_new=True)
             divergence.judge(run.config, [record], run.folder)
             run.watch(server)

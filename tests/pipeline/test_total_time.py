@@ -21,6 +21,7 @@ def bench_of(config: Any, *, personal: bool = False, baseline: Any = None) -> An
         method=SimpleNamespace(personal=personal),
         cell=SimpleNamespace(baseline=SimpleNamespace(finished=lambda: baseline)),
         local_sample=[0, 1],
+        num_rounds=config.federation.rounds,
     )
 
 

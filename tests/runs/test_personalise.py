@@ -76,7 +76,7 @@ def test_at_a_rate_of_nearly_zero_nothing_changes_and_a_given_rate_is_used(bench
     found = by_client(personalise.personalise(bench, server))
     for client, loss in found.items():
         assert loss == pytest.approx(by_client(score(bench, server.params, client))[client], rel=1e-5)
-    assert personalise.local_of(bench.config).lr == 1e-12
+    assert personalise.local_of(bench.config, 2).lr == 1e-12
 
 
 def test_the_steps_know_nothing_of_the_method_of_the_rounds_nor_of_their_number(bench_of):

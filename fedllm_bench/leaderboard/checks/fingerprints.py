@@ -88,7 +88,7 @@ def training_of(submitted: Submitted, run: SubmittedRun) -> Training:
     """Of a run of this suite with every round in its log; else it is not known what it hangs on."""
     entry = run.files.entry
     try:
-        if not submitted.is_of_suite or len(run.rounds) != run.config.federation.rounds:
+        if not submitted.is_of_suite or not run.has_its_rounds:
             return Training()
     except Refused:
         return Training()

@@ -51,7 +51,7 @@ def privacy(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
 def _epsilon(run: SubmittedRun, private: Private) -> float | None:
     config = run.config
     rate = private.expected / run.num_clients
-    return spent_epsilon(private.noise_multiplier, config.privacy.delta, rate, config.federation.rounds)
+    return spent_epsilon(private.noise_multiplier, config.privacy.delta, rate, len(run.rounds))
 
 
 def _equal(stated: float | None, right: float | None) -> bool:

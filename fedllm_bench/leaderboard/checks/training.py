@@ -13,6 +13,7 @@ from fedllm_bench.leaderboard.checks.split_items import SplitItems
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Round, Submitted, SubmittedRun
 from fedllm_bench.pipeline.results_stage import failures_of, num_dropouts
+from fedllm_bench.results.budget import MB
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts, straggles
 
@@ -23,14 +24,28 @@ def log(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
     """The log by itself: rounds from 1, possible numbers, failures that explain what is missing."""
     for run in submitted.runs if submitted.is_of_suite else ():
         where = f"{run.where}/rounds.jsonl.gz"
-        wanted = run.config.federation.rounds
-        if len(run.rounds) != wanted:
-            text = f"{counted(len(run.rounds), 'round')}; its config has {wanted}"
+        if not run.has_its_rounds:
+            text = f"{counted(len(run.rounds), 'round')}; its config has {run.config.federation.rounds}"
             yield Problem(code="rounds", message=text, where=where)
+        yield from _budget(run, where)
         if [line.round for line in run.rounds] != list(range(1, len(run.rounds) + 1)):
             yield Problem(code="rounds", message="its rounds are not 1, 2, 3 and so on", where=where)
         yield from _shortened([text for line in run.rounds for text in _impossible(line)], "log", where)
         yield from _cost(run)
+
+
+def _budget(run: SubmittedRun, where: str) -> Iterator[Problem]:
+    """No more bytes than its budget allows, and results.json says when it ended."""
+    allowed = run.config.communication.budget_mb
+    if allowed is None:
+        return
+    if run.num_bytes > allowed * MB:
+        text = f"its rounds send {run.num_bytes / MB:.6g} MB, its config has communication.budget_mb={allowed:g}"
+        yield Problem(code="bytes", message=text, where=where)
+    stated = (run.results.get("communication") or {}).get("budget") or {}
+    if stated.get("rounds") != len(run.rounds):
+        text = f"{stated.get('rounds')} rounds are stated within its budget, its log has {len(run.rounds)}"
+        yield Problem(code="rounds", message=text, where=f"{run.where}/results.json.gz: communication")
 
 
 def _shortened(texts: Sequence[str], code: str, where: str) -> Iterator[Problem]:
@@ -79,13 +94,13 @@ def derived(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
     if not submitted.is_of_suite:
         return
     for run in submitted.runs:
-        if len(run.rounds) != run.config.federation.rounds or len(run.rounds) > MOST_ROUNDS:
+        if not run.has_its_rounds or len(run.rounds) > MOST_ROUNDS:
             continue
         where = f"{run.where}/rounds.jsonl.gz"
         rates = [
             f"round {line.round} has the rate {line.lr:g}, not {right:g}"
             for number, line in enumerate(run.rounds)
-            if not equal(line.lr, right := run.config.local.lr_at(number, len(run.rounds)))
+            if not equal(line.lr, right := run.config.local.lr_at(number, run.config.federation.rounds))
         ]
         yield from _shortened(rates, "learning-rate", where)
         split = context.split_of(run.config, run.files.entry.split_hash)
@@ -97,7 +112,7 @@ def derived(submitted: Submitted, context: CheckContext) -> Iterator[Problem]:
 def _against(run: SubmittedRun, split: Split) -> dict[str, list[str]]:
     """Code -> what is otherwise than the split gives it."""
     known = SplitItems(split, run.config)
-    plan = schedule(run.config, len(known.ids), known.file_order)
+    plan = schedule(run.config, len(known.ids), known.file_order)[: len(run.rounds)]
     only = set(known.local_sample(run)) if run.method.personal else None
     found: dict[str, list[str]] = {"schedule": [], "num-examples": [], "local-steps": []}
     for number, (line, planned) in enumerate(zip(run.rounds, plan, strict=True)):

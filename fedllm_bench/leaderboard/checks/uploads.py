@@ -12,13 +12,14 @@ from safetensors.torch import load
 
 from fedllm_bench.common.errors import first_line
 from fedllm_bench.common.text import counted
-from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
+from fedllm_bench.common.trees import Tree, norm, tmap
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import EMBEDDED_MODEL, Lora, RunConfig
 from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused
 from fedllm_bench.leaderboard.submission.reading import read_plain
 from fedllm_bench.leaderboard.submission.submitted import Round, Submitted, SubmittedRun
+from fedllm_bench.training.budget import bytes_of_client
 from fedllm_bench.training.model import targets
 from fedllm_bench.training.model.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
 
@@ -88,10 +89,7 @@ def _layers(lora: Lora) -> dict[str, AdaptedLayer]:
 def _of_one_client(run: SubmittedRun, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
     """Bytes of the message and of an upload, by the method's own functions on tensors without memory."""
     params: Tree = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    method, lr = run.method, run.config.local.lr
-    message = method.broadcast(method.init(params))
-    _, upload = method.finish(message, method.client_init(params), params, params, 1, lr)
-    return num_bytes(message), num_bytes(upload)
+    return bytes_of_client(run.method, params, run.config.local.lr)
 
 
 # --- the adapter itself

@@ -29,6 +29,7 @@ from fedllm_bench.leaderboard.submission.recompute import (
 from fedllm_bench.leaderboard.submission.run_files import RunFiles
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
+from fedllm_bench.results.budget import MB
 from fedllm_bench.results.run_results import ScoreSet
 from fedllm_bench.results.schema import check_results
 from fedllm_bench.runs.folder import BASELINE
@@ -145,6 +146,23 @@ class SubmittedRun:
     @cached_property
     def rounds(self) -> list[Round]:
         return [self._round(line, number) for number, line in enumerate(self.files.lines("rounds.jsonl"), 1)]
+
+    @property
+    def num_bytes(self) -> int:
+        """Up and down, in all rounds."""
+        return sum(line.bytes_up + line.bytes_down for line in self.rounds)
+
+    @property
+    def has_its_rounds(self) -> bool:
+        """Whether the log has the rounds of its config, or as many of them as its budget of bytes has room for."""
+        config, done = self.config, len(self.rounds)
+        planned, allowed = config.federation.rounds, config.communication.budget_mb
+        if done == planned or allowed is None or not 0 < done < planned:
+            return done == planned
+        of_client = max((line.bytes_down + line.bytes_up) / max(len(line.clients), 1) for line in self.rounds)
+        # with privacy the number of a round's clients is drawn, so that the next round may have many
+        most = config.federation.clients_per_round if config.privacy.clip is None else self.num_clients
+        return self.num_bytes + of_client * most > allowed * MB
 
     def _round(self, line: Any, number: int) -> Round:
         where = f"{self.where}/rounds.jsonl.gz, line {number}"
