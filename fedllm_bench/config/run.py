@@ -52,7 +52,8 @@ class Data(_Strict):
     """
 
     task: Literal["sft", "preference"]
-    template: Literal["alpaca", "vicuna_v1.1", "mini", "plain", "model"]  # "model": the base model's own, else "plain"
+    # "model": the base model's own, else "plain"
+    template: Literal["alpaca", "alpaca_input", "vicuna_v1.1", "mini", "plain", "model"]
     world_seed: CountOrZero
     shuffle_users: bool
     swap_answers: bool = False

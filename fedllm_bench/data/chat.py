@@ -19,7 +19,7 @@ from typing import Any
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.data.rows import Turn
 
-NAMES = ("alpaca", "mini", "plain", "vicuna_v1.1")
+NAMES = ("alpaca", "alpaca_input", "mini", "plain", "vicuna_v1.1")
 Spans = Sequence[tuple[int, int]]
 PRIVATE = range(0x100000, 0x10FFFE)  # characters without a meaning, for marks in a text that has none of them
 GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")

@@ -20,9 +20,18 @@ VICUNA = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions. "
     "USER: Name a colour. ASSISTANT:"
 )
+# As in Stanford's Alpaca and FS-LLM: nothing between the colon and the answer.
+ALPACA_INPUT = ALPACA.replace("colour. ", "colour.")
 PLAIN = "User: Name a colour.\nAssistant:"
-ONE_TURN = {"alpaca": ALPACA, "vicuna_v1.1": VICUNA, "mini": "<|user|> Name a colour.<|assistant|>", "plain": PLAIN}
-ENDS = {"alpaca": "</s>", "vicuna_v1.1": "</s>", "mini": "<|end|>", "plain": "</s>"}
+ONE_TURN = {
+    "alpaca": ALPACA,
+    "alpaca_input": ALPACA_INPUT,
+    "vicuna_v1.1": VICUNA,
+    "mini": "<|user|> Name a colour.<|assistant|>",
+    "plain": PLAIN,
+}
+ENDS = {name: "<|end|>" if name == "mini" else "</s>" for name in ONE_TURN}
+LEADS = {name: "" if name == "alpaca_input" else " " for name in ONE_TURN}
 
 
 def talk(*texts: str) -> list[Turn]:
@@ -35,13 +44,13 @@ def counted(found: list[Segment]) -> list[tuple[str, bool]]:
 
 def test_every_template_is_tested_here():
     assert ONE_TURN.keys() == ENDS.keys() == set(NAMES)
-    assert len(NAMES) >= 4
+    assert len(NAMES) >= 5
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_turn_is_as_published(name):
     (found,) = segments(template_text(name), [talk("Name a colour.", "Blue.")], "</s>")
-    assert counted(found) == [(ONE_TURN[name], False), (" Blue." + ENDS[name], True)]
+    assert counted(found) == [(ONE_TURN[name], False), (LEADS[name] + "Blue." + ENDS[name], True)]
     assert prompts(template_text(name), [talk("Name a colour.")], "</s>") == [ONE_TURN[name]]
 
 
@@ -85,7 +94,7 @@ def test_contents_stay_as_they_are(name, content):
     (found,) = segments(template_text(name), [talk(content, content)], "</s>")
     assert [segment.counted for segment in found] == [False, True]
     assert found[0].text == ONE_TURN[name].replace("Name a colour.", content)
-    assert found[1].text == " " + content + ENDS[name]
+    assert found[1].text == LEADS[name] + content + ENDS[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,7 +124,7 @@ def test_counted_tokens_are_the_completion_and_its_end(name, tiny_model):
         client_id="c", split="train", row_id="1", language="eng", source="", messages=tuple(talk("a b", "c d e"))
     )
     (found,) = encode([row], tokenizer, template_text(name))
-    assert tokenizer.decode(found.ids[found.counted]) == " c d e" + tokenizer.eos_token
+    assert tokenizer.decode(found.ids[found.counted]) == LEADS[name] + "c d e" + tokenizer.eos_token
     assert found.ids[-1] == tokenizer.eos_token_id
     assert tokenizer.eos_token_id not in found.ids[:-1]
 
