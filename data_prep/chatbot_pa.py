@@ -12,9 +12,9 @@ from fedllm_bench.data.build.recipe import Declaration, Flag, Recipe
 from fedllm_bench.data.build.sample import Sample
 
 from .arena import CHECKS, FLAGS, LICENCE, READ, UPSTREAM, sample_of, vote_of
+from .conversations import EQUAL
 
 ASKED = Flag("prompt", "the two conversations do not ask the same")
-EQUAL = Flag("equal", "both answers are the same")
 DECLARATION = Declaration(
     dataset="chatbot_pa",
     upstream=UPSTREAM,

@@ -17,6 +17,7 @@ MODERATION = Flag("moderation", "flagged by OpenAI's moderation")
 TOXICITY = Flag("toxicity", "tagged as toxic")
 REDACTED = Flag("redacted", "personal data were replaced by placeholders, which a model would learn to write")
 MALFORMED = Flag("conversation", "turns are not user, assistant, user, ... up to an assistant's")
+EQUAL = Flag("equal", "both answers are the same")
 KNOWN_FORMS = (
     "give true or false, 0 or 1, a record with 'flagged' or 'categories', a list of these or JSON text of these, or "
     "do without by --drop-flagged"

@@ -1,86 +1,80 @@
 """Rows of your own: the user names the columns, the licence and where the rows come from.
 
-A row is a conversation in one column (`messages`), or a prompt and a completion in two. A client is whatever the
-column `client_column` tells apart: a user, a ward, a site.
+A row is a conversation in one column (`messages`), an instruction with a response and perhaps an input (`columns`, or
+`prompt` and `completion`), or a prompt with two answers (`prompt`, `chosen` and `rejected`). A client is whatever the
+column `client_column` tells apart: a user, a ward, a site; or what a partition makes of the rows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import cast, get_args
 
-from fedllm_bench.common.errors import UserError
-from fedllm_bench.data.build.build import Builder
-from fedllm_bench.data.build.columns import USER_ID, Columns, Kind
+from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.data.build.hub import HubSource, raw_source
 from fedllm_bench.data.build.pipelines import PIPELINES, option
-from fedllm_bench.data.build.readers import RawRecord
 from fedllm_bench.data.build.recipe import Declaration, Recipe
-from fedllm_bench.data.build.sample import Message, Note, Sample
 from fedllm_bench.data.json_stream import is_unicode
 from fedllm_bench.data.languages import CODES, any_language
 from fedllm_bench.data.published import ALIASES
 
-from .conversations import MALFORMED, ROLES, alternates, turns_of
+from .tables import Fields, Join, TablePipeline, table
 
 DATASET = "rows"
 NEEDED = {
-    "client_column": "the column that says whose row it is",
+    "client_column": "the column that says whose row it is, or a --partition that makes clients, such as iid:20",
     "name": "of the split, as in run folders",
     "licence": "of the rows, such as CC-BY-4.0",
 }
-COLUMNS = ("messages", "prompt", "completion", "client_column", "language", "split_column")
-CONTENT = "give --messages COLUMN (turns with a role and a content), or --prompt COLUMN with --completion COLUMN"
-NO_LANGUAGE = "and {!r} is no known language code or English name, such as deu or German"
-UNKNOWN_LANGUAGE = (
-    "language: {rows} with no known language code or English name, such as deu or German; taken as und: {values}"
+COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected", "client_column", "language", "split_column")
+PARTS = ("instruction", "input", "response", "system")  # of --columns
+SHAPES = (("messages",), ("prompt", "completion"), ("prompt", "chosen", "rejected"), ("columns",))
+CONTENT = (
+    "give --messages COLUMN (turns with a role and a content), --prompt COLUMN with --completion COLUMN or with "
+    '--chosen COLUMN and --rejected COLUMN, or --columns "instruction=COLUMN,input=COLUMN,response=COLUMN"'
 )
-SYSTEM_TURN = "conversation: {rows} with a system turn, which are left out; remove that turn to keep them"
-OTHER_ROLES = "conversation: {rows} with other roles than user and assistant; roles found: {values}; rename them"
+NO_LANGUAGE = "and {!r} is no known language code or English name, such as deu or German"
 # Nothing is dropped unasked: of rows of one's own nobody else knows how small a client may be.
 RECIPE = Recipe(min_samples=1, heldout=0.1)
+FIELDS = {"prompt": "instruction", "completion": "response"}  # what two of the columns are called in a table
 
 
-class RowsPipeline(NamedTuple):
-    """The pipeline of one file of rows."""
-
-    DECLARATION: Declaration
-    build: Builder
-
-
-def pipeline(said: Mapping[str, str]) -> RowsPipeline:
+def pipeline(said: Mapping[str, str]) -> TablePipeline:
     """The pipeline for rows of which the user says this: option -> value.
 
-    The keys are those of :data:`COLUMNS`, `name`, `licence`, `upstream`, and `raw` for the place of the rows. Raises a
-    :class:`UserError` for what is missing, blank or named twice.
+    The keys are those of :data:`COLUMNS`, `columns`, `join`, `name`, `licence`, `upstream`, `partition`, and `raw` for
+    the place of the rows. Raises a :class:`UserError` for what is missing, blank or named twice.
     """
     _check(said)
     columns, language = _named_columns(said)
+    parts = {FIELDS.get(part, part): column for part, column in columns.items() if part != "split"}
+    fields = Fields(**parts, split=columns.get("split"), join=_join(said, columns))
     declaration = Declaration(
         dataset=DATASET,
         upstream=_upstream(said),
         licence=said["licence"].strip(),
         version="1",
         recipe=RECIPE,
-        checks=(MALFORMED,) if "messages" in columns else (),
-        columns=columns | ({"language_code": language} if language else {}),
+        columns=columns | ({"language_code": language} if language else {}) | _joined(fields),
     )
     advice = {columns["language"]: NO_LANGUAGE.format(columns["language"])} if "language" in columns else {}
-    read = Columns(_kinds(columns), {}, split=columns.get("split"), advice=advice)
-    return RowsPipeline(declaration, Builder(declaration, read, _sampler(columns, language, said["name"]), is_own=True))
+    return table(declaration, fields, language=language or "und", source=said["name"], is_own=True, advice=advice)
 
 
 def _check(said: Mapping[str, str]) -> None:
-    if missing := [f"{option(key)} ({what})" for key, what in NEEDED.items() if key not in said]:
+    makes_clients = said.get("partition", "user") != "user"
+    needed = {key: what for key, what in NEEDED.items() if not (makes_clients and key == "client_column")}
+    if missing := [f"{option(key)} ({what})" for key, what in needed.items() if key not in said]:
         raise UserError(f"data build {DATASET} needs {', '.join(missing)}")
     for key, value in said.items():
         if not value.strip() or not value.isprintable() or not is_unicode(value):
             raise UserError(f"{option(key)} {value[:60]!a}: give one line of text")
-    asked = "messages" in said, "prompt" in said, "completion" in said
-    if asked not in ((True, False, False), (False, True, True)):
-        got = ", ".join(option(key) for key in ("messages", "prompt", "completion") if key in said)
+    content = dict.fromkeys(key for shape in SHAPES for key in shape)
+    given = {key for key in content if key in said}
+    if given not in map(set, SHAPES):
+        got = ", ".join(option(key) for key in content if key in given)
         raise UserError(f"data build {DATASET} got {got or 'no column of text'}; {CONTENT}")
     _check_name(said["name"])
 
@@ -103,18 +97,47 @@ def _named_columns(said: Mapping[str, str]) -> tuple[dict[str, str], str]:
     """
     language = any_language(said.get("language", ""))
     is_code = language in CODES
-    named = {key: said[key] for key in COLUMNS if key in said and not (key == "language" and is_code)}
+    named = {option(key): said[key] for key in COLUMNS if key in said and not (key == "language" and is_code)}
+    named = {f"{part}=": column for part, column in _parts(said.get("columns", "")).items()} | named
     counts = Counter(named.values())
     if twice := [key for key in named if counts[named[key]] > 1]:
+        raise UserError(f"{' and '.join(twice)} name the same column {named[twice[0]]!r}; give each its own")
+    return {_part(key): column for key, column in named.items()}, language if is_code else ""
+
+
+def _part(key: str) -> str:
+    """`--client-column` is the part `client`, and `input=` the part `input`."""
+    return key.strip("-=").removesuffix("-column")
+
+
+def _parts(text: str) -> dict[str, str]:
+    """Part of a row -> its column, as `--columns` names them; a :class:`UserError` for another form."""
+    if not text:
+        return {}
+    pairs = [word.partition("=") for word in text.split(",")]
+    found = {part.strip(): column.strip() for part, _, column in pairs}
+    if wrong := [part for part in found if part not in PARTS]:
+        raise unknown("part of a row in --columns", wrong[0], PARTS)
+    if len(found) < len(pairs) or not all(found.values()) or not {"instruction", "response"} <= found.keys():
         raise UserError(
-            f"{' and '.join(map(option, twice))} name the same column {named[twice[0]]!r}; give each its own"
+            f"--columns {text[:100]!a}: name instruction and response, and where there are such columns input and "
+            'system, each once: "instruction=COLUMN,input=COLUMN,response=COLUMN"'
         )
-    return {key.removesuffix("_column"): column for key, column in named.items()}, language if is_code else ""
+    return found
 
 
-def _kinds(columns: Mapping[str, str]) -> dict[str, Kind]:
-    special: dict[str, Kind] = {"messages": object, "client": USER_ID}
-    return {column: special.get(part, str) for part, column in columns.items()}
+def _join(said: Mapping[str, str], columns: Mapping[str, str]) -> Join:
+    join = said.get("join", "turn")
+    if "join" in said and "input" not in columns:
+        raise UserError("--join says how an input goes behind its instruction; name the column by --columns input=...")
+    if join not in get_args(Join):
+        raise unknown("way to --join an input to its instruction", join, get_args(Join))
+    return cast(Join, join)
+
+
+def _joined(fields: Fields) -> dict[str, str]:
+    """For the manifest: another join makes another split."""
+    return {"join": fields.join} if fields.input else {}
 
 
 def _upstream(said: Mapping[str, str]) -> str:
@@ -124,39 +147,3 @@ def _upstream(said: Mapping[str, str]) -> str:
     if isinstance(raw, HubSource):
         return f"{stated} (hub:{raw.name})" if stated else raw.name
     return stated or Path(raw).resolve().name
-
-
-def _sampler(columns: Mapping[str, str], language: str, name: str) -> Callable[[RawRecord], Sample]:
-    def sample_of(record: RawRecord) -> Sample:
-        turns = _turns(record, columns)
-        word = record.values.get(columns.get("language", ""), "")
-        is_whole = "messages" not in columns or alternates(turns)
-        return Sample(
-            client=record.values[columns["client"]],
-            turns=turns[:-1],
-            answers=tuple(content for _, content in turns[-1:]),
-            language=language or any_language(word),
-            source=name,
-            upstream_split=record.split,
-            file=record.file,
-            flags=frozenset() if is_whole else frozenset({MALFORMED.name}),
-            notes=(*_role_notes(turns), *(_language_notes(word) if "language" in columns else ())),
-        )
-
-    return sample_of
-
-
-def _role_notes(turns: Sequence[Message]) -> Iterator[Note]:
-    for role in dict.fromkeys(role for role, _ in turns if role not in ROLES):
-        yield Note(SYSTEM_TURN if role == "system" else OTHER_ROLES, role)
-
-
-def _language_notes(word: str) -> Iterator[Note]:
-    if any_language(word) == "und" and word.strip().lower() != "und":
-        yield Note(UNKNOWN_LANGUAGE, word)
-
-
-def _turns(record: RawRecord, columns: Mapping[str, str]) -> tuple[Message, ...]:
-    if "messages" in columns:
-        return turns_of(record, columns["messages"])
-    return ("user", record.values[columns["prompt"]]), ("assistant", record.values[columns["completion"]])

@@ -29,6 +29,10 @@ examples:
       --licence CC-BY-4.0 --upstream "our wards" --out splits/mine              (rows of your own)
   fedllm-bench data build rows --raw my.csv --prompt question --completion answer --language deu \\
       --client-column author --name notes --licence proprietary --out splits/notes
+  fedllm-bench data build rows --raw my.jsonl --columns "instruction=task,input=text,response=answer" \\
+      --partition dirichlet:0.5:category:3 --name tasks --licence CC0-1.0 --out splits/tasks
+  fedllm-bench data build rows --raw votes.parquet --prompt q --chosen better --rejected worse \\
+      --partition iid:5 --name votes --licence MIT --out splits/votes
   fedllm-bench data build my_data --raw rows.jsonl --plugin my_data.py --out splits/mine      (docs/plugins.md)
 
 Raw rows are parquet, Arrow (a folder of `save_to_disk`), csv or JSON lines (.jsonl, .json, .ndjson), each also gzip
@@ -80,6 +84,7 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build.add_argument("--max-samples", type=int, metavar="N", help="most rows that a client keeps")
     _add_per(build)
     build.add_argument("--max-clients", type=int, metavar="N", help="keep the N clients with most rows")
+    build.add_argument("--max-rows", type=int, metavar="N", help="most rows of all clients together, chosen by hash")
     build.add_argument("--languages", type=_languages, metavar="CODES", help="ISO 639-3 with commas, or 'all'")
     build.add_argument("--heldout", type=_heldout, metavar="F", help="held-out fraction of each client, or 'upstream'")
     build.add_argument(
@@ -98,7 +103,10 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     build.add_argument("--seed", type=int, metavar="N", help="of the held-out choice and of --max-samples")
     build.add_argument(
-        "--partition", metavar="HOW", help="user, language, iid:N, dirichlet:ALPHA[:language|source|topic]"
+        "--partition",
+        metavar="HOW",
+        help="user, language, column:NAME, iid:N, dirichlet:ALPHA[:language|source|topic], dirichlet:ALPHA:COLUMN:N or "
+        "released:N[:ROWS]",
     )
     _add_row_options(build)
     build.add_argument(
@@ -127,9 +135,23 @@ def _add_own_rows(build: argparse.ArgumentParser) -> None:
     """What rows of one's own are; the dataset `rows` alone takes these."""
     own = build.add_argument_group("of the dataset rows: what your own rows are")
     own.add_argument("--messages", metavar="COLUMN", help="turns with a role (user, assistant) and a content")
-    own.add_argument("--prompt", metavar="COLUMN", help="what is asked; goes with --completion, instead of --messages")
+    own.add_argument(
+        "--columns",
+        metavar="PART=COLUMN,...",
+        help="instruction=..., response=... and, where there are such columns, input=... and system=...",
+    )
+    own.add_argument(
+        "--join",
+        metavar="turn|space|line|paragraph",
+        help="how an input goes behind its instruction: apart, for the template alpaca_input (turn), or as one text",
+    )
+    own.add_argument("--prompt", metavar="COLUMN", help="what is asked; goes with --completion, or the next two")
     own.add_argument("--completion", metavar="COLUMN", help="the answer to train on")
-    own.add_argument("--client-column", metavar="COLUMN", help="whose row it is (a user, a site)")
+    own.add_argument("--chosen", metavar="COLUMN", help="the preferred answer: text, or turns that end with it")
+    own.add_argument("--rejected", metavar="COLUMN", help="the other answer")
+    own.add_argument(
+        "--client-column", metavar="COLUMN", help="whose row it is (a user, a site); not needed with a --partition"
+    )
     own.add_argument("--language", metavar="COLUMN|CODE", help="a code such as deu for all rows, or the column with it")
     own.add_argument("--split-column", metavar="COLUMN", help="train, validation or test (see --heldout upstream)")
     own.add_argument("--licence", metavar="TEXT", help="the licence of the rows, for the manifest and the cards")
@@ -182,6 +204,7 @@ RECIPE_OPTIONS = (
     "min_samples",
     "max_samples",
     "max_clients",
+    "max_rows",
     "languages",
     "heldout",
     "prompt_disjoint",
@@ -193,7 +216,20 @@ RECIPE_OPTIONS = (
     "drop_flagged",
     "bad_rows",
 )
-OWN_ROWS = ("messages", "prompt", "completion", "client_column", "language", "split_column", "licence", "upstream")
+OWN_ROWS = (
+    "messages",
+    "columns",
+    "join",
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+    "client_column",
+    "language",
+    "split_column",
+    "licence",
+    "upstream",
+)
 
 
 def run_build(args: argparse.Namespace) -> int:
@@ -210,7 +246,7 @@ def run_build(args: argparse.Namespace) -> int:
     check(raw, args.out, recipe, pipeline.DECLARATION, args.name)
     counter = lengths.token_counter(args.tokenizer)
     counter.count([])  # a tokenizer that is none is refused now, not after minutes of reading
-    pipeline.build.check(raw)
+    pipeline.build.check(raw, recipe)
     # it fetches, so it comes last
     evaluation = decontaminate.evaluation_prompts(args.decontaminate)
     build.check_evaluation(args.out, recipe, pipeline.DECLARATION, args.name, evaluation)
@@ -220,7 +256,7 @@ def run_build(args: argparse.Namespace) -> int:
 
 def _said(args: argparse.Namespace, stated: Collection[str]) -> dict[str, str]:
     """What was said of the rows; with the name and the place of rows of one's own."""
-    keys = (*OWN_ROWS, "name", "raw") if args.dataset in stated else OWN_ROWS
+    keys = (*OWN_ROWS, "name", "raw", "partition") if args.dataset in stated else OWN_ROWS
     return {key: vars(args)[key] for key in keys if vars(args)[key] is not None}
 
 

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from fedllm_bench.common.errors import UserError, unknown
-from fedllm_bench.data.rows import Turn
+from fedllm_bench.data.rows import INPUT, Turn
 
 NAMES = ("alpaca", "alpaca_input", "mini", "plain", "vicuna_v1.1")
 Spans = Sequence[tuple[int, int]]
@@ -42,6 +42,17 @@ def template_text(name: str) -> str:
     if name not in NAMES:
         raise unknown("chat template", name, NAMES)
     return (files("fedllm_bench.data") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def without_input(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with each input behind the user's turn that it goes with, after an empty line."""
+    found: list[Turn] = []
+    for turn in turns:
+        if turn["role"] == INPUT and found and found[-1]["role"] == "user":
+            found[-1] = {"role": "user", "content": found[-1]["content"] + "\n\n" + turn["content"]}
+        else:
+            found.append(turn)
+    return found
 
 
 def segments(template: str, conversations: Sequence[Sequence[Turn]], eos_token: str) -> list[list[Segment]]:

@@ -25,8 +25,8 @@ from itertools import chain
 from typing import Any
 
 from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.data.chat import NAMES, Segment, render, render_quoted, template_text
-from fedllm_bench.data.rows import Turn
+from fedllm_bench.data.chat import NAMES, Segment, render, render_quoted, template_text, without_input
+from fedllm_bench.data.rows import INPUT, Turn
 from fedllm_bench.data.templates.answer_form import PLAIN, AnswerForm, answer_form
 from fedllm_bench.data.templates.marked_text import Ids, MarkedText
 
@@ -178,8 +178,14 @@ class ChatEncoder:
             return False
         return True
 
+    @cached_property
+    def _has_input(self) -> bool:
+        """Whether it is a template of the suite that writes an input apart: it then names the role."""
+        return self.is_cut and f'"{INPUT}"' in self._source
+
     def _adapted(self, turns: Sequence[Turn]) -> Sequence[Turn]:
-        """A system turn that the template refuses stands before the first user turn."""
+        """An input, and a system turn that the template refuses, stand in the user's turn."""
+        turns = turns if self._has_input else without_input(turns)
         if self.is_cut or [turn["role"] for turn in turns[:2]] != ["system", "user"] or self._has_system:
             return turns
         _say_system()

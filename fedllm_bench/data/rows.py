@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 import pyarrow as pa
 
 Task = Literal["sft", "preference"]
+INPUT = "input"  # the role of a text that goes with the user's turn before it, such as a passage that a question is on
 
 TURN = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string(), nullable=False)])
 _COMMON = [

@@ -5,6 +5,7 @@ Two passes: the first only counts rows per user, so that the second keeps rows o
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +20,9 @@ from fedllm_bench.data.build.columns import Columns
 from fedllm_bench.data.build.decontaminate import EvaluationPrompts
 from fedllm_bench.data.build.funnel import FunnelTally, Left, funnel, left_by_filters, refuse_empty
 from fedllm_bench.data.build.hub import HubSource
+from fedllm_bench.data.build.labels import REPEATED, Seen, label_of
 from fedllm_bench.data.build.noted import Noted
-from fedllm_bench.data.build.parts import Groups, make_parts
+from fedllm_bench.data.build.parts import Groups, Rows, make_parts
 from fedllm_bench.data.build.raw_files import passed_over, raw_files, relative_name
 from fedllm_bench.data.build.readers import Raw, RawRecord, read_file, read_rows
 from fedllm_bench.data.build.recipe import Declaration, Filter, Recipe, check_per, filters
@@ -61,13 +63,15 @@ class Builder:
     Another `declaration` states where the rows come from when that is not the upstream (the mini world, for one).
     Rows in which a prompt of `evaluation` stands are removed. None is for rows that were generated: the manifest
     then says nothing of evaluation sets. `counter` counts the tokens for the data card. `is_own`: the user made the
-    declaration for these very rows.
+    declaration for these very rows. `once`: a column of text; a row that repeats an earlier row's is flagged
+    :data:`REPEATED`, which must be one of the declaration's checks.
     """
 
     declaration: Declaration
     columns: Columns
     sample: Callable[[RawRecord], Sample]
     is_own: bool = False
+    once: str = ""
 
     def __call__(
         self,
@@ -96,24 +100,45 @@ class Builder:
 
     def samples(self, raw: Raw, recipe: Recipe, bad: Handle = stop) -> Iterator[Sample]:
         """The raw rows as samples; rows that cannot be read go to `bad`, which may raise."""
-        columns = self.columns.with_flags(name for name in recipe.drop_flagged if name in self.columns.flags)
+        columns = self._read(recipe)
+        shown = self._shown(recipe)
         for record in read_rows(raw, columns.required, columns.optional, bad, columns.split):
             try:
-                sample = self.sample(record)
+                sample = shown(record, self.sample(record))
             except BadRow as error:
                 bad(_path(raw, record.file), record.file, error)
             else:
                 yield sample
 
-    def check(self, raw: Raw) -> None:
+    def check(self, raw: Raw, recipe: Recipe) -> None:
         """Raise a :class:`UserError` for a file whose columns are not the upstream's; only the first one is opened.
 
         Rows of the hub are left: to look at one is to fetch it.
         """
         if isinstance(raw, Path):
             first = raw_files(raw)[0]
-            columns = self.columns.with_split()
+            columns = self._read(recipe).with_split()
             next(read_file(first, relative_name(first, raw), columns, bad=lambda *_: None), None)
+
+    def _read(self, recipe: Recipe) -> Columns:
+        """The columns that this recipe needs."""
+        flags = (name for name in recipe.drop_flagged if name in self.columns.flags)
+        return self.columns.with_flags(flags).with_label(recipe.column)
+
+    def _shown(self, recipe: Recipe) -> Callable[[RawRecord, Sample], Sample]:
+        """What a sample gains from its row and its place, for one pass over all rows."""
+        seen, places = Seen(), itertools.count()
+
+        def shown(record: RawRecord, sample: Sample) -> Sample:
+            if self.once and self.once in record.values and seen(record.values[self.once]):
+                return sample._replace(flags=sample.flags | {REPEATED.name})
+            if recipe.column:
+                sample = sample._replace(label=label_of(record, recipe.column, self.columns.split))
+            if recipe.is_released and record.split == "train":
+                sample = sample._replace(place=next(places))
+            return sample
+
+        return shown
 
     def _stated(self, raw: Raw) -> Declaration:
         """A file in the upstream's columns, or another dataset, need not hold the upstream's rows."""
@@ -154,7 +179,8 @@ def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out:
     refuse_empty(left, usable, tally.noted.lines())
     samples = read(Skipped() if tally.skipped else stop)  # counted in the first pass
     groups = collect(samples, steps, {*kept, *pool}, tally.samples)
-    parts = make_parts(groups, kept, pool, recipe, info.evaluation)
+    about = Rows(info.declaration.has_users, tally.places)
+    parts = make_parts(groups, kept, pool, recipe, info.evaluation, about)
     left += parts.left
     refuse_empty(left, usable, tally.noted.lines())
     aside = [] if isinstance(info.raw, HubSource) else passed_over(info.raw)
@@ -182,11 +208,13 @@ def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filte
     stopped = [0] * len(steps)
     standing: dict[str, int] = {}
     values: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    places = 0
     column = check_per(recipe.per).column if recipe.per else ""
     for sample in read(skipped or stop):
         files[sample.file] += 1
         unsaid.update(sample.unsaid)
         noted.add(sample.notes)
+        places += sample.place is not None
         passed = _filters_passed(sample, steps)
         if passed == len(steps):
             standing[sample.client] = max(standing.get(sample.client, 0), 0) + 1
@@ -208,6 +236,7 @@ def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filte
         skipped=skipped,
         noted=noted,
         values=values,
+        places=places,
     )
 
 

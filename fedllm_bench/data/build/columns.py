@@ -44,6 +44,11 @@ class Columns(NamedTuple):
             return self
         return self._replace(optional={**self.optional, self.split: str})
 
+    def with_label(self, name: str) -> Columns:
+        """With the column that a partition names, which must be there; "" names none."""
+        kind = self.required.get(name) or self.optional.get(name) or USER_ID
+        return self._replace(required={**self.required, name: kind}) if name else self
+
 
 def check_names(where: str, names: Sequence[str], columns: Columns) -> None:
     """Refuse two columns of one name, and names that are those of wanted columns but for case and spaces.

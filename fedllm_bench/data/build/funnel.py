@@ -24,6 +24,7 @@ class FunnelTally:
     `standing`: the number of rows that passed every filter, or minus the number of filters still ahead.
     `values`: each user's usable rows by the column of the recipe's `per`; empty without one.
     `unsaid`: rows that do not say whether a flag is up. `skipped`: rows that could not be read; None if they stop.
+    `places`: rows with a place among the upstream's training rows.
     """
 
     rows_by_file: Counter[str]
@@ -33,6 +34,7 @@ class FunnelTally:
     skipped: Skipped | None = None
     noted: Noted = field(default_factory=Noted)
     values: Mapping[str, Counter[str]] = field(default_factory=dict)
+    places: int = 0
 
     @property
     def samples(self) -> int:

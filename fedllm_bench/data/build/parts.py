@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -43,21 +44,40 @@ class Cleaned(NamedTuple):
     notes: list[str]
 
 
+class Rows(NamedTuple):
+    """What is known of the rows beside themselves: whether users wrote them, and how many have a place."""
+
+    has_users: bool = True
+    places: int = 0
+
+
 def make_parts(
-    groups: Groups, kept: Sequence[str], pool: Sequence[str], recipe: Recipe, evaluation: EvaluationPrompts | None
+    groups: Groups,
+    kept: Sequence[str],
+    pool: Sequence[str],
+    recipe: Recipe,
+    evaluation: EvaluationPrompts | None,
+    about: Rows,
 ) -> Parts:
-    """Clean the samples of clients and candidates, then share them out into train, heldout and unseen."""
-    cleaned = clean(groups, kept, recipe, evaluation)
-    clients = regroup({client: cleaned.groups[client] for client in kept}, recipe)
+    """Clean the samples of clients and candidates, then share them out into train, heldout and unseen.
+
+    `max_samples` is of a user, and of a client that a partition makes where there are no users.
+    """
+    cleaned = clean(groups, kept, recipe if about.has_users else replace(recipe, max_samples=None), evaluation)
+    clients = regroup({client: cleaned.groups[client] for client in kept}, recipe, about.places)
+    left = list(cleaned.left)
+    if recipe.partition != "user":
+        how = f"the same rows by {recipe.partition} instead of by user"
+        left.append(_left("partition", clients, how if about.has_users else f"rows shared out by {recipe.partition}"))
+    if recipe.max_samples and not about.has_users:
+        clients = {client: cap(rows, recipe.max_samples, recipe.seed) for client, rows in clients.items()}
+        left.append(_left("max_samples", clients, f"more than {recipe.max_samples} rows of one client"))
     shared = shared_prompts(chain.from_iterable(clients.values()), recipe)
     sides = {client: hold_out(samples, recipe, shared) for client, samples in sorted(clients.items())}
     sides = {client: side for client, side in sides.items() if side[0]}
     train = [sample for side in sides.values() for sample in side[0]]
     heldout = _without_leaks(train, [sample for side in sides.values() for sample in side[1]], recipe)
     unseen = _choose_unseen(train, {client: cleaned.groups[client] for client in pool}, recipe)
-    left = list(cleaned.left)
-    if recipe.partition != "user":
-        left.append(_left("partition", clients, f"the same rows by {recipe.partition} instead of by user"))
     trained = {client: clients[client] for client in sides}
     by_whom = "" if recipe.prompt_disjoint else " upstream"
     left.append(_left("no_training", trained, f"clients whose rows are all held out{by_whom}"))
@@ -90,7 +110,16 @@ def clean(groups: Groups, kept: Sequence[str], recipe: Recipe, evaluation: Evalu
         notes.append(NOT_REMOVED)
     now = {client: cap(rows, recipe.max_samples, recipe.seed) for client, rows in now.items()}
     left.append(_left("max_samples", _of(now, kept), f"more than {recipe.max_samples or NO_LIMIT} rows of one client"))
+    if recipe.max_rows is not None:
+        now |= _capped(_of(now, kept), recipe.max_rows, recipe.seed)
+        left.append(_left("max_rows", _of(now, kept), f"more than {recipe.max_rows} rows of all clients"))
     return Cleaned(dict(now), left, notes)
+
+
+def _capped(groups: Groups, most: int, seed: int) -> dict[str, Sequence[Sample]]:
+    """At most `most` samples of all clients together."""
+    stay = set(map(row_id, cap([*chain.from_iterable(groups.values())], most, seed)))
+    return {client: [sample for sample in rows if row_id(sample) in stay] for client, rows in groups.items()}
 
 
 def _of(groups: Groups, kept: Sequence[str]) -> dict[str, Sequence[Sample]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.data.build.partition_forms import check_partition, normal_partition
 from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.funnel_words import ANY
 from fedllm_bench.data.json_stream import MAX_ID_CHARACTERS, is_unicode
@@ -35,6 +35,7 @@ class Declaration:
     checks: tuple[Flag, ...] = ()  # rows that are none; always removed
     flags: tuple[Flag, ...] = ()  # removed where the recipe's `drop_flagged` names them
     columns: Mapping[str, str] = field(default_factory=dict)  # part of a row -> its column, where the user named them
+    has_users: bool = True  # False: nobody wrote the rows, so that a partition makes the clients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ class Recipe:
     are counted or dropped. `partition` says who the clients are: users, or parts made of the same rows.
     `prompt_disjoint` holds out whole prompts, the same for all clients. `bad_rows` says whether a row that cannot be
     read stops the build, or is skipped and counted. `leakage` says how held-out rows are compared with training rows:
-    in the normal form of decontamination, or exactly.
+    in the normal form of decontamination, or exactly. `max_rows` is the most rows of all clients together, chosen by
+    hash.
     """
 
     min_samples: int = 1
@@ -70,9 +72,10 @@ class Recipe:
     bad_rows: Literal["stop", "skip"] = "stop"
     leakage: Literal["normal", "exact"] = "normal"
     per: str = ""
+    max_rows: int | None = None
 
     def __post_init__(self) -> None:
-        at_least = {"min_samples": 1, "max_samples": 1, "max_clients": 1, "unseen_clients": 0}
+        at_least = {"min_samples": 1, "max_samples": 1, "max_clients": 1, "unseen_clients": 0, "max_rows": 1}
         at_least |= {"max_prompt_characters": 1, "max_completion_characters": 1}
         for name, least in at_least.items():
             value = vars(self)[name]
@@ -88,9 +91,28 @@ class Recipe:
             raise UserError(f"leakage={self.leakage!r} in the recipe; it is normal or exact")
         if self.prompt_disjoint and self.heldout == "upstream":
             raise UserError("prompt_disjoint chooses what is held out; heldout='upstream' has chosen already: give one")
-        check_partition(self.partition)
+        self._check_released()
         if self.per:
             check_per(self.per)
+
+    def _check_released(self) -> None:
+        if not self.is_released:
+            return
+        if self.max_rows is not None or self.bad_rows == "skip":
+            raise UserError(
+                f"partition={self.partition!r} (released) takes its rows by their places, so leave out --max-rows (its "
+                "second number is that, as in released:20:20000) and --bad-rows skip"
+            )
+
+    @property
+    def is_released(self) -> bool:
+        """Whether clients get their rows as in OpenFedLLM's code, by the order of the upstream's rows."""
+        return check_partition(self.partition).kind == "released"
+
+    @property
+    def column(self) -> str:
+        """The column of the raw rows that the partition names; "" where it names none."""
+        return check_partition(self.partition).column
 
     def normal(self) -> Recipe:
         """The recipe in the one form that is written; heldout=0 trains on everything and has no unseen.
@@ -111,7 +133,7 @@ class Recipe:
         so that a split that was built before them keeps its hash.
         """
         later: dict[str, Any] = {"drop_flagged": (), "partition": "user", "prompt_disjoint": False}
-        later |= {"bad_rows": "stop", "leakage": "exact", "per": ""}
+        later |= {"bad_rows": "stop", "leakage": "exact", "per": "", "max_rows": None}
         if self.near_duplicates != "drop":
             later["near_duplicates"] = self.near_duplicates
         values = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
@@ -132,6 +154,7 @@ def filters(recipe: Recipe, declared: Declaration) -> tuple[Filter, ...]:
     known = {flag.name: flag for flag in declared.flags}
     if unknown_flags := sorted(set(recipe.drop_flagged) - known.keys()):
         raise unknown(f"flag of the dataset {declared.dataset}", unknown_flags[0], known or ["none"])
+    _check_users(recipe, declared)
     return (
         Filter("user_id", f"user id blank, longer than {MAX_ID_CHARACTERS} characters or broken text", _has_user),
         *map(_unflagged, declared.checks),
@@ -143,7 +166,26 @@ def filters(recipe: Recipe, declared: Declaration) -> tuple[Filter, ...]:
         ),
         Filter("length", _bounds_in_words(recipe), lambda sample: _has_length(sample, recipe)),
         *(_unflagged(known[name]) for name in recipe.drop_flagged),
+        *_by_partition(recipe),
     )
+
+
+def _check_users(recipe: Recipe, declared: Declaration) -> None:
+    if recipe.partition == "user" and not declared.has_users:
+        raise UserError(
+            f"the rows of {declared.dataset} have no users, so a partition makes the clients: --partition iid:20, "
+            "column:NAME, or dirichlet:0.5:COLUMN:3"
+        )
+
+
+def _by_partition(recipe: Recipe) -> Iterator[Filter]:
+    """Rows of which the partition can make nothing."""
+    if recipe.column:
+        reason = f"column {recipe.column!r} blank, longer than {MAX_ID_CHARACTERS} characters or broken text"
+        yield Filter("column", reason, lambda sample: _is_id(sample.label))
+    if recipe.is_released:
+        reason = "of another upstream split than train, which the released code does not read"
+        yield Filter("released", reason, lambda sample: sample.place is not None)
 
 
 def _unflagged(flag: Flag) -> Filter:
@@ -151,7 +193,11 @@ def _unflagged(flag: Flag) -> Filter:
 
 
 def _has_user(sample: Sample) -> bool:
-    return len(sample.client) <= MAX_ID_CHARACTERS and bool(sample.client.strip()) and is_unicode(sample.client)
+    return _is_id(sample.client)
+
+
+def _is_id(text: str) -> bool:
+    return len(text) <= MAX_ID_CHARACTERS and bool(text.strip()) and is_unicode(text)
 
 
 def _has_text(sample: Sample) -> bool:
@@ -174,49 +220,6 @@ def _bounds_in_words(recipe: Recipe) -> str:
     prompt = f"{recipe.min_prompt_characters} to {recipe.max_prompt_characters or ANY}"
     completion = f"{recipe.min_completion_characters} to {recipe.max_completion_characters or ANY}"
     return f"characters not within {prompt} (prompt) and {completion} (completion)"
-
-
-Over = Literal["language", "source", "topic"]
-
-FORMS = (
-    "user, language, iid:N (such as iid:20) or dirichlet:ALPHA[:OVER] (such as dirichlet:0.5 or dirichlet:0.5:topic; "
-    f"OVER is {', '.join(get_args(Over))})"
-)
-
-
-class Partition(NamedTuple):
-    """A partition's kind, its number (0 where it has none), and what a Dirichlet one shares out."""
-
-    kind: str
-    number: float = 0.0
-    over: str = "language"
-
-
-def check_partition(text: str) -> Partition:
-    """The partition that a recipe states; a :class:`UserError` for any other text."""
-    kind, *rest = text.split(":")
-    if text in ("user", "language"):
-        return Partition(kind)
-    most = {"iid": 1, "dirichlet": 2}.get(kind, 0)
-    number = _positive(rest[0], whole=kind == "iid") if 1 <= len(rest) <= most else 0.0
-    over = rest[1] if len(rest) > 1 else "language"
-    if not number or over not in get_args(Over):
-        raise UserError(f"partition={text[:100]!r} in the recipe; it is {FORMS}")
-    return Partition(kind, number, over)
-
-
-def _positive(text: str, *, whole: bool) -> float:
-    """0 for what is no positive finite number."""
-    try:
-        value = float(int(text)) if whole else float(text)
-    except (ValueError, OverflowError):
-        return 0.0
-    return value if math.isfinite(value) and value > 0 else 0.0
-
-
-def normal_partition(text: str) -> str:
-    """Language is what a Dirichlet partition is over unless it says otherwise: one split, one hash."""
-    return text.removesuffix(":language") if text.startswith("dirichlet:") else text
 
 
 PerColumn = Literal["language", "source"]

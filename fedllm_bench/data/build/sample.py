@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 Message = tuple[str, str]  # role, content
+NOBODY = "everybody"  # the client of rows that no user wrote, before a partition makes clients of them
 
 
 class Note(NamedTuple):
@@ -27,6 +28,8 @@ class Sample(NamedTuple):
     flags: frozenset[str] = frozenset()  # the declaration's checks that failed, and its flags that are up
     unsaid: frozenset[str] = frozenset()  # the declaration's flags of which the row says nothing
     notes: tuple[Note, ...] = ()  # for the notes of the split
+    label: str = ""  # what the column holds that the recipe's partition names; read only where it names one
+    place: int | None = None  # among the upstream's training rows, where the partition asks for it
 
     @property
     def prompt(self) -> str:

@@ -31,10 +31,10 @@ def is_upstream_heldout(sample: Sample) -> bool:
 
 
 def unique(samples: Iterable[Sample]) -> list[Sample]:
-    """One sample for each (client, prompt, answers): an upstream training row if there is one."""
-    best: dict[tuple[str, tuple[Message, ...], tuple[str, ...]], Sample] = {}
+    """One sample for each (client, prompt, answers, label): an upstream training row if there is one."""
+    best: dict[tuple[str, tuple[Message, ...], tuple[str, ...], str], Sample] = {}
     for sample in samples:
-        key = (sample.client, sample.turns, sample.answers)
+        key = (sample.client, sample.turns, sample.answers, sample.label)
         best[key] = min(best[key], sample, key=_preference) if key in best else sample
     return list(best.values())
 

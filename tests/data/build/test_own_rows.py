@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import pytest
 from built_splits import removed
 from data_runs import run
 from leaks import assert_no_leaks
-from raw_formats import as_arrow, as_jsonl, as_parquet, put
+from raw_formats import as_arrow, as_csv, as_jsonl, as_parquet, put
 
 from fedllm_bench import cli
 from fedllm_bench.data.build import decontaminate
@@ -37,15 +34,6 @@ def conversations(sites: str = "abc", num_rows: int = 10) -> list[dict[str, Any]
         for site in sites
         for i in range(num_rows)
     ]
-
-
-def as_csv(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: value if isinstance(value, str) else json.dumps(value) for key, value in row.items()})
-    return text.getvalue().encode()
 
 
 def build(raw: object, out: Path, said: dict[str, str], *more: object) -> Split:

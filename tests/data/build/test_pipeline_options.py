@@ -70,7 +70,16 @@ def test_a_smaller_dirichlet_parameter_is_more_uneven(tmp_path):
 
 WRONG_PARTITIONS = ["users", "user:1", "iid", "iid:0", "iid:2.5", "iid:3:topic", "iid:" + "9" * 400]
 WRONG_PARTITIONS += ["dirichlet", "dirichlet:", "dirichlet:-1", "dirichlet:nan", "dirichlet:inf", "dirichlet:topic"]
-WRONG_PARTITIONS += ["dirichlet:1:", "dirichlet:1:user", "dirichlet:1:topic:8"]
+WRONG_PARTITIONS += [
+    "dirichlet:1:",
+    "dirichlet:1:user",
+    "dirichlet:1:topic:0",
+    "dirichlet:1::3",
+    "column",
+    "column: ",
+    "column:a\nb",
+]
+WRONG_PARTITIONS += ["released", "released:0", "released:2:0", "released:2:9:x", "released:2:9:1:1", "released:-1"]
 
 
 @pytest.mark.parametrize("wrong", WRONG_PARTITIONS)

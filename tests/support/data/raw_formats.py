@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,6 +46,15 @@ def as_arrow(rows=ROWS) -> bytes:
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table, max_chunksize=2)
     return sink.getvalue()
+
+
+def as_csv(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: value if isinstance(value, str) else json.dumps(value) for key, value in row.items()})
+    return text.getvalue().encode()
 
 
 def put(path: Path, content: bytes) -> Path:
