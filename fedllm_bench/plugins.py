@@ -178,7 +178,7 @@ def _metrics_there() -> Sequence[str]:
 def _pipelines_there() -> Sequence[str]:
     from fedllm_bench.data.build.pipelines import PIPELINES
 
-    return [*PIPELINES, *presets.dataset_names(), *presets.dataset_aliases()]
+    return [*PIPELINES, *presets.every_dataset(), *presets.dataset_aliases()]
 
 
 def _judges_there() -> Sequence[str]:
@@ -230,7 +230,7 @@ def _constants(kind: Any) -> dict[str, Any]:
 
 def _settings(task: str) -> dict[str, Any]:
     """The published settings for a task, without what they say of the rows themselves."""
-    path = files(presets.PACKAGE).joinpath("datasets", f"{STARTS[task]}.toml")
+    path = files(PACKAGE).joinpath("datasets", f"{STARTS[task]}.toml")
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     of_rows = ("clients", "upstream")
     data = {key: value for key, value in table["data"].items() if key not in of_rows}

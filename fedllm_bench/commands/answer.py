@@ -63,7 +63,7 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
     others.add_argument("--import", dest="imported", metavar="FILE", type=Path,
                         help="answers made elsewhere: FastChat, alpaca_eval, lm-eval, or id and text")  # fmt: skip
     others.add_argument("--template",
-                        help="alpaca, alpaca_input, vicuna_v1.1, mini, plain or model (the base's, the default)")  # fmt: skip
+                        help="alpaca, alpaca_input, vicuna_v1.1, mini, plain or model (the base's own)")  # fmt: skip
     others.add_argument("--dtype", choices=DTYPES, help="of the model (default: bfloat16 on a GPU, else float32)")
     others.add_argument("--dataset", help="for ref_gpt4: a data set, as aya")
     others.add_argument("--split", metavar="DIR", help="for heldout_ref and mini: a client split")

@@ -1,9 +1,11 @@
 """Presets: the layers that a run's config is made of. A later layer wins, key by key.
 
-datasets/<dataset>.toml     the published setting
+datasets/<dataset>.toml     the published setting; `like` names a data set whose values stand where it has none
 methods/<method>.toml       the constants of the method, in [method]
+datasets/<dataset>.toml     [methods.<method>]: those that were published with the data set
 profiles/<profile>.toml     its sections, then [methods.<method>], then [datasets.<dataset>.<section>]
 variants/<variant>.toml     but for variant paper: [<method>.<section>], instead of the constants above
+datasets/<dataset>.toml     [variants.<variant>.<method>]: those that were released with the data set
 overrides.toml              exceptions, each with a condition and a reason
 --model, --metrics          arguments with a name of their own
 --set                       "local.lr=1e-4", "method.mu=0.1", "lora.targets=q_proj,v_proj"
@@ -12,7 +14,6 @@ overrides.toml              exceptions, each with a condition and a reason
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -25,13 +26,13 @@ from fedllm_bench.config.assignments import assignment, comma_separated
 from fedllm_bench.config.auto_dtype import dtype_for
 from fedllm_bench.config.option_names import unknown_option
 from fedllm_bench.config.places import placed
+from fedllm_bench.config.preset_files import ABOUT, FOLDERS, PACKAGE, alike, names_of, published_constants, read
 from fedllm_bench.config.run import RunConfig, check, dotted, option_types, shown
 
 Layer = tuple[str, dict[str, Any]]  # where the values were read, and the values by dotted key
 
-PACKAGE = "fedllm_bench.benchmarks"  # named, not imported: in a checkout it lies outside fedllm_bench/
-FOLDERS = {"dataset": "datasets", "method": "methods", "profile": "profiles"}
 TOP_KEYS = ("seed", "engine", "variant", "split")  # arguments that are keys of the config themselves
+SUITES = ("openfedllm", "fs_llm", "flowertune")  # whose training sets are here beside the benchmark's own
 BUILDS = "builds"  # of a profile: no settings of a run, but how a split is made for one
 ARGUMENTS = (*FOLDERS, *TOP_KEYS, "model", "metrics")
 
@@ -68,13 +69,31 @@ def explain(
 
 
 def dataset_names(root: Traversable | None = None) -> list[str]:
-    """The data sets of the benchmark. A preset with `own_rows = true` is none: it is for a split that a user made."""
+    """The data sets of the benchmark, whose clients are users.
+
+    A preset with `own_rows = true` is none: it is for a split that a user made. Nor is one of another suite.
+    """
+    return _of_suite("", root)
+
+
+def training_sets(root: Traversable | None = None) -> dict[str, list[str]]:
+    """Suite, such as "openfedllm" -> its data sets: those whose presets name it by `suite`."""
+    return {suite: _of_suite(suite, root) for suite in SUITES}
+
+
+def every_dataset(root: Traversable | None = None) -> list[str]:
+    """The data sets of the benchmark, then those of the other suites."""
+    return [*dataset_names(root), *(name for names in training_sets(root).values() for name in names)]
+
+
+def _of_suite(suite: str, root: Traversable | None) -> list[str]:
     root = root or files(PACKAGE)
-    return [name for name in _names("dataset", root) if not _read(root, f"datasets/{name}.toml").get("own_rows")]
+    tables = {name: read(root, f"datasets/{name}.toml") for name in names_of("dataset", root)}
+    return [n for n, table in tables.items() if table.get("suite", "") == suite and not table.get("own_rows")]
 
 
 def method_names(root: Traversable | None = None) -> list[str]:
-    return _names("method", root or files(PACKAGE))
+    return names_of("method", root or files(PACKAGE))
 
 
 def dataset_name(name: str, root: Traversable | None = None) -> str:
@@ -85,7 +104,7 @@ def dataset_name(name: str, root: Traversable | None = None) -> str:
 def dataset_aliases(root: Traversable | None = None) -> dict[str, str]:
     """Other names of datasets -> their own names."""
     root = root or files(PACKAGE)
-    tables = {name: _read(root, f"datasets/{name}.toml") for name in _names("dataset", root)}
+    tables = {name: read(root, f"datasets/{name}.toml") for name in names_of("dataset", root)}
     return {alias: name for name, table in tables.items() for alias in table.get("aliases", [])}
 
 
@@ -94,33 +113,18 @@ def builds_of(profile: str, root: Traversable | None = None) -> dict[str, dict[s
 
     Keys of a recipe (docs/data.md), and `revision`, a commit of the hub; {} for a profile without builds.
     """
-    found: dict[str, dict[str, Any]] = _read(root or files(PACKAGE), f"profiles/{profile}.toml").get(BUILDS, {})
+    found: dict[str, dict[str, Any]] = read(root or files(PACKAGE), f"profiles/{profile}.toml").get(BUILDS, {})
     return found
 
 
-def _names(kind: str, root: Traversable) -> list[str]:
-    entries = root.joinpath(FOLDERS[kind]).iterdir()
-    own = [entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml")]
-    return sorted([*own, *plugins.preset_names(FOLDERS[kind])])
-
-
 def _canonical(kind: str, name: str, root: Traversable) -> str:
-    names = _names(kind, root)
+    names = names_of(kind, root)
     if name in names:
         return name
     aliases = dataset_aliases(root) if kind == "dataset" else {}
     if name in aliases:
         return aliases[name]
     raise unknown(kind, name, [*names, *aliases], "" if kind == "profile" else plugins.ADVICE)
-
-
-def _read(root: Traversable, path: str) -> dict[str, Any]:
-    if (own := plugins.preset(path)) is not None:
-        return own
-    try:
-        return tomllib.loads(root.joinpath(path).read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"benchmarks/{path} is not TOML: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +145,7 @@ def _resolve(dataset: str, method: str, profile: str, overrides: Sequence[str], 
     names = {kind: _canonical(kind, name, root) for kind, name in given.items()}
     declared = list(_file_layers(names, root))
     if (variant := options.get("variant") or "paper") != "paper":
-        declared = [*_without_constants(declared), _variant_layer(variant, names["method"], root)]
+        declared = [*_without_constants(declared), *_variant_layers(variant, names, root)]
     layers = [*declared, *_override_layers(names, root), *_argument_layers(options)]
     layers += [("--set", dict(map(assignment, overrides)))]
     constants = {key: value for key, value in _merge(declared).items() if key.startswith("method.")}
@@ -185,20 +189,23 @@ def _sections(flat: Mapping[str, Any], method: str) -> dict[str, Any]:
 
 def _file_layers(names: Mapping[str, str], root: Traversable) -> Iterator[Layer]:
     """The dataset, the method and the three parts of the profile."""
-    for kind in ("dataset", "method"):
-        path = f"{FOLDERS[kind]}/{names[kind]}.toml"
-        table = _read(root, path)
-        table = {key: value for key, value in table.items() if key not in ("aliases", "own_rows")}
-        yield plugins.label(path), dotted(table)
+    sets = list(alike(names["dataset"], root))
+    for _, where, table in sets:
+        yield where, dotted({key: value for key, value in table.items() if key not in ABOUT})
+    path = f"methods/{names['method']}.toml"
+    yield plugins.label(path), dotted(read(root, path))
+    for _, where, table in sets:
+        yield where, dotted(published_constants(table, names["method"], where, root), "method.")
     path = f"profiles/{names['profile']}.toml"
-    table = {key: value for key, value in _read(root, path).items() if key != BUILDS}
+    table = {key: value for key, value in read(root, path).items() if key != BUILDS}
     special = {kind: table.pop(FOLDERS[kind], {}) for kind in ("method", "dataset")}
     for kind, tables in special.items():
-        for name in set(tables) - set(_names(kind, root)):  # a misspelt name must not be passed over
-            raise unknown(kind, name, _names(kind, root), f"benchmarks/{path}")
+        for name in set(tables) - set(names_of(kind, root)):  # a misspelt name must not be passed over
+            raise unknown(kind, name, names_of(kind, root), f"benchmarks/{path}")
     yield path, dotted(table)
     yield path, dotted(special["method"].get(names["method"], {}), "method.")
-    yield path, dotted(special["dataset"].get(names["dataset"], {}))
+    for name, _, _ in sets:
+        yield path, dotted(special["dataset"].get(name, {}))
 
 
 def _without_constants(layers: Sequence[Layer]) -> list[Layer]:
@@ -209,16 +216,18 @@ def _without_constants(layers: Sequence[Layer]) -> list[Layer]:
     ]
 
 
-def _variant_layer(variant: str, method: str, root: Traversable) -> Layer:
+def _variant_layers(variant: str, names: Mapping[str, str], root: Traversable) -> Iterator[Layer]:
     path = f"variants/{variant}.toml"
     if not root.joinpath(path).is_file():
         raise unknown("variant", variant, get_args(get_type_hints(RunConfig)["variant"]))
-    return path, dotted(_read(root, path).get(method, {}))
+    yield path, dotted(read(root, path).get(names["method"], {}))
+    for _, where, table in alike(names["dataset"], root):
+        yield where, dotted(table.get("variants", {}).get(variant, {}).get(names["method"], {}))
 
 
 def _override_layers(names: Mapping[str, str], root: Traversable) -> Iterator[Layer]:
     """The exceptions of overrides.toml that hold for this run, in the order of the file."""
-    for entry in _read(root, "overrides.toml").get("override", []):
+    for entry in read(root, "overrides.toml").get("override", []):
         _check_override(entry, root)
         if all(names[kind] == name for kind, name in entry["when"].items()):
             yield f"overrides.toml: {entry['reason']}", dotted(entry["set"])
@@ -230,8 +239,8 @@ def _check_override(entry: Mapping[str, Any], root: Traversable) -> None:
     for kind, name in entry["when"].items():
         if kind not in FOLDERS:
             raise unknown("condition", kind, FOLDERS, "benchmarks/overrides.toml")
-        if name not in _names(kind, root):
-            raise unknown(kind, name, _names(kind, root), "benchmarks/overrides.toml")
+        if name not in names_of(kind, root):
+            raise unknown(kind, name, names_of(kind, root), "benchmarks/overrides.toml")
 
 
 def _argument_layers(options: PresetOptions) -> Iterator[Layer]:

@@ -120,15 +120,18 @@ class GridCell:
 
 
 def parse_datasets(text: str) -> tuple[str, ...]:
-    """Names with commas between, or "all" for every preset; one name alone is given back as it is.
+    """Names with commas between, "all" for every one of the benchmark's, or a suite, such as "openfedllm", for its sets;
+
+    one name alone is given back as it is.
 
     Raises a :class:`UserError` for an unknown or repeated name, and where one is missing.
     """
-    if "," not in text and text != "all":
+    groups = {"all": presets.dataset_names(), **presets.training_sets()}
+    if "," not in text and text not in groups:
         return (text,)
     names: list[str] = []
     for word in _words(text, "the data sets", "give all, or names such as aya,wildchat"):
-        names += presets.dataset_names() if word == "all" else [presets.dataset_name(word)]
+        names += groups[word] if word in groups else [presets.dataset_name(word)]
     _check_distinct(names, "the data sets", text)
     return tuple(names)
 

@@ -68,7 +68,7 @@ def split_from(name: str, source: str | None = None, out: Path | None = None) ->
 
 
 def _names() -> set[str]:
-    return {*presets.dataset_names(), *presets.dataset_aliases()}
+    return {*presets.every_dataset(), *presets.dataset_aliases()}
 
 
 def _in_folder(name: str, option: str) -> Split:

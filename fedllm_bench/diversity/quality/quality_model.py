@@ -39,7 +39,7 @@ def quality_model(split: Split, name: str | None, device: str) -> QualityModel:
     at hand, and otherwise the embedded model. Nothing is fetched for a default."""
     is_mini = is_embedded(split)
     dataset = split.manifest.dataset
-    published = presets.load(dataset, "fedavg", "paper") if dataset in presets.dataset_names() else None
+    published = presets.load(dataset, "fedavg", "paper") if dataset in presets.every_dataset() else None
     if name is None and not is_mini and published and device == "cuda" and model_available(published.model.name):
         name = published.model.name
     if name in (None, EMBEDDED_MODEL):

@@ -37,7 +37,7 @@ def _names(plugin: UsedPlugin) -> Iterator[str]:
     suite = {
         "METHODS": presets.method_names(),
         "METRICS": [name for name, metric in METRICS.items() if not isinstance(metric, OfPlugin)],
-        "PIPELINES": presets.dataset_names(),
+        "PIPELINES": presets.every_dataset(),
     }
     for given in plugin.gives:
         kind, _, name = given.partition(":")
