@@ -21,6 +21,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import plugins, presets
 from fedllm_bench.config.plugin_files import OPTION, Tables, place, read_file, read_packages, wrong
 from fedllm_bench.config.plugins import Source
+from fedllm_bench.config.preset_files import PACKAGE
 
 VARIABLE = "FEDLLM_BENCH_PLUGINS"  # paths, with os.pathsep between them
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)

@@ -251,7 +251,7 @@ def test_arguments_with_a_name_of_their_own() -> None:
         (("chatbot_aren", "fedavg", "mini"), "did you mean 'chatbot_arena'?"),
         (("aya", "fedpro", "mini"), "did you mean 'fedprox'?"),
         (("aya", "fedavg", "papre"), "did you mean 'paper'?"),
-        (("../datasets/aya", "fedavg", "mini"), "There are: aya,"),
+        (("../datasets/aya", "fedavg", "mini"), "There are: alpaca,"),
         (("aya", "fedavg", "mini", ["lr=1"]), "did you mean 'local.lr'?"),
         (("aya", "fedavg", "mini", ["federation.lr=1"]), "did you mean 'local.lr'?"),
         (("aya", "fedavg", "mini", ["local.leraning_rate=1"]), "There are: local.accumulation"),
