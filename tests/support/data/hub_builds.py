@@ -1,4 +1,4 @@
-"""Builds in a process of their own, which alone may ask a hub of this machine, and writes what each came to, as JSON."""
+"""Builds in a process of their own, which alone may ask a hub of this machine; what each came to is written as JSON."""
 
 from __future__ import annotations
 
