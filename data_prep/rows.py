@@ -25,6 +25,7 @@ from .tables import Fields, Join, TablePipeline, table
 DATASET = "rows"
 NEEDED = {
     "client_column": "the column that says whose row it is, or a --partition that makes clients, such as iid:20",
+    "raw": "the file, folder or dataset of the hub with the rows",
     "name": "of the split, as in run folders",
     "licence": "of the rows, such as CC-BY-4.0",
 }
@@ -145,5 +146,5 @@ def _upstream(said: Mapping[str, str]) -> str:
     raw = raw_source(said["raw"])
     stated = said.get("upstream", "").strip()
     if isinstance(raw, HubSource):
-        return f"{stated} (hub:{raw.name})" if stated else raw.name
+        return f"{stated} (hub:{raw.id})" if stated else raw.id
     return stated or Path(raw).resolve().name

@@ -78,8 +78,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     build = parser_of(commands, "build", "build a client split from raw upstream rows", BUILD_EXAMPLES)
     build.add_argument("dataset", metavar="DATASET", help="the pipeline, such as aya; rows for rows of your own")
-    build.add_argument("--raw", required=True, metavar="FILE|FOLDER|hub:ORG/NAME@COMMIT", help="raw upstream rows")
-    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the split folder to write")
+    build.add_argument(
+        "--raw",
+        metavar="FILE|FOLDER|hub:ORG/NAME[:SUBSET][@COMMIT]",
+        help="raw upstream rows (default: the upstream on the hub, at the commit that the data set states)",
+    )
+    build.add_argument("--out", type=Path, metavar="DIR", help="the split folder to write (default: splits/NAME)")
     build.add_argument("--min-samples", type=int, metavar="N", help="fewest usable rows of a client")
     build.add_argument("--max-samples", type=int, metavar="N", help="most rows that a client keeps")
     _add_per(build)
@@ -241,16 +245,17 @@ def run_build(args: argparse.Namespace) -> int:
     if per := _per(args):
         given["per"] = per
     recipe = replace(pipeline.DECLARATION.recipe, **given)
-    raw = hub.raw_source(args.raw)
+    raw = hub.declared_source(pipeline.DECLARATION) if args.raw is None else hub.raw_source(args.raw)
+    out = args.out or Path("splits") / (args.name or args.dataset)
     check = build.check_build
-    check(raw, args.out, recipe, pipeline.DECLARATION, args.name)
+    check(raw, out, recipe, pipeline.DECLARATION, args.name)
     counter = lengths.token_counter(args.tokenizer)
     counter.count([])  # a tokenizer that is none is refused now, not after minutes of reading
     pipeline.build.check(raw, recipe)
     # it fetches, so it comes last
     evaluation = decontaminate.evaluation_prompts(args.decontaminate)
-    build.check_evaluation(args.out, recipe, pipeline.DECLARATION, args.name, evaluation)
-    say_split(pipeline.build(raw, args.out, recipe, args.name, evaluation=evaluation, counter=counter))
+    build.check_evaluation(out, recipe, pipeline.DECLARATION, args.name, evaluation)
+    say_split(pipeline.build(raw, out, recipe, args.name, evaluation=evaluation, counter=counter))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A JSON object {user id: [sample, ...]} of any size, one sample in memory at a time."""
+"""JSON of any size, one sample in memory at a time: an object {user id: [sample, ...]}, or a list."""
 
 from __future__ import annotations
 
@@ -106,6 +106,21 @@ def users(chunks: Iterable[bytes], where: str) -> Iterator[tuple[str, Iterator[A
         raise UserError(f"{where}: there are no users in it")
     if reader.peek():
         raise UserError(f"{where}: there is more after the JSON object")
+
+
+def items(chunks: Iterable[bytes], where: str, most: int) -> Iterator[Any]:
+    """The values of a JSON list, each of at most about `most` characters; a :class:`UserError` for anything else."""
+    reader = _Reader(chunks, where)
+    reader.take("[", "a JSON list")
+    number, closing = 0, reader.peek() == "]"
+    if closing:
+        reader.take("]", "']'")
+    while not closing:
+        number += 1
+        yield reader.value(most, f"value {number} of the list")
+        closing = reader.take(",]", f"',' or ']' after value {number} of the list") == "]"
+    if reader.peek():
+        raise UserError(f"{where}: there is more after the JSON list")
 
 
 def _user(reader: _Reader) -> str:

@@ -10,19 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedllm_bench.common import files, network
+from fedllm_bench.common import files
 from fedllm_bench.common.cache import cached
-from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import presets
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.manifest import MANIFEST, Split, open_split
 
 if TYPE_CHECKING:  # a run with a split of its own must not wait for these
-    from fedllm_bench.data.build.hub import HubSource
     from fedllm_bench.data.build.pipelines import Pipeline
 
 log = logging.getLogger(__name__)
-SECONDS = 20.0  # to hear of the hub at all
 
 
 def built_split(config: RunConfig) -> Split:
@@ -70,31 +68,16 @@ def _folder_name(config: RunConfig, build: dict[str, Any], pipeline: Pipeline) -
 
 def _build(pipeline: Pipeline, build: dict[str, Any], name: str, folder: Path) -> None:
     from fedllm_bench.data import lengths
-    from fedllm_bench.data.build import decontaminate
+    from fedllm_bench.data.build import decontaminate, hub
 
     given = {key: value for key, value in build.items() if key != "revision"}
     recipe = replace(pipeline.DECLARATION.recipe, **given)
-    raw = _source(pipeline.DECLARATION.upstream, build.get("revision"))
+    source = hub.declared_source(pipeline.DECLARATION)
+    # asked even of a commit that is stated: before any row, and with a time limit
+    raw = replace(source, revision=hub.asked_commit(source.name, build.get("revision") or source.revision or None))
     evaluation = decontaminate.evaluation_prompts("on")
     log.info("Building users from %s, once; its rows are read twice.", raw)
     pipeline.build(raw, folder, recipe, name, evaluation=evaluation, counter=lengths.token_counter("mini"))
-
-
-def _source(upstream: str, revision: str | None) -> HubSource:
-    """The upstream at a commit: the one that is stated, else the newest; the hub is asked for it before any row."""
-    import huggingface_hub
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-
-    from fedllm_bench.data.build.hub import HubSource
-
-    try:
-        with network.blamed():
-            found = huggingface_hub.HfApi().dataset_info(upstream, revision=revision, timeout=SECONDS)
-    except UserError:
-        raise
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"the hub cannot be reached: {first_line(error)[:150]}") from error
-    return HubSource(upstream, revision or str(found.sha))
 
 
 def _ways(config: RunConfig, upstream: str = "") -> str:

@@ -5,7 +5,6 @@ Two passes: the first only counts rows per user, so that the second keeps rows o
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +18,8 @@ from fedllm_bench.data.build.choice import choose_clients
 from fedllm_bench.data.build.columns import Columns
 from fedllm_bench.data.build.decontaminate import EvaluationPrompts
 from fedllm_bench.data.build.funnel import FunnelTally, Left, funnel, left_by_filters, refuse_empty
-from fedllm_bench.data.build.hub import HubSource
-from fedllm_bench.data.build.labels import REPEATED, Seen, label_of
+from fedllm_bench.data.build.hub import HubSource, as_declared, at_commit
+from fedllm_bench.data.build.labels import labeller
 from fedllm_bench.data.build.noted import Noted
 from fedllm_bench.data.build.parts import Groups, Rows, make_parts
 from fedllm_bench.data.build.raw_files import passed_over, raw_files, relative_name
@@ -64,7 +63,7 @@ class Builder:
     Rows in which a prompt of `evaluation` stands are removed. None is for rows that were generated: the manifest
     then says nothing of evaluation sets. `counter` counts the tokens for the data card. `is_own`: the user made the
     declaration for these very rows. `once`: a column of text; a row that repeats an earlier row's is flagged
-    :data:`REPEATED`, which must be one of the declaration's checks.
+    `REPEATED` (labels.py), which must be one of the declaration's checks.
     """
 
     declaration: Declaration
@@ -85,6 +84,8 @@ class Builder:
         evaluation: EvaluationPrompts | None = None,
         counter: TokenCounter | None = None,
     ) -> Split:
+        if isinstance(raw, HubSource):
+            raw = at_commit(as_declared(raw, self.declaration))
         declared = declaration or self._stated(raw)
         name = _name(declared, name)
         info = BuildInfo(
@@ -101,7 +102,7 @@ class Builder:
     def samples(self, raw: Raw, recipe: Recipe, bad: Handle = stop) -> Iterator[Sample]:
         """The raw rows as samples; rows that cannot be read go to `bad`, which may raise."""
         columns = self._read(recipe)
-        shown = self._shown(recipe)
+        shown = labeller(recipe, self.declaration, self.columns.split, self.once)
         for record in read_rows(raw, columns.required, columns.optional, bad, columns.split):
             try:
                 sample = shown(record, self.sample(record))
@@ -125,29 +126,15 @@ class Builder:
         flags = (name for name in recipe.drop_flagged if name in self.columns.flags)
         return self.columns.with_flags(flags).with_label(recipe.column)
 
-    def _shown(self, recipe: Recipe) -> Callable[[RawRecord, Sample], Sample]:
-        """What a sample gains from its row and its place, for one pass over all rows."""
-        seen, places = Seen(), itertools.count()
-
-        def shown(record: RawRecord, sample: Sample) -> Sample:
-            if self.once and self.once in record.values and seen(record.values[self.once]):
-                return sample._replace(flags=sample.flags | {REPEATED.name})
-            if recipe.column:
-                sample = sample._replace(label=label_of(record, recipe.column, self.columns.split))
-            if recipe.is_released and record.split == "train":
-                sample = sample._replace(place=next(places))
-            return sample
-
-        return shown
-
     def _stated(self, raw: Raw) -> Declaration:
         """A file in the upstream's columns, or another dataset, need not hold the upstream's rows."""
         declared = self.declaration
-        name = raw.name if isinstance(raw, HubSource) else declared.upstream
-        if self.is_own or (isinstance(raw, HubSource) and name == declared.upstream):
+        if self.is_own:
             return declared
+        is_upstream = isinstance(raw, HubSource) and raw.name == declared.upstream
+        upstream = raw.id if isinstance(raw, HubSource) else declared.upstream
         licence = f"{declared.licence} for rows of {declared.upstream}; other raw rows keep their own licence"
-        return replace(declared, upstream=name, licence=licence)
+        return replace(declared, upstream=upstream, licence=declared.licence if is_upstream else licence)
 
 
 def check_build(raw: Raw, out: Path, recipe: Recipe, declared: Declaration, name: str | None) -> None:

@@ -1,14 +1,12 @@
-"""Raw rows, one in memory at a time: of the hub, or of parquet, Arrow, csv and JSON lines, each also gzip."""
+"""Raw rows, one in memory at a time: of the hub, parquet, Arrow, csv, JSON lines and JSON lists, each also gzip."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
-import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.common.files import RepeatedKey, unique_keys
 from fedllm_bench.common.text import counted
 from fedllm_bench.data.build.bad_rows import BadRow, Handle, stop
-from fedllm_bench.data.build.columns import Columns, Kind, check_columns, check_names, checked, missing
+from fedllm_bench.data.build.columns import Columns, Kind, check_columns, checked
 from fedllm_bench.data.build.hub import HubSource
+from fedllm_bench.data.build.json_rows import MAX_LINE_BYTES, Row, read_json, read_lines
 from fedllm_bench.data.build.raw_files import (
     SPLIT_WORDS,
     ending,
@@ -32,13 +30,9 @@ from fedllm_bench.data.build.raw_files import (
     split_of_name,
 )
 
-MAX_LINE_BYTES = 64 * 2**20  # a file without line ends must not fill the memory
 ROWS_PER_BATCH = 1024
 TURN_FIELDS = {"role", "content"}
-ONE_A_LINE = "one JSON object a line is expected"
-WRITER = "pandas' to_json(FILE, orient='records', lines=True)"
 Raw = Path | HubSource  # a file, a folder of files, or a dataset of the hub
-Row = tuple[int, dict[str, Any] | BadRow]  # number in the file (for JSON lines: the line), then column -> value
 
 
 class RawRecord(NamedTuple):
@@ -123,76 +117,6 @@ def _split_of_value(number: int, column: str | None, value: str) -> str:
         known = f"there are {', '.join(SPLIT_WORDS)}"
         raise BadRow(f"row {number}: split {value[:40]!r} is unknown; {known}", f"column {column!r} is no known split")
     return SPLIT_WORDS.get(word, "")
-
-
-def _read_jsonl(file: Path, columns: Columns) -> Iterator[Row]:
-    names: tuple[str, ...] | None = None
-    is_first = True
-    with open_raw(file) as lines:
-        number = 0
-        while line := lines.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                raise UserError(f"{file}, line {number} is longer than {MAX_LINE_BYTES} bytes; {ONE_A_LINE}")
-            if not line.strip():
-                continue
-            row = _json_object(str(file), number, line)
-            if isinstance(row, dict) and tuple(row) != names:
-                row = _with_columns(file, number, row, columns, is_first=is_first)
-                names, is_first = tuple(row) if isinstance(row, dict) else names, False
-            yield number, row
-
-
-def _with_columns(
-    file: Path, number: int, row: dict[str, Any], columns: Columns, *, is_first: bool
-) -> dict[str, Any] | BadRow:
-    """The row, if it has the columns. A file of which no row has them always stops."""
-    check_names(f"{file}, line {number}", tuple(row), columns)
-    lacking = missing(tuple(row), columns)
-    if lacking and is_first and not _some_row_has(file, columns.required):
-        raise UserError(f"{file}, line {number} {lacking}")
-    return BadRow(f"line {number} {lacking}", lacking.partition(";")[0]) if lacking else row
-
-
-def _some_row_has(file: Path, names: Iterable[str]) -> bool:
-    """Whether one of these JSON lines has all the columns; broken lines have none."""
-    with open_raw(file) as lines:
-        while line := lines.readline(MAX_LINE_BYTES + 1):
-            with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(line.decode("utf-8-sig"))
-                if isinstance(row, dict) and row.keys() >= set(names):
-                    return True
-    return False
-
-
-def _json_object(file: str, number: int, line: bytes) -> dict[str, Any] | BadRow:
-    where = f"line {number}"
-    try:
-        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=unique_keys)
-    except UnicodeDecodeError as error:
-        return BadRow(f"{where} is not UTF-8 ({error.reason}); save it as UTF-8", "is not UTF-8")
-    except RepeatedKey as error:
-        raise UserError(f"{file}, {where} has {error}; rename or remove one") from error
-    except (ValueError, RecursionError) as error:
-        if number == 1:
-            _refuse_lines_of_one(f"{file}, {where}", line, error)
-        return BadRow(f"{where} is broken JSON: {first_line(error)}", "is broken JSON")
-    if number == 1 and isinstance(row, list):
-        raise UserError(f"{file}, {where} is a JSON list, not an object; {ONE_A_LINE}, such as by {WRITER}")
-    if not isinstance(row, dict):
-        return BadRow(f"{where} is a JSON {type(row).__name__}, not an object; {ONE_A_LINE}", "is no JSON object")
-    return row
-
-
-def _refuse_lines_of_one(where: str, line: bytes, error: Exception) -> None:
-    """For a first line that only begins an array or an object: a pretty-printed file would be all bad rows."""
-    begins = line.decode("utf-8-sig", "replace").strip()
-    is_open = isinstance(error, json.JSONDecodeError) and error.pos >= len(begins)
-    if begins.startswith("[") or (begins.startswith("{") and begins.endswith(("{", "[")) and is_open):
-        what = "an array" if begins.startswith("[") else "an object"
-        raise UserError(
-            f"{where} is broken JSON: {what} over several lines (pretty-printed?); {ONE_A_LINE}, such as by {WRITER}"
-        )
 
 
 def _read_csv(file: Path, columns: Columns) -> Iterator[Row]:
@@ -292,7 +216,7 @@ READERS: dict[str, Callable[[Path, Columns], Iterator[Row]]] = {
     ".parquet": _read_parquet,
     ".arrow": _read_arrow,
     ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".json": _read_jsonl,
-    ".ndjson": _read_jsonl,
+    ".jsonl": read_lines,
+    ".json": read_json,
+    ".ndjson": read_lines,
 }

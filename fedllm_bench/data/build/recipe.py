@@ -22,9 +22,18 @@ class Flag(NamedTuple):
     reason: str
 
 
+OTHER_SPLIT = "other_split"  # the flag of a row of an upstream split that the declaration does not name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What a pipeline says of its upstream."""
+    """What a pipeline says of its upstream.
+
+    Of an upstream on the hub: `commit`, at which its rows are read unless the user names another place (the first
+    digits will do; without any it is the newest, and the manifest names it); `subset`, which the hub calls a
+    configuration; `splits`, those that are read; `files` of the repository that hold the rows, where its own loader is
+    a script, which nobody runs.
+    """
 
     dataset: str
     upstream: str
@@ -36,6 +45,10 @@ class Declaration:
     flags: tuple[Flag, ...] = ()  # removed where the recipe's `drop_flagged` names them
     columns: Mapping[str, str] = field(default_factory=dict)  # part of a row -> its column, where the user named them
     has_users: bool = True  # False: nobody wrote the rows, so that a partition makes the clients
+    commit: str = ""
+    subset: str = ""
+    splits: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +171,11 @@ def filters(recipe: Recipe, declared: Declaration) -> tuple[Filter, ...]:
     return (
         Filter("user_id", f"user id blank, longer than {MAX_ID_CHARACTERS} characters or broken text", _has_user),
         *map(_unflagged, declared.checks),
+        *(
+            [_unflagged(Flag(OTHER_SPLIT, f"of another split than {', '.join(declared.splits)}"))]
+            if declared.splits
+            else []
+        ),
         Filter("empty", "prompt or completion empty or broken text", _has_text),
         Filter(
             "languages",

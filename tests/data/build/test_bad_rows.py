@@ -141,7 +141,9 @@ STRUCTURAL: dict[str, tuple[str, bytes, str]] = {
     "a key twice": ("x.jsonl", b'{"inputs": "a", "inputs": "b"}\n', "twice"),
     "a missing column": ("x.csv", b"inputs\na\n", "has no column 'targets'"),
     "a missing key of the first row": ("x.jsonl", b'{"inputs": "a"}\n', "has no column 'targets'"),
-    "an array": ("x.json", b'[\n{"inputs": "a"}\n]\n', "pretty-printed"),
+    "an array": ("x.jsonl", b'[\n{"inputs": "a"}\n]\n', "pretty-printed"),
+    "a list without the columns": ("x.json", b'[\n{"inputs": "a"}\n]\n', "has no column 'targets'"),
+    "a broken list": ("x.json", b'[{"inputs": "a", "targets"', "broken JSON in value 1"),
     "no parquet": ("x.parquet", b"PAR1 no", "not readable parquet"),
     "a pointer": ("x.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
 }

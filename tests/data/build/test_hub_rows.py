@@ -102,13 +102,15 @@ def test_trouble_with_the_hub_is_one_line(hub, tmp_path, splits, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("hub:org/name", "no revision is given"),
         ("hub:org/name@", "no revision is given"),
         ("hub:org/name@main", "'main' is not the 40 hex digits"),
         (f"hub:org/name@{COMMIT[:39]}", "40 hex digits"),
         (f"hub:org/name@{COMMIT.upper()}", "40 hex digits"),
-        (f"hub:name@{COMMIT}", "not hub:ORG/NAME@COMMIT"),
-        (f"hub:../name@{COMMIT}", "not hub:ORG/NAME@COMMIT"),
+        (f"hub:name@{COMMIT}", "is not hub:ORG/NAME"),
+        (f"hub:../name@{COMMIT}", "is not hub:ORG/NAME"),
+        (f"hub:org/name:@{COMMIT}", "is not hub:ORG/NAME"),
+        (f"hub:org/name:../x@{COMMIT}", "is not hub:ORG/NAME"),
+        ("hub:org/name:a b", "is not hub:ORG/NAME"),
     ],
 )
 def test_a_place_on_the_hub_names_a_commit(text, words):

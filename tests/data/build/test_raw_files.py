@@ -162,11 +162,11 @@ def test_so_is_one_within_gzip(tmp_path, kind):
         ("x.parquet", parquet_bytes()[:-9], "not readable parquet"),
         ("x.arrow", as_arrow()[:-200], "not readable Arrow"),
         ("x.arrow", b"no arrow at all", "not readable Arrow"),
-        ("x.json", json.dumps(ROWS, indent=2).encode(), "line 1 is broken JSON: an array over several lines"),
-        ("x.json", ("[" + ",\n".join(map(json.dumps, ROWS)) + "]").encode(), "an array over several lines"),
+        ("x.jsonl", json.dumps(ROWS, indent=2).encode(), "line 1 is broken JSON: an array over several lines"),
+        ("x.jsonl", ("[" + ",\n".join(map(json.dumps, ROWS)) + "]").encode(), "an array over several lines"),
         ("x.json", json.dumps(ROWS[0], indent=2).encode(), "line 1 is broken JSON: an object over several lines"),
         ("x.json", json.dumps({"rows": ROWS}, indent=2).encode(), "an object over several lines"),
-        ("x.json", json.dumps(ROWS).encode(), "line 1 is a JSON list, not an object; one JSON object a line"),
+        ("x.jsonl", json.dumps(ROWS).encode(), "line 1 is a JSON list, not an object; one JSON object a line"),
     ],
 )
 def test_a_file_of_another_form_is_one_line_that_says_what_to_do(tmp_path, name, content, said):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 
 import pytest
 from raw_formats import COLUMNS, ROWS, as_arrow, as_jsonl, as_parquet, error, put
 
-from fedllm_bench.data.build import readers
+from fedllm_bench.data.build import json_rows, readers
 from fedllm_bench.data.build.readers import read_rows, split_of_name
 
 
@@ -103,13 +104,34 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path, ending):
     assert "'inputs', 'usr'" in message
 
 
+def as_list() -> bytes:
+    return json.dumps(ROWS, indent=2, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.json.gz"])
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b" \n\t"])
+def test_a_list_of_objects_is_read_as_lines_of_them(tmp_path, name, before):
+    of_list = list(read_rows(put(tmp_path / name, before + as_list()), COLUMNS))
+    of_lines = list(read_rows(put(tmp_path / "lines" / name, as_jsonl()), COLUMNS))
+    assert [record.values for record in of_list] == [record.values for record in of_lines]
+    assert [record.number for record in of_list] == [1, 2, 3]
+    assert list(read_rows(put(tmp_path / "empty.json", before + b"[ ]"), COLUMNS)) == []
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("x.jsonl", as_jsonl() + b"{broken\n", "line 4 is broken JSON"),
         ("x.jsonl", b"\n" + as_jsonl() + b'{"a": 1', "line 5 is broken JSON"),
-        ("x.json", b"[\n", "line 1 is broken JSON"),
-        ("x.json", b"[1, 2]\n", "line 1 is a JSON list, not an object"),
+        ("x.json", b"[\n", "broken JSON in value 1 of the list"),
+        ("x.json", b"[1, 2]\n", "row 1 is a JSON int, not an object"),
+        ("x.jsonl", b"[1, 2]\n", "line 1 is a JSON list, not an object"),
+        ("x.json", b'[{"inputs": "a", "user_id": "u"}', "',' or ']' after value 1"),
+        ("x.json", b'[{"inputs": "a", "user_id": "u"}] 1', "there is more after the JSON list"),
+        ("x.json", b'[{"inputs": "a", "user_id": "u"}, {"inputs": "b"}]', "row 2 has no column 'user_id'"),
+        ("x.json", b'[{"inputs": "a", "inputs": "b", "user_id": "u"}]', "twice"),
+        ("x.json", b"[" * 100_000, "nested too deeply"),
+        ("x.json", as_list() + b"\xff", "not UTF-8"),
         ("x.jsonl", b'"text"\n', "not an object"),
         ("x.jsonl", b"[" * 100_000, "line 1 is broken JSON"),
         ("x.jsonl", as_jsonl() + b'{"inputs": "\xff"}\n', "line 4 is not UTF-8"),
@@ -148,8 +170,9 @@ def test_paths_without_rows_are_refused(tmp_path):
 
 
 def test_a_file_without_line_ends_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(json_rows, "MAX_LINE_BYTES", 1000)
     assert "line 1 is longer than 1000 bytes" in error(put(tmp_path / "x.jsonl.gz", b"a" * 5000))
+    assert "value 1 of the list is longer than 1000 characters" in error(put(tmp_path / "x.json", b'["' + b"a" * 5000))
 
 
 def test_rows_are_read_one_by_one(tmp_path):
