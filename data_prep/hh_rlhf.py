@@ -69,8 +69,8 @@ def at_turns(chosen: str, rejected: str) -> Pair:
 
 
 def at_letters(chosen: str, rejected: str) -> Pair:
-    """As released: the prompt is the turns of the longest common beginning, from whose last letter the answers go on."""
-    shared = commonprefix([chosen, rejected])
+    """As released: the prompt is the turns of the longest common beginning; from its last letter the answers go on."""
+    shared = commonprefix([chosen, rejected])  # noqa: RUF071 (letters are meant)
     talk = turns_of(shared)
     turns = talk[:-1] if talk and talk[-1][0] == "assistant" else talk
     start = max(len(shared) - 1, 0)

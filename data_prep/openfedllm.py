@@ -26,10 +26,11 @@ def dealt(dataset: str, upstream: str, licence: str, clients: int = 20, **about:
 
 
 def as_released(declared: Declaration) -> Declaration:
-    """The same rows in the order of the released code: shuffled with 2023, cut to 20,000, every n-th row to a client."""
+    """The same rows in the released order: shuffled with 2023, cut to 20,000, every n-th row to a client."""
     clients = declared.recipe.partition.partition(":")[2]
     return replace(
-        declared, recipe=Recipe(partition=f"released:{clients}:{ROWS}", heldout=0.0, near_duplicates="off", deduplicate=False)
+        declared,
+        recipe=Recipe(partition=f"released:{clients}:{ROWS}", heldout=0.0, near_duplicates="off", deduplicate=False),
     )
 
 

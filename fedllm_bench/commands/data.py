@@ -84,6 +84,12 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="raw upstream rows (default: the upstream on the hub, at the commit that the data set states)",
     )
     build.add_argument("--out", type=Path, metavar="DIR", help="the split folder to write (default: splits/NAME)")
+    build.add_argument(
+        "--variant",
+        choices=("paper", "released"),
+        default="paper",
+        help="released: rows and clients as in OpenFedLLM's code, for its sets (default: paper)",
+    )
     build.add_argument("--min-samples", type=int, metavar="N", help="fewest usable rows of a client")
     build.add_argument("--max-samples", type=int, metavar="N", help="most rows that a client keeps")
     _add_per(build)
@@ -240,7 +246,9 @@ def run_build(args: argparse.Namespace) -> int:
     from fedllm_bench.data import lengths
     from fedllm_bench.data.build import build, decontaminate, hub, pipelines
 
-    pipeline = pipelines.load_pipeline(args.dataset, _said(args, pipelines.STATED))
+    if args.variant == "released":
+        pipelines.check_release(args.dataset)
+    pipeline = pipelines.load_pipeline(args.dataset, _said(args, pipelines.STATED), args.variant)
     given: dict[str, Any] = {key: vars(args)[key] for key in RECIPE_OPTIONS if vars(args)[key] is not None}
     if per := _per(args):
         given["per"] = per

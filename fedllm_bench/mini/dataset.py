@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from fedllm_bench.mini.chats import wildchat_multi_rows, wildchat_rows
 from fedllm_bench.mini.lexicon import lexicon
 from fedllm_bench.mini.probes import PROBES
 from fedllm_bench.mini.raw import RawRow, probe
+from fedllm_bench.mini.tables import ROWS, build_table
+from fedllm_bench.mini.tables import VERSION as TABLES_VERSION
 from fedllm_bench.mini.users import Answered, Population, make_rows
 from fedllm_bench.mini.votes import arena_rows
 
@@ -93,11 +96,18 @@ class Variant:
         return split
 
 
-def mini_split(dataset: str, world_seed: int, cache: Path) -> Split:
-    """The embedded split of a dataset, built into the cache when it is not there yet."""
-    builder = BUILDERS[dataset]
+def mini_split(dataset: str, world_seed: int, cache: Path, variant: str = "paper") -> Split:
+    """The embedded split of a dataset, built into the cache when it is not there yet.
+
+    `variant` "released" is another split for the training sets whose authors released one.
+    """
+    builder = BUILDERS[dataset] if dataset in BUILDERS else partial(build_table, dataset, variant=variant)
     population = Population(seed=world_seed)
-    key = files.sha256_json({"version": VERSION, "population": asdict(population)})[:10]
+    named: dict[str, Any] = {"version": VERSION, "population": asdict(population)}
+    if dataset in ROWS:
+        named |= {"tables": TABLES_VERSION, "recipe": load_pipeline(dataset, variant=variant).DECLARATION.version}
+        named |= {"variant": variant} if variant == "released" else {}
+    key = files.sha256_json(named)[:10]
     return cached(
         cache / "splits",
         f"mini-{dataset}-w{world_seed}-{key}",

@@ -131,11 +131,14 @@ def resolve_split(config: RunConfig) -> Split:
 
         return built_split(config)
     from fedllm_bench.mini.dataset import BUILDERS, mini_split
+    from fedllm_bench.mini.tables import ROWS
 
-    known = sorted(name for name in BUILDERS if name != config.dataset)
-    if config.dataset not in BUILDERS:
-        raise UserError(f"no mini variant of {config.dataset}; there is one of {', '.join(known)}; or give SPLIT=DIR")
-    return mini_split(config.dataset, config.data.world_seed, files.cache_root())
+    known = (*BUILDERS, *ROWS)
+    if config.dataset not in known:
+        raise UserError(
+            f"no mini variant of {config.dataset}; there is one of {', '.join(sorted(known))}; or give SPLIT=DIR"
+        )
+    return mini_split(config.dataset, config.data.world_seed, files.cache_root(), config.variant)
 
 
 def split_of_run(run: RunFolder) -> Split:

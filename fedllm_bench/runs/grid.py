@@ -120,9 +120,9 @@ class GridCell:
 
 
 def parse_datasets(text: str) -> tuple[str, ...]:
-    """Names with commas between, "all" for every one of the benchmark's, or a suite, such as "openfedllm", for its sets;
+    """Names with commas between, "all" for the benchmark's own, or a suite, such as "openfedllm", for its sets.
 
-    one name alone is given back as it is.
+    One name alone is given back as it is.
 
     Raises a :class:`UserError` for an unknown or repeated name, and where one is missing.
     """

@@ -28,12 +28,12 @@ def built_split(config: RunConfig) -> Split:
 
     Raises a :class:`UserError` with the ways on where the rows cannot be had.
     """
-    build = presets.builds_of(config.profile).get(config.dataset)
+    build = _stated(config)
     if build is None:
         raise UserError(f"PROFILE={config.profile} builds no users of {config.dataset}; {_ways(config)}")
     from fedllm_bench.data.build.pipelines import load_pipeline
 
-    pipeline, name = load_pipeline(config.dataset), f"{config.dataset}-{config.profile}"
+    pipeline, name = load_pipeline(config.dataset, variant=config.variant), f"{config.dataset}-{config.profile}"
     try:
         return cached(
             files.cache_root() / "splits",
@@ -51,13 +51,22 @@ def built_split(config: RunConfig) -> Split:
 
 def is_built(config: RunConfig) -> bool:
     """Whether the split of such a run lies in the cache, so that nothing is fetched for it."""
-    build = presets.builds_of(config.profile).get(config.dataset)
+    build = _stated(config)
     if build is None:
         return False
     from fedllm_bench.data.build.pipelines import load_pipeline
 
-    folder = files.cache_root() / "splits" / _folder_name(config, build, load_pipeline(config.dataset))
+    pipeline = load_pipeline(config.dataset, variant=config.variant)
+    folder = files.cache_root() / "splits" / _folder_name(config, build, pipeline)
     return (folder / MANIFEST).is_file()
+
+
+def _stated(config: RunConfig) -> dict[str, Any] | None:
+    """How the profile builds the users; a training set of another suite is built by its own recipe."""
+    from fedllm_bench.data.build.pipelines import TRAINING_SETS
+
+    own: dict[str, Any] | None = {} if config.dataset in TRAINING_SETS else None
+    return presets.builds_of(config.profile).get(config.dataset, own)
 
 
 def _folder_name(config: RunConfig, build: dict[str, Any], pipeline: Pipeline) -> str:
