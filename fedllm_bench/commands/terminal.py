@@ -107,6 +107,8 @@ def say_split(split: Split) -> None:
     say(f"{manifest.name} (dataset {manifest.dataset}, task {manifest.task}) in {split.folder}")
     say(f"  hash     {manifest.hash}")
     say(f"  upstream {manifest.upstream.id}, revision {manifest.upstream.revision or 'not stated'}")
+    for part in manifest.parts:
+        say(f"  part     {part.dataset}: {part.upstream.id}, revision {part.upstream.revision or 'not stated'}")
     say(f"  licence  {manifest.licence}")
     say(f"  clients  {client_sizes_line(sizes)}")
     say(f"  rows     {train} train, {heldout} held out, {unseen} of {len(manifest.unseen)} unseen users")

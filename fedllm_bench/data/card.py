@@ -67,6 +67,7 @@ def data_card(contents: CardContents) -> str:
             f"- Clients: {client_sizes_line(contents.client_sizes)}",
             *([f"- Control tokens: {_quoted_marks(contents.marks.line)}"] if contents.marks.line else []),
             "",
+            *_section("Parts", part_table(info)),
             *_section("Warnings", [f"- {line}" for line in contents.warnings]),
             *_section("Compared with the published split", comparison_table(contents.compared)),
             *_section("Funnel", funnel_table(info.funnel)),
@@ -87,10 +88,37 @@ def _quoted_marks(line: str) -> str:
     return line.replace("&", "&amp;").replace("<", "&lt;").replace("[", "\\[").replace("|", "\\|")
 
 
+def part_rows(info: SplitInfo) -> list[tuple[str, str, str, str, str]]:
+    """Of each data set of a mixed split: name, upstream, revision, licence, and sha256 of its files."""
+    return [
+        (
+            part.dataset,
+            part.upstream.id,
+            part.upstream.revision or "not stated",
+            part.licence,
+            ", ".join(f"{file.name} {file.sha256}" for file in part.upstream.files) or "named by the revision",
+        )
+        for part in info.parts
+    ]
+
+
+PART_HEAD = ("data set", "upstream", "revision", "licence", "sha256 of its files")
+
+
+def part_table(info: SplitInfo) -> list[str]:
+    """The lines of a Markdown table of the parts; [] where there are none."""
+    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in part_rows(info)]
+    return [f"| {' | '.join(PART_HEAD)} |", "|---|---|---|---|---|", *lines] if lines else []
+
+
 def who_clients_are(info: SplitInfo) -> str:
     partition = info.recipe.get("partition", "user")
     if partition == "user":
         return "Each client is one user of the upstream data."
+    if partition == "parts:1":
+        return "Each client has rows of one data set: no client is a user of the upstream data."
+    if partition.startswith("column:"):
+        return f"Clients are the values of the upstream column {partition.removeprefix('column:')!r}: none is a user."
     return f"Clients are artificial (partition {partition}): no client is a user of the upstream data."
 
 

@@ -7,7 +7,15 @@ import statistics
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from fedllm_bench.data.card import CardContents, class_counts, client_sizes_line, length_rows, who_clients_are
+from fedllm_bench.data.card import (
+    PART_HEAD,
+    CardContents,
+    class_counts,
+    client_sizes_line,
+    length_rows,
+    part_rows,
+    who_clients_are,
+)
 from fedllm_bench.data.funnel_words import in_words
 from fedllm_bench.data.manifest_fields import SplitInfo
 
@@ -32,6 +40,7 @@ def html_card(contents: CardContents) -> str:
     ordered = sorted(languages, key=lambda language: (-languages[language], language))
     spreads = _table(["", "mean", "population std", "median", "largest"], length_rows(contents.lengths))
     sections = [
+        ("Parts", _table(PART_HEAD, part_rows(info))),
         ("Warnings", "".join(f'<p class="warning">{escape(line)}</p>' for line in contents.warnings)),
         ("Compared with the published split", _table(["", "published", "here"], contents.compared)),
         ("Funnel", _funnel(info)),

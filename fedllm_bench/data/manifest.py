@@ -36,6 +36,7 @@ from fedllm_bench.data.manifest_fields import (
     UnseenCount,
     Upstream,
     UpstreamFile,
+    UpstreamPart,
 )
 from fedllm_bench.data.rows import SCHEMAS, Row, Task
 from fedllm_bench.data.split_hash import row_hash, whole_hash
@@ -51,6 +52,7 @@ __all__ = [
     "UnseenCount",
     "Upstream",
     "UpstreamFile",
+    "UpstreamPart",
     "check_same",
     "check_target",
     "open_split",
@@ -127,8 +129,9 @@ def _extra(files: Mapping[str, str]) -> dict[str, str]:
 def _render(manifest: Manifest) -> str:
     """The text of manifest.json; its own checksum covers what the hash leaves out (licence, upstream)."""
     value = json.loads(canonical_json(asdict(manifest)))  # tuples become lists
-    if not manifest.notes:
-        del value["notes"]
+    for field in ("notes", "parts"):
+        if not value[field]:
+            del value[field]
     ordered = {key: value[key] for key in asdict(manifest) if key in value}
     ordered["manifest_sha256"] = sha256_json(value)
     return json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"

@@ -25,6 +25,16 @@ class Upstream:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpstreamPart:
+    """One of the data sets that a split is mixed of; its file names begin with its name."""
+
+    dataset: str
+    version: str
+    licence: str
+    upstream: Upstream
+
+
+@dataclass(frozen=True, kw_only=True)
 class FunnelStep:
     """What one step of the recipe removed; the last step's `rows_left` are the training and held-out rows."""
 
@@ -52,8 +62,9 @@ class UnseenCount:
 class SplitInfo:
     """What the maker of a split states about it; the rest of the manifest is counted from its rows.
 
-    `notes` are what the maker saw and did not act on; they are no part of the hash. Manifests without any have no
-    such field, so that those of the first release stay readable.
+    `notes` are what the maker saw and did not act on; they are no part of the hash. `parts` are the data sets of a
+    mixed split, whose names are in its recipe. Manifests without any have no such field, so that those of the first
+    release stay readable.
     """
 
     format: int = FORMAT
@@ -66,6 +77,7 @@ class SplitInfo:
     recipe: dict[str, Any]
     funnel: tuple[FunnelStep, ...]
     notes: tuple[str, ...] = ()
+    parts: tuple[UpstreamPart, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

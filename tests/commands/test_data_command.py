@@ -148,7 +148,7 @@ def test_help_has_examples(words, capsys):
 def test_the_help_of_build_keeps_the_lines_of_its_examples(capsys):
     with pytest.raises(SystemExit):
         run("build", "--help")
-    assert capsys.readouterr().out.count(" \\\n      --") == 2
+    assert capsys.readouterr().out.count(" \\\n      --") == 4
 
 
 def test_help_loads_nothing_heavy():

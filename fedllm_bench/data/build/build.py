@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedllm_bench.common.files import sha256_file
 from fedllm_bench.common.progress import track
@@ -21,7 +21,7 @@ from fedllm_bench.data.build.funnel import FunnelTally, Left, funnel, left_by_fi
 from fedllm_bench.data.build.hub import HubSource, as_declared, at_commit
 from fedllm_bench.data.build.labels import labeller
 from fedllm_bench.data.build.noted import Noted
-from fedllm_bench.data.build.parts import Groups, Rows, make_parts
+from fedllm_bench.data.build.parts import AboutRows, Groups, make_parts
 from fedllm_bench.data.build.raw_files import passed_over, raw_files, relative_name
 from fedllm_bench.data.build.readers import Raw, RawRecord, read_file, read_rows
 from fedllm_bench.data.build.recipe import Declaration, Filter, Recipe, check_per, filters
@@ -33,6 +33,7 @@ from fedllm_bench.data.manifest import (
     SplitInfo,
     Upstream,
     UpstreamFile,
+    UpstreamPart,
     check_names,
     check_same,
     check_target,
@@ -42,14 +43,22 @@ from fedllm_bench.data.manifest import (
 __all__ = ["BuildInfo", "Builder", "Declaration", "Recipe", "Sample", "build_split"]
 
 
+class RawPart(NamedTuple):
+    """One of the data sets that a split is mixed of; the names of its files begin with its own."""
+
+    declaration: Declaration
+    raw: Raw
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuildInfo:
     """What stands in the manifest beside the rows, and the extra files that go along."""
 
     declaration: Declaration
-    raw: Raw
+    raw: Raw | None  # None where the rows are of `parts`
     name: str
     revision: str | None = None
+    parts: Sequence[RawPart] = ()
     extra_files: Mapping[str, bytes] | None = None
     evaluation: EvaluationPrompts | None = None
     counter: TokenCounter | None = None
@@ -86,7 +95,7 @@ class Builder:
     ) -> Split:
         if isinstance(raw, HubSource):
             raw = at_commit(as_declared(raw, self.declaration))
-        declared = declaration or self._stated(raw)
+        declared = declaration or self.stated(raw)
         name = _name(declared, name)
         info = BuildInfo(
             declaration=declared,
@@ -126,7 +135,7 @@ class Builder:
         flags = (name for name in recipe.drop_flagged if name in self.columns.flags)
         return self.columns.with_flags(flags).with_label(recipe.column)
 
-    def _stated(self, raw: Raw) -> Declaration:
+    def stated(self, raw: Raw) -> Declaration:
         """A file in the upstream's columns, or another dataset, need not hold the upstream's rows."""
         declared = self.declaration
         if self.is_own:
@@ -137,7 +146,7 @@ class Builder:
         return replace(declared, upstream=upstream, licence=declared.licence if is_upstream else licence)
 
 
-def check_build(raw: Raw, out: Path, recipe: Recipe, declared: Declaration, name: str | None) -> None:
+def check_build(raw: Raw | None, out: Path, recipe: Recipe, declared: Declaration, name: str | None) -> None:
     """Raise a :class:`UserError` for what is wrong with a build before anything is fetched or read."""
     check_target(out)
     check_names(name or declared.dataset)
@@ -166,11 +175,12 @@ def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out:
     refuse_empty(left, usable, tally.noted.lines())
     samples = read(Skipped() if tally.skipped else stop)  # counted in the first pass
     groups = collect(samples, steps, {*kept, *pool}, tally.samples)
-    about = Rows(info.declaration.has_users, tally.places)
+    about = AboutRows(info.declaration.has_users, tally.places)
     parts = make_parts(groups, kept, pool, recipe, info.evaluation, about)
     left += parts.left
     refuse_empty(left, usable, tally.noted.lines())
-    aside = [] if isinstance(info.raw, HubSource) else passed_over(info.raw)
+    aside = [name for raw in (info.raw, *(part.raw for part in info.parts)) if isinstance(raw, Path)
+             for name in passed_over(raw)]  # fmt: skip
     notes = [*remarks(tally, usable, recipe, aside), *chosen_notes, *parts.notes]
     split_info = _split_info(info, recipe, tally, left, notes)
     return write_split(out, split_info, parts.rows, extra_files=info.extra_files, counter=info.counter)
@@ -249,7 +259,8 @@ def _split_info(
         dataset=declared.dataset,
         task=declared.task,
         version=declared.version,
-        upstream=Upstream(id=declared.upstream, revision=_revision(info), files=_upstream_files(info.raw, tally)),
+        upstream=_upstream(declared, info.raw, tally, info.revision),
+        parts=tuple(_upstream_part(part, tally) for part in info.parts),
         licence=declared.licence,
         recipe=_record(recipe, declared, info.evaluation),
         funnel=funnel(left),
@@ -268,15 +279,18 @@ def _name(declared: Declaration, given: str | None) -> str:
     return given or f"{declared.dataset}-custom"
 
 
-def _revision(info: BuildInfo) -> str | None:
-    return info.raw.revision if isinstance(info.raw, HubSource) else info.revision
+def _upstream_part(part: RawPart, tally: FunnelTally) -> UpstreamPart:
+    declared = part.declaration
+    upstream = _upstream(declared, part.raw, tally, prefix=f"{declared.dataset}/")
+    return UpstreamPart(dataset=declared.dataset, version=declared.version, licence=declared.licence, upstream=upstream)
 
 
-def _upstream_files(raw: Raw, tally: FunnelTally) -> tuple[UpstreamFile, ...]:
-    """None for the hub, where the revision names every byte."""
-    if isinstance(raw, HubSource):
-        return ()
-    named = ((relative_name(file, raw), file) for file in raw_files(raw))
-    return tuple(
-        UpstreamFile(name=name, sha256=sha256_file(file), rows=tally.rows_by_file[name]) for name, file in named
-    )
+def _upstream(
+    declared: Declaration, raw: Raw | None, tally: FunnelTally, revision: str | None = None, prefix: str = ""
+) -> Upstream:
+    """No files for the hub, where the revision names every byte."""
+    if not isinstance(raw, Path):
+        return Upstream(id=declared.upstream, revision=raw.revision if raw else revision, files=())
+    named = ((prefix + relative_name(file, raw), file) for file in raw_files(raw))
+    files = (UpstreamFile(name=name, sha256=sha256_file(file), rows=tally.rows_by_file[name]) for name, file in named)
+    return Upstream(id=declared.upstream, revision=revision, files=tuple(files))

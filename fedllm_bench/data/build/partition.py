@@ -5,8 +5,8 @@ Every row finds its place by its hash with the seed, so the order of the raw row
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +48,8 @@ def _clients(
         return [f"iid-{place % partition.clients:03d}" for place in range(len(rows))]
     if partition.kind == "language":
         return [f"language-{sample.language}" for sample in rows]
+    if partition.kind == "parts":
+        return list(_of_parts([sample.client for sample in rows], partition.clients))
     if partition.kind == "column":
         return [sample.label for sample in rows]
     if partition.kind == "released":
@@ -57,6 +59,14 @@ def _clients(
     if partition.clients:
         return _by_dirichlet_over(labels, partition, recipe)
     return _by_dirichlet(labels, sum(map(bool, groups.values())), partition.number, recipe.seed)
+
+
+def _of_parts(parts: Iterable[str], clients_each: int) -> Iterator[str]:
+    """Each part is a client, or is dealt to its own clients."""
+    dealt: Counter[str] = Counter()
+    for part in parts:
+        yield part if clients_each == 1 else f"{part}-{dealt[part] % clients_each:03d}"
+        dealt[part] += 1
 
 
 def released_owners(rows: int, partition: Partition) -> dict[int, int]:

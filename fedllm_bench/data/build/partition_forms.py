@@ -40,13 +40,18 @@ class Partition(NamedTuple):
 
 
 def check_partition(text: str) -> Partition:
-    """The partition that a recipe states; a :class:`UserError` for any other text."""
+    """The partition that a recipe states; a :class:`UserError` for any other text.
+
+    `parts:N` is of mixed splits alone, where it is made of other options: N clients of each part.
+    """
     kind, *rest = text.split(":")
     found = None
     if text in ("user", "language"):
         found = Partition(kind)
     elif kind == "column":
         found = Partition(kind, over=":".join(rest)) if _is_name(":".join(rest)) else None
+    elif kind == "parts" and len(rest) == 1:
+        found = Partition(kind, clients=_count(rest[0])) if _count(rest[0]) else None
     elif kind == "iid" and len(rest) == 1:
         number = _positive(rest[0], whole=True)
         found = Partition(kind, number, clients=int(number)) if number else None

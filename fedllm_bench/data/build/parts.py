@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
@@ -44,7 +44,7 @@ class Cleaned(NamedTuple):
     notes: list[str]
 
 
-class Rows(NamedTuple):
+class AboutRows(NamedTuple):
     """What is known of the rows beside themselves: whether users wrote them, and how many have a place."""
 
     has_users: bool = True
@@ -57,7 +57,7 @@ def make_parts(
     pool: Sequence[str],
     recipe: Recipe,
     evaluation: EvaluationPrompts | None,
-    about: Rows,
+    about: AboutRows,
 ) -> Parts:
     """Clean the samples of clients and candidates, then share them out into train, heldout and unseen.
 
@@ -110,10 +110,21 @@ def clean(groups: Groups, kept: Sequence[str], recipe: Recipe, evaluation: Evalu
         notes.append(NOT_REMOVED)
     now = {client: cap(rows, recipe.max_samples, recipe.seed) for client, rows in now.items()}
     left.append(_left("max_samples", _of(now, kept), f"more than {recipe.max_samples or NO_LIMIT} rows of one client"))
+    if recipe.parts:
+        notes += _fewer(_of(now, kept), recipe)
+        now = {part: cap(rows, recipe.most_of(part), recipe.seed) for part, rows in now.items()}
+        left.append(_left("parts", _of(now, kept), f"more rows than asked of {', '.join(recipe.parts)}"))
     if recipe.max_rows is not None:
         now |= _capped(_of(now, kept), recipe.max_rows, recipe.seed)
         left.append(_left("max_rows", _of(now, kept), f"more than {recipe.max_rows} rows of all clients"))
     return Cleaned(dict(now), left, notes)
+
+
+def _fewer(groups: Groups, recipe: Recipe) -> Iterator[str]:
+    """Notes of parts that have not as many rows as were asked of them."""
+    for part, rows in groups.items():
+        if len(rows) < (most := recipe.most_of(part) or 0):
+            yield f"parts: {part} has {len(rows)} rows left, fewer than the {most} asked of it"
 
 
 def _capped(groups: Groups, most: int, seed: int) -> dict[str, Sequence[Sample]]:

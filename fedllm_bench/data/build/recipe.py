@@ -86,6 +86,7 @@ class Recipe:
     leakage: Literal["normal", "exact"] = "normal"
     per: str = ""
     max_rows: int | None = None
+    parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         at_least = {"min_samples": 1, "max_samples": 1, "max_clients": 1, "unseen_clients": 0, "max_rows": 1}
@@ -105,6 +106,7 @@ class Recipe:
         if self.prompt_disjoint and self.heldout == "upstream":
             raise UserError("prompt_disjoint chooses what is held out; heldout='upstream' has chosen already: give one")
         self._check_released()
+        self._check_parts()
         if self.per:
             check_per(self.per)
 
@@ -116,6 +118,21 @@ class Recipe:
                 f"partition={self.partition!r} (released) takes its rows by their places, so leave out --max-rows (its "
                 "second number is that, as in released:20:20000) and --bad-rows skip"
             )
+
+    def _check_parts(self) -> None:
+        kind = check_partition(self.partition)
+        if self.parts and (kind.kind in ("user", "released") or kind.column):
+            raise UserError(
+                f"partition={self.partition!r} is of one data set; of a mixed one each part is a client (or "
+                "--clients-per-part N), or --partition language, iid:N or dirichlet:ALPHA:source:N makes the clients"
+            )
+        if kind.kind == "parts" and not self.parts:
+            raise UserError("partition parts:N is of data build mixed alone")
+
+    def most_of(self, part: str) -> int | None:
+        """The most rows of a part of a mixed split; None for all."""
+        named = dict(text.partition(":")[::2] for text in self.parts)
+        return int(named[part]) if named.get(part) else None
 
     @property
     def is_released(self) -> bool:
@@ -146,7 +163,7 @@ class Recipe:
         so that a split that was built before them keeps its hash.
         """
         later: dict[str, Any] = {"drop_flagged": (), "partition": "user", "prompt_disjoint": False}
-        later |= {"bad_rows": "stop", "leakage": "exact", "per": "", "max_rows": None}
+        later |= {"bad_rows": "stop", "leakage": "exact", "per": "", "max_rows": None, "parts": ()}
         if self.near_duplicates != "drop":
             later["near_duplicates"] = self.near_duplicates
         values = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}

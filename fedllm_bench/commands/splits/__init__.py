@@ -1,0 +1,1 @@
+"""The commands below `fedllm-bench data`, but for the two that only open a split."""
