@@ -251,11 +251,11 @@ def _pipeline(args: argparse.Namespace) -> tuple[Any, Any]:
     from fedllm_bench.common.errors import UserError
     from fedllm_bench.data.build import hub, mixed, pipelines
 
+    if args.variant == "released":
+        pipelines.check_release(args.dataset)
     if args.dataset != mixed.DATASET:
         if args.part or args.clients_per_part is not None:
             raise UserError(f"--part and --clients-per-part: for the dataset {mixed.DATASET} alone")
-        if args.variant == "released":
-            pipelines.check_release(args.dataset)
         pipeline = pipelines.load_pipeline(args.dataset, _said(args, pipelines.STATED), args.variant)
         is_upstream = args.raw is None
         return pipeline, hub.declared_source(pipeline.DECLARATION) if is_upstream else hub.raw_source(args.raw)

@@ -13,6 +13,7 @@ from data_runs import run
 from raw_formats import as_csv, as_jsonl, as_parquet, put
 from raw_rows import write_raw
 
+from fedllm_bench import cli
 from fedllm_bench.data.build.pipelines import load_pipeline
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.data_prep.hh_rlhf import at_letters, at_turns, transcript_of, turns_of
@@ -112,10 +113,11 @@ def test_files_of_all_kinds_and_the_command(tmp_path, capsys):
     assert released.recipe["partition"] == "released:5:20000:2023"
     assert (sum(client.train for client in released.clients), released.clients[0].heldout) == (20, 0)
     capsys.readouterr()
-    assert run("build", "aya", *words) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "--variant released: aya has no such split" in line
-    assert "hh_rlhf" in line
+    for dataset in ("aya", "fed_dolly", "mixed"):
+        assert cli.main(["data", "build", dataset, *map(str, words)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"--variant released: {dataset} has no such split" in line
+        assert "hh_rlhf" in line
 
 
 def test_a_long_transcript_is_read_in_one_go():
