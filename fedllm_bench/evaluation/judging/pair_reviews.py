@@ -19,7 +19,7 @@ from typing import Any
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.imported_files import parsed, text_of
+from fedllm_bench.evaluation.outside_files import parsed, text_of
 from fedllm_bench.scores.score import Score
 from fedllm_bench.scores.summaries import Summary, paired_difference, per_cluster, summarise
 

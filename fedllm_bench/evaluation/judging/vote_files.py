@@ -16,8 +16,8 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted
-from fedllm_bench.evaluation.imported_files import parsed, text_of
 from fedllm_bench.evaluation.judging.votes import OTHER, JudgeVote, Match, Winner
+from fedllm_bench.evaluation.outside_files import parsed, text_of
 
 NEEDED = ("question", "model_a", "model_b", "winner", "judge")
 NAMES = {"question_id": "question"}  # another name of a column, as FastChat has it
