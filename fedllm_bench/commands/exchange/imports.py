@@ -75,9 +75,9 @@ def run_answers(args: argparse.Namespace) -> int:
     from fedllm_bench.evaluation.answering.importing import Target, import_answers
     from fedllm_bench.evaluation.benchmarks import Overrides, make_prompts, named
     from fedllm_bench.evaluation.imported_files import read_files
-    from fedllm_bench.evaluation.records import checked_name
+    from fedllm_bench.evaluation.records import checked_side
 
-    side, context = checked_name(args.side.strip()), context_of(args)
+    side, context = checked_side(args.side.strip()), context_of(args)
     read = _of_model(read_files(args.files), args)
     (benchmark,), overrides = named(args.benchmark), Overrides(limit=args.limit)
     prompts = make_prompts(benchmark, context, overrides)

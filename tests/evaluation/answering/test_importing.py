@@ -297,6 +297,7 @@ BAD_WORDS = {
     "two benchmarks": (["--benchmark", "harmless,advbench"], "give one benchmark"),
     "an unknown benchmark": (["--benchmark", "harmles"], "did you mean 'harmless'"),
     "a model that the file does not name": (["--model", "x"], "has no answer of it; it names nobody"),
+    "the file of prompts": (["--side", "prompts"], "'prompts' cannot name a side"),
     "a side that is no name": (["--side", "a/b"], "cannot name a file"),
 }
 
