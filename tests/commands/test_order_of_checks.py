@@ -125,6 +125,15 @@ BAD: dict[str, tuple[str, ...]] = {
         "RAW/rows.jsonl --benchmark mt_bench --side a/b --out NEW",
         "RAW/rows.jsonl --benchmark mt_bench --model m --out NEW",
     ),
+    "import judgements": (
+        "RAW/file --out FOLDER",
+        "nowhere --out RUN --benchmark mt_bench --side base --model m",
+        "RAW/file --out RUN --benchmark mt_bench --side base --model m",
+        "RAW/rows.jsonl --out RUN --benchmark nothing --model m",
+        "RAW/rows.jsonl --out RUN --benchmark mt_bench --model m",
+        "RAW/rows.jsonl --out RUN --benchmark mt_bench --side nobody --model m",
+        "RAW/rows.jsonl --out RUN --benchmark mt_bench --side base",
+    ),
     "export prompts": (
         "--benchmark nothing --out NEW",
         "--benchmark ref_gpt4 --out NEW",
@@ -262,7 +271,7 @@ def assert_refused_unasked(words: list[str], fetched: list[str], capsys: pytest.
 
 def test_every_command_has_its_bad_words():
     assert BAD.keys() == COMMANDS.keys()
-    assert len(COMMANDS) == 30
+    assert len(COMMANDS) == 31
     assert [command for command, lines in BAD.items() if not lines] == ["data list", "model list"]  # they take none
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.bench import positive
+from fedllm_bench.commands.exchange import import_judgements
 from fedllm_bench.commands.terminal import parser_of, say
 from fedllm_bench.common.errors import UserError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   fedllm-bench import answers model_answer/vicuna-13b.jsonl --benchmark mt_bench --out answers-d
+  fedllm-bench import judgements model_judgment/gpt-4_single.jsonl --out answers-d
   fedllm-bench evaluate answers-d --judge gpt-6-luna --max-cost 5
 """
 ANSWERS = """\
@@ -35,9 +37,10 @@ docs/answers.md.
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    top = parser_of(subparsers, "import", "take answers that were made elsewhere", EXAMPLES)
+    top = parser_of(subparsers, "import", "take answers and judgements that were made elsewhere", EXAMPLES)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_answers(commands)
+    import_judgements.add_parser(commands)
 
 
 def _add_answers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

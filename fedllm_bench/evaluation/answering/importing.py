@@ -171,7 +171,7 @@ def told(found: Imported) -> str:
     return ", ".join([f"{part_of(found.num_whole, len(found.answers), 'question')} answered", *parts])
 
 
-def few(names: Sequence[str]) -> str:
+def few(names: Sequence[str], longest: int = 40) -> str:
     """The first of them, for a message."""
-    shown = ", ".join(ascii(" ".join(name.split()))[1:-1][:40] for name in names[:FEW])
+    shown = ", ".join(ascii(" ".join(name.split()))[1:-1][:longest] for name in names[:FEW])
     return f"{shown}, ..." if len(names) > FEW else shown

@@ -22,7 +22,7 @@ from fedllm_bench.common.progress import track
 from fedllm_bench.evaluation.judges.asking import AskingJudge
 from fedllm_bench.evaluation.judges.cost import Budget, prompt_tokens
 from fedllm_bench.evaluation.judges.finishes import is_whole
-from fedllm_bench.evaluation.judges.preset import Preset
+from fedllm_bench.evaluation.judges.preset import IMPORTED, Preset
 from fedllm_bench.evaluation.judges.questions import GRADINGS, Asker, Question, Slot
 from fedllm_bench.evaluation.judges.rule import RuleJudge
 from fedllm_bench.evaluation.judges.window import Submits, outcomes
@@ -85,6 +85,8 @@ class Found:
 
 
 def judge_of(preset: Preset, *, max_cost: float | None = None) -> Judge:
+    if preset.kind == IMPORTED:
+        raise UserError(f"the judge {preset.name}: its replies were imported, so nobody can ask it; give another judge")
     return RuleJudge(preset) if preset.kind == "rule" else AskingJudge(preset, max_cost=max_cost)
 
 

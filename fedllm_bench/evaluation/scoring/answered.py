@@ -10,6 +10,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import SAFE_NAME
 from fedllm_bench.evaluation.answering.plan import PLAN, PlanHead, read_head
 from fedllm_bench.evaluation.judging import staleness
+from fedllm_bench.evaluation.judging.judgement_import import import_notes
 from fedllm_bench.evaluation.judging.pair_files import JudgedPairs, digest, pair_names
 from fedllm_bench.evaluation.records import (
     Answer,
@@ -73,6 +74,7 @@ def _material(folder: Path, benchmark: str) -> AnsweredBenchmark:
     why = [one.note for told in judges.values() for one in told.values() if one.note]
     notes = dict.fromkeys(staleness.unchecked(benchmark, note) for note in why)
     notes |= dict.fromkeys([*unread, *(one.note for one in pairs if one.note), *_of_thoughts(benchmark, answers)])
+    notes |= dict.fromkeys(_of_imports(folder, benchmark, [*judges, *(one.judge for one in pairs)]))
     return AnsweredBenchmark(
         prompts=tuple(prompts),
         plan=read_head(_inside(path.with_name(PLAN))),
@@ -88,6 +90,11 @@ def _of_thoughts(benchmark: str, sides: Mapping[str, Mapping[str, Answer]]) -> I
         if count := sum(map(has_thoughts, answers.values())):
             yield (f"{benchmark}: {count} of {len(answers)} answers of {side} hold thoughts: they are kept "
                    "and shown, and scores and judges do not read them")  # fmt: skip
+
+
+def _of_imports(folder: Path, benchmark: str, judges: Iterable[str]) -> Iterator[str]:
+    for judge in judges:
+        yield from import_notes(_inside(folder / "judgements" / judge / JUDGE), benchmark)
 
 
 def _ordered(sides: Iterable[str]) -> list[str]:
