@@ -29,6 +29,7 @@ from fedllm_bench.commands import (
     report,
     submit,
 )
+from fedllm_bench.commands.exchange import exports, imports
 from fedllm_bench.commands.terminal import BAD_INPUT, Parser, plugins_of
 from fedllm_bench.common import interrupts, process
 from fedllm_bench.common.errors import UserError
@@ -46,7 +47,7 @@ Each sub-command has its own --help with examples.
 # in the order of --help
 COMMANDS = (
     *(bench, grid, data, model, diversity, merge),
-    *(evaluate, answer, judge, judge_check, report, compare, insight),
+    *(evaluate, answer, imports, exports, judge, judge_check, report, compare, insight),
     *(submit, board),
 )
 

@@ -30,19 +30,19 @@ EXAMPLES = """examples:
   fedllm-bench answer --adapter my-adapter --model meta-llama/Llama-2-7b-hf --template alpaca --metrics mt_bench --out answers-a
   fedllm-bench answer --model my-model --metrics mt_bench --out answers-b            (its own chat template)
   fedllm-bench answer --endpoint http://127.0.0.1:8000/v1 --model NAME --metrics mt_bench --out answers-c
-  fedllm-bench answer --import model_answer/vicuna-13b.jsonl --metrics mt_bench --out answers-d   (made elsewhere)
+  fedllm-bench answer --endpoint http://127.0.0.1:8000/v1 --model NAME --sides base,global --metrics mt_bench --out answers-c
 
 Benchmarks: mt_bench, vicuna_bench, advbench, harmless, ref_gpt4, heldout_ref, mini (docs/answers.md). Answers lie in
 DIR/answers/<benchmark>/<side>.jsonl. Whatever was interrupted goes on where it stopped when the same command is given
-again. No judge is needed here.
+again. No judge is needed here. Answers made elsewhere: fedllm-bench import answers.
 """  # noqa: E501
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "answer",
-        help="answer open-ended benchmarks: a run, an adapter, a model or an endpoint; or import answers",
-        description="Answer open-ended benchmarks with a run, an adapter, a model or an endpoint, or import answers.",
+        help="answer open-ended benchmarks: a run, an adapter, a model or an endpoint",
+        description="Answer open-ended benchmarks with a run, an adapter, a model or an endpoint.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -60,8 +60,9 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
     others.add_argument("--adapter", metavar="DIR", type=Path, help="a LoRA adapter in PEFT's format")
     others.add_argument("--model", help="a folder, an id of the hub or mini; the endpoint's name for it")
     others.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible address, as http://host:8000/v1")
-    others.add_argument("--import", dest="imported", metavar="FILE", type=Path,
-                        help="answers made elsewhere: FastChat, alpaca_eval, lm-eval, or id and text")  # fmt: skip
+    others.add_argument("--served", metavar="SIDE=NAME", type=_served, action="append", default=[],
+                        help="the endpoint's name for a side (default: the side's own); may be repeated")  # fmt: skip
+    others.add_argument("--import", type=_moved, help=argparse.SUPPRESS)
     others.add_argument("--template",
                         help="alpaca, alpaca_input, vicuna_v1.1, mini, plain or model (the base's own)")  # fmt: skip
     others.add_argument("--dtype", choices=DTYPES, help="of the model (default: bfloat16 on a GPU, else float32)")
@@ -89,6 +90,18 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-failed", action="store_true", help="ask items again that have failed before")
 
 
+def _served(text: str) -> tuple[str, str]:
+    side, _, name = text.partition("=")
+    if not side.strip() or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not SIDE=NAME, as global=my-adapter")
+    return side.strip(), name.strip()
+
+
+def _moved(text: str) -> str:
+    raise argparse.ArgumentTypeError(f"it is a command of its own now: fedllm-bench import answers {text[:200]} "
+                                     "--benchmark NAME --out DIR")  # fmt: skip
+
+
 def whole(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
@@ -107,22 +120,20 @@ def _temperature(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     _check_source(args)
-    if args.imported:
-        return _import(args)
     from fedllm_bench.evaluation.answering.answer_run import answer_locally, answer_remotely
     from fedllm_bench.evaluation.answering.answer_side import locked
-    from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
     from fedllm_bench.evaluation.benchmarks import check_named
 
     context, folder = _context(args), args.out or args.run_folder
     check_named(args.metrics, context)
-    who = _endpoint(args) if args.endpoint else _subject(args)
+    endpoints = _endpoints(args) if args.endpoint else {}
+    subject = None if endpoints else _subject(args)
     with locked(folder):
         order = _order(args, context)
-        if isinstance(who, EndpointAnswerer):
-            work = answer_remotely(order, who)
+        if subject is None:
+            work = answer_remotely(order, endpoints)
         else:
-            work = answer_locally(order, who, hardware.num_threads())
+            work = answer_locally(order, subject, hardware.num_threads())
         found = [_shown(done) for done in work]
     say(f"Answers   {folder / 'answers'}")
     _say_failed([answer.reason for done in found for answer in done.outcome.failed])
@@ -138,22 +149,20 @@ def _say_failed(reasons: list[str]) -> None:
 
 def _check_source(args: argparse.Namespace) -> None:
     """Exactly one thing answers, and there is a place for what it says."""
-    given = [name for name in ("run_folder", "adapter", "endpoint", "imported") if getattr(args, name)]
+    given = [name for name in ("run_folder", "adapter", "endpoint") if getattr(args, name)]
     if len(given) > 1:
-        raise UserError("RUN, --adapter, --endpoint and --import: one at a time; see fedllm-bench answer --help")
+        raise UserError("RUN, --adapter and --endpoint: one at a time; see fedllm-bench answer --help")
     if not given and not args.model:
-        raise UserError("nothing to answer: give RUN, --adapter, --model, --endpoint or --import; see fedllm-bench "
+        raise UserError("nothing to answer: give RUN, --adapter, --model or --endpoint; see fedllm-bench "
                         "answer --help")  # fmt: skip
     if args.run_folder:
         _refuse(args, "model", "template", "dtype", "dataset", "split")
     elif args.out is None:
         raise UserError("--out: not given; without RUN, name a folder for the answers")
-    if args.imported:
-        _refuse(
-            args, "model", "template", "dtype", "temperature", "max_new_tokens", "batch_tokens", "threads", "engine"
-        )
+    if args.served and not args.endpoint:
+        raise UserError("--served: only with --endpoint, whose names of sides it gives; leave it out")
     if args.endpoint:
-        _refuse(args, "template", "dtype", "sides", "batch_tokens", "threads", "engine")
+        _refuse(args, "template", "dtype", "batch_tokens", "threads", "engine")
         if not args.model:
             raise UserError(f"--endpoint {args.endpoint}: give --model, the name that the server knows it by")
         from fedllm_bench.common.network import checked_address
@@ -163,34 +172,9 @@ def _check_source(args: argparse.Namespace) -> None:
 
 def _refuse(args: argparse.Namespace, *names: str) -> None:
     source = "RUN, which says it" if args.run_folder else "--endpoint, which says it"
-    source = "--import: the answers exist already" if args.imported else source
     for name in names:
         if getattr(args, name) is not None:
             raise UserError(f"--{name.replace('_', '-')}: not with {source}; leave it out")
-
-
-def _import(args: argparse.Namespace) -> int:
-    from fedllm_bench.evaluation.answering.importing import Target, import_answers, told
-    from fedllm_bench.evaluation.benchmarks import check_named, named
-    from fedllm_bench.evaluation.imported_files import read_rows
-    from fedllm_bench.evaluation.records import checked_name
-
-    if len(named(args.metrics)) > 1:
-        raise UserError(f"--metrics {args.metrics}: give the one benchmark that --import FILE answers")
-    side = checked_name((args.sides or "base").strip())
-    context = _context(args)
-    check_named(args.metrics, context)
-    read = read_rows(args.imported)
-    order = _order(args, context)
-    benchmark, prompts = order.asked[0]
-    to = Target(benchmark=benchmark, prompts=prompts, overrides=order.overrides, folder=order.folder, side=side)
-    found = import_answers(args.imported, read, to)
-    say(f"{benchmark.name:<13} {side:<14} {found.form}{f' of {found.models[0]}' if len(found.models) == 1 else ''}")
-    say(f"Imported  {told(found)}")
-    if len(found.models) > 1:
-        say(f"Note      answers of {len(found.models)} models: {', '.join(map(ascii, found.models[:5]))}")
-    say(f"Answers   {order.folder / 'answers'}")
-    return 0
 
 
 def _order(args: argparse.Namespace, context: PromptContext) -> AnswerRequest:
@@ -209,6 +193,7 @@ def _order(args: argparse.Namespace, context: PromptContext) -> AnswerRequest:
         threads=args.threads,
         retry_failed=args.retry_failed,
         ray=ray,
+        sides=tuple(_sides(args) or ()) if args.endpoint else (),
     )
 
 
@@ -237,7 +222,7 @@ def _subject(args: argparse.Namespace) -> Subject:
     from fedllm_bench.data.templates.sources import MODEL, check_name
     from fedllm_bench.evaluation.answering import subjects
 
-    wanted = [side.strip() for side in args.sides.split(",") if side.strip()] if args.sides else None
+    wanted = _sides(args)
     if args.run_folder:
         return subjects.subject_of_run(args.run_folder, wanted)
     dtype = args.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
@@ -250,18 +235,46 @@ def _subject(args: argparse.Namespace) -> Subject:
     return subjects.only(subject, wanted)
 
 
-def _endpoint(args: argparse.Namespace) -> EndpointAnswerer:
+def _sides(args: argparse.Namespace) -> list[str] | None:
+    """Who is to answer; None where --sides is not given."""
+    if not args.sides:
+        return None
+    return list(dict.fromkeys(side.strip() for side in args.sides.split(",") if side.strip()))
+
+
+def _endpoints(args: argparse.Namespace) -> dict[str, EndpointAnswerer]:
+    """Side -> what the server knows it by; `base` is --model."""
     from fedllm_bench.common.network import checked_address
     from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer, served_model
+    from fedllm_bench.evaluation.answering.subjects import BASE
 
     address = checked_address(args.endpoint, "--endpoint")
-    return EndpointAnswerer(
-        served=served_model(address, args.model, key_env=args.api_key_env, concurrency=args.concurrency),
-        benchmark="",
-        seed=args.seed,
-        limit_name=args.token_limit_name,
-        left_out=tuple(name for name in LEAVABLE if getattr(args, f"no_{name}")),
-    )
+    return {
+        side: EndpointAnswerer(
+            served=served_model(address, name, key_env=args.api_key_env, concurrency=args.concurrency),
+            benchmark="",
+            seed=args.seed,
+            limit_name=args.token_limit_name,
+            left_out=tuple(name for name in LEAVABLE if getattr(args, f"no_{name}")),
+            is_named=side != BASE,
+        )
+        for side, name in _served_names(args, BASE).items()
+    }
+
+
+def _served_names(args: argparse.Namespace, base: str) -> dict[str, str]:
+    from fedllm_bench.evaluation.records import checked_side
+
+    given = dict(args.served)
+    if len(given) < len(args.served):
+        twice = next(side for side, _ in args.served if [one for one, _ in args.served].count(side) > 1)
+        raise UserError(f"--served {twice}: given twice; give one name for each side")
+    if base in given:
+        raise UserError(f"--served {base}: the base is what --model names; leave it out")
+    wanted = _sides(args)
+    if wanted is not None and (unused := next((side for side in given if side not in wanted), "")):
+        raise UserError(f"--served {unused}: not among --sides {args.sides}; add it there, or leave it out")
+    return {base: args.model} | {checked_side(side): given.get(side, side) for side in wanted or given if side != base}
 
 
 def _shown(done: Done) -> Done:

@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   fedllm-bench judge RUN --judge my-judge.toml --metrics mt_bench --sides global --repeats 3 --yes
   fedllm-bench judge RUN --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
   fedllm-bench judge RUN --judge gpt-6-luna --pairwise OTHER_RUN --max-cost 5
+  fedllm-bench judge RUN --judge gpt-4 --pairwise OTHER_RUN --scored --metrics vicuna_bench --max-cost 5
   fedllm-bench judge RUN --judge mini_rule                     profile mini: right answers are known
   fedllm-bench judge RUN --judge my_judge --plugin my_judge.py   a function of your own (docs/plugins.md)
 
@@ -54,6 +55,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     what.add_argument("--repeats", metavar="N", type=count, default=1, help="ask everything N times (1)")
     what.add_argument("--pairwise", metavar="RUN", type=Path, help="compare with this run's answers, in both orders")
     what.add_argument("--against", metavar="SIDE", default="", help="with --pairwise: that run's side (the same one)")
+    what.add_argument("--scored", action="store_true", help="with --pairwise: two scores for each pair, as in the "
+                      "Vicuna blog")  # fmt: skip
     cost = parser.add_argument_group("cost")
     cost.add_argument("--max-cost", metavar="USD", type=dollars, help="stop before this command has cost more")
     cost.add_argument("--yes", action="store_true", help="ask without a limit of the cost")
@@ -103,12 +106,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"there is no folder {args.run_folder}; give a run folder with answers/")
     if args.against and args.pairwise is None:
         raise UserError("--against names a side of the run of --pairwise; give both")
+    if args.scored and args.pairwise is None:
+        raise UserError("--scored is for pairs of answers; give --pairwise and the run with the other ones")
     wanted = Wanted(
         benchmarks=_names(args.metrics),
         sides=_names(args.sides),
         repeats=args.repeats,
         other=args.pairwise,
         other_side=args.against,
+        is_scored=args.scored,
     )
     if not (args.judge or args.judge_url or args.judge_model):
         return _without_judge(answered_benchmarks(args.run_folder))
@@ -202,6 +208,7 @@ def _report(works: Sequence[JudgingFile], judge: Judge, min_coverage: float | No
     from fedllm_bench.evaluation.judging.grading import MIN_COVERAGE, mean_or_refusal, scores_of
     from fedllm_bench.evaluation.judging.judging import hashes_of
     from fedllm_bench.evaluation.judging.pairing import pair_scores_of
+    from fedllm_bench.evaluation.judging.score_pairing import own_scores, scored_pairs
     from fedllm_bench.evaluation.records import Judgement, read_records
 
     say(f"{'benchmark':<14} {'side':<24} {'mean':>7}  scored")
@@ -210,11 +217,12 @@ def _report(works: Sequence[JudgingFile], judge: Judge, min_coverage: float | No
         said = read_records(work.path, Judgement)
         models.update(judgement.reply.model for judgement in said if judgement.reply)
         hashes = hashes_of(work, judge)
-        scores = (
-            pair_scores_of(work.prompts, said)
-            if work.is_paired
-            else scores_of(work.prompts, work.answers, said, benchmark=work.benchmark, hashes=hashes)
-        )
+        if work.is_scored:
+            scores = own_scores(scored_pairs(work.prompts, said))
+        elif work.is_paired:
+            scores = pair_scores_of(work.prompts, said)
+        else:
+            scores = scores_of(work.prompts, work.answers, said, benchmark=work.benchmark, hashes=hashes)
         limit = MIN_COVERAGE if min_coverage is None else min_coverage
         graded = mean_or_refusal(scores, min_coverage=limit)
         mean = "none" if graded.mean is None else f"{graded.mean:.3f}"

@@ -23,7 +23,8 @@ EXAMPLES = """examples:
 Without a judge, the published votes of MT-Bench's experts and of GPT-4 are compared with each other. With one, it is
 asked about pairs of answers that experts voted on, each in both orders. Replies are kept: the same command again asks
 only what has no reply yet. See docs/comparing.md. A file of votes is CSV or JSON lines with question, model_a, model_b,
-winner (model_a, model_b or tie) and judge, and a turn (1 or 2) where there is more than one; see docs/judges.md.
+winner (model_a, model_b or tie) and judge, and a turn (1 or 2) where there is more than one; or PandaLM's test set, or
+rankings (source, system, judge, and rank or score). See docs/judges.md.
 """
 
 

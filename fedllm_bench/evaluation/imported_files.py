@@ -3,28 +3,29 @@
     FastChat's model_answer   {"question_id": 81, "model_id": "m", "choices": [{"index": 0, "turns": ["...", "..."]}]}
     alpaca_eval's outputs     [{"instruction": "...", "output": "...", "generator": "m"}, ...]
     lm-eval's samples         {"doc": {...}, "resps": [["..."]], "filtered_resps": ["..."]}
+    OpenAI's and vLLM's batch {"custom_id": "81#1", "response": {"status_code": 200, "body": {"choices": [...]}}}
     any other                 {"id": "81", "text": "..."}, or "turns": ["...", "..."] in place of "text"
 
-JSON lines and a JSON array are read alike. All of it was written by others: every value is checked before it is used.
+JSON lines and a JSON array are read alike (outside_files.py). "81#1" is the first turn of question 81, as
+`fedllm-bench export prompts` names requests.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.common import foreign
-from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.common.files import RepeatedKey, unique_keys
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.text import counted
+from fedllm_bench.evaluation.judges.finishes import Ending, ending
+from fedllm_bench.evaluation.outside_files import Value, id_value, keys_shown, objects_of, text_value
+from fedllm_bench.evaluation.records import Finish
 
 ID_KEYS = ("question_id", "item_id", "id")
 TEXT_KEYS = ("text", "answer", "output", "response")
-EXPECTED = "one JSON object a line, or one JSON array, is expected"
-MOST_BYTES = 2**30  # of a file, which is read whole
-Value = Mapping[str, Any]
+FINISHES: Mapping[Ending, Finish] = {"whole": "stop", "cut": "length", "filtered": "filtered"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class ImportedAnswer:
     """One answer: `turns` to the question with one of `texts` as its first turn, else with one of `ids`.
 
     `model` is who answered, "" where the file does not say; `more` counts other answers to it, which are left out.
+    `finish` and `tokens` (0: not known) are of the last turn. Without `turns` `reason` says why there is no answer.
     """
 
     ids: tuple[str, ...] = ()
@@ -39,6 +41,9 @@ class ImportedAnswer:
     turns: tuple[str, ...]
     model: str = ""
     more: int = 0
+    finish: Finish = "stop"
+    tokens: int = 0
+    reason: str = ""
 
     @property
     def name(self) -> str:
@@ -58,109 +63,51 @@ class Form:
         return all(any(key in value for key in any_of) for any_of in self.keys)
 
 
+def read_files(paths: Sequence[Path]) -> tuple[str, list[ImportedAnswer]]:
+    """As :func:`read_rows`, of several files of one format, as one for each turn."""
+    found = [read_rows(path) for path in paths]
+    if len(forms := dict.fromkeys(form for form, _ in found)) > 1:
+        raise UserError(f"{paths[0]}: {counted(len(forms), 'format')} ({', '.join(forms)}); give files of one format")
+    return found[0][0], [row for _, rows in found for row in rows]
+
+
 def read_rows(path: Path) -> tuple[str, list[ImportedAnswer]]:
     """The format's name, and the rows. Raises a :class:`UserError` that names the line for what is no such file."""
-    values = list(_values(path))
+    values = list(objects_of(path, str(path)))
     if not values:
-        raise UserError(f"--import {path}: there is no answer in it")
+        raise UserError(f"{path}: there is no answer in it")
     form = next((form for form in FORMS if form.fits(values[0][1])), None)
     if form is None:
         known = "; ".join(f"{form.name} ({', '.join('|'.join(keys) for keys in form.keys)})" for form in FORMS)
-        raise UserError(f"--import {path}: its keys are {_shown(values[0][1])}; known forms are {known}")
-    return form.name, [_row(form, value, f"--import {path}, {where}") for where, value in values]
+        raise UserError(f"{path}: its keys are {keys_shown(values[0][1])}; known forms are {known}")
+    return form.name, [_row(form, value, where) for where, value in values]
 
 
 def _row(form: Form, value: Value, where: str) -> ImportedAnswer:
     if not form.fits(value):
         wanted = ", ".join("|".join(keys) for keys in form.keys)
-        raise UserError(f"{where}: its keys are {_shown(value)}; {form.name} has {wanted}")
+        raise UserError(f"{where}: its keys are {keys_shown(value)}; {form.name} has {wanted}")
     try:
         return form.read(value)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def _shown(value: Value) -> str:
-    return ", ".join(ascii(key)[1:-1][:30] for key in list(value)[:8]) or "none"
-
-
-# --- JSON
-
-
-def _values(path: Path) -> Iterator[tuple[str, Value]]:
-    """(where it stands, object) of a JSON array, or of JSON lines."""
-    text = text_of(path, f"--import {path}")
-    if text.lstrip().startswith("["):
-        for number, value in enumerate(parsed(text, f"--import {path}", EXPECTED), 1):
-            yield f"entry {number}", _object(value, f"--import {path}, entry {number}")
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            where = f"--import {path}, line {number}"
-            yield f"line {number}", _object(parsed(line, where, EXPECTED), where)
-
-
-def text_of(path: Path, where: str) -> str:
-    """A file that was made elsewhere. Raises a :class:`UserError`, which begins with `where`, for what is no text."""
-    if path.is_dir():
-        raise UserError(f"{where}: a folder, not a file; give the file in it")
-    try:
-        content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else None
-    except OSError as error:
-        raise UserError(f"{where}: {error.strerror or 'it cannot be read'}; give a file") from None
-    if content is None:
-        raise UserError(f"{where}: more than {MOST_BYTES} bytes; give a smaller file")
-    if found := foreign.told(content):
-        raise UserError(f"{where}: {found}")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 ({error.reason}); save it as UTF-8") from None
-
-
-def parsed(text: str, where: str, advice: str) -> Any:
-    """A JSON value. Raises a :class:`UserError`, which begins with `where`, for what is none or has a key twice."""
-    try:
-        return json.loads(text, object_pairs_hook=unique_keys)
-    except RepeatedKey as error:
-        raise UserError(f"{where}: an object has {error}; rename or remove one") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: no JSON ({first_line(error)[:100]}); {advice}") from None
-
-
-def _object(value: Any, where: str) -> Value:
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: a JSON {type(value).__name__}, not an object")
-    return value
-
-
 # --- rows
-
-
-def _text(value: Any, what: str) -> str:
-    """A text of whole characters. Raises ValueError for anything else, as null or a number."""
-    if not isinstance(value, str):
-        raise ValueError(f"{what} is {type(value).__name__}, not text")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{what} has half a character (a lone surrogate)")
-    return value
 
 
 def _turns(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{what} is no list of texts")
-    return tuple(_text(turn, what) for turn in value)
+    return tuple(text_value(turn, what) for turn in value)
 
 
 def _id(value: Value) -> str:
-    found = next((value[key] for key in ID_KEYS if key in value), None)
-    if isinstance(found, bool) or not isinstance(found, str | int):
-        raise ValueError(f"the id of the question is {type(found).__name__}, not text or a whole number")
-    return _text(str(found), "the id of the question")
+    return id_value(next((value[key] for key in ID_KEYS if key in value), None))
 
 
 def _model(value: Value, key: str) -> str:
-    return _text(value.get(key) or "", key)
+    return text_value(value.get(key) or "", key)
 
 
 def _fastchat(value: Value) -> ImportedAnswer:
@@ -172,13 +119,13 @@ def _fastchat(value: Value) -> ImportedAnswer:
 
 
 def _alpaca(value: Value) -> ImportedAnswer:
-    texts = (_text(value["instruction"], "instruction"),)
-    return ImportedAnswer(texts=texts, turns=(_text(value["output"], "output"),), model=_model(value, "generator"))
+    texts = (text_value(value["instruction"], "instruction"),)
+    return ImportedAnswer(texts=texts, turns=(text_value(value["output"], "output"),), model=_model(value, "generator"))
 
 
 def _plain(value: Value) -> ImportedAnswer:
     key = next(key for key in ("turns", *TEXT_KEYS) if key in value)
-    turns = _turns(value[key], key) if isinstance(value[key], list) else (_text(value[key], key),)
+    turns = _turns(value[key], key) if isinstance(value[key], list) else (text_value(value[key], key),)
     return ImportedAnswer(
         ids=(_id(value),), turns=turns, model=_model(value, "model_id" if "model_id" in value else "model")
     )
@@ -194,12 +141,58 @@ def _lm_eval(value: Value) -> ImportedAnswer:
         said = said[0]
     ids = tuple(str(doc[key]) for key in ID_KEYS if isinstance(doc.get(key), str | int))
     texts = tuple(one for one in doc.values() if isinstance(one, str))
-    return ImportedAnswer(ids=ids, texts=texts, turns=(_text(said, "resps (log-likelihoods are no answers)"),))
+    return ImportedAnswer(ids=ids, texts=texts, turns=(text_value(said, "resps (log-likelihoods are no answers)"),))
+
+
+# --- batches
+
+
+def _batch(value: Value) -> ImportedAnswer:
+    """A line of a batch's output; one without an answer says why in `error`, or in the body of its response."""
+    ids = (text_value(value["custom_id"], "custom_id"),)
+    response = value.get("response")
+    body = response.get("body") if isinstance(response, dict) else None
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(body, dict) or not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return ImportedAnswer(ids=ids, turns=(), reason=_why_none(value, response, body))
+    finish = FINISHES.get(ending(_plain_text(choices[0].get("finish_reason"))))
+    said = _said(choices[0])
+    if said is None or finish is None:
+        why = f"it ended with {_plain_text(choices[0].get('finish_reason'))[:80]!a}"
+        return ImportedAnswer(ids=ids, turns=(), reason=why if finish is None else "the message has no text")
+    tokens = body["usage"].get("completion_tokens") if isinstance(body.get("usage"), dict) else 0
+    return ImportedAnswer(
+        ids=ids,
+        turns=(text_value(said, "the answer").strip(),),
+        model=_plain_text(body.get("model")),
+        more=len(choices) - 1,
+        finish=finish,
+        tokens=tokens if isinstance(tokens, int) and 0 <= tokens < 2**31 else 0,
+    )
+
+
+def _said(choice: Value) -> Any:
+    """Of a chat, or of a completion."""
+    message = choice.get("message")
+    return message.get("content") if isinstance(message, dict) else choice.get("text")
+
+
+def _why_none(value: Value, response: Any, body: Any) -> str:
+    status = response.get("status_code") if isinstance(response, dict) else None
+    error = value.get("error") or (body.get("error") if isinstance(body, dict) else None) or {}
+    told = error.get("message") or error.get("code") if isinstance(error, dict) else error
+    parts = ascii(": ".join(str(part)[:200] for part in (status, told) if part))[1:-1]
+    return "the batch has no answer to it" + (f" ({parts})" if parts else "")
+
+
+def _plain_text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 FORMS = (
     Form(name="FastChat's model_answer", keys=[ID_KEYS, ["choices"]], read=_fastchat),
     Form(name="lm-eval's samples", keys=[["doc"], ["resps", "filtered_resps"]], read=_lm_eval),
+    Form(name="a batch's output", keys=[["custom_id"], ["response", "error"]], read=_batch),
     Form(name="alpaca_eval's outputs", keys=[["instruction"], ["output"]], read=_alpaca),
     Form(name="id and text", keys=[ID_KEYS, ["turns", *TEXT_KEYS]], read=_plain),
 )

@@ -128,6 +128,13 @@ def checked_name(name: str) -> str:
     return name
 
 
+def checked_side(name: str) -> str:
+    """`name`, which can name a side. Raises a :class:`UserError` for any other, as that of the file of prompts."""
+    if checked_name(name).lower() == "prompts":
+        raise UserError(f"{name!r} cannot name a side: the questions are kept under it; give another name, as global")
+    return name
+
+
 def write_records(path: Path, records: Iterable[R]) -> None:
     files.make_folder(path.parent)
     files.write_jsonl(path, (asdict(record) for record in records))

@@ -6,11 +6,12 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from bench_runs import code_of, quick, run
-from endpoint_models import Model, serving
+from endpoint_models import Model, reply, serving
 
 from fedllm_bench import cli
 from fedllm_bench.common import files, hardware
@@ -176,6 +177,52 @@ def test_a_server_that_takes_no_seed_is_answered_with_by_the_option_that_its_ref
     assert "left_out is None, was ['seed']" in capsys.readouterr().err
 
 
+def echoing(number: int, body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    """As a server with adapters: who answers is who was asked."""
+    name = body["model"]
+    return (
+        200,
+        {},
+        reply(f"{name}:{body['messages'][-1]['content']}").replace(b'"model": "m"', b'"model": "%s"' % name.encode()),
+    )
+
+
+def test_each_served_adapter_answers_as_its_side(tmp_path: Path, capsys):
+    with serving(Model(echoing)) as model:
+        words = ["--sides", "base,global,client-1", "--served", "global=my-adapter", "--seed", "3"]
+        assert ask_endpoint(model, tmp_path, *words) == 0
+        named = {"base": "m", "global": "my-adapter", "client-1": "client-1"}
+        for side, name in named.items():
+            assert {turns[0].split(":")[0] for turns in texts(tmp_path, "harmless", side)} == {name}
+        seeds = {name: [body["seed"] for body in model.asked if body["model"] == name] for name in named.values()}
+        assert len({tuple(sorted(of)) for of in seeds.values()}) == 1  # sides differ by their models alone
+        plan = files.read_json(tmp_path / "answers/harmless/plan.json")
+        assert plan["sides"] == {"base": "", "global": "served:my-adapter", "client-1": "served:client-1"}
+        asked = len(model.asked)
+        assert ask_endpoint(model, tmp_path, "--sides", "global", "--served", "global=my-adapter", "--seed", "3") == 0
+        assert len(model.asked) == asked == 18
+        assert ask_endpoint(model, tmp_path, "--sides", "global", "--seed", "3") == 2
+        assert "the adapter of side global is another one" in capsys.readouterr().err
+
+
+def test_a_side_may_come_before_the_base(tmp_path: Path):
+    with serving(Model(echoing)) as model:
+        assert ask_endpoint(model, tmp_path, "--sides", "global") == 0
+        assert {body["model"] for body in model.asked} == {"global"}
+        assert ask_endpoint(model, tmp_path) == 0
+    assert cli.main(["report", str(tmp_path)]) == 0
+
+
+def test_a_server_that_answers_for_an_adapter_with_another_model_ends_the_command(tmp_path: Path, capsys):
+    with serving(Model()) as model:
+        assert ask_endpoint(model, tmp_path, "--sides", "base,global") == 2
+    err = capsys.readouterr().err
+    assert "--served: the server answered for 'global' with 'm'" in err
+    assert err.count("\n") == 1
+    assert len(texts(tmp_path, "harmless", "base")) == 6  # what was answered is kept
+    assert not answers_file(tmp_path, "harmless", "global").exists()
+
+
 def test_failed_items_are_shown_and_the_exit_code_is_0(shared: Path, monkeypatch, capsys):
     monkeypatch.setattr("fedllm_bench.evaluation.answering.model_answers.context_of", lambda model: 12)
     assert cli.main(["answer", str(shared), "--metrics", "harmless", *FEW, "--sides", "base"]) == 0
@@ -205,6 +252,18 @@ BAD = {
     "no such model": (["--model", "./none", *OUT], "MODEL=./none: no such folder"),
     "no such adapter": (["--adapter", "none", "--model", "mini", *OUT], "no such folder"),
     "no name at the endpoint": ([*SERVER, *OUT], "give --model"),
+    "a served side that is not wanted": (
+        [*SERVER, "--model", "m", "--sides", "base", "--served", "global=x", *OUT],
+        "--served global: not among --sides base",
+    ),
+    "a served name twice": (
+        [*SERVER, "--model", "m", "--served", "global=x", "--served", "global=y", *OUT],
+        "--served global: given twice",
+    ),
+    "another name of the base": ([*SERVER, "--model", "m", "--served", "base=x", *OUT], "the base is what --model"),
+    "no name of a side": ([*SERVER, "--model", "m", "--served", "global=", *OUT], "is not SIDE=NAME"),
+    "a side that is a file": ([*SERVER, "--model", "m", "--sides", "prompts", *OUT], "'prompts' cannot name a side"),
+    "a served side of a run": (["RUN", "--served", "global=x", "--metrics", "mini"], "--served: only with --endpoint"),
     "a template for an endpoint": ([*SERVER, "--model", "m", "--template", "mini", *OUT], "--template: not with"),
     "no split": (["--model", "mini", "--metrics", "heldout_ref", "--out", "OUT"], "--split DIR"),
     "no data set": (["--model", "mini", "--metrics", "ref_gpt4", "--out", "OUT"], "--dataset"),
@@ -233,7 +292,7 @@ def test_bad_input_is_one_line_and_leaves_no_answers(case, runs: Path, shared: P
     assert captured.out == ""
     assert not list(tmp_path.rglob("*.jsonl.partial"))
     assert not list(tmp_path.rglob("answers/*/*.jsonl"))
-    assert len(BAD) == 22
+    assert len(BAD) == 28
 
 
 def test_another_setting_than_before_is_refused(shared: Path, capsys):

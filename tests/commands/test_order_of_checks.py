@@ -117,6 +117,31 @@ BAD: dict[str, tuple[str, ...]] = {
         "--metrics mt_bench --endpoint nonsense --model m --out NEW",
         f"--metrics nothing --model {NEVER_THERE} --out NEW",
     ),
+    "import answers": (
+        "nowhere --benchmark mt_bench --out NEW",
+        "RAW/file --benchmark mt_bench --out NEW",
+        "RAW/rows.jsonl --benchmark nothing --out NEW",
+        "RAW/rows.jsonl --benchmark ref_gpt4 --out NEW",
+        "RAW/rows.jsonl --benchmark mt_bench --side a/b --out NEW",
+        "RAW/rows.jsonl --benchmark mt_bench --model m --out NEW",
+    ),
+    "import judgements": (
+        "RAW/file --out FOLDER",
+        "nowhere --out RUN --benchmark mt_bench --side base --model m",
+        "RAW/file --out RUN --benchmark mt_bench --side base --model m",
+        "RAW/rows.jsonl --out RUN --benchmark nothing --model m",
+        "RAW/rows.jsonl --out RUN --benchmark mt_bench --model m",
+        "RAW/rows.jsonl --out RUN --benchmark mt_bench --side nobody --model m",
+        "RAW/rows.jsonl --out RUN --benchmark mt_bench --side base",
+    ),
+    "export prompts": (
+        "--benchmark nothing --out NEW",
+        "--benchmark ref_gpt4 --out NEW",
+        "--benchmark mt_bench --format openai --out NEW",
+        "--benchmark mt_bench --model m --out NEW",
+        "--benchmark mt_bench --after nowhere --out NEW",
+        "--benchmark mt_bench --out RAW",
+    ),
     "judge": (
         f"nowhere {JUDGED}",
         f"FOLDER {JUDGED}",
@@ -246,7 +271,7 @@ def assert_refused_unasked(words: list[str], fetched: list[str], capsys: pytest.
 
 def test_every_command_has_its_bad_words():
     assert BAD.keys() == COMMANDS.keys()
-    assert len(COMMANDS) == 28
+    assert len(COMMANDS) == 31
     assert [command for command, lines in BAD.items() if not lines] == ["data list", "model list"]  # they take none
 
 

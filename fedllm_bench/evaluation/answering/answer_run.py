@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from fedllm_bench.metrics.running import end_tokens
 from fedllm_bench.training.cluster.pool import close_pool
 
 log = logging.getLogger(__name__)
+SERVED = "served:"  # the fingerprint of a side that an endpoint answers begins so
 Asked = Sequence[tuple[Benchmark, Sequence[Prompt]]]
 
 
@@ -31,7 +32,7 @@ Asked = Sequence[tuple[Benchmark, Sequence[Prompt]]]
 class AnswerRequest:
     """What is wanted. `batch_tokens` and `threads` are None where not given: then an earlier plan's, or by machine.
 
-    With settings of `ray` its workers answer, else this process.
+    With settings of `ray` its workers answer, else this process. `sides`: of an endpoint, who answers; () for all.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class AnswerRequest:
     threads: int | None = None
     retry_failed: bool = False
     ray: Ray | None = None
+    sides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,28 +147,34 @@ def _environment() -> dict[str, Any]:
     return {key: found[key] for key in kept}
 
 
-def answer_remotely(order: AnswerRequest, endpoint: EndpointAnswerer) -> Iterator[Done]:
-    """The model behind an address answers every benchmark, as side `base`; its own template stays unknown."""
-    for benchmark, prompts in order.asked:
-        yield _remotely(order, replace(endpoint, benchmark=benchmark.name), benchmark, prompts)
+def answer_remotely(order: AnswerRequest, sides: Mapping[str, EndpointAnswerer]) -> Iterator[Done]:
+    """What is served answers every benchmark: side -> the model behind an address; their templates stay unknown.
+
+    `base` is among the sides: its name stands in the plan, also where it is not in `order.sides`.
+    """
+    for side in order.sides or tuple(sides):
+        for benchmark, prompts in order.asked:
+            yield _remotely(order, sides, side, (benchmark, prompts))
 
 
 def _remotely(
-    order: AnswerRequest, endpoint: EndpointAnswerer, benchmark: Benchmark, prompts: Sequence[Prompt]
+    order: AnswerRequest, sides: Mapping[str, EndpointAnswerer], side: str, asked: tuple[Benchmark, Sequence[Prompt]]
 ) -> Done:
+    benchmark, prompts = asked
+    endpoint = replace(sides[side], benchmark=benchmark.name)
     plan = plan_of(
         benchmark,
         prompts,
         order.overrides,
         template={"name": "server", "hash": ""},
-        model=_endpoint_model(endpoint),
+        model=_endpoint_model(sides[BASE]),
         seed=order.seed,
         followed={},
     )
     forget_unused(order.folder, benchmark.name)
-    keep_to(order.folder, plan, BASE, "", _environment())
-    _retry(order, benchmark.name, BASE, prompts, empty_too=True)
-    return Done(benchmark.name, BASE, answer_side(order.folder, benchmark.name, BASE, prompts, lambda: endpoint))
+    keep_to(order.folder, plan, side, "" if side == BASE else f"{SERVED}{endpoint.name}", _environment())
+    _retry(order, benchmark.name, side, prompts, empty_too=True)
+    return Done(benchmark.name, side, answer_side(order.folder, benchmark.name, side, prompts, lambda: endpoint))
 
 
 def _endpoint_model(endpoint: EndpointAnswerer) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.provenance import environment
 from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.evaluation.answering.answer_side import finished, locked
-from fedllm_bench.evaluation.answering.plan import OF_FILE, keep_to, plan_file, plan_of
+from fedllm_bench.evaluation.answering.matching import FoundAnswer, found_answers
+from fedllm_bench.evaluation.answering.plan import OF_FILE, forget_unused, keep_to, plan_file, plan_of, read_plan
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
 from fedllm_bench.evaluation.imported_files import ImportedAnswer
 from fedllm_bench.evaluation.records import Answer, Finish, Prompt, answers_file, prompts_file, write_records
@@ -30,6 +32,7 @@ class Imported:
     models: tuple[str, ...]
     answers: tuple[Answer, ...]
     missing: tuple[str, ...]
+    failed: tuple[str, ...]
     several: tuple[str, ...]
     wrong_turns: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -51,29 +54,30 @@ class Target:
     side: str
 
 
-def import_answers(path: Path, read: tuple[str, Sequence[ImportedAnswer]], to: Target) -> Imported:
-    """Write the answers that were `read` of the file where they belong. An equal import changes nothing.
+def import_answers(paths: Sequence[Path], read: tuple[str, Sequence[ImportedAnswer]], to: Target) -> Imported:
+    """Write the answers that were `read` of files where they belong. An equal import changes nothing.
 
-    Raises a :class:`UserError` for a file that answers nothing of it, and where the folder holds answers that were made
+    Raises a :class:`UserError` for files that answer nothing of it, and where the folder holds answers that were made
     otherwise.
     """
     form, rows = read
     found = imported(form, rows, to.prompts)
     if not found.num_whole:
-        raise UserError(f"--import {path}: none of its {counted(len(rows), 'answer')} is a whole answer to a question "
+        raise UserError(f"{paths[0]}: none of its {counted(len(rows), 'answer')} is a whole answer to a question "
                         f"of {to.benchmark.name}; {told(found)}. Its questions have the ids "
-                        f"{_few([prompt.item_id for prompt in to.prompts])}")  # fmt: skip
+                        f"{few([prompt.item_id for prompt in to.prompts])}")  # fmt: skip
     with locked(to.folder):
-        _keep_to(path, to, found)
+        _keep_to(paths, to, found)
         if finished(to.folder, to.benchmark.name, to.side, to.prompts) is None:
             write_records(prompts_file(to.folder, to.benchmark.name), to.prompts)
             write_records(answers_file(to.folder, to.benchmark.name, to.side), found.answers)
     return found
 
 
-def _keep_to(path: Path, to: Target, found: Imported) -> None:
-    """plan.json says that the answers were imported; a side is named by the sha256 of its file."""
-    sha256 = files.sha256_file(path)
+def _keep_to(paths: Sequence[Path], to: Target, found: Imported) -> None:
+    """plan.json says that the answers were imported; a side is named by the sha256 of its files."""
+    forget_unused(to.folder, to.benchmark.name)  # of an import that was killed before it wrote an answer
+    sha256 = _sha256(paths)
     plan = plan_of(
         to.benchmark,
         to.prompts,
@@ -84,11 +88,18 @@ def _keep_to(path: Path, to: Target, found: Imported) -> None:
         followed={},
     )
     keep_to(to.folder, plan, to.side, f"{OF_FILE}{sha256}", {**_by(), IMPORTED: {}})
-    place = plan_file(to.folder, to.benchmark.name)
-    stored: dict[str, Any] = files.read_json(place)
-    about = {"file": path.name, "sha256": sha256, "format": found.form, "models": list(found.models)}
-    stored["environment"].setdefault(IMPORTED, {})[to.side] = about
-    files.write_json(place, stored)
+    stored: dict[str, Any] = files.read_json(plan_file(to.folder, to.benchmark.name))
+    named = ", ".join(path.name for path in paths)
+    about = {"file": named, "sha256": sha256, "format": found.form, "models": list(found.models)}
+    if to.side not in (told_of := stored["environment"].setdefault(IMPORTED, {})):
+        told_of[to.side] = about
+        files.write_json(plan_file(to.folder, to.benchmark.name), stored)
+
+
+def _sha256(paths: Sequence[Path]) -> str:
+    """Of the file; of several, of their sha256 in a row."""
+    found = [files.sha256_file(path) for path in paths]
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def _by() -> dict[str, Any]:
@@ -97,68 +108,50 @@ def _by() -> dict[str, Any]:
     return {key: found[key] for key in ("fedllm_bench", "commit", "dirty", "date")}
 
 
+def models_of(folder: Path, benchmark: str, side: str) -> tuple[str, ...]:
+    """The models that the file of imported answers named; () for answers that were not imported."""
+    stated = (read_plan(folder, benchmark) or {}).get("environment", {}).get(IMPORTED, {})
+    about = stated.get(side, {}) if isinstance(stated, dict) else {}
+    named = about.get("models", ()) if isinstance(about, dict) else ()
+    return tuple(name for name in named if isinstance(name, str)) if isinstance(named, list | tuple) else ()
+
+
 def imported(form: str, rows: Sequence[ImportedAnswer], prompts: Sequence[Prompt]) -> Imported:
     """Which row answers which prompt. Equal answers to one question count as one."""
-    given, unknown = _matched(rows, prompts)
-    several = [item for item, found in given.items() if len({row.turns for row in found}) > 1]
-    wrong = [p.item_id for p in prompts if p.item_id in given and len(given[p.item_id][0].turns) != len(p.turns)]
+    given, unknown = found_answers(rows, prompts)
+    num_turns = {prompt.item_id: len(prompt.turns) for prompt in prompts}
+    clear = {item: found for item, found in given.items() if not (found.is_several or found.reason)}
+    wrong = [item for item, found in clear.items() if len(found.turns) != num_turns[item]]
     return Imported(
         form=form,
         models=tuple(sorted({row.model for row in rows} - {""})),
-        answers=tuple(_answer(prompt, given.get(prompt.item_id, []), prompt.item_id in several) for prompt in prompts),
+        answers=tuple(_answer(prompt, given.get(prompt.item_id)) for prompt in prompts),
         missing=tuple(prompt.item_id for prompt in prompts if prompt.item_id not in given),
-        several=tuple(several),
+        failed=tuple(item for item, found in given.items() if found.reason),
+        several=tuple(item for item, found in given.items() if found.is_several),
         wrong_turns=tuple(wrong),
         unknown=tuple(unknown),
         more=sum(row.more for row in rows),
     )
 
 
-def _matched(
-    rows: Sequence[ImportedAnswer], prompts: Sequence[Prompt]
-) -> tuple[dict[str, list[ImportedAnswer]], list[str]]:
-    """Item -> its rows; and the names of rows of no item. Prompts of one text take the rows of that text in turn."""
-    known = {prompt.item_id for prompt in prompts}
-    by_text: dict[str, list[str]] = {}
-    for prompt in prompts:
-        by_text.setdefault(_plain(prompt.turns[0]), []).append(prompt.item_id)
-    given: dict[str, list[ImportedAnswer]] = {}
-    unknown, times = [], dict[str, int]()
-    for row in rows:
-        text = next((plain for one in row.texts if (plain := _plain(one)) in by_text), None)
-        if text is not None:
-            place = times[text] = times.get(text, 0) + 1
-            item: str | None = by_text[text][(place - 1) % len(by_text[text])]
-        else:
-            item = next((one for one in row.ids if one in known), None)
-        if item is None:
-            unknown.append(row.name)
-        else:
-            given.setdefault(item, []).append(row)
-    return given, unknown
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _answer(prompt: Prompt, rows: Sequence[ImportedAnswer], is_several: bool) -> Answer:
-    """The record of an answer; numbers of tokens are not known, and 0."""
-    turns, reason = (rows[0].turns if rows else ()), ""
-    if not rows or is_several:
-        turns, reason = (), SEVERAL if rows else MISSING
+def _answer(prompt: Prompt, found: FoundAnswer | None) -> Answer:
+    """The record of an answer; numbers of tokens that are not known are 0."""
+    turns, reason = (found.turns if found else ()), ""
+    if found is None or found.is_several:
+        turns, reason = (), SEVERAL if found else MISSING
     elif len(turns) != len(prompt.turns):
-        reason = f"the imported file has {counted(len(turns), 'turn')} of {len(prompt.turns)}"
+        reason = found.reason or f"the imported file has {counted(len(turns), 'turn')} of {len(prompt.turns)}"
         turns = turns if len(turns) < len(prompt.turns) else ()
     lost = len(prompt.turns) - len(turns)
-    said: tuple[Finish, ...] = ("stop",)
+    said = found.finish[: len(turns)] if found else ()
     failed: tuple[Finish, ...] = ("failed",)
     return Answer(
         item_id=prompt.item_id,
         prompt_hash=prompt.hash,
         turns=(*turns, *("" for _ in range(lost))),
-        tokens=(0,) * len(prompt.turns),
-        finish=said * len(turns) + failed * lost,
+        tokens=(*(found.tokens[: len(turns)] if found else ()), *(0 for _ in range(lost))),
+        finish=(*said, *failed * lost),
         reason=reason,
     )
 
@@ -167,16 +160,18 @@ def told(found: Imported) -> str:
     """How many questions have an answer, and those that have none, in one line."""
     lists: Mapping[str, Sequence[str]] = {
         "without an answer": found.missing,
+        "that failed where they were made": found.failed,
         "with different answers": found.several,
         "with another number of turns": found.wrong_turns,
         "unknown to the benchmark": found.unknown,
     }
-    parts = [f"{len(names)} {what} ({_few(names)})" for what, names in lists.items() if names]
+    parts = [f"{len(names)} {what} ({few(names)})" for what, names in lists.items() if names]
     if found.more:
         parts.append(f"{found.more} further choices of a question left out")
     return ", ".join([f"{part_of(found.num_whole, len(found.answers), 'question')} answered", *parts])
 
 
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(ascii(" ".join(name.split()))[1:-1][:40] for name in names[:FEW])
+def few(names: Sequence[str], longest: int = 40) -> str:
+    """The first of them, for a message."""
+    shown = ", ".join(ascii(" ".join(name.split()))[1:-1][:longest] for name in names[:FEW])
     return f"{shown}, ..." if len(names) > FEW else shown

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.answering.journal import AnsweredTurn, Key, next_turn
 from fedllm_bench.evaluation.answering.model_answers import conversation, failed_turn
 from fedllm_bench.evaluation.judges.asking import ChatClient
@@ -46,6 +47,7 @@ class EndpointAnswerer:
     """Asks as many items at a time as `served` allows; the server applies its own chat template.
 
     `limit_name`: what the server calls the most new tokens. `left_out`: of "seed" and "temperature", what is not sent.
+    With `is_named` a reply that says it is of another model ends the work: some servers answer with whatever they have.
     A request that fails for good is a failed turn. Where the server is down, or refuses whatever it is asked, a
     :class:`UserError` ends the work; what was answered stays, and turns that failed so are asked again.
     """
@@ -55,6 +57,7 @@ class EndpointAnswerer:
     seed: int
     limit_name: str = "max_tokens"
     left_out: tuple[str, ...] = ()
+    is_named: bool = False
 
     def __call__(self, prompts: Sequence[Prompt], done: Mapping[Key, AnsweredTurn]) -> Iterator[list[AnsweredTurn]]:
         waiting = (prompt for prompt in prompts if next_turn(prompt, done) is not None)
@@ -113,7 +116,7 @@ class _Session:
     def _collected(self, streak: Streak) -> AnsweredTurn:
         """The next turn that is finished; its item's next turn, or another item, is asked in its place."""
         prompt, number, future = self.finished.get()
-        turn = _turn(prompt, number, future, streak)
+        turn = _turn(prompt, number, future, streak, self.answerer.served.model if self.answerer.is_named else "")
         self.done[turn.key] = turn
         if next_turn(prompt, self.done) is not None:
             self._ask(prompt)
@@ -123,13 +126,17 @@ class _Session:
         return turn
 
 
-def _turn(prompt: Prompt, number: int, future: Future[Reply], streak: Streak) -> AnsweredTurn:
+def _turn(prompt: Prompt, number: int, future: Future[Reply], streak: Streak, model: str) -> AnsweredTurn:
+    """`model`: the name that a reply must have, where it has one; "" for any."""
     try:
         reply = future.result()
     except NoReplyError as error:
         streak.failed(error)
         return failed_turn(prompt, number, str(error))
     streak.replied()
+    if model and reply.model not in ("", model):
+        raise UserError(f"--served: the server answered for {model[:80]!a} with {reply.model[:80]!a}; "
+                        "start it with that adapter under this name (docs/answers.md)")  # fmt: skip
     finish, text, named = FINISHES.get(ending(reply.finish)), reply.text.strip(), f"finish_reason {reply.finish[:80]!r}"
     if finish is None:
         return failed_turn(prompt, number, f"the answer broke off ({named})")

@@ -33,6 +33,7 @@ from fedllm_bench.config.plugins import ADVICE
 from fedllm_bench.evaluation.judges.templates import templates_hash
 from fedllm_bench.evaluation.records import STRICT
 
+IMPORTED: Literal["imported"] = "imported"
 LOCAL = "local"  # the preset for a server of one's own
 PACKAGE = "fedllm_bench.benchmarks"  # named, not imported: in a checkout it lies outside fedllm_bench/
 REPLY_BOUNDS = ("max_tokens", "max_completion_tokens")
@@ -65,14 +66,15 @@ class RequestLimits:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Preset:
-    """A judge. `kind` "rule" is one that knows the right answers and asks nobody.
+    """A judge. `kind` "rule" is one that knows the right answers and asks nobody, "imported" one whose replies were
+    recorded elsewhere.
 
     `reply_tokens` is what a reply is expected to have, for the estimate of the cost.
     """
 
     name: str
     model: str
-    kind: Literal["http", "rule"] = "http"
+    kind: Literal["http", "rule", "imported"] = "http"
     base_url: str = ""
     key_env: str = ""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -87,7 +89,9 @@ class Preset:
         """The model's name and a hash of its options and of all prompt templates: what a reply depends on."""
         asked: dict[str, Any] = {"model": self.model, "options": self.options, "templates": templates_hash()}
         asked |= {} if self.system_role else {"system_role": False}
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model).strip(".-") or "judge"
+        asked |= {"kind": IMPORTED} if self.kind == IMPORTED else {}
+        name = f"{IMPORTED}-{self.model}" if self.kind == IMPORTED else self.model
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "judge"
         return f"{slug[:80]}-{files.sha256_json(asked)[:8]}"
 
     @property

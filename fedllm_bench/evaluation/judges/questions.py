@@ -13,11 +13,19 @@ from typing import Any
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import unknown
-from fedllm_bench.evaluation.judges.templates import JudgeTemplate, Messages, mt_bench_templates, own_templates, shown
+from fedllm_bench.evaluation.judges.templates import (
+    JudgeTemplate,
+    Messages,
+    mt_bench_templates,
+    own_templates,
+    scores_template,
+    shown,
+)
 from fedllm_bench.evaluation.records import Answer, Order, Prompt
 from fedllm_bench.evaluation.thoughts import said
 
 REFERENCE_CATEGORIES = ("math", "reasoning", "coding")
+SCORES = ".scores"  # behind a benchmark's name: judgements of pairs whose answers get scores
 TOGETHER = "User:\n{}\n\nAssistant:\n{}\n\n"  # earlier turns, before the one that is graded
 
 
@@ -130,6 +138,16 @@ class Asker:
                     both = (a.get(prompt.item_id), b.get(prompt.item_id))
                     yield from _repeated(self._pair(prompt, both, turn, order), repeats)
 
+    def scored(
+        self, prompts: Iterable[Prompt], a: Mapping[str, Answer], b: Mapping[str, Answer], repeats: int
+    ) -> Iterator[Question]:
+        """As :meth:`pairs`, of first turns: each answer is to get a score, as from the Vicuna blog's reviewer."""
+        orders: tuple[Order, ...] = ("ab", "ba")
+        for prompt in prompts:
+            for order in orders:
+                both = (a.get(prompt.item_id), b.get(prompt.item_id))
+                yield from _repeated(_scored(prompt, both, order), repeats)
+
     def _single(self, prompt: Prompt, answer: Answer | None, turn: int) -> Question:
         slot = Slot(prompt.item_id, turn)
         try:
@@ -162,6 +180,25 @@ class Asker:
             raise NotAskedError(f"no reference answer, which the category {prompt.category} is graded with")
         if turn > 2 and template.name not in own_templates():
             raise NotAskedError("MT-Bench's prompts have no third turn")
+
+
+def _scored(prompt: Prompt, answers: tuple[Answer | None, Answer | None], order: Order) -> Question:
+    slot = Slot(prompt.item_id, 1, order=order)
+    try:
+        a, b = (answered(prompt, answer, 1)[0] for answer in answers)
+    except NotAskedError as error:
+        return Question(slot, reason=str(error))
+    first, second = (a, b) if order == "ab" else (b, a)
+    values = {"question": shown(prompt.turns[0]), "answer_a": shown(first), "answer_b": shown(second)}
+    return Question(slot, scores_template().filled(values), right=_right(prompt, 1), given=(first, second))
+
+
+AsksPairs = Callable[[Iterable[Prompt], Mapping[str, Answer], Mapping[str, Answer], int], Iterator[Question]]
+
+
+def asked_of_pairs(benchmark: str, *, is_scored: bool) -> AsksPairs:
+    """How pairs are asked about. Raises a :class:`UserError` where MT-Bench's templates are needed and not there."""
+    return Asker(benchmark, own_templates()).scored if is_scored else Asker.of(benchmark, paired=True).pairs
 
 
 def answered(prompt: Prompt, answer: Answer | None, turn: int) -> tuple[str, ...]:

@@ -50,6 +50,14 @@ def own_templates() -> dict[str, JudgeTemplate]:
     return {name: JudgeTemplate(name=name, **table) for name, table in tables.items()}
 
 
+@functools.cache
+def scores_template() -> JudgeTemplate:
+    """That asks for two scores of a pair, as the Vicuna blog's reviewer does (pair_scores.toml)."""
+    text = package_files(__package__).joinpath("pair_scores.toml").read_text(encoding="utf-8")
+    ((name, table),) = tomllib.loads(text).items()
+    return JudgeTemplate(name=name, **table)
+
+
 def mt_bench_templates() -> dict[str, JudgeTemplate]:
     """MT-Bench's: name -> template. Raises a :class:`UserError` where the asset cannot be fetched."""
     try:

@@ -3,6 +3,7 @@
 FOLDER/judgements/<judge>/judge.json                      the judge: model, options, price; no key
 FOLDER/judgements/<judge>/<benchmark>/<side>.jsonl        a Judgement a line
 FOLDER/judgements/<judge>/<benchmark>/<side>-vs-<other>.jsonl    pairs, in both orders
+FOLDER/judgements/<judge>/<benchmark>.scores/<side>-vs-<other>.jsonl    pairs that get two scores, in both orders
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from fedllm_bench.common.progress import track
 from fedllm_bench.evaluation.judges.asking import AskingJudge
 from fedllm_bench.evaluation.judges.cost import Budget, prompt_tokens
 from fedllm_bench.evaluation.judges.finishes import is_whole
-from fedllm_bench.evaluation.judges.preset import Preset
-from fedllm_bench.evaluation.judges.questions import GRADINGS, Asker, Question, Slot
+from fedllm_bench.evaluation.judges.preset import IMPORTED, Preset
+from fedllm_bench.evaluation.judges.questions import GRADINGS, SCORES, Asker, Question, Slot, asked_of_pairs
 from fedllm_bench.evaluation.judges.rule import RuleJudge
 from fedllm_bench.evaluation.judges.window import Submits, outcomes
 from fedllm_bench.evaluation.records import (
@@ -54,13 +55,17 @@ class Judge(Submits, AbstractContextManager["Judge"], Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What to judge; empty means all that is there. `other` and `other_side`: pairs with answers of that folder."""
+    """What to judge; empty means all that is there. `other` and `other_side`: pairs with answers of that folder.
+
+    `is_scored`: each answer of a pair is to get a score.
+    """
 
     benchmarks: tuple[str, ...] = ()
     sides: tuple[str, ...] = ()
     repeats: int = 1
     other: Path | None = None
     other_side: str = ""
+    is_scored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,7 @@ class JudgingFile:
     answers: Mapping[str, Answer]
     questions: Callable[[], Iterator[Question]]
     is_paired: bool = False
+    is_scored: bool = False
 
 
 @dataclass
@@ -85,6 +91,8 @@ class Found:
 
 
 def judge_of(preset: Preset, *, max_cost: float | None = None) -> Judge:
+    if preset.kind == IMPORTED:
+        raise UserError(f"the judge {preset.name}: its replies were imported, so nobody can ask it; give another judge")
     return RuleJudge(preset) if preset.kind == "rule" else AskingJudge(preset, max_cost=max_cost)
 
 
@@ -136,11 +144,11 @@ def _work(folder: Path, preset: Preset, benchmark: str, side: str, wanted: Wante
         name = _pair_name(side, answers_file(wanted.other, benchmark, other_side), wanted.other)
 
         def questions() -> Iterator[Question]:
-            return Asker.of(benchmark, paired=True).pairs(prompts, answers, others, wanted.repeats)
+            return asked_of_pairs(benchmark, is_scored=wanted.is_scored)(prompts, answers, others, wanted.repeats)
 
-    path = judgements_file(folder, preset.id, benchmark, name)
+    path = judgements_file(folder, preset.id, f"{benchmark}{SCORES}" if wanted.is_scored else benchmark, name)
     return JudgingFile(benchmark=benchmark, side=name, path=path, prompts=prompts, answers=answers, questions=questions,
-                is_paired=wanted.other is not None)  # fmt: skip
+                is_paired=wanted.other is not None, is_scored=wanted.is_scored)  # fmt: skip
 
 
 def read_answers(folder: Path, benchmark: str, side: str) -> dict[str, Answer]:

@@ -9,8 +9,6 @@ line of anything else is unscored, with a reason, and never a number.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +17,13 @@ from typing import Any
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.imported_files import parsed, text_of
+from fedllm_bench.evaluation.judging import score_pairing
+from fedllm_bench.evaluation.judging.score_pairing import RATIO, Pair, ScoredPair, pair_scores
+from fedllm_bench.evaluation.outside_files import parsed, text_of
+from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.scores.score import Score
 from fedllm_bench.scores.summaries import Summary, paired_difference, per_cluster, summarise
 
-LOW, HIGH = 1.0, 10.0
-NUMBER = r"(\d{1,3}(?:[.,]\d{1,3})?)"
-TWO = re.compile(rf"[\s*_`]*{NUMBER}(?:\s*[,;]\s*|\s+){NUMBER}[\s*_`.]*")
 FIRST, SECOND = "Assistant 1", "Assistant 2"
 NAMES = (("model_1", "model_2"), ("model_a", "model_b"))
 TEXTS = ("text", "content", "review")
@@ -39,18 +37,6 @@ class Review:
     models: tuple[str, str]
     scores: Mapping[str, float]
     reason: str = ""
-
-
-def pair_scores(text: str) -> tuple[tuple[float, float] | None, str]:
-    """The two scores of a review, or None and the reason."""
-    line = next((line for line in unicodedata.normalize("NFKC", text).splitlines() if line.strip()), "")
-    found = TWO.fullmatch(line)
-    if found is None:
-        return None, "the first line is not two scores" if line else "the review is empty"
-    first, second = (float(number.replace(",", ".")) for number in found.groups())
-    if not (LOW <= first <= HIGH and LOW <= second <= HIGH):
-        return None, f"a score is not from {LOW:g} to {HIGH:g}"
-    return (first, second), ""
 
 
 def read_reviews(path: Path) -> list[Review]:
@@ -110,7 +96,35 @@ def _pair(reviews: Sequence[Review]) -> dict[str, Any]:
         "unscored": dict(Counter(review.reason for review in reviews if review.reason)),
         "totals": {model: _total(summarise(side)) for model, side in sides.items()},
         "difference": _total(paired_difference(first, second)),
+        **_compared(_scored(reviews, models)),
     }
+
+
+def _scored(reviews: Sequence[Review], models: tuple[str, str]) -> list[ScoredPair]:
+    """For each question what was said where the first model came first, and where it came second."""
+    found: dict[str, tuple[list[Pair], list[Pair]]] = {}
+    for review in reviews:
+        if review.scores:
+            first, second = found.setdefault(review.question, ([], []))
+            pair = (review.scores[models[0]], review.scores[models[1]])
+            (first if review.models == models else second).append(pair)
+    return [
+        ScoredPair(prompt=Prompt(item_id=question, turns=("",)), first=tuple(first), second=tuple(second))
+        for question, (first, second) in found.items()
+    ]
+
+
+def _compared(pairs: Sequence[ScoredPair]) -> dict[str, Any]:
+    """The ratio of the sums in percent, and how often the first model is ahead: over questions."""
+    both = [pair for pair in pairs if len(pair.first) == len(pair.second)]
+    rates = {
+        "both orders": score_pairing.wins(both),
+        "shown first": score_pairing.wins_first(pair for pair in pairs if pair.first),
+        "shown second": score_pairing.wins_second(pair for pair in pairs if pair.second),
+    }
+    ratio = summarise(per_cluster(score_pairing.ratio_scores(pairs)), estimator=RATIO)
+    share = {name: summarise(per_cluster(scores), scale=(0.0, 1.0)) for name, scores in rates.items() if scores}
+    return {"ratio_percent": ratio.to_dict(), "win_rates": {name: found.to_dict() for name, found in share.items()}}
 
 
 def _scores(reviews: Iterable[Review], model: str) -> Iterator[Score]:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.evaluation.judges.questions import Asker, Slot, request_hash
+from fedllm_bench.evaluation.judges.questions import Asker, Slot, asked_of_pairs, request_hash
 from fedllm_bench.evaluation.judging.grading import STALE, slot_of
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
 
@@ -40,23 +40,22 @@ def checked(
     *,
     benchmark: str,
     others: Mapping[str, Answer] | None = None,
+    is_scored: bool = False,
 ) -> Checked:
     """The judgements, without the replies to requests that are not those of these answers: answers may have changed.
 
-    `judge_file` is the judge's judge.json; `others`: they are of pairs with these answers. Raises a
-    :class:`UserError` for a judge.json that names no model.
+    `judge_file` is the judge's judge.json; `others`: they are of pairs with these answers, which got scores where
+    `is_scored`. Raises a :class:`UserError` for a judge.json that names no model.
     """
     if not judgements or not judge_file.is_file():
         return Checked(list(judgements))
     judge = _judge(judge_file)
     repeats = 1 + max(judgement.repeat for judgement in judgements)
     try:
-        asker = Asker.of(benchmark, paired=others is not None)
-        asked = (
-            asker.single(prompts, answers, repeats)
-            if others is None
-            else asker.pairs(prompts, answers, others, repeats)
-        )
+        if others is None:
+            asked = Asker.of(benchmark, paired=False).single(prompts, answers, repeats)
+        else:
+            asked = asked_of_pairs(benchmark, is_scored=is_scored)(prompts, answers, others, repeats)
         right = {one.slot: request_hash(judge.model, judge.options, one.messages, one.slot.repeat) for one in asked}
     except UserError as error:
         return Checked(list(judgements), str(error))

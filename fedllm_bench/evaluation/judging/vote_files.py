@@ -3,6 +3,7 @@
 `winner` is model_a, model_b, tie, or the name of one of the two models; empty where a judge gave no verdict. `turn` is
 1 where there is no such column. Two votes of one judge on a pair, once in each order of the models, are one decision:
 the same winner in both orders wins, and all else is a tie (Zheng et al., 2023, arXiv:2306.05685, section 3.4).
+PandaLM's test set and rankings are read too (vote_forms.py).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted
-from fedllm_bench.evaluation.imported_files import parsed, text_of
+from fedllm_bench.evaluation.judging.vote_forms import as_votes
 from fedllm_bench.evaluation.judging.votes import OTHER, JudgeVote, Match, Winner
+from fedllm_bench.evaluation.outside_files import parsed, text_of
 
 NEEDED = ("question", "model_a", "model_b", "winner", "judge")
 NAMES = {"question_id": "question"}  # another name of a column, as FastChat has it
@@ -115,10 +117,11 @@ def _winner(value: Any, model_a: str, model_b: str, where: str) -> Winner | None
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     text = text_of(path, f"--votes {path}")
     rows = _json_rows(text, path) if text.lstrip().startswith(("{", "[")) else _csv_rows(text, path)
-    for where, row in rows:
+    for where, row in as_votes(rows):
         named = {NAMES.get(key, key): value for key, value in row.items()}
         if missing := [key for key in NEEDED if key not in named]:
-            raise UserError(f"{where}: no {', '.join(missing)}; a vote has {', '.join(NEEDED)}")
+            raise UserError(f"{where}: no {', '.join(missing)}; a vote has {', '.join(NEEDED)}; also read are the "
+                            "columns of PandaLM's test set, and rankings (docs/judges.md)")  # fmt: skip
         yield where, named
 
 
@@ -140,7 +143,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     delimiter = max(DELIMITERS, key=header_line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = [NAMES.get(name.strip(), name.strip()) for name in next(reader, [])]
+        header = [name.strip() for name in next(reader, [])]
         if twice := next((name for name in header if header.count(name) > 1), None):
             raise UserError(f"--votes {path}: the column {twice!a} appears twice")
         for cells in reader:
@@ -151,5 +154,3 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield where, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise UserError(f"--votes {path}, line {reader.line_num}: no CSV ({first_line(error)[:80]})") from None
-    if missing := [key for key in NEEDED if key not in header]:
-        raise UserError(f"--votes {path}: no column {', '.join(missing)}; a vote has {', '.join(NEEDED)}")

@@ -9,7 +9,9 @@ from pathlib import Path
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import SAFE_NAME
 from fedllm_bench.evaluation.answering.plan import PLAN, PlanHead, read_head
+from fedllm_bench.evaluation.judges.questions import SCORES
 from fedllm_bench.evaluation.judging import staleness
+from fedllm_bench.evaluation.judging.judgement_import import import_notes
 from fedllm_bench.evaluation.judging.pair_files import JudgedPairs, digest, pair_names
 from fedllm_bench.evaluation.records import (
     Answer,
@@ -31,6 +33,8 @@ BASE, PROMPTS, JUDGE = "base", "prompts", "judge.json"
 class AnsweredBenchmark:
     """What a folder holds of one benchmark: answers by side and item, judgements by judge and side, and of pairs.
 
+    `score_pairs`: of pairs whose answers got scores.
+
     `clients`: item -> the client whose row it is, where the run's split says so; no record of the folder does.
     """
 
@@ -40,6 +44,7 @@ class AnsweredBenchmark:
     judgements: Mapping[str, Mapping[str, Sequence[Judgement]]]
     notes: tuple[str, ...] = ()
     pairs: tuple[JudgedPairs, ...] = ()
+    score_pairs: tuple[JudgedPairs, ...] = ()
     clients: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -70,9 +75,18 @@ def _material(folder: Path, benchmark: str) -> AnsweredBenchmark:
     answers = {side: _answers(answers_file(folder, benchmark, side), by_id) for side in _ordered(sides)}
     judges = {judge: _judged(folder, judge, benchmark, prompts, answers) for judge in _names(folder / "judgements")}
     pairs, unread = _pairs(folder, benchmark, prompts, answers)
+    scored, unread_scores = _pairs(folder, benchmark, prompts, answers, is_scored=True)
     why = [one.note for told in judges.values() for one in told.values() if one.note]
     notes = dict.fromkeys(staleness.unchecked(benchmark, note) for note in why)
-    notes |= dict.fromkeys([*unread, *(one.note for one in pairs if one.note), *_of_thoughts(benchmark, answers)])
+    notes |= dict.fromkeys(
+        [
+            *unread,
+            *unread_scores,
+            *(one.note for one in (*pairs, *scored) if one.note),
+            *_of_thoughts(benchmark, answers),
+        ]
+    )
+    notes |= dict.fromkeys(_of_imports(folder, benchmark, [*judges, *(one.judge for one in (*pairs, *scored))]))
     return AnsweredBenchmark(
         prompts=tuple(prompts),
         plan=read_head(_inside(path.with_name(PLAN))),
@@ -80,6 +94,7 @@ def _material(folder: Path, benchmark: str) -> AnsweredBenchmark:
         judgements={judge: {s: one.judgements for s, one in told.items()} for judge, told in judges.items() if told},
         notes=tuple(notes),
         pairs=tuple(pairs),
+        score_pairs=tuple(scored),
     )
 
 
@@ -88,6 +103,11 @@ def _of_thoughts(benchmark: str, sides: Mapping[str, Mapping[str, Answer]]) -> I
         if count := sum(map(has_thoughts, answers.values())):
             yield (f"{benchmark}: {count} of {len(answers)} answers of {side} hold thoughts: they are kept "
                    "and shown, and scores and judges do not read them")  # fmt: skip
+
+
+def _of_imports(folder: Path, benchmark: str, judges: Iterable[str]) -> Iterator[str]:
+    for judge in judges:
+        yield from import_notes(_inside(folder / "judgements" / judge / JUDGE), benchmark)
 
 
 def _ordered(sides: Iterable[str]) -> list[str]:
@@ -151,19 +171,26 @@ def _judged(
 
 
 def _pairs(
-    folder: Path, benchmark: str, prompts: Sequence[Prompt], answers: Mapping[str, Mapping[str, Answer]]
+    folder: Path,
+    benchmark: str,
+    prompts: Sequence[Prompt],
+    answers: Mapping[str, Mapping[str, Answer]],
+    *,
+    is_scored: bool = False,
 ) -> tuple[list[JudgedPairs], list[str]]:
     """Pairs that judges compared, and a note for each file of which nobody knows whose pairs it has."""
     found, notes = [], []
     by_digest = {digest(answers_file(folder, benchmark, side)): side for side in answers}
     by_id = {prompt.item_id: prompt for prompt in prompts}
-    for path in _pair_files(folder / "judgements", benchmark, answers):
+    place = f"{benchmark}{SCORES}" if is_scored else benchmark
+    for path in _pair_files(folder / "judgements", place, answers):
         judge, names = path.parents[1].name, pair_names(path.stem, answers)
         if names is None:
             notes.append(f"{benchmark}: {judge}'s pairs in {path.name} are left out: whose they are is not clear")
         elif told := _judgements(path, by_id):
             pairs = JudgedPairs(judge=judge, names=names, here=by_digest.get(names.digest, ""), judgements=told)
-            found.append(_checked_pairs(pairs, path.parents[1] / JUDGE, benchmark, prompts, answers))
+            about = (benchmark, prompts, answers)
+            found.append(_checked_pairs(pairs, path.parents[1] / JUDGE, about, is_scored=is_scored))
     return found, notes
 
 
@@ -176,19 +203,22 @@ def _pair_files(judgements: Path, benchmark: str, sides: Iterable[str]) -> Itera
 def _checked_pairs(
     pairs: JudgedPairs,
     judge_file: Path,
-    benchmark: str,
-    prompts: Sequence[Prompt],
-    answers: Mapping[str, Mapping[str, Answer]],
+    about: tuple[str, Sequence[Prompt], Mapping[str, Mapping[str, Answer]]],
+    *,
+    is_scored: bool,
 ) -> JudgedPairs:
     """Without replies about other answers: by the whole request where both sides' answers are here, else by our own.
 
     The other ones are told by the digest in the file's name.
     """
+    benchmark, prompts, answers = about
     ours = answers[pairs.names.side]
     found = staleness.Checked(staleness.of_these(pairs.judgements, ours), MISSING)
     if pairs.here and judge_file.is_file():
         others = answers[pairs.here]
-        found = staleness.checked(found.judgements, judge_file, prompts, ours, benchmark=benchmark, others=others)
+        found = staleness.checked(
+            found.judgements, judge_file, prompts, ours, benchmark=benchmark, others=others, is_scored=is_scored
+        )
     is_told = all(judgement.answer_hash for judgement in pairs.judgements if judgement.reply is not None)
     what = f"{benchmark}, {pairs.names.side} against {pairs.names.other}"
     note = staleness.unchecked(what, found.note) if found.note and not is_told else ""

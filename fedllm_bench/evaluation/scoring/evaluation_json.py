@@ -108,6 +108,45 @@ class PairResult:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class ScoreSum:
+    """A sum over the scored questions, with the interval of the mean times their number."""
+
+    total: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ScorePairResult:
+    """A side against other answers, each pair scored from 1 to 10 by one judge in both orders; names as in a pair's.
+
+    A question's score is the mean over both orders. `ratio_percent` is 100 * `total` / `other_total`. `win_rate`: 1 for
+    a higher score in both orders, 0 for a lower one in both, else 0.5; `win_rate_first` is of the order that shows the
+    side's own answer first, and `win_rate_second` of the other. The counts are of pairs (a question, a repeat).
+    """
+
+    judge: str
+    benchmark: str
+    side: str
+    other_run: str
+    other_side: str
+    other_answers: str
+    is_checked: bool
+    mean: SideEstimate
+    other_mean: SideEstimate
+    total: ScoreSum
+    other_total: ScoreSum
+    ratio_percent: SideEstimate
+    win_rate: SideEstimate
+    win_rate_first: SideEstimate
+    win_rate_second: SideEstimate
+    wins: int
+    ties: int
+    losses: int
+    consistent: int
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class BenchmarkResult:
     """`version` and `overrides` are of the plan that was answered by: "" and {} where there is none.
 
@@ -154,6 +193,7 @@ class EvaluationResults:
     judges: dict[str, JudgeResult]
     metrics: dict[str, MetricResult]
     pairs: tuple[PairResult, ...]
+    score_pairs: tuple[ScorePairResult, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

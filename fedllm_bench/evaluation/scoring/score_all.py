@@ -12,6 +12,7 @@ from fedllm_bench.evaluation.scoring import evaluation_json
 from fedllm_bench.evaluation.scoring.answered import BASE, AnsweredBenchmark
 from fedllm_bench.evaluation.scoring.estimates import ScoreRules, change, side_estimate
 from fedllm_bench.evaluation.scoring.pair_results import pair_results
+from fedllm_bench.evaluation.scoring.score_pair_results import score_pair_results
 from fedllm_bench.evaluation.scoring.views import QuestionView, labelled, views_of
 from fedllm_bench.scores.levels import CONFIDENCE
 from fedllm_bench.scores.score import Score
@@ -81,6 +82,7 @@ def evaluation_of(
         judges=_judges(materials),
         metrics={one.key: _metric(one, options) for one in scored},
         pairs=pair_results(materials, min_coverage=options.min_coverage),
+        score_pairs=score_pair_results(materials, min_coverage=options.min_coverage),
     )
 
 
@@ -101,7 +103,7 @@ def _judges(materials: Mapping[str, AnsweredBenchmark]) -> dict[str, evaluation_
     for material in materials.values():
         for judge, sides in material.judgements.items():
             told.setdefault(judge, []).extend(judgement for side in sides.values() for judgement in side)
-        for pairs in material.pairs:
+        for pairs in (*material.pairs, *material.score_pairs):
             told.setdefault(pairs.judge, []).extend(pairs.judgements)
     return {judge: _judge(told[judge]) for judge in sorted(told)}
 

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted, part_of
-from fedllm_bench.evaluation.judges.preset import Preset
+from fedllm_bench.evaluation.judges.preset import IMPORTED, Preset
 from fedllm_bench.evaluation.judges.questions import Asker, Question, Slot, request_hash
 from fedllm_bench.evaluation.judges.rule import RuleJudge
 from fedllm_bench.evaluation.judging.grading import slot_of
@@ -18,7 +18,7 @@ from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 
 PRESET = TypeAdapter(Preset)
-OF_FILE = ("id", "suite")  # keys of judge.json beside those of a preset
+OF_FILE = ("id", "suite", IMPORTED)  # keys of judge.json beside those of a preset
 
 
 def judgements(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
@@ -52,6 +52,9 @@ def _preset(run: SubmittedRun, judge: str) -> tuple[Preset | None, list[Problem]
     if preset.plugin:
         text = "it is a function of a plugin, which nobody can ask again; leave its judgements out"
         return None, [Problem(code="judge", message=text, where=where)]
+    if preset.kind == IMPORTED:
+        text = "its replies were recorded elsewhere and imported, and nobody can ask it again"
+        return preset, [Problem(code="judge-imported", message=text, where=where, level="flagged")]
     return preset, []
 
 

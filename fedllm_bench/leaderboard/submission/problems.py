@@ -90,6 +90,7 @@ PROBLEMS: dict[str, str] = {
     "answer-unasked": "an answer to what was not asked",
     "unjudged": "answers without a judgement",
     "judge": "a judge whose name is not that of its settings",
+    "judge-imported": "a judge whose replies were recorded elsewhere",
     "judge-model": "replies that name another model than the judge's",
     "judgement-twice": "two judgements of one answer",
     "judgement-request": "a judgement of another answer or question",

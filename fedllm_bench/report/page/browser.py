@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_bench.evaluation.judging.pairing import pair_scores_of
+from fedllm_bench.evaluation.judging.score_pairing import own_scores, scored_pairs
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
 from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark
@@ -88,6 +89,11 @@ def _items(benchmark: str, material: AnsweredBenchmark, scored: Sequence[Scored]
         side, title = pairs.names.side, f"{pairs.judge}, against {pairs.names.other}"
         scores = labelled(pair_scores_of(material.prompts, pairs.judgements), material.prompts)
         tables.setdefault(f"win rate, {title}", {})[side] = _by_question(scores)
+        replies.setdefault(title, {})[side] = _by_item(pairs.judgements)
+    for pairs in material.score_pairs:
+        side, title = pairs.names.side, f"{pairs.judge}, scored against {pairs.names.other}"
+        found = scored_pairs(material.prompts, pairs.judgements)
+        tables.setdefault(f"score, {title}", {})[side] = _by_question(labelled(own_scores(found), material.prompts))
         replies.setdefault(title, {})[side] = _by_item(pairs.judgements)
     for prompt in material.prompts:
         item = prompt.item_id

@@ -30,8 +30,10 @@ VOTES_NOTES = (
 )
 REVIEWS_NOTES = (
     "Sums of scores from 1 to 10 over the questions that have one. The interval of a difference is paired by question. "
-    "A judge that sees each pair in one order only may prefer a place (docs/comparing.md).",
+    "Ahead: the first model has the higher score (1; equal scores, or orders that disagree, 0.5), as a mean over "
+    "questions. A judge that sees each pair in one order only may prefer a place (docs/comparing.md).",
 )
+WIN_RATES = {"ahead in both orders": "both orders", "shown first": "shown first", "shown second": "shown second"}
 BIAS_NOTES = (
     "A judge sees each pair in both orders; one winner in both wins, all else is a tie.",
     "errors for length: how much more often the judge decides against the experts' majority where they prefer the "
@@ -60,8 +62,26 @@ def reviews_text(payload: Payload, width: int = 100) -> str:
     number = sum(pair["reviews"] for pair in payload["reviews"])
     why = sorted({reason for pair in payload["reviews"] for reason in pair["unscored"]})
     left = f", {unscored} unscored ({'; '.join(why)})" if unscored else ""
-    lines = [*aligned(rows), "", *_notes(REVIEWS_NOTES, width), "", f"Reviews   {number}{left}"]
+    lines = [*aligned(rows), "", *_compared(payload["reviews"]), "", *_notes(REVIEWS_NOTES, width), ""]
+    lines.append(f"Reviews   {number}{left}")
     return "\n".join(lines)
+
+
+def _compared(reviews: Sequence[Payload]) -> list[str]:
+    """The ratio of the sums, and who is ahead how often."""
+    rows = [["first model / second", "ratio of sums, % [95% CI]", *WIN_RATES]]
+    for pair in reviews:
+        rates = [pair["win_rates"].get(name) for name in WIN_RATES.values()]
+        shown = [MISSING if rate is None else _percent(rate) for rate in rates]
+        rows.append([" / ".join(pair["models"]), _ratio(pair["ratio_percent"]), *shown])
+    return aligned(rows)
+
+
+def _ratio(found: Payload) -> str:
+    if found["mean"] is None:
+        return MISSING
+    limits = "[no interval]" if found["ci_low"] is None else f"[{found['ci_low']:.1f}, {found['ci_high']:.1f}]"
+    return f"{found['mean']:.1f} {limits}"
 
 
 def _sum(total: Mapping[str, Any]) -> str:

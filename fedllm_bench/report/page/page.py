@@ -18,6 +18,7 @@ from fedllm_bench.evaluation.scoring.score_all import Scored
 from fedllm_bench.report.page import charts, parts
 from fedllm_bench.report.page.browser import BrowserData, browser_data
 from fedllm_bench.report.page.parts import environment, own_file
+from fedllm_bench.report.page.score_pair_table import score_pair_table
 from fedllm_bench.report.page.tables import Table, judge_table, open_table, pair_table, training_table
 from fedllm_bench.results.schema import Results
 
@@ -39,7 +40,8 @@ def html_page(contents: PageContents) -> str:
     evaluation, results = contents.evaluation, contents.results
     data = browser_data(contents.materials, contents.scored)
     trained = training_table(results) if results else None
-    tables = [open_table(evaluation), pair_table(evaluation), trained, judge_table(evaluation)]
+    pairs = (pair_table(evaluation), score_pair_table(evaluation))
+    tables = [open_table(evaluation), *pairs, trained, judge_table(evaluation)]
     drawn = charts.charts(evaluation)
     curve = charts.loss_curve(results.over_rounds) if results else None
     shown = [table for table in tables if table is not None]

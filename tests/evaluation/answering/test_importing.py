@@ -11,9 +11,11 @@ import pytest
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.evaluation import outside_files
 from fedllm_bench.evaluation.answering.importing import imported, told
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS, PromptContext
-from fedllm_bench.evaluation.imported_files import read_rows
+from fedllm_bench.evaluation.imported_files import read_files, read_rows
 from fedllm_bench.evaluation.metrics.refusals import refuses
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.evaluation.scoring.answered import read_folder
@@ -34,6 +36,10 @@ def written(path: Path, rows: list[Any], *, array: bool = False) -> Path:
     return path
 
 
+def importing(path: Path, out: Path, benchmark: str = "harmless") -> list[str]:
+    return ["import", "answers", str(path), "--benchmark", benchmark, "--out", str(out)]
+
+
 def fastchat(item: int | str, *turns: str, **more: Any) -> dict[str, Any]:
     return {"question_id": item, "model_id": "m", "choices": [{"index": 0, "turns": list(turns)}], **more}
 
@@ -49,6 +55,11 @@ FORMS: dict[str, Any] = {
     "FastChat's model_answer": lambda n: {"question_id": n, "model_id": "m", "choices": [{"turns": [f"Answer {n}"]}]},
     "alpaca_eval's outputs": lambda n: {"instruction": f" Question {n}?\n", "output": f"Answer {n}", "generator": "m"},
     "id and text": lambda n: {"id": str(n), "text": f"Answer {n}"},
+    "a batch's output": lambda n: {
+        "id": "batch_req_1", "custom_id": f"{n}#1", "error": None,
+        "response": {"status_code": 200, "body": {"model": "m", "choices": [{"message": {"content": f" Answer {n}\n"},
+                                                                             "finish_reason": "stop"}]}},
+    },
     "lm-eval's samples": lambda n: {
         "doc_id": 9 - n, "doc": {"goal": f"Question {n}?"}, "target": "", "resps": [[f"Answer {n}"]],
         "filtered_resps": ["A"],
@@ -77,6 +88,69 @@ def test_prompts_of_one_text_take_the_answers_to_it_in_turn(tmp_path: Path):
     prompts = [Prompt(item_id=item, turns=("The same?",)) for item in ("a", "b")]
     found = of([{"instruction": "The same?", "output": text} for text in ("1", "2")], tmp_path, prompts)
     assert [answer.turns for answer in found.answers] == [("1",), ("2",)]
+
+
+# --- turns in files of their own, as of batches
+
+
+def batch(name: str, text: str | None, finish: str = "stop", status: int = 200, **body: Any) -> dict[str, Any]:
+    choices = [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]
+    response = {"status_code": status, "body": {"model": "m", "choices": choices, **body}}
+    return {"id": "batch_req_1", "custom_id": name, "response": response, "error": None}
+
+
+def of_files(tmp_path: Path, *files_of_rows: list[Any]):
+    paths = [written(tmp_path / f"{number}.jsonl", rows) for number, rows in enumerate(files_of_rows)]
+    return imported(*read_files(paths), PROMPTS)
+
+
+def test_turns_of_several_files_are_put_together(tmp_path: Path):
+    first = [batch(f"{item}#1", f"one {item}") for item in (83, 81, 82)]
+    second = [batch("81#2", "two 81"), batch("82#2", "two 82", "length", usage={"completion_tokens": 7})]
+    found = of_files(tmp_path, first, second)
+    answers = [(answer.turns, answer.finish, answer.tokens) for answer in found.answers]
+    assert answers == [
+        (("one 81", "two 81"), ("stop", "stop"), (0, 0)),
+        (("one 82", "two 82"), ("stop", "length"), (0, 7)),
+        (("one 83", ""), ("stop", "failed"), (0, 0)),
+    ]
+    assert told(found) == "2 of 3 questions answered, 1 with another number of turns (83)"
+
+
+def test_what_a_batch_could_not_answer_has_failed_with_its_reason(tmp_path: Path):
+    rows: list[Any] = [batch("81#1", "a"), batch("81#2", None), batch("82#1", "half", "abort")]
+    rows += [{"custom_id": "83#1", "response": {"status_code": 429, "body": {"error": {"message": "<b>slow\n"}}}}]
+    found = of_files(tmp_path, rows)
+    assert [answer.reason for answer in found.answers] == [
+        "the message has no text", "it ended with 'abort'", "the batch has no answer to it (429: <b>slow\\n)",
+    ]  # fmt: skip
+    assert (found.answers[0].turns, found.answers[0].finish) == (("a", ""), ("stop", "failed"))
+    assert "3 that failed where they were made (81, 82, 83)" in told(found)
+
+
+def test_an_answer_stands_before_an_error_and_equal_ones_count_once(tmp_path: Path):
+    rows: list[Any] = [{"custom_id": "81#1", "response": None, "error": "later"}]
+    rows += [batch("81#1", "a"), batch("81#1", "a"), batch("81#2", "b"), batch("82#1", "x"), batch("82#1", "y")]
+    found = of_files(tmp_path, rows)
+    assert found.answers[0].turns == ("a", "b")
+    assert (found.several, found.answers[1].turns) == (("82",), ("", ""))
+
+
+def test_a_whole_conversation_and_other_turns_to_the_same_question_are_different_answers(tmp_path: Path):
+    rows = [{"id": "81", "turns": ["a", "b"]}, {"id": "81#1", "text": "a"}, {"id": "81#2", "text": "c"}]
+    assert of_files(tmp_path, rows).several == ("81",)
+    rows[2]["text"] = "b"
+    assert of_files(tmp_path, rows).answers[0].turns == ("a", "b")
+
+
+def test_only_a_turn_that_the_question_has_is_named_by_an_id(tmp_path: Path):
+    rows = [{"id": name, "text": "x"} for name in ("81#1", "81#3", "81#0", "#1", "81#1#1", "81#99999999999")]
+    assert of_files(tmp_path, rows).unknown == ("81#3", "81#0", "#1", "81#1#1", "81#99999999999")
+
+
+def test_files_of_two_formats_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="2 formats"):
+        of_files(tmp_path, [batch("81#1", "a")], [{"id": "82", "text": "x"}])
 
 
 # --- what does not fit is counted and named
@@ -128,6 +202,14 @@ BAD = {
     "half a character": ('{"id": "h00", "text": "\\ud800"}', "half a character"),
     "no choices": ('{"question_id": 1, "choices": []}', "choices is no list of objects"),
     "a turn that is no text": ('{"question_id": 1, "choices": [{"turns": [{"role": "x"}]}]}', "is dict, not text"),
+    "a huge whole number": ('{"id": ' + "9" * 5000 + ', "text": "x"}', "line 1: no JSON (Exceeds the limit"),
+    "a zero byte": ('{"id": "h00", "text": "a\0b"}', "line 1: no JSON (Invalid control character"),
+    "UTF-16": ('{"id": "h00", "text": "x"}'.encode("utf-16"), "not UTF-8"),
+    "a batch without ids": ('{"custom_id": 7, "response": {}}', "custom_id is int, not text"),
+    "a batch that failed as a whole": (
+        '{"custom_id": "h00#1", "response": null, "error": {"code": "expired"}}',
+        "0 of 66 questions answered, 65 without an answer",
+    ),
     "log-likelihoods": ('{"doc": {"question": "x"}, "resps": [[[-1.5, false]]]}', "log-likelihoods are no answers"),
     "another benchmark": ('{"id": "nobody", "text": "x"}', "1 unknown to the benchmark (nobody)"),
     "a deep nest": ('{"id": "h00", "text": ' + "[" * 100_000 + "]" * 100_000 + "}", "no JSON"),
@@ -142,7 +224,7 @@ BAD = {
 def test_a_file_that_cannot_be_imported_is_one_line_and_writes_nothing(what: str, tmp_path: Path, capsys):
     content, expected = BAD[what]
     (tmp_path / "answers").write_bytes(content if isinstance(content, bytes) else content.encode())
-    words = ["answer", "--import", str(tmp_path / "answers"), "--metrics", "harmless", "--out", str(tmp_path / "out")]
+    words = importing(tmp_path / "answers", tmp_path / "out")
     assert cli.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
@@ -150,10 +232,10 @@ def test_a_file_that_cannot_be_imported_is_one_line_and_writes_nothing(what: str
 
 
 def test_a_folder_that_is_imported_is_named_as_one(tmp_path: Path, capsys):
-    words = ["answer", "--import", str(tmp_path), "--metrics", "harmless", "--out", str(tmp_path / "out")]
+    words = importing(tmp_path, tmp_path / "out")
     assert cli.main(words) == 2
     said = capsys.readouterr().err
-    assert said == f"fedllm-bench: --import {tmp_path}: a folder, not a file; give the file in it\n"
+    assert said == f"fedllm-bench: {tmp_path}: a folder, not a file; give the file in it\n"
     assert cli.main([*words[:2], str(tmp_path / "none"), *words[3:]]) == 2
     assert "No such file or directory; give a file" in capsys.readouterr().err
 
@@ -164,7 +246,7 @@ def test_a_folder_that_is_imported_is_named_as_one(tmp_path: Path, capsys):
 def import_harmless(tmp_path: Path, texts: list[str], *more: str, name: str = "mine.jsonl") -> int:
     rows = [{"id": prompt.item_id, "text": text} for prompt, text in zip(HARMLESS, texts, strict=False)]
     path = written(tmp_path / name, rows)
-    return cli.main(["answer", "--import", str(path), "--metrics", "harmless", "--out", str(tmp_path / "out"), *more])
+    return cli.main([*importing(path, tmp_path / "out"), *more])
 
 
 def test_imported_answers_are_reported_and_evaluated_like_any_others(tmp_path: Path, capsys):
@@ -176,6 +258,19 @@ def test_imported_answers_are_reported_and_evaluated_like_any_others(tmp_path: P
     assert "0.500" in told_by
     assert refuses(texts[0])
     assert "harmless" in files.read_json(tmp_path / "out" / "evaluation.json")["benchmarks"]
+
+
+def test_two_folders_of_answers_are_compared(tmp_path: Path, capsys):
+    refusal = "I'm sorry, but I can't help with that."
+    for name, count in (("a", 20), ("b", 40)):
+        texts = [refusal if number < count else "Of course." for number in range(66)]
+        rows = [{"id": prompt.item_id, "text": text} for prompt, text in zip(HARMLESS, texts, strict=True)]
+        assert cli.main(importing(written(tmp_path / f"{name}.jsonl", rows), tmp_path / name)) == 0
+    capsys.readouterr()
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    told_by = " ".join(capsys.readouterr().out.split())
+    assert "model A is better by 0.303" in told_by
+    assert "n = 66 questions" in told_by
 
 
 def test_the_plan_says_that_answers_were_imported_and_from_which_file(tmp_path: Path):
@@ -193,18 +288,56 @@ def test_the_same_import_changes_nothing_and_another_file_is_refused(tmp_path: P
     before = (tmp_path / "out" / "answers" / "harmless" / "base.jsonl").read_bytes()
     assert import_harmless(tmp_path, ["y"] * 66, name="other.jsonl") == 2
     assert "the imported file of side base is another one" in capsys.readouterr().err
-    assert import_harmless(tmp_path, ["y"] * 66, "--sides", "global", name="other.jsonl") == 0
+    assert import_harmless(tmp_path, ["y"] * 66, "--side", "global", name="other.jsonl") == 0
     assert (tmp_path / "out" / "answers" / "harmless" / "base.jsonl").read_bytes() == before
     assert read_folder(tmp_path / "out")["harmless"].sides == ["base", "global"]
 
 
 BAD_WORDS = {
-    "two benchmarks": (["--metrics", "harmless,advbench"], "give the one benchmark"),
-    "a model beside it": (["--model", "mini"], "--model: not with --import"),
-    "an endpoint beside it": (["--endpoint", "http://127.0.0.1:1/v1", "--model", "x"], "one at a time"),
-    "a temperature": (["--temperature", "1"], "--temperature: not with --import"),
-    "a side that is no name": (["--sides", "a/b"], "cannot name a file"),
+    "two benchmarks": (["--benchmark", "harmless,advbench"], "give one benchmark"),
+    "an unknown benchmark": (["--benchmark", "harmles"], "did you mean 'harmless'"),
+    "a model that the file does not name": (["--model", "x"], "has no answer of it; it names nobody"),
+    "the file of prompts": (["--side", "prompts"], "'prompts' cannot name a side"),
+    "a side that is no name": (["--side", "a/b"], "cannot name a file"),
 }
+
+
+def test_the_answers_of_one_model_of_several_are_taken(tmp_path: Path, capsys):
+    rows = [{"id": prompt.item_id, "text": name, "model": name} for prompt in HARMLESS for name in ("one", "other")]
+    words = importing(written(tmp_path / "both.jsonl", rows), tmp_path / "out")
+    assert cli.main(words) == 2
+    assert "66 with different answers" in capsys.readouterr().err
+    assert cli.main([*words, "--model", "other"]) == 0
+    answers = read_folder(tmp_path / "out")["harmless"].answers["base"]
+    assert {answer.turns for answer in answers.values()} == {("other",)}
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_hold_html(tmp_path: Path, capsys):
+    rows = [{"id": prompt.item_id, "text": "<script>alert(1)</script>"} for prompt in HARMLESS]
+    path = written(tmp_path / "bom.jsonl", rows)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert cli.main(importing(path, tmp_path / "out")) == 0
+    assert cli.main(["report", str(tmp_path / "out")]) == 0
+    assert "<script>alert(1)" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("bound", ["MOST_BYTES", "MOST_OF_LINE", "MOST_OBJECTS"])
+def test_sizes_are_bounded(bound: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(outside_files, bound, 3)
+    assert import_harmless(tmp_path, ["x"] * 66) == 2
+    assert "more than 3" in capsys.readouterr().err
+
+
+def test_an_import_that_was_killed_before_it_wrote_an_answer_binds_nobody(tmp_path: Path):
+    assert import_harmless(tmp_path, ["x"] * 66) == 0
+    (tmp_path / "out" / "answers" / "harmless" / "base.jsonl").unlink()
+    assert import_harmless(tmp_path, ["y"] * 66, name="other.jsonl") == 0
+
+
+def test_the_option_of_before_names_the_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["answer", "--import", "mine.jsonl", "--metrics", "harmless", "--out", "x"])
+    assert "fedllm-bench import answers mine.jsonl --benchmark NAME --out DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", BAD_WORDS)
@@ -232,7 +365,7 @@ def test_a_folder_of_answers_is_not_asked_again(words: list[str], expected: str,
 @pytest.mark.parametrize("model", ["alpaca-13b", "gpt-4", "vicuna-13b-v1.2"])
 def test_published_answers_to_mt_bench_are_imported_whole(model: str, tmp_path: Path):
     path = Path(str(MIRROR)) / "mt_bench" / "model_answer" / f"{model}.jsonl"
-    words = ["answer", "--import", str(path), "--metrics", "mt_bench", "--out", str(tmp_path / "out")]
+    words = importing(path, tmp_path / "out", "mt_bench")
     assert cli.main(words) == 0
     material = read_folder(tmp_path / "out")["mt_bench"]
     right = {str(row["question_id"]): tuple(row["choices"][0]["turns"]) for row in files.read_jsonl(path)}

@@ -13,6 +13,7 @@ import pytest
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
+from fedllm_bench.evaluation.judging import vote_forms
 from fedllm_bench.evaluation.judging.agreement import EXPERTS, PUBLISHED
 from fedllm_bench.evaluation.judging.judge_check import FEW_JUDGES, votes_check
 from fedllm_bench.evaluation.judging.vote_files import read_vote_file
@@ -94,8 +95,84 @@ def test_many_judges_are_each_compared_with_all_others(tmp_path: Path):
     assert {row["who"] for row in rows} == {"all judges with each other", *(f"{j} with all others" for j in judges)}
 
 
+def pandalm(**more: Any) -> dict[str, Any]:
+    row = {"idx": 0, "cmp_key": "m1_m2", "instruction": "Do it.", "input": "", "response1": "A", "response2": "B"}
+    return {**row, "annotator1": 1, "annotator2": 0, "annotator3": 2, **more}
+
+
+def test_each_annotator_of_pandalm_is_a_judge(tmp_path: Path):
+    rows = [pandalm(), pandalm(idx=1, cmp_key="m3_m1", annotator1="2", annotator3=None), pandalm(idx=2)]
+    votes = read_vote_file(written(tmp_path, json.dumps(rows)))
+    assert [(vote.match.model_a, vote.match.model_b, vote.judge[-1], vote.winner) for vote in votes] == [
+        ("m1", "m2", "1", "a"), ("m1", "m2", "2", "tie"), ("m1", "m2", "3", "b"),
+        ("m1", "m3", "1", "a"), ("m1", "m3", "2", "tie"), ("m1", "m3", "3", None),
+        ("m1", "m2", "1", "a"), ("m1", "m2", "2", "tie"), ("m1", "m2", "3", "b"),
+    ]  # fmt: skip
+    questions = [vote.match.question for vote in votes]
+    assert questions[0] == questions[3] != questions[6]  # the third row repeats the first one's models
+
+
+def test_pairs_of_nobody_are_told_apart_by_their_responses(tmp_path: Path):
+    rows = [
+        {key: value for key, value in pandalm(response2=text).items() if key not in ("cmp_key", "idx")} for text in "BC"
+    ]
+    votes = read_vote_file(written(tmp_path, json.dumps(rows)))
+    assert {(vote.match.model_a, vote.match.model_b) for vote in votes} == {("response1", "response2")}
+    assert len({vote.match.question for vote in votes}) == 2
+
+
+def test_a_ranking_is_a_vote_on_every_two_systems(tmp_path: Path):
+    places = {"s1": (1, 90), "s2": (2, 80.5), "s3": (2, 80.5), "s4": ("", None)}
+    expected = {("s1", "s2"): "a", ("s1", "s3"): "a", ("s2", "s3"): "tie",
+                ("s1", "s4"): None, ("s2", "s4"): None, ("s3", "s4"): None}  # fmt: skip
+    by_rank = "source,system,judge,rank\n" + "".join(f"7,{name},j,{rank}\n" for name, (rank, _) in places.items())
+    by_score = [{"segment": 7, "model": name, "annotator": "j", "score": score} for name, (_, score) in places.items()]
+    for text in (by_rank, json.dumps(by_score[::-1])):
+        votes = read_vote_file(written(tmp_path, text))
+        assert {(vote.match.model_a, vote.match.model_b): vote.winner for vote in votes} == expected
+        assert {(vote.match.question, vote.judge) for vote in votes} == {("7", "j")}
+
+
+@pytest.mark.parametrize("form", ["pandalm", "rankings"])
+def test_other_forms_are_compared_like_plain_votes(form: str, tmp_path: Path, capsys):
+    if form == "pandalm":
+        rows = [pandalm(idx=n, instruction=f"{n}", annotator2=1) for n in range(5)]
+    else:
+        rows = [
+            {"source": n, "system": s, "judge": j, "rank": "xyz".index(s)}
+            for n in range(5)
+            for s in "xyz"
+            for j in "ab"
+        ]
+    assert cli.main(["judge-check", "--votes", str(written(tmp_path, json.dumps(rows)))]) == 0
+    assert "100.0%" in capsys.readouterr().out
+
+
+def test_the_pairs_of_a_ranking_are_bounded(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(vote_forms, "MOST_VOTES", 2)
+    text = "source,system,judge,rank\n" + "".join(f"7,{name},j,1\n" for name in "xyz")
+    assert cli.main(["judge-check", "--votes", str(written(tmp_path, text))]) == 2
+    assert "3 pairs of systems, more than 2" in capsys.readouterr().err
+
+
+RANKS = "source,system,judge,rank\n"
 BAD = {
-    "nothing in it": ("", "no column question"),
+    "another verdict of an annotator": (json.dumps([pandalm(annotator2=3)]), "entry 1: annotator2 is 3; give 0"),
+    "a truth value of an annotator": (json.dumps([pandalm(annotator2=True)]), "annotator2 is True"),
+    "no annotator": ('{"response1": "a", "response2": "b"}', "no annotator1; a vote as of PandaLM"),
+    "no response": (json.dumps([pandalm(), {"annotator1": 1, "response1": ""}]), "entry 2: no response2"),
+    "one model of PandaLM twice": (json.dumps([pandalm(cmp_key="x_x")]), "model_a and model_b are both 'x'"),
+    "a rank that is no number": (RANKS + "1,x,j,first\n", "line 2: rank is 'first'; give a number"),
+    "a rank that is not a number": (RANKS + "1,x,j,nan\n", "line 2: rank is 'nan'; give a number"),
+    "an endless score": ('[{"source": 1, "system": "x", "judge": "j", "score": Infinity}]', "score is inf"),
+    "a huge score": (
+        '[{"source": 1, "system": "x", "judge": "j", "score": 1' + "0" * 400 + "}]",
+        "give a number",
+    ),
+    "a ranking by nobody": ("source,system,rank\n1,x,1\n", "line 2: no judge; a ranking has source"),
+    "a system twice": (RANKS + "1,x,j,1\n1,x,j,2\n", "line 3: 'j' has ranked 'x' for '1' before"),
+    "a system without a name": (RANKS + "1,,j,1\n1,x,j,2\n", "model_a is ''"),
+    "nothing in it": ("", "there is no vote in it"),
     "a header alone": (HEAD, "there is no vote in it"),
     "a column missing": ("question,model_a,model_b,winner\n1,x,y,x\n", "no judge"),
     "a column twice": ("question,model_a,model_b,winner,judge,winner\n", "the column 'winner' appears twice"),
