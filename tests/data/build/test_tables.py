@@ -15,6 +15,7 @@ from raw_rows import write_raw
 
 from fedllm_bench import cli
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import presets
 from fedllm_bench.data.build.recipe import Declaration, Recipe
 from fedllm_bench.data.chat import template_text, without_input
 from fedllm_bench.data.encoder import ChatEncoder
@@ -22,6 +23,7 @@ from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.data_prep.tables import Fields, TablePipeline, table
 from fedllm_bench.evaluation import split_prompts
 from fedllm_bench.metrics import user_answers
+from fedllm_bench.runs.cell import resolve_split
 
 pytestmark = pytest.mark.usefixtures("evaluation_sets")
 FORM = Declaration(dataset="tasks", upstream="org/tasks", licence="MIT", version="1", recipe=Recipe(partition="iid:2"))
@@ -156,6 +158,14 @@ def test_votes_of_ones_own(tmp_path):
     assert (split.manifest.task, len(split.manifest.clients)) == ("preference", 2)
     assert split.manifest.recipe["columns"] == {"prompt": "q", "chosen": "better", "rejected": "worse", "client": "who"}
     assert len(build(raw, tmp_path / "t", *words, "--partition", "iid:5").manifest.clients) == 5
+    config = presets.load("rows", "fedavg", "mini", split=str(split.folder))
+    with pytest.raises(UserError, match="needs sft; for pairs of your own: --set data") as caught:
+        resolve_split(config)
+    words = str(caught.value).partition("own: ")[2].split()
+    given = [*words[1:4:2], f"evaluation.metrics={words[-1]}"]
+    config = presets.load("rows", "fedavg", "mini", given, split=str(split.folder))
+    assert resolve_split(config) == split
+    assert config.evaluation.metrics == ("preference_accuracy", "preference_margin", "preference_loss")
 
 
 BAD: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
