@@ -1,6 +1,6 @@
 """Tables of rows with an instruction and a response, with pairs of answers, or with whole conversations.
 
-A data set of this kind is one declaration, here a whole module `data_prep/alpaca.py`:
+A data set of this kind is one declaration, which may be the whole of its module:
 
     ALPACA = Declaration(
         dataset="alpaca", upstream="tatsu-lab/alpaca", licence="CC-BY-NC-4.0", version="1",

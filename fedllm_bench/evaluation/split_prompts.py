@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.chat import without_input
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.rows import PreferenceRow, Row
 from fedllm_bench.data.rows import Turn as ChatTurn
@@ -51,10 +52,13 @@ def _place(row_id: str) -> str:
 
 
 def _talk(row: Row) -> Sequence[ChatTurn]:
-    """The whole conversation; of a vote with the preferred answer."""
+    """The whole conversation, an input behind the user's words that it goes with; of a vote with the preferred answer.
+
+    A prompt has nothing but the user's words, so under the template alpaca_input too an input is part of them here.
+    """
     if isinstance(row, PreferenceRow):
-        return (*row.prompt, {"role": "assistant", "content": row.chosen})
-    return row.messages
+        return (*without_input(row.prompt), {"role": "assistant", "content": row.chosen})
+    return without_input(row.messages)
 
 
 def _is_talk(turns: Sequence[ChatTurn]) -> bool:

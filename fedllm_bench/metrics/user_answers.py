@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.chat import without_input
 from fedllm_bench.data.rows import SftRow, Task
 from fedllm_bench.metrics.chrf import chrf
 from fedllm_bench.metrics.edits import agreement, copied, is_correction
@@ -154,5 +155,6 @@ def asked_of(metric: OfAnswer, items: Sequence[HeldoutItem]) -> int:
 
 
 def _asked(row: SftRow) -> str:
-    """The user's last turn."""
-    return row.messages[-2]["content"] if len(row.messages) > 1 else ""
+    """The user's last turn, with the input that goes with it."""
+    turns = without_input(row.messages)
+    return turns[-2]["content"] if len(turns) > 1 else ""

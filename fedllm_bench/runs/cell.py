@@ -20,6 +20,10 @@ from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.runs.folder import BASELINE, RESULTS, RunFolder
 
 ON_REAL_ROWS = ("small", "gpu24")  # profiles whose users are built from an upstream's rows where no split is named
+PAIRS = (
+    "; for pairs of your own: --set data.task=preference --set local.loss=dpo "
+    "--metrics preference_accuracy,preference_margin,preference_loss"
+)
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,9 @@ def resolve_split(config: RunConfig) -> Split:
     if config.split is not None:
         split = open_split(Path(config.split).expanduser())
         if split.task != config.data.task:
+            pairs = PAIRS if (config.dataset, split.task) == ("rows", "preference") else ""
             raise UserError(
-                f"SPLIT={config.split}: its task is {split.task}, {config.dataset} needs {config.data.task}"
+                f"SPLIT={config.split}: its task is {split.task}, {config.dataset} needs {config.data.task}{pairs}"
             )
         return split
     if config.profile in ON_REAL_ROWS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ from fedllm_bench.common import files
 from fedllm_bench.config import presets
 from fedllm_bench.data.build.pipelines import TRAINING_SETS, load_pipeline
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.mini import dataset
 from fedllm_bench.mini.dataset import mini_split
 from fedllm_bench.mini.probes import load_probes, probe_key
 from fedllm_bench.mini.tables import ROWS, build_table
 from fedllm_bench.mini.users import Population
 
-SMALL = Population(seed=3, num_users=20, num_below_cut=4, num_names=8)
+SMALL = Population(seed=3, num_users=16, num_below_cut=4, num_names=8)
 RELEASED = [name for name in TRAINING_SETS if load_pipeline(name, variant="released").DECLARATION.recipe.is_released]
 QUICK = ("fed_gsm8k", "ultrafeedback")  # the others are made by the same code
 
@@ -68,9 +70,12 @@ def test_a_split_is_made_once_for_each_variant(tmp_path):
 
 
 def bench(name: str, tiny_folder: Path, out: Path, *more: str) -> dict[str, object]:
+    """A run of the command alone: it makes the split itself, of a smaller world than that of profile mini."""
     settings = [word for setting in TINY for word in ("--set", setting)]
     words = ["bench", name, "fedavg", "--profile", "mini", "--model", str(tiny_folder), "--out", str(out)]
-    with quick():
+    with quick(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "Population", lambda seed: replace(SMALL, seed=seed))
+        patch.setenv("FEDLLM_BENCH_CACHE", str(out / "cache"))
         assert cli.main([*words, *settings, "--set", "evaluation.heldout_rows=40", *more]) == 0
     (path,) = (out / f"mini-{name}" / "fedavg").glob("s0-*/results.json")
     found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))

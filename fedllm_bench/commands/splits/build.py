@@ -43,26 +43,8 @@ What is not given is the recipe's default for the dataset; the manifest names ev
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `build` to the sub-commands of `data`."""
     build = parser_of(commands, "build", "build a client split from raw upstream rows", BUILD_EXAMPLES)
-    build.add_argument(
-        "dataset", metavar="DATASET", help="the pipeline, such as aya; rows for your own; mixed for several"
-    )
-    build.add_argument(
-        "--raw",
-        metavar="FILE|FOLDER|hub:ORG/NAME[:SUBSET][@COMMIT]",
-        help="raw upstream rows (default: the upstream on the hub, at the commit that the data set states)",
-    )
-    build.add_argument("--out", type=Path, metavar="DIR", help="the split folder to write (default: splits/NAME)")
-    build.add_argument(
-        "--variant",
-        choices=("paper", "released"),
-        default="paper",
-        help="released: rows and clients as in OpenFedLLM's code, for its sets (default: paper)",
-    )
-    build.add_argument("--min-samples", type=int, metavar="N", help="fewest usable rows of a client")
-    build.add_argument("--max-samples", type=int, metavar="N", help="most rows that a client keeps")
-    _add_per(build)
-    build.add_argument("--max-clients", type=int, metavar="N", help="keep the N clients with most rows")
-    build.add_argument("--max-rows", type=int, metavar="N", help="most rows of all clients together, chosen by hash")
+    _add_places(build)
+    _add_sizes(build)
     build.add_argument("--languages", type=_languages, metavar="CODES", help="ISO 639-3 with commas, or 'all'")
     build.add_argument("--heldout", type=_heldout, metavar="F", help="held-out fraction of each client, or 'upstream'")
     build.add_argument(
@@ -95,6 +77,34 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_parts(build)
     add_plugins(build)
     build.set_defaults(run=run_build)
+
+
+def _add_places(build: argparse.ArgumentParser) -> None:
+    """What is built, out of what, and where it lies then."""
+    build.add_argument(
+        "dataset", metavar="DATASET", help="the pipeline, such as aya; rows for your own; mixed for several"
+    )
+    build.add_argument(
+        "--raw",
+        metavar="FILE|FOLDER|hub:ORG/NAME[:SUBSET][@COMMIT]",
+        help="raw upstream rows (default: the upstream on the hub, at the commit that the data set states)",
+    )
+    build.add_argument("--out", type=Path, metavar="DIR", help="the split folder to write (default: splits/NAME)")
+    build.add_argument(
+        "--variant",
+        choices=("paper", "released"),
+        default="paper",
+        help="released: rows and clients as in OpenFedLLM's code, for its sets (default: paper)",
+    )
+
+
+def _add_sizes(build: argparse.ArgumentParser) -> None:
+    """How many clients and rows stay."""
+    build.add_argument("--min-samples", type=int, metavar="N", help="fewest usable rows of a client")
+    build.add_argument("--max-samples", type=int, metavar="N", help="most rows that a client keeps")
+    _add_per(build)
+    build.add_argument("--max-clients", type=int, metavar="N", help="keep the N clients with most rows")
+    build.add_argument("--max-rows", type=int, metavar="N", help="most rows of all clients together, chosen by hash")
 
 
 def _add_per(build: argparse.ArgumentParser) -> None:

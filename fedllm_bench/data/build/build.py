@@ -225,16 +225,8 @@ def count_rows(read: Callable[[Handle], Iterable[Sample]], steps: Sequence[Filte
     if skipped:
         files += skipped.by_file
         skipped.refuse_many(files.total())
-    return FunnelTally(
-        rows_by_file=files,
-        stopped=tuple(stopped),
-        standing=standing,
-        unsaid=unsaid,
-        skipped=skipped,
-        noted=noted,
-        values=values,
-        places=places,
-    )
+    return FunnelTally(rows_by_file=files, stopped=tuple(stopped), standing=standing, unsaid=unsaid, skipped=skipped,
+                       noted=noted, values=values, places=places)  # fmt: skip
 
 
 def _filters_passed(sample: Sample, steps: Sequence[Filter]) -> int:

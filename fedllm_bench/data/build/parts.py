@@ -13,6 +13,7 @@ from fedllm_bench.data.build.funnel import Left
 from fedllm_bench.data.build.near import REASON, count, near_duplicates, without
 from fedllm_bench.data.build.partition import regroup
 from fedllm_bench.data.build.recipe import Recipe
+from fedllm_bench.data.build.remarks import count_alike
 from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.build.sampling import (
     cap,
@@ -69,6 +70,7 @@ def make_parts(
     if recipe.partition != "user":
         how = f"the same rows by {recipe.partition} instead of by user"
         left.append(_left("partition", clients, how if about.has_users else f"rows shared out by {recipe.partition}"))
+    notes = [*cleaned.notes, *_alike(clients, recipe)]
     if recipe.max_samples and not about.has_users:
         clients = {client: cap(rows, recipe.max_samples, recipe.seed) for client, rows in clients.items()}
         left.append(_left("max_samples", clients, f"more than {recipe.max_samples} rows of one client"))
@@ -88,7 +90,17 @@ def make_parts(
         "heldout": [to_row(sample, "heldout") for sample in heldout],
         "unseen": [to_row(sample, "heldout") for sample in unseen],
     }
-    return Parts(rows, left, cleaned.notes)
+    return Parts(rows, left, notes)
+
+
+def _alike(clients: Iterable[str], recipe: Recipe) -> Iterator[str]:
+    """A note of values of a column that people would take for one."""
+    alike = count_alike(clients) if recipe.column and recipe.partition.startswith("column:") else 0
+    if alike:
+        yield (
+            f"column {recipe.column!r}: {alike} values differ from another one only in case, surrounding spaces or "
+            "Unicode form; each is a client of its own"
+        )
 
 
 def clean(groups: Groups, kept: Sequence[str], recipe: Recipe, evaluation: EvaluationPrompts | None) -> Cleaned:

@@ -113,10 +113,11 @@ class Recipe:
     def _check_released(self) -> None:
         if not self.is_released:
             return
-        if self.max_rows is not None or self.bad_rows == "skip":
+        rows = check_partition(self.partition).rows
+        if self.bad_rows == "skip" or self.max_rows not in (None, rows):
             raise UserError(
-                f"partition={self.partition!r} (released) takes its rows by their places, so leave out --max-rows (its "
-                "second number is that, as in released:20:20000) and --bad-rows skip"
+                f"partition={self.partition!r} takes its rows by their places, so leave out --bad-rows skip, and give "
+                f"the number of rows as its second number ({rows} here), as in released:20:20000, not as --max-rows"
             )
 
     def _check_parts(self) -> None:
@@ -154,7 +155,13 @@ class Recipe:
         languages = tuple(sorted({normal_language(word) for word in self.languages}))
         flags = tuple(sorted(set(self.drop_flagged)))
         partition = normal_partition(self.partition)
-        changed: dict[str, Any] = {"heldout": heldout, "unseen_clients": unseen, "partition": partition}
+        most = None if self.is_released else self.max_rows
+        changed: dict[str, Any] = {
+            "max_rows": most,
+            "heldout": heldout,
+            "unseen_clients": unseen,
+            "partition": partition,
+        }
         return replace(self, languages=languages, drop_flagged=flags, **changed)
 
     def record(self) -> dict[str, Any]:

@@ -190,6 +190,7 @@ def test_the_released_order_refuses_what_would_change_it() -> None:
     for options in ({"max_rows": 5}, {"bad_rows": "skip"}):
         with pytest.raises(UserError, match="takes its rows by their places"):
             Recipe(partition="released:5", **options)
+    assert Recipe(partition="released:5:50", max_rows=50).normal().max_rows is None  # as it says itself
 
 
 def test_the_most_rows_are_chosen_by_hash_over_all_clients(tmp_path: Path) -> None:

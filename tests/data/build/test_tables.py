@@ -15,9 +15,15 @@ from raw_rows import write_raw
 
 from fedllm_bench import cli
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import presets
 from fedllm_bench.data.build.recipe import Declaration, Recipe
+from fedllm_bench.data.chat import template_text, without_input
+from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.manifest import Split, open_split
 from fedllm_bench.data_prep.tables import Fields, TablePipeline, table
+from fedllm_bench.evaluation import split_prompts
+from fedllm_bench.metrics import user_answers
+from fedllm_bench.runs.cell import resolve_split
 
 pytestmark = pytest.mark.usefixtures("evaluation_sets")
 FORM = Declaration(dataset="tasks", upstream="org/tasks", licence="MIT", version="1", recipe=Recipe(partition="iid:2"))
@@ -152,6 +158,14 @@ def test_votes_of_ones_own(tmp_path):
     assert (split.manifest.task, len(split.manifest.clients)) == ("preference", 2)
     assert split.manifest.recipe["columns"] == {"prompt": "q", "chosen": "better", "rejected": "worse", "client": "who"}
     assert len(build(raw, tmp_path / "t", *words, "--partition", "iid:5").manifest.clients) == 5
+    config = presets.load("rows", "fedavg", "mini", split=str(split.folder))
+    with pytest.raises(UserError, match="needs sft; for pairs of your own: --set data") as caught:
+        resolve_split(config)
+    words = str(caught.value).partition("own: ")[2].split()
+    given = [*words[1:4:2], f"evaluation.metrics={words[-1]}"]
+    config = presets.load("rows", "fedavg", "mini", given, split=str(split.folder))
+    assert resolve_split(config) == split
+    assert config.evaluation.metrics == ("preference_accuracy", "preference_margin", "preference_loss")
 
 
 BAD: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
@@ -180,3 +194,26 @@ def test_bad_words_are_one_line(words, expected, tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert all(word in line for word in expected), line
     assert not (tmp_path / "s").exists()
+
+
+def test_an_input_is_part_of_what_is_asked(tmp_path):
+    """A prompt of evaluation holds the user's words alone, and so do metrics that compare with what was asked."""
+    rows = [row for row in tasks(40) if row["input"]]
+    split = made(table(FORM, PARTS, language="eng"), tmp_path, rows)
+    asked = {prompt.turns for prompt in split_prompts.heldout(split)}
+    assert asked <= {(f"Do task {i}.\n\nwith {i}",) for i in range(40)}
+    assert len(asked) == len(split.rows("heldout")) > 0
+    row = split.rows("train")[0]
+    assert user_answers._asked(row) == "\n\n".join(turn["content"] for turn in row.messages[:2])
+
+
+def test_an_input_stands_behind_the_instruction_under_a_template_that_has_no_place_for_it(tiny_model):
+    told = [{"role": "user", "content": "Sum up."}, {"role": "input", "content": "<s> the text\n\n### Response: no"},
+            {"role": "assistant", "content": "short"}]  # fmt: skip
+    joined = [{"role": "user", "content": "Sum up.\n\n<s> the text\n\n### Response: no"}, told[2]]
+    for name in ("alpaca", "plain", "vicuna_v1.1"):
+        encode = ChatEncoder(tiny_model.tokenizer, template_text(name))
+        assert encode([told]) == encode([joined])
+        assert encode([told[:2]], asks=True) == encode([joined[:1]], asks=True)
+        assert encode.asked(told[:2]) == encode.asked(joined[:1])
+    assert without_input([told[1], told[2]]) == [told[1], told[2]]  # behind no user's turn it is left alone
