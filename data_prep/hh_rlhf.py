@@ -36,7 +36,7 @@ DECLARATION: Declaration = replace(
 )  # fmt: skip
 
 
-class Pair(NamedTuple):
+class CutPair(NamedTuple):
     """The turns that both answers follow, the chosen and the rejected answer, and what the row fails."""
 
     turns: tuple[Message, ...]
@@ -58,17 +58,17 @@ def transcript_of(turns: Sequence[Message]) -> str:
     return "".join(f"\n\n{names[role]}: {content}" for role, content in turns)
 
 
-def at_turns(chosen: str, rejected: str) -> Pair:
+def at_turns(chosen: str, rejected: str) -> CutPair:
     """The prompt is what comes before the last answer, which is all that may differ."""
     sides = turns_of(chosen), turns_of(rejected)
     if not all(map(alternates, sides)):
-        return Pair((), (), (MALFORMED,))
+        return CutPair((), (), (MALFORMED,))
     answers = tuple(side[-1][1] for side in sides)
     parted = (PARTED,) if sides[0][:-1] != sides[1][:-1] else ()
-    return Pair(sides[0][:-1], answers, (*parted, *_equal(answers)))
+    return CutPair(sides[0][:-1], answers, (*parted, *_equal(answers)))
 
 
-def at_letters(chosen: str, rejected: str) -> Pair:
+def at_letters(chosen: str, rejected: str) -> CutPair:
     """As released: the prompt is the turns of the longest common beginning; from its last letter the answers go on."""
     shared = commonprefix([chosen, rejected])  # noqa: RUF071 (letters are meant)
     talk = turns_of(shared)
@@ -76,16 +76,16 @@ def at_letters(chosen: str, rejected: str) -> Pair:
     start = max(len(shared) - 1, 0)
     answers = tuple(text[start:].removeprefix(" ") for text in (chosen, rejected))
     if len(talk) == len(turns) or not alternates(talk):
-        return Pair(turns, answers, (MALFORMED,))
+        return CutPair(turns, answers, (MALFORMED,))
     lost = talk[-1][1].strip()
-    return Pair(turns, answers, _equal(answers), (Note(LOST, lost),) if lost else ())
+    return CutPair(turns, answers, _equal(answers), (Note(LOST, lost),) if lost else ())
 
 
 def _equal(answers: Sequence[str]) -> tuple[Flag, ...]:
     return (EQUAL,) if len({answer.strip() for answer in answers}) < 2 else ()
 
 
-def _sample(record: RawRecord, pair: Pair) -> Sample:
+def _sample(record: RawRecord, pair: CutPair) -> Sample:
     return Sample(
         client=NOBODY,
         turns=pair.turns,

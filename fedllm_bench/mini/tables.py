@@ -29,7 +29,7 @@ CATEGORIES = ("brainstorming", "classification", "closed_qa", "creative_writing"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class TableForm:
     """What a row of the world is in the columns of an upstream.
 
     `asked` is the column of the question, and `answer` that of the answer. `given` is a column of inputs: it has the
@@ -112,24 +112,24 @@ def _pair(
     return RawRow(made.split, columns(prompt, chosen[-1], rejected[-1]), about)
 
 
-ALPACA = Form(given="input", told=("instruction", "input"))
+ALPACA = TableForm(given="input", told=("instruction", "input"))
 QUESTIONS = replace(ALPACA, fixed={"text": ""})
-FLASHCARDS = Form(asked="input", told=("input",), fixed={"instruction": "Answer this question truthfully"})
+FLASHCARDS = TableForm(asked="input", told=("input",), fixed={"instruction": "Answer this question truthfully"})
 ROWS: dict[str, Callable[[Population], list[RawRow]]] = {
     "alpaca": QUESTIONS,
     "alpaca_gpt4": QUESTIONS,
     "fingpt": ALPACA,
     "medalpaca": FLASHCARDS,
     "code_alpaca": ALPACA,
-    "math_instruct": Form(fixed={"source": "mini"}),
+    "math_instruct": TableForm(fixed={"source": "mini"}),
     "ultrafeedback": binarized,
     "hh_rlhf": transcripts,
     "fed_alpaca": QUESTIONS,
-    "fed_code_alpaca": Form(label="input", labels=LANGUAGES, told=("instruction", "input")),
-    "fed_dolly": Form(answer="response", given="context", label="category", labels=CATEGORIES,
+    "fed_code_alpaca": TableForm(label="input", labels=LANGUAGES, told=("instruction", "input")),
+    "fed_dolly": TableForm(answer="response", given="context", label="category", labels=CATEGORIES,
                       told=("instruction", "context")),
-    "fed_gsm8k": Form(asked="question", answer="answer", told=("question",), raw="#### {}", built="The answer is {}"),
-    "flowertune_general": Form(fixed={"input": "", "text": ""}),
+    "fed_gsm8k": TableForm(asked="question", answer="answer", told=("question",), raw="#### {}", built="The answer is {}"),
+    "flowertune_general": TableForm(fixed={"input": "", "text": ""}),
     "flowertune_finance": ALPACA,
     "flowertune_medical": FLASHCARDS,
     "flowertune_code": ALPACA,

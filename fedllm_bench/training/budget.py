@@ -25,7 +25,7 @@ def bytes_of_client(method: FedAvg, params: Tree, lr: float) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class ByteBudget:
     """`most` bytes in the whole run, None for as many as it takes; `down` and `up` are those of one client."""
 
     most: float | None
@@ -33,7 +33,7 @@ class Budget:
     up: int = 0
 
     @classmethod
-    def of(cls, config: RunConfig, method: FedAvg, params: Tree) -> Budget:
+    def of(cls, config: RunConfig, method: FedAvg, params: Tree) -> ByteBudget:
         """That of the config. Where nothing is sent, none is passed."""
         allowed = config.communication.budget_mb
         if allowed is None or method.personal or method.pooled:
@@ -59,7 +59,7 @@ def rounds_within(config: RunConfig, method: FedAvg, params: Tree, plan: Sequenc
 
     Raises a :class:`UserError` where it has none for the first.
     """
-    budget, used = Budget.of(config, method, params), 0
+    budget, used = ByteBudget.of(config, method, params), 0
     if budget.most is None:
         return len(plan)
     for number, chosen in enumerate(plan):

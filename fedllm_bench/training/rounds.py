@@ -21,7 +21,7 @@ from fedllm_bench.training import divergence
 from fedllm_bench.training.aggregation import Mean, UploadNotes
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import Block, ClientResult, MapBlocks
-from fedllm_bench.training.budget import Budget, num_present
+from fedllm_bench.training.budget import ByteBudget, num_present
 from fedllm_bench.training.checkpoint import Partial, load_partial, load_server, save_partial, save_server
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
 from fedllm_bench.training.run import TrainingRun
@@ -44,7 +44,7 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     records = read_jsonl(run.folder / "rounds.jsonl")[: server.round] if server.round else []
     divergence.judge(run.config, records, run.folder)
     run.watch(server)  # a kill may have come between a checkpoint and the look at it
-    budget = Budget.of(run.config, run.method, params)
+    budget = ByteBudget.of(run.config, run.method, params)
     with Share(f"train {run.config.method.name}", len(plan)) as share:
         share.reach(server.round, is_new=False)
         for round_num in range(server.round, len(plan)):

@@ -21,7 +21,7 @@ from checkout import ROOT
 from raw_rows import random_rows, write_raw
 from shipped import SUBMISSIONS, is_of_others, shipped, shipped_as
 
-from fedllm_bench.data.build.pipelines import PIPELINES
+from fedllm_bench.data.build.pipelines import OF_USERS
 
 pytestmark = pytest.mark.slow
 SETTINGS = " ".join(TINY)
@@ -217,7 +217,7 @@ def test_the_installed_wheel_gives_the_command_in_any_folder(
     assert "is as written" in shown
 
 
-@pytest.mark.parametrize("dataset", PIPELINES)
+@pytest.mark.parametrize("dataset", OF_USERS)
 def test_the_installed_wheel_builds_splits(dataset: str, installed: Installed, tmp_path: Path):
     raw = write_raw(tmp_path / "rows.jsonl", random_rows(dataset, seed=0))
     options = ("--min-samples", "4", "--languages", "all", "--decontaminate", "off")

@@ -16,11 +16,12 @@ from sweeps import sweep
 from fedllm_bench import cli
 from fedllm_bench.common import files
 from fedllm_bench.config import base_model
-from fedllm_bench.data.build.pipelines import PIPELINES
+from fedllm_bench.data.build.pipelines import OF_USERS, PIPELINES
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.mini.dataset import BUILDERS, probes, write_raw
 from fedllm_bench.mini.probes import PROBES
 from fedllm_bench.mini.raw import RawRow
+from fedllm_bench.mini.tables import ROWS
 from fedllm_bench.mini.tastes import COMPLIES, MODELS, TRAITS, liking, make_taste
 from fedllm_bench.mini.users import Population
 from fedllm_bench.mini.votes import Battle, make_votes
@@ -71,7 +72,8 @@ def votes() -> list[Battle]:
 
 
 def test_there_is_a_variant_of_every_pipeline():
-    assert BUILDERS.keys() == PIPELINES.keys()
+    assert BUILDERS.keys() == set(OF_USERS)
+    assert {*BUILDERS, *ROWS} == PIPELINES.keys()
     assert len(CHATS) == 4
 
 

@@ -19,7 +19,7 @@ import fedllm_bench as fb
 from fedllm_bench import cli
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import presets
-from fedllm_bench.data.build.pipelines import PIPELINES, load_pipeline
+from fedllm_bench.data.build.pipelines import OF_USERS, load_pipeline
 from fedllm_bench.runs.cell import ON_REAL_ROWS, resolve_split
 
 pytestmark = pytest.mark.usefixtures("evaluation_sets")
@@ -137,9 +137,9 @@ def test_the_builds_of_all_profiles_are_recipes_of_pipelines() -> None:
             replace(load_pipeline(dataset).DECLARATION.recipe, **recipe)  # refuses what is no key or value
             assert presets.load(dataset, "fedavg", profile).profile == profile
             seen += 1
-    assert seen == len(ON_REAL_ROWS) * len(PIPELINES)
+    assert seen == len(ON_REAL_ROWS) * len(OF_USERS)
     for profile in ON_REAL_ROWS:
-        assert presets.builds_of(profile).keys() == PIPELINES.keys()
+        assert presets.builds_of(profile).keys() == set(OF_USERS)
     assert {"mini", "paper"} == set(PROFILES) - set(ON_REAL_ROWS)
 
 

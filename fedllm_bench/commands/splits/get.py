@@ -90,6 +90,10 @@ def run_list(args: argparse.Namespace) -> int:
         sources = "official, mirror" + (", build" if name in pipelines.PIPELINES else "")
         spread = f"{facts.mean or '-':>6}{facts.std or '-':>6}"
         say(f"{name:<16}{facts.clients:>8}{facts.samples:>9}{spread}  {sources}; upstream {facts.upstream}")
+    say(f"{'training set':<22}{'split':<18}licence of the rows; upstream")
+    for name in pipelines.TRAINING_SETS:
+        declared = pipelines.load_pipeline(name).DECLARATION
+        say(f"{name:<22}{declared.recipe.partition:<18}{declared.licence}; {declared.upstream}")
     has_zip = (cache_root() / "official" / ZIP_NAME).is_file()
     say(f"cache {cache_root()}: the published zip {'is' if has_zip else 'is not'} there")
     for asset in ASSETS.values():

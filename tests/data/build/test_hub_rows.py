@@ -14,7 +14,7 @@ from raw_rows import aya, random_rows, write_raw
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.build.hub import HubSource, raw_source
-from fedllm_bench.data.build.pipelines import PIPELINES, load_pipeline
+from fedllm_bench.data.build.pipelines import OF_USERS, load_pipeline
 from fedllm_bench.data.manifest import open_split
 
 pytestmark = pytest.mark.usefixtures("evaluation_sets")
@@ -46,7 +46,7 @@ def small(dataset: str):
     return replace(recipe, min_samples=5, languages=(), unseen_clients=2)
 
 
-@pytest.mark.parametrize("dataset", PIPELINES)
+@pytest.mark.parametrize("dataset", OF_USERS)
 def test_rows_of_the_hub_are_rows_of_a_file(hub, tmp_path, dataset):
     rows = random_rows(dataset, 7)
     asked = hub({"train": datasets.Dataset.from_list(rows).to_iterable_dataset()})

@@ -16,19 +16,19 @@ from raw_rows import chat, random_rows, turns, vote, write_raw
 from sweeps import sweep
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.data.build.pipelines import PIPELINES, load_pipeline
+from fedllm_bench.data.build.pipelines import OF_USERS, load_pipeline
 from fedllm_bench.data.languages import NAMES, language_of_name
 from fedllm_bench.mini.dataset import build_mini_aya
 from fedllm_bench.mini.users import Population
 
 
 def test_there_are_five_pipelines():
-    assert list(PIPELINES) == ["aya", "chatbot_it", "chatbot_pa", "wildchat", "wildchat_multi"]
-    tasks = {name: load_pipeline(name).DECLARATION.task for name in PIPELINES}
+    assert list(OF_USERS) == ["aya", "chatbot_it", "chatbot_pa", "wildchat", "wildchat_multi"]
+    tasks = {name: load_pipeline(name).DECLARATION.task for name in OF_USERS}
     assert [name for name, task in tasks.items() if task == "preference"] == ["chatbot_pa"]
 
 
-@pytest.mark.parametrize("dataset", sweep(PIPELINES, "chatbot_pa", "wildchat_multi"))
+@pytest.mark.parametrize("dataset", sweep(OF_USERS, "chatbot_pa", "wildchat_multi"))
 @pytest.mark.parametrize("options", [{}, {"near_duplicates": "drop"}, {"partition": "dirichlet:0.5"}])
 def test_the_order_of_raw_rows_does_not_matter(tmp_path, dataset, options):
     rows = random_rows(dataset, 1)
@@ -41,7 +41,7 @@ def test_the_order_of_raw_rows_does_not_matter(tmp_path, dataset, options):
         assert make(tmp_path, dataset, shuffled, name=f"again{seed}", **options).hash == split.hash
 
 
-@pytest.mark.parametrize("dataset", PIPELINES)
+@pytest.mark.parametrize("dataset", OF_USERS)
 def test_the_funnel_accounts_for_every_row(tmp_path, dataset):
     rows = random_rows(dataset, 2)
     split = make(tmp_path, dataset, rows, min_samples=5, max_clients=9, max_samples=10, unseen_clients=2, languages=())

@@ -11,6 +11,7 @@ from loopback import Site, serve
 
 from fedllm_bench.commands import data
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.data.build.pipelines import TRAINING_SETS
 from fedllm_bench.data.fetch import assets, download
 from fedllm_bench.data.fetch.mirror import get_mirror, publish
 from fedllm_bench.data.manifest import open_split
@@ -114,6 +115,10 @@ def test_list_names_all_sets_and_what_is_cached(capsys):
     assert run("list") == 0
     out = capsys.readouterr().out
     assert all(words in out for words in ("chatbot_pa", "25513", "is not there", "mt_bench/question.jsonl"))
+    lines = {line.split()[0]: line for line in out.splitlines() if line.split()}
+    assert lines["alpaca"].split()[1:3] == ["iid:20", "CC-BY-NC-4.0;"]
+    assert lines["fed_dolly"].endswith("column:category   CC-BY-SA-3.0; databricks/databricks-dolly-15k")
+    assert TRAINING_SETS.keys() <= lines.keys()
 
 
 def test_an_asset_is_fetched_once_and_a_changed_one_is_refused(tmp_path, monkeypatch):
