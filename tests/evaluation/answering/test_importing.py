@@ -128,6 +128,16 @@ def test_what_a_batch_could_not_answer_has_failed_with_its_reason(tmp_path: Path
     assert "3 that failed where they were made (81, 82, 83)" in told(found)
 
 
+def test_a_content_in_parts_is_its_text(tmp_path: Path):
+    row = batch("81#1", "x")
+    parts = [{"type": "thinking", "text": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    row["response"]["body"]["choices"][0]["message"]["content"] = parts
+    bare = batch("82#1", "c")
+    bare["response"] = bare["response"]["body"]
+    answers = of_files(tmp_path, [row, bare]).answers
+    assert [answer.turns[0] for answer in answers] == ["ab", "c", ""]
+
+
 def test_an_answer_stands_before_an_error_and_equal_ones_count_once(tmp_path: Path):
     rows: list[Any] = [{"custom_id": "81#1", "response": None, "error": "later"}]
     rows += [batch("81#1", "a"), batch("81#1", "a"), batch("81#2", "b"), batch("82#1", "x"), batch("82#1", "y")]
@@ -236,6 +246,8 @@ def test_a_folder_that_is_imported_is_named_as_one(tmp_path: Path, capsys):
     assert cli.main(words) == 2
     said = capsys.readouterr().err
     assert said == f"fedllm-bench: {tmp_path}: a folder, not a file; give the file in it\n"
+    assert cli.main([*words[:2], "/dev/zero", *words[3:]]) == 2
+    assert "no plain file" in capsys.readouterr().err
     assert cli.main([*words[:2], str(tmp_path / "none"), *words[3:]]) == 2
     assert "No such file or directory; give a file" in capsys.readouterr().err
 

@@ -200,6 +200,8 @@ BAD = {
     "half a character": (json.dumps({**ROW, "judgment": "\ud800"}), "half a character"),
     "a turn of zero": (json.dumps({**ROW, "turn": 0}), "turn is 0, not a whole number from 1"),
     "a turn of truth": (json.dumps({**ROW, "turn": True}), "turn is True"),
+    "a judge that clears the screen": (json.dumps({**ROW, "judge": "gpt\x1b[2J"}), "not a name"),
+    "a judge without a name": (json.dumps({**ROW, "judge": " "}), "judge is ' ', not a name"),
     "no judge": (json.dumps({**ROW, "judge": []}), "judge is list, not text"),
     "one model twice": (json.dumps({**PAIR, "model_2": "m"}), "model_1 and model_2 are both 'm'"),
     "another model": (json.dumps({**ROW, "model": "x"}), "no judgement of 'm'"),
