@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judged import write_answers
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
@@ -283,6 +284,12 @@ def test_two_folders_of_answers_are_compared(tmp_path: Path, capsys):
     told_by = " ".join(capsys.readouterr().out.split())
     assert "model A is better by 0.303" in told_by
     assert "n = 66 questions" in told_by
+
+
+def test_answers_that_nobody_judged_are_not_compared_in_one_clear_line(tmp_path: Path, capsys):
+    folder = write_answers(tmp_path / "a", "mt_bench", "base")
+    assert cli.main(["compare", str(folder), str(folder)]) == 2
+    assert "its answers have no scores yet; judge them first" in capsys.readouterr().err
 
 
 def test_the_plan_says_that_answers_were_imported_and_from_which_file(tmp_path: Path):
