@@ -329,6 +329,9 @@ def test_the_answers_of_one_model_of_several_are_taken(tmp_path: Path, capsys):
     assert cli.main([*words, "--model", "other"]) == 0
     answers = read_folder(tmp_path / "out")["harmless"].answers["base"]
     assert {answer.turns for answer in answers.values()} == {("other",)}
+    capsys.readouterr()
+    assert cli.main([*words, "--model", "one"]) == 2  # another model of the same file is another import
+    assert "the imported file of side base is another one" in capsys.readouterr().err
 
 
 def test_a_file_may_begin_with_a_byte_order_mark_and_hold_html(tmp_path: Path, capsys):
