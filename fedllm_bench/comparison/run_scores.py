@@ -103,6 +103,8 @@ def load_measured(folder: Path) -> dict[str, MetricScores]:
 def load_run(folder: Path) -> ScoredRun:
     """Raises a :class:`UserError` where `folder` is not a finished run and has no other scores."""
     measured, run = load_measured(folder), ComparedFolder(folder)
+    if not measured and not run.has(CONFIG) and (folder / "answers").is_dir():
+        raise UserError(f"{folder}: its answers have no scores yet; judge them first: fedllm-bench judge {folder}")
     config = run.stated if run.has(CONFIG) or not measured else {}
     if not measured:
         raise UserError(f"{folder}: no scores in it (scores/*{AFTER}); {FINISH}")

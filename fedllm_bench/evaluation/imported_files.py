@@ -151,7 +151,7 @@ def _batch(value: Value) -> ImportedAnswer:
     """A line of a batch's output; one without an answer says why in `error`, or in the body of its response."""
     ids = (text_value(value["custom_id"], "custom_id"),)
     response = value.get("response")
-    body = response.get("body") if isinstance(response, dict) else None
+    body = response.get("body", response) if isinstance(response, dict) else None
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(body, dict) or not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return ImportedAnswer(ids=ids, turns=(), reason=_why_none(value, response, body))
@@ -172,9 +172,13 @@ def _batch(value: Value) -> ImportedAnswer:
 
 
 def _said(choice: Value) -> Any:
-    """Of a chat, or of a completion."""
+    """Of a chat, or of a completion; of a content in parts the text."""
     message = choice.get("message")
-    return message.get("content") if isinstance(message, dict) else choice.get("text")
+    said = message.get("content") if isinstance(message, dict) else choice.get("text")
+    if not isinstance(said, list):
+        return said
+    parts = [part.get("text") for part in said if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(text for text in parts if isinstance(text, str)) if parts else None
 
 
 def _why_none(value: Value, response: Any, body: Any) -> str:

@@ -223,6 +223,15 @@ def test_a_server_that_answers_for_an_adapter_with_another_model_ends_the_comman
     assert not answers_file(tmp_path, "harmless", "global").exists()
 
 
+def test_an_older_server_that_calls_an_adapter_by_another_name_is_known_by_its_list(tmp_path: Path, capsys):
+    with serving(Model(listed=[{"id": "m"}, {"id": "global"}])) as model:
+        assert ask_endpoint(model, tmp_path / "a", "--sides", "global") == 0
+    for listed in ([{"id": "m"}], [], "global", {"id": "global"}, [["global"]], 7):
+        with serving(Model(listed=listed)) as model:
+            assert ask_endpoint(model, tmp_path / "b", "--sides", "global") == 2
+        assert "--served: the server answered for 'global' with 'm'" in capsys.readouterr().err
+
+
 def test_failed_items_are_shown_and_the_exit_code_is_0(shared: Path, monkeypatch, capsys):
     monkeypatch.setattr("fedllm_bench.evaluation.answering.model_answers.context_of", lambda model: 12)
     assert cli.main(["answer", str(shared), "--metrics", "harmless", *FEW, "--sides", "base"]) == 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedllm_bench.commands.answer import LEAVABLE
 from fedllm_bench.commands.exchange.imports import add_questions, context_of
 from fedllm_bench.commands.terminal import parser_of, say
 from fedllm_bench.common.errors import UserError
@@ -46,6 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--model", metavar="NAME", help="for openai and vllm: who is asked, as the server lists it")
     parser.add_argument("--after", metavar="FILE", type=Path, nargs="+", default=[],
                         help="answers to the turns before (import answers --help): write the next turn")  # fmt: skip
+    for name in LEAVABLE:
+        parser.add_argument(f"--no-{name}", action="store_true", help=f"write no {name}, for models that refuse it")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
     parser.set_defaults(run=run)
 
@@ -62,11 +65,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--out {args.out}: a folder; name a file")
     context = context_of(args)
     read = read_files(args.after) if args.after else None
-    from fedllm_bench.evaluation.answering.exporting import export, write_requests
+    from fedllm_bench.evaluation.answering.exporting import RequestForm, export, write_requests
 
     (benchmark,) = named(args.benchmark)
     prompts = make_prompts(benchmark, context, Overrides(limit=args.limit))
-    found = export(prompts, read, benchmark=benchmark.name, form=args.format, model=args.model or "")
+    left_out = tuple(name for name in LEAVABLE if getattr(args, f"no_{name}"))
+    form = RequestForm(name=args.format, model=args.model or "", left_out=left_out)
+    found = export(prompts, read, benchmark=benchmark.name, form=form)
     write_requests(args.out, found)
     _say(args, found)
     return 0

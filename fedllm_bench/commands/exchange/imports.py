@@ -84,7 +84,14 @@ def run_answers(args: argparse.Namespace) -> int:
     read = _of_model(read_files(args.files), args)
     (benchmark,), overrides = named(args.benchmark), Overrides(limit=args.limit)
     prompts = make_prompts(benchmark, context, overrides)
-    to = Target(benchmark=benchmark, prompts=prompts, overrides=overrides, folder=args.out, side=side)
+    to = Target(
+        benchmark=benchmark,
+        prompts=prompts,
+        overrides=overrides,
+        folder=args.out,
+        side=side,
+        model=args.model or "",
+    )
     _say(import_answers(args.files, read, to), to)
     return 0
 

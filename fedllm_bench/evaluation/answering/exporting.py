@@ -29,6 +29,15 @@ LIMIT_NAMES = {"jsonl": "max_tokens", "openai": "max_completion_tokens", "vllm":
 
 
 @dataclass(frozen=True, kw_only=True)
+class RequestForm:
+    """How a request is written. `left_out`: of "seed" and "temperature", what it does not hold."""
+
+    name: str
+    model: str = ""
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exported:
     """The requests of one turn (from 1); `left_out`: questions whose turns before have no answer."""
 
@@ -43,8 +52,7 @@ def export(
     read: tuple[str, Sequence[ImportedAnswer]] | None,
     *,
     benchmark: str,
-    form: str,
-    model: str,
+    form: RequestForm,
 ) -> Exported:
     """The first turn, or the one after the answers that were `read`.
 
@@ -57,7 +65,7 @@ def export(
         raise UserError(f"--after: no question has a turn after these answers; {told(imported(*read, prompts))}")
     asked = [prompt for prompt in prompts if following[prompt.item_id] == turn]
     return Exported(
-        requests=tuple(_request(prompt, done, turn, benchmark, form, model) for prompt in asked),
+        requests=tuple(_request(prompt, done, turn, benchmark, form) for prompt in asked),
         turn=turn + 1,
         left_out=tuple(p.item_id for p in prompts if len(p.turns) > turn and following[p.item_id] != turn),
         more_turns=sum(len(prompt.turns) > turn + 1 for prompt in asked),
@@ -71,18 +79,19 @@ def _done(prompts: Sequence[Prompt], read: tuple[str, Sequence[ImportedAnswer]])
 
 
 def _request(
-    prompt: Prompt, done: Mapping[Key, AnsweredTurn], turn: int, benchmark: str, form: str, model: str
+    prompt: Prompt, done: Mapping[Key, AnsweredTurn], turn: int, benchmark: str, form: RequestForm
 ) -> dict[str, Any]:
     name = request_id(prompt.item_id, turn + 1)
-    sent = {
-        "messages": [{"role": one["role"], "content": one["content"]} for one in conversation(prompt, done, turn)],
+    settings = {
         "temperature": prompt.temperature,
-        LIMIT_NAMES[form]: prompt.max_new_tokens,
+        LIMIT_NAMES[form.name]: prompt.max_new_tokens,
         "seed": seed_of(0, benchmark, prompt.item_id, turn),
     }
-    if form == "jsonl":
+    talk = [{"role": one["role"], "content": one["content"]} for one in conversation(prompt, done, turn)]
+    sent = {"messages": talk, **{key: value for key, value in settings.items() if key not in form.left_out}}
+    if form.name == "jsonl":
         return {"id": name, **sent}
-    return {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": {"model": model, **sent}}
+    return {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": {"model": form.model, **sent}}
 
 
 def write_requests(path: Path, found: Exported) -> None:

@@ -45,13 +45,17 @@ class Imported:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where answers go: the questions of a benchmark, in a folder, as those of a side."""
+    """Where answers go: the questions of a benchmark, in a folder, as those of a side.
+
+    `model`: the one whose answers are taken, where the files have several.
+    """
 
     benchmark: Benchmark
     prompts: Sequence[Prompt]
     overrides: Overrides
     folder: Path
     side: str
+    model: str = ""
 
 
 def import_answers(paths: Sequence[Path], read: tuple[str, Sequence[ImportedAnswer]], to: Target) -> Imported:
@@ -87,7 +91,8 @@ def _keep_to(paths: Sequence[Path], to: Target, found: Imported) -> None:
         seed=0,
         followed={},
     )
-    keep_to(to.folder, plan, to.side, f"{OF_FILE}{sha256}", {**_by(), IMPORTED: {}})
+    fingerprint = f"{OF_FILE}{sha256}" + (f" {to.model}" if to.model else "")
+    keep_to(to.folder, plan, to.side, fingerprint, {**_by(), IMPORTED: {}})
     stored: dict[str, Any] = files.read_json(plan_file(to.folder, to.benchmark.name))
     named = ", ".join(path.name for path in paths)
     about = {"file": named, "sha256": sha256, "format": found.form, "models": list(found.models)}

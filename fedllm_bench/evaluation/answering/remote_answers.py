@@ -47,7 +47,8 @@ class EndpointAnswerer:
     """Asks as many items at a time as `served` allows; the server applies its own chat template.
 
     `limit_name`: what the server calls the most new tokens. `left_out`: of "seed" and "temperature", what is not sent.
-    With `is_named` a reply that says it is of another model ends the work: some servers answer with whatever they have.
+    With `is_named` a reply of another model, whose server does not list this one either, ends the work: some servers
+    answer with whatever they have.
     A request that fails for good is a failed turn. Where the server is down, or refuses whatever it is asked, a
     :class:`UserError` ends the work; what was answered stays, and turns that failed so are asked again.
     """
@@ -77,13 +78,17 @@ class EndpointAnswerer:
 
 @dataclass
 class _Session:
-    """`under_way` items have a turn that is being answered; `turns` are those that need no answer any more."""
+    """`under_way` items have a turn that is being answered; `turns` are those that need no answer any more.
+
+    `is_known`: whether the server is known to have the model that is asked.
+    """
 
     answerer: EndpointAnswerer
     client: ChatClient
     waiting: Iterator[Prompt]
     done: dict[Key, AnsweredTurn]
     under_way: int = 0
+    is_known: bool = False
     finished: queue.SimpleQueue[Asked] = field(default_factory=queue.SimpleQueue)
 
     def turns(self) -> Iterator[list[AnsweredTurn]]:
@@ -116,7 +121,9 @@ class _Session:
     def _collected(self, streak: Streak) -> AnsweredTurn:
         """The next turn that is finished; its item's next turn, or another item, is asked in its place."""
         prompt, number, future = self.finished.get()
-        turn = _turn(prompt, number, future, streak, self.answerer.served.model if self.answerer.is_named else "")
+        turn = _turn(prompt, number, future, streak)
+        if self.answerer.is_named and not self.is_known and future.exception() is None:
+            self._check_name(future.result())
         self.done[turn.key] = turn
         if next_turn(prompt, self.done) is not None:
             self._ask(prompt)
@@ -125,18 +132,22 @@ class _Session:
             self._next_item()
         return turn
 
+    def _check_name(self, reply: Reply) -> None:
+        """Raise a :class:`UserError` for a reply of another model. Older servers give all the base's name."""
+        asked = self.answerer.name
+        if reply.model not in ("", asked) and not self.client.lists(asked):
+            raise UserError(f"--served: the server answered for {asked[:80]!a} with {reply.model[:80]!a}; start it "
+                            "with that adapter under this name (docs/answers.md)")  # fmt: skip
+        self.is_known = True
 
-def _turn(prompt: Prompt, number: int, future: Future[Reply], streak: Streak, model: str) -> AnsweredTurn:
-    """`model`: the name that a reply must have, where it has one; "" for any."""
+
+def _turn(prompt: Prompt, number: int, future: Future[Reply], streak: Streak) -> AnsweredTurn:
     try:
         reply = future.result()
     except NoReplyError as error:
         streak.failed(error)
         return failed_turn(prompt, number, str(error))
     streak.replied()
-    if model and reply.model not in ("", model):
-        raise UserError(f"--served: the server answered for {model[:80]!a} with {reply.model[:80]!a}; "
-                        "start it with that adapter under this name (docs/answers.md)")  # fmt: skip
     finish, text, named = FINISHES.get(ending(reply.finish)), reply.text.strip(), f"finish_reason {reply.finish[:80]!r}"
     if finish is None:
         return failed_turn(prompt, number, f"the answer broke off ({named})")

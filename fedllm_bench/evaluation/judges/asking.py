@@ -96,6 +96,10 @@ class ChatClient:
         if self._refused is not None:
             self.run(self._plain(*self._refused)).result()
 
+    def lists(self, model: str) -> bool:
+        """Whether the server's list of models has this name; False where it gives no list, and before any request."""
+        return self._endpoint is not None and self.run(self._endpoint.lists(model)).result()
+
     async def _plain(self, messages: Messages, options: Options) -> None:
         system = tuple(message for message in messages[:1] if message["role"] == "system")
         plain = (*({**message, "content": "Be brief."} for message in system), {"role": "user", "content": PLAIN})

@@ -72,6 +72,18 @@ class Endpoint:
             raise announced(error, self.served, self._key, request)
         return read_reply(body, self._key)
 
+    async def lists(self, model: str) -> bool:
+        """Whether the server's list of models has this name; False where it gives no list."""
+        import openai
+
+        try:
+            async with asyncio.timeout(self.served.limits.timeout_seconds):
+                response = await self._client.models.with_raw_response.list()
+            listed = json.loads(response.http_response.content)["data"]
+            return any(isinstance(one, dict) and one.get("id") == model for one in listed)
+        except (openai.APIError, TooLongError, TimeoutError, ValueError, KeyError, TypeError, RecursionError):
+            return False
+
     async def close(self) -> None:
         await self._client.close()
 

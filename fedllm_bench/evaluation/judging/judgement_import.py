@@ -214,9 +214,13 @@ def _write_judge(work: JudgingFile, preset: Preset, found: JudgementImport, sour
         "checked": found.checked,
         "differing": len(found.differing),
     }
-    there = files.read_json(path).get(IMPORTED, {}) if path.is_file() else {}
     key = f"{work.benchmark}/{work.path.stem}"
-    stated: dict[str, Any] = {"id": preset.id, "suite": __version__, **asdict(preset), IMPORTED: {**there, key: about}}
+    stated: dict[str, Any] = {
+        "id": preset.id,
+        "suite": __version__,
+        **asdict(preset),
+        IMPORTED: {**_imports(path), key: about},
+    }
     files.make_folder(path.parent)
     files.write_json(path, stated)
 
@@ -226,16 +230,19 @@ def import_notes(judge_file: Path, benchmark: str) -> Iterator[str]:
 
     Nothing for another judge, or for what is no judge.json: a folder may come from someone else.
     """
+    for key, about in _imports(judge_file).items():
+        of, _, name = key.partition("/")
+        counts = [about.get(count) for count in ("replies", "checked")] if isinstance(about, dict) else [None]
+        if of == benchmark and files.SAFE_NAME.fullmatch(name) and all(isinstance(count, int) for count in counts):
+            yield (f"{benchmark}: {counts[0]} replies of {judge_file.parent.name} about {name} were recorded "
+                   f"elsewhere and imported; the requests of {counts[1]} of them could be checked")  # fmt: skip
+
+
+def _imports(judge_file: Path) -> dict[str, Any]:
+    """What judge.json says of imports; {} where it says nothing that can be read."""
     try:
         stated = files.read_json(judge_file) if judge_file.is_file() else {}
-        imports = stated.get(IMPORTED, {}) if isinstance(stated, dict) else {}
-        named = {key: one for key, one in imports.items() if key.startswith(f"{benchmark}/") and isinstance(one, dict)}
-    except (ValueError, AttributeError, OSError):
-        return
-    for key, one in named.items():
-        replies, checked = (
-            one.get(count) if isinstance(one.get(count), int) else 0 for count in ("replies", "checked")
-        )
-        name = key.partition("/")[2][:80]
-        who = f"{benchmark}: {replies} replies of {judge_file.parent.name} about {name}"
-        yield f"{who} were recorded elsewhere and imported; the requests of {checked} of them could be checked"
+    except (ValueError, RecursionError, OSError):
+        return {}
+    imports = stated.get(IMPORTED, {}) if isinstance(stated, dict) else {}
+    return imports if isinstance(imports, dict) else {}

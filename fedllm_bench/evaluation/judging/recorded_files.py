@@ -97,8 +97,8 @@ def _pair(row: Value) -> Iterator[RecordedReply]:
 
 
 def _name(value: Any, what: str) -> str:
-    if not text_value(value, what).strip():
-        raise ValueError(f"{what} is empty")
+    if not text_value(value, what).strip() or not value.isprintable():
+        raise ValueError(f"{what} is {ascii(value)[:60]}, not a name")
     return str(value)
 
 

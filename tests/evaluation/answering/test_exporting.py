@@ -13,7 +13,7 @@ import pytest
 from fedllm_bench import cli
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.answering.exporting import Exported, export
+from fedllm_bench.evaluation.answering.exporting import Exported, RequestForm, export
 from fedllm_bench.evaluation.answering.importing import imported
 from fedllm_bench.evaluation.imported_files import read_files
 from fedllm_bench.evaluation.records import Prompt
@@ -28,7 +28,7 @@ PROMPTS = [
 
 def exported(after: Sequence[Path] = (), form: str = "vllm", prompts: Sequence[Prompt] = PROMPTS) -> Exported:
     read = read_files(after) if after else None
-    return export(prompts, read, benchmark="b", form=form, model="m")
+    return export(prompts, read, benchmark="b", form=RequestForm(name=form, model="m"))
 
 
 def answered(path: Path, found: Exported, *, but: Sequence[str] = ()) -> Path:
@@ -95,6 +95,13 @@ def test_answers_to_all_turns_leave_nothing_to_ask(tmp_path: Path):
     path = answered(tmp_path / "1.jsonl", exported(prompts=PROMPTS[2:]))
     with pytest.raises(UserError, match=r"no question has a turn after these answers; 1 of 1 question answered"):
         exported([path], prompts=PROMPTS[2:])
+
+
+def test_settings_that_a_model_refuses_are_left_out(tmp_path: Path):
+    words = ["export", "prompts", "--benchmark", "harmless", "--format", "openai", "--model", "m", "--no-temperature"]
+    assert cli.main([*words, "--no-seed", "--out", str(tmp_path / "out")]) == 0
+    (body,) = {tuple(request["body"]) for request in files.read_jsonl(tmp_path / "out")}
+    assert sorted(body) == ["max_completion_tokens", "messages", "model"]
 
 
 # --- the command

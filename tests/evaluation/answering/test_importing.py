@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judged import write_answers
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
@@ -128,6 +129,16 @@ def test_what_a_batch_could_not_answer_has_failed_with_its_reason(tmp_path: Path
     assert "3 that failed where they were made (81, 82, 83)" in told(found)
 
 
+def test_a_content_in_parts_is_its_text(tmp_path: Path):
+    row = batch("81#1", "x")
+    parts = [{"type": "thinking", "text": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    row["response"]["body"]["choices"][0]["message"]["content"] = parts
+    bare = batch("82#1", "c")
+    bare["response"] = bare["response"]["body"]
+    answers = of_files(tmp_path, [row, bare]).answers
+    assert [answer.turns[0] for answer in answers] == ["ab", "c", ""]
+
+
 def test_an_answer_stands_before_an_error_and_equal_ones_count_once(tmp_path: Path):
     rows: list[Any] = [{"custom_id": "81#1", "response": None, "error": "later"}]
     rows += [batch("81#1", "a"), batch("81#1", "a"), batch("81#2", "b"), batch("82#1", "x"), batch("82#1", "y")]
@@ -236,6 +247,8 @@ def test_a_folder_that_is_imported_is_named_as_one(tmp_path: Path, capsys):
     assert cli.main(words) == 2
     said = capsys.readouterr().err
     assert said == f"fedllm-bench: {tmp_path}: a folder, not a file; give the file in it\n"
+    assert cli.main([*words[:2], "/dev/zero", *words[3:]]) == 2
+    assert "no plain file" in capsys.readouterr().err
     assert cli.main([*words[:2], str(tmp_path / "none"), *words[3:]]) == 2
     assert "No such file or directory; give a file" in capsys.readouterr().err
 
@@ -271,6 +284,12 @@ def test_two_folders_of_answers_are_compared(tmp_path: Path, capsys):
     told_by = " ".join(capsys.readouterr().out.split())
     assert "model A is better by 0.303" in told_by
     assert "n = 66 questions" in told_by
+
+
+def test_answers_that_nobody_judged_are_not_compared_in_one_clear_line(tmp_path: Path, capsys):
+    folder = write_answers(tmp_path / "a", "mt_bench", "base")
+    assert cli.main(["compare", str(folder), str(folder)]) == 2
+    assert "its answers have no scores yet; judge them first" in capsys.readouterr().err
 
 
 def test_the_plan_says_that_answers_were_imported_and_from_which_file(tmp_path: Path):
@@ -310,6 +329,9 @@ def test_the_answers_of_one_model_of_several_are_taken(tmp_path: Path, capsys):
     assert cli.main([*words, "--model", "other"]) == 0
     answers = read_folder(tmp_path / "out")["harmless"].answers["base"]
     assert {answer.turns for answer in answers.values()} == {("other",)}
+    capsys.readouterr()
+    assert cli.main([*words, "--model", "one"]) == 2  # another model of the same file is another import
+    assert "the imported file of side base is another one" in capsys.readouterr().err
 
 
 def test_a_file_may_begin_with_a_byte_order_mark_and_hold_html(tmp_path: Path, capsys):

@@ -18,7 +18,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges import questions
 from fedllm_bench.evaluation.judges.questions import Asker, Question
-from fedllm_bench.evaluation.judging.judgement_import import imported_preset
+from fedllm_bench.evaluation.judging.judgement_import import import_notes, imported_preset
 from fedllm_bench.evaluation.judging.judging import judge_of, read_answers
 from fedllm_bench.evaluation.records import Prompt, answers_file, prompts_file, read_records
 from fedllm_bench.evaluation.scoring.answered import read_folder
@@ -200,6 +200,8 @@ BAD = {
     "half a character": (json.dumps({**ROW, "judgment": "\ud800"}), "half a character"),
     "a turn of zero": (json.dumps({**ROW, "turn": 0}), "turn is 0, not a whole number from 1"),
     "a turn of truth": (json.dumps({**ROW, "turn": True}), "turn is True"),
+    "a judge that clears the screen": (json.dumps({**ROW, "judge": "gpt\x1b[2J"}), "not a name"),
+    "a judge without a name": (json.dumps({**ROW, "judge": " "}), "judge is ' ', not a name"),
     "no judge": (json.dumps({**ROW, "judge": []}), "judge is list, not text"),
     "one model twice": (json.dumps({**PAIR, "model_2": "m"}), "model_1 and model_2 are both 'm'"),
     "another model": (json.dumps({**ROW, "model": "x"}), "no judgement of 'm'"),
@@ -268,6 +270,19 @@ def test_a_board_says_that_a_judge_was_imported(folder: Path):
     assert preset is not None
     assert preset.id == ID == replace(preset, note="").id
     assert (problem.code, problem.level) == ("judge-imported", "flagged")
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "[" * 100_000, "7", '{"imported": 7}',
+        '{"imported": {"ref_gpt4/base": 7}}', '{"imported": {"ref_gpt4/base": {}}}',
+        '{"imported": {"ref_gpt4/\\u001b[2J": {"replies": 2, "checked": 2}}}',
+    ],
+)  # fmt: skip
+def test_a_judge_file_of_somebody_else_says_nothing_that_it_should_not(stated: str, tmp_path: Path):
+    (tmp_path / "judge.json").write_text(stated)
+    assert list(import_notes(tmp_path / "judge.json", "ref_gpt4")) == []
 
 
 @pytest.mark.assets

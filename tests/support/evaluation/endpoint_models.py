@@ -27,6 +27,7 @@ class Model:
     lock: threading.Lock = field(default_factory=threading.Lock)
     gate: threading.Event = field(default_factory=threading.Event)
     address: str = ""
+    listed: Any = None  # what its list of models says; None: it gives none
 
 
 def reply(text: str, finish: str = "stop") -> bytes:
@@ -40,6 +41,9 @@ def handler(model: Model) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
+
+        def do_GET(self) -> None:
+            self._send(404 if model.listed is None else 200, {}, json.dumps({"data": model.listed}).encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
