@@ -17,16 +17,17 @@ from typing import Any, Literal, get_args
 import torch
 from jinja2 import TemplateError
 
-from fedllm_bench.common import files
+from fedllm_bench.common import files, hardware
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.data.templates.sources import MODEL
 from fedllm_bench.evaluation.answering.answer_run import answering_environment
+from fedllm_bench.evaluation.answering.answer_side import locked
 from fedllm_bench.evaluation.answering.encoding import ChatTemplate, named_template
 from fedllm_bench.evaluation.answering.plan import AnswerPlan, keep_to_file, read_plan_file
-from fedllm_bench.evaluation.answering.subjects import AnswerSide, Resident, Subject
+from fedllm_bench.evaluation.answering.subjects import AnswerSide, Resident, Subject, subject_of_run
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, read_samples, samples_file, write_samples
-from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, check_installed
+from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, check_installed, closed_named
 from fedllm_bench.evaluation.closed.quiet import SEED, fixed_seeds, silenced, without_bars
 from fedllm_bench.training.model.lora_model import LoraModel
 
@@ -98,6 +99,31 @@ def run_closed(request: ClosedRequest, subject: Subject, default_threads: int) -
             tasks = _configured(benchmark, _tasks(request, benchmark))
         for side in subject.sides:
             yield _Work(request, resident, benchmark, tasks, template).side(side, default_threads)
+
+
+def ask_run(
+    folder: Path,
+    names: str,
+    *,
+    sides: Sequence[str] | None = None,
+    limit: int | None = None,
+    threads: int | None = None,
+    template: TemplateChoice = "none",
+    data: Path | None = None,
+) -> list[ClosedDone]:
+    """:func:`run_closed` of a finished run; `names` have commas between."""
+    subject = subject_of_run(folder, sides)
+    request = ClosedRequest(
+        folder=folder,
+        benchmarks=closed_named(names.split(",")),
+        template=template,
+        limit=limit,
+        threads=threads,
+        data=data,
+    )
+    check_closed(request)
+    with locked(folder):
+        return list(run_closed(request, subject, hardware.num_threads()))
 
 
 def _template(choice: TemplateChoice, subject: Subject, resident: Resident) -> ChatTemplate | None:
