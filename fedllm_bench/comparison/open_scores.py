@@ -14,7 +14,7 @@ from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark, read_folder
 from fedllm_bench.evaluation.scoring.score_all import Scored, score_all
-from fedllm_bench.evaluation.scoring.views import per_question, pseudo_values
+from fedllm_bench.evaluation.scoring.views import per_question, values_of
 from fedllm_bench.scores.score import Score
 
 GLOBAL = "global"
@@ -47,7 +47,7 @@ def _measured(one: Scored, material: AnsweredBenchmark) -> MetricScores:
         unit=info.unit,
         higher_is_better=info.higher_is_better,
         cluster="question",
-        scale=(float(one.metric.low), float(one.metric.high)),
+        scale=one.metric.scale,
         judge=one.judge or "",
         alike={
             "benchmark version": plan.benchmark.version,
@@ -59,7 +59,8 @@ def _measured(one: Scored, material: AnsweredBenchmark) -> MetricScores:
 
 def _independent(one: Scored, scores: Sequence[Score]) -> Sequence[Score]:
     """Scores that an interval over questions can be made of."""
-    return pseudo_values(per_question(scores)) if one.metric.of_pairs else scores
+    made = values_of(one.metric)
+    return scores if made is None else made(per_question(scores))
 
 
 def _listed(settings: Iterable[str]) -> str:

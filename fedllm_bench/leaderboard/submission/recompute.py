@@ -209,7 +209,7 @@ def materials(run: RunFiles) -> dict[str, AnsweredBenchmark]:
 def _open_ended(one: Scored) -> RecomputedMetric:
     info = one.metric.info
     everything = [score for side in one.sides.values() for score in side]
-    view = views_of(everything, by_language=one.metric.by_language, of_pairs=one.metric.of_pairs)[0]
+    view = views_of(everything, one.metric)[0]
 
     def kept(side: Iterable[Score]) -> list[Score]:
         scores = view.of(side)
@@ -224,7 +224,7 @@ def _open_ended(one: Scored) -> RecomputedMetric:
         estimator=view.estimator,
         judge=one.judge or "",
         benchmark=one.metric.benchmark,
-        scale=(float(one.metric.low), float(one.metric.high)),
+        scale=one.metric.scale,
         before=kept(one.sides[BASE]) if BASE in one.sides else None,
         after=kept(one.sides[GLOBAL]),
     )
