@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import counted
 from fedllm_bench.evaluation.answering.plan import PLAN, PlanHead, read_head
-from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, read_samples, samples_file
+from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, Form, read_samples, samples_file
 from fedllm_bench.evaluation.scoring.answered import BASE, names_in, no_link, ordered_sides
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -31,13 +32,17 @@ class ClosedMaterial:
     sides: Mapping[str, Samples]
     unpaired: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def items(self) -> dict[str, ClosedSample]:
         """Every item that a side was asked, as the first such side was, in the order of tasks and numbers."""
         found: dict[str, ClosedSample] = {}
         for samples in self.sides.values():
             found = {**samples, **found}
         return {item: found[item] for item in sorted(found, key=lambda item: _place(found[item]))}
+
+    @property
+    def form(self) -> Form:
+        return next(iter(self.items.values())).form
 
     @property
     def tasks(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from fedllm_bench.common.text import part_of
 from fedllm_bench.evaluation.closed.closed_folder import ClosedMaterial, Samples, asked_hash
@@ -20,7 +20,7 @@ def score_closed(materials: Mapping[str, ClosedMaterial]) -> list[Scored]:
     """Every measure of every benchmark: a score for each item, on every side that was asked."""
     return [
         Scored(
-            metric=measure.metric(name, key, material.plan.benchmark.version),
+            metric=measure.metric(name, key),
             judge=None,
             sides={side: _scores(measure, material, samples) for side, samples in material.sides.items()},
             kind="closed",
@@ -34,6 +34,11 @@ def score_closed(materials: Mapping[str, ClosedMaterial]) -> list[Scored]:
 def closed_results(materials: Mapping[str, ClosedMaterial]) -> dict[str, BenchmarkResult]:
     """What evaluation.json says of each benchmark. A question has one turn."""
     return {name: _result(material) for name, material in materials.items()}
+
+
+def closed_notes(materials: Mapping[str, ClosedMaterial]) -> list[str]:
+    """What a reader must know: sides that are not compared, and values on which lm-eval does not agree."""
+    return [line for material in materials.values() for line in (*material.notes, *disagreements(material))]
 
 
 def _result(material: ClosedMaterial) -> BenchmarkResult:
@@ -75,9 +80,10 @@ def of_side(material: ClosedMaterial, side: str) -> Iterator[str]:
         wrong = [(sample, *values) for sample in samples if (values := _unequal(measure, sample))]
         if wrong:
             sample, ours, theirs = wrong[0]
+            how_many = part_of(len(wrong), len(samples), "item", "have")
             yield (
-                f"{key}, {side}: {part_of(len(wrong), len(samples), 'item', 'have')} another value than lm-eval gave, as "
-                f"{sample.item_id}: {ours:g}, and lm-eval {theirs:g}; the records decide"
+                f"{key}, {side}: {how_many} another value than lm-eval gave, as {sample.item_id}: {ours:g}, and "
+                f"lm-eval {theirs:g}; the numbers here follow from the records"
             )
 
 

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, Form
-from fedllm_bench.evaluation.closed.set_scores import COUNTS, RIGHT, SAID, bleu_counts, corpus_bleu, macro_f1
+from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, MatchRule, closed_benchmarks
+from fedllm_bench.evaluation.closed.set_scores import (
+    COUNTS,
+    RIGHT,
+    SAID,
+    bleu_counts,
+    corpus_bleu,
+    macro_f1,
+    weighted_f1,
+)
 from fedllm_bench.evaluation.metrics.scored_metric import ScoredMetric, SetValues
 from fedllm_bench.evaluation.scoring.views import MEAN_OVER_BYTES
 from fedllm_bench.scores.estimators import Estimator
@@ -46,14 +55,13 @@ class ClosedMeasure:
         reason = sample.reason or ("" if sample.form in self.forms else f"{self.name} is not of the form {sample.form}")
         return Score(sample.item_id, None, reason) if reason else self.score(sample)
 
-    def metric(self, benchmark: str, name: str, about: str, version: str) -> ScoredMetric:
-        """This measure of a benchmark; `version` is the benchmark's."""
+    def metric(self, benchmark: str, name: str) -> ScoredMetric:
         info = MetricInfo(
             name=name,
-            version="-".join(filter(None, (VERSION, version))),
+            version=VERSION,
             unit=self.unit,
             higher_is_better=self.higher_is_better,
-            description=": ".join(filter(None, (about, self.description))),
+            description=self.description,
         )
         return ScoredMetric(
             info=info, benchmark=benchmark, low=0, high=self.high, of_set=self.of_set, estimator=self.estimator
@@ -64,6 +72,8 @@ class ClosedMeasure:
 
 
 def _accuracy(sample: ClosedSample) -> Score:
+    if sample.form == "text":
+        return _exact(sample)
     return _labelled(sample, str(_best(sample.log_likelihoods)))
 
 
@@ -96,10 +106,6 @@ def exact_by(rule: MatchRule) -> ClosedMeasure:
 
 def _labelled(sample: ClosedSample, said: str) -> Score:
     return Score(sample.item_id, float(said == sample.target), evidence={RIGHT: sample.target, SAID: said})
-
-
-def _label(sample: ClosedSample) -> Score:
-    return _accuracy(sample) if sample.form == "choice" else _exact(sample)
 
 
 def _unparsable(sample: ClosedSample) -> Score:
@@ -136,22 +142,33 @@ def _bits_per_byte(sample: ClosedSample) -> Score:
     return Score(sample.item_id, bits / num_bytes, weight=float(num_bytes))
 
 
-def as_given(name: str) -> ClosedMeasure:
-    """lm-eval's own value of this name, between 0 and 1."""
+def as_given(name: str, *, unit: str = "share", higher_is_better: bool = True) -> ClosedMeasure:
+    """lm-eval's own value of this name; a share lies between 0 and 1, of another unit the ends are unknown."""
+    high = 1.0 if unit == "share" else None
 
     def score(sample: ClosedSample) -> Score:
         value = sample.values.get(name)
-        return Score(sample.item_id, value, "" if value is not None else f"lm-eval gave no {name}")
+        if value is None or value < 0 or (high is not None and value > high):
+            return Score(sample.item_id, None, f"lm-eval gave {'no' if value is None else 'an impossible'} {name}")
+        return Score(sample.item_id, value)
 
-    every: tuple[Form, ...] = ("choice", "text", "rolling", "code")
-    return ClosedMeasure(name=name, forms=every, description=f"{name}, {GIVEN}", score=score)
+    return ClosedMeasure(
+        name=name,
+        forms=("choice", "text", "rolling", "code"),
+        description=f"{name}, {GIVEN}",
+        score=score,
+        unit=unit,
+        high=high,
+        higher_is_better=higher_is_better,
+    )
 
 
 _ALL = (
     ClosedMeasure(
         name="acc",
-        forms=("choice",),
-        description="share of items whose right choice has the highest log-likelihood",
+        forms=("choice", "text"),
+        description="share of items with the right answer: the choice of the highest log-likelihood, or what the task "
+        "reads in a text",
         score=_accuracy,
         theirs=("acc",),
     ),
@@ -172,10 +189,18 @@ _ALL = (
     ClosedMeasure(
         name="macro_f1",
         forms=("choice", "text"),
-        description="mean over the right labels of each label's F1",
+        description="mean over labels of each label's F1",
         unit="F1",
-        score=_label,
+        score=_accuracy,
         of_set=macro_f1,
+    ),
+    ClosedMeasure(
+        name="weighted_f1",
+        forms=("choice", "text"),
+        description="mean over the right labels of each label's F1, weighted by its items",
+        unit="F1",
+        score=_accuracy,
+        of_set=weighted_f1,
     ),
     ClosedMeasure(
         name="unparsable",
@@ -183,6 +208,7 @@ _ALL = (
         description="share of items in whose answer the task found nothing",
         higher_is_better=False,
         score=_unparsable,
+        theirs=("unparsable",),
     ),
     ClosedMeasure(
         name="bleu",
@@ -216,3 +242,29 @@ _ALL = (
 )
 MEASURES: dict[str, ClosedMeasure] = {measure.name: measure for measure in _ALL}
 OF_FORM: dict[Form, str] = {"choice": "acc", "text": "exact_match", "code": "pass_1", "rolling": "bits_per_byte"}
+
+
+def measures_of(benchmark: str, form: Form) -> dict[str, ClosedMeasure]:
+    """Name in evaluation.json -> what it measures. The first is the benchmark's own score, and has its name.
+
+    `form` is that of the samples, from which it follows where nothing of this name is declared.
+    """
+    about = closed_benchmarks().get(benchmark)
+    if about is None:
+        return {benchmark: MEASURES[OF_FORM[form]]}
+    return {
+        benchmark: _measure(about.metric, about),
+        **{name: _measure(key, about) for name, key in about.also.items()},
+    }
+
+
+def _measure(key: str, about: ClosedBenchmark) -> ClosedMeasure:
+    """By lm-eval's name of a value, or by ours; behind another filter nothing but lm-eval's value is known."""
+    name = key.replace("@", "_")
+    if name == "exact_match":
+        return as_given(key) if about.match is None else exact_by(about.match)
+    if name in MEASURES:
+        return MEASURES[name]
+    if key == about.metric:
+        return as_given(key, unit=about.unit, higher_is_better=about.higher_is_better)
+    return as_given(key)

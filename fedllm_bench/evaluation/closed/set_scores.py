@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +19,23 @@ from fedllm_bench.scores.score import Score
 RIGHT, SAID = "right", "said"  # evidence of an item with a label: the right one, and that of the answer ("" for none)
 COUNTS = "bleu"  # evidence of an item with BLEU: lengths of answer and reference, then n-grams that fit, then all
 ORDERS = 4  # of n-grams
-
 Doubles = NDArray[np.float64]
+OverLabels = Callable[[Doubles], float]  # from counts, shape (3, L)
 
 # N items, L labels
 
 
 def macro_f1(scores: Sequence[Score]) -> list[Score]:
-    """The mean over labels of F1 = 2 TP / (said + right). The labels are the right answers that occur.
+    """The mean over labels of F1 = 2 TP / (said + right), as scikit-learn's.
 
-    An answer with another label, or with none, is wrong for the item's own label, and opens no label of its own.
+    The labels are those that are right or said somewhere. "", no label found, is wrong and no label of its own.
     """
-    return _moved(scores, _without_each_f1)
+    return _moved(scores, partial(_without_each_f1, mean=_plain_mean))
+
+
+def weighted_f1(scores: Sequence[Score]) -> list[Score]:
+    """As :func:`macro_f1`, where a label counts as many times as it is right."""
+    return _moved(scores, partial(_without_each_f1, mean=_mean_by_items))
 
 
 def corpus_bleu(scores: Sequence[Score]) -> list[Score]:
@@ -54,32 +60,45 @@ def _pseudo_values(whole: float, without: Doubles) -> Doubles:
     return np.asarray(whole + (n - 1) * (without.mean() - without))
 
 
-def _without_each_f1(scores: Sequence[Score]) -> tuple[float, Doubles]:
-    """Macro-F1 of all, and without each item, shape (N,). Equal pairs of labels are looked at once."""
+def _without_each_f1(scores: Sequence[Score], mean: OverLabels) -> tuple[float, Doubles]:
+    """F1 of all, and without each item, shape (N,). Equal pairs of labels are looked at once."""
     pairs = [(str(score.evidence[RIGHT]), str(score.evidence[SAID])) for score in scores]
-    labels = {label: place for place, label in enumerate(dict.fromkeys(right for right, _ in pairs))}
+    found = dict.fromkeys(label for pair in pairs for label in pair if label)
+    labels = {label: place for place, label in enumerate(found)}
     counts = np.zeros((3, len(labels)))  # right and said, right, said
     for pair in pairs:
         _count(counts, labels, pair, 1)
     left_out = {}
     for pair in dict.fromkeys(pairs):
         _count(counts, labels, pair, -1)
-        left_out[pair] = _f1(counts)
+        left_out[pair] = mean(counts)
         _count(counts, labels, pair, 1)
-    return _f1(counts), np.asarray([left_out[pair] for pair in pairs])
+    return mean(counts), np.asarray([left_out[pair] for pair in pairs])
 
 
 def _count(counts: Doubles, labels: dict[str, int], pair: tuple[str, str], by: int) -> None:
-    right, said = labels[pair[0]], labels.get(pair[1])
-    counts[1, right] += by
+    right, said = (labels.get(label) for label in pair)
+    if right is not None:
+        counts[1, right] += by
     if said is not None:
         counts[2, said] += by
-        counts[0, right] += by * (said == right)
+        counts[0, said] += by * (said == right)
 
 
-def _f1(counts: Doubles) -> float:
+def _f1(counts: Doubles) -> Doubles:
     both, right, said = counts
-    return float((2 * both / np.maximum(right + said, 1)).mean())
+    return np.asarray(2 * both / np.maximum(right + said, 1))
+
+
+def _plain_mean(counts: Doubles) -> float:
+    """Over labels that are right or said somewhere: the item that is left out may have been a label's only one."""
+    there = counts[1:].sum(axis=0) > 0
+    return float(_f1(counts)[there].mean()) if there.any() else 0.0
+
+
+def _mean_by_items(counts: Doubles) -> float:
+    items = counts[1].sum()
+    return float((_f1(counts) * counts[1]).sum() / items) if items else 0.0
 
 
 def bleu_counts(answer: str, reference: str) -> list[int]:

@@ -170,7 +170,9 @@ def _pairs(
 def _pair_files(judgements: Path, benchmark: str, sides: Iterable[str]) -> Iterator[Path]:
     for judge in names_in(judgements):
         place = judgements / judge / benchmark
-        yield from (place / f"{name}.jsonl" for name in names_in(place, ".jsonl") if "-vs-" in name and name not in sides)
+        yield from (
+            place / f"{name}.jsonl" for name in names_in(place, ".jsonl") if "-vs-" in name and name not in sides
+        )
 
 
 def _checked_pairs(
