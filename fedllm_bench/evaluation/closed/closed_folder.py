@@ -13,6 +13,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import counted
 from fedllm_bench.evaluation.answering.plan import PLAN, PlanHead, read_head
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, Form, read_samples, samples_file
+from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.scoring.answered import BASE, names_in, no_link, ordered_sides
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -61,7 +62,11 @@ def read_closed(folder: Path) -> dict[str, ClosedMaterial]:
 
     Raises a :class:`UserError` that names file and line for what cannot be scored.
     """
-    found = {name: _material(folder, name) for name in names_in(folder / "closed")}
+    names = names_in(folder / "closed")
+    for name in names:
+        if name in OPEN_METRICS or name in {metric.benchmark for metric in OPEN_METRICS.values()}:
+            raise UserError(f"{folder}/closed/{name}: {name} is no closed benchmark; remove that folder")
+    found = {name: _material(folder, name) for name in names}
     return {name: material for name, material in found.items() if material.sides}
 
 
