@@ -21,7 +21,8 @@ def test_two_models_are_compared_over_items(tmp_path, capsys):
     a, b = write_side(tmp_path / "a", MOST), write_side(tmp_path / "b", HALF)
     assert cli.main(["compare", str(a), str(b)]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "medqa ↑: model A is better by" in text and "at n = 60 questions" in text
+    assert "medqa ↑: model A is better by" in text
+    assert "at n = 60 questions" in text
     measured = load_run(a).measured["medqa"]
     assert (measured.cluster, measured.scale, measured.unit) == ("question", (0.0, 1.0), "share")
 

@@ -46,7 +46,8 @@ def test_open_and_closed_metrics_have_a_table_each(tmp_path):
     page = Page(write_evaluation_report(tmp_path).page.read_text(encoding="utf-8"))
     words = " ".join(page.words)
     assert words.index("mmlu ↑") < words.index("mt_bench@stub ↑")
-    assert "client-x - base, paired" in words and "global - base, paired" in words
+    assert "client-x - base, paired" in words
+    assert "global - base, paired" in words
 
 
 def test_disagreement_with_lm_eval_is_told_on_the_terminal_and_on_the_page(tmp_path, capsys):
@@ -63,4 +64,5 @@ def test_a_broken_sample_is_one_line_and_no_file_is_written(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "global.jsonl, line 1" in line
-    assert not (tmp_path / "evaluation.json").exists() and not (tmp_path / "report.html").exists()
+    assert not (tmp_path / "evaluation.json").exists()
+    assert not (tmp_path / "report.html").exists()

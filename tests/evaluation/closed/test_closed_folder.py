@@ -85,7 +85,10 @@ def test_a_line_that_cannot_be_scored_is_one_clear_error(name, tmp_path):
     with pytest.raises(UserError) as error:
         read_closed(tmp_path)
     text = str(error.value)
-    assert text.startswith(f"{path}, line 2") and what in text and "\n" not in text and "\x1b" not in text
+    assert text.startswith(f"{path}, line 2")
+    assert what in text
+    assert "\n" not in text
+    assert "\x1b" not in text
     assert len(text.replace(str(path), "")) < 400
 
 
