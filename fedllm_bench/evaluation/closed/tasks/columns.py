@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
 
 Row = Mapping[str, Any]
 Rows = Any  # datasets.Dataset: the library is slow to import, and has no types of its own for rows
+
+
+def remade(rows: Rows, change: Callable[[Row], Mapping[str, object]]) -> Rows:
+    """A data set of what `change` makes of each row, in order."""
+    return rows.from_list([dict(change(row)) for row in rows])
 
 
 def value(row: Row, name: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, letters, right_answer, text, value
+from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, letters, remade, right_answer, text, value
 
 GENERAL = "Answer the following multiple choice question."
 _GUIDELINES = "Base your answer on the current and standard practices referenced in medical guidelines."
@@ -64,7 +64,7 @@ def humanities(rows: Rows) -> Rows:
 
 def _mmlu(rows: Rows, subjects: Sequence[str]) -> Rows:
     kept = [place for place, row in enumerate(rows) if text(row, "subject") in subjects]
-    return _asked(rows.select(kept), _mmlu_row)
+    return remade(rows.select(kept), _mmlu_row)
 
 
 def _mmlu_row(row: Row) -> dict[str, str]:
@@ -77,7 +77,7 @@ def medqa(rows: Rows) -> Rows:
         options = [text(row, f"ending{place}") for place in range(4)]
         return _choice(LICENSING, text(row, "sent1"), options, right_answer(row, "label", 4))
 
-    return _asked(rows, asked)
+    return remade(rows, asked)
 
 
 def medmcqa(rows: Rows) -> Rows:
@@ -85,7 +85,7 @@ def medmcqa(rows: Rows) -> Rows:
         options = [text(row, name) for name in ("opa", "opb", "opc", "opd")]
         return _choice(ENTRANCE, text(row, "question"), options, right_answer(row, "cop", 4))
 
-    return _asked(rows, asked)
+    return remade(rows, asked)
 
 
 def careqa(rows: Rows) -> Rows:
@@ -93,7 +93,7 @@ def careqa(rows: Rows) -> Rows:
         options = [text(row, name) for name in ("op1", "op2", "op3", "op4")]
         return _choice(ENTRANCE, text(row, "question"), options, right_answer(row, "cop", 4, first=1))
 
-    return _asked(rows, asked)
+    return remade(rows, asked)
 
 
 def pubmedqa(rows: Rows) -> Rows:
@@ -102,11 +102,7 @@ def pubmedqa(rows: Rows) -> Rows:
         decision = DECISIONS.get(text(row, "final_decision"), "")
         return _framed(f"{EXPERT}\n{context}\n{text(row, 'QUESTION')}", decision)
 
-    return _asked(rows, asked)
-
-
-def _asked(rows: Rows, change: object) -> Rows:
-    return rows.map(change, remove_columns=rows.column_names, load_from_cache_file=False)
+    return remade(rows, asked)
 
 
 def _choice(instruction: str, question: str, options: Sequence[str], right: int) -> dict[str, str]:
