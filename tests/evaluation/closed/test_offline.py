@@ -11,7 +11,8 @@ from typing import Any
 
 import datasets
 import pytest
-from closed_rows import HOSTILE, MADE, RuleModel, load_dataset
+from closed_models import RuleModel
+from closed_rows import HOSTILE, MADE, load_dataset
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
@@ -30,7 +31,8 @@ def made_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def manager(benchmark: ClosedBenchmark) -> TaskManager:
     package = importlib.util.find_spec("lm_eval")
-    assert package is not None and package.origin is not None
+    assert package is not None
+    assert package.origin is not None
     theirs = Path(package.origin).parent / "tasks" / benchmark.folder
     folder = theirs if benchmark.folder else tasks.FOLDER
     return TaskManager(include_path=str(folder), include_defaults=False)

@@ -1,19 +1,16 @@
-"""Small made data sets in the columns of the upstreams that closed benchmarks read, and models that answer by a rule.
+"""Small made data sets in the columns of the upstreams that closed benchmarks read.
 
-Every question has a mark of its own (`mark`), by which the models know what is asked. Texts are invented; they hold
+Every question has a mark of its own (`mark`), by which a model of closed_models.py knows what is asked. Texts are invented; they hold
 what real rows hold too: label words in the text, templates, tokens of control, several scripts, lines in an answer.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 
 HOSTILE = (
     "not positive, says {{7*7}}",
@@ -76,7 +73,7 @@ def mmlu(number: int) -> tuple[Row, str]:
 def drop(number: int) -> tuple[Row, str]:
     date = {"day": "", "month": "", "year": ""}
     answer = {"number": str(number + 3), "date": date, "spans": []}
-    others = {"number": [], "date": [], "spans": []}
+    others: Row = {"number": [], "date": [], "spans": []}
     cells = {"query_id": mark(number), "passage": words(number), "question": "How many?", "answer": answer}
     return {**cells, "validated_answers": others}, str(number + 3)
 
@@ -91,11 +88,16 @@ def big_bench(number: int) -> tuple[Row, str]:
 def hhh(number: int) -> tuple[Row, str]:
     right = number % 2
     labels = [int(place == right) for place in range(2)]
-    return {"input": words(number), "targets": {"choices": choices(number)[:2], "labels": labels}}, choices(number)[right]
+    return {"input": words(number), "targets": {"choices": choices(number)[:2], "labels": labels}}, choices(number)[
+        right
+    ]
 
 
 def gsm8k(number: int) -> tuple[Row, str]:
-    cells = {"question": words(number), "answer": f"{number} and one is <<{number}+1=1,{number:03}>>\n#### 1,{number:03}"}
+    cells = {
+        "question": words(number),
+        "answer": f"{number} and one is <<{number}+1=1,{number:03}>>\n#### 1,{number:03}",
+    }
     return cells, f"One is added. The answer is 1,{number:03}.\n#### 1,{number:03}"
 
 
@@ -128,7 +130,9 @@ def pubmedqa(number: int) -> tuple[Row, str]:
 
 def truthful(number: int) -> tuple[Row, str]:
     labels = [1, 0, 0, 0]
-    return {"question": words(number), "mc1_targets": {"choices": choices(number), "labels": labels}}, choices(number)[0]
+    return {"question": words(number), "mc1_targets": {"choices": choices(number), "labels": labels}}, choices(number)[
+        0
+    ]
 
 
 def boolq(number: int) -> tuple[Row, str]:
@@ -222,7 +226,12 @@ def quac(number: int) -> tuple[Row, str]:
     asked = {"context": words(number), "questions": ["who?", "why? 漢"], "turn_ids": ["a", "b"]}
     said = f"because {number}"
     answers = {"texts": [[said, "other"], [said]], "answer_starts": [[0, 1], [0]]}
-    return {**cells, **asked, "answers": answers, "orig_answers": {"texts": [said, said], "answer_starts": [0, 0]}}, said
+    return {
+        **cells,
+        **asked,
+        "answers": answers,
+        "orig_answers": {"texts": [said, said], "answer_starts": [0, 0]},
+    }, said
 
 
 def xsum(number: int) -> tuple[Row, str]:
@@ -253,7 +262,9 @@ def raft(number: int) -> tuple[Row, str]:
 # by the hub's name of the set, or as its files begin
 MADE: dict[str, Made] = {
     "cais/mmlu": made("test validation dev", 12, mmlu),
-    "SaylorTwift/bbh": made("test", 4, lambda number: ({"input": words(number), "target": f"({letter(number)})"}, f"({letter(number)})")),
+    "SaylorTwift/bbh": made(
+        "test", 4, lambda number: ({"input": words(number), "target": f"({letter(number)})"}, f"({letter(number)})")
+    ),
     "EleutherAI/drop": made("train validation", 5, drop),
     "hails/bigbench": made("default", 5, big_bench),
     "HuggingFaceH4/hhh_alignment": made("test", 5, hhh),
@@ -308,34 +319,3 @@ def _by_files(files: Iterable[str]) -> Made:
     names = {name for file in files for name in MADE if f"/{name}/" in file or f"/{name}@" in file}
     (name,) = names
     return MADE[name]
-
-
-@dataclass
-class RuleModel(LM):
-    """Answers by the last mark in a request. `perfect`: what is right; else "", and the wrong ones of some choices."""
-
-    says: Mapping[str, str]
-    perfect: bool = True
-    seen: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def _right(self, asked: str) -> str:
-        """What is right, or its letter where it is listed behind one."""
-        self.seen.append(asked)
-        last = max(self.says, key=asked.rfind)
-        said = self.says[last]
-        listed = re.search(rf"\n([A-E])\. {re.escape(said)}\n", asked[asked.rfind(last) :])
-        return listed[1] if listed else said
-
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        hits = [self._right(asked).strip() == said.strip() for asked, said in (each.args for each in requests)]
-        return [(-1.0 if hit == self.perfect else -9.0, hit) for hit in hits]
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        raise NotImplementedError
-
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        rights = [self._right(each.args[0]) for each in requests]
-        return [right if self.perfect else "" for right in rights]

@@ -34,6 +34,16 @@ def text(row: Row, name: str) -> str:
     return found
 
 
+def part(row: Row, path: str) -> str:
+    """A text inside a cell: "document.summary.text". Raises a :class:`UserError`."""
+    *outer, last = path.split(".")
+    for name in outer:
+        row = value(row, name)
+        if not isinstance(row, Mapping):
+            raise UserError(f"column {path!r} has no parts, but holds {row!r}")
+    return text(row, last)
+
+
 def number(row: Row, name: str) -> float:
     """A cell that must be a number. Raises a :class:`UserError`."""
     found = value(row, name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, remade, text
 
@@ -32,9 +33,8 @@ def examples() -> list[dict[str, str]]:
     import yaml
     from lm_eval import tasks
 
-    path = next(iter(tasks.__path__)) + "/gsm8k/gsm8k-cot.yaml"
-    with open(path, encoding="utf-8") as file:
-        samples: list[dict[str, str]] = yaml.safe_load(file)["fewshot_config"]["samples"]
+    path = Path(next(iter(tasks.__path__))) / "gsm8k" / "gsm8k-cot.yaml"
+    samples: list[dict[str, str]] = yaml.safe_load(path.read_bytes())["fewshot_config"]["samples"]
     return samples
 
 

@@ -1,8 +1,9 @@
 """The scenarios of FederatedScope-LLM's HELM subset that lm-eval lacks (arXiv:2211.09110; its `run_specs.conf`).
 
-Five shots, HELM's prompts, its score. Shots are drawn for each item (lm-eval's sampler, one seed), where HELM draws
-them once. Left out: both MS MARCO tracks, whose ranked candidates are not on the hub; the demographic splits of
-CivilComments, whose marks are not in the hub's set. As in HELM, 1,000 items at most: the first ones. Rows become {question, answers}; the first answer is a shot's.
+Five shots, HELM's prompts, its score, and at most 1,000 items as in HELM: the first ones. Shots are drawn for each item
+(lm-eval's sampler, one seed), where HELM draws them once. Left out: both MS MARCO tracks, whose ranked candidates are
+not on the hub; the demographic splits of CivilComments, whose marks are not in the hub's set. Rows become {question,
+answers}; the first answer is a shot's.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ import random
 from collections.abc import Sequence
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, number, one_of, remade, text, value
+from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, number, one_of, part, remade, text, value
 
 SENTIMENTS = {0: "Negative", 1: "Positive"}
 TOXIC = 0.5  # as the set's authors draw the line
 NO_ANSWER = "CANNOTANSWER"  # QuAC's mark of a question that the text does not answer
 SEED = 42
 RAFT_TEST_SHARE = 0.2  # 10 of the 50 rows that have labels
-NARRATIVE = ("document.summary.text", "question.text", "answers")
 NOT_SHOWN = ("ID", "Label")
 Asked = dict[str, object]
 
@@ -43,12 +43,11 @@ def narrativeqa(rows: Rows) -> Rows:
     """Questions on the summary of a story; both of its answers are right."""
 
     def asked(row: Row) -> Asked:
-        question = text(row, "question.text").strip().removesuffix("?")
-        answers = [answer["text"].strip() for answer in value(row, "answers")]
-        return _item(f"Passage: {text(row, 'document.summary.text').strip()}\nQuestion: {question}?\nAnswer:", answers)
+        summary, question = (part(row, name) for name in ("document.summary.text", "question.text"))
+        words = f"Passage: {summary.strip()}\nQuestion: {question.strip().removesuffix('?')}?\nAnswer:"
+        return _item(words, [text(answer, "text").strip() for answer in value(row, "answers")])
 
-    flat = rows.flatten()  # the whole story stands beside its summary: 10 GB that need not be read
-    return remade(flat.select_columns([name for name in NARRATIVE if name in flat.column_names]), asked)
+    return remade(rows, asked)
 
 
 def quac(rows: Rows) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import string
 from collections import Counter
@@ -30,7 +31,7 @@ def word_f1(answer: str, right: str) -> float:
 def rouge_2(answer: str, right: str) -> float:
     """F1 of pairs of neighbouring tokens (Lin, 2004)."""
     said, wanted = tokens(answer), tokens(right)
-    return _f1(list(zip(said, said[1:], strict=False)), list(zip(wanted, wanted[1:], strict=False)))
+    return _f1(list(itertools.pairwise(said)), list(itertools.pairwise(wanted)))
 
 
 def _f1(said: Sequence[Hashable], wanted: Sequence[Hashable]) -> float:
