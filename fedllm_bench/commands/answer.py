@@ -33,8 +33,8 @@ EXAMPLES = """examples:
   fedllm-bench answer --endpoint http://127.0.0.1:8000/v1 --model NAME --metrics mt_bench --out answers-c
   fedllm-bench answer --import model_answer/vicuna-13b.jsonl --metrics mt_bench --out answers-d   (made elsewhere)
 
-Benchmarks: mt_bench, vicuna_bench, advbench, harmless, ref_gpt4, heldout_ref, mini (docs/answers.md), and closed ones,
-as mmlu,gsm8k (fedllm-bench evaluate --list-metrics), which RUN, --model or --adapter answers. Answers lie in
+Benchmarks: mt_bench, vicuna_bench, alpaca_eval, advbench, harmless, ref_gpt4, heldout_ref, mini (docs/answers.md), and
+closed ones, as mmlu,gsm8k (fedllm-bench evaluate --list-metrics), which RUN, --model or --adapter answers. Answers lie in
 DIR/answers/<benchmark>/<side>.jsonl. Whatever was interrupted goes on where it stopped when the same command is given
 again. No judge is needed here.
 """  # noqa: E501

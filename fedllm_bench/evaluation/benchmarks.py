@@ -151,6 +151,22 @@ def _vicuna_bench(_: PromptContext) -> list[Prompt]:
     ]
 
 
+def _alpaca_eval(_: PromptContext) -> list[Prompt]:
+    """805 instructions of five sets (Dubois et al., 2023, arXiv:2305.14387), settings of OpenFedLLM's generation."""
+    rows = json.loads(assets.fetch("alpaca_eval/alpaca_eval.json").read_text(encoding="utf-8"))
+    return [
+        Prompt(
+            item_id=str(number),
+            turns=(row["instruction"],),
+            category=row["dataset"],
+            language="eng",
+            temperature=0.7,
+            max_new_tokens=2048,
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
 def _advbench(_: PromptContext) -> list[Prompt]:
     """520 harmful goals (Zou et al., 2023, arXiv:2307.15043), asked as they stand."""
     with assets.fetch("advbench/harmful_behaviors.csv").open(encoding="utf-8-sig", newline="") as file:
@@ -242,6 +258,7 @@ _ALL = (
     Benchmark(
         name="vicuna_bench", version="1", prompts=_vicuna_bench, description="Vicuna bench: 80 questions of one turn"
     ),
+    Benchmark(name="alpaca_eval", version="1", prompts=_alpaca_eval, description="AlpacaEval: 805 instructions"),
     Benchmark(name="advbench", version="1", prompts=_advbench, description="AdvBench: 520 harmful goals"),
     Benchmark(
         name="harmless", version="1", prompts=_harmless, description="harmless questions that look like AdvBench's"
