@@ -16,6 +16,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.templates.marked_text import Ids, MarkedText
+from fedllm_bench.evaluation.closed.tails import encoded_alike
 
 AT_ONCE = 4096  # texts that are encoded in one call
 
@@ -65,7 +66,17 @@ class ClosedTexts:
     def bare(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of texts alone."""
         starts = range(0, len(texts), AT_ONCE)
-        return [ids for start in starts for ids in self._marked.encode(texts[start : start + AT_ONCE])]
+        return [ids for start in starts for ids in self._some(texts[start : start + AT_ONCE])]
+
+    def _some(self, texts: Sequence[str]) -> list[Ids]:
+        """A text with the name of a control token is encoded by itself, as are all that a template wrote."""
+        if self.template is not None:
+            return self._marked.encode(texts)
+        found = encoded_alike(texts, lambda some: self.tokenizer(list(some), add_special_tokens=False).encodings)
+        odd = [number for number, ids in enumerate(found) if self._marked.count([ids])]
+        for number, ids in zip(odd, self._marked.encode([texts[number] for number in odd]), strict=True):
+            found[number] = ids
+        return found
 
     def pairs(self, requests: Sequence[tuple[str, str]]) -> list[AskedPair]:
         """Contexts and continuations: spaces that end a context go to the continuation, and both are encoded as one
