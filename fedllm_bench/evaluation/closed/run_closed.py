@@ -98,7 +98,7 @@ def run_closed(request: ClosedRequest, subject: Subject, default_threads: int) -
         with silenced(), fixed_seeds():
             tasks = _configured(benchmark, _tasks(request, benchmark))
         for side in subject.sides:
-            yield _Work(request, resident, benchmark, tasks, template).side(side, default_threads)
+            yield _ClosedWork(request, resident, benchmark, tasks, template).side(side, default_threads)
 
 
 def ask_run(
@@ -169,7 +169,7 @@ def _configured(benchmark: ClosedBenchmark, tasks: dict[str, Any]) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class _Work:
+class _ClosedWork:
     """One benchmark, asked of one side after another."""
 
     request: ClosedRequest
