@@ -106,7 +106,7 @@ def _keep_to(
         seed=order.seed,
         followed=followed,
     )
-    keep_to(order.folder, plan, side.name, side.fingerprint, _environment())
+    keep_to(order.folder, plan, side.name, side.fingerprint, answering_environment())
 
 
 def _side(
@@ -141,7 +141,7 @@ def _retry(
         log.info("%s %s: asking %d failed items again", benchmark, side, count)
 
 
-def _environment() -> dict[str, Any]:
+def answering_environment() -> dict[str, Any]:
     found = provenance.environment()
     kept = ("fedllm_bench", "commit", "dirty", "python", "packages", "platform", "cpu", "gpus")
     return {key: found[key] for key in kept}
@@ -172,7 +172,7 @@ def _remotely(
         followed={},
     )
     forget_unused(order.folder, benchmark.name)
-    keep_to(order.folder, plan, side, "" if side == BASE else f"{SERVED}{endpoint.name}", _environment())
+    keep_to(order.folder, plan, side, "" if side == BASE else f"{SERVED}{endpoint.name}", answering_environment())
     _retry(order, benchmark.name, side, prompts, empty_too=True)
     return Done(benchmark.name, side, answer_side(order.folder, benchmark.name, side, prompts, lambda: endpoint))
 
