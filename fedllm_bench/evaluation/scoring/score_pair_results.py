@@ -26,7 +26,7 @@ def score_pair_results(
 
 def _result(benchmark: str, judged: JudgedPairs, pairs: Sequence[ScoredPair], min_coverage: float) -> ScorePairResult:
     names, counts = judged.names, score_pairing.tally(pairs)
-    ratio = ScoreRules(low=LOWEST_RATIO, high=HIGHEST_RATIO, min_coverage=min_coverage, of_pairs=True)
+    ratio = ScoreRules(low=LOWEST_RATIO, high=HIGHEST_RATIO, min_coverage=min_coverage, is_together=True)
     mean, other_mean = (_mean(scores(pairs), LOW, HIGH, min_coverage) for scores in (
         score_pairing.own_scores, score_pairing.other_scores))  # fmt: skip
     return ScorePairResult(
