@@ -101,7 +101,7 @@ def named(names: str) -> list[Benchmark]:
         raise UserError(f"--metrics {names!r}: no name; there are: {', '.join(sorted(BENCHMARKS))}")
     for name in found:
         if name not in BENCHMARKS:
-            raise unknown("open-ended benchmark", name, BENCHMARKS)
+            raise unknown("open-ended benchmark", name, BENCHMARKS, "closed ones: fedllm-bench evaluate --list-metrics")
     return [BENCHMARKS[name] for name in found]
 
 

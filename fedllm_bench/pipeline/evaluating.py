@@ -23,6 +23,7 @@ IN_MINUTES = ("mini", "small")  # profiles
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
     """`asked` are the benchmarks to answer, None where answers exist already; `judged` those to judge, "" for all.
+    `closed` are those that lm-eval asks; with these alone `asked` is "".
 
     With `is_ruled` nobody named a judge, and the rule of the embedded world grades. `max_new_tokens` is the longest
     answer where nobody chose the benchmarks and the published length would take hours; None for that length.
@@ -32,6 +33,11 @@ class EvaluationPlan:
     judged: str
     is_ruled: bool
     max_new_tokens: int | None = None
+    closed: str = ""
+
+    @property
+    def is_judged(self) -> bool:
+        return self.asked != ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,17 @@ def plan_of(
 
     `limit`, `threads` and `engine` are refused where the answers exist already.
     """
+    from fedllm_bench.evaluation.closed.asked_names import parted
+
     benchmarks, max_new_tokens = _answered(folder), None
+    opened, closed = parted(metrics) if metrics else (None, [])
+    names = ",".join(benchmark.name for benchmark in closed)
+    if closed and benchmarks is not None:
+        raise UserError(f"--metrics {closed[0].name}: {folder} is a folder of answers alone, and has no model to ask")
+    if closed and not opened:
+        _run(folder)
+        return EvaluationPlan(asked="", judged="", is_ruled=False, closed=names)
+    metrics = opened if closed else metrics
     if benchmarks is None:
         run = _run(folder)
         asked = metrics or _fitting(run)
@@ -78,7 +94,8 @@ def plan_of(
         judged = metrics or ""
     is_ruled = is_ruled and not has_judge
     judged = "mini" if is_ruled else judged
-    return EvaluationPlan(asked=asked, judged=judged, is_ruled=is_ruled, max_new_tokens=max_new_tokens)
+    return EvaluationPlan(asked=asked, judged=judged, is_ruled=is_ruled, max_new_tokens=max_new_tokens,
+                          closed=names)  # fmt: skip
 
 
 def evaluate_folder(request: EvaluationRequest) -> Written:
@@ -88,6 +105,7 @@ def evaluate_folder(request: EvaluationRequest) -> Written:
     was answered and judged until then is kept.
     """
     from fedllm_bench.evaluation.answering.run_answers import answer_in_run
+    from fedllm_bench.evaluation.closed.run_closed import ask_run
     from fedllm_bench.report.page.write import write_evaluation_report
 
     folder = request.folder
@@ -95,10 +113,12 @@ def evaluate_folder(request: EvaluationRequest) -> Written:
                    limit=request.limit, threads=request.threads, engine=request.engine)  # fmt: skip
     preset = _judge(request, plan)
     check_encoder(request.embedding_model)
-    if plan.asked is not None:
+    if plan.asked:
         answer_in_run(folder, plan.asked, sides=request.sides, limit=request.limit,
                       max_new_tokens=plan.max_new_tokens, threads=request.threads, engine=request.engine)  # fmt: skip
-    if preset is not None:
+    if plan.closed:
+        ask_run(folder, plan.closed, sides=request.sides, limit=request.limit, threads=request.threads)
+    if preset is not None and plan.is_judged:
         _ask(request, preset, plan)
     return write_evaluation_report(folder, embedding_model=request.embedding_model)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import string
 import tomllib
 from collections.abc import Sequence
 from functools import cache
@@ -19,8 +21,25 @@ FILE = "closed.toml"
 GROUPS = "groups"
 OURS = "fedllm_"  # how the names of our own tasks begin
 INSTALL = "pip install 'fedllm-bench[closed]'"
+PUNCTUATION = str.maketrans("", "", string.punctuation)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,60}$")]
 Tasks = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class MatchRule:
+    """When a parsed text is the right one: both are equal without what the patterns `ignore` find, and without case or
+    punctuation where these are ignored. lm-eval's `exact_match` has the same options."""
+
+    ignore: tuple[str, ...] = ()
+    ignore_case: bool = False
+    ignore_punctuation: bool = False
+
+    def normal(self, text: str) -> str:
+        for pattern in self.ignore:
+            text = re.sub(pattern, "", text)
+        text = text.lower() if self.ignore_case else text
+        return text.translate(PUNCTUATION) if self.ignore_punctuation else text
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -29,7 +48,9 @@ class ClosedBenchmark:
 
     `folder` is where lm-eval keeps the tasks, "" for our own. `metric` is lm-eval's value of an item behind `filter`.
     `also`: further scores of the same samples, by their names here; each is a value of the items ("metric", or
-    "metric,filter" behind another filter), or a score of the whole set. `data` is what the hub is asked for.
+    "metric,filter" behind another filter), or a score of the whole set (measures.MEASURES). `match`: by which rule
+    exact_match is computed again from the record; None where the task has a rule of its own, and lm-eval's value is
+    taken. `data` is what the hub is asked for.
     """
 
     name: Name
@@ -42,6 +63,7 @@ class ClosedBenchmark:
     also: dict[Name, str] = Field(default_factory=dict)
     unit: str = "share"
     higher_is_better: bool = True
+    match: MatchRule | None = None
     needs_code: bool = False
     data: str
     source: str
@@ -72,6 +94,11 @@ def without_groups(names: Sequence[str]) -> list[str]:
 
 def is_closed(name: str) -> bool:
     return name in closed_benchmarks()
+
+
+def closed_benchmark_of(metric: str) -> str | None:
+    """The benchmark whose score, or further score, has this name; None for any other metric."""
+    return next((name for name, one in closed_benchmarks().items() if metric == name or metric in one.also), None)
 
 
 def closed_named(names: Sequence[str]) -> list[ClosedBenchmark]:
