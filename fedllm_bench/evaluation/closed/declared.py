@@ -1,0 +1,90 @@
+"""The closed benchmarks by name, as closed.toml declares them. Nothing of lm-eval is loaded here."""
+
+from __future__ import annotations
+
+import importlib.util
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Annotated
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.evaluation.closed.closed_samples import Form
+
+FILE = "closed.toml"
+GROUPS = "groups"
+OURS = "fedllm_"  # how the names of our own tasks begin
+INSTALL = "pip install 'fedllm-bench[closed]'"
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,60}$")]
+Tasks = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ClosedBenchmark:
+    """Which tasks of lm-eval it is, and what of their items is the score.
+
+    `folder` is where lm-eval keeps the tasks, "" for our own. `metric` is lm-eval's value of an item behind `filter`.
+    `also`: further scores of the same samples, by their names here; each is a value of the items ("metric", or
+    "metric,filter" behind another filter), or a score of the whole set. `data` is what the hub is asked for.
+    """
+
+    name: Name
+    task: Tasks
+    folder: str = ""
+    shots: Annotated[int, Field(ge=0)]
+    form: Form
+    metric: str
+    filter: str = "none"
+    also: dict[Name, str] = Field(default_factory=dict)
+    unit: str = "share"
+    higher_is_better: bool = True
+    needs_code: bool = False
+    data: str
+    source: str
+
+
+@cache
+def closed_benchmarks() -> dict[str, ClosedBenchmark]:
+    """Every declared benchmark by its name."""
+    declared = {name: {"name": name, **about} for name, about in _declared().items() if name != GROUPS}
+    return TypeAdapter(dict[str, ClosedBenchmark]).validate_python(declared)
+
+
+@cache
+def closed_groups() -> dict[str, tuple[str, ...]]:
+    """Names that stand for several benchmarks, which may be open-ended ones too."""
+    return TypeAdapter(dict[Name, tuple[str, ...]]).validate_python(_declared().get(GROUPS, {}))
+
+
+def _declared() -> dict[str, dict[str, object]]:
+    return tomllib.loads(files(__package__).joinpath(FILE).read_text(encoding="utf-8"))
+
+
+def without_groups(names: Sequence[str]) -> list[str]:
+    """The names with those of its benchmarks in place of each group, each once."""
+    groups = closed_groups()
+    return list(dict.fromkeys(member for name in names for member in groups.get(name, (name,))))
+
+
+def is_closed(name: str) -> bool:
+    return name in closed_benchmarks()
+
+
+def closed_named(names: Sequence[str]) -> list[ClosedBenchmark]:
+    """The benchmarks of these names and groups. Raises a :class:`UserError` for an unknown one."""
+    known = closed_benchmarks()
+    found = without_groups(names)
+    for name in found:
+        if name not in known:
+            raise unknown("closed benchmark", name, [*known, *closed_groups()])
+    return [known[name] for name in found]
+
+
+def check_installed() -> None:
+    """Raise a :class:`UserError` where lm-eval is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError(f"closed benchmarks are asked by lm-eval, which is not installed: {INSTALL}")
