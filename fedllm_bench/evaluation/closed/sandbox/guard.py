@@ -1,8 +1,9 @@
-"""The process that stands over one untrusted program: `python -I -S -B -c "...; guard.main()"`, the standard library alone.
+"""The process that stands over one untrusted program: `python -I -S -B -c "...; guard.main()"`.
 
-It reads an order, one line of JSON, from standard input, and writes a report, one line of JSON, to standard output. The
-program is killed with all that it started when it takes too long, too much memory, too many processes or too much
-output, when standard input ends (who ordered it is gone), and when it has ended itself.
+It loads the standard library alone, which is quick, and works in an image that has nothing else. It reads an order, one
+line of JSON, from standard input, and writes a report to standard output, likewise. The program is killed with all that
+it started when it takes too long, too much memory, too many processes or too much output, when standard input ends (who
+ordered it is gone), and when it has ended itself.
 """
 
 from __future__ import annotations
@@ -32,9 +33,8 @@ Report = dict[str, Any]
 def main() -> None:
     order: Order = json.loads(sys.stdin.buffer.readline())
     try:
-        if not order["is_remote"]:  # in a container the parent is none of ours
+        if order["namespaces"]:  # else this process must live on, to kill the others when its input ends
             kernel.die_with_parent(order["parent"])
-        if order["namespaces"]:
             walls.enter_namespaces()
             report = _in_child(order)
         else:
@@ -49,7 +49,7 @@ def _no_walls(error: object) -> Report:
 
 
 def _send(report: Report) -> None:
-    with open(1, "w", encoding="utf-8") as file:  # noqa: PTH123 - no path
+    with open(1, "w", encoding="utf-8") as file:
         file.write(json.dumps(report))
     os._exit(0)
 
@@ -121,19 +121,18 @@ def _become(order: Order, command: list[str], box: str, ends: tuple[int, int, in
     writing, telling, others = ends
     try:
         os.setsid()
-        os.nice(5)
-        nothing = os.open("/dev/null", os.O_RDONLY)
         walls.drop(order["commands"][0][0], box, is_apart=is_apart)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # another user forgets it, so it comes after
         version = walls.close_files(order["read"], box, is_apart=is_apart) if order["landlock"] else 0
         os.write(telling, f"{version}".encode())
-        for source, target in ((nothing, 0), (writing, 1), (writing, 2)):
-            os.dup2(source, target)
-        os.closerange(3, 1 << 16)
         walls.limit(order["limits"], others)
+        for source, target in ((os.open("/dev/null", os.O_RDONLY), 0), (writing, 1), (writing, 2)):
+            os.dup2(source, target)
+        writing = 2
+        os.closerange(3, 1 << 16)
         os.execvpe(command[0], command, {**order["environment"], "HOME": box, "TMPDIR": box})
     except OSError as error:
-        os.write(2, f"not started: {error}\n".encode())
+        os.write(writing, f"not started: {error}\n".encode())
     finally:
         os._exit(NOT_STARTED)
 
@@ -194,6 +193,8 @@ class _Watch:
     def _what_passed(self) -> str:
         if time.monotonic() - self.started > self.limits["wall_seconds"]:
             return "time"
+        if _fills(Path.cwd(), self.limits["box_bytes"]):
+            return "files"
         found = list(descendants())
         if len(found) > self.limits["processes"]:
             return "processes"
@@ -203,6 +204,19 @@ class _Watch:
         seconds = round(time.monotonic() - self.started, 3)
         text = self.text[: self.limits["output_bytes"]].decode("utf-8", errors="replace")
         return {"ending": ending, "code": code, "seconds": seconds, "output": text}
+
+
+def _fills(box: Path, most_bytes: int) -> bool:
+    """Whether a folder on a disk holds more than a box of memory could."""
+    total = num_files = 0
+    for folder, _, names in os.walk(box):
+        for name in names:
+            with suppress(OSError):  # it was removed
+                total += (Path(folder) / name).lstat().st_size
+            num_files += 1
+            if total > most_bytes or num_files > walls.NUM_FILES:
+                return True
+    return False
 
 
 def _code(status: int) -> int:

@@ -1,6 +1,6 @@
 """Calls of the Linux kernel that Python 3.11 has no function for, by ctypes. Each raises OSError as the kernel says.
 
-The numbers are those of linux/sched.h, linux/mount.h and linux/prctl.h; calls above 424 have one number on all machines.
+The numbers are those of linux/sched.h, linux/mount.h and linux/prctl.h; calls above 424 have one number everywhere.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def version() -> int:
 def restrict(read: Sequence[str], write: Sequence[str]) -> int:
     """Close all but reading and running `read`, and doing anything in `write`; the version that did it, 0 for none.
 
-    Paths that are not there are left out. Needs `no_new_privs` to be set.
+    Paths that are not there, or not for this user, are left out. Needs `no_new_privs` to be set.
     """
     known = version()
     if not known:
@@ -59,7 +59,7 @@ def _ruleset(known: int, rights: int) -> int:
 def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # what this user cannot see needs no permission
         return
     try:
         allowed = rights if Path(path).is_dir() else rights & OF_FILES

@@ -19,17 +19,20 @@ from fedllm_bench.evaluation.closed.sandbox.shells import Shell
 
 GRACE_SECONDS = 15.0  # for the guard itself, on a busy machine
 LOOK_SECONDS = 0.2
+END_SECONDS = 10.0
 MOST_REPORT_BYTES = 16 << 20
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LANG": "C.UTF-8",
     "MPLBACKEND": "Agg",
+    "OPENSSL_CONF": "/dev/null",  # node ends where it may not read the system's
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
 }
 ENDINGS = {
     "time": "it took longer than {wall_seconds:g} s",
     "memory": "it used more than {memory_bytes} bytes of memory",
     "processes": "it started more than {processes} processes",
+    "files": "it wrote files of more than {box_bytes} bytes, or too many",
     "output": "it wrote more than {output_bytes} bytes",
 }
 
@@ -121,7 +124,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(BrokenPipeError):
         process.stdin.close()
     try:
-        process.wait(timeout=2.0)
+        process.wait(timeout=END_SECONDS)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -160,4 +163,3 @@ def _reason(ending: str, report: dict[str, Any], sign: str, limits: Limits) -> s
 
 def _printable(line: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in line)[:200]
-

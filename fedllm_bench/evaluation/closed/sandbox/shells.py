@@ -38,7 +38,8 @@ def readable(tool: str) -> list[str]:
 
 
 class Shell(Protocol):
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def command(self, box: str, language: Language) -> list[str]: ...
 
@@ -77,7 +78,7 @@ class ProcessShell:
 
     def order(self, language: Language) -> dict[str, Any]:
         read = readable(_found(language))
-        return {"namespaces": self.namespaces, "landlock": self.landlock, "is_remote": False, "read": read}
+        return {"namespaces": self.namespaces, "landlock": self.landlock, "read": read}
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class BubblewrapShell:
 
     def order(self, language: Language) -> dict[str, Any]:
         read = ["/proc", "/dev", *readable(_found(language))]
-        return {"namespaces": False, "landlock": True, "is_remote": True, "read": read}
+        return {"namespaces": False, "landlock": True, "read": read}
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class DockerShell:
         return {"python": "python3", "js": "node", "cpp": "g++"}[language.name]
 
     def order(self, language: Language) -> dict[str, Any]:
-        return {"namespaces": False, "landlock": True, "is_remote": True, "read": ["/"]}
+        return {"namespaces": False, "landlock": True, "read": ["/"]}
 
 
 def docker_shell() -> DockerShell:
@@ -151,7 +152,9 @@ def docker_shell() -> DockerShell:
         raise UserError(f"--sandbox docker: docker does not answer ({error})") from error
     if asked.returncode:
         said = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"--sandbox docker: {said}; `docker pull {image}`, or set {IMAGE_VARIABLE} to an image with Python")
+        raise UserError(
+            f"--sandbox docker: {said}; `docker pull {image}`, or set {IMAGE_VARIABLE} to an image with Python"
+        )
     return DockerShell(program, image)
 
 
