@@ -80,17 +80,24 @@ class ChatEncoder:
 
     def markup(self, text: str) -> Ids:
         """Ids of a stretch that the template itself wrote, after the token that begins a text."""
-        return self._begin + self._text.usual([text])[0]
+        return self._begin + self.marked.usual([text])[0]
 
     def asked(self, turns: Sequence[Turn]) -> str:
         """The text of turns that end with the user's, up to where the assistant begins."""
         (found,) = self._render([self._adapted(turns)], asks=True)
         return "".join(segment.text for segment in found)
 
+    def masked(self, turns: Sequence[Turn]) -> str:
+        """As :meth:`asked`, with the template's own marks under secret names: `marked` encodes what goes on from it."""
+        turns = self._adapted(turns)
+        with _refusals():
+            found = render_quoted(self._source, turns, self.marked.quoted_in(turns), self._values, asks=True)
+        return "".join(map(self.marked.masked, found))
+
     @property
     def control(self) -> dict[int, str]:
         """The control tokens by id."""
-        return self._text.control
+        return self.marked.control
 
     @cached_property
     def is_cut(self) -> bool:
@@ -102,7 +109,7 @@ class ChatEncoder:
         """The tokens that end an answer: the mark that the template writes behind one, and the tokenizer's own."""
         own = {self.tokenizer.eos_token_id} - {None}
         try:
-            marks = self._text.marks(self._answer_end)
+            marks = self.marked.marks(self._answer_end)
         except UserError:  # of a template that cannot be trained with, but asks all the same
             marks = []
         return frozenset(own | {token for _, _, token in marks})
@@ -115,7 +122,7 @@ class ChatEncoder:
             (found,) = self._render([turns], asks=asks)
             return "".join(segment.text for segment in found)
 
-        return answer_form(write, lambda text: next((stop for _, stop, _ in self._text.marks(text)), None))
+        return answer_form(write, lambda text: next((stop for _, stop, _ in self.marked.marks(text)), None))
 
     def check_trains(self) -> None:
         """Raise a :class:`UserError` for a model maker's template under which no answer can be trained."""
@@ -167,7 +174,7 @@ class ChatEncoder:
         return [bos] if puts_it else []
 
     @cached_property
-    def _text(self) -> MarkedText:
+    def marked(self) -> MarkedText:
         return MarkedText(self.tokenizer, self._source)
 
     @cached_property
@@ -193,7 +200,7 @@ class ChatEncoder:
     def _rendered(self, conversations: Sequence[Sequence[Turn]], asks: bool) -> list[tuple[Encoded, Segment]]:
         """Each conversation as the template writes it, and the last segment of its text."""
         cut = self._render(conversations, asks=asks)
-        ids = iter(self._text.usual([segment.text for found in cut for segment in found]))
+        ids = iter(self.marked.usual([segment.text for found in cut for segment in found]))
         return [
             self._checked(turns, found, [next(ids) for _ in found], asks)
             for turns, found in zip(conversations, cut, strict=True)
@@ -208,12 +215,12 @@ class ChatEncoder:
         Nor do their names: a normaliser may make one of other letters.
         """
         pieces = usual
-        if self._text.names_any(turns) or self._text.count(usual) != self._expected_count(turns, asks):
-            spans = self._text.quoted_in(turns)
+        if self.marked.names_any(turns) or self.marked.count(usual) != self._expected_count(turns, asks):
+            spans = self.marked.quoted_in(turns)
             if any(spans):
                 with _refusals():
                     found = render_quoted(self._source, turns, spans, self._values, asks=asks)
-                pieces = [self._text.encode_quoted(segment) for segment in found]
+                pieces = [self.marked.encode_quoted(segment) for segment in found]
         counted = (False, *(segment.counted for segment in found))
         encoded = Encoded((self._begin, *pieces), counted, holds_control=pieces != usual)
         return encoded, found[-1] if found else Segment("", False)
@@ -224,14 +231,14 @@ class ChatEncoder:
         if key not in self._expected:
             neutral: list[Turn] = [{"role": role, "content": "a"} for role in key[1]]
             (found,) = self._render([neutral], asks=asks)
-            self._expected[key] = self._text.count(self._text.usual([segment.text for segment in found]))
+            self._expected[key] = self.marked.count(self.marked.usual([segment.text for segment in found]))
         return self._expected[key]
 
     def _with_answers(self, turns: Sequence[Turn], prompt: Encoded, segment: Segment) -> Encoded:
         """Under a maker's template: the prompt of the last turn, with earlier answers that it keeps, and that turn."""
         spans = self._kept(turns[:-1], segment.text)
         places = [place for span in spans for place in span]
-        cuts = self._text.tokens_before(segment, places, is_quoted=prompt.holds_control) if spans else []
+        cuts = self.marked.tokens_before(segment, places, is_quoted=prompt.holds_control) if spans else []
         ids = prompt.ids
         pieces = [ids[a:b] for a, b in zip([0, *cuts], [*cuts, len(ids)], strict=True)]
         answer, holds_control = self._answer(turns[-1])
@@ -254,16 +261,16 @@ class ChatEncoder:
         """Ids of an answer with the mark that ends it, and whether a control token was found in its text."""
         form, content = self.form, self.form.content(turn["content"])
         segment = Segment(form.written(content), True)
-        usual = self._text.answer(segment)
-        if not self._text.names_any([turn]) and self._text.count([usual]) == self._marks_behind:
+        usual = self.marked.answer(segment)
+        if not self.marked.names_any([turn]) and self.marked.count([usual]) == self._marks_behind:
             return usual, False
         place = len(form.lead), len(form.lead) + len(content)
-        ids = self._text.answer(Segment(segment.text, True, (place,)))
+        ids = self.marked.answer(Segment(segment.text, True, (place,)))
         return ids, ids != usual
 
     @cached_property
     def _marks_behind(self) -> int:
-        return self._text.count([self._text.answer(Segment(self.form.written("a"), True))])
+        return self.marked.count([self.marked.answer(Segment(self.form.written("a"), True))])
 
 
 _USER: Turn = {"role": "user", "content": "a"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -78,6 +78,32 @@ class MarkedText:
     def encode_quoted(self, segment: Segment) -> Ids:
         """The template's own marks under their secret names, and all else as text."""
         return self._plain.encode(self._renamed(segment)[0])
+
+    def masked(self, segment: Segment) -> str:
+        """A rendered text with the template's own marks under their secret names, for :meth:`encode`."""
+        return self._renamed(segment)[0]
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """Ids of untrusted texts: control tokens stand in them under their secret names alone."""
+        usual = self.usual(texts)
+        return [
+            self._plain.encode(text) if self.count([ids]) or self._secrets.search(text) else ids
+            for text, ids in zip(texts, usual, strict=True)
+        ]
+
+    def unmasked(self, text: str) -> str:
+        """A masked text as it was, which is the same in every process."""
+        shown = {name: self.control[token] for token, name in self._known.items()}
+        return self._secrets.sub(lambda found: shown[found[0]], text)
+
+    @property
+    def _known(self) -> Mapping[int, str]:
+        """The secret names, where any was given out."""
+        return self._plain.names if "_plain" in vars(self) else {}
+
+    @property
+    def _secrets(self) -> re.Pattern[str]:
+        return re.compile("|".join(self._known.values()) or "(?!)")
 
     def answer(self, segment: Segment) -> Ids:
         """Ids of text that stands behind other text: no space is put before it, as SentencePiece does at a beginning.

@@ -104,7 +104,7 @@ def _keep_to(
         seed=order.seed,
         followed=followed,
     )
-    keep_to(order.folder, plan, side.name, side.fingerprint, _environment())
+    keep_to(order.folder, plan, side.name, side.fingerprint, answering_environment())
 
 
 def _side(
@@ -139,7 +139,7 @@ def _retry(
         log.info("%s %s: asking %d failed items again", benchmark, side, count)
 
 
-def _environment() -> dict[str, Any]:
+def answering_environment() -> dict[str, Any]:
     found = provenance.environment()
     kept = ("fedllm_bench", "commit", "dirty", "python", "packages", "platform", "cpu", "gpus")
     return {key: found[key] for key in kept}
@@ -164,7 +164,7 @@ def _remotely(
         followed={},
     )
     forget_unused(order.folder, benchmark.name)
-    keep_to(order.folder, plan, BASE, "", _environment())
+    keep_to(order.folder, plan, BASE, "", answering_environment())
     _retry(order, benchmark.name, BASE, prompts, empty_too=True)
     return Done(benchmark.name, BASE, answer_side(order.folder, benchmark.name, BASE, prompts, lambda: endpoint))
 

@@ -20,6 +20,7 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 
 from fedllm_bench.evaluation.answering.kv_cache import as_argument, is_plain, read, select
 from fedllm_bench.evaluation.answering.sampling import Sampler
+from fedllm_bench.evaluation.answering.stop_strings import StopTexts, has_any
 from fedllm_bench.evaluation.records import Finish
 from fedllm_bench.metrics.running import end_tokens, folded_head
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -38,7 +39,10 @@ NO_MEMORY = "there is no memory for this item alone"
 
 @dataclass(frozen=True)
 class DecodingRow:
-    """One answer in the making. `limit` is the most new tokens; `uniforms` has as many numbers, or none if greedy."""
+    """One answer in the making. `limit` is the most new tokens; `uniforms` has as many numbers, or none if greedy.
+
+    `stops` are strings that end it; what is made may go on behind one.
+    """
 
     key: tuple[str, int]
     prompt: tuple[int, ...]
@@ -48,6 +52,7 @@ class DecodingRow:
     made: tuple[int, ...] = ()
     finish: Finish | None = None
     reason: str = ""
+    stops: tuple[str, ...] = ()
 
     @property
     def length(self) -> int:
@@ -106,13 +111,15 @@ class DecodingBatch:
 class RowsEnded(StoppingCriteria):  # type: ignore[misc]
     """A row ends at its limit; all end when half of them have, so that the others can go on without them."""
 
-    def __init__(self, left: Tensor, start: int, stop_ids: Tensor, sampler: Sampler) -> None:
-        self.left, self.start, self.stop_ids, self.sampler = left, start, stop_ids, sampler
+    def __init__(self, left: Tensor, start: int, stop_ids: Tensor, sampler: Sampler, texts: StopTexts) -> None:
+        self.left, self.start, self.stop_ids, self.sampler, self.texts = left, start, stop_ids, sampler, texts
         self.ended = torch.zeros_like(left, dtype=torch.bool)
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         self.ended |= (input_ids.shape[1] - self.start >= self.left) | torch.isin(input_ids[:, -1], self.stop_ids)
         self.ended |= self.sampler.bad
+        if self.texts.rows:
+            self.ended |= self.texts(input_ids[:, self.start :])
         enough = 2 * self.ended.sum() >= len(self.ended)
         return self.ended | enough
 
@@ -212,6 +219,7 @@ def _stretch(
     width = batch.ids.shape[1]
     new, bad = out[:, width:].tolist(), sampler.bad.tolist()
     rows = [row.with_tokens(tokens, stop_ids, is_bad) for row, tokens, is_bad in zip(batch.rows, new, bad, strict=True)]
+    rows = [_ended_by_text(model.tokenizer, row) for row in rows]
     going = [place for place, row in enumerate(rows) if row.finish is None]
     finished = [row for row in rows if row.finish is not None]
     if not going:
@@ -224,11 +232,18 @@ def _stretch(
     return DecodingBatch([rows[place] for place in going], out, mask, batch.cache), finished
 
 
+def _ended_by_text(tokenizer: Any, row: DecodingRow) -> DecodingRow:
+    if row.finish is None and has_any(tokenizer, row.made, row.stops):
+        return replace(row, finish="stop")
+    return row
+
+
 def _generate(model: LoraModel, batch: DecodingBatch, sampler: Sampler, stop_ids: frozenset[int]) -> Tensor:
     """`batch.ids` with the tokens of at most STRETCH steps behind it; without a cache to go on from, of all steps."""
     left = [row.limit - len(row.made) for row in batch.rows]
     ends = torch.tensor(sorted(stop_ids), device=model.device)
-    criteria = RowsEnded(torch.tensor(left, device=model.device), batch.ids.shape[1], ends, sampler)
+    texts = StopTexts(model.tokenizer, [row.stops for row in batch.rows], [row.made for row in batch.rows])
+    criteria = RowsEnded(torch.tensor(left, device=model.device), batch.ids.shape[1], ends, sampler, texts)
     with folded_head(model.base):
         out: Tensor = model.base.generate(
             input_ids=batch.ids,

@@ -96,7 +96,11 @@ def read_plan(folder: Path, benchmark: str) -> dict[str, Any] | None:
 
     Raises a :class:`UserError` for one that is no plan of this version.
     """
-    path = plan_file(folder, benchmark)
+    return read_plan_file(plan_file(folder, benchmark))
+
+
+def read_plan_file(path: Path) -> dict[str, Any] | None:
+    """As :func:`read_plan`, of a plan in any place."""
     if not path.is_file():
         return None
     try:
@@ -129,9 +133,12 @@ def keep_to(folder: Path, plan: AnswerPlan, side: str, fingerprint: str, environ
 
     Raises a :class:`UserError` that names what differs. `environment` is written and not compared.
     """
-    found = read_plan(folder, plan.benchmark["name"])
-    wanted = asdict(plan)
-    path = plan_file(folder, plan.benchmark["name"])
+    keep_to_file(plan_file(folder, plan.benchmark["name"]), plan, side, fingerprint, environment)
+
+
+def keep_to_file(path: Path, plan: AnswerPlan, side: str, fingerprint: str, environment: Mapping[str, Any]) -> None:
+    """As :func:`keep_to`, of a plan in any place."""
+    found, wanted = read_plan_file(path), asdict(plan)
     if found is None:
         found = {"schema_version": SCHEMA_VERSION, **wanted, "sides": {}, "environment": dict(environment)}
     differing = _differences(found, wanted)

@@ -1,0 +1,223 @@
+"""Closed benchmarks times sides: lm-eval asks, the resident model answers, the samples are kept.
+
+FOLDER/closed/<name>/plan.json               what was asked, and how
+FOLDER/closed/<name>/<side>.jsonl            the samples of a side, written whole at its end
+FOLDER/closed/<name>/<side>.jsonl.partial    answers so far, one request a line; removed at the end
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jinja2 import TemplateError
+
+from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.ledger import Ledger
+from fedllm_bench.data.templates.sources import MODEL
+from fedllm_bench.evaluation.answering.answer_run import answering_environment
+from fedllm_bench.evaluation.answering.encoding import ChatTemplate, named_template
+from fedllm_bench.evaluation.answering.plan import AnswerPlan, keep_to_file, read_plan_file
+from fedllm_bench.evaluation.answering.subjects import AnswerSide, Resident, Subject
+from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, read_samples, samples_file, write_samples
+from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, check_installed
+from fedllm_bench.evaluation.closed.quiet import SEED, fixed_seeds, silenced, without_bars
+from fedllm_bench.training.model.lora_model import LoraModel
+
+log = logging.getLogger(__name__)
+TemplateChoice = Literal["none", "model", "train"]
+TEMPLATES: tuple[TemplateChoice, ...] = get_args(TemplateChoice)
+PLAN = "plan.json"
+ALLOW = "--allow-code"
+ODD_ROWS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, TemplateError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedRequest:
+    """What is wanted. `limit` is of items of each task; `data` is a folder in place of the hub.
+
+    `template`: questions as bare texts, in the base's own chat template, or in the one that the run trained with.
+    `batch_tokens` and `threads` are None where not given: then an earlier plan's, or by machine.
+    """
+
+    folder: Path
+    benchmarks: Sequence[ClosedBenchmark]
+    template: TemplateChoice = "none"
+    limit: int | None = None
+    seed: int = 0
+    batch_tokens: int | None = None
+    threads: int | None = None
+    allow_code: bool = False
+    data: Path | None = None
+
+
+@dataclass(frozen=True)
+class ClosedDone:
+    """One side's samples of one benchmark; `is_new` where this session wrote them."""
+
+    benchmark: ClosedBenchmark
+    side: str
+    samples: list[ClosedSample]
+    is_new: bool
+
+    @property
+    def failed(self) -> list[ClosedSample]:
+        return [sample for sample in self.samples if sample.reason]
+
+
+def check_closed(request: ClosedRequest) -> None:
+    """Raise a :class:`UserError` now for what would be refused after others have answered."""
+    check_installed()
+    for benchmark in request.benchmarks:
+        if benchmark.needs_code and not request.allow_code:
+            raise UserError(
+                f"{benchmark.name} runs the programs that a model writes; give {ALLOW} to have them run in a sandbox, "
+                "or leave it out"
+            )
+    if request.data is not None and not request.data.is_dir():
+        raise UserError(f"--data-dir {request.data}: no such folder")
+
+
+def run_closed(request: ClosedRequest, subject: Subject, default_threads: int) -> Iterator[ClosedDone]:
+    """Every side of `subject` answers every benchmark; one base is loaded, and only where something is to be done.
+
+    Raises a :class:`UserError` as :func:`check_closed`, where data cannot be had, and for a plan that differs from that
+    of an earlier session. Whatever ends this, answers that were given are not computed again.
+    """
+    check_closed(request)
+    resident = Resident(subject, "cuda" if torch.cuda.is_available() else "cpu")
+    template = _template(request.template, subject, resident)
+    for benchmark in request.benchmarks:
+        with silenced(), fixed_seeds():
+            tasks = _configured(benchmark, _tasks(request, benchmark))
+        for side in subject.sides:
+            yield _Work(request, resident, benchmark, tasks, template).side(side, default_threads)
+
+
+def _template(choice: TemplateChoice, subject: Subject, resident: Resident) -> ChatTemplate | None:
+    if choice == "none":
+        return None
+    name = MODEL if choice == "model" else subject.template
+    return named_template(name, lambda: resident.tokenizer, subject.model.name)
+
+
+def _tasks(request: ClosedRequest, benchmark: ClosedBenchmark) -> dict[str, Any]:
+    from fedllm_bench.evaluation.closed.loading import load_tasks
+
+    log.info("%s: reading its tasks and data", benchmark.name)
+    return load_tasks(benchmark, request.data)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Rows that a task was not made for are one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ODD_ROWS as error:
+        log.debug("lm-eval", exc_info=True)
+        raise UserError(
+            f"{name}: lm-eval cannot ask it ({type(error).__name__}: {first_line(error)[:200]}); its data may be "
+            "others than this release of lm-eval knows"
+        ) from error
+
+
+def _named(template: ChatTemplate | None) -> dict[str, str]:
+    return {"name": "none", "hash": ""} if template is None else {"name": template.name, "hash": template.hash}
+
+
+def _configured(benchmark: ClosedBenchmark, tasks: dict[str, Any]) -> dict[str, Any]:
+    """The tasks with their shots, as lm-eval's command sets them: a task that allows none has none."""
+    for task in tasks.values():
+        if task.get_config("num_fewshot") != 0:
+            task.set_config(key="num_fewshot", value=benchmark.shots)
+    return tasks
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One benchmark, asked of one side after another."""
+
+    request: ClosedRequest
+    resident: Resident
+    benchmark: ClosedBenchmark
+    tasks: Mapping[str, Any]
+    template: ChatTemplate | None
+
+    def side(self, side: AnswerSide, default_threads: int) -> ClosedDone:
+        """The samples of a side, from its file where it is there."""
+        path = samples_file(self.request.folder, self.benchmark.name, side.name)
+        plan = self._plan(path.with_name(PLAN), default_threads)
+        keep_to_file(path.with_name(PLAN), plan, side.name, side.fingerprint, answering_environment())
+        ledger = path.with_name(path.name + ".partial")
+        if path.is_file():
+            ledger.unlink(missing_ok=True)  # a kill may come between the last two lines below
+            return ClosedDone(self.benchmark, side.name, read_samples(path), is_new=False)
+        torch.set_num_threads(plan.followed["threads"])
+        kept = Ledger(ledger, files.sha256_json([asdict(plan), side.fingerprint]))
+        with self.resident.answering(side) as model:
+            samples = self._asked(model()[0], kept, side.name, plan.followed["batch_tokens"])
+        write_samples(path, samples)
+        kept.remove()
+        return ClosedDone(self.benchmark, side.name, samples, is_new=True)
+
+    def _plan(self, path: Path, default_threads: int) -> AnswerPlan:
+        followed = (read_plan_file(path) or {}).get("followed", {})
+        model = self.resident.subject.model
+        return AnswerPlan(
+            benchmark=self._about(),
+            template=_named(self.template),
+            model={"name": model.name, "dtype": model.dtype, "base_hash": self.resident.subject.base_hash},
+            overrides={"limit": self.request.limit},
+            seed=self.request.seed,
+            followed={
+                "threads": self.request.threads or followed.get("threads") or default_threads,
+                "batch_tokens": self.request.batch_tokens or followed.get("batch_tokens") or self.resident.batch_tokens,
+            },
+        )
+
+    def _about(self) -> dict[str, Any]:
+        import lm_eval
+
+        return {
+            "name": self.benchmark.name,
+            "version": "1",
+            "lm_eval": lm_eval.__version__,
+            "tasks": {name: str(task.VERSION) for name, task in self.tasks.items()},
+            "shots": {name: task.get_config("num_fewshot") for name, task in self.tasks.items()},
+            "metric": self.benchmark.metric,
+            "filter": self.benchmark.filter,
+            "fewshot_seed": SEED,
+            "data": "hub" if self.request.data is None else "files",
+        }
+
+    def _asked(self, model: LoraModel, kept: Ledger, side: str, batch_tokens: int) -> list[ClosedSample]:
+        from lm_eval.evaluator import evaluate
+
+        from fedllm_bench.evaluation.closed.collecting import samples_of
+        from fedllm_bench.evaluation.closed.lm import ResidentLM
+        from fedllm_bench.evaluation.closed.texts import ClosedTexts
+
+        texts = ClosedTexts(model.tokenizer, None if self.template is None else self.template.text)
+        label = f"{self.benchmark.name} {side}"
+        lm = ResidentLM(model, texts, kept, batch_tokens, label, self.request.seed)
+        for task in self.tasks.values():
+            task.set_fewshot_seed(seed=SEED)  # every side sees the same examples
+        with silenced(), without_bars(), fixed_seeds(), _told(self.benchmark.name):
+            found = evaluate(
+                lm=lm,
+                task_dict={"tasks": dict(self.tasks), "groups": {}, "group_map": {}},
+                limit=self.request.limit,
+                bootstrap_iters=0,
+                log_samples=True,
+                apply_chat_template=self.template is not None,
+                fewshot_as_multiturn=self.template is not None,
+            )
+        return samples_of(self.benchmark, found["samples"], self.tasks, lm.failed, texts.shown)
