@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
 
 Row = Mapping[str, Any]
 Rows = Any  # datasets.Dataset: the library is slow to import, and has no types of its own for rows
+
+
+def remade(rows: Rows, change: Callable[[Row], Mapping[str, object]]) -> Rows:
+    """A data set of what `change` makes of each row, in order."""
+    return rows.from_list([dict(change(row)) for row in rows])
 
 
 def value(row: Row, name: str) -> Any:
@@ -27,6 +32,16 @@ def text(row: Row, name: str) -> str:
     if not isinstance(found, str):
         raise UserError(f"column {name!r} holds {found!r} (a {type(found).__name__}), not text")
     return found
+
+
+def part(row: Row, path: str) -> str:
+    """A text inside a cell: "document.summary.text". Raises a :class:`UserError`."""
+    *outer, last = path.split(".")
+    for name in outer:
+        row = value(row, name)
+        if not isinstance(row, Mapping):
+            raise UserError(f"column {path!r} has no parts, but holds {row!r}")
+    return text(row, last)
 
 
 def number(row: Row, name: str) -> float:

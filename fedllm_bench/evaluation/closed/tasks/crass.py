@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, letters, text, value
+from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, letters, remade, text, value
 
 SHOTS = 3
 SHOT_PLACES = (2, 1, 2)  # where the right answers of the shots stand: C, B, C
@@ -28,7 +28,7 @@ def items(rows: Rows) -> Rows:
         rng.shuffle(answers)
         return _item(row, answers, right)
 
-    return rows.map(shuffled, remove_columns=rows.column_names, load_from_cache_file=False)
+    return remade(rows, shuffled)
 
 
 def shots(rows: Rows) -> list[dict[str, object]]:

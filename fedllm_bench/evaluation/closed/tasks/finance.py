@@ -8,9 +8,9 @@ of the two are not to be mixed, so their tasks have names of their own. Rows bec
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, number, one_of, text, value
+from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, number, one_of, remade, text, value
 
 LABELS = ("negative", "neutral", "positive")
 ASKED = "Please choose an answer from {negative/neutral/positive}."
@@ -37,35 +37,31 @@ Labels = Sequence[Sequence[str]]
 
 def fpb(rows: Rows) -> Rows:
     """1,212 of 4,846 sentences: the test part of `train_test_split(seed=42)`, which keeps a quarter."""
-    return _labelled(rows.train_test_split(seed=SEED)["test"], lambda row: _fpb(row, FPB_NEWS))
+    return remade(rows.train_test_split(seed=SEED)["test"], lambda row: _fpb(row, FPB_NEWS))
 
 
 def fpb_flowertune(rows: Rows) -> Rows:
-    return _labelled(rows.train_test_split(FLOWERTUNE_SHARE, seed=SEED)["test"], lambda row: _fpb(row, NEWS))
+    return remade(rows.train_test_split(FLOWERTUNE_SHARE, seed=SEED)["test"], lambda row: _fpb(row, NEWS))
 
 
 def fiqa(rows: Rows) -> Rows:
     """275 of 1,213 sentences of all three parts together."""
-    return _labelled(rows.train_test_split(FIQA_SHARE, seed=SEED)["test"], _fiqa)
+    return remade(rows.train_test_split(FIQA_SHARE, seed=SEED)["test"], _fiqa)
 
 
 def fiqa_flowertune(rows: Rows) -> Rows:
     """304 of the same 1,213 sentences."""
-    return _labelled(rows.train_test_split(FLOWERTUNE_SHARE, seed=SEED)["test"], _fiqa)
+    return remade(rows.train_test_split(FLOWERTUNE_SHARE, seed=SEED)["test"], _fiqa)
 
 
 def tfns(rows: Rows) -> Rows:
     """All 2,388 tweets of the validation part."""
-    return _labelled(rows, lambda row: _asked(TWEET, text(row, "text"), one_of(row, "label", TFNS_LABELS)))
+    return remade(rows, lambda row: _asked(TWEET, text(row, "text"), one_of(row, "label", TFNS_LABELS)))
 
 
 def nwgi(rows: Rows) -> Rows:
     """All 4,048 texts of the test part; seven labels become three, and "mildly" counts as neutral."""
-    return _labelled(rows, lambda row: _asked(NEWS, text(row, "news"), one_of(row, "label", NWGI_LABELS)))
-
-
-def _labelled(rows: Rows, change: Callable[[Row], dict[str, str]]) -> Rows:
-    return rows.map(change, remove_columns=rows.column_names, load_from_cache_file=False)
+    return remade(rows, lambda row: _asked(NEWS, text(row, "news"), one_of(row, "label", NWGI_LABELS)))
 
 
 def _asked(instruction: str, words: str, label: str) -> dict[str, str]:
@@ -126,8 +122,8 @@ def scored(row: Row, results: Sequence[str]) -> dict[str, float | tuple[str, str
     said, right = results[0], row["label"]
     return {
         "acc": float(said == right),
-        "f1": (right, said),
-        "f1_weighted": (right, said),
+        "macro_f1": (right, said),
+        "weighted_f1": (right, said),
         "unparsable": float(said == ""),
     }
 

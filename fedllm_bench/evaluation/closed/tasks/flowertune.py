@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, letters, right_answer, text, value
+from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, letters, remade, right_answer, text, value
 
 GENERAL = "Answer the following multiple choice question."
 _GUIDELINES = "Base your answer on the current and standard practices referenced in medical guidelines."
@@ -32,22 +32,56 @@ EXPERT = (
     "correct? Answer yes, no, or maybe."
 )
 DECISIONS = {"yes": "yes", "no": "no", "maybe": "maybe"}
-STEM = (
-    "abstract_algebra anatomy astronomy college_biology college_chemistry college_computer_science college_mathematics "
-    "college_physics computer_security conceptual_physics electrical_engineering elementary_mathematics "
-    "high_school_biology high_school_chemistry high_school_computer_science high_school_mathematics "
-    "high_school_physics high_school_statistics machine_learning"
-).split()
-SOCIAL_SCIENCES = (
-    "econometrics high_school_geography high_school_government_and_politics high_school_macroeconomics "
-    "high_school_microeconomics high_school_psychology human_sexuality professional_psychology public_relations "
-    "security_studies sociology us_foreign_policy"
-).split()
-HUMANITIES = (
-    "formal_logic high_school_european_history high_school_us_history high_school_world_history international_law "
-    "jurisprudence logical_fallacies moral_disputes moral_scenarios philosophy prehistory professional_law "
-    "world_religions"
-).split()
+STEM = [
+    "abstract_algebra",
+    "anatomy",
+    "astronomy",
+    "college_biology",
+    "college_chemistry",
+    "college_computer_science",
+    "college_mathematics",
+    "college_physics",
+    "computer_security",
+    "conceptual_physics",
+    "electrical_engineering",
+    "elementary_mathematics",
+    "high_school_biology",
+    "high_school_chemistry",
+    "high_school_computer_science",
+    "high_school_mathematics",
+    "high_school_physics",
+    "high_school_statistics",
+    "machine_learning",
+]
+SOCIAL_SCIENCES = [
+    "econometrics",
+    "high_school_geography",
+    "high_school_government_and_politics",
+    "high_school_macroeconomics",
+    "high_school_microeconomics",
+    "high_school_psychology",
+    "human_sexuality",
+    "professional_psychology",
+    "public_relations",
+    "security_studies",
+    "sociology",
+    "us_foreign_policy",
+]
+HUMANITIES = [
+    "formal_logic",
+    "high_school_european_history",
+    "high_school_us_history",
+    "high_school_world_history",
+    "international_law",
+    "jurisprudence",
+    "logical_fallacies",
+    "moral_disputes",
+    "moral_scenarios",
+    "philosophy",
+    "prehistory",
+    "professional_law",
+    "world_religions",
+]
 
 
 def stem(rows: Rows) -> Rows:
@@ -64,7 +98,7 @@ def humanities(rows: Rows) -> Rows:
 
 def _mmlu(rows: Rows, subjects: Sequence[str]) -> Rows:
     kept = [place for place, row in enumerate(rows) if text(row, "subject") in subjects]
-    return _asked(rows.select(kept), _mmlu_row)
+    return remade(rows.select(kept), _mmlu_row)
 
 
 def _mmlu_row(row: Row) -> dict[str, str]:
@@ -77,7 +111,7 @@ def medqa(rows: Rows) -> Rows:
         options = [text(row, f"ending{place}") for place in range(4)]
         return _choice(LICENSING, text(row, "sent1"), options, right_answer(row, "label", 4))
 
-    return _asked(rows, asked)
+    return remade(rows, asked)
 
 
 def medmcqa(rows: Rows) -> Rows:
@@ -85,7 +119,7 @@ def medmcqa(rows: Rows) -> Rows:
         options = [text(row, name) for name in ("opa", "opb", "opc", "opd")]
         return _choice(ENTRANCE, text(row, "question"), options, right_answer(row, "cop", 4))
 
-    return _asked(rows, asked)
+    return remade(rows, asked)
 
 
 def careqa(rows: Rows) -> Rows:
@@ -93,7 +127,7 @@ def careqa(rows: Rows) -> Rows:
         options = [text(row, name) for name in ("op1", "op2", "op3", "op4")]
         return _choice(ENTRANCE, text(row, "question"), options, right_answer(row, "cop", 4, first=1))
 
-    return _asked(rows, asked)
+    return remade(rows, asked)
 
 
 def pubmedqa(rows: Rows) -> Rows:
@@ -102,11 +136,7 @@ def pubmedqa(rows: Rows) -> Rows:
         decision = DECISIONS.get(text(row, "final_decision"), "")
         return _framed(f"{EXPERT}\n{context}\n{text(row, 'QUESTION')}", decision)
 
-    return _asked(rows, asked)
-
-
-def _asked(rows: Rows, change: object) -> Rows:
-    return rows.map(change, remove_columns=rows.column_names, load_from_cache_file=False)
+    return remade(rows, asked)
 
 
 def _choice(instruction: str, question: str, options: Sequence[str], right: int) -> dict[str, str]:

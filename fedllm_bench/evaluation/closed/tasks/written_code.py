@@ -10,19 +10,19 @@ from collections.abc import Sequence
 
 from sacrebleu import sentence_bleu
 
-from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, text, value
+from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, remade, text, value
 
 MEMBERS = "concode_field_sep"  # stands between the request and the members of the class
 
 
 def conala(rows: Rows) -> Rows:
     """Python in one line; `rewritten_intent` says more than `intent`, and is empty for some."""
-    return _pairs(rows, lambda row: _pair(value(row, "rewritten_intent") or text(row, "intent"), text(row, "snippet")))
+    return remade(rows, lambda row: _pair(value(row, "rewritten_intent") or text(row, "intent"), text(row, "snippet")))
 
 
 def concode(rows: Rows) -> Rows:
     """Java in one line. The validation part: the test part has no answers; both have 2,000 rows."""
-    return _pairs(rows, lambda row: _pair(_request(text(row, "nl")), text(row, "code")))
+    return remade(rows, lambda row: _pair(_request(text(row, "nl")), text(row, "code")))
 
 
 def _request(words: str) -> str:
@@ -31,10 +31,6 @@ def _request(words: str) -> str:
 
 def _pair(request: str, code: str) -> dict[str, str]:
     return {"request": request.strip(), "code": code}
-
-
-def _pairs(rows: Rows, change: object) -> Rows:
-    return rows.map(change, remove_columns=rows.column_names, load_from_cache_file=False)
 
 
 def first_line(answers: Sequence[Sequence[str]], docs: object) -> list[list[str]]:
@@ -47,6 +43,6 @@ def scored(row: Row, results: Sequence[str]) -> dict[str, float | tuple[str, str
     written, right = results[0], row["code"]
     return {
         "bleu": (right, written),
-        "sentence_bleu": sentence_bleu(written, [right]).score / 100,
+        "sentence_bleu": min(1.0, sentence_bleu(written, [right]).score / 100),
         "exact_match": float(written.strip() == right.strip()),
     }
