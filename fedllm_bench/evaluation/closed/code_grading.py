@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.text import counted
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, read_samples, write_samples
-from fedllm_bench.evaluation.closed.code_tasks import CODE_TASKS, CodeTask
+from fedllm_bench.evaluation.closed.code_tasks import CODE_TASKS
+from fedllm_bench.evaluation.closed.declared import ClosedBenchmark
+from fedllm_bench.evaluation.closed.sandbox.choice import choose_shell
 from fedllm_bench.evaluation.closed.sandbox.parallel import ProgramRun, run_programs
 from fedllm_bench.evaluation.closed.sandbox.programs import LANGUAGES
 from fedllm_bench.evaluation.closed.sandbox.runs import Outcome, SandboxBroken, run_program
@@ -25,9 +27,39 @@ from fedllm_bench.evaluation.closed.sandbox.shells import Shell
 
 log = logging.getLogger(__name__)
 NOT_RUN = "not run: "  # how a reason begins that a later run may take back
+ADVICE = "the same command with --allow-code runs them, in a sandbox"
 NOT_ALLOWED = NOT_RUN + "--allow-code runs the programs of a model, in a sandbox"
 VERSION = "1"  # of the way programs are run: it rises when an equal program could end otherwise
 MOST_REASONS = 3
+
+
+@dataclass(frozen=True)
+class CodeStep:
+    """The step that runs programs, in a shell that was tried."""
+
+    shell: Shell
+
+    def run(self, path: Path, label: str) -> None:
+        left = grade_file(path, self.shell, f"{label}: running programs")
+        if left:
+            log.warning("%s: the programs of %s could not be run, and are unscored", label, counted(left, "item"))
+
+
+def code_step(benchmarks: Sequence[ClosedBenchmark], sandbox: str | None) -> CodeStep | None:
+    """The step for benchmarks that need it, None for others, and where `sandbox` is None: programs may not be run.
+
+    Raises a :class:`UserError` where this machine has no such sandbox. What it does not stop is told in a line.
+    """
+    names = [benchmark.name for benchmark in benchmarks if benchmark.needs_code]
+    if not names:
+        return None
+    if sandbox is None:
+        log.warning("%s: programs are written and kept, but not run, so unscored; %s", ", ".join(names), ADVICE)
+        return None
+    shell, left_open = choose_shell(sandbox)
+    if left_open:
+        log.warning("%s", left_open)
+    return CodeStep(shell)
 
 
 def is_waiting(sample: ClosedSample) -> bool:
@@ -78,28 +110,23 @@ def graded(
 def _with_verdicts(sample: ClosedSample, kept: Ledger, broken: dict[str, str], reasons: dict[str, str]) -> ClosedSample:
     if not is_waiting(sample):
         return sample
+    if reason := reasons[sample.task]:
+        return replace(sample, reason=NOT_RUN + reason)
     names = _names(sample)
-    said = next((broken[name] for name in names if name in broken), "")
-    if reason := reasons[sample.task] or said:
+    if reason := next((broken[name] for name in names if name in broken), ""):
         return replace(sample, reason=NOT_RUN + reason)
     return replace(sample, passed=tuple(bool(kept.get(name)) for name in names), reason="")
 
 
-def _task(sample: ClosedSample) -> CodeTask:
-    if sample.task not in CODE_TASKS:
-        raise UserError(f"{sample.item_id} is of no task whose programs can be run; the file was changed; remove it")
-    return CODE_TASKS[sample.task]
-
-
 def _names(sample: ClosedSample) -> list[str]:
     """Equal programs have one name, and are run once."""
-    task = _task(sample)
+    task = CODE_TASKS[sample.task]
     about = [task.language, asdict(task.limits)]
     return [files.sha256_json([*about, text])[:32] for text in sample.texts]
 
 
 def _runs(sample: ClosedSample) -> Iterator[ProgramRun]:
-    task = _task(sample)
+    task = CODE_TASKS[sample.task]
     for name, text in zip(_names(sample), sample.texts, strict=True):
         yield ProgramRun(name=name, language=LANGUAGES[task.language], text=text, limits=task.limits)
 
