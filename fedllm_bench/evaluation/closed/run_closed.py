@@ -27,6 +27,7 @@ from fedllm_bench.evaluation.answering.encoding import ChatTemplate, named_templ
 from fedllm_bench.evaluation.answering.plan import AnswerPlan, keep_to_file, read_plan_file
 from fedllm_bench.evaluation.answering.subjects import AnswerSide, Resident, Subject, subject_of_run
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, read_samples, samples_file, write_samples
+from fedllm_bench.evaluation.closed.code_grading import CodeStep, code_step
 from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, check_installed, closed_named
 from fedllm_bench.evaluation.closed.quiet import SEED, fixed_seeds, silenced, without_bars
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 TemplateChoice = Literal["none", "model", "train"]
 TEMPLATES: tuple[TemplateChoice, ...] = get_args(TemplateChoice)
 PLAN = "plan.json"
-ALLOW = "--allow-code"
 ODD_ROWS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, TemplateError)
 
 
@@ -44,6 +44,7 @@ class ClosedRequest:
     """What is wanted. `limit` is of items of each task; `data` is a folder in place of the hub.
 
     `template`: questions as bare texts, in the base's own chat template, or in the one that the run trained with.
+    Programs of a model are run where `allow_code` says so, in `sandbox`; else they are kept, and unscored.
     `batch_tokens` and `threads` are None where not given: then an earlier plan's, or by machine.
     """
 
@@ -55,6 +56,7 @@ class ClosedRequest:
     batch_tokens: int | None = None
     threads: int | None = None
     allow_code: bool = False
+    sandbox: str = "auto"
     data: Path | None = None
 
 
@@ -75,12 +77,6 @@ class ClosedDone:
 def check_closed(request: ClosedRequest) -> None:
     """Raise a :class:`UserError` now for what would be refused after others have answered."""
     check_installed()
-    for benchmark in request.benchmarks:
-        if benchmark.needs_code and not request.allow_code:
-            raise UserError(
-                f"{benchmark.name} runs the programs that a model writes; give {ALLOW} to have them run in a sandbox, "
-                "or leave it out"
-            )
     if request.data is not None and not request.data.is_dir():
         raise UserError(f"--data-dir {request.data}: no such folder")
 
@@ -92,13 +88,15 @@ def run_closed(request: ClosedRequest, subject: Subject, default_threads: int) -
     of an earlier session. Whatever ends this, answers that were given are not computed again.
     """
     check_closed(request)
+    programs = code_step(request.benchmarks, request.sandbox if request.allow_code else None)
     resident = Resident(subject, "cuda" if torch.cuda.is_available() else "cpu")
     template = _template(request.template, subject, resident)
     for benchmark in request.benchmarks:
         with silenced(), fixed_seeds():
             tasks = _configured(benchmark, _tasks(request, benchmark))
         for side in subject.sides:
-            yield _Work(request, resident, benchmark, tasks, template).side(side, default_threads)
+            work = _Work(request, resident, benchmark, tasks, template, programs)
+            yield work.side(side, default_threads)
 
 
 def ask_run(
@@ -176,6 +174,7 @@ class _Work:
     benchmark: ClosedBenchmark
     tasks: Mapping[str, Any]
     template: ChatTemplate | None
+    programs: CodeStep | None
 
     def side(self, side: AnswerSide, default_threads: int) -> ClosedDone:
         """The samples of a side, from its file where it is there."""
@@ -185,14 +184,20 @@ class _Work:
         ledger = path.with_name(path.name + ".partial")
         if path.is_file():
             ledger.unlink(missing_ok=True)  # a kill may come between the last two lines below
-            return ClosedDone(self.benchmark, side.name, read_samples(path), is_new=False)
+            return self._done(path, side.name, is_new=False)
         torch.set_num_threads(plan.followed["threads"])
         kept = Ledger(ledger, files.sha256_json([asdict(plan), side.fingerprint]))
         with self.resident.answering(side) as model:
             samples = self._asked(model()[0], kept, side.name, plan.followed["batch_tokens"])
         write_samples(path, samples)
         kept.remove()
-        return ClosedDone(self.benchmark, side.name, samples, is_new=True)
+        return self._done(path, side.name, is_new=True)
+
+    def _done(self, path: Path, side: str, *, is_new: bool) -> ClosedDone:
+        """The samples as they are once the programs among them were run, where that is permitted."""
+        if self.programs is not None and self.benchmark.needs_code:
+            self.programs.run(path, f"{self.benchmark.name} {side}")
+        return ClosedDone(self.benchmark, side, read_samples(path), is_new=is_new)
 
     def _plan(self, path: Path, default_threads: int) -> AnswerPlan:
         followed = (read_plan_file(path) or {}).get("followed", {})
