@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--closed-template",
         choices=TEMPLATES,
-        help="questions as bare texts (none, the default), in the base's own chat template, or in that of training",
+        help="questions as bare texts (none, the usual), in the base's own chat template, or in that of training",
     )
     group.add_argument("--data-dir", metavar="DIR", type=Path, help="files in place of the hub: ORG__NAME/SPLIT.jsonl")
     group.add_argument("--allow-code", action="store_true", help="run the programs that a model writes, in a sandbox")
@@ -77,16 +77,23 @@ def request_of(args: argparse.Namespace, closed: Sequence[ClosedBenchmark]) -> C
     request = ClosedRequest(
         folder=args.out or args.run_folder,
         benchmarks=closed,
-        template=args.closed_template or "none",
+        template=args.closed_template,
         limit=args.limit,
         seed=args.seed,
         batch_tokens=args.batch_tokens,
         threads=args.threads,
         allow_code=args.allow_code,
         data=args.data_dir,
+        world_seed=_world_seed(args.run_folder),
     )
     check_closed(request)
     return request
+
+
+def _world_seed(folder: Path | None) -> int:
+    from fedllm_bench.evaluation.answering.subjects import open_run
+
+    return 0 if folder is None else open_run(folder).config.data.world_seed
 
 
 def ask(request: ClosedRequest, subject: Subject) -> None:

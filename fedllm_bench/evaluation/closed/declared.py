@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -22,6 +22,7 @@ GROUPS = "groups"
 OURS = "fedllm_"  # how the names of our own tasks begin
 INSTALL = "pip install 'fedllm-bench[closed]'"
 PUNCTUATION = str.maketrans("", "", string.punctuation)
+TemplateChoice = Literal["none", "model", "train"]  # bare texts, the base's own chat template, that of training
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,60}$")]
 Tasks = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
@@ -46,7 +47,8 @@ class MatchRule:
 class ClosedBenchmark:
     """Which tasks of lm-eval it is, and what of their items is the score.
 
-    `folder` is where lm-eval keeps the tasks, "" for our own. `metric` is lm-eval's value of an item behind `filter`.
+    `template` is that of its questions where nobody chose one. `folder` is where lm-eval keeps the tasks, "" for our
+    own. `metric` is lm-eval's value of an item behind `filter`.
     `also`: further scores of the same samples, by their names here; each is a value of the items ("metric", or
     "metric,filter" behind another filter), or a score of the whole set (measures.MEASURES). `match`: by which rule
     exact_match is computed again from the record; None where the task has a rule of its own, and lm-eval's value is
@@ -59,6 +61,7 @@ class ClosedBenchmark:
     folder: str = ""
     shots: Annotated[int, Field(ge=0)]
     context: Annotated[int, Field(ge=0)] = 0
+    template: TemplateChoice = "none"
     form: Form
     metric: str
     filter: str = "none"
@@ -113,7 +116,11 @@ def closed_named(names: Sequence[str]) -> list[ClosedBenchmark]:
     return [known[name] for name in found]
 
 
+def is_installed() -> bool:
+    return importlib.util.find_spec("lm_eval") is not None
+
+
 def check_installed() -> None:
     """Raise a :class:`UserError` where lm-eval is not installed."""
-    if importlib.util.find_spec("lm_eval") is None:
+    if not is_installed():
         raise UserError(f"closed benchmarks are asked by lm-eval, which is not installed: {INSTALL}")
