@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import architectures
 import pytest
 from own_tokenizers import TOKENIZERS, byte_level_bpe
 
@@ -150,6 +151,22 @@ def test_every_kind_of_tokenizer_is_cut_at_the_same_places(tiny_model: LoraModel
     pairs = can_be_scored(many_pairs(), model.tokenizer)
     with model.using(None):
         assert_same(ours(model, tmp_path).loglikelihood(asked(pairs)), theirs(model).loglikelihood(asked(pairs)))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2", "cohere", "windows"])
+def test_other_architectures_are_scored_as_by_hflm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """With positions in a table, capped or scaled logits, and attention to a window, which shares no beginnings."""
+    if kind == "windows":
+        monkeypatch.setitem(architectures.OF_ITS_OWN, "mistral", {"sliding_window": 8})
+    monkeypatch.setattr(likelihood, "PASS", 0)
+    named = "mistral" if kind == "windows" else kind
+    loaded = architectures.load(architectures.make_folder(tmp_path / kind, named), "all-linear")
+    model = replace(loaded, tokenizer=byte_level_bpe())
+    pairs = can_be_scored(many_pairs(), model.tokenizer)
+    with model.using(None):
+        expected = theirs(model).loglikelihood(asked(pairs))
+        found = ours(model, tmp_path).loglikelihood(asked(pairs))
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-6)
 
 
 def test_whole_texts_are_scored_as_by_hflm(model: LoraModel, tmp_path: Path) -> None:
