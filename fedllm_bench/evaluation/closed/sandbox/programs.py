@@ -55,7 +55,7 @@ class Steps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Language:
+class ProgramLanguage:
     """`tool`: the program that runs or translates it; `steps`: from a program's text, the tool's path and a sign."""
 
     name: str
@@ -93,9 +93,9 @@ def _which(name: str) -> str | None:
 LANGUAGES = {
     language.name: language
     for language in (
-        Language(name="python", tool=lambda: sys.executable, steps=_python, limits=Limits()),
+        ProgramLanguage(name="python", tool=lambda: sys.executable, steps=_python, limits=Limits()),
         # V8 sets aside many gigabytes of addresses that it never uses
-        Language(name="js", tool=lambda: _which("node"), steps=_javascript, limits=Limits(address_bytes=0)),
-        Language(name="cpp", tool=lambda: _which("g++"), steps=_cpp, limits=Limits()),
+        ProgramLanguage(name="js", tool=lambda: _which("node"), steps=_javascript, limits=Limits(address_bytes=0)),
+        ProgramLanguage(name="cpp", tool=lambda: _which("g++"), steps=_cpp, limits=Limits()),
     )
 }

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedllm_bench.evaluation.closed.sandbox.programs import MOST_CHARACTERS, Language, Limits, new_sign
+from fedllm_bench.evaluation.closed.sandbox.programs import MOST_CHARACTERS, ProgramLanguage, Limits, new_sign
 from fedllm_bench.evaluation.closed.sandbox.shells import Shell
 
 GRACE_SECONDS = 15.0  # for the guard itself, on a busy machine
@@ -53,7 +53,11 @@ class SandboxBroken(RuntimeError):
 
 
 def run_program(
-    shell: Shell, language: Language, text: str, limits: Limits | None = None, stop: threading.Event | None = None
+    shell: Shell,
+    language: ProgramLanguage,
+    text: str,
+    limits: Limits | None = None,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Run one program with its tests. Raises :class:`SandboxBroken` where it did not run at all."""
     if len(text) > MOST_CHARACTERS:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.closed.sandbox.programs import Language
+from fedllm_bench.evaluation.closed.sandbox.programs import ProgramLanguage
 from fedllm_bench.evaluation.closed.sandbox.walls import BOX
 
 PACKAGES = str(Path(__file__).parents[4])
@@ -41,18 +41,18 @@ class Shell(Protocol):
     @property
     def name(self) -> str: ...
 
-    def command(self, box: str, language: Language) -> list[str]: ...
+    def command(self, box: str, language: ProgramLanguage) -> list[str]: ...
 
     def box(self, folder: str) -> str:
         """The folder that a program may write, as the guard sees it."""
         ...
 
-    def tool(self, language: Language) -> str: ...
+    def tool(self, language: ProgramLanguage) -> str: ...
 
-    def order(self, language: Language) -> dict[str, Any]: ...
+    def order(self, language: ProgramLanguage) -> dict[str, Any]: ...
 
 
-def _found(language: Language) -> str:
+def _found(language: ProgramLanguage) -> str:
     tool = language.tool()
     if tool is None:
         raise UserError(f"no program that runs {language.name} is installed; docs/code.md names them")
@@ -67,16 +67,16 @@ class ProcessShell:
     landlock: bool = True
     name: str = "process"
 
-    def command(self, box: str, language: Language) -> list[str]:
+    def command(self, box: str, language: ProgramLanguage) -> list[str]:
         return guard_command(sys.executable, PACKAGES)
 
     def box(self, folder: str) -> str:
         return folder
 
-    def tool(self, language: Language) -> str:
+    def tool(self, language: ProgramLanguage) -> str:
         return _found(language)
 
-    def order(self, language: Language) -> dict[str, Any]:
+    def order(self, language: ProgramLanguage) -> dict[str, Any]:
         read = readable(_found(language))
         return {"namespaces": self.namespaces, "landlock": self.landlock, "read": read}
 
@@ -88,7 +88,7 @@ class BubblewrapShell:
     program: str
     name: str = "bubblewrap"
 
-    def command(self, box: str, language: Language) -> list[str]:
+    def command(self, box: str, language: ProgramLanguage) -> list[str]:
         binds = []
         for path in [*readable(_found(language)), f"{PACKAGES}/fedllm_bench"]:
             link = Path(path)
@@ -102,10 +102,10 @@ class BubblewrapShell:
     def box(self, folder: str) -> str:
         return BOX
 
-    def tool(self, language: Language) -> str:
+    def tool(self, language: ProgramLanguage) -> str:
         return _found(language)
 
-    def order(self, language: Language) -> dict[str, Any]:
+    def order(self, language: ProgramLanguage) -> dict[str, Any]:
         read = ["/proc", "/dev", *readable(_found(language))]
         return {"namespaces": False, "landlock": True, "read": read}
 
@@ -118,7 +118,7 @@ class DockerShell:
     image: str
     name: str = "docker"
 
-    def command(self, box: str, language: Language) -> list[str]:
+    def command(self, box: str, language: ProgramLanguage) -> list[str]:
         user = f"{os.geteuid() or 65534}:{os.getegid() or 65534}"
         return [
             self.program, "run", "--rm", "--interactive", "--pull", "never", "--network", "none", "--read-only",
@@ -131,10 +131,10 @@ class DockerShell:
     def box(self, folder: str) -> str:
         return BOX
 
-    def tool(self, language: Language) -> str:
+    def tool(self, language: ProgramLanguage) -> str:
         return {"python": "python3", "js": "node", "cpp": "g++"}[language.name]
 
-    def order(self, language: Language) -> dict[str, Any]:
+    def order(self, language: ProgramLanguage) -> dict[str, Any]:
         return {"namespaces": False, "landlock": True, "read": ["/"]}
 
 
