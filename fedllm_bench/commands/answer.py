@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedllm_bench.commands import closed
 from fedllm_bench.commands.bench import num_threads, positive
 from fedllm_bench.commands.judge import count
 from fedllm_bench.commands.terminal import say
@@ -32,7 +33,8 @@ EXAMPLES = """examples:
   fedllm-bench answer --endpoint http://127.0.0.1:8000/v1 --model NAME --metrics mt_bench --out answers-c
   fedllm-bench answer --import model_answer/vicuna-13b.jsonl --metrics mt_bench --out answers-d   (made elsewhere)
 
-Benchmarks: mt_bench, vicuna_bench, advbench, harmless, ref_gpt4, heldout_ref, mini (docs/answers.md). Answers lie in
+Benchmarks: mt_bench, vicuna_bench, alpaca_eval, advbench, harmless, ref_gpt4, heldout_ref, mini (docs/answers.md), and
+closed ones, as mmlu,gsm8k (fedllm-bench evaluate --list-metrics), which RUN, --model or --adapter answers. Answers lie in
 DIR/answers/<benchmark>/<side>.jsonl. Whatever was interrupted goes on where it stopped when the same command is given
 again. No judge is needed here.
 """  # noqa: E501
@@ -52,6 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--sides", help="who answers, with commas between (default: base and global, or 5 clients)")
     _add_others(parser)
     _add_settings(parser)
+    closed.add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -106,27 +109,42 @@ def _temperature(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
+    from fedllm_bench.evaluation.closed.asked_names import parted
+
     _check_source(args)
+    opened, found = parted(args.metrics)
+    request = closed.request_of(args, found) if found else None
+    args.metrics = opened if found else args.metrics
     if args.imported:
         return _import(args)
-    from fedllm_bench.evaluation.answering.answer_run import answer_locally, answer_remotely
     from fedllm_bench.evaluation.answering.answer_side import locked
     from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
     from fedllm_bench.evaluation.benchmarks import check_named
 
     context, folder = _context(args), args.out or args.run_folder
-    check_named(args.metrics, context)
+    if args.metrics:
+        check_named(args.metrics, context)
     who = _endpoint(args) if args.endpoint else _subject(args)
     with locked(folder):
-        order = _order(args, context)
-        if isinstance(who, EndpointAnswerer):
-            work = answer_remotely(order, who)
-        else:
-            work = answer_locally(order, who, hardware.num_threads())
-        found = [_shown(done) for done in work]
-    say(f"Answers   {folder / 'answers'}")
-    _say_failed([answer.reason for done in found for answer in done.outcome.failed])
+        if args.metrics:
+            _answer(args, context, who)
+        if request is not None and not isinstance(who, EndpointAnswerer):
+            closed.ask(request, who)
     return 0
+
+
+def _answer(args: argparse.Namespace, context: PromptContext, who: EndpointAnswerer | Subject) -> None:
+    from fedllm_bench.evaluation.answering.answer_run import answer_locally, answer_remotely
+    from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer
+
+    order = _order(args, context)
+    if isinstance(who, EndpointAnswerer):
+        work = answer_remotely(order, who)
+    else:
+        work = answer_locally(order, who, hardware.num_threads())
+    found = [_shown(done) for done in work]
+    say(f"Answers   {order.folder / 'answers'}")
+    _say_failed([answer.reason for done in found for answer in done.outcome.failed])
 
 
 def _say_failed(reasons: list[str]) -> None:

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedllm_bench.commands import answer, judge, report
+from fedllm_bench.commands import answer, closed, judge, report
 from fedllm_bench.commands.terminal import add_plugins
-from fedllm_bench.pipeline.evaluating import PUBLISHED, RULE, check_encoder, plan_of
+from fedllm_bench.pipeline.evaluating import PUBLISHED, RULE, EvaluationPlan, check_encoder, plan_of
 
 FLAGS = ("yes", "no-system-role", "no-temperature", "no-seed")  # of `judge`
 EXAMPLES = """examples:
@@ -16,6 +16,9 @@ EXAMPLES = """examples:
   fedllm-bench evaluate runs/aya/fedavg/s0-0123456789 --judge gpt-6-luna --max-cost 5
   fedllm-bench evaluate RUN --metrics mt_bench --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
   fedllm-bench evaluate RUN --metrics advbench,harmless                                (rules alone: no judge)
+  fedllm-bench evaluate RUN --metrics mmlu,gsm8k,mt_bench --judge gpt-6-luna --max-cost 5  (closed ones too: lm-eval)
+  fedllm-bench evaluate RUN --metrics openfedllm_medical --limit 100                   (a group; first 100 of each task)
+  fedllm-bench evaluate --list-metrics                                                 (all names)
   fedllm-bench evaluate answers-d --judge gpt-6-luna --max-cost 5                      (a folder of answers)
   fedllm-bench evaluate RUN --metrics mini --plugin my_metric.py                       (docs/plugins.md)
 
@@ -50,6 +53,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--max-cost", metavar="USD", help="stop before this command has cost more")
     parser.add_argument("--yes", action="store_true", help="ask without a limit of the cost")
     parser.add_argument("--embedding-model", metavar="MODEL", help="of sentence-transformers, for similarities")
+    closed.add_options(parser)
+    parser.add_argument("--list-metrics", action=closed.ListMetrics, help="list all benchmarks, and end")
     add_plugins(parser)
     parser.set_defaults(run=run)
 
@@ -57,7 +62,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     commands = _commands()
     stages = [commands.parse_args(words) for words in _stages(args)]  # a bad option ends before anything is asked
-    _check_judge(stages[-2])
+    for stage in stages:
+        if stage.run is judge.run:
+            _check_judge(stage)
     check_encoder(args.embedding_model)
     for stage in stages:
         stage.run(stage)
@@ -93,16 +100,27 @@ def _stages(args: argparse.Namespace) -> Iterator[list[str]]:
     plan = plan_of(args.run_folder, args.metrics, **options)
     if plan.asked is not None:
         most = ["--max-new-tokens", str(plan.max_new_tokens)] if plan.max_new_tokens else []
-        yield ["answer", folder, "--metrics", plan.asked, *most, *_given(args, "sides", "limit", "threads", "engine")]
+        asked = ",".join(filter(None, (plan.asked, plan.closed)))
+        yield ["answer", folder, "--metrics", asked, *most, *_given(args, "sides", "limit", "threads", "engine"),
+               *(_closed_options(args) if plan.closed else ())]  # fmt: skip
+    if plan.is_judged:
+        yield _judged(args, plan)
+    yield ["report", folder, *_given(args, "embedding_model")]
+
+
+def _closed_options(args: argparse.Namespace) -> list[str]:
+    return [*_given(args, "closed_template", "data_dir"), *(["--allow-code"] if args.allow_code else [])]
+
+
+def _judged(args: argparse.Namespace, plan: EvaluationPlan) -> list[str]:
     asked = _given(args, "judge", "judge_url", "judge_model", "max_cost", "token_limit_name")
     asked += [f"--{name}" for name in FLAGS if getattr(args, name.replace("-", "_"))]
     asked += ["--judge", RULE] if plan.is_ruled else []
     asked += ["--metrics", plan.judged] if plan.judged else []
-    yield ["judge", folder, *asked, *_given(args, "sides")]
-    yield ["report", folder, *_given(args, "embedding_model")]
+    return ["judge", str(args.run_folder), *asked, *_given(args, "sides")]
 
 
 def _given(args: argparse.Namespace, *names: str) -> list[str]:
     """The options of these names that were given, as words."""
     found = {name: getattr(args, name) for name in names}
-    return [word for name, value in found.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+    return [word for name, value in found.items() if value for word in (f"--{name.replace('_', '-')}", str(value))]

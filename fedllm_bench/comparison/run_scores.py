@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.metric_scores import MetricScores
-from fedllm_bench.comparison.open_scores import from_answers
+from fedllm_bench.comparison.open_scores import from_answers, from_closed
 from fedllm_bench.config.run import dotted
 from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, RunFaults, RunFolder, runs_in
 from fedllm_bench.scores.score import SCALES, Score, is_seen
@@ -196,7 +196,7 @@ def _read(path: Path) -> Iterator[Score]:
             raise UserError(f"{path}, line {number}: not a score; the file was changed or cut") from error
 
 
-SOURCES: tuple[Callable[[Path], dict[str, MetricScores]], ...] = (from_training, from_answers)
+SOURCES: tuple[Callable[[Path], dict[str, MetricScores]], ...] = (from_training, from_answers, from_closed)
 
 
 # --- what is named on the command line

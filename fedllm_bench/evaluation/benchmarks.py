@@ -101,7 +101,7 @@ def named(names: str) -> list[Benchmark]:
         raise UserError(f"--metrics {names!r}: no name; there are: {', '.join(sorted(BENCHMARKS))}")
     for name in found:
         if name not in BENCHMARKS:
-            raise unknown("open-ended benchmark", name, BENCHMARKS)
+            raise unknown("open-ended benchmark", name, BENCHMARKS, "closed ones: fedllm-bench evaluate --list-metrics")
     return [BENCHMARKS[name] for name in found]
 
 
@@ -148,6 +148,22 @@ def _vicuna_bench(_: PromptContext) -> list[Prompt]:
             max_new_tokens=2048,
         )
         for row in _lines("vicuna_bench/question.jsonl")
+    ]
+
+
+def _alpaca_eval(_: PromptContext) -> list[Prompt]:
+    """805 instructions of five sets (Dubois et al., 2023, arXiv:2305.14387), settings of OpenFedLLM's generation."""
+    rows = json.loads(assets.fetch("alpaca_eval/alpaca_eval.json").read_text(encoding="utf-8"))
+    return [
+        Prompt(
+            item_id=str(number),
+            turns=(row["instruction"],),
+            category=row["dataset"],
+            language="eng",
+            temperature=0.7,
+            max_new_tokens=2048,
+        )
+        for number, row in enumerate(rows)
     ]
 
 
@@ -242,6 +258,7 @@ _ALL = (
     Benchmark(
         name="vicuna_bench", version="1", prompts=_vicuna_bench, description="Vicuna bench: 80 questions of one turn"
     ),
+    Benchmark(name="alpaca_eval", version="1", prompts=_alpaca_eval, description="AlpacaEval: 805 instructions"),
     Benchmark(name="advbench", version="1", prompts=_advbench, description="AdvBench: 520 harmful goals"),
     Benchmark(
         name="harmless", version="1", prompts=_harmless, description="harmless questions that look like AdvBench's"

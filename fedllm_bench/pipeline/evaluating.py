@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the plan alone must not wait for torch, pydantic and openai
 
 PUBLISHED = "mt_bench,vicuna_bench,advbench,harmless,ref_gpt4"
 OFFLINE, RULE = "mini,harmless", "mini_rule"  # what a run of the embedded world is asked, and who grades it
+OFFLINE_CLOSED = "mini_closed_choice"  # too, where lm-eval is installed
 QUICK = ("heldout_ref", "harmless")  # what a run of minutes on real rows is asked: nothing is fetched, nobody judges
 IN_MINUTES = ("mini", "small")  # profiles
 
@@ -23,6 +24,7 @@ IN_MINUTES = ("mini", "small")  # profiles
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
     """`asked` are the benchmarks to answer, None where answers exist already; `judged` those to judge, "" for all.
+    `closed` are those that lm-eval asks; with these alone `asked` is "".
 
     With `is_ruled` nobody named a judge, and the rule of the embedded world grades. `max_new_tokens` is the longest
     answer where nobody chose the benchmarks and the published length would take hours; None for that length.
@@ -32,6 +34,11 @@ class EvaluationPlan:
     judged: str
     is_ruled: bool
     max_new_tokens: int | None = None
+    closed: str = ""
+
+    @property
+    def is_judged(self) -> bool:
+        return self.asked != ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +72,24 @@ def plan_of(
 
     `limit`, `threads` and `engine` are refused where the answers exist already.
     """
-    benchmarks, max_new_tokens = _answered(folder), None
-    if benchmarks is None:
-        run = _run(folder)
-        asked = metrics or _fitting(run)
-        is_ruled, judged = run.is_on_invented_world and "mini" in asked.split(","), ""
-        if metrics is None and not run.is_on_invented_world and run.config.profile in IN_MINUTES:
-            max_new_tokens = run.config.evaluation.max_new_tokens
-    else:
+    from fedllm_bench.evaluation.closed.asked_names import parted
+
+    benchmarks = _answered(folder)
+    if benchmarks is not None:
         _check_answered(folder, benchmarks, metrics, {"limit": limit, "threads": threads, "engine": engine})
-        asked, is_ruled = None, "mini" in (metrics.split(",") if metrics else benchmarks)
-        judged = metrics or ""
-    is_ruled = is_ruled and not has_judge
-    judged = "mini" if is_ruled else judged
-    return EvaluationPlan(asked=asked, judged=judged, is_ruled=is_ruled, max_new_tokens=max_new_tokens)
+        is_ruled = "mini" in (metrics.split(",") if metrics else benchmarks) and not has_judge
+        return EvaluationPlan(asked=None, judged="mini" if is_ruled else metrics or "", is_ruled=is_ruled)
+    run = _run(folder)
+    opened, closed = parted(metrics or _fitting(run))
+    is_ruled = run.is_on_invented_world and "mini" in opened.split(",") and not has_judge
+    is_quick = metrics is None and not run.is_on_invented_world and run.config.profile in IN_MINUTES
+    return EvaluationPlan(
+        asked=opened if opened or closed else metrics,
+        judged="mini" if is_ruled else "",
+        is_ruled=is_ruled,
+        max_new_tokens=run.config.evaluation.max_new_tokens if is_quick else None,
+        closed=",".join(benchmark.name for benchmark in closed),
+    )
 
 
 def evaluate_folder(request: EvaluationRequest) -> Written:
@@ -88,6 +99,7 @@ def evaluate_folder(request: EvaluationRequest) -> Written:
     was answered and judged until then is kept.
     """
     from fedllm_bench.evaluation.answering.run_answers import answer_in_run
+    from fedllm_bench.evaluation.closed.run_closed import ask_run
     from fedllm_bench.report.page.write import write_evaluation_report
 
     folder = request.folder
@@ -95,10 +107,12 @@ def evaluate_folder(request: EvaluationRequest) -> Written:
                    limit=request.limit, threads=request.threads, engine=request.engine)  # fmt: skip
     preset = _judge(request, plan)
     check_encoder(request.embedding_model)
-    if plan.asked is not None:
+    if plan.asked:
         answer_in_run(folder, plan.asked, sides=request.sides, limit=request.limit,
                       max_new_tokens=plan.max_new_tokens, threads=request.threads, engine=request.engine)  # fmt: skip
-    if preset is not None:
+    if plan.closed:
+        ask_run(folder, plan.closed, sides=request.sides, limit=request.limit, threads=request.threads)
+    if preset is not None and plan.is_judged:
         _ask(request, preset, plan)
     return write_evaluation_report(folder, embedding_model=request.embedding_model)
 
@@ -145,7 +159,11 @@ def _check_answered(folder: Path, benchmarks: Sequence[str], metrics: str | None
     for name, value in of_run.items():
         if value:
             raise UserError(f"--{name}: {folder} is a folder of answers, which exist already; leave it out")
+    from fedllm_bench.evaluation.closed.declared import is_closed
+
     wanted = [name.strip() for name in (metrics or "").split(",") if name.strip()]
+    if closed := [name for name in wanted if is_closed(name)]:
+        raise UserError(f"--metrics {closed[0]}: {folder} is a folder of answers alone, which has no model to ask")
     if missing := [name for name in wanted if name not in benchmarks]:
         there = ", ".join(benchmarks) or "none"
         raise UserError(f"--metrics {missing[0]}: {folder} has no answers to it, but to {there}")
@@ -171,7 +189,9 @@ def _run(folder: Path) -> RunFolder:
 def _fitting(run: RunFolder) -> str:
     """The usual benchmarks of a run, by what its users are, what was held out, and for how long it is meant to run."""
     if run.is_on_invented_world:
-        return OFFLINE
+        from fedllm_bench.evaluation.closed.declared import is_installed
+
+        return f"{OFFLINE},{OFFLINE_CLOSED}" if is_installed() else OFFLINE
     if run.config.profile in IN_MINUTES:
         return ",".join(QUICK if run.has_heldout_rows else QUICK[1:])
     from fedllm_bench.evaluation.benchmarks import REF_SETS

@@ -13,6 +13,7 @@ from fedllm_bench import cli
 from fedllm_bench.commands import evaluate, judge
 from fedllm_bench.common import hardware
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.evaluation.closed.declared import is_installed
 
 MORE = ("--metrics", "heldout", "--set", "lora.rank=4", "--set", "lora.alpha=8", "--set", "evaluation.local_clients=1")
 
@@ -30,7 +31,9 @@ def test_a_mini_run_is_answered_graded_by_the_rule_and_reported(run_folder: Path
     assert cli.main(["evaluate", str(run_folder), "--limit", "5"]) == 0
     assert "mini_rule" in capsys.readouterr().out
     found = json.loads((run_folder / "evaluation.json").read_text(encoding="utf-8"))
-    assert [name.partition("-")[0] for name in found["metrics"]] == ["over_refusal", "mini@mini_rule"]
+    names = {name.partition("-")[0] for name in found["metrics"]}
+    assert names >= {"over_refusal", "mini@mini_rule"}
+    assert ("mini_closed_choice" in names) == is_installed()
     page = (run_folder / "report.html").read_text(encoding="utf-8")
     assert "mini_rule" in page
 
@@ -76,3 +79,29 @@ def test_what_is_left_out_of_requests_to_the_judge_is_an_option_here_too(run_fol
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys) -> None:
     assert code_of(["evaluate", str(tmp_path)]) == 2
     assert "is no run folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not is_installed(), reason="lm-eval is not installed")
+def test_closed_and_open_ended_names_are_asked_together(run_folder: Path, capsys) -> None:
+    words = ["evaluate", str(run_folder), "--metrics", "mini_closed_text,harmless", "--limit", "5", "--sides", "base"]
+    assert cli.main(words) == 0
+    found = json.loads((run_folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert {"mini_closed_text", "over_refusal"} <= set(found["metrics"])
+    kept = run_folder / "closed/mini_closed_text/base.jsonl"
+    before = kept.stat().st_mtime_ns
+    assert cli.main([*words[:3], "mini_closed_text", *words[4:]]) == 0
+    assert "there before" in capsys.readouterr().out
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_all_names_are_listed(capsys) -> None:
+    assert code_of(["evaluate", "--list-metrics"]) == 0
+    said = capsys.readouterr().out
+    for name in ("mt_bench", "mmlu", "openfedllm_medical", "humaneval"):
+        assert name in said
+
+
+def test_a_folder_of_answers_alone_has_no_model_to_ask(tmp_path: Path, capsys) -> None:
+    (tmp_path / "answers").mkdir()
+    assert code_of(["evaluate", str(tmp_path), "--metrics", "mmlu"]) == 2
+    assert "has no model to ask" in capsys.readouterr().err

@@ -94,6 +94,10 @@ BAD: dict[str, tuple[str, ...]] = {
         "RUN --metrics mt_bench --judge gpt-4",
         "RUN --metrics mt_bench --embedding-model nowhere/at/all",
         "RUN --metrics mt_bench --limit 0",
+        "RUN --metrics mt_bench,mmul",
+        "RUN --metrics mt_bench,humaneval",
+        "RUN --metrics mt_bench,mmlu --data-dir nowhere",
+        "RUN --metrics mt_bench,mmlu --closed-template sometimes",
     ),
     "answer": (
         "nowhere --metrics mt_bench",
@@ -116,6 +120,11 @@ BAD: dict[str, tuple[str, ...]] = {
         "--metrics mt_bench --endpoint http://127.0.0.1:9/v1 --out NEW",
         "--metrics mt_bench --endpoint nonsense --model m --out NEW",
         f"--metrics nothing --model {NEVER_THERE} --out NEW",
+        f"--metrics mt_bench,mmul --model {NEVER_THERE} --out NEW",
+        f"--metrics mt_bench,mmlu --model {NEVER_THERE} --out NEW --temperature 1",
+        f"--metrics mt_bench,mbpp --model {NEVER_THERE} --out NEW",
+        f"--metrics mt_bench,mmlu --model {NEVER_THERE} --out NEW --data-dir nowhere",
+        "--metrics mmlu --endpoint http://127.0.0.1:9/v1 --model m --out NEW",
     ),
     "judge": (
         f"nowhere {JUDGED}",

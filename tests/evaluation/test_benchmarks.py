@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from fedllm_bench.evaluation.benchmarks import BENCHMARKS, Overrides, PromptCont
 from fedllm_bench.evaluation.records import Prompt
 
 EIGHT = {"arb", "eng", "fra", "por", "rus", "spa", "tel", "zho"}
-FETCHED = ("mt_bench", "vicuna_bench", "advbench", "ref_gpt4")
+FETCHED = ("mt_bench", "vicuna_bench", "alpaca_eval", "advbench", "ref_gpt4")
 NONE = Overrides()
 needs_assets = pytest.mark.assets
 
@@ -28,8 +30,8 @@ def settings(found: list[Prompt]) -> set[tuple[float, int]]:
     return {(prompt.temperature, prompt.max_new_tokens) for prompt in found}
 
 
-def test_there_are_seven_benchmarks_under_their_names():
-    assert len(BENCHMARKS) == 7
+def test_there_are_eight_benchmarks_under_their_names():
+    assert len(BENCHMARKS) == 8
     assert all(benchmark.name == name for name, benchmark in BENCHMARKS.items())
 
 
@@ -91,6 +93,40 @@ def test_ref_gpt4_follows_the_data_set(dataset, name, items, references):
         assert Counter(prompt.language for prompt in found) == dict.fromkeys(EIGHT, 20)
     if name == "wildchat":
         assert {prompt.language for prompt in found} == {"eng", "por", "rus", "spa", "zho"}
+
+
+@pytest.fixture
+def mirrored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of AlpacaEval in a mirror, with nothing in the cache."""
+    monkeypatch.setenv("FEDLLM_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEDLLM_BENCH_MIRROR", str(tmp_path / "mirror"))
+    path = tmp_path / "mirror" / "alpaca_eval" / "alpaca_eval.json"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def test_alpaca_eval_has_805_instructions_of_its_sets(mirrored: Path):
+    rows = [{"dataset": f"set{number % 5}", "instruction": f"Do {number} 漢", "output": "o"} for number in range(805)]
+    mirrored.write_text(json.dumps(rows))
+    found = prompts("alpaca_eval")
+    assert (len(found), settings(found)) == (805, {(0.7, 2048)})
+    assert found[804].turns == ("Do 804 漢",)
+    assert {prompt.category for prompt in found} == {f"set{number}" for number in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("row", "number", "line"),
+    [
+        ({"dataset": "a", "instruction": "b"}, 804, "804 rows .* not 805"),
+        ({"dataset": "a", "prompt": "b"}, 805, "has no text under 'instruction'"),
+        ({"dataset": "a", "instruction": None}, 805, "has no text under 'instruction'"),
+        (["a"], 805, "has no text under 'instruction', 'dataset'"),
+    ],
+)
+def test_another_file_in_place_of_alpaca_eval_is_one_line(mirrored: Path, row: object, number: int, line: str):
+    mirrored.write_text(json.dumps([row] * number))
+    with pytest.raises(UserError, match=line):
+        prompts("alpaca_eval")
 
 
 def test_harmless_questions_are_in_the_eight_languages_and_not_those_of_advbench():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import string
 import tomllib
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -19,29 +21,52 @@ FILE = "closed.toml"
 GROUPS = "groups"
 OURS = "fedllm_"  # how the names of our own tasks begin
 INSTALL = "pip install 'fedllm-bench[closed]'"
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+TemplateChoice = Literal["none", "model", "train"]  # bare texts, the base's own chat template, that of training
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,60}$")]
 Tasks = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class MatchRule:
+    """When a parsed text is the right one: both are equal without what the patterns `ignore` find, and without case or
+    punctuation where these are ignored. lm-eval's `exact_match` has the same options."""
+
+    ignore: tuple[str, ...] = ()
+    ignore_case: bool = False
+    ignore_punctuation: bool = False
+
+    def normal(self, text: str) -> str:
+        for pattern in self.ignore:
+            text = re.sub(pattern, "", text)
+        text = text.lower() if self.ignore_case else text
+        return text.translate(PUNCTUATION) if self.ignore_punctuation else text
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class ClosedBenchmark:
     """Which tasks of lm-eval it is, and what of their items is the score.
 
-    `folder` is where lm-eval keeps the tasks, "" for our own. `metric` is lm-eval's value of an item behind `filter`.
+    `template` is that of its questions where nobody chose one. `folder` is where lm-eval keeps the tasks, "" for our
+    own. `metric` is lm-eval's value of an item behind `filter`.
     `also`: further scores of the same samples, by their names here; each is a value of the items ("metric", or
-    "metric,filter" behind another filter), or a score of the whole set. `data` is what the hub is asked for.
+    "metric,filter" behind another filter), or a score of the whole set (measures.MEASURES). `match`: by which rule
+    exact_match is computed again from the record; None where the task has a rule of its own, and lm-eval's value is
+    taken. `data` is what the hub is asked for.
     """
 
     name: Name
     task: Tasks
     folder: str = ""
     shots: Annotated[int, Field(ge=0)]
+    template: TemplateChoice = "none"
     form: Form
     metric: str
     filter: str = "none"
     also: dict[Name, str] = Field(default_factory=dict)
     unit: str = "share"
     higher_is_better: bool = True
+    match: MatchRule | None = None
     needs_code: bool = False
     data: str
     source: str
@@ -74,6 +99,11 @@ def is_closed(name: str) -> bool:
     return name in closed_benchmarks()
 
 
+def closed_benchmark_of(metric: str) -> str | None:
+    """The benchmark whose score, or further score, has this name; None for any other metric."""
+    return next((name for name, one in closed_benchmarks().items() if metric == name or metric in one.also), None)
+
+
 def closed_named(names: Sequence[str]) -> list[ClosedBenchmark]:
     """The benchmarks of these names and groups. Raises a :class:`UserError` for an unknown one."""
     known = closed_benchmarks()
@@ -84,7 +114,11 @@ def closed_named(names: Sequence[str]) -> list[ClosedBenchmark]:
     return [known[name] for name in found]
 
 
+def is_installed() -> bool:
+    return importlib.util.find_spec("lm_eval") is not None
+
+
 def check_installed() -> None:
     """Raise a :class:`UserError` where lm-eval is not installed."""
-    if importlib.util.find_spec("lm_eval") is None:
+    if not is_installed():
         raise UserError(f"closed benchmarks are asked by lm-eval, which is not installed: {INSTALL}")

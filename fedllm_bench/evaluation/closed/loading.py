@@ -26,23 +26,28 @@ OF_SPLITS = ("split",)  # settings of a data set that hold for files too
 Config = Mapping[str, Any]
 
 
-def load_tasks(benchmark: ClosedBenchmark, data: Path | None = None) -> dict[str, Any]:
+def load_tasks(
+    benchmark: ClosedBenchmark, data: Path | None = None, metadata: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """lm-eval's tasks by name, without groups, each with its data.
 
     `data` is a folder with the data in place of the hub's: `org__name/[config/]split.jsonl` (or .json, .parquet,
-    .csv). Raises a :class:`UserError` where the data cannot be had, and for a task that runs programs.
+    .csv); `metadata` is what tasks that make their data themselves are told.
+
+    Raises a :class:`UserError` where the data cannot be had, and for a task that runs programs.
     """
-    with _index(benchmark) as index:
+    with _index(benchmark, dict(metadata or {})) as index:
         names = [leaf for task in benchmark.task for leaf in _leaves(index, task)]
         for name in names:
             _check_safe(name, index.task_index[name].cfg)
-        if data is None:
+        made = all(index.task_index[name].cfg.get("custom_dataset") for name in names)
+        if data is None or made:
             return {name: _fetched(index, name) for name in names}
         return _from_files(index, benchmark, names, data)
 
 
 @contextmanager
-def _index(benchmark: ClosedBenchmark) -> Iterator[Any]:
+def _index(benchmark: ClosedBenchmark, metadata: dict[str, Any]) -> Iterator[Any]:
     """The task files of the benchmark's folder, or all where the folder has not all of its tasks."""
     from lm_eval.tasks import TaskManager
 
@@ -52,10 +57,10 @@ def _index(benchmark: ClosedBenchmark) -> Iterator[Any]:
     with as_file(files(__package__)) as here:
         own = str(here / OWN_FOLDER)
         folder = str(Path(package.origin).parent / "tasks" / benchmark.folder) if benchmark.folder else own
-        manager = TaskManager(include_defaults=False, include_path=folder)
+        manager = TaskManager(include_defaults=False, include_path=folder, metadata=metadata)
         if any(task not in manager.task_index for task in benchmark.task):
             log.info("%s: looking through all tasks of lm-eval, which takes a while", benchmark.name)
-            manager = TaskManager(include_path=own)
+            manager = TaskManager(include_path=own, metadata=metadata)
         yield manager
 
 

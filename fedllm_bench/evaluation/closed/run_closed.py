@@ -12,28 +12,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
 
-from fedllm_bench.common import files
+from fedllm_bench.common import files, hardware
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.data.templates.sources import MODEL
 from fedllm_bench.evaluation.answering.answer_run import answering_environment
+from fedllm_bench.evaluation.answering.answer_side import locked
 from fedllm_bench.evaluation.answering.encoding import ChatTemplate, named_template
 from fedllm_bench.evaluation.answering.plan import AnswerPlan, keep_to_file, read_plan_file
-from fedllm_bench.evaluation.answering.subjects import AnswerSide, Resident, Subject
+from fedllm_bench.evaluation.answering.subjects import AnswerSide, Resident, Subject, open_run, subject_of_run
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, read_samples, samples_file, write_samples
 from fedllm_bench.evaluation.closed.code_grading import CodeStep, code_step
-from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, check_installed
+from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, TemplateChoice, check_installed, closed_named
 from fedllm_bench.evaluation.closed.quiet import SEED, fixed_seeds, silenced, without_bars
 from fedllm_bench.training.model.lora_model import LoraModel
 
 log = logging.getLogger(__name__)
-TemplateChoice = Literal["none", "model", "train"]
-TEMPLATES: tuple[TemplateChoice, ...] = get_args(TemplateChoice)
 PLAN = "plan.json"
 ODD_ROWS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, TemplateError)
 
@@ -42,16 +41,18 @@ ODD_ROWS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeEr
 class ClosedRequest:
     """What is wanted. `limit` is of items of each task; `data` is a folder in place of the hub.
 
-    `template`: questions as bare texts, in the base's own chat template, or in the one that the run trained with.
+    `template`: questions as bare texts, in the base's own chat template, or in the one that the run trained with; None
+    for the usual of each benchmark. `world_seed` is of the run's mini world, if it has one.
     Programs of a model are run where `allow_code` says so, in `sandbox`; else they are kept, and unscored.
     `batch_tokens` and `threads` are None where not given: then an earlier plan's, or by machine.
     """
 
     folder: Path
     benchmarks: Sequence[ClosedBenchmark]
-    template: TemplateChoice = "none"
+    template: TemplateChoice | None = None
     limit: int | None = None
     seed: int = 0
+    world_seed: int = 0
     batch_tokens: int | None = None
     threads: int | None = None
     allow_code: bool = False
@@ -89,13 +90,39 @@ def run_closed(request: ClosedRequest, subject: Subject, default_threads: int) -
     check_closed(request)
     programs = code_step(request.benchmarks, request.sandbox if request.allow_code else None)
     resident = Resident(subject, "cuda" if torch.cuda.is_available() else "cpu")
-    template = _template(request.template, subject, resident)
     for benchmark in request.benchmarks:
+        template = _template(request.template or benchmark.template, subject, resident)
         with silenced(), fixed_seeds():
             tasks = _configured(benchmark, _tasks(request, benchmark))
         for side in subject.sides:
             work = _Work(request, resident, benchmark, tasks, template, programs)
             yield work.side(side, default_threads)
+
+
+def ask_run(
+    folder: Path,
+    names: str,
+    *,
+    sides: Sequence[str] | None = None,
+    limit: int | None = None,
+    threads: int | None = None,
+    template: TemplateChoice | None = None,
+    data: Path | None = None,
+) -> list[ClosedDone]:
+    """:func:`run_closed` of a finished run; `names` have commas between."""
+    subject = subject_of_run(folder, sides)
+    request = ClosedRequest(
+        folder=folder,
+        benchmarks=closed_named(names.split(",")),
+        template=template,
+        limit=limit,
+        threads=threads,
+        data=data,
+        world_seed=open_run(folder).config.data.world_seed,
+    )
+    check_closed(request)
+    with locked(folder):
+        return list(run_closed(request, subject, hardware.num_threads()))
 
 
 def _template(choice: TemplateChoice, subject: Subject, resident: Resident) -> ChatTemplate | None:
@@ -109,7 +136,7 @@ def _tasks(request: ClosedRequest, benchmark: ClosedBenchmark) -> dict[str, Any]
     from fedllm_bench.evaluation.closed.loading import load_tasks
 
     log.info("%s: reading its tasks and data", benchmark.name)
-    return load_tasks(benchmark, request.data)
+    return load_tasks(benchmark, request.data, {"world_seed": request.world_seed})
 
 
 @contextmanager
@@ -200,7 +227,8 @@ class _Work:
             "metric": self.benchmark.metric,
             "filter": self.benchmark.filter,
             "fewshot_seed": SEED,
-            "data": "hub" if self.request.data is None else "files",
+            "data": "files" if self.request.data else "hub",
+            "world_seed": self.request.world_seed,
         }
 
     def _asked(self, model: LoraModel, kept: Ledger, side: str, batch_tokens: int) -> list[ClosedSample]:

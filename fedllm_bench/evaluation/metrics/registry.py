@@ -26,6 +26,7 @@ from fedllm_bench.evaluation.metrics.references import (
     rouge_l,
 )
 from fedllm_bench.evaluation.metrics.refusals import Refuses, refusal_scores, refuses, refuses_legacy
+from fedllm_bench.evaluation.metrics.scored_metric import ScoredMetric
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
 from fedllm_bench.metrics.chrf import chrf
 from fedllm_bench.metrics.plugin_errors import errors_of_metric
@@ -40,21 +41,10 @@ DIVERSE = (*WITH_REFERENCES, "mini")  # what users ask, by language: there it ca
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenMetric:
-    """A score for each question of `benchmark`, or for each of its turns, from `low` to `high`.
+class OpenMetric(ScoredMetric):
+    """A metric of open-ended answers. `across`: scores of all sides at once, in place of `score`."""
 
-    `by_language`: its mean is over languages of the mean in each, as Ref-GPT4 was published. `of_pairs`: a score is a
-    mean over pairs of answers (views.pseudo_values). `across`: scores of all sides at once, in place of `score`.
-    """
-
-    info: MetricInfo
-    benchmark: str
-    needs_judge: bool
-    low: float
-    high: float
     score: Scorer
-    by_language: bool = False
-    of_pairs: bool = False
     across: Across | None = None
 
 

@@ -56,26 +56,26 @@ def read_folder(folder: Path) -> dict[str, AnsweredBenchmark]:
 
     Raises a :class:`UserError` that names the file for records that do not fit together.
     """
-    found = {name: _material(folder, name) for name in _names(folder / "answers")}
+    found = {name: _material(folder, name) for name in names_in(folder / "answers")}
     return {name: material for name, material in found.items() if material.answers}
 
 
 def _material(folder: Path, benchmark: str) -> AnsweredBenchmark:
     path = prompts_file(folder, benchmark)
-    prompts = read_records(_inside(path), Prompt)
-    sides = [name for name in _names(path.parent, ".jsonl") if name != PROMPTS]
+    prompts = read_records(no_link(path), Prompt)
+    sides = [name for name in names_in(path.parent, ".jsonl") if name != PROMPTS]
     if sides and not prompts:
         raise UserError(f"{path} is not there, so nobody knows what was asked; run fedllm-bench answer again")
     by_id = _by_id(prompts, path)
-    answers = {side: _answers(answers_file(folder, benchmark, side), by_id) for side in _ordered(sides)}
-    judges = {judge: _judged(folder, judge, benchmark, prompts, answers) for judge in _names(folder / "judgements")}
+    answers = {side: _answers(answers_file(folder, benchmark, side), by_id) for side in ordered_sides(sides)}
+    judges = {judge: _judged(folder, judge, benchmark, prompts, answers) for judge in names_in(folder / "judgements")}
     pairs, unread = _pairs(folder, benchmark, prompts, answers)
     why = [one.note for told in judges.values() for one in told.values() if one.note]
     notes = dict.fromkeys(staleness.unchecked(benchmark, note) for note in why)
     notes |= dict.fromkeys([*unread, *(one.note for one in pairs if one.note), *_of_thoughts(benchmark, answers)])
     return AnsweredBenchmark(
         prompts=tuple(prompts),
-        plan=read_head(_inside(path.with_name(PLAN))),
+        plan=read_head(no_link(path.with_name(PLAN))),
         answers=answers,
         judgements={judge: {s: one.judgements for s, one in told.items()} for judge, told in judges.items() if told},
         notes=tuple(notes),
@@ -90,11 +90,11 @@ def _of_thoughts(benchmark: str, sides: Mapping[str, Mapping[str, Answer]]) -> I
                    "and shown, and scores and judges do not read them")  # fmt: skip
 
 
-def _ordered(sides: Iterable[str]) -> list[str]:
+def ordered_sides(sides: Iterable[str]) -> list[str]:
     return sorted(sides, key=lambda side: ({BASE: 0, "global": 1}.get(side, 2), side))
 
 
-def _names(folder: Path, suffix: str = "") -> list[str]:
+def names_in(folder: Path, suffix: str = "") -> list[str]:
     """The names of folders in `folder`, or of files with a suffix; names that are not ours are passed over."""
     if not folder.is_dir():
         return []
@@ -102,7 +102,7 @@ def _names(folder: Path, suffix: str = "") -> list[str]:
     return sorted(name for p in fitting if SAFE_NAME.fullmatch(name := p.name.removesuffix(suffix)))
 
 
-def _inside(path: Path) -> Path:
+def no_link(path: Path) -> Path:
     """`path`, which is no link to another place: a folder may come from someone else."""
     if path.is_symlink():
         raise UserError(f"{path} is a link; put the file itself there")
@@ -119,7 +119,7 @@ def _by_id(prompts: Sequence[Prompt], path: Path) -> dict[str, Prompt]:
 def _answers(path: Path, prompts: Mapping[str, Prompt]) -> dict[str, Answer]:
     """The last answer of each item."""
     answers = {}
-    for answer in read_records(_inside(path), Answer):
+    for answer in read_records(no_link(path), Answer):
         prompt = _known(answer.item_id, prompts, path)
         if not len(prompt.turns) == len(answer.turns) == len(answer.tokens) == len(answer.finish):
             raise UserError(f"{path}: item {answer.item_id!r} does not have one answer for each of its "
@@ -168,9 +168,11 @@ def _pairs(
 
 
 def _pair_files(judgements: Path, benchmark: str, sides: Iterable[str]) -> Iterator[Path]:
-    for judge in _names(judgements):
+    for judge in names_in(judgements):
         place = judgements / judge / benchmark
-        yield from (place / f"{name}.jsonl" for name in _names(place, ".jsonl") if "-vs-" in name and name not in sides)
+        yield from (
+            place / f"{name}.jsonl" for name in names_in(place, ".jsonl") if "-vs-" in name and name not in sides
+        )
 
 
 def _checked_pairs(
@@ -196,7 +198,7 @@ def _checked_pairs(
 
 
 def _judgements(path: Path, prompts: Mapping[str, Prompt]) -> tuple[Judgement, ...]:
-    judgements = tuple(read_records(_inside(path), Judgement))
+    judgements = tuple(read_records(no_link(path), Judgement))
     for judgement in judgements:
         _known(judgement.item_id, prompts, path)
     return judgements

@@ -11,6 +11,7 @@ import numpy as np
 from fedllm_bench.evaluation.scoring.evaluation_json import Change, SideEstimate
 from fedllm_bench.evaluation.scoring.views import MEAN_OVER_LANGUAGES, weighted
 from fedllm_bench.scores.estimators import Estimator
+from fedllm_bench.scores.intervals import Scale
 from fedllm_bench.scores.power import smallest
 from fedllm_bench.scores.score import Score
 from fedllm_bench.scores.summaries import paired_difference, per_cluster, summarise
@@ -23,19 +24,24 @@ LONGEST_REASON = 200  # characters
 class ScoreRules:
     """What holds for one metric: the range of a score, and the share of questions that must be scored.
 
-    `of_pairs`: a missing answer is missing in other scores too, so there are no bounds.
+    `high` is None where a score has no upper end. `is_together`: a question's value hangs on the other answers too, as
+    in metrics of pairs. There are no bounds in both cases.
     """
 
     low: float
-    high: float
+    high: float | None
     min_coverage: float
-    of_pairs: bool = False
+    is_together: bool = False
+
+    @property
+    def scale(self) -> Scale | None:
+        return None if self.high is None else (self.low, self.high)
 
 
 def side_estimate(scores: Sequence[Score], estimator: Estimator, rules: ScoreRules) -> SideEstimate:
     """The estimate of one side, from one score for each question."""
     scored = _weighted(scores, estimator)
-    found = summarise(per_cluster(scored), estimator=estimator, scale=(rules.low, rules.high))
+    found = summarise(per_cluster(scored), estimator=estimator, scale=rules.scale)
     refused = _refused(scored, rules.min_coverage)
     return SideEstimate(
         mean=None if refused else found.mean,
@@ -56,7 +62,7 @@ def change(side: Sequence[Score], base: Sequence[Score], estimator: Estimator, r
     """side - base over the questions that both have scored, of all that either was asked."""
     ours, theirs = _pairs(side, base)
     a, b = (_weighted(scores, estimator) for scores in (ours, theirs))
-    found = paired_difference(per_cluster(a), per_cluster(b), estimator=estimator, scale=(rules.low, rules.high))
+    found = paired_difference(per_cluster(a), per_cluster(b), estimator=estimator, scale=rules.scale)
     refused = _refused(a, rules.min_coverage)
     return Change(
         mean=None if refused else found.mean,
@@ -121,9 +127,9 @@ def _refused(scores: Sequence[Score], min_coverage: float) -> str:
 def _bounds(scores: Sequence[Score], estimator: Estimator, rules: ScoreRules) -> tuple[float, float] | None:
     """The lowest and highest mean that the unscored questions leave possible; None where none or all are unscored."""
     scored = sum(score.is_scored for score in scores)
-    if rules.of_pairs or scored in (0, len(scores)):
+    if rules.is_together or rules.scale is None or scored in (0, len(scores)):
         return None
-    low, high = (_mean(scores, estimator, missing=end) for end in (rules.low, rules.high))
+    low, high = (_mean(scores, estimator, missing=end) for end in rules.scale)
     return low, high
 
 

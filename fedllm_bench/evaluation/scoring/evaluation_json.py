@@ -13,9 +13,10 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 
 FILE = "evaluation.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION: Literal[4] = 4
 STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 IntervalKind = Literal["t_skew", "share", "exact", "none", "bootstrap", "t"]  # the last two: before version 3
+BenchmarkKind = Literal["open", "closed"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -65,7 +66,10 @@ class ViewResult:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MetricResult:
-    """One metric under one judge (None: it needs none, or there is none)."""
+    """One metric under one judge (None: it needs none, or there is none).
+
+    `high` is None where a score has no upper end. `kind`: of its benchmark; before version 4 all are open.
+    """
 
     metric: str
     benchmark: str
@@ -74,9 +78,10 @@ class MetricResult:
     version: str
     unit: str
     low: float
-    high: float
+    high: float | None
     higher_is_better: bool
     description: str
+    kind: BenchmarkKind = "open"
     views: dict[str, ViewResult]
 
 
@@ -148,7 +153,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluationResults:
-    schema_version: Literal[2, 3]
+    schema_version: Literal[2, 3, 4]
     settings: EvaluationSettings
     benchmarks: dict[str, BenchmarkResult]
     judges: dict[str, JudgeResult]

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field
 
 from fedllm_bench.common import files
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS, OpenMetric
+from fedllm_bench.evaluation.metrics.scored_metric import ScoredMetric
 from fedllm_bench.evaluation.records import Judgement
 from fedllm_bench.evaluation.scoring import evaluation_json
 from fedllm_bench.evaluation.scoring.answered import BASE, AnsweredBenchmark
 from fedllm_bench.evaluation.scoring.estimates import ScoreRules, change, side_estimate
 from fedllm_bench.evaluation.scoring.pair_results import pair_results
-from fedllm_bench.evaluation.scoring.views import QuestionView, labelled, views_of
+from fedllm_bench.evaluation.scoring.views import QuestionView, labelled, values_of, views_of
 from fedllm_bench.scores.levels import CONFIDENCE
 from fedllm_bench.scores.score import Score
 
@@ -28,11 +29,16 @@ class ScoringOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """The scores of one metric under one judge: side -> one for each question and turn."""
+    """The scores of one metric under one judge: side -> one for each question and turn.
 
-    metric: OpenMetric
+    `kind`: of the benchmark. `unpaired`: sides that were asked otherwise than the base, so no difference is made.
+    """
+
+    metric: ScoredMetric
     judge: str | None
     sides: Mapping[str, Sequence[Score]]
+    kind: evaluation_json.BenchmarkKind = "open"
+    unpaired: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
@@ -65,10 +71,14 @@ def _scored(metric: OpenMetric, material: AnsweredBenchmark, judge: str | None) 
 
 
 def evaluation_of(
-    materials: Mapping[str, AnsweredBenchmark], scored: Iterable[Scored], options: ScoringOptions
+    materials: Mapping[str, AnsweredBenchmark],
+    scored: Iterable[Scored],
+    options: ScoringOptions,
+    closed: Mapping[str, evaluation_json.BenchmarkResult] | None = None,
 ) -> evaluation_json.EvaluationResults:
+    """`scored` holds the metrics of `closed` benchmarks too."""
     return evaluation_json.EvaluationResults(
-        schema_version=3,
+        schema_version=evaluation_json.SCHEMA_VERSION,
         settings=evaluation_json.EvaluationSettings(
             min_coverage=options.min_coverage,
             embedding_model=options.embedding_model,
@@ -77,7 +87,7 @@ def evaluation_of(
             seed=0,
             bootstrap_from=None,  # no interval is made by resampling
         ),
-        benchmarks={name: _benchmark(material) for name, material in materials.items()},
+        benchmarks={name: _benchmark(material) for name, material in materials.items()} | dict(closed or {}),
         judges=_judges(materials),
         metrics={one.key: _metric(one, options) for one in scored},
         pairs=pair_results(materials, min_coverage=options.min_coverage),
@@ -127,10 +137,10 @@ def _metric(one: Scored, options: ScoringOptions) -> evaluation_json.MetricResul
         low=metric.low,
         high=metric.high,
         min_coverage=options.min_coverage,
-        of_pairs=metric.of_pairs,
+        is_together=values_of(metric) is not None,
     )
     everything = [score for side in one.sides.values() for score in side]
-    views = views_of(everything, by_language=metric.by_language, of_pairs=metric.of_pairs)
+    views = views_of(everything, metric)
     return evaluation_json.MetricResult(
         metric=info.name,
         benchmark=metric.benchmark,
@@ -142,18 +152,19 @@ def _metric(one: Scored, options: ScoringOptions) -> evaluation_json.MetricResul
         high=metric.high,
         higher_is_better=info.higher_is_better,
         description=info.description,
-        views={view.name: _view(view, one.sides, rules) for view in views},
+        kind=one.kind,
+        views={view.name: _view(view, one, rules) for view in views},
     )
 
 
-def _view(view: QuestionView, sides: Mapping[str, Sequence[Score]], rules: ScoreRules) -> evaluation_json.ViewResult:
-    kept = {side: view.of(scores) for side, scores in sides.items()}
+def _view(view: QuestionView, one: Scored, rules: ScoreRules) -> evaluation_json.ViewResult:
+    kept = {side: view.of(scores) for side, scores in one.sides.items()}
     return evaluation_json.ViewResult(
         estimator=view.estimator.description,
         sides={side: side_estimate(scores, view.estimator, rules) for side, scores in kept.items()},
         differences={
             side: change(scores, kept[BASE], view.estimator, rules)
             for side, scores in kept.items()
-            if side != BASE and BASE in kept
+            if side != BASE and BASE in kept and side not in one.unpaired
         },
     )

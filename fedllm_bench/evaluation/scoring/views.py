@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from fedllm_bench.evaluation.metrics.scored_metric import ScoredMetric, SetValues
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.scores.estimators import MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, Estimator
 from fedllm_bench.scores.score import Score
@@ -14,22 +15,23 @@ from fedllm_bench.scores.score import Score
 MEAN_OVER_QUESTIONS = replace(MEAN_OVER_CLIENTS, description="mean over questions")
 # Each question weighs 1 / (questions of its language), see `weighted`.
 MEAN_OVER_LANGUAGES = replace(MEAN_OVER_TOKENS, description="mean over languages of the mean over questions")
+MEAN_OVER_BYTES = replace(MEAN_OVER_TOKENS, description="mean over bytes")
 MOST_VALUES = 64  # of categories or languages; more of them break nothing down
 MEAN = "mean"  # the view that stands for a metric
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionView:
-    """A metric over some of its scores (`keep`), one for each question. `of_pairs`: see :func:`pseudo_values`."""
+    """A metric over some of its scores (`keep`), one for each question; `values`: what its mean and interval are of."""
 
     name: str
     keep: Callable[[Score], bool]
     estimator: Estimator = MEAN_OVER_QUESTIONS
-    of_pairs: bool = False
+    values: SetValues | None = None
 
     def of(self, scores: Iterable[Score]) -> list[Score]:
         found = per_question([score for score in scores if self.keep(score)])
-        return pseudo_values(found) if self.of_pairs else found
+        return found if self.values is None else self.values(found)
 
 
 def labelled(
@@ -56,6 +58,8 @@ def _question(question: str, turns: Sequence[Score]) -> Score:
     group = {key: value for key, value in turns[0].group.items() if key != "turn"}
     if hole is not None:
         return Score(question, None, hole.reason or "nothing was counted", cluster=question, group=group)
+    if len(turns) == 1:
+        return replace(turns[0], item_id=question, cluster=question, group=group)
     values = [score.value for score in turns if score.value is not None]
     return Score(question, math.fsum(values) / len(values), cluster=question, group=group)
 
@@ -100,22 +104,25 @@ def weighted(scores: Sequence[Score]) -> list[Score]:
     return [replace(s, weight=1 / counts[_language(s)]) if s.is_scored else s for s in scores]
 
 
-def views_of(scores: Sequence[Score], *, by_language: bool, of_pairs: bool = False) -> list[QuestionView]:
+def views_of(scores: Sequence[Score], metric: ScoredMetric) -> list[QuestionView]:
     """The mean, then one view for each turn, category, language and client where there are several of them.
 
-    Pairs are of one language, so there is no plain mean `of_pairs`.
+    Pairs are of one language, so there is no plain mean of them.
     """
-    languages = _values(scores, "language")
-    over_languages = by_language and len(languages) > 1
-    views = [
-        QuestionView(name=MEAN, keep=_any, estimator=MEAN_OVER_LANGUAGES if over_languages else MEAN_OVER_QUESTIONS)
-    ]
-    views += [QuestionView(name="plain_mean", keep=_any)] if over_languages and not of_pairs else []
+    over_languages = metric.by_language and len(_values(scores, "language")) > 1
+    plain = metric.estimator or MEAN_OVER_QUESTIONS
+    views = [QuestionView(name=MEAN, keep=_any, estimator=MEAN_OVER_LANGUAGES if over_languages else plain)]
+    views += [QuestionView(name="plain_mean", keep=_any)] if over_languages and not metric.of_pairs else []
     for key in ("turn", "category", "language", "client"):
         values = sorted(_values(scores, key)) if key == "client" else _values(scores, key)
         if 1 < len(values) <= MOST_VALUES:
-            views += [QuestionView(name=f"{key}_{value}", keep=_in(key, value)) for value in values]
-    return [replace(view, of_pairs=of_pairs) for view in views]
+            views += [QuestionView(name=f"{key}_{value}", keep=_in(key, value), estimator=plain) for value in values]
+    return [replace(view, values=values_of(metric)) for view in views]
+
+
+def values_of(metric: ScoredMetric) -> SetValues | None:
+    """What makes values with an honest interval from the scores of questions; None where these are such values."""
+    return pseudo_values if metric.of_pairs else metric.of_set
 
 
 def _values(scores: Iterable[Score], key: str) -> list[str]:

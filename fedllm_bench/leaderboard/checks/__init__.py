@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from fedllm_bench.leaderboard.checks import (
     answers,
     canaries,
+    closed,
     copies,
     identity,
     judged,
@@ -50,6 +51,8 @@ CHECKS: dict[str, Check] = {
     "adapter": uploads.adapter,
     "prompts": answers.prompts,
     "coverage": answers.coverage,
+    "closed benchmarks": closed.closed,
+    "base of closed benchmarks": closed.bases,
     "judgements": judged.judgements,
     "records": judged.records,
     "answers": writing.answers,

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedllm_bench.evaluation.scoring.views import MEAN_OVER_LANGUAGES, MEAN_OVER_QUESTIONS
+from fedllm_bench.evaluation.scoring.views import MEAN_OVER_BYTES, MEAN_OVER_LANGUAGES, MEAN_OVER_QUESTIONS
 from fedllm_bench.leaderboard.submission.recompute import RecomputedMetric, SeedScores
 from fedllm_bench.scores.estimators import (
     MEAN_OVER_CLIENTS,
@@ -28,7 +28,8 @@ ESTIMATORS: dict[tuple[str, bool], Estimator] = {
     (estimator.description, higher): estimator
     for higher in (True, False)
     for estimator in (
-        *(MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, PERPLEXITY, MEAN_OVER_QUESTIONS, MEAN_OVER_LANGUAGES),
+        *(MEAN_OVER_CLIENTS, MEAN_OVER_TOKENS, PERPLEXITY),
+        *(MEAN_OVER_QUESTIONS, MEAN_OVER_LANGUAGES, MEAN_OVER_BYTES),
         worst_tenth(higher_is_better=higher),
     )
 }

@@ -23,6 +23,8 @@ COVERED = tuple(
         rf"scores/{NAME}\.(?:{'|'.join(SIDES)})\.jsonl\.gz",
         rf"answers/{NAME}/plan\.json",
         rf"answers/{NAME}/{NAME}\.jsonl\.gz",
+        rf"closed/{NAME}/plan\.json",
+        rf"closed/{NAME}/{NAME}\.jsonl\.gz",
         rf"judgements/{NAME}/judge\.json",
         rf"judgements/{NAME}/{NAME}/{NAME}\.jsonl\.gz",
         rf"{SOURCES}/{NAME}\.py",
@@ -58,7 +60,8 @@ def is_known(path: str) -> bool:
 def missing(submission: Submission, paths: Collection[str]) -> Iterator[Problem]:
     """What the runs of a submission lack, and files of runs that it does not name.
 
-    A run of the suite has its records; every run, also one made elsewhere, has at least a file of scores or answers.
+    A run of the suite has its records; every run, also one made elsewhere, has at least a file of scores, answers or
+    samples.
     """
     seeds = set(submission.seeds)
     for seed in sorted(seeds):
@@ -66,7 +69,8 @@ def missing(submission: Submission, paths: Collection[str]) -> Iterator[Problem]
         for name in OF_EVERY_RUN if submission.suite.version else ():
             if f"{folder}/{name}" not in paths:
                 yield Problem(code="file-required", message="every run of the suite has it", where=f"{folder}/{name}")
-        if not any(path.startswith((f"{folder}/scores/", f"{folder}/answers/")) for path in paths):
+        records = tuple(f"{folder}/{kind}/" for kind in ("scores", "answers", "closed"))
+        if not any(path.startswith(records) for path in paths):
             yield Problem(code="file-required", message="there are neither scores nor answers", where=folder)
     for path in sorted(paths):
         found = re.match(RUN, path)

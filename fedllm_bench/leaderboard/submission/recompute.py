@@ -7,13 +7,17 @@ last digit. What a score says of its own evidence is computed again where the ev
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.open_scores import GLOBAL
+from fedllm_bench.evaluation.closed.closed_folder import ClosedMaterial, read_closed
+from fedllm_bench.evaluation.closed.closed_scoring import score_closed
+from fedllm_bench.evaluation.closed.declared import is_closed
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.scoring.answered import BASE, AnsweredBenchmark, read_folder
 from fedllm_bench.evaluation.scoring.score_all import Scored, score_all
@@ -70,7 +74,9 @@ class SeedScores:
 
 def seed_scores(run: RunFiles) -> SeedScores:
     """Raises a :class:`UserError` where the records do not fit together."""
-    return SeedScores(seed=run.seed, metrics={**suite_metrics(score_sets(run)), **open_ended_metrics(materials(run))})
+    with unpacked(run) as folder:
+        answered = {**closed_metrics(read_closed(folder)), **open_ended_metrics(read_folder(folder))}
+    return SeedScores(seed=run.seed, metrics={**suite_metrics(score_sets(run)), **answered})
 
 
 def means(scores: SeedScores) -> dict[str, float | None]:
@@ -200,16 +206,29 @@ def open_ended_metrics(of: Mapping[str, AnsweredBenchmark]) -> dict[str, Recompu
     return {one.key: _open_ended(one) for one in score_all(of, OPEN_METRICS) if GLOBAL in one.sides}
 
 
+def closed_metrics(of: Mapping[str, ClosedMaterial]) -> dict[str, RecomputedMetric]:
+    """Every metric of closed benchmarks that this suite declares, and that the global adapter has a score in."""
+    declared = {name: material for name, material in of.items() if is_closed(name)}
+    return {one.key: _open_ended(one) for one in score_closed(declared) if GLOBAL in one.sides}
+
+
 def materials(run: RunFiles) -> dict[str, AnsweredBenchmark]:
     """Benchmark -> its records, without replies to requests that the answers do not make."""
+    with unpacked(run) as folder:
+        return read_folder(folder)
+
+
+@contextmanager
+def unpacked(run: RunFiles) -> Iterator[Path]:
+    """The run as a run folder, which is removed at the end."""
     with tempfile.TemporaryDirectory() as folder:
-        return read_folder(run.unpacked(Path(folder) / "run"))
+        yield run.unpacked(Path(folder) / "run")
 
 
 def _open_ended(one: Scored) -> RecomputedMetric:
     info = one.metric.info
     everything = [score for side in one.sides.values() for score in side]
-    view = views_of(everything, by_language=one.metric.by_language, of_pairs=one.metric.of_pairs)[0]
+    view = views_of(everything, one.metric)[0]
 
     def kept(side: Iterable[Score]) -> list[Score]:
         scores = view.of(side)
@@ -224,7 +243,7 @@ def _open_ended(one: Scored) -> RecomputedMetric:
         estimator=view.estimator,
         judge=one.judge or "",
         benchmark=one.metric.benchmark,
-        scale=(float(one.metric.low), float(one.metric.high)),
+        scale=one.metric.scale,
         before=kept(one.sides[BASE]) if BASE in one.sides else None,
         after=kept(one.sides[GLOBAL]),
     )

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import RunConfig, check
+from fedllm_bench.evaluation.closed.closed_samples import ClosedSample
 from fedllm_bench.evaluation.records import Answer, Judgement, Prompt
 from fedllm_bench.leaderboard.submission.layout import packed_name
 from fedllm_bench.leaderboard.submission.problems import Refused
@@ -20,7 +21,7 @@ from fedllm_bench.leaderboard.submission.reading import json_lines, json_value, 
 from fedllm_bench.leaderboard.submission.schema import RunEntry
 from fedllm_bench.scores.score import Score
 
-R = TypeVar("R", Prompt, Answer, Judgement, Score)
+R = TypeVar("R", Prompt, Answer, Judgement, Score, ClosedSample)
 PROMPTS = "prompts"
 
 
@@ -99,6 +100,14 @@ class RunFiles:
     def answers(self, benchmark: str, side: str) -> list[Answer]:
         return self._records(f"answers/{benchmark}/{side}.jsonl", Answer)
 
+    def closed_sides(self) -> list[tuple[str, str]]:
+        """Closed benchmarks with the sides that were asked."""
+        found = (re.fullmatch(r"closed/([^/]+)/([^/]+)\.jsonl", name) for name in self.names())
+        return [(match[1], match[2]) for match in found if match]
+
+    def samples(self, benchmark: str, side: str) -> list[ClosedSample]:
+        return self._records(f"closed/{benchmark}/{side}.jsonl", ClosedSample)
+
     def judges(self) -> list[str]:
         found = (re.fullmatch(r"judgements/([^/]+)/.+", name) for name in self.names())
         return sorted({match[1] for match in found if match})
@@ -149,7 +158,7 @@ class RunFiles:
 
 @functools.cache
 def _adapters() -> dict[Any, TypeAdapter[Any]]:
-    return {kind: TypeAdapter(kind) for kind in (Prompt, Answer, Judgement, Score)}
+    return {kind: TypeAdapter(kind) for kind in (Prompt, Answer, Judgement, Score, ClosedSample)}
 
 
 def _first(error: ValueError) -> str:

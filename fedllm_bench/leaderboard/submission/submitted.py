@@ -16,11 +16,13 @@ from pydantic.dataclasses import dataclass as checked
 from fedllm_bench.common.errors import first_line
 from fedllm_bench.common.files import canonical_json
 from fedllm_bench.config.run import Method, RunConfig
+from fedllm_bench.evaluation.closed.closed_folder import ClosedMaterial, read_closed
 from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark, read_folder
 from fedllm_bench.leaderboard.submission.bundle import Bundle
 from fedllm_bench.leaderboard.submission.problems import Refused
 from fedllm_bench.leaderboard.submission.recompute import (
     SeedScores,
+    closed_metrics,
     known_metrics,
     open_ended_metrics,
     rescored_set,
@@ -179,8 +181,16 @@ class SubmittedRun:
         return read_folder(self.folder)
 
     @cached_property
+    def closed(self) -> dict[str, ClosedMaterial]:
+        """Closed benchmark -> its samples, each checked line by line as every other record."""
+        for benchmark, side in self.files.closed_sides():
+            self.files.samples(benchmark, side)
+        return read_closed(self.folder)
+
+    @cached_property
     def scores(self) -> SeedScores:
-        metrics = {**suite_metrics(self.sets), **open_ended_metrics(self.materials)}
+        answered = {**closed_metrics(self.closed), **open_ended_metrics(self.materials)}
+        metrics = {**suite_metrics(self.sets), **answered}
         return SeedScores(seed=self.seed, metrics=metrics)
 
 

@@ -23,7 +23,7 @@ from fedllm_bench.leaderboard.submit.redaction import without_places
 from fedllm_bench.runs.folder import CONFIG, RESULTS
 
 TENSORS = "adapter_model.safetensors"
-FOLDERS = ("scores", "answers", "judgements")
+FOLDERS = ("scores", "answers", "closed", "judgements")
 
 
 def contents_of(run: OwnRun, *, with_adapter: bool) -> dict[str, bytes]:

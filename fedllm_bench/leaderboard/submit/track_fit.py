@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.comparison.open_scores import GLOBAL
 from fedllm_bench.config.run import check
+from fedllm_bench.evaluation.closed.closed_samples import samples_file
+from fedllm_bench.evaluation.closed.declared import closed_benchmark_of
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.leaderboard.submission.tracks import ROOM, Track, check_profile, find_track, rule_problems, track_of
 from fedllm_bench.leaderboard.submit.own_runs import OwnRun
@@ -42,8 +45,12 @@ def _unanswered(track: Track, run: OwnRun) -> Iterator[str]:
     for metric in track.ranked:
         if metric in run.results["metrics"]:
             continue
-        found = OPEN_METRICS.get(metric.partition("@")[0])
-        if found is None:
+        found, closed = OPEN_METRICS.get(metric.partition("@")[0]), closed_benchmark_of(metric)
+        if closed is not None:
+            if not samples_file(run.path, closed, GLOBAL).is_file():
+                ask = f"fedllm-bench evaluate {run.path} --metrics {closed}"
+                yield f"the track ranks {metric}: seed {run.seed} was not asked {closed}; run `{ask}`"
+        elif found is None:
             yield f"the track ranks {metric}, on which seed {run.seed} was not scored; run again with it in --metrics"
         elif not any((run.path / "answers" / found.benchmark).glob("*.jsonl")):
             yield f"the track ranks {metric}: seed {run.seed} has no answers; run `fedllm-bench answer {run.path}`"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedllm_bench.common.text import number
 from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults, MetricResult, SideEstimate
 from fedllm_bench.report.page.axes import Tick, scale, value_ticks
 from fedllm_bench.report.page.browser import language_label
-from fedllm_bench.report.page.tables import BROKEN_DOWN, all_sides, arrow
+from fedllm_bench.report.page.tables import BROKEN_DOWN, all_sides, arrow, of_kind
 from fedllm_bench.results.entries import OverRounds
 
 COLOURS = 7  # classes s0 to s6 of the style sheet; s0 is the base
@@ -71,31 +71,53 @@ def _colour(place: int) -> int:
 
 
 def charts(evaluation: EvaluationResults) -> list[Chart]:
-    """One chart for each metric and way to break it down that has a bar to draw."""
+    """Closed benchmarks beside each other, then a chart for each metric and way to break it down; each with a bar."""
     sides = coloured(evaluation)
     found = [_chart(name, entry, prefix, sides) for name, entry in evaluation.metrics.items() for prefix in BROKEN_DOWN]
-    return [chart for chart in found if any(bar.width for bar in chart.bars)]
+    return [chart for chart in [*_overviews(evaluation, sides), *found] if any(bar.width for bar in chart.bars)]
+
+
+def _overviews(evaluation: EvaluationResults, sides: Sequence[ChartSide]) -> list[Chart]:
+    """The metrics of closed benchmarks that have one unit and one better end, in one chart."""
+    alike: dict[tuple[str, bool], dict[str, MetricResult]] = {}
+    for name, entry in of_kind(evaluation, "closed").metrics.items():
+        alike.setdefault((entry.unit, entry.higher_is_better), {})[name] = entry
+    return [_overview(entries, unit, up, sides) for (unit, up), entries in alike.items()]
+
+
+def _overview(entries: Mapping[str, MetricResult], unit: str, up: bool, sides: Sequence[ChartSide]) -> Chart:
+    views = {name: entry.views["mean"].sides for name, entry in entries.items()}
+    bars = _bars(views, next(iter(entries.values())), sides, str)
+    return Chart(title=f"closed benchmarks {arrow(up)} ({unit})", bars=tuple(bars))
 
 
 def _chart(name: str, entry: MetricResult, prefix: str, sides: Sequence[ChartSide]) -> Chart:
     views = {key.removeprefix(prefix): view.sides for key, view in entry.views.items() if key.startswith(prefix)}
+    title = f"{name} {arrow(entry.higher_is_better)} by {prefix.removesuffix('_')} ({entry.unit})"
+    return Chart(title=title, bars=tuple(_bars(views, entry, sides, language_label)))
+
+
+def _bars(
+    views: Mapping[str, Mapping[str, SideEstimate]],
+    entry: MetricResult,
+    sides: Sequence[ChartSide],
+    named: Callable[[str], str],
+) -> Iterator[Bar]:
+    """A bar for each of `views` and each side; `entry` says where the axis ends, `named` how a view is called."""
     top = _top(entry, views.values())
-    bars = []
     for label, estimates in views.items():
         shown = [side for side in sides if side.name in estimates]
         for side in shown:
             first, last = side is shown[0], side is shown[-1]
-            bars.append(_bar(language_label(label), estimates[side.name], top, side, first=first, last=last))
-    title = f"{name} {arrow(entry.higher_is_better)} by {prefix.removesuffix('_')} ({entry.unit})"
-    return Chart(title=title, bars=tuple(bars))
+            yield _bar(named(label), estimates[side.name], top, side, first=first, last=last)
 
 
 def _top(entry: MetricResult, views: Iterable[Mapping[str, SideEstimate]]) -> float:
     """Where the axis ends; it begins at 0."""
-    if entry.unit.startswith(FIXED):
+    if entry.high is not None and entry.unit.startswith(FIXED):
         return entry.high
     ends = [found.ci_high or found.mean or 0.0 for estimates in views for found in estimates.values()]
-    return max([*ends, 0.0]) or entry.high
+    return max([*ends, 0.0]) or entry.high or 1.0
 
 
 def _bar(label: str, found: SideEstimate, top: float, side: ChartSide, *, first: bool, last: bool) -> Bar:

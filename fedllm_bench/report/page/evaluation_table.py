@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fedllm_bench.common.text import MISSING, wrapped
 from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults
-from fedllm_bench.report.page.tables import Table, TableCell, TableRow, open_table, pair_table
+from fedllm_bench.report.page.tables import Table, TableCell, TableRow, closed_table, open_table, pair_table
 from fedllm_bench.report.tables import aligned
 
 NOTE = "[95% CI] over questions, for these models as trained; ↑ higher is better, ↓ lower is better"
@@ -15,7 +15,7 @@ PAIRS = "[95% CI] over questions: win 1, tie 0.5, loss 0; orders that disagree a
 
 def evaluation_table(evaluation: EvaluationResults, width: int = 100) -> str:
     """Blocks of aligned lines, and under them what is unscored and why; "" with neither metrics nor pairs."""
-    tables = ((open_table(evaluation), NOTE), (pair_table(evaluation), PAIRS))
+    tables = ((closed_table(evaluation), NOTE), (open_table(evaluation), NOTE), (pair_table(evaluation), PAIRS))
     return "\n\n".join(block for table, note in tables if table for block in _blocks(table, note, width))
 
 

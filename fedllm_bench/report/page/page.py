@@ -18,7 +18,7 @@ from fedllm_bench.evaluation.scoring.score_all import Scored
 from fedllm_bench.report.page import charts, parts
 from fedllm_bench.report.page.browser import BrowserData, browser_data
 from fedllm_bench.report.page.parts import environment, own_file
-from fedllm_bench.report.page.tables import Table, judge_table, open_table, pair_table, training_table
+from fedllm_bench.report.page.tables import Table, closed_table, judge_table, open_table, pair_table, training_table
 from fedllm_bench.results.schema import Results
 
 
@@ -39,7 +39,13 @@ def html_page(contents: PageContents) -> str:
     evaluation, results = contents.evaluation, contents.results
     data = browser_data(contents.materials, contents.scored)
     trained = training_table(results) if results else None
-    tables = [open_table(evaluation), pair_table(evaluation), trained, judge_table(evaluation)]
+    tables = [
+        closed_table(evaluation),
+        open_table(evaluation),
+        pair_table(evaluation),
+        trained,
+        judge_table(evaluation),
+    ]
     drawn = charts.charts(evaluation)
     curve = charts.loss_curve(results.over_rounds) if results else None
     shown = [table for table in tables if table is not None]
@@ -72,7 +78,7 @@ def policy() -> str:
 
 def _sections(tables: Sequence[Table], charts: bool, curve: bool, answers: bool) -> list[tuple[str, str]]:
     there = [(table.id, table.title) for table in tables]
-    there += [("categories", "By category, language and client")] if charts else []
+    there += [("categories", "By benchmark, category, language and client")] if charts else []
     there += [("rounds", "Over rounds")] if curve else []
     return there + ([("answers", "Answers")] if answers else [])
 

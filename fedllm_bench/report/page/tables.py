@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedllm_bench.common.text import MISSING, change, number, signed
 from fedllm_bench.evaluation.scoring.evaluation_json import (
+    BenchmarkKind,
     Change,
     EvaluationResults,
     JudgeResult,
@@ -52,6 +53,23 @@ class Table:
 
 
 def open_table(evaluation: EvaluationResults) -> Table | None:
+    return _metrics_table(of_kind(evaluation, "open"), "open", "Open-ended answers")
+
+
+def closed_table(evaluation: EvaluationResults) -> Table | None:
+    """Subjects of a benchmark are drawn, and not in the table."""
+    return _metrics_table(of_kind(evaluation, "closed"), "closed", "Closed benchmarks")
+
+
+def of_kind(evaluation: EvaluationResults, kind: BenchmarkKind) -> EvaluationResults:
+    """Its metrics of one kind alone, with their benchmarks."""
+    metrics = {name: entry for name, entry in evaluation.metrics.items() if entry.kind == kind}
+    others = {entry.benchmark for entry in evaluation.metrics.values() if entry.kind != kind}
+    benchmarks = {name: found for name, found in evaluation.benchmarks.items() if name not in others}
+    return replace(evaluation, metrics=metrics, benchmarks=benchmarks)
+
+
+def _metrics_table(evaluation: EvaluationResults, name: str, title: str) -> Table | None:
     """A row for each metric and its turns, a column for each side and each paired change; None without metrics."""
     sides = all_sides(evaluation)
     compared = [side for side in sides if side != BASE and BASE in sides]
@@ -59,8 +77,8 @@ def open_table(evaluation: EvaluationResults) -> Table | None:
     if not rows:
         return None
     return Table(
-        id="open",
-        title="Open-ended answers",
+        id=name,
+        title=title,
         caption="Means with 95% intervals over questions. They are about these models, as trained: nothing here says "
         "how another seed of the same method would do. ↑ higher is better, ↓ lower is better.",
         head=("metric", *sides, *(f"{side} - {BASE}, paired" for side in compared)),

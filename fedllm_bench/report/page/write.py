@@ -9,6 +9,8 @@ from pathlib import Path
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.config.run_labels import is_invented
+from fedllm_bench.evaluation.closed.closed_folder import read_closed
+from fedllm_bench.evaluation.closed.closed_scoring import closed_notes, closed_results, score_closed
 from fedllm_bench.evaluation.metrics.own_user import OF_SPLIT, Owners, owners_of_run
 from fedllm_bench.evaluation.metrics.references import load_encoder
 from fedllm_bench.evaluation.metrics.registry import open_metrics
@@ -42,7 +44,8 @@ def write_evaluation_report(folder: Path, *, embedding_model: str = "", min_cove
     own_metrics.check_still_there(folder)
     materials = read_folder(folder)
     trained, notes = _results(folder)
-    if not materials and trained is None:
+    closed = read_closed(folder)
+    if not materials and not closed and trained is None:
         raise UserError(f"{folder} has neither answers nor results.json; give a run folder, or answer first: "
                         f"fedllm-bench answer {folder}")  # fmt: skip
     encoder = load_encoder(embedding_model) if embedding_model and materials else None
@@ -54,9 +57,9 @@ def write_evaluation_report(folder: Path, *, embedding_model: str = "", min_cove
         metrics=open_metrics(encoder, Path(embedding_model).name, owners),
     )
     scored = score_all(materials, options.metrics)
-    evaluation = evaluation_of(materials, scored, options)
+    evaluation = evaluation_of(materials, [*score_closed(closed), *scored], options, closed_results(closed))
     unchecked = [note for material in materials.values() for note in material.notes]
-    notes = (*notes, *unchecked, *([] if materials else [NO_ANSWERS]))
+    notes = (*notes, *unchecked, *closed_notes(closed), *([] if materials or closed else [NO_ANSWERS]))
     contents = PageContents(
         title=_title(folder, trained),
         facts=_facts(trained),
@@ -66,7 +69,7 @@ def write_evaluation_report(folder: Path, *, embedding_model: str = "", min_cove
         scored=scored,
         results=trained,
     )
-    numbers = folder / evaluation_json.FILE if materials else None
+    numbers = folder / evaluation_json.FILE if materials or closed else None
     if numbers:
         own_metrics.keep(folder, [one.metric for one in evaluation.metrics.values()])
         evaluation_json.write_evaluation(numbers, evaluation)

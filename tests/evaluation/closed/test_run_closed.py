@@ -209,7 +209,7 @@ def test_a_diverged_model_has_no_answers(
 
 
 def test_a_group_is_read_without_all_task_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    with loading._index(closed_benchmarks()["mmlu"]) as index:
+    with loading._index(closed_benchmarks()["mmlu"], {}) as index:
         assert len(list(loading._leaves(index, "mmlu"))) == 57
         assert len(index.all_tasks) < 200
 

@@ -216,5 +216,5 @@ def test_evaluation_json_is_read_as_written_and_refused_when_changed(tmp_path):
     payload = files.read_json(path)
     for change in ({"schema_version": 1}, {"extra": 1}, {"metrics": {"x": {}}}):
         files.write_json(path, payload | change)
-        with pytest.raises(UserError, match=r"no evaluation\.json of version 3 .*fedllm-bench report"):
+        with pytest.raises(UserError, match=r"no evaluation\.json of version 4 .*fedllm-bench report"):
             read_evaluation(path)

@@ -1,7 +1,8 @@
 """Small made data sets in the columns of the upstreams that closed benchmarks read.
 
-Every question has a mark of its own (`mark`), by which a model of closed_models.py knows what is asked. Texts are invented; they hold
-what real rows hold too: label words in the text, templates, tokens of control, several scripts, lines in an answer.
+Every question has a mark of its own (`mark`), by which a model of closed_models.py knows what is asked. Texts are
+invented. They hold what real rows hold too: label words in the text, templates, tokens of control, several scripts,
+lines in an answer.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedllm_bench.evaluation.closed.sandbox.programs import MOST_CHARACTERS, ProgramLanguage, Limits, new_sign
+from fedllm_bench.evaluation.closed.sandbox.programs import MOST_CHARACTERS, Limits, ProgramLanguage, new_sign
 from fedllm_bench.evaluation.closed.sandbox.shells import Shell
 
 GRACE_SECONDS = 15.0  # for the guard itself, on a busy machine

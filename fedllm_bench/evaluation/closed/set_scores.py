@@ -1,0 +1,124 @@
+"""Scores of a whole set of items, macro-F1 and corpus BLEU, as one value for each item, whose mean is the set's score.
+
+The values are jackknife pseudo-values (Efron and Stein, 1981, The jackknife estimate of variance): n T - (n - 1) T_i,
+where T_i is the score without item i. They are moved so that their mean is T itself, and they vary as T would over
+other items. So intervals and paired differences are made of them as of the scores of single items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedllm_bench.scores.score import Score
+
+RIGHT, SAID = "right", "said"  # evidence of an item with a label: the right one, and that of the answer ("" for none)
+COUNTS = "bleu"  # evidence of an item with BLEU: lengths of answer and reference, then n-grams that fit, then all
+ORDERS = 4  # of n-grams
+Doubles = NDArray[np.float64]
+OverLabels = Callable[[Doubles], float]  # from counts, shape (3, L)
+
+# N items, L labels
+
+
+def macro_f1(scores: Sequence[Score]) -> list[Score]:
+    """The mean over labels of F1 = 2 TP / (said + right), as scikit-learn's.
+
+    The labels are those that are right or said somewhere. "", no label found, is wrong and no label of its own.
+    """
+    return _moved(scores, partial(_without_each_f1, mean=_plain_mean))
+
+
+def weighted_f1(scores: Sequence[Score]) -> list[Score]:
+    """As :func:`macro_f1`, where a label counts as many times as it is right."""
+    return _moved(scores, partial(_without_each_f1, mean=_mean_by_items))
+
+
+def corpus_bleu(scores: Sequence[Score]) -> list[Score]:
+    """BLEU of all answers together (Papineni et al., 2002), as sacrebleu's `corpus_score` gives it, 0 to 100."""
+    return _moved(scores, _without_each_bleu)
+
+
+def _moved(scores: Sequence[Score], of: Callable[[Sequence[Score]], tuple[float, Doubles]]) -> list[Score]:
+    """The scored items with pseudo-values; the others as they are."""
+    counted = [score for score in scores if score.is_scored]
+    if not counted:
+        return list(scores)
+    whole, without = of(counted)
+    values = iter(_pseudo_values(whole, without))
+    return [replace(score, value=float(next(values))) if score.is_scored else score for score in scores]
+
+
+def _pseudo_values(whole: float, without: Doubles) -> Doubles:
+    n = len(without)
+    if n < 2:
+        return np.full(n, whole)
+    return np.asarray(whole + (n - 1) * (without.mean() - without))
+
+
+def _without_each_f1(scores: Sequence[Score], mean: OverLabels) -> tuple[float, Doubles]:
+    """F1 of all, and without each item, shape (N,). Equal pairs of labels are looked at once."""
+    pairs = [(str(score.evidence[RIGHT]), str(score.evidence[SAID])) for score in scores]
+    found = dict.fromkeys(label for pair in pairs for label in pair if label)
+    labels = {label: place for place, label in enumerate(found)}
+    counts = np.zeros((3, len(labels)))  # right and said, right, said
+    for pair in pairs:
+        _count(counts, labels, pair, 1)
+    left_out = {}
+    for pair in dict.fromkeys(pairs):
+        _count(counts, labels, pair, -1)
+        left_out[pair] = mean(counts)
+        _count(counts, labels, pair, 1)
+    return mean(counts), np.asarray([left_out[pair] for pair in pairs])
+
+
+def _count(counts: Doubles, labels: dict[str, int], pair: tuple[str, str], by: int) -> None:
+    right, said = (labels.get(label) for label in pair)
+    if right is not None:
+        counts[1, right] += by
+    if said is not None:
+        counts[2, said] += by
+        counts[0, said] += by * (said == right)
+
+
+def _f1(counts: Doubles) -> Doubles:
+    both, right, said = counts
+    return np.asarray(2 * both / np.maximum(right + said, 1))
+
+
+def _plain_mean(counts: Doubles) -> float:
+    """Over labels that are right or said somewhere: the item that is left out may have been a label's only one."""
+    there = counts[1:].sum(axis=0) > 0
+    return float(_f1(counts)[there].mean()) if there.any() else 0.0
+
+
+def _mean_by_items(counts: Doubles) -> float:
+    items = counts[1].sum()
+    return float((_f1(counts) * counts[1]).sum() / items) if items else 0.0
+
+
+def bleu_counts(answer: str, reference: str) -> list[int]:
+    """What BLEU adds up over items, as sacrebleu counts it (its tokenizer 13a, n-grams up to ORDERS)."""
+    from sacrebleu.metrics import BLEU
+
+    found = BLEU(max_ngram_order=ORDERS).corpus_score([answer], [[reference]])
+    return [found.sys_len, found.ref_len, *found.counts, *found.totals]
+
+
+def _without_each_bleu(scores: Sequence[Score]) -> tuple[float, Doubles]:
+    counts = np.asarray([score.evidence[COUNTS] for score in scores], dtype=np.int64)
+    whole = counts.sum(axis=0)
+    return _bleu(whole), np.asarray([_bleu(whole - each) for each in counts])
+
+
+def _bleu(counts: NDArray[np.int64]) -> float:
+    """From the sums of :func:`bleu_counts`. No n-gram at all, as without any item, is 0."""
+    from sacrebleu.metrics import BLEU
+
+    said, asked, *grams = (int(count) for count in counts)
+    found = BLEU.compute_bleu(grams[:ORDERS], grams[ORDERS:], said, asked, smooth_method="exp", max_ngram_order=ORDERS)
+    return float(found.score)

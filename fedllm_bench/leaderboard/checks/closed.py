@@ -1,0 +1,86 @@
+"""Closed benchmarks: every side was asked every item once, as declared, and lm-eval's values follow from the records.
+
+What a model said cannot be checked without the model: the tiers that ask again do that. Numbers that a record holds
+twice must agree, so whoever changes one must change the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fedllm_bench.common.text import part_of
+from fedllm_bench.comparison.open_scores import GLOBAL
+from fedllm_bench.evaluation.closed.closed_folder import ClosedMaterial, Samples
+from fedllm_bench.evaluation.closed.closed_samples import ClosedSample
+from fedllm_bench.evaluation.closed.closed_scoring import of_side
+from fedllm_bench.evaluation.closed.declared import closed_benchmarks
+from fedllm_bench.evaluation.scoring.answered import BASE
+from fedllm_bench.leaderboard.checks.context import CheckContext
+from fedllm_bench.leaderboard.checks.identity import CLOSE, FEW
+from fedllm_bench.leaderboard.submission.problems import Problem
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
+
+
+def closed(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
+    for run in submitted.runs:
+        for name, material in run.closed.items():
+            where = f"{run.where}/closed/{name}"
+            if name not in closed_benchmarks():
+                yield Problem(code="prompts", message="this suite has no such closed benchmark", where=where)
+                continue
+            yield from _asked(material, where)
+            for side in material.sides:
+                yield from _side(material, side, f"{where}/{side}.jsonl.gz")
+            yield from _plan(run, material, f"{where}/plan.json")
+
+
+def bases(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
+    """The base of every seed is one model, which answers alike but for rounding."""
+    first: dict[str, tuple[int, Samples]] = {}
+    for run in submitted.runs:
+        for name, material in run.closed.items():
+            if BASE in material.sides:
+                seed, known = first.setdefault(name, (run.seed, material.sides[BASE]))
+                yield from _alike(material.sides[BASE], known, seed, f"{run.where}/closed/{name}/{BASE}.jsonl.gz")
+
+
+def _alike(samples: Samples, known: Samples, seed: int, where: str) -> Iterator[Problem]:
+    far = [item for item in samples.keys() | known.keys() if not _is_near(samples.get(item), known.get(item))]
+    if len(far) > FEW * max(1, len(samples)):
+        text = f"the base answered otherwise than for seed {seed} in {part_of(len(far), len(samples), 'item')}"
+        yield Problem(code="base", message=text, where=where)
+
+
+def _is_near(one: ClosedSample | None, other: ClosedSample | None) -> bool:
+    if one is None or other is None or len(one.log_likelihoods) != len(other.log_likelihoods):
+        return False
+    pairs = zip(one.log_likelihoods, other.log_likelihoods, strict=True)
+    near = all(math.isclose(a, b, rel_tol=CLOSE, abs_tol=CLOSE) for a, b in pairs)
+    return near and one.parsed == other.parsed and one.passed == other.passed
+
+
+def _asked(material: ClosedMaterial, where: str) -> Iterator[Problem]:
+    if GLOBAL not in material.sides and not any(side.startswith("client-") for side in material.sides):
+        yield Problem(code="uncovered", message=f"the side {GLOBAL!r} has no answers", where=where)
+    for side in sorted(material.unpaired):
+        text = f"{side} was asked with other prompts than the base"
+        yield Problem(code="prompts", message=text, where=f"{where}/{side}.jsonl.gz")
+
+
+def _side(material: ClosedMaterial, side: str, where: str) -> Iterator[Problem]:
+    samples, form = material.sides[side], closed_benchmarks()[material.name].form
+    missing = [item for item in material.items if item not in samples or samples[item].reason]
+    if missing:
+        text = f"{part_of(len(missing), len(material.items), 'item', 'have')} no answer, as {missing[0][:60]!a}"
+        yield Problem(code="uncovered", message=text, where=where)
+    if other := sorted({sample.form for sample in samples.values()} - {form}):
+        yield Problem(code="record", message=f"samples of the form {', '.join(other)}, not {form}", where=where)
+    for line in of_side(material, side):
+        yield Problem(code="evidence", message=line[:400], where=where)
+
+
+def _plan(run: SubmittedRun, material: ClosedMaterial, where: str) -> Iterator[Problem]:
+    if changed := material.plan.changed:
+        text = f"settings in place of the published ones: {str(changed)[:120]!a}"
+        yield Problem(code="plan", message=text, where=where)
