@@ -267,4 +267,5 @@ def _measure(key: str, about: ClosedBenchmark) -> ClosedMeasure:
         return MEASURES[name]
     if key == about.metric:
         return as_given(key, unit=about.unit, higher_is_better=about.higher_is_better)
-    return as_given(key)
+    known = MEASURES.get(name.partition(",")[0])
+    return as_given(key, higher_is_better=known is None or known.higher_is_better)

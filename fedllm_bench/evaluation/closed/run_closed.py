@@ -229,6 +229,7 @@ class _Work:
             "fewshot_seed": SEED,
             "data": "files" if self.request.data else "hub",
             "world_seed": self.request.world_seed,
+            **({"context": self.benchmark.context} if self.benchmark.context else {}),
         }
 
     def _asked(self, model: LoraModel, kept: Ledger, side: str, batch_tokens: int) -> list[ClosedSample]:
@@ -240,7 +241,7 @@ class _Work:
 
         texts = ClosedTexts(model.tokenizer, None if self.template is None else self.template.text)
         label = f"{self.benchmark.name} {side}"
-        lm = ResidentLM(model, texts, kept, batch_tokens, label, self.request.seed)
+        lm = ResidentLM(model, texts, kept, batch_tokens, label, self.request.seed, self.benchmark.context)
         for task in self.tasks.values():
             task.set_fewshot_seed(seed=SEED)  # every side sees the same examples
         with silenced(), without_bars(), fixed_seeds(), _told(self.benchmark.name):

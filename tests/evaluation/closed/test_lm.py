@@ -107,6 +107,16 @@ def can_be_scored(pairs: Sequence[tuple[str, str]], tokenizer: Any) -> list[tupl
     return kept
 
 
+def test_a_benchmark_s_context_cuts_what_the_model_holds(model: LoraModel, tmp_path: Path) -> None:
+    def length(context: int) -> int:
+        texts = ClosedTexts(model.tokenizer, None)
+        kept = Ledger(tmp_path / "kept", "k")
+        return ResidentLM(model, texts, kept, batch_tokens=512, label="test", context=context).max_length
+
+    assert length(10) == 10
+    assert length(10**9) == length(0) > 10
+
+
 @pytest.mark.parametrize("pass_tokens", [0, 10**6], ids=["with families", "apart"])
 def test_likelihoods_are_those_of_hflm(
     model: LoraModel, wide: LoraModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pass_tokens: int

@@ -54,6 +54,17 @@ def test_pass_at_k_has_no_bias(passed, k, expected):
     assert value(f"pass_{k}", sample) == pytest.approx(expected)
 
 
+def test_a_share_of_unparsable_answers_is_better_when_it_is_less_behind_any_filter():
+    found = {name: measure for name, measure in measures_of("fpb", "text").items() if name == "fpb_unparsable"}
+    assert [measure.higher_is_better for measure in found.values()] == [False]
+    assert measures_of("fpb", "text")["fpb_strict"].higher_is_better
+
+
+def test_bbh_does_not_count_the_space_before_an_answer():
+    measure = measures_of("bbh", "text")["bbh"]
+    assert [measure.of(text(0, said, "(A)")).value for said in (" (A)", "(A)\n", "(B)", "A", "")] == [1, 1, 0, 0, 0]
+
+
 def test_pass_at_ten_of_one_program_is_unscored():
     score = MEASURES["pass_10"].of(made(0, form="code", target="", texts=("x",), passed=(True,)))
     assert (score.value, score.reason) == (None, "1 programs, and pass@10 needs 10")
