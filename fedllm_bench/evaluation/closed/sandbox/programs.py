@@ -46,7 +46,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class ProgramSteps:
     """Files to be written, and commands to be run one after the other; `sign` is what a passed program prints."""
 
     files: dict[str, str]
@@ -60,7 +60,7 @@ class ProgramLanguage:
 
     name: str
     tool: Callable[[], str | None]
-    steps: Callable[[str, str, str], Steps]
+    steps: Callable[[str, str, str], ProgramSteps]
     limits: Limits
 
 
@@ -68,21 +68,23 @@ def new_sign() -> str:
     return f"passed-{secrets.token_hex(16)}"
 
 
-def _python(text: str, tool: str, sign: str) -> Steps:
+def _python(text: str, tool: str, sign: str) -> ProgramSteps:
     files = {"program.py": text, "main.py": PYTHON_START.format(sign=sign)}
-    return Steps(files=files, commands=[[tool, "-I", "-B", "main.py"]], sign=sign)
+    return ProgramSteps(files=files, commands=[[tool, "-I", "-B", "main.py"]], sign=sign)
 
 
-def _javascript(text: str, tool: str, sign: str) -> Steps:
+def _javascript(text: str, tool: str, sign: str) -> ProgramSteps:
     command = [tool, "--max-old-space-size=512", "main.js"]
-    return Steps(files={"main.js": text + JS_END.format(sign=sign)}, commands=[command], sign=sign)
+    return ProgramSteps(files={"main.js": text + JS_END.format(sign=sign)}, commands=[command], sign=sign)
 
 
-def _cpp(text: str, tool: str, sign: str) -> Steps:
+def _cpp(text: str, tool: str, sign: str) -> ProgramSteps:
     """The tests are the body of `main`, which ends the text."""
     body = text.rstrip().removesuffix("}")
     translate = [tool, "-std=c++17", "-O1", "-include", "cstdio", "main.cpp", "-o", "main"]
-    return Steps(files={"main.cpp": body + CPP_END.format(sign=sign)}, commands=[translate, ["./main"]], sign=sign)
+    return ProgramSteps(
+        files={"main.cpp": body + CPP_END.format(sign=sign)}, commands=[translate, ["./main"]], sign=sign
+    )
 
 
 def _which(name: str) -> str | None:

@@ -162,7 +162,8 @@ def _reason(ending: str, report: dict[str, Any], sign: str, limits: Limits) -> s
     if code == 0:
         return "" if sign in output else "it ended before its tests did"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return f"code {code}: {_printable(lines[-1])}" if lines else f"code {code}"
+    said = next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "")  # node ends otherwise
+    return f"code {code}: {_printable(said)}" if said else f"code {code}"
 
 
 def _printable(line: str) -> str:

@@ -152,9 +152,8 @@ def docker_shell() -> DockerShell:
         raise UserError(f"--sandbox docker: docker does not answer ({error})") from error
     if asked.returncode:
         said = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(
-            f"--sandbox docker: {said}; `docker pull {image}`, or set {IMAGE_VARIABLE} to an image with Python"
-        )
+        advice = f"`docker pull {image}`, or set {IMAGE_VARIABLE} to an image with Python"
+        raise UserError(f"--sandbox docker: {said}; {advice if image in said else 'or leave the option out'}")
     return DockerShell(program, image)
 
 
