@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedllm_bench.commands import answer, closed, judge, report
+from fedllm_bench.commands import answer, judge, report
+from fedllm_bench.commands.asking import closed
 from fedllm_bench.commands.terminal import add_plugins
 from fedllm_bench.pipeline.evaluating import PUBLISHED, RULE, EvaluationPlan, check_encoder, plan_of
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fedllm_bench.evaluation.answering.kv_cache import is_plain
 from fedllm_bench.evaluation.closed.families import GPU_PASS, PASS, families
 from fedllm_bench.evaluation.closed.shared_prefix import beginning, hidden_behind
-from fedllm_bench.evaluation.closed.texts import Pair
+from fedllm_bench.evaluation.closed.texts import AskedPair
 from fedllm_bench.metrics.running import by_length
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.out_of_memory import free_memory, is_out_of_memory
@@ -47,7 +47,7 @@ class ScoredRow:
         return len(self.ids) - max(map(len, self.targets))
 
 
-def as_rows(pairs: Sequence[Pair], longest: int) -> tuple[list[ScoredRow], list[tuple[int, int] | None]]:
+def as_rows(pairs: Sequence[AskedPair], longest: int) -> tuple[list[ScoredRow], list[tuple[int, int] | None]]:
     """The rows of all pairs, and where in them each pair is: its row, and its place among the row's targets.
 
     None for a pair that cannot be scored. Inputs are cut on the left to `longest` tokens, as `HFLM` cuts them.

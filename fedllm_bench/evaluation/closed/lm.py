@@ -21,7 +21,7 @@ from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.progress import Meter
 from fedllm_bench.evaluation.closed.generation import Generated, cut_prompt, generated, settings_of
 from fedllm_bench.evaluation.closed.likelihood import NOTHING, Answer, ScoredRow, as_rows, scored
-from fedllm_bench.evaluation.closed.texts import ClosedTexts, Pair, windows
+from fedllm_bench.evaluation.closed.texts import AskedPair, ClosedTexts, windows
 from fedllm_bench.training.model.lora_model import LoraModel
 
 USUAL_CONTEXT = 2048  # tokens, of a model and a tokenizer that say nothing; as HFLM
@@ -116,7 +116,7 @@ class ResidentLM(LM):  # type: ignore[misc]  # lm-eval has no types here
             )
         return found
 
-    def _answers(self, pairs: Sequence[Pair]) -> list[Answer]:
+    def _answers(self, pairs: Sequence[AskedPair]) -> list[Answer]:
         """The answer to each pair, from the ledger where it is there; NOTHING for one that cannot be scored."""
         rows, places = as_rows(pairs, self.max_length)
         names = [_row_name(row) for row in rows]

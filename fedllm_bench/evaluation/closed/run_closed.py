@@ -98,7 +98,7 @@ def run_closed(request: ClosedRequest, subject: Subject, default_threads: int) -
         with silenced(), fixed_seeds():
             tasks = _configured(benchmark, _tasks(request, benchmark))
         for side in subject.sides:
-            work = _Work(request, resident, benchmark, tasks, template, programs)
+            work = _ClosedWork(request, resident, benchmark, tasks, template, programs)
             yield work.side(side, default_threads)
 
 
@@ -170,7 +170,7 @@ def _configured(benchmark: ClosedBenchmark, tasks: dict[str, Any]) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class _Work:
+class _ClosedWork:
     """One benchmark, asked of one side after another."""
 
     request: ClosedRequest

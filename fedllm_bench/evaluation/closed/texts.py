@@ -16,12 +16,13 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.templates.marked_text import Ids, MarkedText
+from fedllm_bench.evaluation.closed.tails import encoded_alike
 
 AT_ONCE = 4096  # texts that are encoded in one call
 
 
 @dataclass(frozen=True)
-class Pair:
+class AskedPair:
     """Tokens of a context, and of what is to follow it."""
 
     context: tuple[int, ...]
@@ -65,9 +66,19 @@ class ClosedTexts:
     def bare(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of texts alone."""
         starts = range(0, len(texts), AT_ONCE)
-        return [ids for start in starts for ids in self._marked.encode(texts[start : start + AT_ONCE])]
+        return [ids for start in starts for ids in self._some(texts[start : start + AT_ONCE])]
 
-    def pairs(self, requests: Sequence[tuple[str, str]]) -> list[Pair]:
+    def _some(self, texts: Sequence[str]) -> list[Ids]:
+        """A text with the name of a control token is encoded by itself, as are all that a template wrote."""
+        if self.template is not None:
+            return self._marked.encode(texts)
+        found = encoded_alike(texts, lambda some: self.tokenizer(list(some), add_special_tokens=False).encodings)
+        odd = [number for number, ids in enumerate(found) if self._marked.count([ids])]
+        for number, ids in zip(odd, self._marked.encode([texts[number] for number in odd]), strict=True):
+            found[number] = ids
+        return found
+
+    def pairs(self, requests: Sequence[tuple[str, str]]) -> list[AskedPair]:
         """Contexts and continuations: spaces that end a context go to the continuation, and both are encoded as one
         text, which is cut behind as many tokens as the context alone has."""
         moved = [_moved(context, continuation) for context, continuation in requests]
@@ -86,13 +97,13 @@ class ClosedTexts:
         distinct = list(dict.fromkeys(texts))
         return dict(zip(distinct, (self.bare if is_bare else self.encode)(distinct), strict=True))
 
-    def _cut(self, context: Ids, whole: Ids) -> Pair:
-        return Pair(tuple(context), tuple(whole[len(context) :]))
+    def _cut(self, context: Ids, whole: Ids) -> AskedPair:
+        return AskedPair(tuple(context), tuple(whole[len(context) :]))
 
-    def _behind_nothing(self, ids: Ids) -> Pair:
+    def _behind_nothing(self, ids: Ids) -> AskedPair:
         if ids[:1] == [self.prefix]:
-            return Pair(tuple(ids[:1]), tuple(ids[1:]))
-        return Pair((self.prefix,), tuple(ids))
+            return AskedPair(tuple(ids[:1]), tuple(ids[1:]))
+        return AskedPair((self.prefix,), tuple(ids))
 
     def chat(self, history: Sequence[Mapping[str, str]], *, goes_on: bool) -> str:
         """A conversation as the template writes it, marks under secret names; with `goes_on` its last turn is the
@@ -115,7 +126,7 @@ def _moved(context: str, continuation: str) -> tuple[str, str]:
     return context[:-spaces], context[-spaces:] + continuation
 
 
-def windows(ids: Ids, prefix: int, longest: int) -> Iterator[Pair]:
+def windows(ids: Ids, prefix: int, longest: int) -> Iterator[AskedPair]:
     """All tokens of a text, each predicted once from at most `longest` tokens before it.
 
     As lm-eval's rolling windows: the first begins with `prefix`, and every other one has one token of context, or as
@@ -123,8 +134,8 @@ def windows(ids: Ids, prefix: int, longest: int) -> Iterator[Pair]:
     """
     if ids:
         first = min(longest, len(ids))
-        yield Pair((prefix,), tuple(ids[:first]))
+        yield AskedPair((prefix,), tuple(ids[:first]))
         for start in range(first, len(ids), longest):
             end = min(start + longest, len(ids))
             begin = end - longest - 1
-            yield Pair(tuple(ids[begin:start]), tuple(ids[start:end]))
+            yield AskedPair(tuple(ids[begin:start]), tuple(ids[start:end]))
