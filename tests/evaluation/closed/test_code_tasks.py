@@ -171,7 +171,7 @@ def test_without_permission_programs_are_kept_and_with_it_later_only_they_are_ru
     assert "--allow-code" in caplog.text
     assert [sample.reason for sample in done.samples] == [NOT_ALLOWED] * 2
     assert all(sample.texts and "def add" in sample.texts[0] for sample in done.samples)
-    monkeypatch.setattr(run_closed._Work, "_asked", lambda *_: pytest.fail("it was asked again"))
+    monkeypatch.setattr(run_closed._ClosedWork, "_asked", lambda *_: pytest.fail("it was asked again"))
     done = ask(tmp_path, subject, data, allow_code=True, sandbox="process")
     assert [sample.passed for sample in done.samples] == [(False,), (False,)]
     assert not done.failed
