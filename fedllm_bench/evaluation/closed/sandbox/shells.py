@@ -18,7 +18,7 @@ from fedllm_bench.evaluation.closed.sandbox.programs import ProgramLanguage
 from fedllm_bench.evaluation.closed.sandbox.walls import BOX
 
 PACKAGES = str(Path(__file__).parents[4])
-SYSTEM = ("/bin", "/etc/alternatives", "/etc/ld.so.cache", "/lib", "/lib32", "/lib64", "/sbin", "/usr")
+SYSTEM = ("/bin", "/etc/alternatives", "/etc/ld.so.cache", "/lib", "/lib32", "/lib64", "/nix/store", "/sbin", "/usr")
 IMAGE, IMAGE_VARIABLE = "python:3.11-slim", "FEDLLM_BENCH_IMAGE"
 DOCKER_SECONDS = 20.0
 
@@ -32,9 +32,10 @@ def guard_command(python: str, packages: str) -> list[str]:
 def readable(tool: str) -> list[str]:
     """What a program may read: the system's libraries, this Python with its packages, and its tool's folder."""
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    own = Path(tool).parent.parent
-    paths = [*SYSTEM, sys.prefix, sys.base_prefix, *packages, *([str(own)] if own != Path("/") else [])]
-    return sorted({path for path in paths if path != "/" and Path(path).exists()})
+    own = str(Path(tool).resolve().parent.parent)
+    paths = [*SYSTEM, sys.prefix, sys.base_prefix, *packages, own]
+    real = [str(Path(path).resolve()) for path in paths]  # where links on the way lead
+    return sorted({path for path in (*paths, *real) if path != "/" and Path(path).exists()})
 
 
 class Shell(Protocol):
