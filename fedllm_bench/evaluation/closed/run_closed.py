@@ -30,6 +30,7 @@ from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, read_sam
 from fedllm_bench.evaluation.closed.code_grading import CodeStep, code_step
 from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, TemplateChoice, check_installed, closed_named
 from fedllm_bench.evaluation.closed.quiet import SEED, fixed_seeds, silenced, without_bars
+from fedllm_bench.evaluation.closed.sandbox.choice import choose_shell
 from fedllm_bench.training.model.lora_model import LoraModel
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ class ClosedDone:
 def check_closed(request: ClosedRequest) -> None:
     """Raise a :class:`UserError` now for what would be refused after others have answered."""
     check_installed()
+    if request.allow_code and any(benchmark.needs_code for benchmark in request.benchmarks):
+        choose_shell(request.sandbox)
     if request.data is not None and not request.data.is_dir():
         raise UserError(f"--data-dir {request.data}: no such folder")
 

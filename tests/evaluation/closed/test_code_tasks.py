@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from code_rows import CODE, MADE_CODE, NAMES, passes, says, write_data
+from code_rows import ALL_CODE, CODE, MADE_CODE, NAMES, passes, says, write_data
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 
@@ -71,6 +71,8 @@ def test_every_benchmark_of_code_is_ours_and_has_rows_and_a_way_to_run():
     tasks = [task for benchmark in CODE.values() for task in benchmark.task]
     assert sorted(tasks) == sorted(CODE_TASKS)
     assert {task.language for task in CODE_TASKS.values()} == set(LANGUAGES)
+    parts = [task for name in ALL_CODE.keys() - CODE.keys() for task in ALL_CODE[name].task]
+    assert sorted(parts) == sorted(CODE["ds1000"].task)
     assert all((benchmark.form, benchmark.metric, benchmark.filter) == ("code", "pass@1", "none")
                for benchmark in CODE.values())  # fmt: skip
 
@@ -169,7 +171,7 @@ def test_without_permission_programs_are_kept_and_with_it_later_only_they_are_ru
     assert "--allow-code" in caplog.text
     assert [sample.reason for sample in done.samples] == [NOT_ALLOWED] * 2
     assert all(sample.texts and "def add" in sample.texts[0] for sample in done.samples)
-    monkeypatch.setattr(run_closed._Work, "_asked", lambda *_: pytest.fail("it was asked again"))
+    monkeypatch.setattr(run_closed._ClosedWork, "_asked", lambda *_: pytest.fail("it was asked again"))
     done = ask(tmp_path, subject, data, allow_code=True, sandbox="process")
     assert [sample.passed for sample in done.samples] == [(False,), (False,)]
     assert not done.failed

@@ -302,8 +302,10 @@ def test_a_setting_of_generation_that_we_have_not_is_refused() -> None:
     assert settings_of("t", {"top_p": 0.9, "do_sample": False}).temperature == 0
     with pytest.raises(UserError, match="the task t asks for generation with repetition_penalty"):
         settings_of("t", {"repetition_penalty": 1.2})
-    with pytest.raises(UserError, match="top_k"):
-        settings_of("t", {"do_sample": True, "top_k": 50})
+    with pytest.raises(UserError, match="min_p"):
+        settings_of("t", {"do_sample": True, "min_p": 0.1})
+    assert settings_of("t", {"do_sample": True, "top_k": 40, "top_p": 0.75}).tail == (40, 0.75)
+    assert settings_of("t", {"do_sample": False, "top_k": 40, "top_p": 0.75}).tail == (0, 1.0)
 
 
 def test_stop_strings_are_found_across_and_inside_tokens(model: LoraModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -63,6 +64,15 @@ def test_pass_at_k_has_no_bias(passed, k, expected):
     tests = tuple(mark == "1" for mark in passed)
     sample = made(0, form="code", target="", texts=("x",) * len(tests), passed=tests)
     assert value(f"pass_{k}", sample) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [1, 10])
+@pytest.mark.parametrize(("n", "passed"), [(n, c) for n in (10, 11, 12) for c in range(n + 1)])
+def test_pass_at_k_is_the_share_of_all_choices_of_k_programs_with_one_that_passes(n, passed, k):
+    tests = tuple(place < passed for place in range(n))
+    choices = [any(chosen) for chosen in itertools.combinations(tests, k)]
+    sample = made(0, form="code", target="", texts=("x",) * n, passed=tests)
+    assert value(f"pass_{k}", sample) == pytest.approx(sum(choices) / len(choices))
 
 
 def test_a_share_of_unparsable_answers_is_better_when_it_is_less_behind_any_filter():

@@ -15,7 +15,8 @@ from fedllm_bench.common import files
 from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, closed_benchmarks
 
 Row = dict[str, Any]
-CODE = {name: benchmark for name, benchmark in closed_benchmarks().items() if benchmark.needs_code}
+ALL_CODE = {name: benchmark for name, benchmark in closed_benchmarks().items() if benchmark.needs_code}
+CODE = {name: benchmark for name, benchmark in ALL_CODE.items() if not name.startswith("ds1000_")}  # parts of ds1000
 CHECK = "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(-1, 1) == 0\n"
 # bodies of `add`; what comes behind a stop string is cut off
 BODIES = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fedllm_bench.common.cores import num_cores
 from fedllm_bench.common.progress import track
-from fedllm_bench.evaluation.closed.sandbox.programs import Language, Limits
+from fedllm_bench.evaluation.closed.sandbox.programs import Limits, ProgramLanguage
 from fedllm_bench.evaluation.closed.sandbox.runs import Outcome, SandboxBroken, run_program
 from fedllm_bench.evaluation.closed.sandbox.shells import Shell
 
@@ -19,7 +19,7 @@ class ProgramRun:
     """A program that is to be run, under a name of the caller's."""
 
     name: str
-    language: Language
+    language: ProgramLanguage
     text: str
     limits: Limits
 

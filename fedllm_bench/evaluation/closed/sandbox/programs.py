@@ -46,7 +46,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class ProgramSteps:
     """Files to be written, and commands to be run one after the other; `sign` is what a passed program prints."""
 
     files: dict[str, str]
@@ -55,12 +55,12 @@ class Steps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Language:
+class ProgramLanguage:
     """`tool`: the program that runs or translates it; `steps`: from a program's text, the tool's path and a sign."""
 
     name: str
     tool: Callable[[], str | None]
-    steps: Callable[[str, str, str], Steps]
+    steps: Callable[[str, str, str], ProgramSteps]
     limits: Limits
 
 
@@ -68,21 +68,23 @@ def new_sign() -> str:
     return f"passed-{secrets.token_hex(16)}"
 
 
-def _python(text: str, tool: str, sign: str) -> Steps:
+def _python(text: str, tool: str, sign: str) -> ProgramSteps:
     files = {"program.py": text, "main.py": PYTHON_START.format(sign=sign)}
-    return Steps(files=files, commands=[[tool, "-I", "-B", "main.py"]], sign=sign)
+    return ProgramSteps(files=files, commands=[[tool, "-I", "-B", "main.py"]], sign=sign)
 
 
-def _javascript(text: str, tool: str, sign: str) -> Steps:
+def _javascript(text: str, tool: str, sign: str) -> ProgramSteps:
     command = [tool, "--max-old-space-size=512", "main.js"]
-    return Steps(files={"main.js": text + JS_END.format(sign=sign)}, commands=[command], sign=sign)
+    return ProgramSteps(files={"main.js": text + JS_END.format(sign=sign)}, commands=[command], sign=sign)
 
 
-def _cpp(text: str, tool: str, sign: str) -> Steps:
+def _cpp(text: str, tool: str, sign: str) -> ProgramSteps:
     """The tests are the body of `main`, which ends the text."""
     body = text.rstrip().removesuffix("}")
     translate = [tool, "-std=c++17", "-O1", "-include", "cstdio", "main.cpp", "-o", "main"]
-    return Steps(files={"main.cpp": body + CPP_END.format(sign=sign)}, commands=[translate, ["./main"]], sign=sign)
+    return ProgramSteps(
+        files={"main.cpp": body + CPP_END.format(sign=sign)}, commands=[translate, ["./main"]], sign=sign
+    )
 
 
 def _which(name: str) -> str | None:
@@ -93,9 +95,9 @@ def _which(name: str) -> str | None:
 LANGUAGES = {
     language.name: language
     for language in (
-        Language(name="python", tool=lambda: sys.executable, steps=_python, limits=Limits()),
+        ProgramLanguage(name="python", tool=lambda: sys.executable, steps=_python, limits=Limits()),
         # V8 sets aside many gigabytes of addresses that it never uses
-        Language(name="js", tool=lambda: _which("node"), steps=_javascript, limits=Limits(address_bytes=0)),
-        Language(name="cpp", tool=lambda: _which("g++"), steps=_cpp, limits=Limits()),
+        ProgramLanguage(name="js", tool=lambda: _which("node"), steps=_javascript, limits=Limits(address_bytes=0)),
+        ProgramLanguage(name="cpp", tool=lambda: _which("g++"), steps=_cpp, limits=Limits()),
     )
 }

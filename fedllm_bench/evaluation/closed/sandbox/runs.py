@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedllm_bench.evaluation.closed.sandbox.programs import MOST_CHARACTERS, Language, Limits, new_sign
+from fedllm_bench.evaluation.closed.sandbox.programs import MOST_CHARACTERS, Limits, ProgramLanguage, new_sign
 from fedllm_bench.evaluation.closed.sandbox.shells import Shell
 
 GRACE_SECONDS = 15.0  # for the guard itself, on a busy machine
@@ -53,7 +53,11 @@ class SandboxBroken(RuntimeError):
 
 
 def run_program(
-    shell: Shell, language: Language, text: str, limits: Limits | None = None, stop: threading.Event | None = None
+    shell: Shell,
+    language: ProgramLanguage,
+    text: str,
+    limits: Limits | None = None,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Run one program with its tests. Raises :class:`SandboxBroken` where it did not run at all."""
     if len(text) > MOST_CHARACTERS:
@@ -158,7 +162,8 @@ def _reason(ending: str, report: dict[str, Any], sign: str, limits: Limits) -> s
     if code == 0:
         return "" if sign in output else "it ended before its tests did"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return f"code {code}: {_printable(lines[-1])}" if lines else f"code {code}"
+    said = next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "")  # node ends otherwise
+    return f"code {code}: {_printable(said)}" if said else f"code {code}"
 
 
 def _printable(line: str) -> str:

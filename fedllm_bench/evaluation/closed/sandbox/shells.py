@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.closed.sandbox.programs import Language
+from fedllm_bench.evaluation.closed.sandbox.programs import ProgramLanguage
 from fedllm_bench.evaluation.closed.sandbox.walls import BOX
 
 PACKAGES = str(Path(__file__).parents[4])
-SYSTEM = ("/bin", "/etc/alternatives", "/etc/ld.so.cache", "/lib", "/lib32", "/lib64", "/sbin", "/usr")
+SYSTEM = ("/bin", "/etc/alternatives", "/etc/ld.so.cache", "/lib", "/lib32", "/lib64", "/nix/store", "/sbin", "/usr")
 IMAGE, IMAGE_VARIABLE = "python:3.11-slim", "FEDLLM_BENCH_IMAGE"
 DOCKER_SECONDS = 20.0
 
@@ -32,27 +32,28 @@ def guard_command(python: str, packages: str) -> list[str]:
 def readable(tool: str) -> list[str]:
     """What a program may read: the system's libraries, this Python with its packages, and its tool's folder."""
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    own = Path(tool).parent.parent
-    paths = [*SYSTEM, sys.prefix, sys.base_prefix, *packages, *([str(own)] if own != Path("/") else [])]
-    return sorted({path for path in paths if path != "/" and Path(path).exists()})
+    own = str(Path(tool).resolve().parent.parent)
+    paths = [*SYSTEM, sys.prefix, sys.base_prefix, *packages, own]
+    real = [str(Path(path).resolve()) for path in paths]  # where links on the way lead
+    return sorted({path for path in (*paths, *real) if path != "/" and Path(path).exists()})
 
 
 class Shell(Protocol):
     @property
     def name(self) -> str: ...
 
-    def command(self, box: str, language: Language) -> list[str]: ...
+    def command(self, box: str, language: ProgramLanguage) -> list[str]: ...
 
     def box(self, folder: str) -> str:
         """The folder that a program may write, as the guard sees it."""
         ...
 
-    def tool(self, language: Language) -> str: ...
+    def tool(self, language: ProgramLanguage) -> str: ...
 
-    def order(self, language: Language) -> dict[str, Any]: ...
+    def order(self, language: ProgramLanguage) -> dict[str, Any]: ...
 
 
-def _found(language: Language) -> str:
+def _found(language: ProgramLanguage) -> str:
     tool = language.tool()
     if tool is None:
         raise UserError(f"no program that runs {language.name} is installed; docs/code.md names them")
@@ -67,16 +68,16 @@ class ProcessShell:
     landlock: bool = True
     name: str = "process"
 
-    def command(self, box: str, language: Language) -> list[str]:
+    def command(self, box: str, language: ProgramLanguage) -> list[str]:
         return guard_command(sys.executable, PACKAGES)
 
     def box(self, folder: str) -> str:
         return folder
 
-    def tool(self, language: Language) -> str:
+    def tool(self, language: ProgramLanguage) -> str:
         return _found(language)
 
-    def order(self, language: Language) -> dict[str, Any]:
+    def order(self, language: ProgramLanguage) -> dict[str, Any]:
         read = readable(_found(language))
         return {"namespaces": self.namespaces, "landlock": self.landlock, "read": read}
 
@@ -88,7 +89,7 @@ class BubblewrapShell:
     program: str
     name: str = "bubblewrap"
 
-    def command(self, box: str, language: Language) -> list[str]:
+    def command(self, box: str, language: ProgramLanguage) -> list[str]:
         binds = []
         for path in [*readable(_found(language)), f"{PACKAGES}/fedllm_bench"]:
             link = Path(path)
@@ -102,10 +103,10 @@ class BubblewrapShell:
     def box(self, folder: str) -> str:
         return BOX
 
-    def tool(self, language: Language) -> str:
+    def tool(self, language: ProgramLanguage) -> str:
         return _found(language)
 
-    def order(self, language: Language) -> dict[str, Any]:
+    def order(self, language: ProgramLanguage) -> dict[str, Any]:
         read = ["/proc", "/dev", *readable(_found(language))]
         return {"namespaces": False, "landlock": True, "read": read}
 
@@ -118,7 +119,7 @@ class DockerShell:
     image: str
     name: str = "docker"
 
-    def command(self, box: str, language: Language) -> list[str]:
+    def command(self, box: str, language: ProgramLanguage) -> list[str]:
         user = f"{os.geteuid() or 65534}:{os.getegid() or 65534}"
         return [
             self.program, "run", "--rm", "--interactive", "--pull", "never", "--network", "none", "--read-only",
@@ -131,10 +132,10 @@ class DockerShell:
     def box(self, folder: str) -> str:
         return BOX
 
-    def tool(self, language: Language) -> str:
+    def tool(self, language: ProgramLanguage) -> str:
         return {"python": "python3", "js": "node", "cpp": "g++"}[language.name]
 
-    def order(self, language: Language) -> dict[str, Any]:
+    def order(self, language: ProgramLanguage) -> dict[str, Any]:
         return {"namespaces": False, "landlock": True, "read": ["/"]}
 
 
@@ -152,9 +153,8 @@ def docker_shell() -> DockerShell:
         raise UserError(f"--sandbox docker: docker does not answer ({error})") from error
     if asked.returncode:
         said = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(
-            f"--sandbox docker: {said}; `docker pull {image}`, or set {IMAGE_VARIABLE} to an image with Python"
-        )
+        advice = f"`docker pull {image}`, or set {IMAGE_VARIABLE} to an image with Python"
+        raise UserError(f"--sandbox docker: {said}; {advice if image in said else 'or leave the option out'}")
     return DockerShell(program, image)
 
 

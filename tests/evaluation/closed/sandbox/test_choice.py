@@ -38,7 +38,7 @@ def test_an_unknown_sandbox_is_one_line():
 def test_auto_refuses_where_programs_cannot_be_shut_in(monkeypatch: pytest.MonkeyPatch):
     without_namespaces(monkeypatch)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(UserError, match="cannot shut programs in: no namespaces .* no bubblewrap, no docker") as error:
+    with pytest.raises(UserError, match=r"cannot shut programs in: no namespaces .* no bubblewrap, no docker") as error:
         choose_shell("auto")
     assert "--sandbox process" in str(error.value)
     assert "\n" not in str(error.value)
