@@ -141,6 +141,22 @@ _OTHERS = {
         """,
         "bytes of memory",
     ),
+    "memory without a process": (
+        """
+        import os, time
+        for number in range(50):
+            os.write(os.memfd_create(f"{number}"), bytes(4_000_000))
+            os.write(os.open(f"{number}", os.O_RDWR | os.O_CREAT), bytes(100_000))
+            os.unlink(f"{number}")
+        time.sleep(0.3)
+        for number in range(50):
+            if os.fork() == 0:
+                for again in range(50):
+                    os.write(os.memfd_create(f"{again}"), bytes(4_000_000))
+                time.sleep(9)
+        """,
+        ANY,
+    ),
     "deep recursion": (
         """
         def f():
@@ -198,6 +214,17 @@ _OTHERS = {
         library = ctypes.CDLL(None)
         done = library.unshare(0x10000000) == 0 or library.mount(b"none", b"/box", b"tmpfs", 0, None) == 0
         assert done, "refused"
+        """,
+        "refused",
+    ),
+    "System V memory": (
+        """
+        import ctypes
+        library = ctypes.CDLL(None)
+        got = library.shmget(0, 1 << 20, 0o1600)
+        if got >= 0:
+            library.shmctl(got, 0, None)
+        assert got >= 0, "refused"
         """,
         "refused",
     ),

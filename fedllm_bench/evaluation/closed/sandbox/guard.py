@@ -12,6 +12,7 @@ import json
 import os
 import select
 import signal
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -196,9 +197,11 @@ class _Watch:
         if _fills(Path.cwd(), self.limits["box_bytes"]):
             return "files"
         found = list(descendants())
+        hidden = sum(nameless_bytes(process) for process, _ in found)
         if len(found) > self.limits["processes"]:
             return "processes"
-        return "memory" if sum(num_bytes for _, num_bytes in found) > self.limits["memory_bytes"] else ""
+        used = hidden + sum(num_bytes for _, num_bytes in found)
+        return "memory" if used > self.limits["memory_bytes"] else ""
 
     def _report(self, ending: str, code: int = 0) -> Report:
         seconds = round(time.monotonic() - self.started, 3)
@@ -235,6 +238,17 @@ def descendants() -> Iterator[tuple[int, int]]:
         process = waiting.pop()
         waiting += children.pop(process, [])
         yield process, sizes[process]
+
+
+def nameless_bytes(process: int) -> int:
+    """Of open files that no folder names any more, or never did (memfd_create(2)): they are no process's memory."""
+    total = 0
+    with suppress(OSError):  # it has ended, or hides them
+        for entry in os.scandir(PROC / str(process) / "fd"):
+            with suppress(OSError):
+                about = entry.stat()
+                total += about.st_blocks * 512 if stat.S_ISREG(about.st_mode) and not about.st_nlink else 0
+    return total
 
 
 def _processes() -> Iterator[tuple[int, list[str]]]:

@@ -24,7 +24,7 @@ from fedllm_bench.evaluation.closed.sandbox.shells import ProcessShell, Shell
 APART, ALONE, OPEN = ProcessShell(), ProcessShell(namespaces=False), ProcessShell(namespaces=False, landlock=False)
 SECRET = "FEDLLM_BENCH_TEST_SECRET"
 # UDP stays open without namespaces, and the kernel does not limit how many processes root has
-NOT_ALONE = {"socket without a connection", "a million files", "mounts and namespaces"} | (
+NOT_ALONE = {"socket without a connection", "a million files", "mounts and namespaces", "System V memory"} | (
     {"fork bomb"} if os.geteuid() == 0 else set()
 )
 
