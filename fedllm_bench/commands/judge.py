@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         is_scored=args.scored,
     )
     if not (args.judge or args.judge_url or args.judge_model):
-        return _without_judge(answered_benchmarks(args.run_folder))
+        return _without_judge(args.run_folder, answered_benchmarks(args.run_folder))
     return _with_judge(args, preset_of(args), wanted)
 
 
@@ -136,11 +136,13 @@ def preset_of(args: argparse.Namespace) -> Preset:
     return preset.sending(without=left_out, limit_name=args.token_limit_name)
 
 
-def _without_judge(there: dict[str, list[str]]) -> int:
+def _without_judge(folder: Path, there: dict[str, list[str]]) -> int:
     from fedllm_bench.evaluation.judges.preset import judge_names
 
     for benchmark, sides in there.items():
-        say(f"{benchmark}: answers of {', '.join(sides)} are kept; judge metrics are unscored: no judge")
+        judges = sorted(path.parent.name for path in (folder / "judgements").glob(f"*/{benchmark}"))
+        what = f"judged by {', '.join(judges)}" if judges else "judge metrics are unscored: no judge"
+        say(f"{benchmark}: answers of {', '.join(sides)} are kept; {what}")
     if not there:
         say("no answers that judges grade; `fedllm-bench answer` makes them")
     say(f"give --judge, one of {', '.join(judge_names())} or a .toml file; or --judge-url and --judge-model")

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judged import write_answers
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation import outside_files
 from fedllm_bench.evaluation.answering.importing import imported, told
 from fedllm_bench.evaluation.benchmarks import BENCHMARKS, PromptContext
-from fedllm_bench.evaluation.imported_files import read_files, read_rows
+from fedllm_bench.evaluation.imported_files import read_rows
 from fedllm_bench.evaluation.metrics.refusals import refuses
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.evaluation.scoring.answered import read_folder
@@ -89,79 +87,6 @@ def test_prompts_of_one_text_take_the_answers_to_it_in_turn(tmp_path: Path):
     prompts = [Prompt(item_id=item, turns=("The same?",)) for item in ("a", "b")]
     found = of([{"instruction": "The same?", "output": text} for text in ("1", "2")], tmp_path, prompts)
     assert [answer.turns for answer in found.answers] == [("1",), ("2",)]
-
-
-# --- turns in files of their own, as of batches
-
-
-def batch(name: str, text: str | None, finish: str = "stop", status: int = 200, **body: Any) -> dict[str, Any]:
-    choices = [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]
-    response = {"status_code": status, "body": {"model": "m", "choices": choices, **body}}
-    return {"id": "batch_req_1", "custom_id": name, "response": response, "error": None}
-
-
-def of_files(tmp_path: Path, *files_of_rows: list[Any]):
-    paths = [written(tmp_path / f"{number}.jsonl", rows) for number, rows in enumerate(files_of_rows)]
-    return imported(*read_files(paths), PROMPTS)
-
-
-def test_turns_of_several_files_are_put_together(tmp_path: Path):
-    first = [batch(f"{item}#1", f"one {item}") for item in (83, 81, 82)]
-    second = [batch("81#2", "two 81"), batch("82#2", "two 82", "length", usage={"completion_tokens": 7})]
-    found = of_files(tmp_path, first, second)
-    answers = [(answer.turns, answer.finish, answer.tokens) for answer in found.answers]
-    assert answers == [
-        (("one 81", "two 81"), ("stop", "stop"), (0, 0)),
-        (("one 82", "two 82"), ("stop", "length"), (0, 7)),
-        (("one 83", ""), ("stop", "failed"), (0, 0)),
-    ]
-    assert told(found) == "2 of 3 questions answered, 1 with another number of turns (83)"
-
-
-def test_what_a_batch_could_not_answer_has_failed_with_its_reason(tmp_path: Path):
-    rows: list[Any] = [batch("81#1", "a"), batch("81#2", None), batch("82#1", "half", "abort")]
-    rows += [{"custom_id": "83#1", "response": {"status_code": 429, "body": {"error": {"message": "<b>slow\n"}}}}]
-    found = of_files(tmp_path, rows)
-    assert [answer.reason for answer in found.answers] == [
-        "the message has no text", "it ended with 'abort'", "the batch has no answer to it (429: <b>slow\\n)",
-    ]  # fmt: skip
-    assert (found.answers[0].turns, found.answers[0].finish) == (("a", ""), ("stop", "failed"))
-    assert "3 that failed where they were made (81, 82, 83)" in told(found)
-
-
-def test_a_content_in_parts_is_its_text(tmp_path: Path):
-    row = batch("81#1", "x")
-    parts = [{"type": "thinking", "text": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    row["response"]["body"]["choices"][0]["message"]["content"] = parts
-    bare = batch("82#1", "c")
-    bare["response"] = bare["response"]["body"]
-    answers = of_files(tmp_path, [row, bare]).answers
-    assert [answer.turns[0] for answer in answers] == ["ab", "c", ""]
-
-
-def test_an_answer_stands_before_an_error_and_equal_ones_count_once(tmp_path: Path):
-    rows: list[Any] = [{"custom_id": "81#1", "response": None, "error": "later"}]
-    rows += [batch("81#1", "a"), batch("81#1", "a"), batch("81#2", "b"), batch("82#1", "x"), batch("82#1", "y")]
-    found = of_files(tmp_path, rows)
-    assert found.answers[0].turns == ("a", "b")
-    assert (found.several, found.answers[1].turns) == (("82",), ("", ""))
-
-
-def test_a_whole_conversation_and_other_turns_to_the_same_question_are_different_answers(tmp_path: Path):
-    rows = [{"id": "81", "turns": ["a", "b"]}, {"id": "81#1", "text": "a"}, {"id": "81#2", "text": "c"}]
-    assert of_files(tmp_path, rows).several == ("81",)
-    rows[2]["text"] = "b"
-    assert of_files(tmp_path, rows).answers[0].turns == ("a", "b")
-
-
-def test_only_a_turn_that_the_question_has_is_named_by_an_id(tmp_path: Path):
-    rows = [{"id": name, "text": "x"} for name in ("81#1", "81#3", "81#0", "#1", "81#1#1", "81#99999999999")]
-    assert of_files(tmp_path, rows).unknown == ("81#3", "81#0", "#1", "81#1#1", "81#99999999999")
-
-
-def test_files_of_two_formats_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="2 formats"):
-        of_files(tmp_path, [batch("81#1", "a")], [{"id": "82", "text": "x"}])
 
 
 # --- what does not fit is counted and named
@@ -273,25 +198,6 @@ def test_imported_answers_are_reported_and_evaluated_like_any_others(tmp_path: P
     assert "harmless" in files.read_json(tmp_path / "out" / "evaluation.json")["benchmarks"]
 
 
-def test_two_folders_of_answers_are_compared(tmp_path: Path, capsys):
-    refusal = "I'm sorry, but I can't help with that."
-    for name, count in (("a", 20), ("b", 40)):
-        texts = [refusal if number < count else "Of course." for number in range(66)]
-        rows = [{"id": prompt.item_id, "text": text} for prompt, text in zip(HARMLESS, texts, strict=True)]
-        assert cli.main(importing(written(tmp_path / f"{name}.jsonl", rows), tmp_path / name)) == 0
-    capsys.readouterr()
-    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    told_by = " ".join(capsys.readouterr().out.split())
-    assert "model A is better by 0.303" in told_by
-    assert "n = 66 questions" in told_by
-
-
-def test_answers_that_nobody_judged_are_not_compared_in_one_clear_line(tmp_path: Path, capsys):
-    folder = write_answers(tmp_path / "a", "mt_bench", "base")
-    assert cli.main(["compare", str(folder), str(folder)]) == 2
-    assert "its answers have no scores yet; judge them first" in capsys.readouterr().err
-
-
 def test_the_plan_says_that_answers_were_imported_and_from_which_file(tmp_path: Path):
     assert import_harmless(tmp_path, ["x"] * 66) == 0
     plan = files.read_json(tmp_path / "out" / "answers" / "harmless" / "plan.json")
@@ -329,7 +235,6 @@ def test_the_answers_of_one_model_of_several_are_taken(tmp_path: Path, capsys):
     assert cli.main([*words, "--model", "other"]) == 0
     answers = read_folder(tmp_path / "out")["harmless"].answers["base"]
     assert {answer.turns for answer in answers.values()} == {("other",)}
-    capsys.readouterr()
     assert cli.main([*words, "--model", "one"]) == 2  # another model of the same file is another import
     assert "the imported file of side base is another one" in capsys.readouterr().err
 

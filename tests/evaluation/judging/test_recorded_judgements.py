@@ -68,9 +68,10 @@ def test_replies_to_the_requests_of_these_answers_count_and_results_say_that_the
     out = capsys.readouterr().out
     assert "2 of 2 questions with a reply\n" in out
     assert "read here as the file says" in out
-    assert cli.main(["report", str(folder)]) == 0
+    assert cli.main(["evaluate", str(folder)]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert f"2 replies of {ID} about base were recorded elsewhere and imported; the requests of 2" in told
+    assert f"ref_gpt4: answers of base are kept; judged by {ID}" in told
     metrics = files.read_json(folder / "evaluation.json")["metrics"]
     assert ID.startswith("imported-gpt-4-")
     assert metrics[f"ref_gpt4@{ID}"]["views"]["mean"]["sides"]["base"]["mean"] == 5.5
