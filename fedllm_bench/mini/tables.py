@@ -144,7 +144,7 @@ def build_table(dataset: str, population: Population, out: Path, variant: str = 
     pipeline = load_pipeline(dataset, variant=variant)
     declared = pipeline.DECLARATION
     is_released = declared.recipe.is_released
-    heldout: Any = {"heldout": 0.1} if is_released else {"heldout": "upstream", "leakage": "exact"}
+    heldout: Any = {"heldout": 0.1, "deduplicate": True} if is_released else {"heldout": "upstream", "leakage": "exact"}
     recipe = replace(declared.recipe, **heldout)
     declaration = replace(
         declared,
