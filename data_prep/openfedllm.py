@@ -1,4 +1,4 @@
-"""The training sets of OpenFedLLM (Ye et al., 2024, arXiv:2402.06954), as the module process_dataset of its branch main reads them.
+"""The training sets of OpenFedLLM (Ye et al., 2024, arXiv:2402.06954), read as its module process_dataset does.
 
 20,000 rows of each are dealt IID, as its scripts have it: to 20 clients, pairs to 5. It holds out nothing; here a tenth
 of each client's rows is. :data:`RELEASED` has its own order of rows with nothing held out (`--variant released`).

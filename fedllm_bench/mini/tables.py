@@ -127,8 +127,9 @@ ROWS: dict[str, Callable[[Population], list[RawRow]]] = {
     "fed_alpaca": QUESTIONS,
     "fed_code_alpaca": TableForm(label="input", labels=LANGUAGES, told=("instruction", "input")),
     "fed_dolly": TableForm(answer="response", given="context", label="category", labels=CATEGORIES,
-                      told=("instruction", "context")),
-    "fed_gsm8k": TableForm(asked="question", answer="answer", told=("question",), raw="#### {}", built="The answer is {}"),
+                           told=("instruction", "context")),
+    "fed_gsm8k": TableForm(asked="question", answer="answer", told=("question",), raw="#### {}",
+                           built="The answer is {}"),
     "flowertune_general": TableForm(fixed={"input": "", "text": ""}),
     "flowertune_finance": ALPACA,
     "flowertune_medical": FLASHCARDS,
@@ -143,7 +144,7 @@ def build_table(dataset: str, population: Population, out: Path, variant: str = 
     pipeline = load_pipeline(dataset, variant=variant)
     declared = pipeline.DECLARATION
     is_released = declared.recipe.is_released
-    heldout: Any = {"heldout": 0.1} if is_released else {"heldout": "upstream", "leakage": "exact"}
+    heldout: Any = {"heldout": 0.1, "deduplicate": True} if is_released else {"heldout": "upstream", "leakage": "exact"}
     recipe = replace(declared.recipe, **heldout)
     declaration = replace(
         declared,

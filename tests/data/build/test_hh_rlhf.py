@@ -112,6 +112,9 @@ def test_files_of_all_kinds_and_the_command(tmp_path, capsys):
     released = open_split(tmp_path / "r").manifest
     assert released.recipe["partition"] == "released:5:20000:2023"
     assert (sum(client.train for client in released.clients), released.clients[0].heldout) == (20, 0)
+    twice = put(tmp_path / "twice.jsonl", as_jsonl([*rows, *rows]))
+    assert run("build", "hh_rlhf", "--raw", twice, "--out", tmp_path / "t", *words[4:], "--heldout", "0.3") == 0
+    assert removed(open_split(tmp_path / "t"))["duplicates"] > 0  # else a held-out row had two scores
     capsys.readouterr()
     for dataset in ("aya", "fed_dolly", "mixed"):
         assert cli.main(["data", "build", dataset, *map(str, words)]) == 2
