@@ -52,7 +52,7 @@ class ClosedMaterial:
     @property
     def notes(self) -> list[str]:
         return [
-            f"{self.name}: {side} was asked with other prompts, or for other answers, than {BASE}; they are not compared"
+            f"{self.name}: {side} was asked with other prompts, or for other answers, than {BASE}: they are not paired"
             for side in sorted(self.unpaired)
         ]
 

@@ -107,7 +107,7 @@ def test_what_lm_eval_alone_can_say_is_taken_as_it_is_and_says_so():
 
 def test_without_a_declared_rule_the_task_decides_whether_a_text_is_right():
     imdb, bbh = measures_of("imdb", "text")["imdb"], measures_of("bbh", "text")["bbh"]
-    assert imdb.of(text(0, "Positive", "positive", values={"acc": 1.0})).value == 1
+    assert imdb.of(text(0, "Positive", "positive", values={"quasi_exact_match": 1.0})).value == 1
     assert "cannot be computed again" in imdb.description
     assert bbh.of(text(0, "yes", "yes", values={"exact_match": 0.0})).value == 1
 
