@@ -273,6 +273,7 @@ def _measure(key: str, about: ClosedBenchmark) -> ClosedMeasure:
     """By lm-eval's name of a value, or by ours; behind another filter nothing but lm-eval's value is known."""
     found = MEASURES.get(key.replace("@", "_"))
     if found is None or (found.name in OF_TEXTS and about.form == "text" and about.match is None):
-        is_own = key == about.metric
-        return as_given(key, **({"unit": about.unit, "higher_is_better": about.higher_is_better} if is_own else {}))
+        if key == about.metric:
+            return as_given(key, unit=about.unit, higher_is_better=about.higher_is_better)
+        return as_given(key)
     return by_rule(found, about.match) if about.match is not None and found.score is _label else found
