@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.out_of_memory import free_memory, is_out_of_memory
 
 log = logging.getLogger(__name__)
-CPU_TOKENS, GPU_TOKENS = 2048, 16384  # of rows, in one pass
+CPU_TOKENS, GPU_TOKENS = 4096, 16384  # of rows, in one pass
 LOGITS = 2**25  # numbers at once
 NOTHING = (math.nan, False)  # of a continuation that has no tokens, or more than the model has positions for
 # B rows of a batch, N places of theirs whose logits are asked for, M tokens whose probability is asked for, V of the
@@ -66,23 +66,27 @@ def as_rows(pairs: Sequence[AskedPair], longest: int) -> tuple[list[ScoredRow], 
     return rows, [None if place is None else (numbers[place[0]], place[1]) for place in places]
 
 
-def scored(model: LoraModel, rows: Sequence[ScoredRow], batch_tokens: int) -> Iterator[list[tuple[int, list[Answer]]]]:
+def scored(
+    model: LoraModel, rows: Sequence[ScoredRow], batch_tokens: int, is_kept: Callable[[int], bool] = lambda _: False
+) -> Iterator[list[tuple[int, list[Answer]]]]:
     """Rows as they are done, a batch at a time: the number of each, and an answer for each of its targets.
 
-    `batch_tokens` bounds what a batch and its common beginning have together. Answers of a row that does not fit the
-    memory alone, or has logits that are not finite, are not numbers.
+    `batch_tokens` bounds what a batch and its common beginning have together. Batches are those of all rows, and one
+    whose rows are all kept from an earlier session is left out: so the answers are the same to the last bit, however
+    often the work was interrupted. Answers of a row that does not fit the memory alone, or has logits that are not
+    finite, are not numbers.
     """
     on_cpu = model.device.type == "cpu"
     most = min(batch_tokens, CPU_TOKENS if on_cpu else GPU_TOKENS)
     limits = [row.first if is_plain(model.base) else 0 for row in rows]
     for family in families([row.ids for row in rows], limits, PASS if on_cpu else GPU_PASS):
-        shared = family.shared
-        cache = beginning(model, rows[family.rows[0]].ids[:shared]) if shared else None
-        lengths = [len(rows[row].ids) - shared for row in family.rows]
-        held = 1 + shared // 4  # keys and values of a beginning are copied for each row, layer by layer
-        for batch in by_length([length + held * (shared > 0) for length in lengths], most):
-            numbers = [family.rows[place] for place in batch]
-            yield list(zip(numbers, _tried(model, cache, shared, [rows[row] for row in numbers]), strict=True))
+        lengths = [len(rows[row].ids) - family.shared for row in family.rows]
+        held = 1 + family.shared // 4 if family.shared else 0  # its keys and values are copied for each row
+        batches = [[family.rows[place] for place in batch] for batch in by_length([n + held for n in lengths], most)]
+        left = [batch for batch in batches if not all(map(is_kept, batch))]
+        cache = beginning(model, rows[family.rows[0]].ids[: family.shared]) if family.shared and left else None
+        for batch in left:
+            yield list(zip(batch, _tried(model, cache, family.shared, [rows[row] for row in batch]), strict=True))
 
 
 def _tried(model: LoraModel, cache: object, shared: int, rows: Sequence[ScoredRow]) -> list[list[Answer]]:

@@ -120,13 +120,13 @@ class ResidentLM(LM):  # type: ignore[misc]  # lm-eval has no types here
         """The answer to each pair, from the ledger where it is there; NOTHING for one that cannot be scored."""
         rows, places = as_rows(pairs, self.max_length)
         names = [_row_name(row) for row in rows]
-        left = [number for number, name in enumerate(names) if self.kept.get(name) is None]
-        with Meter(self.label, len(rows), len(rows) - len(left)) as meter:
-            waiting = [rows[number] for number in left]
-            for done in scored(self.model, waiting, self.batch_tokens) if waiting else ():
-                for place, answers in done:
-                    self.kept.put(names[left[place]], answers)
-                meter.add(len(done), sum(len(waiting[place].ids) for place, _ in done))
+        kept = [self.kept.get(name) is not None for name in names]
+        with Meter(self.label, len(rows), sum(kept)) as meter:
+            for done in scored(self.model, rows, self.batch_tokens, kept.__getitem__):
+                for number, answers in done:
+                    self.kept.put(names[number], answers)
+                new = [len(rows[number].ids) for number, _ in done if not kept[number]]
+                meter.add(len(new), sum(new))
         found = [[_answer(value) for value in self.kept.get(name) or ()] for name in names]
         return [NOTHING if place is None else found[place[0]][place[1]] for place in places]
 

@@ -7,6 +7,7 @@ Values that follow from no such record (`as_given`) are lm-eval's own, and their
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,7 @@ from fedllm_bench.scores.score import MetricInfo, Score
 
 VERSION = "1"  # of all measures: it rises when equal samples could score otherwise
 LONGEST = 100_000  # characters of a text that BLEU is computed of
+CHOICES = re.compile(r"-?\d{1,9}|\[-?\d{1,9}(?:, -?\d{1,9})*\]", re.ASCII)  # the target of a choice
 GIVEN = "as lm-eval computed it, which cannot be computed again from the record"
 
 
@@ -72,14 +74,25 @@ class ClosedMeasure:
 
 
 def _accuracy(sample: ClosedSample) -> Score:
-    if sample.form == "text":
-        return _exact(sample)
     return _labelled(sample, str(_best(sample.log_likelihoods)))
 
 
 def _accuracy_by_length(sample: ClosedSample) -> Score:
     each = zip(sample.log_likelihoods, sample.lengths, strict=True)
     return _labelled(sample, str(_best(total / max(length, 1) for total, length in each)))
+
+
+def _labelled(sample: ClosedSample, said: str) -> Score:
+    """A choice that is among the right ones; several right ones stand as a JSON list."""
+    right = right_choices(sample)
+    if not any(0 <= choice < len(sample.log_likelihoods) for choice in right):
+        return Score(sample.item_id, None, "none of its choices is the right one")
+    return Score(sample.item_id, float(int(said) in right), evidence={RIGHT: sample.target, SAID: said})
+
+
+def right_choices(sample: ClosedSample) -> tuple[int, ...]:
+    """The number that is the target, or those of a JSON list; () for anything else."""
+    return tuple(map(int, sample.target.strip("[]").split(", "))) if CHOICES.fullmatch(sample.target) else ()
 
 
 def _best(values: Iterable[float]) -> int:
@@ -90,22 +103,19 @@ def _best(values: Iterable[float]) -> int:
 # --- texts: what the task's rule took out of the answer, against the right one
 
 
-def _exact(sample: ClosedSample) -> Score:
-    return _labelled(sample, sample.parsed[0])
+def _exact(rule: MatchRule, sample: ClosedSample) -> Score:
+    """Both texts are made alike by the declared rule before they are compared."""
+    right, said = (rule.normal(text) for text in (sample.target, sample.parsed[0]))
+    return Score(sample.item_id, float(right == said), evidence={RIGHT: right, SAID: said})
 
 
-def exact_by(rule: MatchRule) -> ClosedMeasure:
-    """`exact_match` where both texts are made alike by `rule` before they are compared."""
-
-    def score(sample: ClosedSample) -> Score:
-        right, said = (rule.normal(text) for text in (sample.target, sample.parsed[0]))
-        return Score(sample.item_id, float(right == said), evidence={RIGHT: right, SAID: said})
-
-    return replace(MEASURES["exact_match"], score=score)
+def _label(sample: ClosedSample) -> Score:
+    return _accuracy(sample) if sample.form == "choice" else _exact(MatchRule(), sample)
 
 
-def _labelled(sample: ClosedSample, said: str) -> Score:
-    return Score(sample.item_id, float(said == sample.target), evidence={RIGHT: sample.target, SAID: said})
+def by_rule(measure: ClosedMeasure, rule: MatchRule) -> ClosedMeasure:
+    """A measure of texts, with the benchmark's rule."""
+    return replace(measure, score=lambda s: _accuracy(s) if s.form == "choice" else _exact(rule, s))
 
 
 def _unparsable(sample: ClosedSample) -> Score:
@@ -169,7 +179,7 @@ _ALL = (
         forms=("choice", "text"),
         description="share of items with the right answer: the choice of the highest log-likelihood, or what the task "
         "reads in a text",
-        score=_accuracy,
+        score=_label,
         theirs=("acc",),
     ),
     ClosedMeasure(
@@ -183,7 +193,7 @@ _ALL = (
         name="exact_match",
         forms=("text",),
         description="share of items whose answer, as the task reads it, is the right one",
-        score=_exact,
+        score=_label,
         theirs=("exact_match",),
     ),
     ClosedMeasure(
@@ -191,7 +201,7 @@ _ALL = (
         forms=("choice", "text"),
         description="mean over labels of each label's F1",
         unit="F1",
-        score=_accuracy,
+        score=_label,
         of_set=macro_f1,
     ),
     ClosedMeasure(
@@ -199,7 +209,7 @@ _ALL = (
         forms=("choice", "text"),
         description="mean over the right labels of each label's F1, weighted by its items",
         unit="F1",
-        score=_accuracy,
+        score=_label,
         of_set=weighted_f1,
     ),
     ClosedMeasure(
@@ -241,6 +251,7 @@ _ALL = (
     ),
 )
 MEASURES: dict[str, ClosedMeasure] = {measure.name: measure for measure in _ALL}
+OF_TEXTS = ("acc", "exact_match")  # of a text these hang on how the task compares, which `match` declares
 OF_FORM: dict[Form, str] = {"choice": "acc", "text": "exact_match", "code": "pass_1", "rolling": "bits_per_byte"}
 
 
@@ -260,12 +271,10 @@ def measures_of(benchmark: str, form: Form) -> dict[str, ClosedMeasure]:
 
 def _measure(key: str, about: ClosedBenchmark) -> ClosedMeasure:
     """By lm-eval's name of a value, or by ours; behind another filter nothing but lm-eval's value is known."""
-    name = key.replace("@", "_")
-    if name == "exact_match":
-        return as_given(key) if about.match is None else exact_by(about.match)
-    if name in MEASURES:
-        return MEASURES[name]
-    if key == about.metric:
-        return as_given(key, unit=about.unit, higher_is_better=about.higher_is_better)
-    known = MEASURES.get(name.partition(",")[0])
-    return as_given(key, higher_is_better=known is None or known.higher_is_better)
+    found = MEASURES.get(key.replace("@", "_"))
+    if found is None or (found.name in OF_TEXTS and about.form == "text" and about.match is None):
+        if key == about.metric:
+            return as_given(key, unit=about.unit, higher_is_better=about.higher_is_better)
+        alike = MEASURES.get(key.partition(",")[0])  # behind another filter
+        return as_given(key, higher_is_better=alike is None or alike.higher_is_better)
+    return by_rule(found, about.match) if about.match is not None and found.score is _label else found

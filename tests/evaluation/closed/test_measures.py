@@ -9,7 +9,7 @@ import pytest
 from closed_records import choice, made, text
 
 from fedllm_bench.evaluation.closed.declared import MatchRule, closed_benchmarks
-from fedllm_bench.evaluation.closed.measures import MEASURES, OF_FORM, as_given, exact_by, measures_of
+from fedllm_bench.evaluation.closed.measures import MEASURES, OF_FORM, as_given, by_rule, measures_of
 from fedllm_bench.scores.score import Score
 
 NUMBER = MatchRule(ignore=(",", "\\$", "(?s).*#### ", "\\.$"), ignore_case=True)
@@ -23,6 +23,17 @@ def test_the_first_of_the_most_likely_choices_is_the_answer():
     assert value("acc", choice(0, (-3.0, -1.0, -2.0), 1, values={"acc": 0.0})) == 1
     assert value("acc", choice(0, (-1.0, -1.0), 1)) == 0
     assert value("acc", choice(0, (-1.0, -1.0), 0)) == 1
+
+
+@pytest.mark.parametrize("target", ["2", "-100", "²", "9" * 5000, "yes", "[]", "[0, x]", ""])
+def test_where_no_choice_is_right_there_is_no_score(target):
+    score = MEASURES["acc"].of(choice(0, (-1.0, -2.0), 0, target=target))
+    assert (score.value, score.reason) == (None, "none of its choices is the right one")
+
+
+def test_several_choices_may_be_right():
+    for right, expected in (("[0, 2]", 1), ("[1]", 0), ("[-100, 0]", 1)):
+        assert value("acc", choice(0, (-1.0, -2.0, -3.0), 0, target=right)) == expected
 
 
 def test_length_is_counted_in_bytes():
@@ -43,7 +54,7 @@ def test_a_text_is_right_where_what_was_found_in_it_is():
 )
 def test_exact_match_follows_the_declared_rule_as_lm_eval_does(said, right, equal):
     metrics = pytest.importorskip("lm_eval.api.metrics")
-    assert exact_by(NUMBER).of(text(0, said, right)).value == equal
+    assert by_rule(MEASURES["exact_match"], NUMBER).of(text(0, said, right)).value == equal
     theirs = metrics.exact_match_hf_evaluate([said], [right], regexes_to_ignore=list(NUMBER.ignore), ignore_case=True)
     assert theirs["exact_match"] == equal
 
@@ -92,6 +103,13 @@ def test_what_lm_eval_alone_can_say_is_taken_as_it_is_and_says_so():
     assert drop["drop_f1"].of(text(0, "a", "b", values={"f1": 0.25})).value == 0.25
     assert as_given("f1").of(text(0, "a", "b")).reason == "lm-eval gave no f1"
     assert as_given("f1").of(text(0, "a", "b", values={"f1": 7.0})).reason == "lm-eval gave an impossible f1"
+
+
+def test_without_a_declared_rule_the_task_decides_whether_a_text_is_right():
+    imdb, bbh = measures_of("imdb", "text")["imdb"], measures_of("bbh", "text")["bbh"]
+    assert imdb.of(text(0, "Positive", "positive", values={"quasi_exact_match": 1.0})).value == 1
+    assert "cannot be computed again" in imdb.description
+    assert bbh.of(text(0, "yes", "yes", values={"exact_match": 0.0})).value == 1
 
 
 def test_no_answer_and_another_form_are_unscored():

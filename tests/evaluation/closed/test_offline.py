@@ -17,12 +17,17 @@ from closed_rows import HOSTILE, MADE, load_dataset
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
+from fedllm_bench.evaluation.answering.plan import PlanHead
 from fedllm_bench.evaluation.closed import tasks
+from fedllm_bench.evaluation.closed.closed_folder import ClosedMaterial
+from fedllm_bench.evaluation.closed.closed_scoring import disagreements, score_closed
+from fedllm_bench.evaluation.closed.collecting import samples_of
 from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, closed_benchmarks
+from fedllm_bench.evaluation.scoring.views import views_of
 
 SLOW = ("mmlu", "mmlu_fsllm")  # 57 tasks; mmlu_med is six of them
-OWN_TESTS = ("mini_closed_choice", "mini_closed_text")  # the mini world is no set of the hub: test_run_closed.py
-NAMES = [name for name, benchmark in closed_benchmarks().items() if not benchmark.needs_code and name not in OWN_TESTS]
+OWN_ROWS = "the mini world"  # made by the task itself: test_mini_tasks.py
+NAMES = [name for name, one in closed_benchmarks().items() if not one.needs_code and one.data != OWN_ROWS]
 RUN = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NAMES]
 BEST = {"conala_bleu": 100, "concode_bleu": 100}  # sacrebleu's scale
 WORST_IS_BEST = ("_unparsable",)
@@ -43,7 +48,8 @@ def manager(folder: str) -> TaskManager:
 
 
 def run(name: str, *, perfect: bool) -> tuple[dict[str, Any], RuleModel]:
-    """As lm-eval's `simple_evaluate` does it, which also looks through the machine it runs on."""
+    """lm-eval's results, as its `simple_evaluate` makes them, which also looks through the machine it runs on; and the
+    model that was asked. The scores of this suite follow from the samples alike."""
     benchmark = closed_benchmarks()[name]
     model = RuleModel(MADE[benchmark.data].says, perfect=perfect)
     loaded = manager(benchmark.folder).load(list(benchmark.task))
@@ -53,6 +59,7 @@ def run(name: str, *, perfect: bool) -> tuple[dict[str, Any], RuleModel]:
         task.set_fewshot_seed(seed=1234)
     results = evaluate(lm=model, task_dict=loaded, bootstrap_iters=0)
     assert results is not None
+    check_ours(name, results, loaded["tasks"])
     return results, model
 
 
@@ -61,6 +68,21 @@ def scores(results: dict[str, Any], value: str, default: str) -> dict[str, float
     metric, _, chosen = value.partition(",")
     key = f"{metric},{chosen or default}"
     return {task: results["results"][task][key] for task in results["samples"]}
+
+
+def check_ours(name: str, results: dict[str, Any], loaded: dict[str, Any]) -> None:
+    benchmark = closed_benchmarks()[name]
+    samples = {one.item_id: one for one in samples_of(benchmark, results["samples"], loaded, {}, str)}
+    material = ClosedMaterial(name=name, plan=PlanHead(), sides={"global": samples})
+    assert disagreements(material) == []
+    for one in score_closed({name: material}):
+        given, theirs = {**benchmark.also, name: benchmark.metric}[one.key], results["n-samples"]
+        view = views_of(one.sides["global"], one.metric)[0]
+        values = [score.value for score in view.of(one.sides["global"])]
+        expected = scores(results, given, benchmark.filter)
+        whole = sum(theirs[task]["effective"] * value for task, value in expected.items()) / len(samples)
+        assert None not in values, one.key
+        assert sum(values) / len(values) == pytest.approx(whole), one.key
 
 
 @pytest.mark.parametrize("name", RUN)

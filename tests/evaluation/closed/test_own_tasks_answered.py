@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.answering.subjects import Subject, subject_of_model
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample
 from fedllm_bench.evaluation.closed.declared import closed_benchmarks
@@ -17,6 +18,7 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 
 from closed_rows import MADE
 
+from fedllm_bench.evaluation.closed.loading import load_tasks
 from fedllm_bench.evaluation.closed.run_closed import ClosedRequest, run_closed
 
 ASKED = ("fpb", "fiqa", "crass", "hhh_other", "conala", "flowertune_medqa", "pubmedqa", "raft", "quac", "gsm8k_fsllm")
@@ -62,3 +64,26 @@ def test_every_score_follows_from_the_samples_and_is_lm_eval_s(
             assert score.is_scored, (measure.name, score.reason)
             theirs = [sample.values[value] for value in measure.theirs if value in sample.values]
             assert theirs in ([], [score.value])
+
+
+def test_crass_is_read_from_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CSV with semicolons and a mark of its encoding, as its authors publish it."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    head = "PCTID;BatchID;Premise;QCC;CorrectAnswer;Answer1;Answer2;PossibleAnswer3"
+    lines = [f"{number};1;A bird sings, 漢.;What if?;right {number};b;c;" for number in range(4)]
+    place = tmp_path / "apergo-ai__CRASS-data-set"
+    files.make_folder(place)
+    for split in ("train", "test"):
+        (place / f"{split}.csv").write_text("\n".join([head, *lines]), encoding="utf-8-sig")
+    (task,) = load_tasks(closed_benchmarks()["crass"], tmp_path).values()
+    assert len(task.eval_docs) == 4
+    assert task.eval_docs[0]["question"].startswith("A bird sings, 漢. What if?\nA. ")
+
+
+def test_what_the_hub_does_not_give_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    with pytest.raises(UserError, match=r"^fedllm_fpb: its data takala/financial_phrasebank could not .*\(no route\)"):
+        load_tasks(closed_benchmarks()["fpb"])

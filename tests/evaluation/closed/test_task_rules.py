@@ -27,6 +27,7 @@ def rows(number: int, **columns: Any) -> Dataset:
 def test_the_splits_have_the_published_sizes() -> None:
     phrases = rows(4846, sentence=str, label=lambda place: place % 3)
     posts = rows(1213, sentence=str, sentiment_score=lambda place: 0.5, format=lambda place: "post")
+    assert finance.fpb(phrases)["text"][:] == phrases.train_test_split(seed=42)["test"]["sentence"][:]
     assert len(finance.fpb(phrases)) == len(finance.fpb_flowertune(phrases)) == 1212
     assert len(finance.fiqa(posts)) == 275
     assert len(finance.fiqa_flowertune(posts)) == 304
@@ -207,6 +208,8 @@ def test_what_a_row_lacks_is_one_line() -> None:
         right_answer({"cop": True}, "cop", 4)
     with pytest.raises(UserError, match=r"column 'a\.b' has no parts, but holds None"):
         part({"a": None}, "a.b")
+    with pytest.raises(UserError, match=r"too few rows \(1\) to take a share of 0\.25"):
+        finance.fpb(Dataset.from_list([{"sentence": "a", "label": 1}]))
     assert text({"a": ""}, "a") == ""
 
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, number, one_of, part, remade, text, value
+from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, number, one_of, part, remade, split, text, value
 
 SENTIMENTS = {0: "Negative", 1: "Positive"}
 TOXIC = 0.5  # as the set's authors draw the line
@@ -103,7 +103,7 @@ def _raft(rows: Rows, kept: str) -> Rows:
         words = "\n".join(f"{column}: {value(row, column)}" for column in shown)
         return {**_item(f"{words}\nLabel:", [one_of(row, "Label", known)]), "head": f"Possible labels:\n{head}\n"}
 
-    return remade(rows.train_test_split(test_size=RAFT_TEST_SHARE, seed=SEED)[kept], asked)
+    return remade(split(rows, RAFT_TEST_SHARE, SEED)[kept], asked)
 
 
 def _label_names(rows: Rows) -> Sequence[str]:
