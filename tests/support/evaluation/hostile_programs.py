@@ -141,6 +141,19 @@ _OTHERS = {
         """,
         "bytes of memory",
     ),
+    "memory without a process": (
+        """
+        import os, time
+        for number in range(3):
+            if os.fork() == 0:
+                for again in range(40):
+                    os.write(os.memfd_create(f"{again}"), bytes(4_000_000))
+                time.sleep(9)
+                os._exit(0)
+        os.wait()
+        """,
+        "bytes of memory",
+    ),
     "deep recursion": (
         """
         def f():
@@ -200,6 +213,21 @@ _OTHERS = {
         assert done, "refused"
         """,
         "refused",
+    ),
+    "System V memory": (
+        """
+        import ctypes, time
+        library = ctypes.CDLL(None)
+        library.shmat.restype = ctypes.c_void_p
+        for _ in range(3):
+            segment = library.shmget(0, 100 << 20, 0o1600)
+            assert segment >= 0, "refused"
+            place = library.shmat(segment, None, 0)
+            ctypes.memset(place, 1, 100 << 20)
+            library.shmdt(ctypes.c_void_p(place))
+        time.sleep(9)
+        """,
+        ANY,
     ),
     "becomes root": ("import os; os.setuid(0); assert os.getuid() != 0, 'is root'", ANY),
 }

@@ -89,7 +89,8 @@ def _process() -> tuple[Shell, str]:
 
 def left_open(version: int) -> str:
     """What Landlock of this version leaves open, where namespaces do not help."""
+    services = "sockets of services of this machine (as docker's)"
     if not version:
-        return "the network, nor reading and writing files of yours, nor signals to your processes"
+        return f"the network, {services}, reading and writing files of yours, nor signals to your processes"
     network = "UDP" if version >= TCP_VERSION else "the network"
-    return network if version >= SIGNALS_VERSION else f"{network}, nor signals to your processes"
+    return f"{network} and {services}" + ("" if version >= SIGNALS_VERSION else ", nor signals to your processes")

@@ -12,9 +12,10 @@ import json
 import os
 import select
 import signal
+import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def _one_command(order: Order, command: list[str], box: str, *, is_apart: bool) 
         _become(order, command, box, (writing, telling, others), is_apart=is_apart)
     os.close(writing)
     os.close(telling)
-    watch = _Watch(program, reading, order["limits"])
+    watch = _Watch(program, reading, order["limits"], is_apart=is_apart)
     try:
         report = watch.until_end()
     finally:
@@ -140,8 +141,8 @@ def _become(order: Order, command: list[str], box: str, ends: tuple[int, int, in
 class _Watch:
     """One command from its start to its end."""
 
-    def __init__(self, program: int, output: int, limits: dict[str, int]) -> None:
-        self.program, self.output, self.limits = program, output, limits
+    def __init__(self, program: int, output: int, limits: dict[str, int], *, is_apart: bool) -> None:
+        self.program, self.output, self.limits, self.is_apart = program, output, limits, is_apart
         self.text = b""
         self.started = time.monotonic()
         self.poll = select.poll()
@@ -198,7 +199,9 @@ class _Watch:
         found = list(descendants())
         if len(found) > self.limits["processes"]:
             return "processes"
-        return "memory" if sum(num_bytes for _, num_bytes in found) > self.limits["memory_bytes"] else ""
+        used = sum(num_bytes for _, num_bytes in found) + nameless_bytes(process for process, _ in found)
+        used += shared_bytes() if self.is_apart else 0
+        return "memory" if used > self.limits["memory_bytes"] else ""
 
     def _report(self, ending: str, code: int = 0) -> Report:
         seconds = round(time.monotonic() - self.started, 3)
@@ -235,6 +238,27 @@ def descendants() -> Iterator[tuple[int, int]]:
         process = waiting.pop()
         waiting += children.pop(process, [])
         yield process, sizes[process]
+
+
+def nameless_bytes(processes: Iterable[int]) -> int:
+    """Of open files that no folder names any more, or never did (memfd_create(2)): they are no process's memory."""
+    found: dict[tuple[int, int], int] = {}
+    for process in processes:
+        with suppress(OSError):  # it has ended, or hides them
+            for entry in os.scandir(PROC / str(process) / "fd"):
+                with suppress(OSError):
+                    about = entry.stat()
+                    if stat.S_ISREG(about.st_mode) and not about.st_nlink:
+                        found[about.st_dev, about.st_ino] = about.st_blocks * 512
+    return sum(found.values())
+
+
+def shared_bytes() -> int:
+    """Of shared memory of System V, in this namespace: the column `rss` of proc_sysvipc(5)."""
+    with suppress(OSError):
+        lines = (PROC / "sysvipc" / "shm").read_text(encoding="ascii").splitlines()
+        return sum(int(line.split()[14]) for line in lines[1:])
+    return 0
 
 
 def _processes() -> Iterator[tuple[int, list[str]]]:

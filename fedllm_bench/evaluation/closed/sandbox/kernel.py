@@ -18,6 +18,8 @@ MNT_DETACH = 2
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 MOUNT_SETATTR = 442
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
+KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x": 280}
+JOIN_SESSION_KEYRING = 1
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 1, 4, 24, 28
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -92,3 +94,10 @@ def drop_capabilities() -> None:
                 prctl(PR_CAPBSET_DROP, number)
             except OSError:  # past the last one that this kernel knows
                 break
+
+
+def forget_keys() -> None:
+    """This process has a session keyring of its own, an empty one (keyrings(7)); other keys are no longer its."""
+    number = KEYCTL.get(os.uname().machine)
+    if number is not None:
+        syscall(number, JOIN_SESSION_KEYRING, None)

@@ -58,6 +58,8 @@ def new_root(place: str, read: Sequence[str], box_bytes: int) -> None:
     kernel.mount("proc", f"{place}/proc", "proc", safe | kernel.MS_NOEXEC)
     kernel.mount("tmpfs", f"{place}{BOX}", "tmpfs", safe, f"size={box_bytes},nr_inodes={NUM_FILES},mode=777")
     kernel.pivot_root(place)
+    with suppress(OSError):  # some kernels let only root say it
+        Path("/proc/sys/kernel/shmmni").write_text("0", encoding="ascii")  # memory that belongs to no process
     kernel.mount("none", "/", None, kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | safe)
 
 
@@ -97,6 +99,8 @@ def drop(program: str, box: str, *, is_apart: bool) -> None:
         os.setresuid(NOBODY, NOBODY, NOBODY)
     if is_apart:
         _count_processes_apart()
+    with suppress(OSError):  # containers may forbid it, and a kernel may have no keys
+        kernel.forget_keys()
     kernel.drop_capabilities()
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 

@@ -55,11 +55,15 @@ def test_process_does_what_it_can_and_says_what_it_cannot(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("version", "says"),
     [
-        (7, "UDP"),
-        (6, "UDP"),
-        (5, "UDP, nor signals to your processes"),
-        (3, "the network, nor signals to your processes"),
-        (0, "the network, nor reading and writing files of yours, nor signals to your processes"),
+        (7, "UDP and sockets of services of this machine (as docker's)"),
+        (6, "UDP and sockets of services of this machine (as docker's)"),
+        (5, "UDP and sockets of services of this machine (as docker's), nor signals to your processes"),
+        (3, "the network and sockets of services of this machine (as docker's), nor signals to your processes"),
+        (
+            0,
+            "the network, sockets of services of this machine (as docker's), reading and writing files of yours, nor "
+            "signals to your processes",
+        ),
     ],
 )
 def test_each_version_of_landlock_leaves_something_open(version: int, says: str):
