@@ -15,7 +15,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def _one_command(order: Order, command: list[str], box: str, *, is_apart: bool) 
         _become(order, command, box, (writing, telling, others), is_apart=is_apart)
     os.close(writing)
     os.close(telling)
-    watch = _Watch(program, reading, order["limits"])
+    watch = _Watch(program, reading, order["limits"], is_apart=is_apart)
     try:
         report = watch.until_end()
     finally:
@@ -141,8 +141,8 @@ def _become(order: Order, command: list[str], box: str, ends: tuple[int, int, in
 class _Watch:
     """One command from its start to its end."""
 
-    def __init__(self, program: int, output: int, limits: dict[str, int]) -> None:
-        self.program, self.output, self.limits = program, output, limits
+    def __init__(self, program: int, output: int, limits: dict[str, int], *, is_apart: bool) -> None:
+        self.program, self.output, self.limits, self.is_apart = program, output, limits, is_apart
         self.text = b""
         self.started = time.monotonic()
         self.poll = select.poll()
@@ -197,10 +197,10 @@ class _Watch:
         if _fills(Path.cwd(), self.limits["box_bytes"]):
             return "files"
         found = list(descendants())
-        hidden = sum(nameless_bytes(process) for process, _ in found)
         if len(found) > self.limits["processes"]:
             return "processes"
-        used = hidden + sum(num_bytes for _, num_bytes in found)
+        used = sum(num_bytes for _, num_bytes in found) + nameless_bytes(process for process, _ in found)
+        used += shared_bytes() if self.is_apart else 0
         return "memory" if used > self.limits["memory_bytes"] else ""
 
     def _report(self, ending: str, code: int = 0) -> Report:
@@ -240,15 +240,25 @@ def descendants() -> Iterator[tuple[int, int]]:
         yield process, sizes[process]
 
 
-def nameless_bytes(process: int) -> int:
+def nameless_bytes(processes: Iterable[int]) -> int:
     """Of open files that no folder names any more, or never did (memfd_create(2)): they are no process's memory."""
-    total = 0
-    with suppress(OSError):  # it has ended, or hides them
-        for entry in os.scandir(PROC / str(process) / "fd"):
-            with suppress(OSError):
-                about = entry.stat()
-                total += about.st_blocks * 512 if stat.S_ISREG(about.st_mode) and not about.st_nlink else 0
-    return total
+    found: dict[tuple[int, int], int] = {}
+    for process in processes:
+        with suppress(OSError):  # it has ended, or hides them
+            for entry in os.scandir(PROC / str(process) / "fd"):
+                with suppress(OSError):
+                    about = entry.stat()
+                    if stat.S_ISREG(about.st_mode) and not about.st_nlink:
+                        found[about.st_dev, about.st_ino] = about.st_blocks * 512
+    return sum(found.values())
+
+
+def shared_bytes() -> int:
+    """Of shared memory of System V, in this namespace: the column `rss` of proc_sysvipc(5)."""
+    with suppress(OSError):
+        lines = (PROC / "sysvipc" / "shm").read_text(encoding="ascii").splitlines()
+        return sum(int(line.split()[14]) for line in lines[1:])
+    return 0
 
 
 def _processes() -> Iterator[tuple[int, list[str]]]:

@@ -16,7 +16,6 @@ from checkout import ROOT
 from hostile_programs import FIRST, OTHERS, SMALL
 
 from fedllm_bench.evaluation.closed.sandbox import landlock
-from fedllm_bench.evaluation.closed.sandbox.choice import tried
 from fedllm_bench.evaluation.closed.sandbox.programs import LANGUAGES
 from fedllm_bench.evaluation.closed.sandbox.runs import Outcome, SandboxBroken, run_program
 from fedllm_bench.evaluation.closed.sandbox.shells import ProcessShell, Shell
@@ -29,15 +28,18 @@ NOT_ALONE = {"socket without a connection", "a million files", "mounts and names
 )
 
 
-def works(shell: Shell) -> bool:
-    try:
-        tried(shell, "assert True")
-    except SandboxBroken:
+# what the kernel lets one do is asked of another program, so that an error of ours is not taken for a missing kernel
+TRIAL = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc", "mount", "-t", "tmpfs"]
+
+
+def can_be_apart() -> bool:
+    if shutil.which("unshare") is None:
         return False
-    return True
+    return subprocess.run([*TRIAL, "none", "/mnt"], capture_output=True, check=False).returncode == 0
 
 
-apart = pytest.param(APART, id="namespaces", marks=pytest.mark.skipif(not works(APART), reason="no namespaces here"))
+IS_APART = can_be_apart()
+apart = pytest.param(APART, id="namespaces", marks=pytest.mark.skipif(not IS_APART, reason="no namespaces here"))
 alone = pytest.param(
     ALONE, id="landlock", marks=pytest.mark.skipif(landlock.version() < 6, reason="no Landlock 6 here")
 )
@@ -138,7 +140,7 @@ for path in ({str(Path.home() / ".bashrc")!r}, {str(ROOT / "README.md")!r}, "/et
 def test_descriptors_of_ours_are_closed(tmp_path: Path):
     with (tmp_path / "open.txt").open("w") as file:
         os.set_inheritable(file.fileno(), True)
-        outcome = run(APART if works(APART) else ALONE, """
+        outcome = run(APART if IS_APART else ALONE, """
 import os
 for number in range(3, 256):
     try:
@@ -151,7 +153,7 @@ for number in range(3, 256):
 
 
 def test_the_walls_that_stood_are_told():
-    if works(APART):
+    if IS_APART:
         assert run(APART, "pass").walls == (True, landlock.version())
     assert run(ALONE, "pass").walls == (False, landlock.version())
     assert run(OPEN, "pass").walls == (False, 0)
