@@ -158,7 +158,7 @@ def _difference(name: str, found: Mapping[str, Any]) -> Json:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """Answers to open-ended benchmarks, judged and reported, in the folder of the run.
+    """Answers to open-ended and closed benchmarks, judged, scored and reported, in the folder of the run.
 
     `page` is report.html, which shows every answer; `notes` say what it left out.
     """

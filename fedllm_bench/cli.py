@@ -70,7 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command. Exit codes: 0 done, 2 bad input (one clear line), 130 or 143 interrupted (SIGINT, SIGTERM)."""
     words = sys.argv[1:] if argv is None else argv
-    return carry_out(build_parser().parse_args(words), words)
+    try:
+        args = build_parser().parse_args(words)
+    except BrokenPipeError:  # --list-metrics says its lines here
+        return _unread()
+    return carry_out(args, words)
 
 
 def carry_out(args: argparse.Namespace, words: Sequence[str] = ()) -> int:
@@ -92,8 +96,7 @@ def carry_out(args: argparse.Namespace, words: Sequence[str] = ()) -> int:
         text = again if words else "the command of the run goes on from there"
         return _fail(f"interrupted; what is done is kept, and {text}", interrupts.exit_code(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at exit
-        return 0
+        return _unread()
     except UserError as error:
         if args.verbose:
             logging.exception("bad input")
@@ -119,6 +122,12 @@ def entry() -> NoReturn:
         os.execve(sys.executable, [sys.executable, "-m", "fedllm_bench", *sys.argv[1:]], variables)
     process.warnings_as_usual()
     sys.exit(main())
+
+
+def _unread() -> int:
+    """Nobody reads on, as behind `| head -1`: that is no error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at exit
+    return 0
 
 
 def _fail(message: str, code: int) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,3 +108,13 @@ def test_a_folder_of_answers_alone_has_no_model_to_ask(tmp_path: Path, capsys) -
     (tmp_path / "answers").mkdir()
     assert code_of(["evaluate", str(tmp_path), "--metrics", "mmlu"]) == 2
     assert "has no model to ask" in capsys.readouterr().err
+
+
+def test_a_list_that_nobody_reads_to_its_end_is_no_error() -> None:
+    """As behind `| head -1`."""
+    end, pipe = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-m", "fedllm_bench", "evaluate", "--list-metrics"]
+    done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(pipe)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -52,7 +52,7 @@ class ClosedMaterial:
     @property
     def notes(self) -> list[str]:
         return [
-            f"{self.name}: {side} was asked with other prompts than {BASE}, so the two are not compared"
+            f"{self.name}: {side} was asked with other prompts, or for other answers, than {BASE}: they are not paired"
             for side in sorted(self.unpaired)
         ]
 
@@ -71,7 +71,7 @@ def read_closed(folder: Path) -> dict[str, ClosedMaterial]:
 
 
 def asked_hash(samples: Iterable[ClosedSample]) -> str:
-    """Equal for equal items with equal prompts, in whatever order they were asked."""
+    """Equal for equal items with equal prompts and right answers, in whatever order they were asked."""
     return files.sha256_json(sorted([one.item_id, *_asked(one)] for one in samples))
 
 
@@ -88,12 +88,12 @@ def _place(sample: ClosedSample) -> tuple[str, int]:
     return sample.task, sample.doc_id
 
 
-def _asked(sample: ClosedSample) -> tuple[str, str]:
-    return sample.doc_hash, sample.prompt_hash
+def _asked(sample: ClosedSample) -> tuple[str, str, str]:
+    return sample.doc_hash, sample.prompt_hash, sample.target
 
 
 def _is_other(samples: Samples, base: Samples) -> bool:
-    """Whether an item that both were asked is another one, or was asked with other words."""
+    """Whether an item that both were asked is another one, was asked with other words, or has another right answer."""
     return any(item in base and _asked(base[item]) != _asked(sample) for item, sample in samples.items())
 
 

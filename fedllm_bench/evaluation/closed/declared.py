@@ -19,6 +19,8 @@ from fedllm_bench.evaluation.closed.closed_samples import Form
 
 FILE = "closed.toml"
 GROUPS = "groups"
+VERSION = "1"  # of the benchmarks: it rises when equal models could answer otherwise
+MINI_WORLD = "the mini world"  # `data` of what is made here
 OURS = "fedllm_"  # how the names of our own tasks begin
 INSTALL = "pip install 'fedllm-bench[closed]'"
 PUNCTUATION = str.maketrans("", "", string.punctuation)

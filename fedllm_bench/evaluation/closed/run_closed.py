@@ -28,7 +28,13 @@ from fedllm_bench.evaluation.answering.plan import AnswerPlan, keep_to_file, rea
 from fedllm_bench.evaluation.answering.subjects import AnswerSide, Resident, Subject, open_run, subject_of_run
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, read_samples, samples_file, write_samples
 from fedllm_bench.evaluation.closed.code_grading import CodeStep, code_step
-from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, TemplateChoice, check_installed, closed_named
+from fedllm_bench.evaluation.closed.declared import (
+    VERSION,
+    ClosedBenchmark,
+    TemplateChoice,
+    check_installed,
+    closed_named,
+)
 from fedllm_bench.evaluation.closed.quiet import SEED, fixed_seeds, silenced, without_bars
 from fedllm_bench.evaluation.closed.sandbox.choice import choose_shell
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -223,7 +229,7 @@ class _ClosedWork:
 
         return {
             "name": self.benchmark.name,
-            "version": "1",
+            "version": VERSION,
             "lm_eval": lm_eval.__version__,
             "tasks": {name: str(task.VERSION) for name, task in self.tasks.items()},
             "shots": {name: task.get_config("num_fewshot") for name, task in self.tasks.items()},

@@ -73,6 +73,7 @@ class SubmittedPlan:
     model: dict[str, Any]
     sides: dict[str, str]
     seed: int
+    template: dict[str, Any] = field(default_factory=dict)
 
 
 ROUND: TypeAdapter[Round] = TypeAdapter(Round)
@@ -130,9 +131,9 @@ class SubmittedRun:
             raise Refused("record", first_line(error)[:300], f"{self.where}/results.json.gz") from error
         return value
 
-    def plan(self, benchmark: str) -> SubmittedPlan:
-        """What a benchmark's answers were made with."""
-        name = f"answers/{benchmark}/plan.json"
+    def plan(self, benchmark: str, kind: str = "answers") -> SubmittedPlan:
+        """What a benchmark's answers were made with; `kind` "closed" for what lm-eval asked."""
+        name = f"{kind}/{benchmark}/plan.json"
         try:
             return ANSWER_PLAN.validate_json(canonical_json(self.files.json(name)))
         except ValidationError as error:

@@ -36,7 +36,8 @@ def test_a_side_that_was_asked_otherwise_is_not_paired_and_one_line_says_so(tmp_
     write_closed(tmp_path, "mmlu", **{"base": samples, "global": other, "client_x": samples[:1]})
     (material,) = read_closed(tmp_path).values()
     assert material.unpaired == {"global"}
-    assert material.notes == ["mmlu: global was asked with other prompts than base, so the two are not compared"]
+    line = "mmlu: global was asked with other prompts, or for other answers, than base: they are not paired"
+    assert material.notes == [line]
     assert asked_hash(samples) == asked_hash(samples[::-1]) != asked_hash(other)
 
 

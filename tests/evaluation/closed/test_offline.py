@@ -25,10 +25,14 @@ from fedllm_bench.evaluation.closed.collecting import samples_of
 from fedllm_bench.evaluation.closed.declared import ClosedBenchmark, closed_benchmarks
 from fedllm_bench.evaluation.scoring.views import views_of
 
-SLOW = ("mmlu", "mmlu_fsllm")  # 57 tasks; mmlu_med is six of them
+SLOW = "mmlu"  # 57 tasks; mmlu_med is six of them
 OWN_ROWS = "the mini world"  # made by the task itself: test_mini_tasks.py
-NAMES = [name for name, one in closed_benchmarks().items() if not one.needs_code and one.data != OWN_ROWS]
-RUN = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NAMES]
+NAMES = [
+    name
+    for name, one in closed_benchmarks().items()
+    if not (one.needs_code or one.data == OWN_ROWS or one.context)  # a context is the model's, of the same tasks
+]
+RUN = [pytest.param(name, marks=pytest.mark.slow if name == SLOW else ()) for name in NAMES]
 BEST = {"conala_bleu": 100, "concode_bleu": 100}  # sacrebleu's scale
 WORST_IS_BEST = ("_unparsable",)
 
@@ -103,7 +107,14 @@ def _check_shots(benchmark: ClosedBenchmark, model: RuleModel) -> None:
         assert sum(mark in asked for mark in model.says) <= benchmark.shots + 1
 
 
-@pytest.mark.parametrize("name", RUN)
+def test_only_the_same_tasks_with_another_context_are_not_run() -> None:
+    asked = {benchmark.task for name, benchmark in closed_benchmarks().items() if name in NAMES}
+    with_context = [benchmark.task for benchmark in closed_benchmarks().values() if benchmark.context]
+    assert with_context == [("mmlu",)]
+    assert set(with_context) <= asked
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != SLOW])
 def test_a_model_that_says_nothing_or_the_wrong_thing_scores_0(name: str) -> None:
     """But for the published rules of finance, which call an empty answer neutral."""
     benchmark = closed_benchmarks()[name]

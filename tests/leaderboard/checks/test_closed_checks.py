@@ -10,33 +10,68 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from closed_records import right_or_wrong
+from closed_records import choice, write_closed
 from submissions import Forgery, codes, context
 from submitted_runs import statement, write_run
 
 from fedllm_bench.cli import main
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.evaluation.closed.closed_samples import ClosedSample
+from fedllm_bench.evaluation.closed.tasks.mini_world import document_hash, questions
 from fedllm_bench.leaderboard.checks import validate
 from fedllm_bench.leaderboard.ranking.measures import measures_of
 from fedllm_bench.leaderboard.submission import bundle, recompute
 from fedllm_bench.leaderboard.submit import assemble, own_runs, placing, track_fit
 
 NAME, RUN = "mini_closed_choice", "runs/0"
-HALF, MOST = [i % 2 == 0 for i in range(40)], [i % 5 != 0 for i in range(40)]
 ASKED = f"{RUN}/closed/{NAME}"
-PLAN = {"benchmark": {"version": "1"}, "overrides": {"limit": None}}
+PLAN = {
+    "benchmark": {"name": NAME, "version": "1", "metric": "acc", "filter": "none", "shots": {"fedllm_mini_choice": 0}},
+    "overrides": {"limit": None},
+    "template": {"name": "mini", "hash": "0"},
+    "sides": {"base": "", "global": "f"},
+    "seed": 0,
+}
 Change = Callable[[Forgery], Any]
+
+
+def samples(every: int) -> list[ClosedSample]:
+    """Of the mini world's questions, all but each so many-th answered rightly."""
+    return [_sample(number, row, number % every > 0) for number, row in enumerate(questions(0))]
+
+
+def _sample(number: int, row: dict[str, Any], is_right: bool) -> ClosedSample:
+    said = row["right"] if is_right else (row["right"] + 1) % 4
+    likelihoods = [-1.0 if place == said else -2.0 for place in range(4)]
+    return choice(number, likelihoods, row["right"], "fedllm_mini_choice", doc_hash=document_hash(row))
 
 
 def add_samples(forgery: Forgery) -> None:
     """What `evaluate` leaves in the run, in the submission's form."""
-    for side, right in (("base", HALF), ("global", MOST)):
+    for side, every in (("base", 2), ("global", 5)):
         forgery.write(f"{ASKED}/{side}.jsonl.gz", b"")
-        forgery.set_lines(f"{ASKED}/{side}.jsonl.gz", lambda _, right=right: [asdict(s) for s in right_or_wrong(right)])
+        forgery.set_lines(f"{ASKED}/{side}.jsonl.gz", lambda _, every=every: [asdict(s) for s in samples(every)])
+    (run,) = forgery.head["runs"]
     forgery.write(f"{ASKED}/plan.json", b"{}")
-    forgery.json(f"{ASKED}/plan.json", lambda plan: plan.update(PLAN))
+    forgery.json(f"{ASKED}/plan.json", lambda plan: plan.update(PLAN | {"model": {"base_hash": run["base_hash"]}}))
     forgery.fix_claims()
+
+
+def plan(change: Callable[[dict[str, Any]], Any]) -> Change:
+    return lambda f: f.json(f"{ASKED}/plan.json", change)
+
+
+def without_the_hard(f: Forgery) -> None:
+    """On both sides, so that no side lacks what another was asked."""
+    for side in ("base", "global"):
+        f.set_lines(f"{ASKED}/{side}.jsonl.gz", lambda lines: [line for line in lines if line["values"]["acc"]])
+        f.set_lines(f"{ASKED}/{side}.jsonl.gz", lambda lines: lines[:100])
+
+
+def an_easier_answer(f: Forgery) -> None:
+    """The first choice is likeliest and right, whatever the world says."""
+    every(target="0", log_likelihoods=[-1.0, -2.0, -2.0, -2.0], values={"acc": 1.0})(f)
 
 
 def every(side: str = "global", **values: Any) -> Change:
@@ -51,12 +86,20 @@ def drop(side: str) -> Change:
 
 FORGED: dict[str, tuple[Change, set[str]]] = {
     "lm-eval's values made right": (every(values={"acc": 1.0}), {"evidence"}),
-    "log-likelihoods made right": (every(log_likelihoods=[-1.0, -2.0]), {"evidence"}),
-    "the right answer made that of the model": (every(target="1"), {"evidence"}),
+    "log-likelihoods made others": (every(log_likelihoods=[-1.0, -2.0, -2.0, -2.0]), {"evidence"}),
+    "the right answer made that of the model": (an_easier_answer, {"prompts"}),
+    "other questions": (every(doc_hash="0" * 64), {"prompts"}),
+    "hard items left out on both sides": (without_the_hard, {"prompts"}),
+    "other shots": (plan(lambda p: p["benchmark"].update(shots={"fedllm_mini_choice": 5})), {"plan"}),
+    "bare texts": (plan(lambda p: p["template"].update(name="none")), {"plan"}),
+    "another version": (plan(lambda p: p["benchmark"].update(version="0")), {"plan"}),
+    "another base": (plan(lambda p: p["model"].update(base_hash="1" * 64)), {"plan"}),
+    "a plan that is none": (lambda f: f.write(f"{ASKED}/plan.json", b"[]"), {"record"}),
+    "no plan": (lambda f: (f.folder / f"{ASKED}/plan.json").unlink(), {"file-required"}),
     "a hard item left out": (lambda f: f.set_lines(f"{ASKED}/global.jsonl.gz", lambda lines: lines[1:]), {"uncovered"}),
     "a hard item without an answer": (every(reason="lost"), {"uncovered"}),
     "other words to the trained model": (every(prompt_hash="x"), {"prompts"}),
-    "a limit": (lambda f: f.json(f"{ASKED}/plan.json", lambda p: p["overrides"].update(limit=40)), {"plan"}),
+    "a limit": (plan(lambda p: p["overrides"].update(limit=40)), {"plan"}),
     "the trained model not asked": (drop("global"), {"uncovered"}),
     "a key that no sample has": (every(extra=1), {"record"}),
     "a key twice": (
@@ -83,7 +126,7 @@ def validated(forgery: Forgery, split: Split) -> Any:
 
 def test_honest_samples_are_accepted_and_claimed(forgery: Forgery, tiny_split: Split):
     assert codes(validated(forgery, tiny_split)) == {"few-seeds"}
-    assert forgery.head["claims"][NAME] == {"0": 0.8}
+    assert forgery.head["claims"][NAME] == {"0": pytest.approx(0.8, abs=0.001)}
 
 
 @pytest.mark.parametrize("name", FORGED)
@@ -105,19 +148,17 @@ def test_a_claim_beside_the_samples_is_refused(forgery: Forgery, tiny_split: Spl
 
 
 def test_a_run_with_samples_becomes_a_submission_and_a_column(tmp_path: Path):
-    from closed_records import write_closed
-
     runs = [write_run(tmp_path / "runs", seed) for seed in range(3)]
     for run in runs:
-        write_closed(run, NAME, PLAN, **{"base": right_or_wrong(HALF), "global": right_or_wrong(MOST)})
+        write_closed(run, NAME, PLAN, **{"base": samples(2), "global": samples(5)})
     made = assemble.draft(own_runs.open_runs(runs), statement())
     found, wrong = bundle.open_bundle(placing.write(made, tmp_path / "out"))
     assert wrong == []
-    assert found.submission.claims[NAME] == {str(seed): 0.8 for seed in range(3)}
+    assert found.submission.claims[NAME] == {str(seed): pytest.approx(0.8, abs=0.001) for seed in range(3)}
     seeds = [recompute.seed_scores(run) for run in found.runs()]
     measure = measures_of(seeds, [NAME])[NAME]
     assert (measure.unit_of_n, measure.whole_only, measure.scale) == ("question", True, (0.0, 1.0))
-    assert len(measure.seeds[0].clusters) == 40
+    assert len(measure.seeds[0].clusters) == len(questions(0)) > 400
     assert seeds[0].metrics[NAME].before is not None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,12 @@ def questions(world_seed: int) -> tuple[dict[str, Any], ...]:
     """
     rng = np.random.default_rng([world_seed, ORDER])
     return tuple(_document(item, rng.permutation(len(item.choices)).tolist()) for item in _facts(world_seed))
+
+
+def document_hash(document: Mapping[str, Any]) -> str:
+    """lm-eval's `doc_hash` of a document."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _facts(world_seed: int) -> Iterator[WorldQuestion]:
