@@ -40,8 +40,9 @@ def shell() -> Shell:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Endless loops end after two seconds of a core."""
-    quick = {name: replace(task, limits=replace(task.limits, cpu_seconds=2)) for name, task in CODE_TASKS.items()}
+    """Endless loops end after a second of a core; libraries of DS-1000 take longer to load."""
+    limits = {name: replace(task.limits, cpu_seconds=5 if task.library else 1) for name, task in CODE_TASKS.items()}
+    quick = {name: replace(task, limits=limits[name]) for name, task in CODE_TASKS.items()}
     monkeypatch.setattr(code_grading, "CODE_TASKS", quick)
 
 
@@ -154,7 +155,7 @@ def subject(tiny_folder: Path) -> Subject:
 
 
 def ask(folder: Path, subject: Subject, data: Path, name: str = "humaneval", **options: Any) -> run_closed.ClosedDone:
-    options = {"limit": 2, "batch_tokens": 512, **options}
+    options = {"limit": 1, "batch_tokens": 512, **options}
     request = ClosedRequest(folder=folder, benchmarks=(only(name),), data=data, **options)
     (done,) = run_closed.run_closed(request, subject, 1)
     return done
@@ -169,16 +170,17 @@ def test_without_permission_programs_are_kept_and_with_it_later_only_they_are_ru
         done = ask(tmp_path, subject, data)
     assert "humaneval: programs are written and kept, but not run, so unscored" in caplog.text
     assert "--allow-code" in caplog.text
-    assert [sample.reason for sample in done.samples] == [NOT_ALLOWED] * 2
+    assert [sample.reason for sample in done.samples] == [NOT_ALLOWED]
     assert all(sample.texts and "def add" in sample.texts[0] for sample in done.samples)
     monkeypatch.setattr(run_closed._ClosedWork, "_asked", lambda *_: pytest.fail("it was asked again"))
     done = ask(tmp_path, subject, data, allow_code=True, sandbox="process")
-    assert [sample.passed for sample in done.samples] == [(False,), (False,)]
+    assert [sample.passed for sample in done.samples] == [(False,)]
     assert not done.failed
     monkeypatch.setattr(code_grading, "run_programs", lambda *_: pytest.fail("it was run again"))
     assert ask(tmp_path, subject, data, allow_code=True, sandbox="process").samples == done.samples
 
 
+@pytest.mark.slow
 def test_five_answers_of_an_item_are_drawn_by_the_published_settings(tmp_path: Path, subject: Subject):
     data = tmp_path / "data"
     write_data("humaneval_fsllm", data)

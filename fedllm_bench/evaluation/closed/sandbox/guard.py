@@ -76,7 +76,7 @@ def _first_process(order: Order) -> None:
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         walls.new_root(order["box"], order["read"], order["limits"]["box_bytes"])
-        report = _stand_guard(order, walls.BOX, is_apart=True)
+        report = _stand_guard(order, kernel.BOX, is_apart=True)
     except OSError as error:
         report = _no_walls(error)
     _send(report)

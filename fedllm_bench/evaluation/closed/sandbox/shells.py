@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.evaluation.closed.sandbox.kernel import BOX
 from fedllm_bench.evaluation.closed.sandbox.programs import ProgramLanguage
-from fedllm_bench.evaluation.closed.sandbox.walls import BOX
 
 PACKAGES = str(Path(__file__).parents[4])
 SYSTEM = ("/bin", "/etc/alternatives", "/etc/ld.so.cache", "/lib", "/lib32", "/lib64", "/nix/store", "/sbin", "/usr")

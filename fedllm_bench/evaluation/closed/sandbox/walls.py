@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedllm_bench.evaluation.closed.sandbox import kernel, landlock
+from fedllm_bench.evaluation.closed.sandbox.kernel import BOX
 
-BOX = "/box"
 NOBODY = 65534
 DEVICES = ("null", "zero", "random", "urandom")
 OTHERS = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
