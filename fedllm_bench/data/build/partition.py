@@ -33,6 +33,8 @@ def regroup(groups: Mapping[str, Sequence[Sample]], recipe: Recipe, places: int 
     if partition.kind == "user":
         return dict(groups)
     rows = _shuffled([sample for samples in groups.values() for sample in samples], recipe.seed)
+    if partition.kind != "parts" and len(rows) < partition.clients:
+        raise UserError(f"--partition {recipe.partition}: {counted(len(rows), 'row')} cannot fill that many clients")
     found: dict[str, list[Sample]] = defaultdict(list)
     for client, sample in zip(_clients(rows, partition, groups, recipe, places), rows, strict=True):
         if client:
@@ -96,8 +98,6 @@ def _shuffled(rows: Sequence[Sample], seed: int) -> list[Sample]:
 
 def _by_dirichlet_over(labels: Sequence[str], partition: Partition, recipe: Recipe) -> Sequence[str]:
     """Drawn again until each client has a row, as in FederatedScope."""
-    if len(labels) < partition.clients:
-        raise UserError(f"--partition {recipe.partition}: {counted(len(labels), 'row')} cannot fill that many clients")
     for attempt in range(MOST_DRAWS):
         clients = _by_dirichlet(labels, partition.clients, partition.number, recipe.seed, attempt)
         if len(set(clients)) == partition.clients:

@@ -214,12 +214,13 @@ def filters(recipe: Recipe, declared: Declaration) -> tuple[Filter, ...]:
 
 
 def _check_users(recipe: Recipe, declared: Declaration) -> None:
-    if recipe.partition == "user" and not declared.has_users:
+    partition = check_partition(recipe.partition)
+    by_users = partition.kind == "user" or (partition.kind == "dirichlet" and not partition.clients)
+    if by_users and not declared.has_users:
         raise UserError(
-            f"the rows of {declared.dataset} have no users, so a partition makes the clients: --partition iid:20, "
-            "column:NAME, or dirichlet:0.5:COLUMN:3"
+            f"the rows of {declared.dataset} have no users, so a partition says how many clients there are: "
+            "--partition iid:20, column:NAME, or dirichlet:0.5:COLUMN:3"
         )
-
     if recipe.per and not declared.has_users:
         raise UserError(f"per={recipe.per!r} (--per, --per-language) chooses users, and {declared.dataset} has none")
 
