@@ -33,13 +33,26 @@ def regroup(groups: Mapping[str, Sequence[Sample]], recipe: Recipe, places: int 
     if partition.kind == "user":
         return dict(groups)
     rows = _shuffled([sample for samples in groups.values() for sample in samples], recipe.seed)
-    if partition.kind != "parts" and len(rows) < partition.clients:
-        raise UserError(f"--partition {recipe.partition}: {counted(len(rows), 'row')} cannot fill that many clients")
+    _check_enough(rows, partition, recipe)
     found: dict[str, list[Sample]] = defaultdict(list)
     for client, sample in zip(_clients(rows, partition, groups, recipe, places), rows, strict=True):
         if client:
             found[client].append(sample._replace(client=client))
     return dict(found)
+
+
+def _check_enough(rows: Sequence[Sample], partition: Partition, recipe: Recipe) -> None:
+    """No client that was asked for is left without rows."""
+    if partition.kind != "parts":
+        if len(rows) < partition.clients:
+            few = counted(len(rows), "row")
+            raise UserError(f"--partition {recipe.partition}: {few} cannot fill that many clients")
+        return
+    found = Counter(sample.client for sample in rows)
+    for name in (part.partition(":")[0] for part in recipe.parts):
+        if found[name] < partition.clients:
+            few, each = counted(found[name], "usable row"), counted(partition.clients, "client")
+            raise UserError(f"--part {name} has {few}, too few for {each} (--clients-per-part)")
 
 
 def _clients(
