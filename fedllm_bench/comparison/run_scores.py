@@ -19,7 +19,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.open_scores import from_answers, from_closed
 from fedllm_bench.config.run import dotted
-from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, RunFaults, RunFolder, runs_in
+from fedllm_bench.runs.folder import CONFIG, ENVIRONMENT, RESULTS, RunFaults, RunFolder, runs_in
 from fedllm_bench.scores.score import SCALES, Score, is_seen
 
 AFTER = ".after.jsonl"
@@ -66,11 +66,15 @@ class ComparedFolder(RunFolder):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRun:
-    """`config` is {} for a folder of answers that no run of the suite left."""
+    """`config` is {} for a folder of answers that no run of the suite left.
+
+    `ended` says that the budget of bytes ended the run before its planned rounds; "" of any other.
+    """
 
     path: Path
     config: Mapping[str, Any]
     measured: Mapping[str, MetricScores]
+    ended: str = ""
 
     @property
     def seed(self) -> int | None:
@@ -108,7 +112,14 @@ def load_run(folder: Path) -> ScoredRun:
     config = run.stated if run.has(CONFIG) or not measured else {}
     if not measured:
         raise UserError(f"{folder}: no scores in it (scores/*{AFTER}); {FINISH}")
-    return ScoredRun(path=folder, config=config, measured=measured)
+    return ScoredRun(path=folder, config=config, measured=measured, ended=_ended(run))
+
+
+def _ended(run: ComparedFolder) -> str:
+    sent = run.results.get("communication") if run.has(RESULTS) else None
+    budget = sent.get("budget") if isinstance(sent, Mapping) else None
+    ended = budget.get("ended") if isinstance(budget, Mapping) else ""
+    return ended if isinstance(ended, str) and not CONTROL.search(ended) else ""
 
 
 def _check_config(config: Mapping[str, Any]) -> None:

@@ -70,7 +70,10 @@ def _data(data: DataBlock) -> dict[str, Any]:
 
 
 def _cell(run: GridRun) -> dict[str, Any]:
-    return {"method": run.method, "seed": run.seed, "reason": None, "config_hash": run.results.run.config_hash}
+    """Of a run that its budget of bytes ended, `rounds` says [how many were trained, how many were planned]."""
+    cell = {"method": run.method, "seed": run.seed, "reason": None, "config_hash": run.results.run.config_hash}
+    budget = run.results.communication.budget
+    return cell | ({"rounds": [budget.rounds, budget.of_rounds]} if budget and budget.ended else {})
 
 
 def _methods(runs: Sequence[GridRun]) -> list[str]:

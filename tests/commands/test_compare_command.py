@@ -263,3 +263,16 @@ def test_runs_of_two_profiles_are_not_compared(tmp_path, capsys):
     one = write_run(tmp_path / "one", scores, profile="small")
     other = write_run(tmp_path / "other", scores, profile="paper")
     refused(capsys, [one, other], "unlike runs", "its profile is small in", "and paper in")
+
+
+@pytest.mark.parametrize(
+    "communication", [{"budget": {"ended": "2 of 6 rounds"}}, {"budget": {"ended": "\x1b[2J"}}, [], 1]
+)
+def test_a_side_that_its_budget_ended_says_so(tmp_path, capsys, communication):
+    sides = [write_run(tmp_path / name, {"m": of_units([0.1, 0.4, 0.3])}) for name in "ab"]
+    edited(sides[1] / "results.json", communication=communication)
+    assert cli.main(["compare", *map(str, sides)]) == 0
+    shown = capsys.readouterr().out
+    is_told = communication == {"budget": {"ended": "2 of 6 rounds"}}
+    assert ("B, seed 0: 2 of 6 rounds." in shown) == is_told
+    assert "\x1b" not in shown

@@ -21,7 +21,7 @@ from fedllm_bench.report.grid.figures import forest_plots
 from fedllm_bench.report.grid.table import half_width, markdown, shown_views, terminal_table, value
 from fedllm_bench.results.grid_results import Failure, GridRun, grid_payload
 from fedllm_bench.results.run_results import ScoreSet
-from fedllm_bench.results.schema import Results, results_of
+from fedllm_bench.results.schema import BudgetBlock, Results, results_of
 from fedllm_bench.scores.score import Score
 
 METHODS = ["local", "fedavg", "fedprox", "scaffold"]
@@ -218,6 +218,19 @@ def test_the_legend_says_what_was_resampled_and_how_much_is_compared(payload):
         "local: 12 of 24 clients in each seed",
     ):
         assert part in text
+
+
+def test_a_method_that_its_budget_ended_is_named_with_its_rounds():
+    block = BudgetBlock(budget_mb=21.0, rounds=2, of_rounds=6, ended="communication.budget_mb=21: ...")
+    ended, whole = run("scaffold", 0), run("fedavg", 0)
+    sent = replace(ended.results.communication, budget=block)
+    runs = [replace(ended, results=replace(ended.results, communication=sent)), whole]
+    found = payload_of(runs, seeds=[0])
+    assert [cell.get("rounds") for cell in found["cells"]] == [[2, 6], None]
+    line = "rounds trained: communication.budget_mb ended scaffold after 2 of 6; the others have all"
+    for shown in (terminal_table(found), markdown(found)):
+        assert line in " ".join(shown.split())
+    assert "rounds trained" not in markdown(payload_of([whole], seeds=[0]))
 
 
 def test_one_seed_is_said_not_to_be_resampled():

@@ -130,6 +130,7 @@ def _legend(payload: Payload, views: Sequence[str]) -> list[str]:
         *about_sample(payload["data"].get("sample")),  # grid.json of before has none
         *_about_local(payload, views),
         *_absent(payload),
+        *_ended(payload),
         *_failures(payload),
         *_unscored(payload, views),
     ]
@@ -186,6 +187,17 @@ def _about_local(payload: Payload, views: Sequence[str]) -> list[str]:
 
 def _absent(payload: Payload) -> list[str]:
     return [f"no column minus {name}: {why}" for name, why in payload["references"].items() if why is not None]
+
+
+def _ended(payload: Payload) -> list[str]:
+    """Of methods whose runs the budget of bytes ended, what each row of the table was trained for."""
+    rounds: dict[str, dict[str, None]] = {}
+    for cell in payload["cells"]:
+        if "rounds" in cell:
+            done, planned = cell["rounds"]
+            rounds.setdefault(cell["method"], {})[f"{done} of {planned}"] = None
+    named = ", ".join(f"{method} after {' or '.join(ends)}" for method, ends in rounds.items())
+    return [f"rounds trained: communication.budget_mb ended {named}; the others have all"] if named else []
 
 
 def _failures(payload: Payload) -> list[str]:

@@ -52,6 +52,8 @@ def _notes(a: Sequence[ScoredRun], b: Sequence[ScoredRun], num_pairs: int) -> li
     """What A and B differ in, and what one should know before quoting the numbers."""
     differs = differences(a[0].config, b[0].config, besides=() if len(a) == len(b) == 1 else ("seed",))
     notes = [f"A and B differ in {', '.join(differs)}." if differs else "A and B have equal settings."]
+    sides = {"A": a, "B": b}
+    notes += [f"{side}, seed {run.seed}: {run.ended}." for side, runs in sides.items() for run in runs if run.ended]
     if num_pairs == 1:
         notes.append("One seed on each side: of the methods nothing is said.")
     if dropped := _unpaired(a, b):
