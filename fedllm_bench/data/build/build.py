@@ -170,12 +170,14 @@ def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out:
     steps = filters(recipe, info.declaration)
     tally = count_rows(read, steps, recipe)
     usable = {client: rows for client, rows in tally.standing.items() if rows > 0}
-    kept, pool, chosen, chosen_notes = choose_clients(usable, tally.values, recipe)
+    has_users = info.declaration.has_users
+    by_user = recipe if has_users else replace(recipe, min_samples=1, max_clients=None)
+    kept, pool, chosen, chosen_notes = choose_clients(usable, tally.values, by_user)
     left = [*left_by_filters(tally, steps), *chosen]
     refuse_empty(left, usable, tally.noted.lines())
     samples = read(Skipped() if tally.skipped else stop)  # counted in the first pass
     groups = collect(samples, steps, {*kept, *pool}, tally.samples)
-    about = AboutRows(info.declaration.has_users, tally.places)
+    about = AboutRows(has_users, tally.places)
     parts = make_parts(groups, kept, pool, recipe, info.evaluation, about)
     left += parts.left
     refuse_empty(left, usable, tally.noted.lines())

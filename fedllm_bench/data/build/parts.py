@@ -62,18 +62,18 @@ def make_parts(
 ) -> Parts:
     """Clean the samples of clients and candidates, then share them out into train, heldout and unseen.
 
-    `max_samples` is of a user, and of a client that a partition makes where there are no users.
+    `max_samples`, `min_samples` and `max_clients` are of users, and where there are none of the clients that the
+    partition makes.
     """
     cleaned = clean(groups, kept, recipe if about.has_users else replace(recipe, max_samples=None), evaluation)
-    clients = regroup({client: cleaned.groups[client] for client in kept}, recipe, about.places)
+    clients: Groups = regroup({client: cleaned.groups[client] for client in kept}, recipe, about.places)
     left = list(cleaned.left)
     if recipe.partition != "user":
         how = f"the same rows by {recipe.partition} instead of by user"
         left.append(_left("partition", clients, how if about.has_users else f"rows shared out by {recipe.partition}"))
     notes = [*cleaned.notes, *_alike(clients, recipe)]
-    if recipe.max_samples and not about.has_users:
-        clients = {client: cap(rows, recipe.max_samples, recipe.seed) for client, rows in clients.items()}
-        left.append(_left("max_samples", clients, f"more than {recipe.max_samples} rows of one client"))
+    if not about.has_users:
+        clients = _bounded(clients, recipe, left)
     shared = shared_prompts(chain.from_iterable(clients.values()), recipe)
     sides = {client: hold_out(samples, recipe, shared) for client, samples in sorted(clients.items())}
     sides = {client: side for client, side in sides.items() if side[0]}
@@ -91,6 +91,21 @@ def make_parts(
         "unseen": [to_row(sample, "heldout") for sample in unseen],
     }
     return Parts(rows, left, notes)
+
+
+def _bounded(clients: Groups, recipe: Recipe, left: list[Left]) -> Groups:
+    """The clients that the recipe's bounds leave; `left` gains a step for each bound that there is."""
+    if recipe.min_samples > 1:
+        clients = {client: rows for client, rows in clients.items() if len(rows) >= recipe.min_samples}
+        left.append(_left("min_samples", clients, f"clients with fewer than {recipe.min_samples} rows"))
+    if recipe.max_clients:
+        ranked = sorted(clients, key=lambda client: (-len(clients[client]), client))[: recipe.max_clients]
+        clients = {client: clients[client] for client in ranked}
+        left.append(_left("max_clients", clients, f"clients who are not among the {recipe.max_clients} with most rows"))
+    if recipe.max_samples:
+        clients = {client: cap(rows, recipe.max_samples, recipe.seed) for client, rows in clients.items()}
+        left.append(_left("max_samples", clients, f"more than {recipe.max_samples} rows of one client"))
+    return clients
 
 
 def _alike(clients: Iterable[str], recipe: Recipe) -> Iterator[str]:

@@ -219,6 +219,9 @@ def _check_users(recipe: Recipe, declared: Declaration) -> None:
             "column:NAME, or dirichlet:0.5:COLUMN:3"
         )
 
+    if recipe.per and not declared.has_users:
+        raise UserError(f"per={recipe.per!r} (--per, --per-language) chooses users, and {declared.dataset} has none")
+
 
 def _by_partition(recipe: Recipe) -> Iterator[Filter]:
     """Rows of which the partition can make nothing."""

@@ -123,6 +123,18 @@ def test_rows_without_users_need_a_partition(tmp_path):
     assert [client.train for client in split.manifest.clients] == [2, 2, 2]
 
 
+def test_bounds_are_of_the_clients_that_the_partition_makes(tmp_path):
+    rows = [row | {"kind": "aaaabbbccd"[i % 10]} for i, row in enumerate(tasks(40))]
+    bounds = {"min_samples": 8, "max_clients": 2, "max_samples": 10}
+    split = made(table(FORM, PARTS), tmp_path, rows, partition="column:kind", heldout=0, **bounds)
+    assert {client.id: client.train for client in split.manifest.clients} == {"a": 10, "b": 10}
+    assert removed(split) == {"min_samples": 4, "max_clients": 8, "max_samples": 8}
+    with pytest.raises(UserError, match="nothing is left of 40 raw rows; removed by min_samples 40"):
+        made(table(FORM, PARTS), tmp_path, rows, "none", partition="column:kind", min_samples=17)
+    with pytest.raises(UserError, match="chooses users, and tasks has none"):
+        made(table(FORM, PARTS), tmp_path, rows, "per", per="source:3")
+
+
 SAID = ("--columns", "instruction=instruction,input=input,response=output", "--name", "mine", "--licence", "MIT")
 ALL = ("--heldout", "0")
 
