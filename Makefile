@@ -70,7 +70,7 @@ help:
 	@echo '                     FROM official | hub:ORG/NAME@REV | https://... | folder  ZIP file on disk'
 	@echo '  make merge       a run as a plain model of transformers: make merge RUN=runs/... OUT=my-model'
 	@echo '                     RUN run folder  CLIENT whose adapter (method local)'
-	@echo '  make evaluate    answers to open-ended benchmarks, judged: make evaluate RUN=runs/...'
+	@echo '  make evaluate    answers to benchmarks, open-ended and closed: make evaluate RUN=runs/...'
 	@echo '                     RUN run folder  METRICS a,b  JUDGE preset | .toml [none]  MAX_COST USD  ENGINE'
 	@echo '  make diversity   how clients of a split differ: make diversity DATASET=aya | SPLIT=splits/aya'
 	@echo '                     AGAINST another split  EMBEDDER lsa | encoder  TOKENIZER [mini] | folder'

@@ -171,7 +171,8 @@ def evaluate(
 ) -> Evaluated:
     """Answer open-ended benchmarks with a run, have the answers judged, and write report.html into its folder.
 
-    `metrics` are benchmarks, as "mt_bench" (None: the usual ones); `judge` is a preset or a .toml file (None: rules);
+    `metrics` are benchmarks, as "mt_bench" or, asked by lm-eval, "mmlu" (None: the usual ones); `judge` is a preset or
+    a .toml file (None: rules);
     `sides` are "base", "global", "client-NAME"; `limit`: the first items; `engine`: "inprocess" or "ray" (None: that of
     the run). Paid judges need `max_cost` (US dollars).
 

@@ -110,7 +110,7 @@ def _stages(args: argparse.Namespace) -> Iterator[list[str]]:
 
 
 def _closed_options(args: argparse.Namespace) -> list[str]:
-    return [*_given(args, "closed_template", "data_dir"), *(["--allow-code"] if args.allow_code else [])]
+    return [*_given(args, "closed_template", "data_dir", "sandbox"), *(["--allow-code"] if args.allow_code else [])]
 
 
 def _judged(args: argparse.Namespace, plan: EvaluationPlan) -> list[str]:

@@ -122,7 +122,7 @@ BAD: dict[str, tuple[str, ...]] = {
         f"--metrics nothing --model {NEVER_THERE} --out NEW",
         f"--metrics mt_bench,mmul --model {NEVER_THERE} --out NEW",
         f"--metrics mt_bench,mmlu --model {NEVER_THERE} --out NEW --temperature 1",
-        f"--metrics mt_bench,mbpp --model {NEVER_THERE} --out NEW",
+        f"--metrics mt_bench,mbpp --model {NEVER_THERE} --out NEW --sandbox process",
         f"--metrics mt_bench,mmlu --model {NEVER_THERE} --out NEW --data-dir nowhere",
         "--metrics mmlu --endpoint http://127.0.0.1:9/v1 --model m --out NEW",
     ),

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from fedllm_bench.evaluation.closed.run_closed import ClosedRequest
 
 TEMPLATES = ("none", "model", "train")  # run_closed.TEMPLATES, without loading torch for --help
-OPTIONS = ("closed_template", "data_dir", "allow_code")
+SANDBOXES = ("auto", "process", "bubblewrap", "docker")  # sandbox.choice.SANDBOXES, likewise
+OPTIONS = ("closed_template", "data_dir", "allow_code", "sandbox")
 OF_OPEN = ("temperature", "max_new_tokens", "retry_failed")  # of `answer`: a closed task has its own
 
 
@@ -32,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--data-dir", metavar="DIR", type=Path, help="files in place of the hub: ORG__NAME/SPLIT.jsonl")
     group.add_argument("--allow-code", action="store_true", help="run the programs that a model writes, in a sandbox")
+    group.add_argument("--sandbox", choices=SANDBOXES, help="where they run (docs/code.md); auto: the best here")
 
 
 class ListMetrics(argparse.Action):
@@ -74,6 +76,8 @@ def request_of(args: argparse.Namespace, closed: Sequence[ClosedBenchmark]) -> C
     for option in OF_OPEN:
         if getattr(args, option):
             raise UserError(f"--{option.replace('_', '-')}: not with {name}, whose task says it; leave it out")
+    if args.sandbox and not args.allow_code:
+        raise UserError("--sandbox says where programs run, which --allow-code must permit; give both, or neither")
     request = ClosedRequest(
         folder=args.out or args.run_folder,
         benchmarks=closed,
@@ -83,6 +87,7 @@ def request_of(args: argparse.Namespace, closed: Sequence[ClosedBenchmark]) -> C
         batch_tokens=args.batch_tokens,
         threads=args.threads,
         allow_code=args.allow_code,
+        sandbox=args.sandbox or "auto",
         data=args.data_dir,
         world_seed=_world_seed(args.run_folder),
     )
@@ -101,10 +106,10 @@ def ask(request: ClosedRequest, subject: Subject) -> None:
 
     reasons: Counter[str] = Counter()
     for done in run_closed(request, subject, hardware.num_threads()):
-        failed = f", {len(done.failed)} without an answer" if done.failed else ""
+        failed = f", {len(done.failed)} unscored" if done.failed else ""
         there = "" if done.is_new else " (there before)"
         say(f"{done.benchmark.name:<13} {done.side:<14} {counted(len(done.samples), 'item')}{failed}{there}")
         reasons.update(sample.reason for sample in done.failed)
     say(f"Samples   {request.folder / 'closed'}")
     for reason, count in reasons.most_common(1):
-        say(f"Failed    {counted(sum(reasons.values()), 'item', 'have')} no answer, {count} of them: {reason}")
+        say(f"Unscored  {counted(sum(reasons.values()), 'item')}, {count} of them: {reason}")

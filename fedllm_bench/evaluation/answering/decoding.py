@@ -41,7 +41,7 @@ NO_MEMORY = "there is no memory for this item alone"
 class DecodingRow:
     """One answer in the making. `limit` is the most new tokens; `uniforms` has as many numbers, or none if greedy.
 
-    `stops` are strings that end it; what is made may go on behind one.
+    `stops` are strings that end it; what is made may go on behind one. `tail` is (top_k, top_p) of a sampled one.
     """
 
     key: tuple[str, int]
@@ -53,6 +53,7 @@ class DecodingRow:
     finish: Finish | None = None
     reason: str = ""
     stops: tuple[str, ...] = ()
+    tail: tuple[int, float] = (0, 1.0)
 
     @property
     def length(self) -> int:
@@ -214,7 +215,11 @@ def _stretch(
     model: LoraModel, batch: DecodingBatch, stop_ids: frozenset[int]
 ) -> tuple[DecodingBatch, list[DecodingRow]]:
     """The batch after some steps, without the rows that ended in them, and those rows."""
-    sampler = Sampler([row.temperature for row in batch.rows], [row.uniforms[len(row.made) :] for row in batch.rows])
+    sampler = Sampler(
+        [row.temperature for row in batch.rows],
+        [row.uniforms[len(row.made) :] for row in batch.rows],
+        [row.tail for row in batch.rows],
+    )
     out = _generate(model, batch, sampler.to(model.device), stop_ids)
     width = batch.ids.shape[1]
     new, bad = out[:, width:].tolist(), sampler.bad.tolist()

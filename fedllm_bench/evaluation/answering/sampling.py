@@ -41,14 +41,33 @@ def draw(logits_BV: Tensor, temperatures_B: Tensor, uniforms_B: Tensor) -> Tenso
     return torch.searchsorted(cumulative, x[:, None], right=True)[:, 0]
 
 
+def cut_tail(logits_BV: Tensor, top_k_B: Tensor, top_p_B: Tensor) -> Tensor:
+    """The logits with -inf for all but the `top_k_B` likeliest tokens, 0 for all; of these the fewest whose probability
+    reaches `top_p_B`, at least one. Fan et al., 2018 (arXiv:1805.04833); Holtzman et al., 2020 (arXiv:1904.09751).
+    """
+    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
+    ranks_V = torch.arange(logits_BV.shape[-1], device=logits_BV.device)
+    sorted_BV = sorted_BV.masked_fill((top_k_B[:, None] > 0) & (ranks_V >= top_k_B[:, None]), -torch.inf)
+    probability_BV = torch.softmax(sorted_BV, dim=-1)
+    before_BV = probability_BV.cumsum(dim=-1) - probability_BV
+    sorted_BV = sorted_BV.masked_fill((before_BV >= top_p_B[:, None]) & (ranks_V > 0), -torch.inf)
+    return torch.empty_like(sorted_BV).scatter_(-1, order_BV, sorted_BV)
+
+
 class Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
     """Puts the drawn token of each row above all others, so that greedy and sampled rows can share a batch.
 
     `temperatures` has one value for each row, 0 for greedy ones, whose logits stay as they are. `uniforms` are the
-    numbers of the steps to come, one array for each row. `bad` tells the rows whose logits are not finite.
+    numbers of the steps to come, one array for each row. `tails` are (top_k, top_p) of each row;
+    None cuts nothing off. `bad` tells the rows whose logits are not finite.
     """
 
-    def __init__(self, temperatures: Sequence[float], uniforms: Sequence[npt.NDArray[np.float64]]) -> None:
+    def __init__(
+        self,
+        temperatures: Sequence[float],
+        uniforms: Sequence[npt.NDArray[np.float64]],
+        tails: Sequence[tuple[int, float]] | None = None,
+    ) -> None:
         self.rows = [row for row, temperature in enumerate(temperatures) if temperature > 0]
         self.temperatures = torch.tensor([temperatures[row] for row in self.rows], dtype=torch.float64)
         longest = max((len(uniforms[row]) for row in self.rows), default=0)
@@ -57,11 +76,16 @@ class Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers has no typ
         self.uniforms = torch.from_numpy(np.stack(padded)) if padded else torch.zeros(0, 0)
         self.bad = torch.zeros(len(temperatures), dtype=torch.bool)
         self.index = torch.tensor(self.rows, dtype=torch.long)
+        cuts = [(0, 1.0) if tails is None else tails[row] for row in self.rows]
+        self.cuts_tails = any(cut != (0, 1.0) for cut in cuts)
+        self.top_k = torch.tensor([top_k for top_k, _ in cuts], dtype=torch.long)
+        self.top_p = torch.tensor([top_p for _, top_p in cuts], dtype=torch.float64)
         self.step = 0
 
     def to(self, device: torch.device) -> Sampler:
         self.temperatures, self.uniforms = self.temperatures.to(device), self.uniforms.to(device)
         self.bad, self.index = self.bad.to(device), self.index.to(device)
+        self.top_k, self.top_p = self.top_k.to(device), self.top_p.to(device)
         return self
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -69,6 +93,9 @@ class Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers has no typ
         self.bad |= ~torch.isfinite(scores.amax(dim=-1))  # amax passes NaN on; -inf stands for tokens that cannot come
         if self.rows:
             logits = torch.nan_to_num(scores[self.index], nan=0.0, posinf=0.0) if self.bad.any() else scores[self.index]
+            if self.cuts_tails:  # of the tempered distribution, as transformers orders it
+                tempered = cut_tail(logits.double() / self.temperatures[:, None], self.top_k, self.top_p)
+                logits = tempered * self.temperatures[:, None]
             tokens = draw(logits, self.temperatures, self.uniforms[:, min(self.step, self.uniforms.shape[1] - 1)])
             scores[self.index, :] = -torch.inf
             scores[self.index, tokens] = 0.0

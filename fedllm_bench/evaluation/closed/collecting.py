@@ -9,9 +9,9 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, Form
+from fedllm_bench.evaluation.closed.code_grading import NOT_ALLOWED
 from fedllm_bench.evaluation.closed.declared import ClosedBenchmark
 
-NOT_RUN = "not run: --allow-code runs the programs of a model, in a sandbox"  # until they are
 INVALID = "[invalid]"  # what lm-eval's filters give where they find nothing
 Logged = Mapping[str, Any]  # one of lm-eval's samples: an item behind one filter
 
@@ -56,7 +56,7 @@ def _sample(
                         f"{', '.join(sorted(by_filter))}; this release of lm-eval may have changed it")  # fmt: skip
     found = by_filter[benchmark.filter]
     form, kept = READERS[benchmark.form], not reason
-    waits = NOT_RUN if benchmark.form == "code" else ""
+    waits = NOT_ALLOWED if benchmark.form == "code" else ""
     return ClosedSample(
         task=name,
         doc_id=int(found["doc_id"]),

@@ -54,13 +54,15 @@ class ClosedBenchmark:
     `also`: further scores of the same samples, by their names here; each is a value of the items ("metric", or
     "metric,filter" behind another filter), or a score of the whole set (measures.MEASURES). `match`: by which rule
     exact_match is computed again from the record; None where the task has a rule of its own, and lm-eval's value is
-    taken. `data` is what the hub is asked for.
+    taken. `context`: tokens of a request that are read, the last ones; 0 for all that the model holds. `data` is what
+    the hub is asked for.
     """
 
     name: Name
     task: Tasks
     folder: str = ""
     shots: Annotated[int, Field(ge=0)]
+    context: Annotated[int, Field(ge=0)] = 0
     template: TemplateChoice = "none"
     form: Form
     metric: str

@@ -17,8 +17,9 @@ from fedllm_bench.training.model.lora_model import LoraModel
 
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts
 USUAL_LIMIT = 256  # new tokens, where a task says nothing; as HFLM
-OF_SAMPLING = ("top_k", "top_p", "min_p", "typical_p")  # without effect on greedy answers
-KNOWN = (*LIMITS, *OF_SAMPLING, "until", "do_sample", "temperature", "num_beams")
+TAIL = ("top_k", "top_p")
+OF_SAMPLING = ("min_p", "typical_p")  # not here; without effect on greedy answers
+KNOWN = (*LIMITS, *TAIL, *OF_SAMPLING, "until", "do_sample", "temperature", "num_beams")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class GenerationSettings:
     until: tuple[str, ...]
     limit: int
     temperature: float
+    tail: tuple[int, float] = (0, 1.0)  # top_k and top_p of sampling; these cut nothing
 
 
 def settings_of(task: str, asked: Mapping[str, Any]) -> GenerationSettings:
@@ -42,13 +44,19 @@ def settings_of(task: str, asked: Mapping[str, Any]) -> GenerationSettings:
         unknown.append("num_beams")
     if unknown:
         raise UserError(f"the task {task} asks for generation with {', '.join(unknown)}, which this suite has not; it "
-                        f"has {', '.join(('until', 'do_sample', 'temperature', LIMITS[0]))}")  # fmt: skip
+                        f"has {', '.join(('until', 'do_sample', 'temperature', *TAIL, LIMITS[0]))}")  # fmt: skip
     limit = next((int(asked[name]) for name in LIMITS if asked.get(name) is not None), USUAL_LIMIT)
     return GenerationSettings(
         until=(until,) if isinstance(until, str) else tuple(map(str, until)),
         limit=max(1, limit),
         temperature=(temperature or 1.0) if samples else 0.0,
+        tail=_tail(asked) if samples else (0, 1.0),
     )
+
+
+def _tail(asked: Mapping[str, Any]) -> tuple[int, float]:
+    top_k, top_p = asked.get("top_k"), asked.get("top_p")
+    return max(0, int(top_k or 0)), 1.0 if top_p is None else float(top_p)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +73,7 @@ class Generated:
         """All that the answer depends on beside the model, as JSON data; two equal greedy ones are one."""
         settings = self.settings
         drawn = [seed, self.task, self.item, self.turn] if settings.temperature > 0 else []
+        drawn += list(settings.tail) if settings.tail != (0, 1.0) else []
         return ["generate", list(self.prompt), list(settings.until), settings.limit, settings.temperature, drawn]
 
 
@@ -104,7 +113,9 @@ def _row(name: str, wanted: Generated, seed: int, stop_text: str) -> DecodingRow
     if settings.temperature > 0:
         stream = uniforms(seed, wanted.task, wanted.item, wanted.turn, settings.limit)
     stops = (*settings.until, stop_text)
-    return DecodingRow((name, 0), wanted.prompt, settings.limit, settings.temperature, stream, stops=stops)
+    return DecodingRow(
+        (name, 0), wanted.prompt, settings.limit, settings.temperature, stream, stops=stops, tail=settings.tail
+    )
 
 
 def _text(model: LoraModel, row: DecodingRow, stop_ids: frozenset[int]) -> str:

@@ -34,6 +34,7 @@ Of = tuple[str, int]  # a task, and the number of an item of it
 class ResidentLM(LM):  # type: ignore[misc]  # lm-eval has no types here
     """A model with whatever adapter is attached. `batch_tokens` bounds what is computed at once; `seed` is of draws.
 
+    `context`: tokens of a request that are read, the last ones; 0 for as many as the model's context holds.
     `failed`: why an item has no answer, where it has none.
     """
 
@@ -43,6 +44,7 @@ class ResidentLM(LM):  # type: ignore[misc]  # lm-eval has no types here
     batch_tokens: int
     label: str
     seed: int = 0
+    context: int = 0
     failed: dict[Of, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -50,12 +52,13 @@ class ResidentLM(LM):  # type: ignore[misc]  # lm-eval has no types here
 
     @property
     def max_length(self) -> int:
-        """Tokens of the context, as HFLM reads them off the model's settings."""
+        """Tokens of the context, as HFLM reads them off the model's settings, and no more than `context`."""
         config = self.model.base.config.get_text_config()
         stated = [getattr(config, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")]
         own = self.model.tokenizer.model_max_length
         usual = own if own and own < 10**12 else USUAL_CONTEXT  # transformers' word for "not said" is 10**30
-        return int(next((length for length in stated if length), usual))
+        held = int(next((length for length in stated if length), usual))
+        return min(held, self.context) if self.context else held
 
     @property
     def tokenizer_name(self) -> str:

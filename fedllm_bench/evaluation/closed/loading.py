@@ -22,7 +22,7 @@ from fedllm_bench.evaluation.closed.declared import ClosedBenchmark
 log = logging.getLogger(__name__)
 OWN_FOLDER = "tasks"
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-OF_SPLITS = ("split",)  # settings of a data set that hold for files too
+OF_FILES = {"csv": ("split", "sep", "encoding")}  # settings of a data set that hold for files too, by their kind
 Config = Mapping[str, Any]
 
 
@@ -42,7 +42,7 @@ def load_tasks(
             _check_safe(name, index.task_index[name].cfg)
         made = all(index.task_index[name].cfg.get("custom_dataset") for name in names)
         if data is None or made:
-            return {name: _fetched(index, name) for name in names}
+            return {name: _fetched(index, name, benchmark.data) for name in names}
         return _from_files(index, benchmark, names, data)
 
 
@@ -88,8 +88,7 @@ def _check_safe(name: str, config: Config) -> None:
                         "humaneval and mbpp are, with --allow-code")  # fmt: skip
 
 
-def _fetched(index: Any, name: str) -> Any:
-    hub = index.task_index[name].cfg.get("dataset_path", name)
+def _fetched(index: Any, name: str, hub: str) -> Any:
     try:
         return index.load(name)["tasks"][name]
     except Exception as error:  # of the hub, of the network, of a data set that is another one today
@@ -130,7 +129,8 @@ def _local(name: str, config: Config, hub: str, data: Path) -> dict[str, Any]:
     if len(kinds) > 1:
         raise UserError(f"{folder}: files of several kinds ({', '.join(kinds)}); give one kind")
     splits = {split: str(path.resolve()) for split, path in found.items()}
-    kept = {key: value for key, value in (config.get("dataset_kwargs") or {}).items() if key in OF_SPLITS}
+    known = OF_FILES.get(kinds[0], ("split",))
+    kept = {key: value for key, value in (config.get("dataset_kwargs") or {}).items() if key in known}
     return {"dataset_path": kinds[0], "dataset_kwargs": {**kept, "data_files": splits}}
 
 

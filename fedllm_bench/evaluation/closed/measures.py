@@ -275,5 +275,6 @@ def _measure(key: str, about: ClosedBenchmark) -> ClosedMeasure:
     if found is None or (found.name in OF_TEXTS and about.form == "text" and about.match is None):
         if key == about.metric:
             return as_given(key, unit=about.unit, higher_is_better=about.higher_is_better)
-        return as_given(key)
+        alike = MEASURES.get(key.partition(",")[0])  # behind another filter
+        return as_given(key, higher_is_better=alike is None or alike.higher_is_better)
     return by_rule(found, about.match) if about.match is not None and found.score is _label else found

@@ -27,6 +27,7 @@ from fedllm_bench.evaluation.answering.encoding import ChatTemplate, named_templ
 from fedllm_bench.evaluation.answering.plan import AnswerPlan, keep_to_file, read_plan_file
 from fedllm_bench.evaluation.answering.subjects import AnswerSide, Resident, Subject, open_run, subject_of_run
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, read_samples, samples_file, write_samples
+from fedllm_bench.evaluation.closed.code_grading import CodeStep, code_step
 from fedllm_bench.evaluation.closed.declared import (
     VERSION,
     ClosedBenchmark,
@@ -35,11 +36,11 @@ from fedllm_bench.evaluation.closed.declared import (
     closed_named,
 )
 from fedllm_bench.evaluation.closed.quiet import SEED, fixed_seeds, silenced, without_bars
+from fedllm_bench.evaluation.closed.sandbox.choice import choose_shell
 from fedllm_bench.training.model.lora_model import LoraModel
 
 log = logging.getLogger(__name__)
 PLAN = "plan.json"
-ALLOW = "--allow-code"
 ODD_ROWS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, TemplateError)
 
 
@@ -49,6 +50,7 @@ class ClosedRequest:
 
     `template`: questions as bare texts, in the base's own chat template, or in the one that the run trained with; None
     for the usual of each benchmark. `world_seed` is of the run's mini world, if it has one.
+    Programs of a model are run where `allow_code` says so, in `sandbox`; else they are kept, and unscored.
     `batch_tokens` and `threads` are None where not given: then an earlier plan's, or by machine.
     """
 
@@ -61,6 +63,7 @@ class ClosedRequest:
     batch_tokens: int | None = None
     threads: int | None = None
     allow_code: bool = False
+    sandbox: str = "auto"
     data: Path | None = None
 
 
@@ -81,12 +84,8 @@ class ClosedDone:
 def check_closed(request: ClosedRequest) -> None:
     """Raise a :class:`UserError` now for what would be refused after others have answered."""
     check_installed()
-    for benchmark in request.benchmarks:
-        if benchmark.needs_code and not request.allow_code:
-            raise UserError(
-                f"{benchmark.name} runs the programs that a model writes; give {ALLOW} to have them run in a sandbox, "
-                "or leave it out"
-            )
+    if request.allow_code and any(benchmark.needs_code for benchmark in request.benchmarks):
+        choose_shell(request.sandbox)
     if request.data is not None and not request.data.is_dir():
         raise UserError(f"--data-dir {request.data}: no such folder")
 
@@ -98,13 +97,15 @@ def run_closed(request: ClosedRequest, subject: Subject, default_threads: int) -
     of an earlier session. Whatever ends this, answers that were given are not computed again.
     """
     check_closed(request)
+    programs = code_step(request.benchmarks, request.sandbox if request.allow_code else None)
     resident = Resident(subject, "cuda" if torch.cuda.is_available() else "cpu")
     for benchmark in request.benchmarks:
         template = _template(request.template or benchmark.template, subject, resident)
         with silenced(), fixed_seeds():
             tasks = _configured(benchmark, _tasks(request, benchmark))
         for side in subject.sides:
-            yield _ClosedWork(request, resident, benchmark, tasks, template).side(side, default_threads)
+            work = _ClosedWork(request, resident, benchmark, tasks, template, programs)
+            yield work.side(side, default_threads)
 
 
 def ask_run(
@@ -183,6 +184,7 @@ class _ClosedWork:
     benchmark: ClosedBenchmark
     tasks: Mapping[str, Any]
     template: ChatTemplate | None
+    programs: CodeStep | None
 
     def side(self, side: AnswerSide, default_threads: int) -> ClosedDone:
         """The samples of a side, from its file where it is there."""
@@ -192,14 +194,20 @@ class _ClosedWork:
         ledger = path.with_name(path.name + ".partial")
         if path.is_file():
             ledger.unlink(missing_ok=True)  # a kill may come between the last two lines below
-            return ClosedDone(self.benchmark, side.name, read_samples(path), is_new=False)
+            return self._done(path, side.name, is_new=False)
         torch.set_num_threads(plan.followed["threads"])
         kept = Ledger(ledger, files.sha256_json([asdict(plan), side.fingerprint]))
         with self.resident.answering(side) as model:
             samples = self._asked(model()[0], kept, side.name, plan.followed["batch_tokens"])
         write_samples(path, samples)
         kept.remove()
-        return ClosedDone(self.benchmark, side.name, samples, is_new=True)
+        return self._done(path, side.name, is_new=True)
+
+    def _done(self, path: Path, side: str, *, is_new: bool) -> ClosedDone:
+        """The samples as they are once the programs among them were run, where that is permitted."""
+        if self.programs is not None and self.benchmark.needs_code:
+            self.programs.run(path, f"{self.benchmark.name} {side}")
+        return ClosedDone(self.benchmark, side, read_samples(path), is_new=is_new)
 
     def _plan(self, path: Path, default_threads: int) -> AnswerPlan:
         followed = (read_plan_file(path) or {}).get("followed", {})
@@ -230,6 +238,7 @@ class _ClosedWork:
             "fewshot_seed": SEED,
             "data": "files" if self.request.data else "hub",
             "world_seed": self.request.world_seed,
+            **({"context": self.benchmark.context} if self.benchmark.context else {}),
         }
 
     def _asked(self, model: LoraModel, kept: Ledger, side: str, batch_tokens: int) -> list[ClosedSample]:
@@ -241,7 +250,7 @@ class _ClosedWork:
 
         texts = ClosedTexts(model.tokenizer, None if self.template is None else self.template.text)
         label = f"{self.benchmark.name} {side}"
-        lm = ResidentLM(model, texts, kept, batch_tokens, label, self.request.seed)
+        lm = ResidentLM(model, texts, kept, batch_tokens, label, self.request.seed, self.benchmark.context)
         for task in self.tasks.values():
             task.set_fewshot_seed(seed=SEED)  # every side sees the same examples
         with silenced(), without_bars(), fixed_seeds(), _told(self.benchmark.name):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from fedllm_bench.evaluation.answering.sampling import Sampler, draw, uniforms
+from fedllm_bench.evaluation.answering.sampling import Sampler, cut_tail, draw, uniforms
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, -torch.inf, 0.0])
 DRAWS = 20_000
@@ -80,3 +81,25 @@ def test_no_global_generator_is_touched():
     sampler(torch.zeros(1, 1), LOGITS[None].clone())
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1], before[2]) == (np.random.get_state()[1].tolist(), random.getstate())  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(0, 0.75), (3, 1.0), (40, 0.75), (2, 0.3), (1, 1.0), (0, 1e-9), (500, 1.0)]
+)
+def test_tails_are_cut_as_transformers_cuts_them(top_k, top_p):
+    logits = torch.randn(30, 200, generator=torch.Generator().manual_seed(1)).double() * 4
+    expected = logits
+    for warper in ([TopKLogitsWarper(top_k)] if top_k else []) + ([TopPLogitsWarper(top_p)] if top_p < 1 else []):
+        expected = warper(None, expected)
+    tails = torch.full((30,), top_k), torch.full((30,), top_p, dtype=torch.float64)
+    assert torch.equal(cut_tail(logits, *tails), expected)
+
+
+def test_rows_with_and_without_a_tail_share_a_batch():
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).expand(3, -1)
+    last = [np.array([0.999])] * 3
+    sampler = Sampler([1.0, 1.0, 0.0], last, [(0, 1.0), (2, 1.0), (0, 1.0)])
+    scores = sampler(torch.zeros(3, 1), logits.clone())
+    assert scores.argmax(-1).tolist() == [3, 1, 0]
+    plain = Sampler([1.0, 1.0, 0.0], last)
+    assert plain(torch.zeros(3, 1), logits.clone()).argmax(-1).tolist() == [3, 3, 0]

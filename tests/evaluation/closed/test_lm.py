@@ -108,6 +108,16 @@ def can_be_scored(pairs: Sequence[tuple[str, str]], tokenizer: Any) -> list[tupl
     return kept
 
 
+def test_a_benchmark_s_context_cuts_what_the_model_holds(model: LoraModel, tmp_path: Path) -> None:
+    def length(context: int) -> int:
+        texts = ClosedTexts(model.tokenizer, None)
+        kept = Ledger(tmp_path / "kept", "k")
+        return ResidentLM(model, texts, kept, batch_tokens=512, label="test", context=context).max_length
+
+    assert length(10) == 10
+    assert length(10**9) == length(0) > 10
+
+
 @pytest.mark.parametrize("pass_tokens", [0, 10**6], ids=["with families", "apart"])
 def test_likelihoods_are_those_of_hflm(
     model: LoraModel, wide: LoraModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pass_tokens: int
@@ -295,8 +305,10 @@ def test_a_setting_of_generation_that_we_have_not_is_refused() -> None:
     assert settings_of("t", {"top_p": 0.9, "do_sample": False}).temperature == 0
     with pytest.raises(UserError, match="the task t asks for generation with repetition_penalty"):
         settings_of("t", {"repetition_penalty": 1.2})
-    with pytest.raises(UserError, match="top_k"):
-        settings_of("t", {"do_sample": True, "top_k": 50})
+    with pytest.raises(UserError, match="min_p"):
+        settings_of("t", {"do_sample": True, "min_p": 0.1})
+    assert settings_of("t", {"do_sample": True, "top_k": 40, "top_p": 0.75}).tail == (40, 0.75)
+    assert settings_of("t", {"do_sample": False, "top_k": 40, "top_p": 0.75}).tail == (0, 1.0)
 
 
 def test_stop_strings_are_found_across_and_inside_tokens(model: LoraModel) -> None:

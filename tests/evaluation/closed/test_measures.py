@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -65,6 +66,26 @@ def test_pass_at_k_has_no_bias(passed, k, expected):
     assert value(f"pass_{k}", sample) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("k", [1, 10])
+@pytest.mark.parametrize(("n", "passed"), [(n, c) for n in (10, 11, 12) for c in range(n + 1)])
+def test_pass_at_k_is_the_share_of_all_choices_of_k_programs_with_one_that_passes(n, passed, k):
+    tests = tuple(place < passed for place in range(n))
+    choices = [any(chosen) for chosen in itertools.combinations(tests, k)]
+    sample = made(0, form="code", target="", texts=("x",) * n, passed=tests)
+    assert value(f"pass_{k}", sample) == pytest.approx(sum(choices) / len(choices))
+
+
+def test_a_share_of_unparsable_answers_is_better_when_it_is_less_behind_any_filter():
+    found = {name: measure for name, measure in measures_of("fpb", "text").items() if name == "fpb_unparsable"}
+    assert [measure.higher_is_better for measure in found.values()] == [False]
+    assert measures_of("fpb", "text")["fpb_strict"].higher_is_better
+
+
+def test_bbh_does_not_count_the_space_before_an_answer():
+    measure = measures_of("bbh", "text")["bbh"]
+    assert [measure.of(text(0, said, "(A)")).value for said in (" (A)", "(A)\n", "(B)", "A", "")] == [1, 1, 0, 0, 0]
+
+
 def test_pass_at_ten_of_one_program_is_unscored():
     score = MEASURES["pass_10"].of(made(0, form="code", target="", texts=("x",), passed=(True,)))
     assert (score.value, score.reason) == (None, "1 programs, and pass@10 needs 10")
@@ -86,7 +107,7 @@ def test_what_lm_eval_alone_can_say_is_taken_as_it_is_and_says_so():
 
 def test_without_a_declared_rule_the_task_decides_whether_a_text_is_right():
     imdb, bbh = measures_of("imdb", "text")["imdb"], measures_of("bbh", "text")["bbh"]
-    assert imdb.of(text(0, "Positive", "positive", values={"acc": 1.0})).value == 1
+    assert imdb.of(text(0, "Positive", "positive", values={"quasi_exact_match": 1.0})).value == 1
     assert "cannot be computed again" in imdb.description
     assert bbh.of(text(0, "yes", "yes", values={"exact_match": 0.0})).value == 1
 

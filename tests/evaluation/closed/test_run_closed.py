@@ -162,11 +162,6 @@ def test_every_side_sees_the_same_examples(tmp_path: Path, subject: Subject, dat
     assert [one.prompt_hash for one in first.samples] == [one.prompt_hash for one in second.samples]
 
 
-def test_code_is_refused_until_it_is_allowed(tmp_path: Path, subject: Subject) -> None:
-    with pytest.raises(UserError, match="humaneval runs the programs that a model writes; give --allow-code"):
-        ask(tmp_path, subject, None, closed_benchmarks()["humaneval"])
-
-
 def test_a_task_of_lm_eval_that_runs_programs_is_not_even_loaded(tmp_path: Path, subject: Subject) -> None:
     """Its file would run one on loading."""
     unsafe = replace(closed_benchmarks()["humaneval"], task=("humaneval",), folder="humaneval")

@@ -16,6 +16,13 @@ def remade(rows: Rows, change: Callable[[Row], Mapping[str, object]]) -> Rows:
     return rows.from_list([dict(change(row)) for row in rows])
 
 
+def split(rows: Rows, test_share: float, seed: int) -> Rows:
+    """The parts "train" and "test", as `datasets` draws them. Raises a :class:`UserError` for too few rows."""
+    if len(rows) < 2:
+        raise UserError(f"too few rows ({len(rows)}) to take a share of {test_share:g} as questions; give at least 2")
+    return rows.train_test_split(test_size=test_share, seed=seed)
+
+
 def value(row: Row, name: str) -> Any:
     """A cell that may be empty. Raises a :class:`UserError` where the data set has no such column."""
     if name not in row:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, number, one_of, remade, text, value
+from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, number, one_of, remade, split, text, value
 
 LABELS = ("negative", "neutral", "positive")
 ASKED = "Please choose an answer from {negative/neutral/positive}."
@@ -29,6 +29,7 @@ NWGI_LABELS = {
     "strong positive": "positive",
 }
 SEED = 42
+FPB_SHARE = 0.25  # that of `train_test_split` where none is said
 FIQA_SHARE = 0.226  # 275 of 1,213
 FLOWERTUNE_SHARE = 0.25
 FIQA_BORDER = 0.1
@@ -36,22 +37,22 @@ Labels = Sequence[Sequence[str]]
 
 
 def fpb(rows: Rows) -> Rows:
-    """1,212 of 4,846 sentences: the test part of `train_test_split(seed=42)`, which keeps a quarter."""
-    return remade(rows.train_test_split(seed=SEED)["test"], lambda row: _fpb(row, FPB_NEWS))
+    """1,212 of 4,846 sentences: the test part of `train_test_split(seed=42)`."""
+    return remade(split(rows, FPB_SHARE, SEED)["test"], lambda row: _fpb(row, FPB_NEWS))
 
 
 def fpb_flowertune(rows: Rows) -> Rows:
-    return remade(rows.train_test_split(FLOWERTUNE_SHARE, seed=SEED)["test"], lambda row: _fpb(row, NEWS))
+    return remade(split(rows, FLOWERTUNE_SHARE, SEED)["test"], lambda row: _fpb(row, NEWS))
 
 
 def fiqa(rows: Rows) -> Rows:
     """275 of 1,213 sentences of all three parts together."""
-    return remade(rows.train_test_split(FIQA_SHARE, seed=SEED)["test"], _fiqa)
+    return remade(split(rows, FIQA_SHARE, SEED)["test"], _fiqa)
 
 
 def fiqa_flowertune(rows: Rows) -> Rows:
     """304 of the same 1,213 sentences."""
-    return remade(rows.train_test_split(FLOWERTUNE_SHARE, seed=SEED)["test"], _fiqa)
+    return remade(split(rows, FLOWERTUNE_SHARE, SEED)["test"], _fiqa)
 
 
 def tfns(rows: Rows) -> Rows:

@@ -30,11 +30,11 @@ def gsm8k(rows: Rows) -> Rows:
 @cache
 def examples() -> list[dict[str, str]]:
     """The eight examples of lm-eval's own task, which is part of its package: {question, target}."""
-    import yaml
     from lm_eval import tasks
 
-    path = Path(next(iter(tasks.__path__))) / "gsm8k" / "gsm8k-cot.yaml"
-    samples: list[dict[str, str]] = yaml.safe_load(path.read_bytes())["fewshot_config"]["samples"]
+    folder = Path(next(iter(tasks.__path__))) / "gsm8k"
+    index = tasks.TaskManager(include_path=str(folder), include_defaults=False).task_index
+    samples: list[dict[str, str]] = index["gsm8k_cot"].cfg["fewshot_config"]["samples"]
     return samples
 
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, number, one_of, part, remade, text, value
+from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, number, one_of, part, remade, split, text, value
 
 SENTIMENTS = {0: "Negative", 1: "Positive"}
 TOXIC = 0.5  # as the set's authors draw the line
@@ -93,19 +93,30 @@ def raft(rows: Rows) -> Rows:
     return _raft(rows, "test")
 
 
-def _raft(rows: Rows, part: str) -> Rows:
-    names = getattr(rows.features.get("Label"), "names", None)
-    if not names:
-        raise UserError("the data set has no names of its labels: its column 'Label' is no ClassLabel; is it RAFT's?")
+def _raft(rows: Rows, kept: str) -> Rows:
+    names = _label_names(rows)
     shown = [column for column in rows.column_names if column not in NOT_SHOWN]
-    head = "Possible labels:\n" + "\n".join(f"{place}. {name}" for place, name in enumerate(names[1:], start=1))
-    known = dict(enumerate(names))
+    known = dict(enumerate(names)) | {name: name for name in names}
+    head = "".join(f"{place}. {name}\n" for place, name in enumerate(names[1:], start=1))
 
     def asked(row: Row) -> Asked:
         words = "\n".join(f"{column}: {value(row, column)}" for column in shown)
-        return {**_item(f"{words}\nLabel:", [one_of(row, "Label", known)]), "head": f"{head}\n\n"}
+        return {**_item(f"{words}\nLabel:", [one_of(row, "Label", known)]), "head": f"Possible labels:\n{head}\n"}
 
-    return remade(rows.train_test_split(test_size=RAFT_TEST_SHARE, seed=SEED)[part], asked)
+    return remade(split(rows, RAFT_TEST_SHARE, SEED)[kept], asked)
+
+
+def _label_names(rows: Rows) -> Sequence[str]:
+    """The first one is of rows without a label. In files of one's own labels may be texts."""
+    names: Sequence[str] | None = getattr(rows.features.get("Label"), "names", None)
+    if names:
+        return names
+    cells = list(rows["Label"]) if "Label" in rows.column_names else []
+    if not cells or not all(isinstance(cell, str) for cell in cells):
+        raise UserError(
+            "the data set has no names of its labels: its column 'Label' has neither texts nor a ClassLabel"
+        )
+    return ["Unlabeled", *sorted(set(cells))]
 
 
 def _item(question: str, answers: Sequence[str]) -> Asked:

@@ -40,7 +40,7 @@ def _f1(said: Sequence[Hashable], wanted: Sequence[Hashable]) -> float:
 
 
 def exact_scored(row: Row, results: Sequence[str]) -> dict[str, float]:
-    return {"acc": _best(quasi_exact, row, results)}
+    return {"quasi_exact_match": _best(quasi_exact, row, results)}
 
 
 def f1_scored(row: Row, results: Sequence[str]) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Runs programs that a model wrote, shut off from this machine; docs/code.md says what that stops and what not."""
