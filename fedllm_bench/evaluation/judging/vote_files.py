@@ -19,7 +19,7 @@ from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted
 from fedllm_bench.evaluation.judging.vote_forms import as_votes
 from fedllm_bench.evaluation.judging.votes import OTHER, JudgeVote, Match, Winner
-from fedllm_bench.evaluation.outside_files import parsed, text_of
+from fedllm_bench.evaluation.outside_files import kind_of, parsed, text_of
 
 NEEDED = ("question", "model_a", "model_b", "winner", "judge")
 NAMES = {"question_id": "question"}  # another name of a column, as FastChat has it
@@ -133,7 +133,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for place, value in enumerate(values if isinstance(values, list) else [values], 1):
             at = f"{where}, entry {place}" if whole else where
             if not isinstance(value, dict):
-                raise UserError(f"{at}: a JSON {type(value).__name__}, not an object")
+                raise UserError(f"{at}: {kind_of(value)}, not an object")
             yield at, value
 
 

@@ -189,7 +189,7 @@ BAD = {
     "an open quotation mark": (HEAD + '1,"x,y,x,j\n', "no CSV"),
     "broken JSON": ('{"question": 1', "line 1: no JSON"),
     "a list in JSON lines": ('{"question": 1}\n', "no model_a, model_b, winner, judge"),
-    "numbers in an array": ("[1]", "entry 1: a JSON int, not an object"),
+    "numbers in an array": ("[1]", "entry 1: a number, not an object"),
     "null for a model": (json.dumps({**ROWS[0], "model_a": None}), "model_a is None"),
     "a list for a winner": (json.dumps({**ROWS[0], "winner": ["x"]}), "winner is ['x']"),
     "not UTF-8": (b"question,model_a\n\xff", "not UTF-8"),
