@@ -103,3 +103,10 @@ def id_value(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"the id of the question is {kind_of(value)}, not a text or a whole number")
     return text_value(str(value), "the id of the question")
+
+
+def name_value(value: Any, what: str) -> str:
+    """The name of a model or of a judge, which is shown and written. Raises ValueError for anything else."""
+    if not text_value(value, what).strip() or not value.isprintable():
+        raise ValueError(f"{what} is {ascii(value)[:60]}, not a name")
+    return str(value)
