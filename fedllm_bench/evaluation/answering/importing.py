@@ -100,6 +100,7 @@ def _write_prompts(to: Target) -> None:
 def _keep_to(paths: Sequence[Path], to: Target, found: Imported) -> None:
     """plan.json says that the answers were imported; a side is named by the sha256 of its files."""
     forget_unused(to.folder, to.benchmark.name)  # of an import that was killed before it wrote an answer
+    _forget_side(to)
     sha256 = _sha256(paths)
     plan = plan_of(
         to.benchmark,
@@ -120,6 +121,19 @@ def _keep_to(paths: Sequence[Path], to: Target, found: Imported) -> None:
     if to.side not in told_of:
         stored["environment"][IMPORTED] = {**told_of, to.side: about}
         files.write_json(plan_file(to.folder, to.benchmark.name), stored)
+
+
+def _forget_side(to: Target) -> None:
+    """The same where other sides have answers: an import of another file may follow."""
+    plan = read_plan(to.folder, to.benchmark.name)
+    if plan is None or answers_file(to.folder, to.benchmark.name, to.side).exists():
+        return
+    if plan["sides"].get(to.side, "").startswith(OF_FILE):
+        del plan["sides"][to.side]
+        told_of = plan["environment"].get(IMPORTED)
+        if isinstance(told_of, dict):
+            told_of.pop(to.side, None)
+        files.write_json(plan_file(to.folder, to.benchmark.name), plan)
 
 
 def _sha256(paths: Sequence[Path]) -> str:

@@ -88,3 +88,11 @@ def test_a_link_in_the_place_of_the_lock_is_one_line(tmp_path: Path, capsys):
     assert imported(tmp_path, [{"id": "h00", "text": "x"}]) == 2
     assert ".lock is a link; remove it" in capsys.readouterr().err
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_side_whose_import_was_killed_before_its_answers_may_be_of_another_file(answers: Path, tmp_path: Path):
+    (answers / "base.jsonl").rename(answers / "global.jsonl")  # the plan names base, whose answers are not there
+    assert imported(tmp_path, [{"id": "h01", "text": "y", "model": "n"}]) == 0
+    about = files.read_json(answers / "plan.json")["environment"]["imported"]["base"]
+    assert about["models"] == ["n"]
+    assert (answers / "global.jsonl").is_file()
