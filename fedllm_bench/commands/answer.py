@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.asking import closed
+from fedllm_bench.commands.asking.endpoints import LEAVABLE, endpoints_of, sides_of
 from fedllm_bench.commands.bench import num_threads, positive
 from fedllm_bench.commands.judge import count
 from fedllm_bench.commands.terminal import say
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from fedllm_bench.evaluation.answering.subjects import Subject
     from fedllm_bench.evaluation.benchmarks import PromptContext
 
-LEAVABLE = ("seed", "temperature")
 DTYPES = ("float32", "bfloat16", "float16")
 EXAMPLES = """examples:
   fedllm-bench answer runs/mini-aya/fedavg/s0-0123456789 --metrics mini,harmless
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     context, folder = _context(args), args.out or args.run_folder
     if args.metrics:
         check_named(args.metrics, context)
-    endpoints = _endpoints(args) if args.endpoint else {}
+    endpoints = endpoints_of(args) if args.endpoint else {}
     subject = None if endpoints else _subject(args)
     with locked(folder):
         if args.metrics:
@@ -213,7 +213,7 @@ def _order(args: argparse.Namespace, context: PromptContext) -> AnswerRequest:
         threads=args.threads,
         retry_failed=args.retry_failed,
         ray=ray,
-        sides=tuple(_sides(args) or ()) if args.endpoint else (),
+        sides=tuple(sides_of(args) or ()) if args.endpoint else (),
     )
 
 
@@ -242,7 +242,7 @@ def _subject(args: argparse.Namespace) -> Subject:
     from fedllm_bench.data.templates.sources import MODEL, check_name
     from fedllm_bench.evaluation.answering import subjects
 
-    wanted = _sides(args)
+    wanted = sides_of(args)
     if args.run_folder:
         return subjects.subject_of_run(args.run_folder, wanted)
     dtype = args.dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
@@ -253,48 +253,6 @@ def _subject(args: argparse.Namespace) -> Subject:
     else:
         subject = subjects.subject_of_model(args.model, template, dtype)
     return subjects.only(subject, wanted)
-
-
-def _sides(args: argparse.Namespace) -> list[str] | None:
-    """Who is to answer; None where --sides is not given."""
-    if not args.sides:
-        return None
-    return list(dict.fromkeys(side.strip() for side in args.sides.split(",") if side.strip()))
-
-
-def _endpoints(args: argparse.Namespace) -> dict[str, EndpointAnswerer]:
-    """Side -> what the server knows it by; `base` is --model."""
-    from fedllm_bench.common.network import checked_address
-    from fedllm_bench.evaluation.answering.remote_answers import EndpointAnswerer, served_model
-    from fedllm_bench.evaluation.answering.subjects import BASE
-
-    address = checked_address(args.endpoint, "--endpoint")
-    return {
-        side: EndpointAnswerer(
-            served=served_model(address, name, key_env=args.api_key_env, concurrency=args.concurrency),
-            benchmark="",
-            seed=args.seed,
-            limit_name=args.token_limit_name,
-            left_out=tuple(name for name in LEAVABLE if getattr(args, f"no_{name}")),
-            is_named=side != BASE,
-        )
-        for side, name in _served_names(args, BASE).items()
-    }
-
-
-def _served_names(args: argparse.Namespace, base: str) -> dict[str, str]:
-    from fedllm_bench.evaluation.records import checked_side
-
-    given = dict(args.served)
-    if len(given) < len(args.served):
-        twice = next(side for side, _ in args.served if [one for one, _ in args.served].count(side) > 1)
-        raise UserError(f"--served {twice}: given twice; give one name for each side")
-    if base in given:
-        raise UserError(f"--served {base}: the base is what --model names; leave it out")
-    wanted = _sides(args)
-    if wanted is not None and (unused := next((side for side in given if side not in wanted), "")):
-        raise UserError(f"--served {unused}: not among --sides {args.sides}; add it there, or leave it out")
-    return {base: args.model} | {checked_side(side): given.get(side, side) for side in wanted or given if side != base}
 
 
 def _shown(done: Done) -> Done:

@@ -57,6 +57,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def _write_parts(path: Path, parts: Iterable[bytes]) -> None:
     part = path.with_name(path.name + ".part")
+    if part.is_symlink():  # in a folder from someone else: it would lead the bytes to another place
+        part.unlink()
     try:
         with part.open("wb") as file:
             for content in parts:

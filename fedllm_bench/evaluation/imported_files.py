@@ -152,8 +152,9 @@ def _batch(value: Value) -> ImportedAnswer:
     ids = (text_value(value["custom_id"], "custom_id"),)
     response = value.get("response")
     body = response.get("body", response) if isinstance(response, dict) else None
-    choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(body, dict) or not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+    choices: Any = body.get("choices") if isinstance(body, dict) else None
+    is_list = isinstance(choices, list) and len(choices) > 0 and not _has_failed(value)
+    if not isinstance(body, dict) or not is_list or not isinstance(choices[0], dict):
         return ImportedAnswer(ids=ids, turns=(), reason=_why_none(value, response, body))
     finish = FINISHES.get(ending(_plain_text(choices[0].get("finish_reason"))))
     said = _said(choices[0])
@@ -164,11 +165,18 @@ def _batch(value: Value) -> ImportedAnswer:
     return ImportedAnswer(
         ids=ids,
         turns=(text_value(said, "the answer").strip(),),
-        model=_plain_text(body.get("model")),
+        model=text_value(_plain_text(body.get("model")), "model"),
         more=len(choices) - 1,
         finish=finish,
         tokens=tokens if isinstance(tokens, int) and 0 <= tokens < 2**31 else 0,
     )
+
+
+def _has_failed(value: Value) -> bool:
+    """Of a row that holds an answer too: a batch may keep a part of what was said before the error."""
+    response = value.get("response")
+    status = response.get("status_code") if isinstance(response, dict) else None
+    return bool(value.get("error")) or (isinstance(status, int) and status >= 400)
 
 
 def _said(choice: Value) -> Any:

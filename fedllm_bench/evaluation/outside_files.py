@@ -19,6 +19,8 @@ MOST_BYTES = 2**30  # of a file, which is read whole
 MOST_OF_LINE = 2**25  # characters; thousands of times an answer
 MOST_OBJECTS = 1_000_000
 Value = Mapping[str, Any]
+KINDS = {"NoneType": "null", "bool": "true or false", "int": "a number", "float": "a number", "str": "a text",
+         "list": "a list", "dict": "an object"}  # fmt: skip
 
 
 def objects_of(path: Path, where: str) -> Iterator[tuple[str, Value]]:
@@ -29,7 +31,7 @@ def objects_of(path: Path, where: str) -> Iterator[tuple[str, Value]]:
         if number > MOST_OBJECTS:
             raise UserError(f"{where}: more than {MOST_OBJECTS:,} objects; give a smaller file")
         if not isinstance(value, dict):
-            raise UserError(f"{place}: a JSON {type(value).__name__}, not an object")
+            raise UserError(f"{place}: {kind_of(value)}, not an object")
         yield place, value
 
 
@@ -82,10 +84,15 @@ def keys_shown(value: Value) -> str:
     return ", ".join(ascii(key)[1:-1][:30] for key in list(value)[:8]) or "none"
 
 
+def kind_of(value: Any) -> str:
+    """What a value of JSON is, for a message."""
+    return KINDS[type(value).__name__]
+
+
 def text_value(value: Any, what: str) -> str:
     """A text of whole characters. Raises ValueError for anything else, as null or a number."""
     if not isinstance(value, str):
-        raise ValueError(f"{what} is {type(value).__name__}, not text")
+        raise ValueError(f"{what} is {kind_of(value)}, not a text")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{what} has half a character (a lone surrogate)")
     return value
@@ -94,5 +101,12 @@ def text_value(value: Any, what: str) -> str:
 def id_value(value: Any) -> str:
     """The id of a question, a text or a whole number. Raises ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"the id of the question is {type(value).__name__}, not text or a whole number")
+        raise ValueError(f"the id of the question is {kind_of(value)}, not a text or a whole number")
     return text_value(str(value), "the id of the question")
+
+
+def name_value(value: Any, what: str) -> str:
+    """The name of a model or of a judge, which is shown and written. Raises ValueError for anything else."""
+    if not text_value(value, what).strip() or not value.isprintable():
+        raise ValueError(f"{what} is {ascii(value)[:60]}, not a name")
+    return str(value)

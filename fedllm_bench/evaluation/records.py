@@ -129,9 +129,14 @@ def checked_name(name: str) -> str:
 
 
 def checked_side(name: str) -> str:
-    """`name`, which can name a side. Raises a :class:`UserError` for any other, as that of the file of prompts."""
-    if checked_name(name).lower() == "prompts":
+    """`name`, which can name a side. Raises a :class:`UserError` for any other, as that of the file of prompts.
+
+    "Base" is none either: it would be another side than "base", and on some systems the same file.
+    """
+    if (lower := checked_name(name).lower()) == "prompts":
         raise UserError(f"{name!r} cannot name a side: the questions are kept under it; give another name, as global")
+    if name != lower and lower in ("base", "global"):
+        raise UserError(f"{name!r} cannot name a side; did you mean {lower!r}?")
     return name
 
 

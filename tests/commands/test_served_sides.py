@@ -74,3 +74,13 @@ def test_an_older_server_that_calls_an_adapter_by_another_name_is_known_by_its_l
         with serving(Model(listed=listed)) as model:
             assert ask_endpoint(model, tmp_path / "b", "--sides", "global") == 2
         assert "--served: the server answered for 'global' with 'm'" in capsys.readouterr().err
+
+
+def test_the_base_is_no_adapter_and_a_side_is_not_told_by_its_case(tmp_path: Path, capsys):
+    with serving(Model(echoing)) as model:
+        assert ask_endpoint(model, tmp_path, "--served", "global=m") == 2
+        assert "--served global=m: that is the base" in capsys.readouterr().err
+        for side in ("Global", "BASE"):
+            assert ask_endpoint(model, tmp_path, "--sides", f"base,{side}") == 2
+            assert f"{side!r} cannot name a side; did you mean {side.lower()!r}?" in capsys.readouterr().err
+        assert not model.asked

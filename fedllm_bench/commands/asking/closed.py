@@ -69,7 +69,7 @@ def request_of(args: argparse.Namespace, closed: Sequence[ClosedBenchmark]) -> C
     from fedllm_bench.evaluation.closed.run_closed import ClosedRequest, check_closed
 
     name = closed[0].name
-    if args.endpoint or args.imported:
+    if args.endpoint:
         raise UserError(
             f"{name}: a closed benchmark asks the model for likelihoods, so it takes RUN, --model or --adapter"
         )

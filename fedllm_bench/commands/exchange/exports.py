@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm_bench.commands.answer import LEAVABLE
+from fedllm_bench.commands.asking.endpoints import LEAVABLE
 from fedllm_bench.commands.exchange.imports import add_questions, context_of
 from fedllm_bench.commands.terminal import parser_of, say
 from fedllm_bench.common.errors import UserError

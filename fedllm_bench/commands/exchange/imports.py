@@ -109,12 +109,12 @@ def _of_model(read: tuple[str, list[ImportedAnswer]], args: argparse.Namespace) 
 
 
 def _say(found: Imported, to: Target) -> None:
-    from fedllm_bench.evaluation.answering.importing import told
+    from fedllm_bench.evaluation.answering.importing import few, told
 
-    of_model = f" of {ascii(found.models[0])[1:-1]}" if len(found.models) == 1 else ""
+    of_model = f" of {few(found.models, 100)}" if len(found.models) == 1 else ""
     say(f"{to.benchmark.name:<13} {to.side:<14} {found.form}{of_model}")
     say(f"Imported  {told(found)}")
     if len(found.models) > 1:
-        named = ", ".join(map(ascii, found.models[:5]))
+        named = few(found.models, 100)
         say(f"Note      answers of {len(found.models)} models: {named}; --model NAME takes those of one")
     say(f"Answers   {to.folder / 'answers'}")

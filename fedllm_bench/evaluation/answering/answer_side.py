@@ -38,6 +38,10 @@ def locked(folder: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise UserError(f"{answers}: another process is answering into it; wait, or give another --out") from error
+    except OSError as error:
+        if not (answers / ".lock").is_symlink():
+            raise
+        raise UserError(f"{answers / '.lock'} is a link; remove it") from error
 
 
 def finished(folder: Path, benchmark: str, side: str, prompts: Sequence[Prompt]) -> list[Answer] | None:

@@ -17,7 +17,15 @@ from fedllm_bench.evaluation.answering.matching import FoundAnswer, found_answer
 from fedllm_bench.evaluation.answering.plan import OF_FILE, forget_unused, keep_to, plan_file, plan_of, read_plan
 from fedllm_bench.evaluation.benchmarks import Benchmark, Overrides
 from fedllm_bench.evaluation.imported_files import ImportedAnswer
-from fedllm_bench.evaluation.records import Answer, Finish, Prompt, answers_file, prompts_file, write_records
+from fedllm_bench.evaluation.records import (
+    Answer,
+    Finish,
+    Prompt,
+    answers_file,
+    prompts_file,
+    read_records,
+    write_records,
+)
 
 IMPORTED = "imported"
 FEW = 5  # ids that a message names
@@ -67,20 +75,32 @@ def import_answers(paths: Sequence[Path], read: tuple[str, Sequence[ImportedAnsw
     form, rows = read
     found = imported(form, rows, to.prompts)
     if not found.num_whole:
-        raise UserError(f"{paths[0]}: none of its {counted(len(rows), 'answer')} is a whole answer to a question "
-                        f"of {to.benchmark.name}; {told(found)}. Its questions have the ids "
+        raise UserError(f"{paths[0]}: {counted(len(rows), 'answer')}, and no whole answer to a question of "
+                        f"{to.benchmark.name}; {told(found)}. Its questions have the ids "
                         f"{few([prompt.item_id for prompt in to.prompts])}")  # fmt: skip
     with locked(to.folder):
         _keep_to(paths, to, found)
+        _write_prompts(to)
         if finished(to.folder, to.benchmark.name, to.side, to.prompts) is None:
-            write_records(prompts_file(to.folder, to.benchmark.name), to.prompts)
             write_records(answers_file(to.folder, to.benchmark.name, to.side), found.answers)
     return found
+
+
+def _write_prompts(to: Target) -> None:
+    """What the plan says was asked, also where the file was lost or changed."""
+    path = prompts_file(to.folder, to.benchmark.name)
+    try:
+        is_there = not path.is_symlink() and tuple(read_records(path, Prompt)) == tuple(to.prompts)
+    except UserError:
+        is_there = False
+    if not is_there:
+        write_records(path, to.prompts)
 
 
 def _keep_to(paths: Sequence[Path], to: Target, found: Imported) -> None:
     """plan.json says that the answers were imported; a side is named by the sha256 of its files."""
     forget_unused(to.folder, to.benchmark.name)  # of an import that was killed before it wrote an answer
+    _forget_side(to)
     sha256 = _sha256(paths)
     plan = plan_of(
         to.benchmark,
@@ -96,9 +116,24 @@ def _keep_to(paths: Sequence[Path], to: Target, found: Imported) -> None:
     stored: dict[str, Any] = files.read_json(plan_file(to.folder, to.benchmark.name))
     named = ", ".join(path.name for path in paths)
     about = {"file": named, "sha256": sha256, "format": found.form, "models": list(found.models)}
-    if to.side not in (told_of := stored["environment"].setdefault(IMPORTED, {})):
-        told_of[to.side] = about
+    told_of = stored["environment"].get(IMPORTED)
+    told_of = told_of if isinstance(told_of, dict) else {}
+    if to.side not in told_of:
+        stored["environment"][IMPORTED] = {**told_of, to.side: about}
         files.write_json(plan_file(to.folder, to.benchmark.name), stored)
+
+
+def _forget_side(to: Target) -> None:
+    """The same where other sides have answers: an import of another file may follow."""
+    plan = read_plan(to.folder, to.benchmark.name)
+    if plan is None or answers_file(to.folder, to.benchmark.name, to.side).exists():
+        return
+    if plan["sides"].get(to.side, "").startswith(OF_FILE):
+        del plan["sides"][to.side]
+        told_of = plan["environment"].get(IMPORTED)
+        if isinstance(told_of, dict):
+            told_of.pop(to.side, None)
+        files.write_json(plan_file(to.folder, to.benchmark.name), plan)
 
 
 def _sha256(paths: Sequence[Path]) -> str:

@@ -9,6 +9,7 @@ What a reply says is read by the suite's own reader; where the file made another
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from fedllm_bench.evaluation.judging.grading import reply_rating, unfinished
 from fedllm_bench.evaluation.judging.judging import JudgingFile
 from fedllm_bench.evaluation.judging.recorded_files import FAILED, RecordedReply
 from fedllm_bench.evaluation.judging.verdicts import pair_verdict
+from fedllm_bench.evaluation.outside_files import MOST_OBJECTS
 from fedllm_bench.evaluation.records import Judgement, Order, Prompt, Reply, read_records, write_records
 
 NONE, SEVERAL = "no reply to it in the imported file", "the imported file has different replies to it"
@@ -199,6 +201,7 @@ def write_import(work: JudgingFile, preset: Preset, found: JudgementImport, sour
         if tuple(read_records(work.path, Judgement)) != found.judgements:
             raise UserError(f"{work.path}: other judgements of {preset.id} are there already; remove the file first, "
                             "or give another --out")  # fmt: skip
+        _write_judge(work, preset, found, source)  # it may have been lost or changed
         return False
     _write_judge(work, preset, found, source)
     write_records(work.path, found.judgements)
@@ -222,7 +225,8 @@ def _write_judge(work: JudgingFile, preset: Preset, found: JudgementImport, sour
         IMPORTED: {**_imports(path), key: about},
     }
     files.make_folder(path.parent)
-    files.write_json(path, stated)
+    if path.is_symlink() or _stated(path) != json.loads(json.dumps(stated)):
+        files.write_json(path, stated)
 
 
 def import_notes(judge_file: Path, benchmark: str) -> Iterator[str]:
@@ -233,16 +237,24 @@ def import_notes(judge_file: Path, benchmark: str) -> Iterator[str]:
     for key, about in _imports(judge_file).items():
         of, _, name = key.partition("/")
         counts = [about.get(count) for count in ("replies", "checked")] if isinstance(about, dict) else [None]
-        if of == benchmark and files.SAFE_NAME.fullmatch(name) and all(isinstance(count, int) for count in counts):
+        if of == benchmark and files.SAFE_NAME.fullmatch(name) and all(map(_is_count, counts)):
             yield (f"{benchmark}: {counts[0]} replies of {judge_file.parent.name} about {name} were recorded "
                    f"elsewhere and imported; the requests of {counts[1]} of them could be checked")  # fmt: skip
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MOST_OBJECTS
+
+
 def _imports(judge_file: Path) -> dict[str, Any]:
     """What judge.json says of imports; {} where it says nothing that can be read."""
+    imports = _stated(judge_file).get(IMPORTED, {})
+    return imports if isinstance(imports, dict) else {}
+
+
+def _stated(judge_file: Path) -> dict[str, Any]:
     try:
         stated = files.read_json(judge_file) if judge_file.is_file() else {}
     except (ValueError, RecursionError, OSError):
         return {}
-    imports = stated.get(IMPORTED, {}) if isinstance(stated, dict) else {}
-    return imports if isinstance(imports, dict) else {}
+    return stated if isinstance(stated, dict) else {}

@@ -140,7 +140,11 @@ def _work(folder: Path, preset: Preset, benchmark: str, side: str, wanted: Wante
         other_side = wanted.other_side or side
         others = read_answers(wanted.other, benchmark, other_side)
         if not others:
-            raise UserError(f"{wanted.other} has no answers of {other_side!r} to {benchmark}; answer there first")
+            raise UserError(f"{wanted.other} has no answers of {other_side!r} to {benchmark}; answer there first, or "
+                            "name the sides that both have with --sides")  # fmt: skip
+        if answers_file(wanted.other, benchmark, other_side).samefile(answers_file(folder, benchmark, side)):
+            raise UserError(f"{wanted.other} is the folder itself, and its answers of {other_side!r} would be compared "
+                            "with themselves; give another folder or side")  # fmt: skip
         name = _pair_name(side, answers_file(wanted.other, benchmark, other_side), wanted.other)
 
         def questions() -> Iterator[Question]:

@@ -19,7 +19,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judging import score_pairing
 from fedllm_bench.evaluation.judging.score_pairing import RATIO, Pair, ScoredPair, pair_scores
-from fedllm_bench.evaluation.outside_files import parsed, text_of
+from fedllm_bench.evaluation.outside_files import name_value, parsed, text_of
 from fedllm_bench.evaluation.records import Prompt
 from fedllm_bench.scores.score import Score
 from fedllm_bench.scores.summaries import Summary, paired_difference, per_cluster, summarise
@@ -65,11 +65,12 @@ def _review(line: str, where: str) -> Review:
 
 
 def _names(row: Mapping[str, Any], keys: tuple[str, str], where: str) -> tuple[str, str]:
-    first, second = (row.get(key) for key in keys)
-    if not (
-        isinstance(first, str) and isinstance(second, str) and first.strip() and second.strip() and first != second
-    ):
-        raise UserError(f"{where}: {keys[0]} is {first!a} and {keys[1]} is {second!a}; give two names")
+    try:
+        first, second = (name_value(row.get(key), key) for key in keys)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; give two names") from None
+    if first == second:
+        raise UserError(f"{where}: {keys[0]} and {keys[1]} are both {ascii(first)[:80]}; give two names")
     return first, second
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.outside_files import Value, id_value, keys_shown, objects_of, text_value
+from fedllm_bench.evaluation.outside_files import Value, id_value, keys_shown, name_value, objects_of, text_value
 
 FAILED = "$ERROR$"  # what FastChat records where the judge gave no reply
 NO_RATING = -1.0  # and where the reply has no rating
@@ -70,7 +70,7 @@ def _single(row: Value) -> RecordedReply:
     return RecordedReply(
         question=id_value(row["question_id"]),
         turn=_turn(row),
-        models=(_name(row["model"], "model"),),
+        models=(name_value(row["model"], "model"),),
         judge=_judge(row["judge"]),
         text=text_value(row["judgment"], "judgment"),
         prompt=_prompt(row, "user_prompt"),
@@ -79,7 +79,7 @@ def _single(row: Value) -> RecordedReply:
 
 
 def _pair(row: Value) -> Iterator[RecordedReply]:
-    one, other = (_name(row[key], key) for key in ("model_1", "model_2"))
+    one, other = (name_value(row[key], key) for key in ("model_1", "model_2"))
     if one == other:
         raise ValueError(f"model_1 and model_2 are both {one!a}")
     for game, models, places in (("g1", (one, other), ("1", "2")), ("g2", (other, one), ("2", "1"))):
@@ -96,16 +96,10 @@ def _pair(row: Value) -> Iterator[RecordedReply]:
         )
 
 
-def _name(value: Any, what: str) -> str:
-    if not text_value(value, what).strip() or not value.isprintable():
-        raise ValueError(f"{what} is {ascii(value)[:60]}, not a name")
-    return str(value)
-
-
 def _judge(value: Any) -> str:
     """FastChat's is the model and the name of its prompt."""
     name = value[0] if isinstance(value, list) and value else value
-    return _name(name, "judge")
+    return name_value(name, "judge")
 
 
 def _prompt(row: Value, key: str) -> str | None:

@@ -17,9 +17,9 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.text import counted
-from fedllm_bench.evaluation.judging.vote_forms import as_votes
+from fedllm_bench.evaluation.judging.vote_forms import as_votes, whole_text
 from fedllm_bench.evaluation.judging.votes import OTHER, JudgeVote, Match, Winner
-from fedllm_bench.evaluation.outside_files import parsed, text_of
+from fedllm_bench.evaluation.outside_files import kind_of, name_value, parsed, text_of, text_value
 
 NEEDED = ("question", "model_a", "model_b", "winner", "judge")
 NAMES = {"question_id": "question"}  # another name of a column, as FastChat has it
@@ -85,12 +85,15 @@ def _line(row: Mapping[str, Any], where: str) -> VoteLine:
 
 def _name(value: Any, key: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or not (text := str(value).strip()):
-        raise UserError(f"{where}: {key} is {value!a}; give a name or a number")
-    return text
+        raise UserError(f"{where}: {key} is {ascii(value)[:80]}; give a name or a number")
+    try:
+        return text_value(text, key) if key == "question" else name_value(text, key)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _turn(value: Any, where: str) -> int:
-    text = "1" if value is None else str(value).strip() or "1"
+    text = "1" if value is None else whole_text(value) or "1"
     if text not in ("1", "2"):
         raise UserError(f"{where}: turn is {value!a}; give 1 or 2")
     return int(text)
@@ -133,7 +136,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for place, value in enumerate(values if isinstance(values, list) else [values], 1):
             at = f"{where}, entry {place}" if whole else where
             if not isinstance(value, dict):
-                raise UserError(f"{at}: a JSON {type(value).__name__}, not an object")
+                raise UserError(f"{at}: {kind_of(value)}, not an object")
             yield at, value
 
 

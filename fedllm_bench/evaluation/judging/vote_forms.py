@@ -23,6 +23,7 @@ from fedllm_bench.common.errors import UserError
 
 Placed = tuple[str, dict[str, Any]]  # where a row stands, and the row
 ANNOTATOR = re.compile(r"annotator_?\d{1,4}", re.IGNORECASE)
+WITH_POINT = re.compile(r"[0-9]\.0")
 RESPONSES = ("response1", "response2")
 VERDICTS = {"0": "tie", "1": "model_a", "2": "model_b", "": ""}
 SOURCES, SYSTEMS, JUDGES = ("source", "question", "question_id", "segment"), ("system", "model"), ("judge", "annotator")
@@ -80,10 +81,16 @@ def _models(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _verdict(value: Any, judge: str, where: str) -> str:
-    text = "" if value is None else str(value).strip()
+    text = "" if value is None else whole_text(value)
     if isinstance(value, bool) or text not in VERDICTS:
         raise UserError(f"{where}: {judge} is {ascii(value)[:80]}; give 0 (a tie), 1 or 2")
     return VERDICTS[text]
+
+
+def whole_text(value: Any) -> str:
+    """Of a cell; pandas writes 1 as 1.0 where a cell of the column is empty."""
+    text = str(value).strip()
+    return text.removesuffix(".0") if WITH_POINT.fullmatch(text) else text
 
 
 # --- rankings
@@ -135,7 +142,7 @@ def _place(row: Mapping[str, Any], where: str) -> float | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):

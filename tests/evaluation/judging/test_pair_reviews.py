@@ -105,6 +105,11 @@ BAD = {
         '{"question_id": 1, "text": "8 9"}\n{"question_id": 1, "text": "9 8"}',
         "reviewed 2 times and nobody",
     ),
+    "half a character": ('{"question_id": 1, "text": "8 9", "model_1": "\\ud800", "model_2": "x"}', "half a char"),
+    "a name that moves the cursor": (
+        '{"question_id": 1, "text": "8 9", "model_1": "\\u001b[2J", "model_2": "x"}',
+        "not a n",
+    ),
     "one model twice": ('{"question_id": 1, "text": "8 9", "model_1": "x", "model_2": "x"}', "give two names"),
 }
 

@@ -209,6 +209,14 @@ def test_scores_against_a_side_of_the_same_folder_are_checked_by_the_whole_reque
     assert there.is_dir()
 
 
+@pytest.mark.parametrize("more", [[], ["--scored"]])
+def test_answers_are_not_compared_with_themselves(more: list[str], tmp_path: Path, capsys):
+    folder = write_answers(tmp_path / "a", "ref_gpt4", "base")
+    words = ["judge", str(folder), "--judge", "mini_rule", "--pairwise", str(folder), *more]
+    assert cli.main(words) == 2
+    assert "would be compared with themselves; give another" in capsys.readouterr().err
+
+
 def test_scored_needs_another_run(tmp_path: Path, capsys):
     folder = write_answers(tmp_path / "a", "ref_gpt4", "base")
     assert cli.main(["judge", str(folder), "--judge", "mini_rule", "--scored"]) == 2

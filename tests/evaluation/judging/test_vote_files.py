@@ -189,10 +189,14 @@ BAD = {
     "an open quotation mark": (HEAD + '1,"x,y,x,j\n', "no CSV"),
     "broken JSON": ('{"question": 1', "line 1: no JSON"),
     "a list in JSON lines": ('{"question": 1}\n', "no model_a, model_b, winner, judge"),
-    "numbers in an array": ("[1]", "entry 1: a JSON int, not an object"),
+    "numbers in an array": ("[1]", "entry 1: a number, not an object"),
     "null for a model": (json.dumps({**ROWS[0], "model_a": None}), "model_a is None"),
     "a list for a winner": (json.dumps({**ROWS[0], "winner": ["x"]}), "winner is ['x']"),
     "not UTF-8": (b"question,model_a\n\xff", "not UTF-8"),
+    "half a character": (json.dumps({**ROWS[0], "judge": "\ud800"}), "judge has half a character"),
+    "half a question": (json.dumps({**ROWS[0], "question": "\ud800"}), "question has half a character"),
+    "a name that moves the cursor": (json.dumps({**ROWS[0], "judge": "\x1b[2J"}), "judge is '\\x1b[2J', not a name"),
+    "a digit that Python groups": (RANKS + "1,x,j,1_0\n", "line 2: rank is '1_0'; give a number"),
 }  # fmt: skip
 
 
@@ -204,6 +208,13 @@ def test_a_bad_file_is_one_line_and_ends_with_2(what: str, tmp_path: Path, capsy
     assert cli.main(["judge-check", "--votes", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
+
+
+def test_whole_numbers_as_pandas_writes_them_beside_empty_cells_are_read(tmp_path: Path):
+    text = "question,model_a,model_b,winner,judge,turn\n1,x,y,x,j,1.0\n1,x,y,x,k,\n1,x,y,y,j,2.0\n"
+    assert [vote.match.turn for vote in read_vote_file(written(tmp_path, text))] == [1, 1, 2]
+    rows = json.dumps([pandalm(annotator1=1.0, annotator2="2.0", annotator3="0.0")])
+    assert [vote.winner for vote in read_vote_file(written(tmp_path, rows))][-1] == "tie"
 
 
 @pytest.mark.parametrize(
