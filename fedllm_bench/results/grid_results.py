@@ -72,7 +72,8 @@ def _data(data: DataBlock) -> dict[str, Any]:
 def _cell(run: GridRun) -> dict[str, Any]:
     """Of a run that its budget of bytes ended, `rounds` says [how many were trained, how many were planned]."""
     cell = {"method": run.method, "seed": run.seed, "reason": None, "config_hash": run.results.run.config_hash}
-    budget = run.results.communication.budget
+    sent = run.results.communication
+    budget = sent.budget if sent else None
     return cell | ({"rounds": [budget.rounds, budget.of_rounds]} if budget and budget.ended else {})
 
 

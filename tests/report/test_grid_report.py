@@ -223,7 +223,10 @@ def test_the_legend_says_what_was_resampled_and_how_much_is_compared(payload):
 def test_a_method_that_its_budget_ended_is_named_with_its_rounds():
     block = BudgetBlock(budget_mb=21.0, rounds=2, of_rounds=6, ended="communication.budget_mb=21: ...")
     ended, whole = run("scaffold", 0), run("fedavg", 0)
+    assert ended.results.communication is not None
     sent = replace(ended.results.communication, budget=block)
+    older = replace(whole, results=replace(whole.results, communication=None))  # of a file of before
+    assert "rounds" not in payload_of([older], seeds=[0])["cells"][0]
     runs = [replace(ended, results=replace(ended.results, communication=sent)), whole]
     found = payload_of(runs, seeds=[0])
     assert [cell.get("rounds") for cell in found["cells"]] == [[2, 6], None]
