@@ -32,7 +32,7 @@ LOST = "released cut: of {rows} both answers begin with the same words, which ar
 COLUMNS: dict[str, Kind] = {"chosen": str, "rejected": str}
 DECLARATION: Declaration = replace(
     dealt("hh_rlhf", "Anthropic/hh-rlhf", "MIT", 5), task="preference", checks=(MALFORMED, PARTED, EQUAL),
-    has_users=False,
+    has_users=False, splits=("train",),
 )  # fmt: skip
 
 

@@ -173,6 +173,8 @@ def _last_answer(record: RawRecord, column: str) -> str:
     turns = turns_of(record, column)
     if not turns or turns[-1][0] != "assistant":
         raise bad_cell(record.number, f"column {column!r} holds turns that do not end with the assistant's")
+    if sum(role == "assistant" for role, _ in turns) > 1:  # the earlier ones would be in no prompt
+        raise bad_cell(record.number, f"column {column!r} holds more than one answer; only the last may be in it")
     return turns[-1][1]
 
 

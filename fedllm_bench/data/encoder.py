@@ -17,18 +17,18 @@ model is never asked for one in such a place. `data.template=plain` counts all.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.chat import NAMES, Segment, render, render_quoted, template_text, without_input
 from fedllm_bench.data.rows import INPUT, Turn
-from fedllm_bench.data.templates.answer_form import PLAIN, AnswerForm, answer_form
+from fedllm_bench.data.templates.answer_form import AnswerForm, answer_form
 from fedllm_bench.data.templates.marked_text import Ids, MarkedText
+from fedllm_bench.data.templates.refusals import refusals, say_not_kept, say_system
 
 log = logging.getLogger(__name__)
 BOS_FIRST = "{{- bos_token -}}"  # before one of the suite's templates, for plain transformers
@@ -90,7 +90,7 @@ class ChatEncoder:
     def masked(self, turns: Sequence[Turn]) -> str:
         """As :meth:`asked`, with the template's own marks under secret names: `marked` encodes what goes on from it."""
         turns = self._adapted(turns)
-        with _refusals():
+        with refusals():
             found = render_quoted(self._source, turns, self.marked.quoted_in(turns), self._values, asks=True)
         return "".join(map(self.marked.masked, found))
 
@@ -195,12 +195,12 @@ class ChatEncoder:
         turns = turns if self._has_input else without_input(turns)
         if self.is_cut or [turn["role"] for turn in turns[:2]] != ["system", "user"] or self._has_system:
             return turns
-        _say_system()
+        say_system()
         text = turns[0]["content"] + "\n\n" + turns[1]["content"]
         return [{"role": "user", "content": text}, *turns[2:]]
 
     def _render(self, conversations: Sequence[Sequence[Turn]], *, asks: bool) -> list[list[Segment]]:
-        with _refusals():
+        with refusals():
             return render(self._source, conversations, self._values, asks=asks)
 
     def _rendered(self, conversations: Sequence[Sequence[Turn]], asks: bool) -> list[tuple[Encoded, Segment]]:
@@ -224,7 +224,7 @@ class ChatEncoder:
         if self.marked.names_any(turns) or self.marked.count(usual) != self._expected_count(turns, asks):
             spans = self.marked.quoted_in(turns)
             if any(spans):
-                with _refusals():
+                with refusals():
                     found = render_quoted(self._source, turns, spans, self._values, asks=asks)
                 pieces = [self.marked.encode_quoted(segment) for segment in found]
         counted = (False, *(segment.counted for segment in found))
@@ -260,7 +260,7 @@ class ChatEncoder:
             if text.startswith(before + said):
                 found.append((len(before), len(before) + len(said)))
         if len(found) < len(places):
-            _say_not_kept()
+            say_not_kept()
         return found
 
     def _answer(self, turn: Turn) -> tuple[Ids, bool]:
@@ -280,27 +280,3 @@ class ChatEncoder:
 
 
 _USER: Turn = {"role": "user", "content": "a"}
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """A template is a program of the model's maker: whatever it raises is one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"the chat template refuses a conversation ({first_line(error)[:200]}); {PLAIN}") from error
-
-
-@cache
-def _say_system() -> None:
-    log.info("the base's own chat template has no place for a system turn: it stands before the first user turn")
-
-
-@cache
-def _say_not_kept() -> None:
-    log.info(
-        "the base's own chat template writes earlier answers otherwise than the one it asks for: of such a "
-        "conversation only the last answer counts (docs/templates.md)"
-    )

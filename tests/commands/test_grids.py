@@ -93,6 +93,8 @@ def out(done, tmp_path: Path) -> Path:
         ("wildchat, aya", ("wildchat", "aya")),
         ("chatbot_arena,aya", ("chatbot_it", "aya")),
         ("all", tuple(presets.dataset_names())),
+        ("fs_llm", ("fed_alpaca", "fed_code_alpaca", "fed_dolly", "fed_gsm8k")),
+        ("flowertune,aya", (*presets.training_sets()["flowertune"], "aya")),
     ],
 )
 def test_datasets_are_as_given_and_all_are_all(text: str, expected: tuple[str, ...]):

@@ -101,7 +101,7 @@ def test_answers_without_a_judge_have_no_judged_metric(tmp_path, capsys):
     write_prompts(folder, "vicuna_bench", prompts)
     write_answers(folder, "vicuna_bench", "base", prompts, lambda p, turn: "x")
     assert from_answers(folder) == {}
-    assert "there is no config.json" in refused(capsys, folder, folder)
+    assert "its answers have no scores yet; judge them first" in refused(capsys, folder, folder)
 
 
 @pytest.mark.parametrize("sides", [("base", "client-a"), ("client-a", "client-b")])

@@ -61,7 +61,8 @@ def test_only_the_last_answer_counts_and_both_follow_the_prompt_of_generation(te
         start = len(prompt)
         assert sequence.ids[:start].tolist() == prompt
         assert sequence.counted.tolist() == [False] * start + [True] * (len(sequence.ids) - start)
-        assert tokenizer.decode(sequence.ids[start:]) == f" {answer}{eos}"
+        between = "" if template == "alpaca_input" else " "  # Stanford's answer begins right behind the colon
+        assert tokenizer.decode(sequence.ids[start:]) == f"{between}{answer}{eos}"
 
 
 def test_pairs_are_cut_on_the_right_and_left_out_where_either_answer_has_no_token(tokenizer, tmp_path, caplog):

@@ -37,7 +37,8 @@ def test_the_benchmarks_follow_the_run(tmp_path, dataset, profile, split, heldou
     run = run_of(tmp_path, dataset, profile, split, heldout)
     wanted = RunFolder(run).config.evaluation.max_new_tokens if most else None
     plan = plan_of(run, None, has_judge=False)
-    assert plan == EvaluationPlan(asked=asked, judged="mini" if ruled else "", is_ruled=ruled, max_new_tokens=wanted)
+    judged, closed = ("mini", "mini_closed_choice") if ruled else ("", "")
+    assert plan == EvaluationPlan(asked=asked, judged=judged, is_ruled=ruled, max_new_tokens=wanted, closed=closed)
     assert plan_of(run, "mt_bench", has_judge=False).max_new_tokens is None  # whoever names them gets them as published
 
 

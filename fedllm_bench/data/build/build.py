@@ -111,7 +111,8 @@ class Builder:
     def samples(self, raw: Raw, recipe: Recipe, bad: Handle = stop) -> Iterator[Sample]:
         """The raw rows as samples; rows that cannot be read go to `bad`, which may raise."""
         columns = self._read(recipe)
-        shown = labeller(recipe, self.declaration, self.columns.split, self.once)
+        subset = subset_folder(raw, self.declaration)
+        shown = labeller(recipe, self.declaration, self.columns.split, self.once, subset)
         for record in read_rows(raw, columns.required, columns.optional, bad, columns.split):
             try:
                 sample = shown(record, self.sample(record))
@@ -186,6 +187,12 @@ def build_split(read: Callable[[Handle], Iterable[Sample]], recipe: Recipe, out:
     notes = [*remarks(tally, usable, recipe, aside), *chosen_notes, *parts.notes]
     split_info = _split_info(info, recipe, tally, left, notes)
     return write_split(out, split_info, parts.rows, extra_files=info.extra_files, counter=info.counter)
+
+
+def subset_folder(raw: Raw, declared: Declaration) -> str:
+    """The name of the declared subset, where the raw folder has a folder of that name as the hub's repository has."""
+    is_there = isinstance(raw, Path) and bool(declared.subset) and (raw / declared.subset).is_dir()
+    return declared.subset if is_there else ""
 
 
 def _path(raw: Raw, name: str) -> str:

@@ -33,11 +33,26 @@ def regroup(groups: Mapping[str, Sequence[Sample]], recipe: Recipe, places: int 
     if partition.kind == "user":
         return dict(groups)
     rows = _shuffled([sample for samples in groups.values() for sample in samples], recipe.seed)
+    _check_enough(rows, partition, recipe)
     found: dict[str, list[Sample]] = defaultdict(list)
     for client, sample in zip(_clients(rows, partition, groups, recipe, places), rows, strict=True):
         if client:
             found[client].append(sample._replace(client=client))
     return dict(found)
+
+
+def _check_enough(rows: Sequence[Sample], partition: Partition, recipe: Recipe) -> None:
+    """No client that was asked for is left without rows."""
+    if partition.kind != "parts":
+        if len(rows) < partition.clients:
+            few = counted(len(rows), "row")
+            raise UserError(f"--partition {recipe.partition}: {few} cannot fill that many clients")
+        return
+    found = Counter(sample.client for sample in rows)
+    for name in (part.partition(":")[0] for part in recipe.parts):
+        if found[name] < partition.clients:
+            few, each = counted(found[name], "usable row"), counted(partition.clients, "client")
+            raise UserError(f"--part {name} has {few}, too few for {each} (--clients-per-part)")
 
 
 def _clients(
@@ -96,8 +111,6 @@ def _shuffled(rows: Sequence[Sample], seed: int) -> list[Sample]:
 
 def _by_dirichlet_over(labels: Sequence[str], partition: Partition, recipe: Recipe) -> Sequence[str]:
     """Drawn again until each client has a row, as in FederatedScope."""
-    if len(labels) < partition.clients:
-        raise UserError(f"--partition {recipe.partition}: {counted(len(labels), 'row')} cannot fill that many clients")
     for attempt in range(MOST_DRAWS):
         clients = _by_dirichlet(labels, partition.clients, partition.number, recipe.seed, attempt)
         if len(set(clients)) == partition.clients:

@@ -53,8 +53,8 @@ def check_partition(text: str) -> Partition:
     elif kind == "parts" and len(rest) == 1:
         found = Partition(kind, clients=_count(rest[0])) if _count(rest[0]) else None
     elif kind == "iid" and len(rest) == 1:
-        number = _positive(rest[0], whole=True)
-        found = Partition(kind, number, clients=int(number)) if number else None
+        number = _count(rest[0])
+        found = Partition(kind, number, clients=number) if number else None
     elif kind == "dirichlet" and rest:
         found = _dirichlet(rest)
     elif kind == "released" and 1 <= len(rest) <= 3:
@@ -66,7 +66,7 @@ def check_partition(text: str) -> Partition:
 
 def _dirichlet(rest: Sequence[str]) -> Partition | None:
     """Of ALPHA, ALPHA:OVER or ALPHA:OVER:N; a column's name may hold colons, and needs N."""
-    alpha = _positive(rest[0], whole=False)
+    alpha = _positive(rest[0])
     if not alpha or len(rest) == 1:
         return Partition("dirichlet", alpha) if alpha else None
     if len(rest) == 2:
@@ -90,6 +90,8 @@ def normal_partition(text: str) -> str:
 
     Language is what a Dirichlet partition is over unless it says otherwise.
     """
+    if text.startswith("iid:"):
+        return f"iid:{check_partition(text).clients}"
     if text.startswith("released:"):
         found = check_partition(text)
         return f"released:{found.clients}:{found.rows}:{found.seed}"
@@ -107,10 +109,10 @@ def _count(text: str) -> int:
     return int(text) if is_number else 0
 
 
-def _positive(text: str, *, whole: bool) -> float:
+def _positive(text: str) -> float:
     """0 for what is no positive finite number."""
     try:
-        value = float(int(text)) if whole else float(text)
-    except (ValueError, OverflowError):
+        value = float(text)
+    except ValueError:
         return 0.0
     return value if math.isfinite(value) and value > 0 else 0.0

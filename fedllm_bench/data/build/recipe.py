@@ -189,6 +189,7 @@ def filters(recipe: Recipe, declared: Declaration) -> tuple[Filter, ...]:
     """The row filters in order. The first one guards the user id: only what passes it has a user at all."""
     languages = frozenset(recipe.languages)
     known = {flag.name: flag for flag in declared.flags}
+    subset = f" of the subset {declared.subset}" if declared.subset else ""
     if unknown_flags := sorted(set(recipe.drop_flagged) - known.keys()):
         raise unknown(f"flag of the dataset {declared.dataset}", unknown_flags[0], known or ["none"])
     _check_users(recipe, declared)
@@ -196,7 +197,7 @@ def filters(recipe: Recipe, declared: Declaration) -> tuple[Filter, ...]:
         Filter("user_id", f"user id blank, longer than {MAX_ID_CHARACTERS} characters or broken text", _has_user),
         *map(_unflagged, declared.checks),
         *(
-            [_unflagged(Flag(OTHER_SPLIT, f"of another split than {', '.join(declared.splits)}"))]
+            [_unflagged(Flag(OTHER_SPLIT, f"of another split than {', '.join(declared.splits)}{subset}"))]
             if declared.splits
             else []
         ),
@@ -213,12 +214,13 @@ def filters(recipe: Recipe, declared: Declaration) -> tuple[Filter, ...]:
 
 
 def _check_users(recipe: Recipe, declared: Declaration) -> None:
-    if recipe.partition == "user" and not declared.has_users:
+    partition = check_partition(recipe.partition)
+    by_users = partition.kind == "user" or (partition.kind == "dirichlet" and not partition.clients)
+    if by_users and not declared.has_users:
         raise UserError(
-            f"the rows of {declared.dataset} have no users, so a partition makes the clients: --partition iid:20, "
-            "column:NAME, or dirichlet:0.5:COLUMN:3"
+            f"the rows of {declared.dataset} have no users, so a partition says how many clients there are: "
+            "--partition iid:20, column:NAME, or dirichlet:0.5:COLUMN:3"
         )
-
     if recipe.per and not declared.has_users:
         raise UserError(f"per={recipe.per!r} (--per, --per-language) chooses users, and {declared.dataset} has none")
 

@@ -17,6 +17,7 @@ from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.scoring.answered import BASE, names_in, no_link, ordered_sides
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+LARGEST = 2**53  # whole numbers below it are exact as floats
 NOT_OURS = "the file was not written by this suite, or was changed; remove it and run again"
 Samples = Mapping[str, ClosedSample]  # by item_id
 
@@ -110,8 +111,10 @@ def _samples(path: Path) -> dict[str, ClosedSample]:
 
 def _wrong(sample: ClosedSample) -> Iterator[str]:
     """What keeps a line from being scored."""
-    if not files.SAFE_NAME.fullmatch(sample.task) or sample.doc_id < 0:
-        yield "it has no name of a task, or a negative number"
+    if not files.SAFE_NAME.fullmatch(sample.task) or not 0 <= sample.doc_id < LARGEST:
+        yield "it has no name of a task, or a number that no item has"
+    if any(length >= LARGEST for length in sample.lengths):
+        yield "a length that no text has"
     if CONTROL.search(sample.reason):
         yield "control characters in its reason"
     if not sample.reason:

@@ -32,11 +32,13 @@ Tasks = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isi
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class MatchRule:
     """When a parsed text is the right one: both are equal without what the patterns `ignore` find, and without case or
-    punctuation where these are ignored. lm-eval's `exact_match` has the same options."""
+    punctuation where these are ignored. lm-eval's `exact_match` has the same options. `own`: it is another rule than
+    the task's, on purpose, so that lm-eval's value may be another one."""
 
     ignore: tuple[str, ...] = ()
     ignore_case: bool = False
     ignore_punctuation: bool = False
+    own: bool = False
 
     def normal(self, text: str) -> str:
         for pattern in self.ignore:

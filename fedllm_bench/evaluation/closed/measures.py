@@ -115,7 +115,8 @@ def _label(sample: ClosedSample) -> Score:
 
 def by_rule(measure: ClosedMeasure, rule: MatchRule) -> ClosedMeasure:
     """A measure of texts, with the benchmark's rule."""
-    return replace(measure, score=lambda s: _accuracy(s) if s.form == "choice" else _exact(rule, s))
+    theirs = () if rule.own else measure.theirs
+    return replace(measure, theirs=theirs, score=lambda s: _accuracy(s) if s.form == "choice" else _exact(rule, s))
 
 
 def _unparsable(sample: ClosedSample) -> Score:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from raw_rows import aya
 from fedllm_bench import cli
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.data.build.hub import HubSource, as_declared, at_commit, declared_source, raw_source
+from fedllm_bench.data.build.pipelines import load_pipeline
 from fedllm_bench.data.build.recipe import Declaration, Recipe
 from fedllm_bench.data.manifest import open_split
 
@@ -169,3 +171,31 @@ def test_files_of_other_splits_in_a_folder_are_not_read_as_rows(tmp_path: Path) 
     assert {step.step: step.rows_removed for step in split.manifest.funnel}["other_split"] == 9
     alone = put(tmp_path / "mine.parquet", as_parquet(tasks(4)))
     assert len(table(declared, parts).build(alone, tmp_path / "other").rows("train")) == 4
+
+
+def clone_of(folder: Path, subsets: tuple[str, str], rows: list[dict[str, str]]) -> Path:
+    """Ten training and five test rows in the folder of each subset."""
+    for place, subset in enumerate(subsets):
+        put(folder / subset / "train.jsonl", as_jsonl(rows[10 * place :][:10]))
+        put(folder / subset / "test.jsonl", as_jsonl(rows[20 + 5 * place :][:5]))
+    return folder
+
+
+@pytest.mark.parametrize(("heldout", "tested"), [(0.0, 0), ("upstream", 5)])
+def test_rows_of_the_upstream_test_split_are_never_trained_on(
+    tmp_path: Path, heldout: float | str, tested: int
+) -> None:
+    """Of a folder with the whole repository; gsm8k's subset socratic is another data set."""
+    pairs = [{kind: f"\n\nHuman: q{i}\n\nAssistant: {kind}" for kind in ("chosen", "rejected")} for i in range(30)]
+    sums = [{"question": f"q{i}?", "answer": f"#### {i}"} for i in range(30)]
+    clones = {"hh_rlhf": (("helpful-base", "harmless-base"), pairs, 2), "fed_gsm8k": (("main", "socratic"), sums, 1)}
+    for dataset, (subsets, rows, num_read) in clones.items():
+        raw = clone_of(tmp_path / dataset, subsets, rows)
+        pipeline = load_pipeline(dataset)
+        recipe = replace(pipeline.DECLARATION.recipe, heldout=heldout)
+        split = pipeline.build(raw, tmp_path / "splits" / dataset, recipe)
+        clients = split.manifest.clients
+        assert sum(client.train for client in clients) == 10 * num_read
+        assert sum(client.heldout for client in clients) == tested * num_read
+        removed = {step.step: step.rows_removed for step in split.manifest.funnel}
+        assert removed["other_split"] == 30 - (10 + tested) * num_read

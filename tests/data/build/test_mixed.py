@@ -16,6 +16,7 @@ from raw_formats import as_jsonl, put
 from raw_rows import aya, vote
 
 from fedllm_bench import cli
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import sha256_file
 from fedllm_bench.data.build.pipelines import PIPELINES, OwnPipeline
 from fedllm_bench.data.build.recipe import Declaration, Recipe
@@ -108,6 +109,19 @@ def test_a_part_may_have_several_clients(tmp_path: Path) -> None:
     assert len(sizes(drawn)) == 3
     few = mixed(tmp_path / "v", "--part", f"general:90={raw['general']}", "--part", f"sums:9={raw['sums']}")
     assert "parts: general has 40 rows left, fewer than the 90 asked of it" in few.manifest.notes
+
+
+def test_a_part_with_fewer_rows_than_clients_is_refused(tmp_path: Path) -> None:
+    raw = raws(tmp_path)
+    blank = put(tmp_path / "blank.jsonl", as_jsonl([{"q": " ", "a": "b"}]))
+    bad = {
+        "general has 5 usable rows, too few for 8 clients": (f"general:5={raw['general']}", "--clients-per-part", "8"),
+        "sums has 0 usable rows, too few for 1 client ": (f"general={raw['general']}", "--part", f"sums={blank}"),
+    }
+    for expected, words in bad.items():
+        with pytest.raises(UserError, match=f"^--part {expected}"):
+            run("build", "mixed", "--out", tmp_path / "s", "--part", *words)
+        assert not (tmp_path / "s").exists()
 
 
 def test_a_part_keeps_the_filters_of_its_own_recipe(tmp_path: Path) -> None:

@@ -142,6 +142,16 @@ def test_the_forms_are_read_and_written_in_one_way() -> None:
     assert normal_partition("dirichlet:0.5:language") == "dirichlet:0.5"
     assert normal_partition("dirichlet:0.5:language:3") == "dirichlet:0.5:language:3"
     assert normal_partition("column:language") == "column:language"
+    assert normal_partition("iid:03") == "iid:3"
+    for odd in ("iid:1_0", "iid: 3", "iid:\N{ARABIC-INDIC DIGIT THREE}", "iid:+3", "iid:0"):
+        with pytest.raises(UserError, match="in the recipe; it is user"):
+            check_partition(odd)
+
+
+@pytest.mark.parametrize("partition", ["iid:91", "released:91", "dirichlet:9:kind:91"])
+def test_fewer_rows_than_clients_are_refused(tmp_path: Path, partition: str) -> None:
+    with pytest.raises(UserError, match=f"--partition {partition}.*: 90 rows cannot fill that many clients"):
+        built(tmp_path, tasks(), partition)
 
 
 @pytest.mark.parametrize(("rows", "form"), [(500, "released:7:200:5"), (500, "released:3"), (40, "released:4:9:0")])

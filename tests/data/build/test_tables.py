@@ -76,7 +76,9 @@ def test_a_system_text_stands_first_and_a_blank_instruction_goes(tmp_path):
         {"instruction": " ", "input": "c", "output": "d", "s": ""},
     ]
     for join in ("turn", "space"):
-        split = made(table(FORM, replace(PARTS, system="s", join=join)), tmp_path, rows, join, heldout=0)
+        split = made(
+            table(FORM, replace(PARTS, system="s", join=join)), tmp_path, rows, join, heldout=0, partition="iid:1"
+        )
         assert talks(split) == {(("system", "be kind"), ("user", "a"), ("assistant", "b"))}
         assert removed(split) == {"empty": 1}
 
@@ -113,11 +115,14 @@ def test_pairs_are_texts_or_turns_that_end_with_the_answer(tmp_path):
     }
     with pytest.raises(UserError, match="row 1: column 'chosen' holds turns that do not end with the assistant's"):
         made(pairs, tmp_path, [rows[0] | {"chosen": turns("x")[:1]}], "cut")
+    with pytest.raises(UserError, match="row 1: column 'rejected' holds more than one answer"):
+        made(pairs, tmp_path, [rows[0] | {"rejected": turns("x") + turns("y")}], "long")
 
 
 def test_rows_without_users_need_a_partition(tmp_path):
-    with pytest.raises(UserError, match="the rows of tasks have no users, so a partition makes the clients"):
-        made(table(FORM, PARTS), tmp_path, tasks(), partition="user")
+    for partition in ("user", "dirichlet:0.5", "dirichlet:0.5:topic"):
+        with pytest.raises(UserError, match="the rows of tasks have no users, so a partition says how many"):
+            made(table(FORM, PARTS), tmp_path, tasks(), partition=partition)
     # as many rows as are asked of each client, though there is no user to count them of
     split = made(table(FORM, PARTS), tmp_path, tasks(), partition="iid:3", max_samples=2, heldout=0)
     assert [client.train for client in split.manifest.clients] == [2, 2, 2]

@@ -11,12 +11,11 @@ import pytest
 from makers import GEMMA, LLAMA3, MAKERS, QWEN3, tokenizer_by
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.data import encoder as encoders
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.pairs import encode_pairs
 from fedllm_bench.data.rows import PreferenceRow, SftRow, Turn
-from fedllm_bench.data.templates import sources
+from fedllm_bench.data.templates import refusals, sources
 from fedllm_bench.data.templates.sources import own_source, pinned, source_for
 from fedllm_bench.data.tokens import TokenRow, encode, encode_prompts
 from fedllm_bench.evaluation.answering.encoding import ChatTemplate, encoder
@@ -181,7 +180,7 @@ def test_a_merged_model_writes_the_token_that_begins_a_text(tmp_path):
 
 def test_answers_are_asked_for_without_thoughts(caplog):
     caplog.set_level(logging.INFO)
-    encoders._say_not_kept.cache_clear()
+    refusals.say_not_kept.cache_clear()
     tokenizer = tokenizer_by("Qwen3")
     source = source_for("model", tokenizer, "qwen")
     talks = [talk("Name a colour.", "Blue."), talk("Name a colour.", "<think>\nHm.\n</think>\n\nBlue.", "And?", "Red.")]
@@ -231,7 +230,7 @@ def test_switches_are_set_once(source):
 
 def test_a_system_turn_that_is_refused_stands_before_the_first_user_turn(caplog):
     caplog.set_level(logging.INFO)
-    encoders._say_system.cache_clear()
+    refusals.say_system.cache_clear()
     tokenizer = tokenizer_by("Gemma")
     source = source_for("model", tokenizer, "gemma")
     turns: list[Turn] = [{"role": "system", "content": "Be brief."}, *talk("Name a colour.", "Blue.")]

@@ -30,6 +30,7 @@ def run_of(noise: float, **stated: Any) -> SimpleNamespace:
         config=config,
         method=make_method(config, CLIENTS),
         num_clients=stated.pop("num_clients", CLIENTS),
+        rounds=[{}] * rounds,
         results={"privacy": {**right, **stated}},
     )
 

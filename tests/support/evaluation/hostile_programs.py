@@ -115,6 +115,39 @@ _OTHERS = {
         """,
         ANY,
     ),
+    "folders in folders": (
+        """
+        import os, time
+        for _ in range(3000):
+            os.mkdir("d")
+            os.chdir("d")
+        time.sleep(1)
+        """,
+        "they cannot be counted",
+    ),
+    "folders without end": (
+        """
+        import os
+        for number in range(1_000_000):
+            os.mkdir(f"{number}")
+        """,
+        ANY,
+    ),
+    "files in a closed folder": (
+        """
+        import os, time
+        os.mkdir("a")
+        os.mkdir("a/b")
+        os.chdir("a/b")
+        os.chmod("..", 0)
+        for number in range(1000):
+            with open(f"{number}", "wb") as file:
+                file.write(bytes(1_000_000))
+            time.sleep(0.001)
+        assert False, "a gigabyte was written"
+        """,
+        ANY,
+    ),
     "1 GB in one file": (
         """
         with open("big", "wb") as file:

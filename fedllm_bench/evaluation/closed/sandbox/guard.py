@@ -210,15 +210,23 @@ class _Watch:
 
 
 def _fills(box: Path, most_bytes: int) -> bool:
-    """Whether a folder on a disk holds more than a box of memory could."""
-    total = num_files = 0
-    for folder, _, names in os.walk(box):
-        for name in names:
-            with suppress(OSError):  # it was removed
-                total += (Path(folder) / name).lstat().st_size
-            num_files += 1
-            if total > most_bytes or num_files > walls.NUM_FILES:
-                return True
+    """Whether a folder on a disk holds more than a box of memory could, or what nobody could count."""
+    total = num_entries = 0
+    waiting = [str(box)]
+    while waiting:
+        try:
+            for entry in os.scandir(waiting.pop()):
+                is_folder = entry.is_dir(follow_symlinks=False)
+                total += 0 if is_folder else entry.stat(follow_symlinks=False).st_size
+                num_entries += 1
+                if total > most_bytes or num_entries > walls.NUM_FILES:
+                    return True
+                if is_folder:
+                    waiting.append(entry.path)
+        except (FileNotFoundError, NotADirectoryError):  # it was removed
+            continue
+        except OSError:  # a path too long, or a folder closed to us
+            return True
     return False
 
 

@@ -7,13 +7,13 @@ import os
 import select
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedllm_bench.evaluation.closed.sandbox.boxes import new_box
 from fedllm_bench.evaluation.closed.sandbox.programs import MOST_CHARACTERS, Limits, ProgramLanguage, new_sign
 from fedllm_bench.evaluation.closed.sandbox.shells import Shell
 
@@ -32,7 +32,7 @@ ENDINGS = {
     "time": "it took longer than {wall_seconds:g} s",
     "memory": "it used more than {memory_bytes} bytes of memory",
     "processes": "it started more than {processes} processes",
-    "files": "it wrote files of more than {box_bytes} bytes, or too many",
+    "files": "it wrote files of more than {box_bytes} bytes, too many, or where they cannot be counted",
     "output": "it wrote more than {output_bytes} bytes",
 }
 
@@ -65,7 +65,7 @@ def run_program(
     tool = shell.tool(language)
     limits = limits or language.limits
     steps = language.steps(text, tool, new_sign())
-    with tempfile.TemporaryDirectory(prefix="fedllm-bench-", ignore_cleanup_errors=True) as box:
+    with new_box() as box:
         order = {
             "parent": os.getpid(),
             "box": shell.box(box),
