@@ -106,7 +106,9 @@ def carry_out(args: argparse.Namespace, words: Sequence[str] = ()) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"{error.strerror}{where}; what is done is kept: make room, then give the same command", BAD_INPUT)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room, then give the same command" if is_full else "give a place that you may write to"
+        return _fail(f"{error.strerror}{where}; what is done is kept: {advice}", BAD_INPUT)
     except (RuntimeError, MemoryError) as error:
         if not no_memory(error):
             raise

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.terminal import add_plugins, say
+from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 
 if TYPE_CHECKING:  # --help must not wait for pydantic and openai
@@ -154,6 +155,8 @@ def _with_judge(args: argparse.Namespace, preset: Preset, wanted: Wanted) -> int
     from fedllm_bench.evaluation.judging.spending import check_stopped
 
     works = works_of(args.run_folder, preset, wanted)
+    if not args.dry_run:
+        files.make_folder(args.run_folder)  # what cannot be written down is not asked
     with judge_of(preset, max_cost=args.max_cost) as judge:
         found = ask(args, works, judge)
         if found is not None:

@@ -58,10 +58,10 @@ def _listed() -> Iterator[str]:
         task = benchmark.task[0] if len(benchmark.task) == 1 else f"{len(benchmark.task)} tasks"
         code = ", runs code" if benchmark.needs_code else ""
         shots = "1 shot" if benchmark.shots == 1 else f"{benchmark.shots} shots"
-        yield f"  {name:<22} {task:<42} {shots}{code}; {benchmark.data}"
+        yield f"  {name:<31} {task:<42} {shots}{code}; {benchmark.data}"
     yield "Groups:"
     for name, members in sorted(closed_groups().items()):
-        yield f"  {name:<22} {', '.join(members)}"
+        yield f"  {name:<31} {', '.join(members)}"
 
 
 def request_of(args: argparse.Namespace, closed: Sequence[ClosedBenchmark]) -> ClosedRequest:

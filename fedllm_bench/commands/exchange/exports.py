@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,9 +82,20 @@ def _say(args: argparse.Namespace, found: Exported) -> None:
     say(f"Prompts   {counted(len(found.requests), 'request')} of turn {found.turn} in {args.out}")
     if found.left_out:
         say(f"Left out  {counted(len(found.left_out), 'question', 'have')} no answer to turn {found.turn - 1}")
-    earlier = " ".join(map(str, args.after))
+    earlier, of = " ".join(shlex.quote(str(path)) for path in args.after), _questions(args)
     answers = f"{earlier} ANSWERS" if earlier else "ANSWERS"
     if found.more_turns:
         say(f"Next      {counted(found.more_turns, 'question', 'have')} another turn: fedllm-bench export prompts "
-            f"--benchmark {args.benchmark} --after {answers} --out NEXT")  # fmt: skip
-    say(f"Then      fedllm-bench import answers {answers} --benchmark {args.benchmark} --out DIR")
+            f"{of}{_form(args)} --after {answers} --out NEXT")  # fmt: skip
+    say(f"Then      fedllm-bench import answers {answers} {of} --out DIR")
+
+
+def _questions(args: argparse.Namespace) -> str:
+    """The options that say which questions, so that answers come back to the same ones."""
+    named = {"--benchmark": args.benchmark, "--dataset": args.dataset, "--split": args.split, "--limit": args.limit}
+    return " ".join(f"{option} {shlex.quote(str(value))}" for option, value in named.items() if value is not None)
+
+
+def _form(args: argparse.Namespace) -> str:
+    words = "" if args.format == "jsonl" else f" --format {args.format} --model {shlex.quote(args.model)}"
+    return words + "".join(f" --no-{name}" for name in LEAVABLE if getattr(args, f"no_{name}"))

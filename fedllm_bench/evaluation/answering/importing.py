@@ -137,8 +137,8 @@ def _forget_side(to: Target) -> None:
 
 
 def _sha256(paths: Sequence[Path]) -> str:
-    """Of the file; of several, of their sha256 in a row."""
-    found = [files.sha256_file(path) for path in paths]
+    """Of the file; of several, of their sha256 in a row, in whatever order the files are named."""
+    found = sorted(files.sha256_file(path) for path in paths)
     return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 

@@ -93,8 +93,8 @@ def _fetched(index: Any, name: str, hub: str) -> Any:
         return index.load(name)["tasks"][name]
     except Exception as error:  # of the hub, of the network, of a data set that is another one today
         raise UserError(
-            f"{name}: its data {hub} could not be had from the hub ({first_line(error)[:200]}); is the network there, "
-            "and HF_TOKEN, where the data set asks for one? --data-dir takes files"
+            f"{name}: its data {hub} could not be fetched from the hub ({first_line(error)[:200]}); check the network, "
+            "and HF_TOKEN if the data set asks for one, or give files with --data-dir (docs/closed.md)"
         ) from error
 
 

@@ -123,6 +123,17 @@ def test_the_command_writes_what_import_reads_back(tmp_path: Path, capsys):
     assert texts == [(f"1:{prompt.turns[0]}",) for prompt in material.prompts]
 
 
+def test_the_command_that_is_named_at_the_end_asks_the_same_questions(tmp_path: Path, capsys):
+    out = tmp_path / "my prompts.jsonl"
+    assert cli.main(["export", "prompts", "--benchmark", "harmless", "--limit", "3", "--out", str(out)]) == 0
+    (named,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Then")]
+    answered = tmp_path / "answers.jsonl"
+    answered.write_text("".join(json.dumps({"id": one["id"], "text": "x"}) + "\n" for one in files.read_jsonl(out)))
+    words = [{"ANSWERS": str(answered), "DIR": str(tmp_path / "out")}.get(word, word) for word in named.split()[2:]]
+    assert cli.main(words) == 0
+    assert "3 of 3 questions answered" in capsys.readouterr().out
+
+
 def test_an_equal_export_changes_nothing_and_another_one_overwrites_nothing(tmp_path: Path, capsys):
     out = tmp_path / "deep" / "prompts.jsonl"
     words = ["export", "prompts", "--benchmark", "harmless", "--out", str(out)]

@@ -96,3 +96,11 @@ def test_a_side_whose_import_was_killed_before_its_answers_may_be_of_another_fil
     about = files.read_json(answers / "plan.json")["environment"]["imported"]["base"]
     assert about["models"] == ["n"]
     assert (answers / "global.jsonl").is_file()
+
+
+def test_files_may_be_named_in_another_order_the_next_time(tmp_path: Path):
+    for name, item in (("one", "h00"), ("two", "h01")):
+        (tmp_path / name).write_text(json.dumps({"id": item, "text": "x"}))
+    words = ["--benchmark", "harmless", "--out", str(tmp_path / "out")]
+    for names in (("one", "two"), ("two", "one")):
+        assert cli.main(["import", "answers", *(str(tmp_path / name) for name in names), *words]) == 0

@@ -177,7 +177,7 @@ def test_data_that_cannot_be_had_is_one_line(
 
     monkeypatch.setattr("datasets.load_dataset", offline)
     with pytest.raises(
-        UserError, match=r"^mmlu_anatomy: its data cais/mmlu could not be had from the hub \(no network\)"
+        UserError, match=r"^mmlu_anatomy: its data cais/mmlu could not be fetched from the hub \(no network\)"
     ):
         ask(tmp_path, subject, None)
     with pytest.raises(UserError, match=r"--data-dir .*: gsm8k asks for openai__gsm8k"):
