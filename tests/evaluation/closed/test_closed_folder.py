@@ -63,6 +63,7 @@ HOSTILE |= {
     "a path for a task": (changed(task="../../etc"), "no name of a task"),
     "escapes in a task": (changed(task="\x1b[2J"), "no name of a task"),
     "escapes in a reason": (changed(reason="\x1b[2J"), "control characters"),
+    "a reason that turns the line": (changed(reason="\u202egnorw"), "control characters"),
     "a negative number": (changed(doc_id=-1), "a number that no item has"),
     "an endless number": (changed(doc_id=10**4000), "a number that no item has"),
     "an endless length": (
