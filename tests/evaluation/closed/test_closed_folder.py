@@ -112,6 +112,15 @@ def test_no_link_is_followed(tmp_path):
         read_closed(tmp_path)
 
 
+@pytest.mark.parametrize("value", ["\x1b[2J", "x" * 100_000])
+def test_settings_that_no_terminal_should_show_are_one_line(value, tmp_path):
+    write_closed(tmp_path, "mmlu", base=right_or_wrong([True]))
+    (tmp_path / "closed" / "mmlu" / "plan.json").write_text(json.dumps({"overrides": {"limit": value}}))
+    with pytest.raises(UserError, match=r"plan\.json is no plan of answers \(control characters") as error:
+        read_closed(tmp_path)
+    assert value not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["mini", "advbench_legacy", "over_refusal"])
 def test_a_name_of_an_open_benchmark_or_metric_is_refused(name, tmp_path):
     write_closed(tmp_path, name, base=right_or_wrong([True]))
