@@ -68,7 +68,7 @@ def _without_each_f1(scores: Sequence[Score], share: LabelShare) -> tuple[float,
     right, said = (Counter(labels) for labels in zip(*pairs, strict=True))
     both = Counter(one for one, other in pairs if one == other)
     shares = {label: share(both[label], right[label], said[label]) for label in right | said if label}
-    total, weight = (sum(values) for values in zip((0.0, 0.0), *shares.values(), strict=True))
+    total, weight = (float(sum(values)) for values in zip((0.0, 0.0), *shares.values(), strict=True))
 
     def without(one: str, other: str) -> float:
         value, of_all = total, weight
