@@ -72,7 +72,7 @@ def _without_each_f1(scores: Sequence[Score], share: LabelShare) -> tuple[float,
 
     def without(one: str, other: str) -> float:
         value, of_all = total, weight
-        for label in {one, other} - {""}:
+        for label in filter(None, dict.fromkeys((one, other))):  # in order, so that sums are equal in every process
             less = (one == other, one == label, other == label)
             counts = (count[label] - by for count, by in zip((both, right, said), less, strict=True))
             changed = share(*counts)
