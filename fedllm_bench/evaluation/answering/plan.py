@@ -17,6 +17,7 @@ from fedllm_bench.evaluation.records import STRICT, Prompt, prompts_file
 
 SCHEMA_VERSION = 1
 PLAN = "plan.json"
+LONGEST_SETTINGS = 1000  # characters; these are shown
 LENIENT = ConfigDict(extra="ignore")
 OF_FILE = "sha256:"  # the fingerprint of a side whose answers were imported begins so
 
@@ -119,9 +120,14 @@ def read_head(path: Path) -> PlanHead:
     if not path.is_file():
         return PlanHead()
     try:
-        return _HEAD.validate_json(path.read_bytes())
+        head = _HEAD.validate_json(path.read_bytes())
     except ValidationError as error:
         raise UserError(f"{path} is no plan of answers ({first_line(error)}); remove it and answer again") from error
+    said = "".join((head.benchmark.version, *(text for setting in head.changed.items() for text in setting)))
+    if not said.isprintable() or len(said) > LONGEST_SETTINGS:
+        raise UserError(f"{path} is no plan of answers (control characters, or more than {LONGEST_SETTINGS} of any); "
+                        "remove it and answer again")  # fmt: skip
+    return head
 
 
 def plan_file(folder: Path, benchmark: str) -> Path:

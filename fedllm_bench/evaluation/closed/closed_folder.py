@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,6 @@ from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, Form, re
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
 from fedllm_bench.evaluation.scoring.answered import BASE, names_in, no_link, ordered_sides
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 LARGEST = 2**53  # whole numbers below it are exact as floats
 NOT_OURS = "the file was not written by this suite, or was changed; remove it and run again"
 Samples = Mapping[str, ClosedSample]  # by item_id
@@ -115,7 +113,7 @@ def _wrong(sample: ClosedSample) -> Iterator[str]:
         yield "it has no name of a task, or a number that no item has"
     if any(length >= LARGEST for length in sample.lengths):
         yield "a length that no text has"
-    if CONTROL.search(sample.reason):
+    if not sample.reason.isprintable():
         yield "control characters in its reason"
     if not sample.reason:
         yield from _FORMS[sample.form](sample)

@@ -7,6 +7,7 @@ other items. So intervals and paired differences are made of them as of the scor
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,8 @@ RIGHT, SAID = "right", "said"  # evidence of an item with a label: the right one
 COUNTS = "bleu"  # evidence of an item with BLEU: lengths of answer and reference, then n-grams that fit, then all
 ORDERS = 4  # of n-grams
 Doubles = NDArray[np.float64]
-OverLabels = Callable[[Doubles], float]  # from counts, shape (3, L)
+# from the counts of a label (right and said, right, said) to its F1 times its weight, and its weight
+LabelShare = Callable[[int, int, int], tuple[float, float]]
 
 # N items, L labels
 
@@ -30,12 +32,12 @@ def macro_f1(scores: Sequence[Score]) -> list[Score]:
 
     The labels are those that are right or said somewhere. "", no label found, is wrong and no label of its own.
     """
-    return _moved(scores, partial(_without_each_f1, mean=_plain_mean))
+    return _moved(scores, partial(_without_each_f1, share=_of_label))
 
 
 def weighted_f1(scores: Sequence[Score]) -> list[Score]:
     """As :func:`macro_f1`, where a label counts as many times as it is right."""
-    return _moved(scores, partial(_without_each_f1, mean=_mean_by_items))
+    return _moved(scores, partial(_without_each_f1, share=_of_items))
 
 
 def corpus_bleu(scores: Sequence[Score]) -> list[Score]:
@@ -60,45 +62,35 @@ def _pseudo_values(whole: float, without: Doubles) -> Doubles:
     return np.asarray(whole + (n - 1) * (without.mean() - without))
 
 
-def _without_each_f1(scores: Sequence[Score], mean: OverLabels) -> tuple[float, Doubles]:
-    """F1 of all, and without each item, shape (N,). Equal pairs of labels are looked at once."""
+def _without_each_f1(scores: Sequence[Score], share: LabelShare) -> tuple[float, Doubles]:
+    """F1 of all, and without each item, shape (N,). An item changes two labels at most, so this takes O(N + L)."""
     pairs = [(str(score.evidence[RIGHT]), str(score.evidence[SAID])) for score in scores]
-    found = dict.fromkeys(label for pair in pairs for label in pair if label)
-    labels = {label: place for place, label in enumerate(found)}
-    counts = np.zeros((3, len(labels)))  # right and said, right, said
-    for pair in pairs:
-        _count(counts, labels, pair, 1)
-    left_out = {}
-    for pair in dict.fromkeys(pairs):
-        _count(counts, labels, pair, -1)
-        left_out[pair] = mean(counts)
-        _count(counts, labels, pair, 1)
-    return mean(counts), np.asarray([left_out[pair] for pair in pairs])
+    right, said = (Counter(labels) for labels in zip(*pairs, strict=True))
+    both = Counter(one for one, other in pairs if one == other)
+    shares = {label: share(both[label], right[label], said[label]) for label in right | said if label}
+    total, weight = (float(sum(values)) for values in zip((0.0, 0.0), *shares.values(), strict=True))
+
+    def without(one: str, other: str) -> float:
+        value, of_all = total, weight
+        for label in filter(None, dict.fromkeys((one, other))):  # in order, so that sums are equal in every process
+            less = (one == other, one == label, other == label)
+            counts = (count[label] - by for count, by in zip((both, right, said), less, strict=True))
+            changed = share(*counts)
+            value, of_all = value + changed[0] - shares[label][0], of_all + changed[1] - shares[label][1]
+        return value / of_all if of_all else 0.0
+
+    left_out = {pair: without(*pair) for pair in dict.fromkeys(pairs)}
+    return total / weight if weight else 0.0, np.asarray([left_out[pair] for pair in pairs])
 
 
-def _count(counts: Doubles, labels: dict[str, int], pair: tuple[str, str], by: int) -> None:
-    right, said = (labels.get(label) for label in pair)
-    if right is not None:
-        counts[1, right] += by
-    if said is not None:
-        counts[2, said] += by
-        counts[0, said] += by * (said == right)
+def _of_label(both: int, right: int, said: int) -> tuple[float, float]:
+    """F1 of a label, and its weight: one that is neither right nor said is none. The left out item may be its last."""
+    return (2 * both / (right + said), 1.0) if right + said else (0.0, 0.0)
 
 
-def _f1(counts: Doubles) -> Doubles:
-    both, right, said = counts
-    return np.asarray(2 * both / np.maximum(right + said, 1))
-
-
-def _plain_mean(counts: Doubles) -> float:
-    """Over labels that are right or said somewhere: the item that is left out may have been a label's only one."""
-    there = counts[1:].sum(axis=0) > 0
-    return float(_f1(counts)[there].mean()) if there.any() else 0.0
-
-
-def _mean_by_items(counts: Doubles) -> float:
-    items = counts[1].sum()
-    return float((_f1(counts) * counts[1]).sum() / items) if items else 0.0
+def _of_items(both: int, right: int, said: int) -> tuple[float, float]:
+    value, _ = _of_label(both, right, said)
+    return value * right, right
 
 
 def bleu_counts(answer: str, reference: str) -> list[int]:

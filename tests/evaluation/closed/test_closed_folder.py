@@ -63,6 +63,7 @@ HOSTILE |= {
     "a path for a task": (changed(task="../../etc"), "no name of a task"),
     "escapes in a task": (changed(task="\x1b[2J"), "no name of a task"),
     "escapes in a reason": (changed(reason="\x1b[2J"), "control characters"),
+    "a reason that turns the line": (changed(reason="\u202egnorw"), "control characters"),
     "a negative number": (changed(doc_id=-1), "a number that no item has"),
     "an endless number": (changed(doc_id=10**4000), "a number that no item has"),
     "an endless length": (
@@ -109,6 +110,15 @@ def test_no_link_is_followed(tmp_path):
     (place / "base.jsonl").symlink_to(tmp_path / "other" / "closed" / "mmlu" / "base.jsonl")
     with pytest.raises(UserError, match=r"base\.jsonl is a link"):
         read_closed(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["\x1b[2J", "x" * 100_000])
+def test_settings_that_no_terminal_should_show_are_one_line(value, tmp_path):
+    write_closed(tmp_path, "mmlu", base=right_or_wrong([True]))
+    (tmp_path / "closed" / "mmlu" / "plan.json").write_text(json.dumps({"overrides": {"limit": value}}))
+    with pytest.raises(UserError, match=r"plan\.json is no plan of answers \(control characters") as error:
+        read_closed(tmp_path)
+    assert value not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["mini", "advbench_legacy", "over_refusal"])

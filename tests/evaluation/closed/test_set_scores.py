@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import sacrebleu
@@ -73,6 +75,13 @@ def test_each_value_follows_from_leaving_the_item_out():
     without = [f1_score(*zip(*(pairs[:i] + pairs[i + 1 :]), strict=True), average="macro") for i in range(12)]
     values = [score.value for score in macro_f1(labelled(pairs))]
     assert values == pytest.approx(whole + 11 * (np.mean(without) - np.array(without)))
+
+
+def test_as_many_labels_as_items_take_no_longer():
+    pairs = [(f"right {i}", f"said {i}") for i in range(20_000)]
+    started = time.process_time()
+    assert mean(macro_f1(labelled([("yes", "yes"), *pairs]))) == pytest.approx(1 / 40_001)
+    assert time.process_time() - started < 5  # each item over all labels would take a minute
 
 
 @pytest.mark.parametrize("of_set", [macro_f1, corpus_bleu])

@@ -95,7 +95,7 @@ def _report(command: list[str], order: dict[str, Any], seconds: float, stop: thr
         finally:
             _end(process)
     if not text and errors and not stop.is_set():
-        raise SandboxBroken(errors.decode(errors="replace").strip().splitlines()[-1])
+        raise SandboxBroken(_printable(errors.decode(errors="replace").strip().splitlines()[-1]))
     try:
         found = json.loads(text) if text else {}
     except ValueError:
@@ -138,7 +138,7 @@ def _outcome(report: dict[str, Any], sign: str, limits: Limits) -> Outcome:
     ending = report.get("ending")
     output = str(report.get("output", "")).replace(sign, "")
     if ending == "walls":
-        raise SandboxBroken(output)
+        raise SandboxBroken(_printable(output))
     if ending is None:
         return Outcome(passed=False, reason="its guard ended without a report")
     walls = report.get("walls", {})
