@@ -29,6 +29,7 @@ from fedllm_bench.evaluation.answering.subjects import AnswerSide, Resident, Sub
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, read_samples, samples_file, write_samples
 from fedllm_bench.evaluation.closed.code_grading import CodeStep, code_step
 from fedllm_bench.evaluation.closed.declared import (
+    MINI_WORLD,
     VERSION,
     ClosedBenchmark,
     TemplateChoice,
@@ -216,13 +217,18 @@ class _ClosedWork:
             benchmark=self._about(),
             template=_named(self.template),
             model={"name": model.name, "dtype": model.dtype, "base_hash": self.resident.subject.base_hash},
-            overrides={"limit": self.request.limit},
+            overrides={"limit": self.request.limit, "data": self._own_data},
             seed=self.request.seed,
             followed={
                 "threads": self.request.threads or followed.get("threads") or default_threads,
                 "batch_tokens": self.request.batch_tokens or followed.get("batch_tokens") or self.resident.batch_tokens,
             },
         )
+
+    @property
+    def _own_data(self) -> str | None:
+        """What stands in place of the published data set; None where nothing does."""
+        return "files" if self.request.data and self.benchmark.data != MINI_WORLD else None
 
     def _about(self) -> dict[str, Any]:
         import lm_eval
@@ -236,7 +242,6 @@ class _ClosedWork:
             "metric": self.benchmark.metric,
             "filter": self.benchmark.filter,
             "fewshot_seed": SEED,
-            "data": "files" if self.request.data else "hub",
             "world_seed": self.request.world_seed,
             **({"context": self.benchmark.context} if self.benchmark.context else {}),
         }

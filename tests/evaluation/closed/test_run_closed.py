@@ -78,6 +78,7 @@ def test_samples_have_what_it_takes_to_score_them_again(tmp_path: Path, subject:
         assert len(sample.prompt_hash) == len(sample.doc_hash) == 64
     assert read_samples(samples_file(tmp_path, "mmlu", "base")) == done.samples
     plan = files.read_json(tmp_path / "closed/mmlu/plan.json")
+    assert plan["overrides"]["data"] == "files"  # the report and a board say that they are not the published ones
     assert plan["benchmark"]["shots"] == {"mmlu_anatomy": 5, "mmlu_virology": 5}
     assert plan["benchmark"]["tasks"]["mmlu_anatomy"] == "1.0"
     assert plan["model"]["base_hash"] == subject.base_hash

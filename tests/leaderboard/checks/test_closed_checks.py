@@ -100,6 +100,7 @@ FORGED: dict[str, tuple[Change, set[str]]] = {
     "a hard item without an answer": (every(reason="lost"), {"uncovered"}),
     "other words to the trained model": (every(prompt_hash="x"), {"prompts"}),
     "a limit": (plan(lambda p: p["overrides"].update(limit=40)), {"plan"}),
+    "rows of one's own": (plan(lambda p: p["overrides"].update(data="files")), {"plan"}),
     "the trained model not asked": (drop("global"), {"uncovered"}),
     "a key that no sample has": (every(extra=1), {"record"}),
     "a key twice": (
