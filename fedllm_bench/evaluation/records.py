@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -23,9 +23,13 @@ from pydantic.dataclasses import dataclass
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 Finish = Literal["stop", "length", "filtered", "failed"]
 Order = Literal["", "ab", "ba"]
+NOT_OURS = "the file was not written by this suite, or was changed; remove it and run again"
 MOST_REPEATS = 1000  # of one question; whoever reads judgements looks at every repeat up to the highest
 
 
@@ -106,7 +110,7 @@ class Judgement:
     answer_hash: str = ""
 
 
-R = TypeVar("R", Prompt, Answer, Judgement)
+R = TypeVar("R", bound="DataclassInstance")  # of pydantic, as those above
 
 
 def prompts_file(folder: Path, benchmark: str) -> Path:
@@ -155,20 +159,14 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
 
 def _read(path: Path, kind: type[R]) -> Iterator[R]:
     adapter: TypeAdapter[R] = TypeAdapter(kind)
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        for number, line in enumerate(_decoded(lines, path), start=1):
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
             try:
-                yield adapter.validate_json(line)
+                yield adapter.validate_json(line.decode())
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}, line {number}: Invalid JSON, as it is not UTF-8; {NOT_OURS}") from error
             except ValidationError as error:
-                raise UserError(f"{path}, line {number}: {_what(error)}; the file was not written by this suite, or "
-                                "was changed; remove it and run again") from error  # fmt: skip
-
-
-def _decoded(lines: Iterable[str], path: Path) -> Iterator[str]:
-    try:
-        yield from lines
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error.reason}); remove it and run again") from error
+                raise UserError(f"{path}, line {number}: {_what(error)}; {NOT_OURS}") from error
 
 
 def _what(error: ValidationError) -> str:

@@ -13,10 +13,10 @@ from fedllm_bench.common.text import counted
 from fedllm_bench.evaluation.answering.plan import PLAN, PlanHead, read_head
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, Form, read_samples, samples_file
 from fedllm_bench.evaluation.metrics.registry import OPEN_METRICS
+from fedllm_bench.evaluation.records import NOT_OURS
 from fedllm_bench.evaluation.scoring.answered import BASE, names_in, no_link, ordered_sides
 
 LARGEST = 2**53  # whole numbers below it are exact as floats
-NOT_OURS = "the file was not written by this suite, or was changed; remove it and run again"
 Samples = Mapping[str, ClosedSample]  # by item_id
 
 

@@ -9,18 +9,13 @@ Scores are computed again from these lines, here and by a leaderboard.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError
-from fedllm_bench.evaluation.records import checked_name
+from fedllm_bench.evaluation.records import STRICT, checked_name, read_records, write_records
 
-STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 Form = Literal["choice", "text", "rolling", "code"]
 
 
@@ -60,20 +55,9 @@ def samples_file(folder: Path, name: str, side: str) -> Path:
 
 
 def write_samples(path: Path, samples: Iterable[ClosedSample]) -> None:
-    files.make_folder(path.parent)
-    files.write_jsonl(path, (asdict(sample) for sample in samples))
+    write_records(path, samples)
 
 
 def read_samples(path: Path) -> list[ClosedSample]:
     """In order; [] where there is no file. Raises a :class:`UserError` that names the line for what is no sample."""
-    if not path.is_file():
-        return []
-    adapter = TypeAdapter(ClosedSample)
-    found = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            found.append(adapter.validate_json(line))
-        except ValidationError as error:
-            raise UserError(f"{path}, line {number}: {error.errors()[0]['msg']}; the file was not written by this "
-                            "suite, or was changed; remove it and run again") from error  # fmt: skip
-    return found
+    return read_records(path, ClosedSample)

@@ -24,7 +24,7 @@ from fedllm_bench.data.templates.sources import MODEL
 from fedllm_bench.evaluation.answering.answer_run import answering_environment
 from fedllm_bench.evaluation.answering.answer_side import locked
 from fedllm_bench.evaluation.answering.encoding import ChatTemplate, named_template
-from fedllm_bench.evaluation.answering.plan import AnswerPlan, keep_to_file, read_plan_file
+from fedllm_bench.evaluation.answering.plan import PLAN, AnswerPlan, keep_to_file, read_plan_file
 from fedllm_bench.evaluation.answering.subjects import AnswerSide, Resident, Subject, open_run, subject_of_run
 from fedllm_bench.evaluation.closed.closed_samples import ClosedSample, read_samples, samples_file, write_samples
 from fedllm_bench.evaluation.closed.code_grading import CodeStep, code_step
@@ -41,7 +41,6 @@ from fedllm_bench.evaluation.closed.sandbox.choice import choose_shell
 from fedllm_bench.training.model.lora_model import LoraModel
 
 log = logging.getLogger(__name__)
-PLAN = "plan.json"
 ODD_ROWS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, TemplateError)
 
 

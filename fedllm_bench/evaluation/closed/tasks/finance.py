@@ -8,7 +8,7 @@ of the two are not to be mixed, so their tasks have names of their own. Rows bec
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from fedllm_bench.evaluation.closed.tasks.columns import Row, Rows, number, one_of, remade, split, text, value
 
@@ -131,17 +131,16 @@ def scored(row: Row, results: Sequence[str]) -> dict[str, float | tuple[str, str
 
 def macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
     """The mean of the labels' F1, over the labels that are right or said somewhere; "" is no label."""
-    present = {label for pair in pairs for label in pair if label}
-    return sum(_f1(pairs, label) for label in sorted(present)) / len(present)
+    return _f1(pairs, {label for pair in pairs for label in pair if label}, "macro")
 
 
 def weighted_f1(pairs: Sequence[tuple[str, str]]) -> float:
     """The mean of the labels' F1, each weighted by the items of which it is the right label."""
-    rights = [right for right, _ in pairs]
-    return sum(rights.count(label) * _f1(pairs, label) for label in sorted(set(rights))) / len(rights)
+    return _f1(pairs, {right for right, _ in pairs}, "weighted")
 
 
-def _f1(pairs: Sequence[tuple[str, str]], label: str) -> float:
-    hits = sum(right == said == label for right, said in pairs)
-    named = sum((right == label) + (said == label) for right, said in pairs)
-    return 2 * hits / named if named else 0.0
+def _f1(pairs: Sequence[tuple[str, str]], labels: Collection[str], average: str) -> float:
+    from sklearn.metrics import f1_score
+
+    right, said = zip(*pairs, strict=True)
+    return float(f1_score(right, said, labels=sorted(labels), average=average, zero_division=0))
