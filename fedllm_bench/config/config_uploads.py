@@ -38,6 +38,6 @@ class Communication(Strict):
     """
 
     upload_dtype: Literal["float32", "float16"] = "float32"
-    lora_aggregation: Literal["mean", "frozen_a"] = "mean"
+    lora_aggregation: Literal["mean", "frozen_a", "share_a", "alternate"] = "mean"
     aggregation_error: bool = False  # measured each round; holds all uploads of a round in memory
     budget_mb: Positive | None = None

@@ -1,7 +1,7 @@
 """Which wrappers a config puts around its method, and what is refused.
 
-From the inside: the frozen A (what exists), float16 (how it travels), privacy (what the server counts of it).
-Privacy is the outermost, so that nothing is done to an upload after it was clipped.
+From the inside: half an adapter, clients' ranks (what exists, `adapting.py`), float16 (how it travels), privacy (what
+the server counts of it). Privacy is the outermost, so that nothing is done to an upload after it was clipped.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.config_uploads import Communication
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import find_noise
+from fedllm_bench.methods.adapting import with_half, with_ranks
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.privacy import DpFedAvg, Private
-from fedllm_bench.methods.uploads import FrozenA, HalfUploads
+from fedllm_bench.methods.uploads import HalfUploads
 
 
 def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
@@ -24,8 +25,7 @@ def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
     """
     if replace(config.communication, budget_mb=None) != Communication():  # nothing sent passes no budget
         _check_sends(method, config, "communication")
-    if config.communication.lora_aggregation == "frozen_a":
-        method = FrozenA(inner=method)
+    method = with_ranks(with_half(method, config, num_clients), config)
     if config.communication.upload_dtype == "float16":
         method = HalfUploads(inner=method)
     return _private(method, config, num_clients)
