@@ -5,31 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import numpy as np
-
-RANKS = 21  # the purpose of a random stream, beside those of `faults`, `batches` and `privacy`
 ENTRY = re.compile(r"(\d{1,9})(?::(\d*\.?\d{1,20}))?", re.ASCII)
 ADVICE = "give a list that is dealt out (4,8) or shares that add up to 1 (4:0.8,8:0.2), each rank at most lora.rank"
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """`shares` of the clients have these ranks by a draw of each; without shares the list is dealt to them in turn."""
+    """Shares of the clients that have these ranks; without shares the list is dealt out, each entry equally often."""
 
     values: tuple[int, ...]
     shares: tuple[float, ...] = ()
-
-    def of(self, seed: int, client: int) -> int:
-        """The rank of client number `client`: a function of the two, whatever the number of clients.
-
-        A list of n is shuffled anew for each n clients, so that every entry is dealt equally often.
-        """
-        count = len(self.values)
-        if self.shares:
-            drawn = float(np.random.default_rng([RANKS, seed, client]).random())
-            return self.values[min(int(np.searchsorted(np.cumsum(self.shares), drawn)), count - 1)]
-        hand, place = divmod(client, count)
-        return self.values[int(np.random.default_rng([RANKS, seed, hand]).permutation(count)[place])]
 
 
 def parsed(text: str, most: int) -> Ranks:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from fedllm_bench.methods.base import ClientState, Message, Server, Upload
 from fedllm_bench.methods.uploads import is_a, is_b
 from fedllm_bench.methods.wrapped import Wrapped
 
+RANKS = 21  # the purpose of a random stream, beside those of `faults`, `batches` and `privacy`
 WHOLE = ("residual",)  # keys of a message that are of the frozen weights, whatever a client's rank
 
 
@@ -37,7 +39,7 @@ class CutRanks(Wrapped):
 
     def rank_of(self, client: int) -> int:
         """The rank that a client begins with."""
-        return self.rank if self.ranks is None else self.ranks.of(self.seed, client)
+        return self.rank if self.ranks is None else dealt(self.ranks, self.seed, client)
 
     def tell(self, server: Server, client: int) -> Message:
         rows = torch.arange(self.rank) < self.rank_of(client)
@@ -87,6 +89,19 @@ class CutRanks(Wrapped):
         if "held" in mean:
             kept["delta"] = masked(kept["delta"], mean["held"]["rows"] > 0)
         return self.inner.update(server, kept, fraction)
+
+
+def dealt(ranks: Ranks, seed: int, client: int) -> int:
+    """The rank of client number `client`: a function of the seed and it, whatever the number of clients.
+
+    With shares it is a draw. A list of n is shuffled anew for each n clients: every entry is dealt equally often.
+    """
+    count = len(ranks.values)
+    if ranks.shares:
+        drawn = float(np.random.default_rng([RANKS, seed, client]).random())
+        return ranks.values[min(int(np.searchsorted(np.cumsum(ranks.shares), drawn)), count - 1)]
+    hand, place = divmod(client, count)
+    return ranks.values[int(np.random.default_rng([RANKS, seed, hand]).permutation(count)[place])]
 
 
 def held(client: ClientState) -> Tensor:

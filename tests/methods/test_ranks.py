@@ -23,7 +23,7 @@ from fedllm_bench.methods.feddyn import FedDyn
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.hetlora import HetLora, product_norm
 from fedllm_bench.methods.local import LocalOnly
-from fedllm_bench.methods.ranks import CutRanks, cut, masked, padded, rank_in
+from fedllm_bench.methods.ranks import CutRanks, cut, dealt, masked, padded, rank_in
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.scaffold import Scaffold
 from fedllm_bench.methods.uploads import is_a
@@ -33,7 +33,7 @@ from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.run import TrainingRun
 
 MIXED = Ranks((1, 2, 3))
-OF_CLIENT = tuple(MIXED.of(0, k) for k in range(3))
+OF_CLIENT = tuple(dealt(MIXED, 0, k) for k in range(3))
 
 
 def mixed(inner: FedAvg, ranks: Ranks | None = MIXED) -> CutRanks:
@@ -46,17 +46,17 @@ def mixed(inner: FedAvg, ranks: Ranks | None = MIXED) -> CutRanks:
 def test_a_list_is_dealt_to_each_hand_of_clients_once():
     ranks = parsed("64, 32,16,16", most=64)
     for seed in range(3):
-        hands = [tuple(ranks.of(seed, 4 * hand + k) for k in range(4)) for hand in range(20)]
+        hands = [tuple(dealt(ranks, seed, 4 * hand + k) for k in range(4)) for hand in range(20)]
         assert {tuple(sorted(hand)) for hand in hands} == {(16, 16, 32, 64)}
         assert len(set(hands)) > 5  # not in one order
-    assert [ranks.of(0, k) for k in range(40)] != [ranks.of(1, k) for k in range(40)]
+    assert [dealt(ranks, 0, k) for k in range(40)] != [dealt(ranks, 1, k) for k in range(40)]
 
 
 def test_shares_are_those_of_the_clients():
     ranks = parsed("4:0.8,8:.15,16:0.05", most=16)
-    counts = Counter(ranks.of(3, client) for client in range(4000))
+    counts = Counter(dealt(ranks, 3, client) for client in range(4000))
     assert [counts[rank] / 4000 for rank in (4, 8, 16)] == pytest.approx([0.8, 0.15, 0.05], abs=0.02)
-    assert parsed("8", most=8).of(5, 17) == parsed("8:1", most=8).of(5, 17) == 8
+    assert dealt(parsed("8", most=8), 5, 17) == dealt(parsed("8:1", most=8), 5, 17) == 8
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_bytes_are_those_of_each_clients_rank(name, tiny_model, tiny_clients, ti
 def test_all_methods_run_with_mixed_ranks_and_agree_over_block_sizes(
     engine, double_model, tiny_clients, tiny_run_config, tmp_path
 ):
-    for name in SENDING:
+    for name in (*SENDING, "hetlora"):
         if name == "dp_fedavg":
             continue
         found = []
