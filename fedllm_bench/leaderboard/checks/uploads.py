@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from safetensors import SafetensorError
@@ -16,14 +17,16 @@ from fedllm_bench.common.trees import Tree, norm, tmap
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import EMBEDDED_MODEL, Lora, RunConfig
 from fedllm_bench.leaderboard.checks.context import CheckContext
+from fedllm_bench.leaderboard.checks.ranks import bytes_of_round, wrong_ranks
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused
 from fedllm_bench.leaderboard.submission.reading import read_plain
-from fedllm_bench.leaderboard.submission.submitted import Round, Submitted, SubmittedRun
+from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.model import targets
 from fedllm_bench.training.model.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
 
 TENSORS, SETTINGS = "adapter/adapter_model.safetensors", "adapter/adapter_config.json"
+FEW = 3  # problems that are named
 MOST_BYTES = 64 * 2**20
 SLACK = 1e-3  # of a norm in float32
 
@@ -42,18 +45,14 @@ def traffic(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
             yield Problem(code="bytes-not-derived", message=text, where=where, level="flagged")
             continue
         traffic = _traffic(run, shapes)
-        wrong = [line for line in run.rounds if (line.bytes_down, line.bytes_up) != _of_round(line, traffic)]
+        if texts := list(islice(wrong_ranks(run), FEW)):
+            yield Problem(code="ranks", message="; ".join(texts), where=where)
+        wrong = [line for line in run.rounds if (line.bytes_down, line.bytes_up) != bytes_of_round(run, line, traffic)]
         if wrong:
-            line, right = wrong[0], _of_round(wrong[0], traffic)
+            line, right = wrong[0], bytes_of_round(run, wrong[0], traffic)
             got = f"round {line.round} has {line.bytes_down} down and {line.bytes_up} up"
             text = f"{counted(len(wrong), 'round')}; {got}, not {right[0]} and {right[1]}"
             yield Problem(code="bytes", message=text, where=where)
-
-
-def _of_round(line: Round, traffic: Traffic) -> tuple[int, int]:
-    of_each = [traffic.of_client(line.round - 1, client) for client in line.clients]
-    answered = zip(of_each, line.failures, strict=True)
-    return sum(down for down, _ in of_each), sum(up for (_, up), failure in answered if failure is None)
 
 
 def shapes_of(run: SubmittedRun) -> dict[str, tuple[int, ...]] | None:
