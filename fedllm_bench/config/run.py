@@ -210,7 +210,10 @@ ADDED: dict[str, dict[str, Any]] = {
     "data": {"swap_answers": False},
     "model": {"device_map": ""},
     "local": {"on_divergence": "stop"},
-    "communication": {"budget_mb": None},
+    "communication": {
+        **{"budget_mb": None, "download_dtype": "float32", "scales": "tensor"},
+        **{"error_feedback": False, "top_k": 1.0, "secure_sum": False},
+    },
     "evaluation": {"heldout_rows": 0, "clients": 0},
 }
 

@@ -153,14 +153,26 @@ def _uploads(payload: Payload) -> list[str]:
         lines.append(f"clipped: {privacy['clipped']:.0%} of uploads, at norm {privacy['clip']:g}")
     budget = sent.get("budget") or {}
     lines += [budget["ended"]] if budget.get("ended") else []
-    names = {"float16": "uploads in float16", "frozen_a": "A frozen, B alone trained and sent"}
-    changed = [names[value] for key in ("upload_dtype", "lora_aggregation") if (value := sent.get(key)) in names]
-    lines += ["; ".join(changed)] if changed else []
+    lines += ["; ".join(changed)] if (changed := _how_sent(sent)) else []
     if sent.get("aggregation_error") is not None:
         lines.append(
             f"aggregation error of averaging A and B apart: {sent['aggregation_error']:.2%} of the mean of B A"
         )
     return lines
+
+
+def _how_sent(sent: Mapping[str, Any]) -> list[str]:
+    """What travelled other than in float32; files of older versions lack some of the keys."""
+    found = []
+    row = ", a scale for each row" if sent.get("scales") == "row" else ""
+    for way in ("upload", "download"):
+        kind = sent.get(f"{way}_dtype", "float32")
+        found += [f"{way}s in {kind}{row if kind.startswith('int') else ''}"] if kind != "float32" else []
+    found += [f"the largest {share:.3g} of each upload" for share in [sent.get("top_k", 1.0)] if share != 1.0]
+    found += ["with error feedback"] if sent.get("error_feedback") else []
+    found += ["secure sums: the server saw no single upload"] if sent.get("secure_sum") else []
+    found += ["A frozen, B alone trained and sent"] if sent.get("lora_aggregation") == "frozen_a" else []
+    return found
 
 
 def _cost(cost: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from fedllm_bench.methods.wrapped import find
 from fedllm_bench.results.budget import budget_block
 
 Rounds = Sequence[Mapping[str, Any]]
+HOW_SENT = ("download_dtype", "scales", "error_feedback", "top_k", "secure_sum")  # settings, as they are
 VACUOUS = 20.0  # e^20 is half a billion: hardly a bound
 
 
@@ -45,6 +46,7 @@ def communication_block(config: RunConfig, rounds: Rounds) -> dict[str, Any]:
         "lora_aggregation": config.communication.lora_aggregation,
         **{key: _mean(record.get(key) for record in rounds) for key in ("aggregation_error", "aggregation_error_norm")},
         "budget": budget_block(config, rounds),
+        **{key: getattr(config.communication, key) for key in HOW_SENT},
     }
 
 

@@ -111,10 +111,11 @@ class UploadNotes:
     deltas: list[Tree] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
 
-    def add(self, sent: Upload, received: Upload, weight: float) -> None:
-        """Note what a client sent, and what the server counts of it."""
-        if self.config.privacy.clip is not None:
-            self.norms.append(joint_norm(sent))
+    def add(self, server: Server, sent: Upload, received: Upload, weight: float) -> None:
+        """Note what a client sent, as the server reads it before clipping, and what it counts of it."""
+        private = find(self.method, Private)
+        if private is not None:
+            self.norms.append(joint_norm(private.inner.receive(server, sent)))
         if self.config.communication.aggregation_error:
             self.deltas.append(received["delta"])
             self.weights.append(weight)
