@@ -118,8 +118,8 @@ def _drawn(stream: np.random.Generator, like: Tensor) -> Tensor:
 
 def added(one: Tensor, other: Tensor, sign: int = 1) -> Tensor:
     """The sum, or with `sign` -1 the difference, modulo 2^32."""
-    a, b = one.numpy().view(np.uint32), other.numpy().view(np.uint32)
-    return torch.from_numpy((a + b if sign > 0 else a - b).view(np.int32))
+    a, b = (tensor.flatten().numpy().view(np.uint32) for tensor in (one, other))
+    return torch.from_numpy((a + b if sign > 0 else a - b).view(np.int32)).view(one.shape)
 
 
 def summed(total: Words, words: Words) -> Words:
