@@ -21,6 +21,9 @@ from fedllm_bench.methods.secure_sum import SecureSum
 from fedllm_bench.methods.uploads import FrozenA
 from fedllm_bench.methods.wrapped import find
 
+# Rules of `communication.lora_aggregation` whose A and B are new in each round.
+NEW_BASIS: tuple[str, ...] = ("flex", "stack")
+
 
 def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
     """`method` in the wrappers that `config` asks for; a :class:`UserError` where it cannot have them.
@@ -31,26 +34,30 @@ def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
         _check_sends(method, config, "communication")
     if config.communication.lora_aggregation == "frozen_a":
         method = FrozenA(inner=method)
-    method = _compressed(method, config.communication)
-    if config.communication.secure_sum:
-        _check_secure_sum(method, config)
-        method = SecureSum(inner=method, seed=config.seed)
-    return _private(method, config, num_clients)
+    method = _private(_compressed(method, config), config, num_clients)
+    return _secure(method, config) if config.communication.secure_sum else method
 
 
-def _compressed(method: FedAvg, sent: Communication) -> FedAvg:
+def _compressed(method: FedAvg, config: RunConfig) -> FedAvg:
+    sent = config.communication
+    if sent.error_feedback and sent.lora_aggregation in NEW_BASIS:
+        raise UserError(
+            f"communication.error_feedback=true: with lora_aggregation={sent.lora_aggregation} each round has a new A and "
+            "B, and what an upload lost belongs to none of the next; leave one of them out"
+        )
     if sent.download_dtype != "float32":
-        method = SmallDownloads(inner=method, codec=Codec(dtype=sent.download_dtype, scales=sent.scales))
+        codec = Codec(dtype=sent.download_dtype, scales=sent.scales)
+        method = SmallDownloads(inner=method, codec=codec, has_own_a=sent.lora_aggregation == "frozen_a")
     if (sent.upload_dtype, sent.top_k) != ("float32", 1.0):
         codec = Codec(dtype=sent.upload_dtype, scales=sent.scales, top_k=sent.top_k)
         method = SmallUploads(inner=method, codec=codec, error_feedback=sent.error_feedback)
     return method
 
 
-def _check_secure_sum(method: FedAvg, config: RunConfig) -> None:
-    """Refuse what needs a single upload: the server has none."""
+def _secure(method: FedAvg, config: RunConfig) -> FedAvg:
+    """Refused is what needs a single upload: the server has none."""
     why = None
-    if config.privacy.clip is not None:
+    if find(method, Private):
         why = "with privacy the server clips each upload"
     elif method.needs_all or method.changes("receive"):
         why = f"the server of {config.method.name} works on each upload by itself"
@@ -58,6 +65,7 @@ def _check_secure_sum(method: FedAvg, config: RunConfig) -> None:
         why = "the sum of federation.clients_per_round=1 is one upload"
     if why is not None:
         raise UserError(f"communication.secure_sum=true: {why}, and a secure sum shows it none; leave one of them out")
+    return SecureSum(inner=method, seed=config.seed)
 
 
 def _private(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:

@@ -168,7 +168,7 @@ def _how_sent(sent: Mapping[str, Any]) -> list[str]:
     for way in ("upload", "download"):
         kind = sent.get(f"{way}_dtype", "float32")
         found += [f"{way}s in {kind}{row if kind.startswith('int') else ''}"] if kind != "float32" else []
-    found += [f"the largest {share:.3g} of each upload" for share in [sent.get("top_k", 1.0)] if share != 1.0]
+    found += [f"the largest {100 * share:.3g}% of each upload" for share in [sent.get("top_k", 1.0)] if share != 1.0]
     found += ["with error feedback"] if sent.get("error_feedback") else []
     found += ["secure sums: the server saw no single upload"] if sent.get("secure_sum") else []
     found += ["A frozen, B alone trained and sent"] if sent.get("lora_aggregation") == "frozen_a" else []

@@ -164,6 +164,27 @@ def test_what_a_client_is_told_alone_is_not_rounded():
     assert num_bytes(method.travels(method.broadcast(server), told)) == 6 + 4 + 8
 
 
+def test_a_frozen_a_is_not_rounded(tiny_run_config):
+    start = {"x.lora_A.weight": torch.randn(2, 9), "x.lora_B.weight": torch.randn(9, 2)}
+    method = make_method(tiny_run_config("scaffold", "communication.lora_aggregation=frozen_a", DOWN))
+    server = method.init(start)
+    message = method.broadcast(server)
+    for tree in message.values():
+        assert list(tree) == list(start)
+    assert torch.equal(message["params"]["x.lora_A.weight"], start["x.lora_A.weight"])
+    assert not torch.equal(message["params"]["x.lora_B.weight"], start["x.lora_B.weight"])
+    assert num_bytes(method.travels(message, {})) == 2 * (18 * 4 + 18 + 4)  # params and c
+
+
+def test_a_tensor_of_another_shape_begins_anew():
+    method = SmallUploads(inner=FedAvg(), codec=Codec(dtype="int8"), error_feedback=True)
+    state = {UNSENT + "delta": {"a": torch.ones(3, 2)}}
+    zero = {"a": torch.zeros(2, 2)}
+    after, _ = method.finish({"params": zero}, state, {"a": torch.full((2, 2), 0.3)}, zero, 1, 1.0)
+    assert after[UNSENT + "delta"]["a"].shape == (2, 2)
+    assert after[UNSENT + "delta"]["a"].abs().max() < 0.01
+
+
 @pytest.mark.parametrize("name", SENDING)
 def test_downloads_in_float16_halve_what_every_method_sends_down(name, tiny_run_config):
     start = {"x.lora_A.weight": torch.ones(2, 4), "x.lora_B.weight": torch.ones(4, 2)}
