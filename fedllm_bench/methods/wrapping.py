@@ -41,9 +41,10 @@ def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
 def _compressed(method: FedAvg, config: RunConfig) -> FedAvg:
     sent = config.communication
     if sent.error_feedback and sent.lora_aggregation in NEW_BASIS:
+        rule = f"lora_aggregation={sent.lora_aggregation}"
         raise UserError(
-            f"communication.error_feedback=true: with lora_aggregation={sent.lora_aggregation} each round has a new A and "
-            "B, and what an upload lost belongs to none of the next; leave one of them out"
+            f"communication.error_feedback=true: with {rule} each round has its own A and B, and what an upload "
+            "lost belongs to none of the next; leave one of them out"
         )
     if sent.download_dtype != "float32":
         codec = Codec(dtype=sent.download_dtype, scales=sent.scales)
