@@ -37,7 +37,7 @@ Words = dict[str, Tree]  # of int32: the integers modulo 2^32
 
 @dataclass(frozen=True, kw_only=True)
 class SecureSum(Wrapped):
-    """Uploads are summed under masks, which they get once trained (`training/secure_rounds.py`)."""
+    """Uploads are summed under masks, which they get once trained (`training/aggregation.py`)."""
 
     seed: int
 

@@ -19,7 +19,15 @@ from fedllm_bench.methods.base import Message, Server, Upload
 from fedllm_bench.methods.secure_sum import SecureRound
 from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.training import divergence
-from fedllm_bench.training.aggregation import Gathered, Mean, UploadNotes
+from fedllm_bench.training.aggregation import (
+    Gathered,
+    Mean,
+    UploadNotes,
+    mean_of_words,
+    sealed,
+    secure_round,
+    with_words,
+)
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import Block, MapBlocks
 from fedllm_bench.training.budget import ByteBudget, bytes_down
@@ -27,7 +35,6 @@ from fedllm_bench.training.checkpoint import Partial, load_partial, load_server,
 from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
 from fedllm_bench.training.run import TrainingRun
-from fedllm_bench.training.secure_rounds import mean_of_words, sealed, secure_round, with_words
 from fedllm_bench.training.tasks import Until, batched, clients_per_block, in_order, pooled_task, tasks_of_round
 
 log = logging.getLogger(__name__)
