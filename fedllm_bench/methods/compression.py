@@ -23,7 +23,6 @@ import torch
 from fedllm_bench.common.trees import Tree, moved_to
 from fedllm_bench.methods.base import ClientState, Message, Server, Upload
 from fedllm_bench.methods.codec import Codec
-from fedllm_bench.methods.uploads import is_a
 from fedllm_bench.methods.wrapped import Wrapped
 
 UNSENT = "unsent:"  # before the key of an upload: what of it was not sent yet, in a client's state
@@ -65,18 +64,16 @@ def _with(tree: Tree, unsent: Tree) -> Tree:
 
 @dataclass(frozen=True, kw_only=True)
 class SmallDownloads(Wrapped):
-    """What all clients of a round are sent travels by `codec`; what one client is told alone stays as it is.
-
-    `has_own_a`: clients have A from the run's seed, as it was drawn, so that it is not rounded.
-    """
+    """What all clients of a round are sent travels by `codec`; what one client is told alone stays as it is."""
 
     codec: Codec
-    has_own_a: bool = False
 
     def broadcast(self, server: Server) -> Message:
-        """What clients read; nothing of it is kept."""
+        """What clients read; nothing of it is kept. What they have without the network is not rounded."""
         message = self.inner.broadcast(server)
-        heard = self.codec.decoded(self.codec.encoded(self._rounded(message)))
+        going = self.inner.travels(message, self.inner.tell(server, 0))  # the same names to every client
+        sent = {key: {n: t for n, t in tree.items() if n in going.get(key, {})} for key, tree in message.items()}
+        heard = self.codec.decoded(self.codec.encoded(sent))
         return {key: tree | heard[key] for key, tree in message.items()}
 
     def changes(self, hook: str) -> bool:
@@ -86,16 +83,6 @@ class SmallDownloads(Wrapped):
     def travels(self, message: Message, told: Message) -> Message:
         """Shapes and types of what goes, which is all that bytes are counted from: no number is rounded again."""
         sent = self.inner.travels(message, told)
-        whole = {key: tree for key, tree in sent.items() if key not in told}
-        rounded = moved_to(torch.device("meta"), self._rounded(whole))
-        kept = {
-            f"{key}:whole": {name: tensor for name, tensor in tree.items() if name not in rounded[key]}
-            for key, tree in whole.items()
-        }
-        return {**self.codec.encoded(rounded), **kept, **{key: tree for key, tree in sent.items() if key in told}}
-
-    def _rounded(self, message: Message) -> Message:
-        """The part of a message that is rounded."""
-        if not self.has_own_a:
-            return message
-        return {key: {name: t for name, t in tree.items() if not is_a(name)} for key, tree in message.items()}
+        rounded = {key: tree for key, tree in sent.items() if key not in told}
+        alone = {key: tree for key, tree in sent.items() if key in told}
+        return {**self.codec.encoded(moved_to(torch.device("meta"), rounded)), **alone}

@@ -48,7 +48,7 @@ def _compressed(method: FedAvg, config: RunConfig) -> FedAvg:
         )
     if sent.download_dtype != "float32":
         codec = Codec(dtype=sent.download_dtype, scales=sent.scales)
-        method = SmallDownloads(inner=method, codec=codec, has_own_a=sent.lora_aggregation == "frozen_a")
+        method = SmallDownloads(inner=method, codec=codec)
     if (sent.upload_dtype, sent.top_k) != ("float32", 1.0):
         codec = Codec(dtype=sent.upload_dtype, scales=sent.scales, top_k=sent.top_k)
         method = SmallUploads(inner=method, codec=codec, error_feedback=sent.error_feedback)

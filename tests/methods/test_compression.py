@@ -164,16 +164,18 @@ def test_what_a_client_is_told_alone_is_not_rounded():
     assert num_bytes(method.travels(method.broadcast(server), told)) == 6 + 4 + 8
 
 
-def test_a_frozen_a_is_not_rounded(tiny_run_config):
-    start = {"x.lora_A.weight": torch.randn(2, 9), "x.lora_B.weight": torch.randn(9, 2)}
-    method = make_method(tiny_run_config("scaffold", "communication.lora_aggregation=frozen_a", DOWN))
-    server = method.init(start)
-    message = method.broadcast(server)
-    for tree in message.values():
-        assert list(tree) == list(start)
-    assert torch.equal(message["params"]["x.lora_A.weight"], start["x.lora_A.weight"])
-    assert not torch.equal(message["params"]["x.lora_B.weight"], start["x.lora_B.weight"])
-    assert num_bytes(method.travels(message, {})) == 2 * (18 * 4 + 18 + 4)  # params and c
+def test_what_a_client_has_without_the_network_is_not_rounded():
+    class Seeded(FedAvg):
+        def travels(self, message, told):
+            return {"params": {"sent": message["params"]["sent"]}, **told}
+
+    start = {"drawn": torch.randn(3, 5), "sent": torch.randn(3, 5)}
+    method = SmallDownloads(inner=Seeded(), codec=Codec(dtype="int4"))
+    message = method.broadcast(method.init(start))
+    assert list(message["params"]) == list(start)
+    assert torch.equal(message["params"]["drawn"], start["drawn"])
+    assert not torch.equal(message["params"]["sent"], start["sent"])
+    assert num_bytes(method.travels(message, {})) == 8 + 4
 
 
 def test_a_tensor_of_another_shape_begins_anew():
