@@ -60,4 +60,4 @@ class Layout:
         # split, not slices: its backward writes the gradient once (a step took 13 instead of 18 ms).
         parts = packed.split([shape.numel() for _, shape in self.shapes], dim=-1)
         lead = packed.shape[:-1]
-        return {name: part.view(*lead, *shape) for (name, shape), part in zip(self.shapes, parts, strict=True)}
+        return {name: part.view((*lead, *shape)) for (name, shape), part in zip(self.shapes, parts, strict=True)}

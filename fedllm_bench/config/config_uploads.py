@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Number = Literal["float32", "float16", "int8", "int4"]
 
 
 class Strict:
@@ -32,12 +33,45 @@ class Privacy(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Communication(Strict):
-    """What clients send (docs/communication.md).
+    """What clients send and get (docs/communication.md).
 
+    `scales`: those of int8 and int4, one for each tensor or for each vector along its longer side. `error_feedback`:
+    what an upload lost is added to the client's next one. `top_k`: the share of an upload's numbers that is sent.
     `budget_mb`: MB of 1024 * 1024 bytes that all rounds may send, up and down; a run ends before it would pass it.
     """
 
-    upload_dtype: Literal["float32", "float16"] = "float32"
+    upload_dtype: Number = "float32"
     lora_aggregation: Literal["mean", "frozen_a", "share_a", "alternate"] = "mean"
     aggregation_error: bool = False  # measured each round; holds all uploads of a round in memory
     budget_mb: Positive | None = None
+    download_dtype: Number = "float32"
+    scales: Literal["tensor", "row"] = "tensor"
+    error_feedback: bool = False
+    top_k: Annotated[float, Field(gt=0, le=1)] = 1.0
+    secure_sum: bool = False  # the server sees sums of uploads alone
+
+
+def check_communication(communication: Communication) -> None:
+    """Raise a :class:`ValueError` of one line for settings that contradict each other or would change nothing."""
+    upload, top_k = communication.upload_dtype, communication.top_k
+    if communication.scales != "tensor" and not {upload, communication.download_dtype} & {"int8", "int4"}:
+        raise ValueError(
+            f"communication.scales={communication.scales}: only int8 and int4 have scales; give "
+            "communication.upload_dtype=int8, or leave it out"
+        )
+    if communication.error_feedback and (upload, top_k) == ("float32", 1.0):
+        raise ValueError(
+            "communication.error_feedback=true: uploads in float32 lose nothing; give communication.upload_dtype=int8 "
+            "or communication.top_k=0.1, or leave it out"
+        )
+    if not communication.secure_sum:
+        return
+    other = {
+        f"communication.upload_dtype={upload}": upload != "float32",
+        f"communication.top_k={top_k:g}": top_k != 1.0,
+        "communication.aggregation_error=true": communication.aggregation_error,
+    }
+    given = [name for name, is_given in other.items() if is_given]
+    if given:
+        why = "needs every upload by itself" if "error" in given[0] else "has other numbers than its integers"
+        raise ValueError(f"{given[0]}: it {why}, which communication.secure_sum=true sums up; leave one of them out")

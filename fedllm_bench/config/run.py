@@ -211,7 +211,10 @@ ADDED: dict[str, dict[str, Any]] = {
     "model": {"device_map": ""},
     "lora": {"ranks": None},
     "local": {"on_divergence": "stop"},
-    "communication": {"budget_mb": None},
+    "communication": {
+        **{"budget_mb": None, "download_dtype": "float32", "scales": "tensor"},
+        **{"error_feedback": False, "top_k": 1.0, "secure_sum": False},
+    },
     "evaluation": {"heldout_rows": 0, "clients": 0},
 }
 

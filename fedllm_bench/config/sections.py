@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from fedllm_bench.config.config_uploads import Communication, Strict
+from fedllm_bench.config.config_uploads import Communication, Strict, check_communication
 from fedllm_bench.config.ranks import parsed
 
 
@@ -87,7 +87,8 @@ def without_method(plugins: Sequence[UsedPlugin]) -> tuple[UsedPlugin, ...]:
 
 
 def check_together(model: Model, lora: Lora, communication: Communication, engine: str, ray: Ray) -> None:
-    """Raise a :class:`ValueError` of one line for settings of model and engine that contradict each other."""
+    """Raise a :class:`ValueError` of one line for settings that contradict each other."""
+    check_communication(communication)
     if ray != Ray() and engine != "ray":
         given = "ray.workers" if ray.workers else "ray.gpus_per_worker"
         raise ValueError(

@@ -1,13 +1,12 @@
-"""Smaller uploads around any method: float16 numbers, and adapters whose A is frozen (FFA-LoRA).
+"""FFA-LoRA around any method: adapters whose A is frozen.
 
-FFA-LoRA: Sun et al., 2024 (arXiv:2403.12313), section 4. A stays as it was drawn, B alone is trained and sent. Then
+Sun et al., 2024 (arXiv:2403.12313), section 4. A stays as it was drawn, B alone is trained and sent. Then
 mean(B_k A) = mean(B_k) A: the mean of adapters is the adapter of the mean update, which with a trained A it is not.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -65,23 +64,3 @@ class FrozenA(Wrapped):
 
 def _still_a(tree: Tree) -> Tree:
     return {name: torch.zeros_like(tensor) if is_a(name) else tensor for name, tensor in tree.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class HalfUploads(Wrapped):
-    """Uploads travel as float16; states and means stay as they are. Numbers beyond 65504 make the client fail."""
-
-    dtype: ClassVar[torch.dtype] = torch.float16
-
-    def finish(
-        self, message: Message, client: ClientState, y: Tree, mean_grad: Tree, steps: int, lr: float
-    ) -> tuple[ClientState, Upload]:
-        state, upload = self.inner.finish(message, client, y, mean_grad, steps, lr)
-        return state, {key: {n: t.to(self.dtype) for n, t in tree.items()} for key, tree in upload.items()}
-
-    def receive(self, server: Server, upload: Upload) -> Upload:
-        wide = {
-            key: {name: tensor.to(server.params[name].dtype) for name, tensor in tree.items()}
-            for key, tree in upload.items()
-        }
-        return self.inner.receive(server, wide)

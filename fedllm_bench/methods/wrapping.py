@@ -1,7 +1,8 @@
 """Which wrappers a config puts around its method, and what is refused.
 
-From the inside: half an adapter, clients' ranks (what exists, `adapting.py`), float16 (how it travels), privacy (what
-the server counts of it). Privacy is the outermost, so that nothing is done to an upload after it was clipped.
+From the inside: half an adapter, clients' ranks (what exists, `adapting.py`), how messages and uploads travel, privacy
+(what the server counts of them). Privacy is the outermost, so that nothing is done to an upload after it was clipped. A
+secure sum is the last in its place: of it the server counts no single upload, so it goes with nothing that does.
 """
 
 from __future__ import annotations
@@ -14,8 +15,14 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import find_noise
 from fedllm_bench.methods.adapting import with_half, with_ranks
 from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.codec import Codec
+from fedllm_bench.methods.compression import SmallDownloads, SmallUploads
 from fedllm_bench.methods.privacy import DpFedAvg, Private
-from fedllm_bench.methods.uploads import HalfUploads
+from fedllm_bench.methods.secure_sum import SecureSum
+from fedllm_bench.methods.wrapped import find
+
+# Rules of `communication.lora_aggregation` whose A and B are new in each round.
+NEW_BASIS: tuple[str, ...] = ("flex", "stack")
 
 
 def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
@@ -26,9 +33,39 @@ def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
     if replace(config.communication, budget_mb=None) != Communication():  # nothing sent passes no budget
         _check_sends(method, config, "communication")
     method = with_ranks(with_half(method, config, num_clients), config)
-    if config.communication.upload_dtype == "float16":
-        method = HalfUploads(inner=method)
-    return _private(method, config, num_clients)
+    method = _private(_compressed(method, config), config, num_clients)
+    return _secure(method, config) if config.communication.secure_sum else method
+
+
+def _compressed(method: FedAvg, config: RunConfig) -> FedAvg:
+    sent = config.communication
+    if sent.error_feedback and sent.lora_aggregation in NEW_BASIS:
+        rule = f"lora_aggregation={sent.lora_aggregation}"
+        raise UserError(
+            f"communication.error_feedback=true: with {rule} each round has its own A and B, and what an upload "
+            "lost belongs to none of the next; leave one of them out"
+        )
+    if sent.download_dtype != "float32":
+        codec = Codec(dtype=sent.download_dtype, scales=sent.scales)
+        method = SmallDownloads(inner=method, codec=codec)
+    if (sent.upload_dtype, sent.top_k) != ("float32", 1.0):
+        codec = Codec(dtype=sent.upload_dtype, scales=sent.scales, top_k=sent.top_k)
+        method = SmallUploads(inner=method, codec=codec, error_feedback=sent.error_feedback)
+    return method
+
+
+def _secure(method: FedAvg, config: RunConfig) -> FedAvg:
+    """Refused is what needs a single upload: the server has none."""
+    why = None
+    if find(method, Private):
+        why = "with privacy the server clips each upload"
+    elif method.needs_all or method.changes("receive"):
+        why = f"the server of {config.method.name} works on each upload by itself"
+    elif config.federation.clients_per_round < 2:
+        why = "the sum of federation.clients_per_round=1 is one upload"
+    if why is not None:
+        raise UserError(f"communication.secure_sum=true: {why}, and a secure sum shows it none; leave one of them out")
+    return SecureSum(inner=method, seed=config.seed)
 
 
 def _private(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
@@ -54,7 +91,7 @@ def _private(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedA
 def _check_off(method: FedAvg, config: RunConfig) -> None:
     privacy = config.privacy
     given = [key for key in ("noise_multiplier", "epsilon") if getattr(privacy, key) is not None]
-    if given or isinstance(method, DpFedAvg):
+    if given or find(method, DpFedAvg):
         why = f"privacy.{given[0]}={getattr(privacy, given[0])}" if given else config.method.name
         raise UserError(f"{why} needs a bound on what one client sends; give --set privacy.clip=1.0")
 

@@ -14,8 +14,7 @@ from fedllm_bench.results.sample_words import about_sample
 
 Payload = Mapping[str, Any]
 Entry = Mapping[str, Any]
-NAMES = {
-    "float16": "uploads in float16",
+RULES = {
     "frozen_a": "A frozen, B alone trained and sent",
     "share_a": "A sent and averaged, B stays with its client",
     "alternate": "A and B trained and sent in turn",
@@ -159,8 +158,7 @@ def _uploads(payload: Payload) -> list[str]:
         lines.append(f"clipped: {privacy['clipped']:.0%} of uploads, at norm {privacy['clip']:g}")
     budget = sent.get("budget") or {}
     lines += [budget["ended"]] if budget.get("ended") else []
-    changed = [NAMES[value] for key in ("upload_dtype", "lora_aggregation") if (value := sent.get(key)) in NAMES]
-    lines += ["; ".join(changed)] if changed else []
+    lines += ["; ".join(changed)] if (changed := _how_sent(sent)) else []
     lines += _ranks(sent.get("ranks"))
     if sent.get("aggregation_error") is not None:
         lines.append(
@@ -176,6 +174,20 @@ def _ranks(ranks: Mapping[str, Mapping[str, int]] | None) -> list[str]:
     dealt, ended = (", ".join(f"{n} of {rank}" for rank, n in ranks[key].items()) for key in ("dealt", "ended"))
     pruned = "" if ended == dealt else f"; after self-pruning {ended}"
     return [f"LoRA ranks (clients of each): {dealt}{pruned}"]
+
+
+def _how_sent(sent: Mapping[str, Any]) -> list[str]:
+    """What travelled other than in float32; files of older versions lack some of the keys."""
+    found = []
+    row = ", a scale for each row" if sent.get("scales") == "row" else ""
+    for way in ("upload", "download"):
+        kind = sent.get(f"{way}_dtype", "float32")
+        found += [f"{way}s in {kind}{row if kind.startswith('int') else ''}"] if kind != "float32" else []
+    found += [f"the largest {100 * share:.3g}% of each upload" for share in [sent.get("top_k", 1.0)] if share != 1.0]
+    found += ["with error feedback"] if sent.get("error_feedback") else []
+    found += ["secure sums: the server saw no single upload"] if sent.get("secure_sum") else []
+    found += [RULES[rule]] if (rule := sent.get("lora_aggregation")) in RULES else []
+    return found
 
 
 def _cost(cost: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from fedllm_bench.methods.wrapped import find
 from fedllm_bench.results.budget import budget_block
 
 Rounds = Sequence[Mapping[str, Any]]
+HOW_SENT = ("download_dtype", "scales", "error_feedback", "top_k", "secure_sum")  # settings, as they are
 VACUOUS = 20.0  # e^20 is half a billion: hardly a bound
 
 
@@ -48,6 +49,7 @@ def communication_block(method: FedAvg, config: RunConfig, num_clients: int, rou
         **{key: _mean(record.get(key) for record in rounds) for key in ("aggregation_error", "aggregation_error_norm")},
         "budget": budget_block(config, rounds),
         "ranks": _ranks(method, num_clients, rounds),
+        **{key: getattr(config.communication, key) for key in HOW_SENT},
     }
 
 

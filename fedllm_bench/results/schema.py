@@ -96,8 +96,13 @@ class CommunicationBlock:
     lora_aggregation: Text
     aggregation_error: Number | None
     aggregation_error_norm: Number | None
-    budget: BudgetBlock | None = None  # of a run without one; older files lack it
-    ranks: RanksBlock | None = None  # of a run whose clients have one rank; older files lack it
+    budget: BudgetBlock | None = None  # of a run without one; older files lack it, and all below
+    ranks: RanksBlock | None = None  # of a run whose clients have one rank
+    download_dtype: Text = "float32"
+    scales: Text = "tensor"
+    error_feedback: Flag = False
+    top_k: Number = 1.0
+    secure_sum: Flag = False
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)

@@ -11,8 +11,9 @@ O outputs, I inputs, r LoRA rank, K clients.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any
 
@@ -24,8 +25,12 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import spent_epsilon
 from fedllm_bench.methods.base import FedAvg, Server, Upload
 from fedllm_bench.methods.privacy import Private, joint_norm
+from fedllm_bench.methods.secure_sum import SecureRound, SecureSum, summed
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.training.client_round import ClientResult
+from fedllm_bench.training.run import TrainingRun
+
+log = logging.getLogger(__name__)
 
 
 def aggregation_error(params: Tree, deltas: Sequence[Tree], weights: Sequence[float]) -> tuple[float, float]:
@@ -111,10 +116,11 @@ class UploadNotes:
     deltas: list[Tree] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
 
-    def add(self, sent: Upload, received: Upload, weight: float) -> None:
-        """Note what a client sent, and what the server counts of it."""
-        if self.config.privacy.clip is not None:
-            self.norms.append(joint_norm(sent))
+    def add(self, server: Server, sent: Upload, received: Upload, weight: float) -> None:
+        """Note what a client sent, as the server reads it before clipping, and what it counts of it."""
+        private = find(self.method, Private)
+        if private is not None:
+            self.norms.append(joint_norm(private.inner.receive(server, sent)))
         if self.config.communication.aggregation_error:
             self.deltas.append(received["delta"])
             self.weights.append(weight)
@@ -143,3 +149,42 @@ class UploadNotes:
         error, whole = aggregation_error(params, self.deltas, self.weights)
         scale = self.config.lora.alpha / self.config.lora.rank
         return {"aggregation_error_norm": scale * error, "aggregation_error": error / whole if whole else 0.0}
+
+
+# --- secure sums
+# Clients are sealed once they are trained, and not by the engine: their weights and the others of a round are known in
+# the round alone. From there on no upload is in clear, in memory or in the files of an interrupted round.
+
+
+def secure_round(run: TrainingRun, round_num: int, chosen: Sequence[int]) -> SecureRound | None:
+    """That of the `chosen` clients, those who will not answer too; None where sums are plain."""
+    method = find(run.method, SecureSum)
+    if method is None:
+        return None
+    rows = {client: len(run.clients.train_rows[run.clients.ids[client]]) for client in chosen}
+    most = max([*rows.values(), 1])
+    by_rows = method.weighting == "examples"
+    return SecureRound(method.seed, round_num, {k: n / most if by_rows else 1.0 for k, n in rows.items()})
+
+
+def sealed(sums: SecureRound, result: ClientResult) -> ClientResult:
+    """The answer with words in the place of numbers; a failure where they do not fit."""
+    if result.failure is not None:
+        return result
+    problem = sums.problem(result.upload)
+    if problem is not None:
+        return replace(result, failure=problem, upload={})
+    return replace(result, upload=sums.sealed(result.upload, result.client))
+
+
+def with_words(mean: Mean, sums: SecureRound, result: ClientResult) -> Mean:
+    """The running sum of words, to which each client has brought its weight already."""
+    weights = {key: mean.weights.get(key, 0.0) + sums.weight(result.client, key) for key in result.upload}
+    return Mean(summed(dict(mean.total), result.upload), weights)
+
+
+def mean_of_words(mean: Mean, sums: SecureRound, answered: Sequence[int]) -> Upload:
+    """The mean of those who `answered`."""
+    if len(answered) == 1:
+        log.warning("round %d: one client answered, so that the sum is its upload", sums.round_num + 1)
+    return Mean(sums.numbers(sums.opened(dict(mean.total), answered)), mean.weights).value()

@@ -17,6 +17,7 @@ from torch import Tensor
 from fedllm_bench.common.trees import Layout, Tree, moved_to
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
+from fedllm_bench.methods.compression import UNSENT
 from fedllm_bench.training import optimizer
 from fedllm_bench.training.batches import Batch, collate
 from fedllm_bench.training.client_round import (
@@ -210,10 +211,12 @@ def _after_step(
 
 
 def _stacked_states(tasks: Sequence[ClientTask]) -> ClientState:
-    """What the clients know as one, each tensor with a leading K axis."""
+    """What the clients know as one, each tensor with a leading K axis; no step asks for what they did not send yet."""
     known = [task.known for task in tasks]
     return {
-        key: {name: torch.stack([one[key][name] for one in known]) for name in tree} for key, tree in known[0].items()
+        key: {name: torch.stack([one[key][name] for one in known]) for name in tree}
+        for key, tree in known[0].items()
+        if not key.startswith(UNSENT)
     }
 
 

@@ -31,9 +31,10 @@ from fedllm_bench.training.passes import PassPlan, most_tokens, sequences_of_row
 from fedllm_bench.training.tasks import clients_of_length
 
 FLOAT32 = 4  # bytes; adapters and optimiser states have this type whatever the base has
-# Tensors of the size of a client's adapter: it and what the server sent; and at the optimiser's step the sum of
-# gradients, the gradient, the clipped one, both moments before and after, and three on the way.
-ADAPTERS, OPTIMIZER = 2, 10
+# Tensors of the size of a client's adapter: it and what the server sent, with error feedback also what it did not send
+# yet; and at the optimiser's step the sum of gradients, the gradient, the clipped one, both moments before and after,
+# and three on the way.
+ADAPTERS, UNSENT, OPTIMIZER = 2, 1, 10
 # In float32: logits, log-probabilities and gradient. A plain head under adapters makes the last in the room of the
 # second; a trained head and one with a soft cap do not.
 LOGITS_COPIES = 3
@@ -83,7 +84,8 @@ def estimate(config: RunConfig, settings: Any, device: str = "cuda") -> MemoryEs
     cast = trainable * _width(model) if "" in model.layers and _width(model) < FLOAT32 else 0  # of all weights, for use
     logits = min(tokens_at_once(model.vocabulary), ids.numel()) * model.vocabulary
     logits *= LOGITS_COPIES * FLOAT32 + _width(model)
-    return MemoryEstimate(weights, ADAPTERS * of_client + cast, OPTIMIZER * of_client, activations, logits, trainable)
+    adapters = (ADAPTERS + UNSENT * config.communication.error_feedback) * of_client + cast
+    return MemoryEstimate(weights, adapters, OPTIMIZER * of_client, activations, logits, trainable)
 
 
 def sequences_at_once(config: RunConfig, device: str) -> int:

@@ -17,10 +17,19 @@ from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server, Upload
 from fedllm_bench.methods.ranks import CutRanks, rank_in
+from fedllm_bench.methods.secure_sum import SecureRound
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.training import divergence
-from fedllm_bench.training.aggregation import Gathered, Mean, UploadNotes
+from fedllm_bench.training.aggregation import (
+    Gathered,
+    Mean,
+    UploadNotes,
+    mean_of_words,
+    sealed,
+    secure_round,
+    with_words,
+)
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import Block, MapBlocks
 from fedllm_bench.training.budget import ByteBudget, bytes_down
@@ -89,13 +98,15 @@ class _Answers:
     notes: UploadNotes
     seconds: float  # of earlier sessions
     gathered: Gathered = field(default_factory=Gathered)  # where the method needs all uploads; `mean` is empty there
+    sums: SecureRound | None = None  # where sums are secure; `mean` holds words then
 
     @classmethod
-    def so_far(cls, run: TrainingRun, round_num: int) -> _Answers:
+    def so_far(cls, run: TrainingRun, round_num: int, chosen: Sequence[int]) -> _Answers:
         found = load_partial(run.folder / "checkpoint", round_num)
         notes = UploadNotes(run.config, run.method, len(run.clients), norms=list(found.norms))
         gathered = Gathered(found.uploads, found.shares)
-        return cls(Mean(found.total, found.weights), list(found.results), notes, found.seconds, gathered)
+        sums = secure_round(run, round_num, chosen)
+        return cls(Mean(found.total, found.weights), list(found.results), notes, found.seconds, gathered, sums)
 
     def save(self, folder: Path, round_num: int, seconds: float) -> None:
         """Keep them for the next session; where notes need the uploads themselves, the round begins anew."""
@@ -115,9 +126,12 @@ class _Answers:
 
     def add(self, run: TrainingRun, server: Server, result: ClientResult) -> None:
         """Count the upload of a client that answered."""
+        if self.sums is not None:
+            self.mean = with_words(self.mean, self.sums, result)
+            return
         weight = result.num_examples if run.method.weighting == "examples" else 1.0
         received = run.method.receive(server, result.upload)
-        self.notes.add(result.upload, received, weight)
+        self.notes.add(server, result.upload, received, weight)
         if run.method.needs_all:
             self.gathered = self.gathered.add(received, weight)
         else:
@@ -125,6 +139,9 @@ class _Answers:
 
     def value(self, run: TrainingRun, server: Server) -> Upload:
         """The mean of the uploads, or what the method makes of all of them."""
+        if self.sums is not None:
+            answered = [result["clients"] for result in self.results if result["failure"] is None]
+            return mean_of_words(self.mean, self.sums, answered)
         if run.method.needs_all:
             return run.method.combine(server, self.gathered.uploads, self.gathered.weights)
         return self.mean.value(run.method.expected_clients())
@@ -138,7 +155,7 @@ def _one_round(
     local = replace(config.local, lr=config.local.lr_at(server.round, config.federation.rounds))
     chosen = [client for client in chosen if run.only is None or client in run.only]
     away = frozenset[int]() if run.method.pooled else dropouts(config, server.round, chosen)
-    answers = _Answers.so_far(run, server.round)
+    answers = _Answers.so_far(run, server.round, chosen)
     present = [client for client in chosen if client not in away]
     _collect(run, server, message, local, present, answers)
     seconds = round(answers.seconds + time.perf_counter() - started, 4)
@@ -175,6 +192,8 @@ def _collect(
     order = [len(run.clients)] if pooled else left
     blocks = Until(run.stop, batched(tasks, clients_per_block(run.config, run.clients.tokens["train"], run.plan)))
     for result in in_order(run.map_blocks(message, blocks, local), order, run.stop):
+        if answers.sums is not None:
+            result = sealed(answers.sums, result)
         answers.results.append(_summary(result))
         if result.failure is None:
             run.states.put(result.client, result.state, server.round + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, get_type_hints
 
 import pytest
@@ -13,10 +14,12 @@ from senders import ALL, PRIVACY, SENDING
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.methods import METHODS, VARIANTS
 from fedllm_bench.methods.base import FedAvg, Phase
+from fedllm_bench.methods.codec import Codec
+from fedllm_bench.methods.compression import SmallDownloads, SmallUploads
 from fedllm_bench.methods.privacy import Private
 from fedllm_bench.methods.ranks import CutRanks
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.methods.uploads import FrozenA, HalfUploads
+from fedllm_bench.methods.uploads import FrozenA
 from fedllm_bench.methods.wrapped import Wrapped, find
 
 
@@ -78,21 +81,22 @@ def test_every_attribute_is_that_of_the_inner_method():
 def test_a_hook_is_changed_where_a_layer_changes_it(tiny_run_config):
     method = make_method(tiny_run_config("fedavg"))
     assert not method.changes("correct")
-    assert not HalfUploads(inner=Wrapped(inner=method)).changes("correct")
-    assert HalfUploads(inner=FrozenA(inner=method)).changes("correct")
-    assert HalfUploads(inner=make_method(tiny_run_config("fedprox"))).changes("correct")
-    assert not HalfUploads(inner=make_method(tiny_run_config("fedprox"))).changes("after_step")
+    half = partial(SmallUploads, codec=Codec(dtype="float16"))
+    assert not half(inner=Wrapped(inner=method)).changes("correct")
+    assert half(inner=FrozenA(inner=method)).changes("correct")
+    assert half(inner=make_method(tiny_run_config("fedprox"))).changes("correct")
+    assert not half(inner=make_method(tiny_run_config("fedprox"))).changes("after_step")
 
 
 @pytest.mark.parametrize("name", SENDING)
 def test_layers_lie_in_one_order_around_every_method(name, tiny_run_config):
     assert len(SENDING) >= 9
-    method = make_method(tiny_run_config(name, *ALL))
+    method = make_method(tiny_run_config(name, *ALL, "communication.download_dtype=int8"))
     kinds = [type(method)]
     while isinstance(method, Wrapped):
         method = method.inner
         kinds.append(type(method))
-    assert kinds == [Private, HalfUploads, FrozenA, METHODS[name]]
+    assert kinds == [Private, SmallUploads, SmallDownloads, FrozenA, METHODS[name]]
 
 
 def test_without_settings_nothing_is_wrapped(tiny_run_config):

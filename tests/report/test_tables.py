@@ -176,6 +176,23 @@ def test_one_client_reads_well():
     assert "local: the one client, trained alone * items" in text
 
 
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ({"upload_dtype": "float32", "lora_aggregation": "mean"}, ""),  # a file of before
+        ({"upload_dtype": "float16", "lora_aggregation": "frozen_a"}, "uploads in float16; A frozen, B alone trained"),
+        ({"upload_dtype": "int4", "scales": "row"}, "uploads in int4, a scale for each row"),
+        ({"upload_dtype": "int8", "error_feedback": True}, "uploads in int8; with error feedback"),
+        ({"top_k": 0.05, "download_dtype": "int8"}, "downloads in int8; the largest 5% of each upload"),
+        ({"secure_sum": True}, "secure sums: the server saw no single upload"),
+    ],
+)
+def test_how_numbers_travelled_is_one_line(sent, words):
+    lines = flat({**changed(), "communication": {"aggregation_error": None, **sent}})
+    assert words in lines
+    assert ("uploads" in lines, "downloads" in lines) == ("uploads" in words, "downloads" in words)
+
+
 def test_nothing_sent_is_said_in_one_word():
     assert "communication: none" in terminal_table(changed(cost={"bytes_up": 0, "bytes_down": 0}))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from resumed_rounds import anew, left_behind, same_bits, undisturbed
+from resumed_rounds import anew, asked_in, left_behind, same_bits, undisturbed
 from scripted_rounds import START, by_client, scripted_run
 from sweeps import UNLIKE, sweep
 
@@ -19,7 +19,6 @@ from fedllm_bench.common import interrupts
 from fedllm_bench.common.interrupts import Interrupted, Stop
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import Message
-from fedllm_bench.training.block import MapBlocks
 from fedllm_bench.training.checkpoint import load_partial, load_server
 from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.rounds import run_rounds
@@ -70,21 +69,6 @@ def test_a_baseline_that_nobody_typed_names_no_command(monkeypatch, capsys):
     assert worker.main() == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "fedllm-bench: interrupted; what is done is kept, and the command of the run goes on from there"
-
-
-def asked_in(stop: Stop, real: MapBlocks, round_num: int, block: int) -> MapBlocks:
-    """An engine in whose round and block the signal comes."""
-
-    def map_blocks(message: Message, blocks: Iterable[Any], local: Any) -> Iterable[list[ClientResult]]:
-        def noting() -> Iterable[Any]:
-            for number, tasks in enumerate(blocks):
-                if (tasks[0].round_num, number) == (round_num, block):
-                    stop.signum = signal.SIGINT
-                yield tasks
-
-        return real(message, noting(), local)
-
-    return map_blocks
 
 
 def test_a_round_that_needs_its_uploads_together_begins_anew(dropping, tiny_clients, tiny_run_config, tmp_path):

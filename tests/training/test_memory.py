@@ -47,6 +47,13 @@ def test_checkpointing_changes_the_activations_alone(paper, small):
     assert replace(plain, activations=0) == replace(less, activations=0)
 
 
+def test_error_feedback_holds_one_more_adapter_for_each_client(paper, small):
+    sent = replace(paper.communication, upload_dtype="int8", error_feedback=True)
+    found = [estimate(replace(paper, communication=one), small) for one in (paper.communication, sent)]
+    assert found[1].adapters - found[0].adapters == found[0].adapters // 2
+    assert replace(found[1], adapters=0) == replace(found[0], adapters=0)
+
+
 def test_a_model_that_peft_adapts_has_no_estimate_and_is_not_refused(paper, tmp_path, caplog):
     from transformers import AutoConfig
 

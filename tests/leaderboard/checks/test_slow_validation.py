@@ -18,6 +18,12 @@ SETTINGS = {
     "stragglers": ("faults.stragglers=0.5", "faults.straggler_steps=0.5", "local.steps=4"),
     "dynamic steps": ("local.steps_rule=dynamic", "local.steps=1"),
     "float16 uploads": ("communication.upload_dtype=float16",),
+    "int4 up, int8 down": (
+        *("communication.upload_dtype=int4", "communication.error_feedback=true"),
+        *("communication.download_dtype=int8", "communication.scales=row"),
+    ),
+    "the largest numbers": ("communication.top_k=0.1", "communication.upload_dtype=float16"),
+    "secure sums": ("communication.secure_sum=true", "faults.dropout=0.3", "federation.failure_limit=0.9"),
     "a frozen A": ("communication.lora_aggregation=frozen_a",),
     "A alone": ("communication.lora_aggregation=share_a",),
     "A and B in turn": ("communication.lora_aggregation=alternate", "federation.clients_per_round=6"),

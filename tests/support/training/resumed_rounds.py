@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from fedllm_bench.common.files import read_jsonl
+from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.clients import Clients
@@ -45,6 +47,21 @@ def killed_at(real: MapBlocks, round_num: int, answers: int) -> MapBlocks:
             yield answered
         if this_round == round_num:
             raise Killed
+
+    return map_blocks
+
+
+def asked_in(stop: Stop, real: MapBlocks, round_num: int, block: int) -> MapBlocks:
+    """An engine in whose round and block the signal comes."""
+
+    def map_blocks(message: Message, blocks: Iterable[Any], local: Any) -> Iterable[list[ClientResult]]:
+        def noting() -> Iterable[Any]:
+            for number, tasks in enumerate(blocks):
+                if (tasks[0].round_num, number) == (round_num, block):
+                    stop.signum = signal.SIGINT
+                yield tasks
+
+        return real(message, noting(), local)
 
     return map_blocks
 

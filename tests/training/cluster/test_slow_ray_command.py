@@ -19,7 +19,9 @@ from fedllm_bench.data.manifest import Split
 
 pytestmark = pytest.mark.slow
 SCORED = ("--metrics", "heldout")
-SETTINGS = (*TINY, "federation.rounds=10", "local.block_size=1")
+# What travels is other than what is trained, and clients keep what they did not send.
+SENT = ("upload_dtype=int4", "error_feedback=true", "download_dtype=int8")
+SETTINGS = (*TINY, "federation.rounds=10", "local.block_size=1", *(f"communication.{setting}" for setting in SENT))
 PATIENCE_SECONDS = 240
 MARK = "FEDLLM_BENCH_TEST_OF_RAY"
 

@@ -9,6 +9,7 @@ import torch
 from resumed_rounds import same_bits
 from tiny import LOCAL, client_task, random_part
 
+from fedllm_bench.methods.codec import Codec
 from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.cluster.wire import SentResult, SentTask, packed, plain_rows, unpacked
 
@@ -21,6 +22,7 @@ TREES: dict[str, Any] = {
         "long": torch.tensor([2**40]),
         "bool": torch.tensor([True, False]),
     },
+    **Codec(dtype="int4", scales="row", top_k=0.5).encoded({"delta": {"a": torch.randn(3, 5)}}),
     "not finite": {"x": torch.tensor([float("inf"), -0.0, float("-inf")])},
 }
 

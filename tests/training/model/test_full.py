@@ -147,9 +147,18 @@ def test_master_weights_are_float32_under_a_bfloat16_base(tiny_folder):
     assert norm(result.upload["delta"]) > 0
 
 
-@pytest.mark.parametrize("name", sorted(METHODS.keys() - PLAIN_LORA))
-def test_every_method_trains_and_resumes_with_the_same_bits(name, single, tiny_clients, tiny_run_config, tmp_path):
-    config = tiny_run_config(name, FULL, "federation.rounds=2", "local.steps=1", "local.lr=1e-3", "local.lr_end=1e-4")
+# Names of methods, and settings of what travels.
+SMALL = ("upload_dtype=int4", "error_feedback=true", "download_dtype=int8", "scales=row")
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"), [*((name, ()) for name in sorted(METHODS.keys() - PLAIN_LORA)), ("fedavg", SMALL)]
+)
+def test_every_method_trains_and_resumes_with_the_same_bits(
+    name, sent, single, tiny_clients, tiny_run_config, tmp_path
+):
+    more = ("federation.rounds=2", "local.steps=1", "local.lr=1e-3", "local.lr_end=1e-4")
+    config = tiny_run_config(name, FULL, *more, *(f"communication.{setting}" for setting in sent))
     method, start = make_method(config), start_of(single)
     real = in_process(single, method, config)
     whole = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")

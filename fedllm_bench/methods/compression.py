@@ -1,0 +1,88 @@
+"""Fewer bytes around any method: rounded uploads with error feedback, and rounded downloads.
+
+Error feedback: Seide et al., 2014, section 2.2; Karimireddy et al., 2019 (arXiv:1901.09847), Algorithm 2; with the
+largest numbers alone Stich et al., 2018 (arXiv:1809.07599), Algorithm 1. With C what travels and is read back, and e_k
+what client k could not say so far (0 at first, kept in its state):
+
+    client:  p = u_k + e_k;   sends C(p);   e_k = p - C(p)                 u_k: the upload that the method means
+    server:  counts C(p) in the place of u_k
+
+so that all that was sent, and e_k, are together all that was meant. A client that fails keeps its old e_k.
+
+Downloads are rounded once for all clients of a round, and the server keeps what it had. They have no error feedback: a
+message is the state of the server, not a change of it, so that its rounding does not add up over rounds; and what one
+client did not hear in its last round is not what another one misses in this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fedllm_bench.common.trees import Tree, moved_to
+from fedllm_bench.methods.base import ClientState, Message, Server, Upload
+from fedllm_bench.methods.codec import Codec
+from fedllm_bench.methods.wrapped import Wrapped
+
+UNSENT = "unsent:"  # before the key of an upload: what of it was not sent yet, in a client's state
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallUploads(Wrapped):
+    """Uploads travel by `codec`; states, sums and means stay as they are."""
+
+    codec: Codec
+    error_feedback: bool = False
+
+    def finish(
+        self, message: Message, client: ClientState, y: Tree, mean_grad: Tree, steps: int, lr: float
+    ) -> tuple[ClientState, Upload]:
+        unsent = {key: tree for key, tree in client.items() if key.startswith(UNSENT)}
+        known = {key: tree for key, tree in client.items() if key not in unsent}
+        state, upload = self.inner.finish(message, known, y, mean_grad, steps, lr)
+        if not self.error_feedback:
+            return state, self.codec.encoded(upload)
+        meant = {key: _with(tree, unsent.get(UNSENT + key, {})) for key, tree in upload.items()}
+        sent = self.codec.encoded(meant)
+        heard = self.codec.decoded(sent)
+        left = {UNSENT + key: {n: t - heard[key][n] for n, t in tree.items()} for key, tree in meant.items()}
+        kept = {key: {**tree, **left.get(key, {})} for key, tree in unsent.items()}  # of what is not in this upload
+        return {**state, **left, **kept}, sent
+
+    def receive(self, server: Server, upload: Upload) -> Upload:
+        return self.inner.receive(server, self.codec.decoded(upload))
+
+
+def _with(tree: Tree, unsent: Tree) -> Tree:
+    """`tree` and what was not sent of it; a tensor of another shape than before, as of a pruned rank, begins anew."""
+    return {
+        name: tensor + unsent[name] if name in unsent and unsent[name].shape == tensor.shape else tensor
+        for name, tensor in tree.items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallDownloads(Wrapped):
+    """What all clients of a round are sent travels by `codec`; what one client is told alone stays as it is."""
+
+    codec: Codec
+
+    def broadcast(self, server: Server) -> Message:
+        """What clients read; nothing of it is kept. What they have without the network is not rounded."""
+        message = self.inner.broadcast(server)
+        going = self.inner.travels(message, self.inner.tell(server, 0))  # the same names to every client
+        sent = {key: {n: t for n, t in tree.items() if n in going.get(key, {})} for key, tree in message.items()}
+        heard = self.codec.decoded(self.codec.encoded(sent))
+        return {key: tree | heard[key] for key, tree in message.items()}
+
+    def changes(self, hook: str) -> bool:
+        """What travels is other for each client only where that of `inner` is."""
+        return self.inner.changes(hook) if hook == "travels" else super().changes(hook)
+
+    def travels(self, message: Message, told: Message) -> Message:
+        """Shapes and types of what goes, which is all that bytes are counted from: no number is rounded again."""
+        sent = self.inner.travels(message, told)
+        rounded = {key: tree for key, tree in sent.items() if key not in told}
+        alone = {key: tree for key, tree in sent.items() if key in told}
+        return {**self.codec.encoded(moved_to(torch.device("meta"), rounded)), **alone}
