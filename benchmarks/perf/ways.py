@@ -120,6 +120,7 @@ def by_trl(work: Work) -> list[Tree]:
 
 def train_by_trl(peft_model: Any, tokenizer: Any, tasks: Sequence[ClientTask], start: Tree, local: Local) -> list[Tree]:
     from fedllm_bench.training import trl
+    from fedllm_bench.training.losses.trl_trainers import make_preference_trainer, preference_trainer
 
     parameters, ends = adapter_parameters(peft_model), []
     local = replace(local, gradient_checkpointing=True)  # its default
@@ -133,8 +134,11 @@ def train_by_trl(peft_model: Any, tokenizer: Any, tasks: Sequence[ClientTask], s
             args = trl.arguments(local, steps, output_dir=folder, use_cpu=peft_model.device == CPU)
             if sft:
                 args.dataset_kwargs = None  # it prepares the rows itself
-            make, kind = (trl.make_trainer, SFTTrainer) if sft else (trl.make_pair_trainer, trl.pair_trainer())
-            make(kind, peft_model, tokenizer, steps, args=args).train()
+                trainer = trl.make_trainer(SFTTrainer, peft_model, tokenizer, steps, args=args)
+            else:
+                kind = preference_trainer(local.loss)
+                trainer = make_preference_trainer(kind, peft_model, tokenizer, steps, local, args=args)
+            trainer.train()
             trl.unpatch(peft_model)
             peft_model.get_base_model().gradient_checkpointing_disable()
         ends.append({name: parameters[name].detach().clone() for name in start})

@@ -11,12 +11,15 @@ from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice
 from fedllm_bench.metrics.mini import MiniExact
 from fedllm_bench.metrics.plugin_errors import errors_of_metric
 from fedllm_bench.metrics.preference import (
+    LikelihoodAccuracy,
+    LikelihoodMargin,
     MiniRefusal,
+    OfLikelihood,
     OfMargin,
+    OfPair,
     PreferenceAccuracy,
     PreferenceLoss,
     PreferenceMargin,
-    margins,
 )
 from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.metrics.user_answers import Chrf, EditF05, EndedByItself, OfAnswer, OverCopy, answers_to
@@ -72,6 +75,8 @@ ALL: tuple[Metric, ...] = (
     PreferenceLoss(),
     PreferenceAccuracy(),
     PreferenceMargin(),
+    LikelihoodAccuracy(),
+    LikelihoodMargin(),
     MiniRefusal(),
     Chrf(),
     OverCopy(),
@@ -86,10 +91,14 @@ def together(names: Iterable[str]) -> list[tuple[str, ...]]:
     """The metrics in groups that :func:`score_group` scores in one pass of the model; in the order of `names`."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        metric = METRICS[name]
-        shared = "margin" if isinstance(metric, OfMargin) else "answer" if isinstance(metric, OfAnswer) else name
-        groups.setdefault(shared, []).append(name)
+        groups.setdefault(_shared(name), []).append(name)
     return [tuple(group) for group in groups.values()]
+
+
+def _shared(name: str) -> str:
+    """Names the passes that a metric shares with others; its own name where it shares none."""
+    kinds: dict[str, type] = {"margin": OfMargin, "likelihood": OfLikelihood, "answer": OfAnswer}
+    return next((kind for kind, of in kinds.items() if isinstance(METRICS[name], of)), name)
 
 
 def shares_passes(names: Iterable[str]) -> bool:
@@ -117,9 +126,9 @@ def score_group(
     group: Sequence[str], model: LoraModel, items: Sequence[Any], settings: EvalSettings
 ) -> dict[str, list[Score]]:
     """The scores under each metric of a group, equal to those of each metric by itself."""
-    if of_margin := {name: metric for name in group if isinstance(metric := METRICS[name], OfMargin)}:
-        found = margins(model, items, settings)
-        return {name: metric.scores(items, found) for name, metric in of_margin.items()}
+    if of_pair := {name: metric for name in group if isinstance(metric := METRICS[name], OfPair)}:
+        found = next(iter(of_pair.values())).margins(model, items, settings)
+        return {name: metric.scores(items, found) for name, metric in of_pair.items()}
     if of_answer := {name: metric for name in group if isinstance(metric := METRICS[name], OfAnswer)}:
         asked = [item for item in items if any(metric.asks(item.row) for metric in of_answer.values())]
         given = answers_to(model, asked, settings)

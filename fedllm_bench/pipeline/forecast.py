@@ -16,7 +16,6 @@ import numpy as np
 
 from fedllm_bench.common.text import duration
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import together
@@ -31,7 +30,8 @@ from fedllm_bench.pipeline.probe import (
     training_run,
 )
 from fedllm_bench.runs.cell import Cell
-from fedllm_bench.runs.loading import Bench, has_reference, load_bench
+from fedllm_bench.runs.loading import Bench, load_bench
+from fedllm_bench.runs.row_tokens import has_reference, referenced
 from fedllm_bench.runs.scoring import base_scores, has_scores
 from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.run import TrainingRun
@@ -178,11 +178,11 @@ def base_note(bench: Bench) -> str:
 
 def _reference(bench: Bench, paces: Paces) -> list[Stage]:
     """Of preferences: log-probabilities of every pair under the base. A pair takes as long as one that is scored."""
-    parts = [part for part in bench.clients.tokens.values() if isinstance(part, PairPart)]
+    parts = referenced(bench.config, bench.metrics, bench.clients.tokens)
     if not parts:
         return []
-    note = "in the cache" if has_reference(bench) else ""
-    tokens = sum(int(np.diff(part.sequences.starts).sum()) for part in parts)
+    note = "in the cache" if has_reference(bench.cell, bench.model, parts) else ""
+    tokens = sum(int(np.diff(part.sequences.starts).sum()) for part in parts.values())
     return [_unless(note, "reference", lambda: max(paces.after.values(), key=lambda pace: pace.about).times(tokens))]
 
 

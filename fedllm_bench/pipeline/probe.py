@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fedllm_bench.data.pairs import PairPart
-from fedllm_bench.data.tokens import IntArray, TokenPart
+from fedllm_bench.data.pairs import AnyPart, PairPart
+from fedllm_bench.data.tokens import IntArray
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.registry import score_group
 from fedllm_bench.metrics.running import by_length
@@ -164,7 +164,7 @@ def trained_tokens(run: TrainingRun, first: int = 0) -> float:
 
 def row_lengths(run: TrainingRun) -> IntArray:
     """Tokens of each training row, as it lies in a pass: a pair is two sequences."""
-    part: TokenPart | PairPart = run.clients.tokens["train"]
+    part: AnyPart = run.clients.tokens["train"]
     if isinstance(part, PairPart):
         pairs: IntArray = 2 * np.diff(part.sequences.starts).reshape(-1, 2).max(axis=1)
         return pairs

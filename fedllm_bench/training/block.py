@@ -6,7 +6,6 @@ K clients in the block, P numbers in one packed adapter. K = 1 is sequential tra
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -16,8 +15,7 @@ from torch import Tensor
 
 from fedllm_bench.common.trees import Layout, Tree, moved_to
 from fedllm_bench.config.run import Local
-from fedllm_bench.data.pairs import PairPart
-from fedllm_bench.data.tokens import TokenPart
+from fedllm_bench.data.pairs import AnyPart
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
 from fedllm_bench.training import optimizer
 from fedllm_bench.training.batches import Batch, StepPlan, collate
@@ -25,7 +23,7 @@ from fedllm_bench.training.model.lora import Masks, attach, detach
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.recompute import recomputing
 from fedllm_bench.training.objectives import OBJECTIVES, Rows
-from fedllm_bench.training.passes import Pass, passes_of
+from fedllm_bench.training.passes import Pass, passes_of, segments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +34,7 @@ class ClientTask:
     client_id: str
     seed: int
     round_num: int
-    rows: TokenPart | PairPart
+    rows: AnyPart
     row_numbers: tuple[int, ...]
     steps: tuple[StepPlan, ...]
     state: ClientState
@@ -51,7 +49,7 @@ class ClientResult:
     upload: Upload
     state: ClientState
     num_examples: int
-    losses: tuple[float, ...]  # mean loss of each local step, per counted token (sft) or pair (dpo)
+    losses: tuple[float, ...]  # mean loss of each local step, per counted token (sft), pair (dpo) or answer (kto)
     failure: str | None = None
 
 
@@ -125,6 +123,7 @@ def _step_gradients(
 ) -> tuple[list[float], Tensor]:
     """Losses of K clients and their gradients (K, P): means over all tokens or pairs of their step."""
     passes = passes_of(tasks, number, model.plan.tokens, packed=model.plan.packed)
+    passes = OBJECTIVES[local.loss].prepared(model, passes, lambda owners: layout.unpack(y_KP[owners]), local)
     terms = [0] * len(tasks)
     for each in (each for rows in passes for each in rows):
         terms[each.owner] += each.row.num_terms
@@ -161,19 +160,11 @@ def _pass_gradients(
     sequences = [sequence for row in rows for sequence in row.sequences]
     batch = collate(sequences, y_KP.device, packed=model.plan.packed)
     of_row = torch.tensor([owners.index(each.owner) for each in pass_rows], device=y_KP.device)
-    model.switch.segments = _segments(pass_rows, owners, batch)
+    model.switch.segments = segments(pass_rows, owners, batch.spans)
     model.switch.masks = _masks(pass_rows, tasks, number, batch) if objective.dropout and model.switch.dropout else None
     losses = objective.losses(model, batch, Rows(rows, of_row, num_terms_K[owners]), local)
     (grad,) = torch.autograd.grad(losses.sum(), leaf)
     return losses.detach(), grad
-
-
-def _segments(pass_rows: Pass, owners: Sequence[int], batch: Batch) -> tuple[int, ...]:
-    """Tokens of each client in the pass, padding included."""
-    tokens, per_row = Counter[int](), len(batch.spans) // len(pass_rows)
-    for place, span in enumerate(batch.spans):
-        tokens[pass_rows[place // per_row].owner] += span
-    return tuple(tokens[owner] for owner in owners)
 
 
 def _masks(pass_rows: Pass, tasks: Sequence[ClientTask], number: int, batch: Batch) -> Masks:
