@@ -19,7 +19,8 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.batches import collate
-from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.losses import pair_losses
 from fedllm_bench.training.losses.log_probabilities import log_ratios
 from fedllm_bench.training.losses.pair_losses import PAIR_LOSSES

@@ -22,7 +22,8 @@ from fedllm_bench.data.pairs import AnswerPart
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.losses.kto import mismatched, value_losses
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.passes import passes_of
