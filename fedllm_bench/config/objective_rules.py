@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fedllm_bench.config.run import Data, Local
+from typing import Literal, Protocol
 
 OBJECTIVES_OF = {"sft": ("sft",), "preference": ("dpo", "kto")}  # by the task of a split
 WITHOUT_REFERENCE = ("simpo", "orpo")  # kinds of local.dpo_loss
 
 
-def check_objective(data: Data, local: Local, engine: str) -> None:
+class RowSettings(Protocol):
+    """What is read of the section `data`."""
+
+    @property
+    def task(self) -> Literal["sft", "preference"]: ...
+    @property
+    def shuffle_users(self) -> bool: ...
+    @property
+    def swap_answers(self) -> bool: ...
+    @property
+    def split_pairs(self) -> bool: ...
+    @property
+    def canaries(self) -> int: ...
+    @property
+    def canary_repeats(self) -> int: ...
+
+
+class LossSettings(Protocol):
+    """What is read of the section `local`."""
+
+    @property
+    def loss(self) -> str: ...
+    @property
+    def dpo_loss(self) -> str: ...
+    @property
+    def micro_batch(self) -> int: ...
+    @property
+    def kto_desirable(self) -> float: ...
+    @property
+    def kto_undesirable(self) -> float: ...
+
+
+def check_objective(data: RowSettings, local: LossSettings, engine: str) -> None:
     """Raise a :class:`ValueError` of one line for settings that contradict each other."""
     allowed = OBJECTIVES_OF[data.task]
     if local.loss not in allowed:
@@ -31,7 +60,7 @@ def check_objective(data: Data, local: Local, engine: str) -> None:
     _check_canaries(data)
 
 
-def _check_kto(local: Local) -> None:
+def _check_kto(local: LossSettings) -> None:
     if local.micro_batch < 2:
         raise ValueError(
             "local.micro_batch=1: local.loss=kto estimates a divergence from the answers of other rows of a "
@@ -43,7 +72,7 @@ def _check_kto(local: Local) -> None:
         )
 
 
-def _check_canaries(data: Data) -> None:
+def _check_canaries(data: RowSettings) -> None:
     if not data.canaries and data.canary_repeats > 1:
         raise ValueError(f"data.canary_repeats={data.canary_repeats}: it is of data.canaries, which is 0; give both")
     if not data.canaries:

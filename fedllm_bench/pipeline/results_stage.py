@@ -100,7 +100,13 @@ def _about_run(bench: Bench) -> dict[str, Any]:
 def _controls(config: RunConfig) -> str:
     """What was done to the training rows, after the name of the split; "" where nothing was."""
     data = config.data
-    return (", users shuffled" if data.shuffle_users else "") + (", answers swapped" if data.swap_answers else "")
+    done = {
+        "users shuffled": data.shuffle_users,
+        "answers swapped": data.swap_answers,
+        "votes split": data.split_pairs,
+        f"{counted(data.canaries, 'canary')} planted": data.canaries,
+    }
+    return "".join(f", {words}" for words, is_done in done.items() if is_done)
 
 
 def _model_name(config: RunConfig) -> str:

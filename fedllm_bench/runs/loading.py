@@ -22,14 +22,15 @@ from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.data.tokens import TokenRow, encode
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, pair_items
+from fedllm_bench.metrics.items import HELDOUT, HeldoutItem, PairItem, heldout_items, pair_items
+from fedllm_bench.metrics.memorisation import OfMemory
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
 from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
-from fedllm_bench.runs.row_tokens import reward_beta, tokens_of
+from fedllm_bench.runs.row_tokens import memory_items, planted_in, reward_beta, tokens_of
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.budget import rounds_within
@@ -93,7 +94,7 @@ class Bench:
         """The clients of the baseline `local`: see :func:`trained_alone`."""
         evaluation, ids = self.config.evaluation, self.clients.ids
         sizes = [len(self.clients.train_rows[client]) for client in ids]
-        named = {item.row.client_id for item in self.items}
+        named = {item.row.client_id for item in self.items if item.part in HELDOUT}
         scored = {place for place, client in enumerate(ids) if client in named} if is_sampled(evaluation) else None
         return trained_alone(sizes, self.visited if evaluation.local_clients else (), evaluation.local_clients, scored)
 
@@ -104,6 +105,7 @@ def check_cell(cell: Cell) -> None:
         locate_adapter(cell.config.model.adapter)
     cell.config.federation.check(len(cell.split.manifest.clients))
     make_method(cell.config, len(cell.split.manifest.clients))
+    planted_in(cell)
     _check_views(cell.config, usable_metrics(cell))
 
 
@@ -148,7 +150,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
         max_new_tokens=evaluation.max_new_tokens,
         dpo_beta=reward_beta(config.local),
     )
-    items = _items(clients, config)
+    items = _items(cell, clients, metrics)
     _check_answers_fit(model, config, items, settings)
     _check_asked(metrics, items, is_told=not is_baseline)
     bench = Bench(cell, model, clients, items, settings, metrics, workers)
@@ -163,10 +165,12 @@ def _template(config: RunConfig, tokenizer: Any) -> str:
     return source
 
 
-def _items(clients: Clients, config: RunConfig) -> Sequence[HeldoutItem] | Sequence[PairItem]:
-    """The held-out rows that are scored."""
+def _items(cell: Cell, clients: Clients, metrics: Sequence[str]) -> Sequence[HeldoutItem] | Sequence[PairItem]:
+    """The held-out rows that are scored, and the training rows where metrics ask what is remembered of them."""
+    config = cell.config
     if clients.split.task == "sft":
-        return sampled(heldout_items(clients), clients.split, config.evaluation)
+        items = sampled(heldout_items(clients), clients.split, config.evaluation)
+        return items + memory_items(cell, clients, items, metrics)
     return sampled(pair_items(clients), clients.split, config.evaluation)
 
 
@@ -213,6 +217,16 @@ def _check_trainable(config: RunConfig, clients: Clients) -> None:
     )
 
 
+def _check_memory(config: RunConfig, name: str, metric: OfMemory) -> None:
+    """Refuse to ask for canaries that are not there, and for members that the split's rows are not."""
+    if "canary" in metric.parts and not config.data.canaries:
+        raise UserError(f"METRICS={name}: no canary is planted; give --set data.canaries=16, or leave it out")
+    if "train" in metric.parts and config.data.swap_answers:
+        raise UserError(
+            f"METRICS={name}: data.swap_answers=true leaves no training row as it was; leave one of them out"
+        )
+
+
 def usable_metrics(cell: Cell) -> tuple[str, ...]:
     """The metrics that this split has items for: those on the mini world's questions need its probes.
 
@@ -222,6 +236,8 @@ def usable_metrics(cell: Cell) -> tuple[str, ...]:
     for name in names:
         if name not in METRICS:
             raise unknown("metric", name, METRICS, plugins.ADVICE)
+        if isinstance(metric := METRICS[name], OfMemory):
+            _check_memory(cell.config, name, metric)
         if METRICS[name].task != task:
             fitting = ", ".join(other for other, metric in METRICS.items() if metric.task == task)
             raise UserError(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from fedllm_bench.common import files
 from fedllm_bench.config.run import Local, RunConfig
+from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.pairs import AnswerPart, AnyPart, PairPart, tokenise_pairs, whole
+from fedllm_bench.data.rows import SftRow
 from fedllm_bench.data.tokens import tokenise_split
 from fedllm_bench.metrics.batches import using_adapters
+from fedllm_bench.metrics.items import HeldoutItem, member_items
+from fedllm_bench.metrics.memorisation import OfMemory
 from fedllm_bench.metrics.preference import OfMargin
 from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.runs.canaries import Planted, PlantedCanary, canaries_of, controls_of, planted_rows
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.reference import reference_key, with_reference, without_reference
 from fedllm_bench.runs.swapping import swapped
@@ -52,8 +58,38 @@ def tokens_of(
 
 def trained_split(cell: Cell) -> Split:
     """The split with what was done to its training rows."""
-    data, seed = cell.config.data, cell.config.seed
-    return swapped(cell.split, seed) if data.swap_answers else cell.split
+    split, data, seed = cell.split, cell.config.data, cell.config.seed
+    if data.canaries:
+        return Planted(split.folder, split.manifest, planted_in(cell))
+    return swapped(split, seed) if data.swap_answers else split
+
+
+def planted_in(cell: Cell) -> tuple[PlantedCanary, ...]:
+    """The canaries of a cell. Raises a :class:`UserError` where the split has no room for them."""
+    data = cell.config.data
+    return canaries_of(cell.split.manifest, data.canaries, data.canary_repeats, cell.config.seed)
+
+
+def memory_items(
+    cell: Cell, clients: Clients, items: Sequence[HeldoutItem], metrics: Sequence[str]
+) -> list[HeldoutItem]:
+    """What is asked of training rows: as many of a client's as `items` has held-out ones of it, and the canaries."""
+    asked = {part for name in metrics if isinstance(metric := METRICS[name], OfMemory) for part in metric.parts}
+    canaries, found = planted_in(cell), list[HeldoutItem]()
+    if "train" in asked:
+        counts = Counter(item.row.client_id for item in items if item.part == "heldout" and item.tokens is not None)
+        rows = cell.split.rows("train") if canaries else []
+        found += member_items(clients, counts, planted_rows(rows, canaries))
+    if "canary" in asked:
+        found += [_canary_item(canary, cell.config.seed) for canary in canaries]
+    return found
+
+
+def _canary_item(canary: PlantedCanary, seed: int) -> HeldoutItem:
+    name = f"canary-{canary.number}"
+    row = SftRow(client_id=canary.client_id, split="train", row_id=name, language="eng", source="canary",
+                 messages=canary.messages)  # fmt: skip
+    return HeldoutItem(row, None, "canary", choices=(canary.code, *controls_of(canary, seed)))
 
 
 def _needed(config: RunConfig, metrics: Sequence[str], parts: Mapping[str, PairPart]) -> dict[str, PairPart]:
