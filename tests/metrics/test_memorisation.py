@@ -17,6 +17,7 @@ from fedllm_bench.metrics.memorisation import CanaryAuc, CanaryExposure, Members
 from fedllm_bench.metrics.registry import METRICS, items_of, score_group, together, work_of
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.loading import load_bench
+from fedllm_bench.runs.row_tokens import trained_split
 from fedllm_bench.runs.scoring import evaluate_each
 from fedllm_bench.scores.score import SCALES
 from fedllm_bench.scores.summaries import per_cluster, summarise
@@ -120,22 +121,26 @@ def test_a_model_that_never_saw_the_rows_is_at_chance(bench):
         assert found.ci_low < chance < found.ci_high, (name, found)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_trained_on_the_rows_for_long_is_above(bench):
-    """All clients' rows, over and over, by one learner."""
-    local = settings(lr=2e-2, micro_batch=16)
-    tokens = bench.clients.tokens["train"]
-    task = client_task(0, tokens, range(len(tokens)), local, steps=400)
+    """The canaries and the members over and over, by one learner."""
+    tokens, rows = bench.clients.tokens["train"], trained_split(bench.cell).rows("train")
+    members = {(item.row.client_id, item.row.row_id) for item in bench.items if item.part == "train"}
+    learned = [
+        number
+        for number, place in enumerate(tokens.rows)
+        if rows[place].source == "canary" or (rows[place].client_id, rows[place].row_id) in members
+    ]
+    task = client_task(0, tokens, learned, settings(lr=1e-2, micro_batch=16), steps=60)
+    local = settings(lr=1e-2, micro_batch=16)
     (result,) = train_block(bench.model, FedAvg(), {"params": bench.initial}, [task], local)
-    before, after = (
-        scores_of(bench, None),
-        scores_of(bench, tmap(lambda x, d: x + d, bench.initial, result.upload["delta"])),
-    )
-    found = {name: interval(name, scores).mean for name, scores in after.items()}
-    assert found["canary_auc"] > 0.9
-    assert found["canary_exposure"] > 5
-    assert found["mia_auc"] > 0.6
-    assert found["mia_tpr"] > 0.05
-    assert interval("mia_auc", after["mia_auc"]).ci_low > interval("mia_auc", before["mia_auc"]).mean
+    adapter = tmap(lambda x, d: x + d, bench.initial, result.upload["delta"])
+    before, after = scores_of(bench, None), scores_of(bench, adapter)
+    found = {name: interval(name, scores) for name, scores in after.items()}
+    assert found["canary_auc"].ci_low > 0.8
+    assert found["canary_exposure"].mean > 5
+    assert found["mia_tpr"].mean > 0.05
+    assert found["mia_auc"].ci_low > max(0.6, interval("mia_auc", before["mia_auc"]).ci_high)
 
 
 def test_clients_with_adapters_of_their_own_have_exposures_and_no_common_threshold(bench):
