@@ -18,7 +18,7 @@ from fedllm_bench.common.text import duration
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.items import of_clients
-from fedllm_bench.metrics.registry import together
+from fedllm_bench.metrics.registry import items_of, together
 from fedllm_bench.pipeline.beside import plan_of
 from fedllm_bench.pipeline.probe import (
     NONE,
@@ -133,9 +133,11 @@ class Paces:
     step: Seconds
 
     def scoring(self, items: Sequence[Any], batch_tokens: int, *, has_adapter: bool) -> Seconds:
-        """Of all metrics on these items."""
-        tokens = scored_tokens(items, batch_tokens)
-        return sum((pace.times(tokens) for pace in (self.after if has_adapter else self.base).values()), NONE)
+        """Of all metrics on those of these items that they need."""
+        paces = self.after if has_adapter else self.base
+        return sum(
+            (pace.times(scored_tokens(items_of(group, items), batch_tokens)) for group, pace in paces.items()), NONE
+        )
 
 
 def _stages(bench: Bench, run: TrainingRun, paces: Paces, loaded: float) -> list[Stage]:

@@ -30,7 +30,7 @@ from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
 from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
-from fedllm_bench.runs.row_tokens import memory_items, planted_in, reward_beta, tokens_of
+from fedllm_bench.runs.row_tokens import Encoded, memory_items, planted_in, reward_beta, tokens_of
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.budget import rounds_within
@@ -150,7 +150,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
         max_new_tokens=evaluation.max_new_tokens,
         dpo_beta=reward_beta(config.local),
     )
-    items = _items(cell, clients, metrics)
+    items = _items(cell, clients, metrics, lambda rows: encode(rows, tokenizer, template))
     _check_answers_fit(model, config, items, settings)
     _check_asked(metrics, items, is_told=not is_baseline)
     bench = Bench(cell, model, clients, items, settings, metrics, workers)
@@ -165,12 +165,14 @@ def _template(config: RunConfig, tokenizer: Any) -> str:
     return source
 
 
-def _items(cell: Cell, clients: Clients, metrics: Sequence[str]) -> Sequence[HeldoutItem] | Sequence[PairItem]:
+def _items(
+    cell: Cell, clients: Clients, metrics: Sequence[str], encoded: Encoded
+) -> Sequence[HeldoutItem] | Sequence[PairItem]:
     """The held-out rows that are scored, and the training rows where metrics ask what is remembered of them."""
     config = cell.config
     if clients.split.task == "sft":
         items = sampled(heldout_items(clients), clients.split, config.evaluation)
-        return items + memory_items(cell, clients, items, metrics)
+        return items + memory_items(cell, clients, items, metrics, encoded)
     return sampled(pair_items(clients), clients.split, config.evaluation)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fedllm_bench.common import files
 from fedllm_bench.config.run import Local, RunConfig
@@ -11,7 +11,7 @@ from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.pairs import AnswerPart, AnyPart, PairPart, tokenise_pairs, whole
 from fedllm_bench.data.rows import SftRow
-from fedllm_bench.data.tokens import tokenise_split
+from fedllm_bench.data.tokens import TokenRow, tokenise_split
 from fedllm_bench.metrics.batches import using_adapters
 from fedllm_bench.metrics.items import HeldoutItem, member_items
 from fedllm_bench.metrics.memorisation import OfMemory
@@ -26,6 +26,7 @@ from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.objectives import needs_reference
 
 PRESET_BETA = 0.1
+Encoded = Callable[[Sequence[SftRow]], Sequence[TokenRow]]
 
 
 def tokens_of(
@@ -71,9 +72,12 @@ def planted_in(cell: Cell) -> tuple[PlantedCanary, ...]:
 
 
 def memory_items(
-    cell: Cell, clients: Clients, items: Sequence[HeldoutItem], metrics: Sequence[str]
+    cell: Cell, clients: Clients, items: Sequence[HeldoutItem], metrics: Sequence[str], encoded: Encoded
 ) -> list[HeldoutItem]:
-    """What is asked of training rows: as many of a client's as `items` has held-out ones of it, and the canaries."""
+    """What is asked of training rows: as many of a client's as `items` has held-out ones of it, and the canaries.
+
+    `encoded` gives the tokens of rows.
+    """
     asked = {part for name in metrics if isinstance(metric := METRICS[name], OfMemory) for part in metric.parts}
     canaries, found = planted_in(cell), list[HeldoutItem]()
     if "train" in asked:
@@ -81,15 +85,17 @@ def memory_items(
         rows = cell.split.rows("train") if canaries else []
         found += member_items(clients, counts, planted_rows(rows, canaries))
     if "canary" in asked:
-        found += [_canary_item(canary, cell.config.seed) for canary in canaries]
+        rows = [_row_of(canary) for canary in canaries]
+        for canary, row, tokens in zip(canaries, rows, encoded(rows), strict=True):
+            choices = (canary.code, *controls_of(canary, cell.config.seed))
+            found.append(HeldoutItem(row, tokens, "canary", choices=choices))
     return found
 
 
-def _canary_item(canary: PlantedCanary, seed: int) -> HeldoutItem:
+def _row_of(canary: PlantedCanary) -> SftRow:
     name = f"canary-{canary.number}"
-    row = SftRow(client_id=canary.client_id, split="train", row_id=name, language="eng", source="canary",
+    return SftRow(client_id=canary.client_id, split="train", row_id=name, language="eng", source="canary",
                  messages=canary.messages)  # fmt: skip
-    return HeldoutItem(row, None, "canary", choices=(canary.code, *controls_of(canary, seed)))
 
 
 def _needed(config: RunConfig, metrics: Sequence[str], parts: Mapping[str, PairPart]) -> dict[str, PairPart]:
