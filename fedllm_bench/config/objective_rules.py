@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 OBJECTIVES_OF = {"sft": ("sft",), "preference": ("dpo", "kto")}  # by the task of a split
 WITHOUT_REFERENCE = ("simpo", "orpo")  # kinds of local.dpo_loss
+CHANGE_THE_BASE = ("stack", "exact", "restart")  # rules of communication.lora_aggregation
 
 
 class RowSettings(Protocol):
@@ -40,14 +41,14 @@ class LossSettings(Protocol):
     def kto_undesirable(self) -> float: ...
 
 
-def check_objective(data: RowSettings, local: LossSettings, engine: str) -> None:
+def check_objective(data: RowSettings, local: LossSettings, engine: str, aggregation: str) -> None:
     """Raise a :class:`ValueError` of one line for settings that contradict each other."""
     allowed = OBJECTIVES_OF[data.task]
     if local.loss not in allowed:
         needed = " or ".join(repr(name) for name in allowed)
         raise ValueError(f"local.loss: got {local.loss!r}, but data.task {data.task!r} needs {needed}")
     if local.loss == "kto":
-        _check_kto(local)
+        _check_kto(local, aggregation)
     elif data.split_pairs:
         raise ValueError("data.split_pairs=true: it is for local.loss=kto, which needs no pairs; give both, or neither")
     if data.split_pairs and data.shuffle_users:
@@ -60,11 +61,16 @@ def check_objective(data: RowSettings, local: LossSettings, engine: str) -> None
     _check_canaries(data)
 
 
-def _check_kto(local: LossSettings) -> None:
+def _check_kto(local: LossSettings, aggregation: str) -> None:
     if local.micro_batch < 2:
         raise ValueError(
             "local.micro_batch=1: local.loss=kto estimates a divergence from the answers of other rows of a "
             "micro-batch; give 2 or more"
+        )
+    if aggregation in CHANGE_THE_BASE:
+        raise ValueError(
+            f"communication.lora_aggregation={aggregation}: local.loss=kto asks the base in each step, and this "
+            "rule changes the base; give lora_aggregation=mean, or local.loss=dpo"
         )
     if not local.kto_desirable and not local.kto_undesirable:
         raise ValueError(
