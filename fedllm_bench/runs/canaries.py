@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.text import counted
 from fedllm_bench.data.client_split import Part, Split
 from fedllm_bench.data.manifest_fields import Manifest
 from fedllm_bench.data.rows import SftRow, Turn
@@ -92,14 +93,15 @@ def canaries_of(manifest: Manifest, count: int, repeats: int, seed: int) -> tupl
     free = {
         client.id: rng.permutation(client.train).tolist()[: int(MOST * client.train)] for client in manifest.clients
     }
+    room = sum(len(places) // repeats for places in free.values())
+    if count > room:
+        raise UserError(
+            f"data.canaries={count} with data.canary_repeats={repeats}: there is room for {counted(room, 'canary')}, "
+            f"since at most half of a client's training rows give way; {_fewer(room)}"
+        )
     planted, found = Counter[str](), list[PlantedCanary]()
     for number in range(count):
         able = [client for client, places in free.items() if len(places) >= repeats]
-        if not able:
-            raise UserError(
-                f"data.canaries={count} with data.canary_repeats={repeats}: there is room for {number} canaries, since "
-                f"at most half of a client's training rows give way; give {number} or fewer, or fewer repeats"
-            )
         fewest = min(planted[client] for client in able)
         client = str(rng.choice([one for one in able if planted[one] == fewest]))
         planted[client] += 1
@@ -107,6 +109,10 @@ def canaries_of(manifest: Manifest, count: int, repeats: int, seed: int) -> tupl
         name, code = "".join(rng.choice(list(string.ascii_uppercase), LETTERS)), _code(rng)
         found.append(PlantedCanary(number, client, name, code, tuple(sorted(places))))
     return tuple(found)
+
+
+def _fewer(room: int) -> str:
+    return f"give {room} or fewer, or fewer repeats" if room else "give fewer repeats, or data.canaries=0"
 
 
 def _code(rng: np.random.Generator) -> str:

@@ -93,7 +93,7 @@ def memory_items(
 
 
 def _row_of(canary: PlantedCanary) -> SftRow:
-    name = f"canary-{canary.number}"
+    name = f"canary-{canary.name}"  # those of other seeds have other names, and are never paired with it
     return SftRow(client_id=canary.client_id, split="train", row_id=name, language="eng", source="canary",
                  messages=canary.messages)  # fmt: skip
 

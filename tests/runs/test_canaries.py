@@ -62,7 +62,7 @@ def test_more_canaries_than_half_of_the_rows_of_a_client_are_refused(tiny_split)
     assert len(canaries_of(tiny_split.manifest, room, 1, 0)) == room
     with pytest.raises(UserError, match=rf"data\.canaries={room + 1} .* there is room for {room} canaries"):
         canaries_of(tiny_split.manifest, room + 1, 1, 0)
-    with pytest.raises(UserError, match=r"there is room for 0 canaries, .* or fewer repeats"):
+    with pytest.raises(UserError, match=r"there is room for 0 canaries, .* give fewer repeats, or data"):
         canaries_of(tiny_split.manifest, 1, 10_000, 0)
 
 

@@ -26,7 +26,7 @@ from fedllm_bench.training.block import train_block
 from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.losses.kto import mismatched, value_losses
 from fedllm_bench.training.model.lora import initial_adapter
-from fedllm_bench.training.passes import passes_of
+from fedllm_bench.training.passes import PassPlan, passes_of
 
 PAIRS = random_pairs(seed=11, num_pairs=11)
 
@@ -140,6 +140,32 @@ def test_a_prompt_gets_the_answer_of_the_row_before_it_in_its_micro_batch(part):
         cut, start = int(mine.counted.argmax()), int(before.counted.argmax())
         assert other.ids.tolist() == [*mine.ids[:cut], *before.ids[start:]][:12]
         assert other.counted.tolist() == [i >= cut for i in range(len(other.ids))]
+
+
+@pytest.mark.parametrize("way", ["padded", "by micro-batch", "recomputed"])
+def test_how_rows_go_through_the_base_changes_nothing_but_rounding(way, double_model, part):
+    plans = {"padded": PassPlan(64), "by micro-batch": PassPlan(None), "recomputed": double_model.plan}
+    local, start = kto(accumulation=2), start_of(double_model)
+    tasks = tasks_of(FedAvg(), start, local, part)
+    assert double_model.plan.packed
+    ours = train_block(double_model, FedAvg(), {"params": start}, tasks, local)
+    other = replace(double_model, plan=plans[way])
+    local = replace(local, gradient_checkpointing=way == "recomputed")
+    for a, b in zip(ours, train_block(other, FedAvg(), {"params": start}, tasks, local), strict=True):
+        assert gap(a, b) < 1e-11
+    assert not other.has_adapter
+
+
+def test_a_larger_micro_batch_has_another_z0(double_model, part):
+    """By more than rounding: docs/objectives.md says so."""
+    start = start_of(double_model)
+    results = []
+    for shape in ((2, 4), (8, 1)):
+        local = kto(micro_batch=shape[0], accumulation=shape[1])
+        results.append(
+            train_block(double_model, FedAvg(), {"params": start}, tasks_of(FedAvg(), start, local, part), local)
+        )
+    assert max(gap(a, b) for a, b in zip(*results, strict=True)) > 1e-4
 
 
 def test_an_answer_without_a_reference_is_refused(double_model):
