@@ -47,6 +47,7 @@ from fedllm_bench.common.text import size
 from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.config import presets
 from fedllm_bench.config.run import RunConfig
+from fedllm_bench.data.pairs import whole
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.likelihood import summed_nll
@@ -227,7 +228,7 @@ def shape(work: Work) -> dict[str, Any]:
         "rows": local.micro_batch,
         "tokens": len(rows.ids),
         "padded": sum(batch.ids.numel() for batch in work.batches),
-        "counted": rows.num_counted,
+        "counted": whole(rows).num_counted,
         "rank": work.config.lora.rank,
         "scored_rows": len(work.rows),
     }

@@ -25,7 +25,7 @@ from fedllm_bench.benchmarks.perf.cases import Work
 from fedllm_bench.benchmarks.perf.turns import Variant, peft_loop
 from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.config.run import Local
-from fedllm_bench.data.pairs import PairRow
+from fedllm_bench.data.pairs import AnyRow, PairRow
 from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.batches import Batch, collate
@@ -36,7 +36,7 @@ from fedllm_bench.training.passes import PassPlan, passes_of
 from fedllm_bench.training.tasks import batched, clients_per_block
 from fedllm_bench.training.trl_client import CPU, adapter_parameters, put
 
-PlannedRows = list[list[list[TokenRow | PairRow]]]  # [step][micro-batch][row]
+PlannedRows = list[list[list[AnyRow]]]  # [step][micro-batch][row]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def planned_rows(task: ClientTask) -> PlannedRows:
     return [[[task.rows[task.row_numbers[i]] for i in micro] for micro in step] for step in task.steps]
 
 
-def sequences_of(rows: Sequence[TokenRow | PairRow]) -> list[TokenRow]:
+def sequences_of(rows: Sequence[AnyRow]) -> list[TokenRow]:
     return [sequence for row in rows for sequence in row.sequences]
 
 
@@ -87,7 +87,7 @@ def prepared(task: ClientTask) -> list[list[Micro]]:
     return made
 
 
-def _reference(rows: Sequence[TokenRow | PairRow]) -> Tensor | None:
+def _reference(rows: Sequence[AnyRow]) -> Tensor | None:
     pairs = [row.reference for row in rows if isinstance(row, PairRow)]
     return torch.tensor(pairs, dtype=torch.float32) if pairs else None
 
@@ -121,6 +121,7 @@ def by_trl(work: Work) -> list[Tree]:
 
 def train_by_trl(peft_model: Any, tokenizer: Any, tasks: Sequence[ClientTask], start: Tree, local: Local) -> list[Tree]:
     from fedllm_bench.training import trl
+    from fedllm_bench.training.losses.trl_trainers import make_preference_trainer, preference_trainer
 
     parameters, ends = adapter_parameters(peft_model), []
     local = replace(local, gradient_checkpointing=True)  # its default
@@ -134,8 +135,11 @@ def train_by_trl(peft_model: Any, tokenizer: Any, tasks: Sequence[ClientTask], s
             args = trl.arguments(local, steps, output_dir=folder, use_cpu=peft_model.device == CPU)
             if sft:
                 args.dataset_kwargs = None  # it prepares the rows itself
-            make, kind = (trl.make_trainer, SFTTrainer) if sft else (trl.make_pair_trainer, trl.pair_trainer())
-            make(kind, peft_model, tokenizer, steps, args=args).train()
+                trainer = trl.make_trainer(SFTTrainer, peft_model, tokenizer, steps, args=args)
+            else:
+                kind = preference_trainer(local.loss)
+                trainer = make_preference_trainer(kind, peft_model, tokenizer, steps, local, args=args)
+            trainer.train()
             trl.unpatch(peft_model)
             peft_model.get_base_model().gradient_checkpointing_disable()
         ends.append({name: parameters[name].detach().clone() for name in start})
@@ -174,7 +178,7 @@ def counted_tokens(tasks: Sequence[ClientTask]) -> int:
                for row in sequences_of(rows))  # fmt: skip
 
 
-def padded(rows: Sequence[TokenRow | PairRow]) -> int:
+def padded(rows: Sequence[AnyRow]) -> int:
     lengths = [len(sequence.ids) for sequence in sequences_of(rows)]
     return len(lengths) * max(lengths)
 

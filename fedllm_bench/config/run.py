@@ -20,6 +20,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import sha256_json
 from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config.config_uploads import Strict as _Strict
+from fedllm_bench.config.objective_rules import check_objective
 from fedllm_bench.config.option_names import unknown_option
 from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_together
 from fedllm_bench.config.sections import Lora as Lora
@@ -49,6 +50,9 @@ class Data(_Strict):
 
     Two controls: with `shuffle_users` training rows are dealt to the clients at random, each keeping its number; with
     `swap_answers` each training row gets the answer of another user's row, of the same language and source.
+
+    `split_pairs`: under `local.loss=kto` the rejected answer of a pair is dealt to another client than the chosen one.
+    `canaries`: so many secrets are planted, each in the place of `canary_repeats` training rows (docs/memorisation.md).
     """
 
     task: Literal["sft", "preference"]
@@ -57,6 +61,9 @@ class Data(_Strict):
     world_seed: CountOrZero
     shuffle_users: bool
     swap_answers: bool = False
+    split_pairs: bool = False
+    canaries: CountOrZero = 0
+    canary_repeats: Count = 1
     clients: Count | None = None
     upstream: Text | None = None
 
@@ -99,10 +106,13 @@ class Local(_Strict):
     weight_decay: NotNegative
     clip: Positive
     block_size: Count  # clients trained in one pass; exact, but for the rounding of sums
-    loss: Literal["sft", "dpo"]
-    dpo_loss: Literal["sigmoid", "ipo"]
+    loss: Literal["sft", "dpo", "kto"]
+    dpo_loss: Literal["sigmoid", "ipo", "simpo", "orpo"]
     dpo_beta: Positive
     gradient_checkpointing: bool
+    simpo_gamma: NotNegative = 0.5  # TRL's; how far the rewards of a pair should lie apart
+    kto_desirable: NotNegative = 1.0  # lambda_D and lambda_U of KTO
+    kto_undesirable: NotNegative = 1.0
     on_divergence: Literal["stop", "go"] = "stop"  # where the first round makes losses larger than the base's
 
     def lr_at(self, round_num: int, rounds: int) -> float:
@@ -175,9 +185,7 @@ class RunConfig(_Strict):
     plugins: tuple[UsedPlugin, ...] = ()
 
     def __post_init__(self) -> None:
-        loss = {"sft": "sft", "preference": "dpo"}[self.data.task]
-        if self.local.loss != loss:
-            raise ValueError(f"local.loss: got {self.local.loss!r}, but data.task {self.data.task!r} needs {loss!r}")
+        check_objective(self.data, self.local, self.engine, self.communication.lora_aggregation)
         check_together(self.model, self.lora, self.communication, self.engine, self.ray)
 
     def to_dict(self) -> dict[str, Any]:
@@ -207,10 +215,10 @@ class RunConfig(_Strict):
 # Keys that came later, by section ("" is the config itself), with their defaults: left out where they have these.
 ADDED: dict[str, dict[str, Any]] = {
     "": {"plugins": [], "ray": {"gpus_per_worker": 1.0, "workers": 0}},
-    "data": {"swap_answers": False},
+    "data": {"swap_answers": False, "split_pairs": False, "canaries": 0, "canary_repeats": 1},
     "model": {"device_map": ""},
     "lora": {"ranks": None},
-    "local": {"on_divergence": "stop"},
+    "local": {"on_divergence": "stop", "simpo_gamma": 0.5, "kto_desirable": 1.0, "kto_undesirable": 1.0},
     "communication": {
         **{"budget_mb": None, "download_dtype": "float32", "scales": "tensor"},
         **{"error_feedback": False, "top_k": 1.0, "secure_sum": False},

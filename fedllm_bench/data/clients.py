@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +13,12 @@ import numpy as np
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_json
 from fedllm_bench.data.manifest import Part, Split
-from fedllm_bench.data.pairs import PairPart
+from fedllm_bench.data.pairs import AnyPart
 from fedllm_bench.data.published import ORDER_FILE
 from fedllm_bench.data.rows import Row
-from fedllm_bench.data.tokens import TokenPart
 
-USERS = 3  # purpose of the random stream; 0 to 2 are those of training
+USERS, PARTING = 3, 5  # purposes of random streams; 0 to 2 are those of training, 4 that of swapped answers
+MIXINGS = 4  # times that each rejected answer is exchanged for another at random
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,14 @@ class Clients:
 
     With a `shuffle_seed` training rows are dealt to the clients at random, each keeping its number of rows: a
     control without real users. Held-out rows stay with their users.
+    With a `parting_seed`, of training rows that are answers, each rejected one is dealt to another client than that of
+    its vote (:func:`parted`).
     """
 
     split: Split
-    tokens: Mapping[str, TokenPart | PairPart]
+    tokens: Mapping[str, AnyPart]
     shuffle_seed: int | None = None
+    parting_seed: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,6 +67,8 @@ class Clients:
         for number, row in enumerate(self.tokens["train"].rows):
             found[rows[int(row)].client_id].append(number)
         own = {client: tuple(numbers) for client, numbers in found.items()}
+        if self.parting_seed is not None:
+            return parted(own, self.parting_seed)
         return own if self.shuffle_seed is None else _dealt(own, self.shuffle_seed)
 
 
@@ -71,6 +77,35 @@ def _dealt(own: Mapping[str, Sequence[int]], seed: int) -> dict[str, tuple[int, 
     pool = [number for numbers in own.values() for number in numbers]
     order = iter(np.random.default_rng([USERS, seed]).permutation(pool).tolist())
     return {client: tuple(sorted(islice(order, len(numbers)))) for client, numbers in own.items()}
+
+
+def parted(own: Mapping[str, Sequence[int]], seed: int) -> dict[str, tuple[int, ...]]:
+    """The same answers, of which no client has both of a vote; each has as many good and as many bad ones as before.
+
+    "Redistributed" votes, Section 4 of Federated KTO (arXiv:2502.14187). Numbers are those of
+    :class:`fedllm_bench.data.pairs.AnswerPart`: even for chosen answers, odd for rejected ones.
+
+    Raises a :class:`UserError` where one client has more than half of the votes.
+    """
+    givers = [client for client, numbers in own.items() for number in numbers if number % 2]
+    bad = [number for numbers in own.values() for number in numbers if number % 2]
+    most = max(Counter(givers).values(), default=0)
+    if 2 * most > len(bad):
+        raise UserError(
+            f"data.split_pairs=true: one client has {most} of the {len(bad)} votes, so their answers cannot all go to "
+            "others; give data.split_pairs=false"
+        )
+    order = [(place + most) % len(bad) for place in range(len(bad))]  # votes of a client lie together: never its own
+    rng = np.random.default_rng([PARTING, seed])
+    for _ in range(MIXINGS):
+        for i, j in enumerate(rng.permutation(len(bad)).tolist()):
+            if givers[i] != givers[order[j]] and givers[j] != givers[order[i]]:
+                order[i], order[j] = order[j], order[i]
+    given = iter(bad[place] for place in order)
+    return {
+        client: tuple(sorted([n for n in numbers if not n % 2] + [next(given) for n in numbers if n % 2]))
+        for client, numbers in own.items()
+    }
 
 
 def sample_by_size(sizes: Sequence[int], allowed: Sequence[int], count: int) -> list[int]:

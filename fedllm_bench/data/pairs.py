@@ -105,6 +105,69 @@ class PairPart:
         return self.sequences.num_control
 
 
+@dataclass(frozen=True)
+class AnswerRow:
+    """One answer to a prompt, which its user called good or bad; the other answer of the vote is not needed.
+
+    `reference` is its summed log-probability under the reference, in nats. `drift` is KTO's z0 of its micro-batch, in
+    nats, once it is known.
+    """
+
+    answer: TokenRow
+    is_desirable: bool
+    reference: float | None = None
+    drift: float | None = None
+
+    @property
+    def sequences(self) -> tuple[TokenRow, ...]:
+        """What goes through the model."""
+        return (self.answer,)
+
+    @property
+    def num_terms(self) -> int:
+        """The terms of the loss: it is a mean over answers."""
+        return 1
+
+
+@dataclass(frozen=True)
+class AnswerPart:
+    """The answers of `pairs`, each a row by itself: 2i is the chosen answer of pair i, 2i + 1 the rejected one."""
+
+    pairs: PairPart
+
+    def __len__(self) -> int:
+        return len(self.pairs.sequences)
+
+    def __getitem__(self, index: int) -> AnswerRow:
+        reference = self.pairs.reference
+        known = None if reference is None else float(reference[index // 2, index % 2])
+        return AnswerRow(self.pairs.sequences[index], index % 2 == 0, known)
+
+    @property
+    def ids(self) -> IntArray:
+        """The tokens of all answers, each behind its prompt."""
+        return self.pairs.ids
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Answer i spans starts[i]:starts[i + 1] of the tokens."""
+        return self.pairs.sequences.starts
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Row number in the split of each answer."""
+        return self.pairs.sequences.rows
+
+
+AnyRow = TokenRow | PairRow | AnswerRow
+AnyPart = TokenPart | PairPart | AnswerPart
+
+
+def whole(part: AnyPart) -> TokenPart | PairPart:
+    """The rows as the split has them: pairs, where their answers are rows."""
+    return part.pairs if isinstance(part, AnswerPart) else part
+
+
 def tokenise_pairs(
     split: Split, tokenizer: Any, template: str, sequence_length: int, cache: Path, *, told: bool = True
 ) -> dict[str, PairPart]:

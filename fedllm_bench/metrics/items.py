@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Generic, Literal, TypeVar
 
+from fedllm_bench.common.files import sha256_json
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.manifest import Part
 from fedllm_bench.data.pairs import PairRow
@@ -15,6 +17,7 @@ from fedllm_bench.mini.probes import Probe, load_probes, probe_key
 from fedllm_bench.scores.score import Score
 
 HELDOUT: tuple[Part, ...] = ("heldout", "unseen")
+ItemPart = Literal["heldout", "unseen", "train", "canary"]  # the last two are asked what a model remembers
 
 
 R = TypeVar("R", bound=Row)
@@ -27,7 +30,7 @@ class Item(Generic[R, T]):
 
     row: R
     tokens: T | None
-    part: Literal["heldout", "unseen"]
+    part: ItemPart
     task: str = ""
     holder: str = ""
     choices: tuple[str, ...] = ()
@@ -69,6 +72,21 @@ def heldout_items(clients: Clients) -> list[HeldoutItem]:
 def pair_items(clients: Clients) -> list[PairItem]:
     """As :func:`heldout_items`, for a split of task preference."""
     return [PairItem(*item) for part in HELDOUT for item in _part_items(clients, part)]
+
+
+def member_items(clients: Clients, counts: Mapping[str, int], left_out: Collection[int] = ()) -> list[HeldoutItem]:
+    """Training rows by client, at most so many of each, chosen by hashes: a function of the split alone.
+
+    `left_out` are numbers of rows in the split that are none of the client's own.
+    """
+    tokens, found = clients.tokens["train"], dict[str, list[tuple[str, HeldoutItem]]]()
+    place = {int(row): number for number, row in enumerate(tokens.rows)}
+    for number, row in enumerate(clients.rows("train")):
+        if number not in left_out and number in place and counts.get(row.client_id):
+            rank = sha256_json([clients.split.hash, "member", row.client_id, row.row_id])
+            item = HeldoutItem(row, tokens[place[number]], "train")  # type: ignore[arg-type]
+            found.setdefault(row.client_id, []).append((rank, item))
+    return [item for client, own in found.items() for _, item in sorted(own, key=itemgetter(0))[: counts[client]]]
 
 
 def _part_items(clients: Clients, part: Part) -> Iterator[tuple[Any, ...]]:

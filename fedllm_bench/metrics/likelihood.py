@@ -112,7 +112,7 @@ class MiniChoice:
 
     def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]:
         asked = [item for item in items if len(item.choices) > 1]
-        rows = [_answered(item, choice) for item in asked for choice in item.choices]
+        rows = [answered_by(item, choice) for item in asked for choice in item.choices]
         encoded, owners = encode(rows, model.tokenizer, settings.template), [row.client_id for row in rows]
         sums = iter(summed_nll(model, encoded, settings.batch_tokens, settings.batches, owners))
         scores = []
@@ -127,6 +127,7 @@ class MiniChoice:
         return scores
 
 
-def _answered(item: HeldoutItem, choice: str) -> SftRow:
+def answered_by(item: HeldoutItem, choice: str) -> SftRow:
+    """The row with another last answer."""
     turn: Turn = {"role": "assistant", "content": choice}
     return replace(item.row, messages=(*item.row.messages[:-1], turn))

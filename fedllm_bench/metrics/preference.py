@@ -1,7 +1,9 @@
 """Metrics of preference pairs: does the policy reward what the user chose, by how much, and does it refuse.
 
-The reward of an answer is implicit: beta (log pi(y | x) - log pi_ref(y | x)), Rafailov et al., 2023
-(arXiv:2305.18290), Equation 5 without the part that all answers to a prompt share. The reference is the base.
+The reward of an answer is implicit. Of `preference_*` it is beta (log pi(y | x) - log pi_ref(y | x)), Rafailov et al.,
+2023 (arXiv:2305.18290), Equation 5 without the part that all answers to a prompt share. The reference is the base.
+Of `likelihood_*` it is log pi(y | x) / |y|, the reward of SimPO (arXiv:2405.14734), Equation 4, without its beta: no
+reference is needed.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from fedllm_bench.training.model.lora_model import LoraModel
 
 # Log-ratios closer than this are a tie: sums over other batches are rounded otherwise (about 1e-5 in float32).
 TIE_NATS = 1e-3
+OWN_TIE_NATS = 1e-5  # of means over tokens
 
 
 def margins(model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[float | None]:
@@ -46,7 +49,22 @@ def margins(model: LoraModel, items: Sequence[PairItem], settings: EvalSettings)
     return [None if item.tokens is None else next(found) for item in items]
 
 
-class OfMargin(ABC):
+def own_margins(model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[float | None]:
+    """Log-probability of a token of the chosen answer minus that of the rejected one, in nats, each a mean over the
+    answer; None where an answer has no token. Ties are exactly 0.
+    """
+    pairs = [item.tokens for item in items if item.tokens is not None]
+    rows = [row for pair in pairs for row in pair.sequences]
+    owners = [item.row.client_id for item in items if item.tokens is not None for _ in item.tokens.sequences]
+    nll = summed_nll(model, rows, settings.batch_tokens, settings.batches, owners)
+    lengths = np.array([row.num_counted for row in rows], np.float64)
+    means = (-np.array(nll) / lengths).reshape(-1, 2)
+    gaps = means[:, 0] - means[:, 1]
+    found = iter(np.where(np.abs(gaps) <= OWN_TIE_NATS, 0.0, gaps).tolist())
+    return [None if item.tokens is None else next(found) for item in items]
+
+
+class OfPair(ABC):
     """A metric that is a function of a pair's margin alone, so that one pass of the model serves all of them."""
 
     info: ClassVar[MetricInfo]
@@ -57,16 +75,37 @@ class OfMargin(ABC):
     def value(self, margin: float) -> float:
         """The score of a pair with this margin, in nats."""
 
+    @staticmethod
+    @abstractmethod
+    def margins(model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[float | None]:
+        """Reward of the chosen answer minus that of the rejected one; None where an answer has no token."""
+
     def score(self, model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[Score]:
-        return self.scores(items, margins(model, items, settings))
+        return self.scores(items, self.margins(model, items, settings))
 
     def scores(self, items: Sequence[PairItem], found: Sequence[float | None]) -> list[Score]:
-        """The scores of items whose :func:`margins` are known."""
+        """The scores of items whose margins are known."""
         return [self._score(item, margin) for item, margin in zip(items, found, strict=True)]
 
     def _score(self, item: PairItem, margin: float | None) -> Score:
         blank = unscored(item, "an answer has no token within the sequence length")
         return blank if margin is None else replace(blank, value=self.value(margin), reason="")
+
+
+class OfMargin(OfPair):
+    """Of rewards relative to the base."""
+
+    @staticmethod
+    def margins(model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[float | None]:
+        return margins(model, items, settings)
+
+
+class OfLikelihood(OfPair):
+    """Of rewards that need no reference: those of SimPO and, but for a monotone function, of ORPO."""
+
+    @staticmethod
+    def margins(model: LoraModel, items: Sequence[PairItem], settings: EvalSettings) -> list[float | None]:
+        return own_margins(model, items, settings)
 
 
 class PreferenceLoss(OfMargin):
@@ -113,6 +152,36 @@ class PreferenceAccuracy(OfMargin):
         unit="share",
         higher_is_better=True,
         description="chosen answer has the higher reward; 0.5 is chance",
+    )
+
+    def value(self, margin: float) -> float:
+        return (float(np.sign(margin)) + 1) / 2
+
+
+class LikelihoodMargin(OfLikelihood):
+    """By how much a token of the chosen answer is more likely; the base has its own margin, not 0."""
+
+    info = MetricInfo(
+        name="likelihood_margin",
+        version="1",
+        unit="nats per token",
+        higher_is_better=True,
+        description="mean log-probability of a token, of chosen minus rejected answers",
+    )
+
+    def value(self, margin: float) -> float:
+        return margin
+
+
+class LikelihoodAccuracy(OfLikelihood):
+    """Whether a token of the chosen answer is the more likely one; the base has its own share, not 0.5."""
+
+    info = MetricInfo(
+        name="likelihood_accuracy",
+        version="1",
+        unit="share",
+        higher_is_better=True,
+        description="chosen answer is more likely per token; no reference",
     )
 
     def value(self, margin: float) -> float:

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from fedllm_bench.data.rows import Task
+from fedllm_bench.metrics.items import HELDOUT
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice
+from fedllm_bench.metrics.memorisation import CanaryAuc, CanaryExposure, MembershipAuc, MembershipTpr, OfMemory
 from fedllm_bench.metrics.mini import MiniExact
 from fedllm_bench.metrics.plugin_errors import errors_of_metric
 from fedllm_bench.metrics.preference import (
+    LikelihoodAccuracy,
+    LikelihoodMargin,
     MiniRefusal,
+    OfLikelihood,
     OfMargin,
+    OfPair,
     PreferenceAccuracy,
     PreferenceLoss,
     PreferenceMargin,
-    margins,
 )
 from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.metrics.user_answers import Chrf, EditF05, EndedByItself, OfAnswer, OverCopy, answers_to
@@ -72,11 +77,17 @@ ALL: tuple[Metric, ...] = (
     PreferenceLoss(),
     PreferenceAccuracy(),
     PreferenceMargin(),
+    LikelihoodAccuracy(),
+    LikelihoodMargin(),
     MiniRefusal(),
     Chrf(),
     OverCopy(),
     EditF05(),
     EndedByItself(),
+    CanaryExposure(),
+    CanaryAuc(),
+    MembershipAuc(),
+    MembershipTpr(),
 )
 METRICS: dict[str, Metric] = {metric.info.name: metric for metric in ALL}
 OF_ANSWER = [metric.info.name for metric in ALL if isinstance(metric, OfAnswer)]
@@ -86,10 +97,16 @@ def together(names: Iterable[str]) -> list[tuple[str, ...]]:
     """The metrics in groups that :func:`score_group` scores in one pass of the model; in the order of `names`."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        metric = METRICS[name]
-        shared = "margin" if isinstance(metric, OfMargin) else "answer" if isinstance(metric, OfAnswer) else name
-        groups.setdefault(shared, []).append(name)
+        groups.setdefault(_shared(name), []).append(name)
     return [tuple(group) for group in groups.values()]
+
+
+def _shared(name: str) -> str:
+    """Names the passes that a metric shares with others; its own name where it shares none."""
+    if isinstance(metric := METRICS[name], OfMemory):
+        return metric.kind
+    kinds: dict[str, type] = {"margin": OfMargin, "likelihood": OfLikelihood, "answer": OfAnswer}
+    return next((kind for kind, of in kinds.items() if isinstance(metric, of)), name)
 
 
 def shares_passes(names: Iterable[str]) -> bool:
@@ -109,17 +126,39 @@ def work_of(group: Sequence[str], items: Sequence[Any], settings: EvalSettings, 
     """About how many tokens a group takes through the model: for a bar, so that only its pace hangs on it."""
     if not has_adapter and any(isinstance(METRICS[name], OfMargin) for name in group):
         return 0.0  # of the base alone every margin is 0
-    tokens = sum(len(part.ids) for item in items if item.tokens is not None for part in item.tokens.sequences)
+    tokens = sum(
+        len(part.ids) * (len(item.choices) if item.part == "canary" else 1)
+        for item in items_of(group, items)
+        if item.tokens is not None
+        for part in item.tokens.sequences
+    )
     return float(tokens * max(PASSES.get(name, 1.0) for name in group))
+
+
+def items_of(group: Sequence[str], items: Sequence[Any]) -> list[Any]:
+    """The items that the metrics of a group need: held-out rows, and training rows for what a model remembers."""
+    metric = METRICS[group[0]]
+    parts = metric.parts if isinstance(metric, OfMemory) else HELDOUT
+    return [item for item in items if item.part in parts]
+
+
+def needs_one_model(name: str) -> bool:
+    """Whether a metric says nothing of clients who answer with adapters of their own."""
+    metric = METRICS[name]
+    return isinstance(metric, OfMemory) and metric.needs_one_model
 
 
 def score_group(
     group: Sequence[str], model: LoraModel, items: Sequence[Any], settings: EvalSettings
 ) -> dict[str, list[Score]]:
     """The scores under each metric of a group, equal to those of each metric by itself."""
-    if of_margin := {name: metric for name in group if isinstance(metric := METRICS[name], OfMargin)}:
-        found = margins(model, items, settings)
-        return {name: metric.scores(items, found) for name, metric in of_margin.items()}
+    items = items_of(group, items)
+    if of_memory := {name: metric for name in group if isinstance(metric := METRICS[name], OfMemory)}:
+        losses = next(iter(of_memory.values())).losses(model, items, settings)
+        return {name: metric.scores(items, losses) for name, metric in of_memory.items()}
+    if of_pair := {name: metric for name in group if isinstance(metric := METRICS[name], OfPair)}:
+        found = next(iter(of_pair.values())).margins(model, items, settings)
+        return {name: metric.scores(items, found) for name, metric in of_pair.items()}
     if of_answer := {name: metric for name in group if isinstance(metric := METRICS[name], OfAnswer)}:
         asked = [item for item in items if any(metric.asks(item.row) for metric in of_answer.values())]
         given = answers_to(model, asked, settings)

@@ -16,10 +16,9 @@ import numpy as np
 
 from fedllm_bench.common.text import duration
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.items import of_clients
-from fedllm_bench.metrics.registry import together
+from fedllm_bench.metrics.registry import items_of, together
 from fedllm_bench.pipeline.beside import plan_of
 from fedllm_bench.pipeline.probe import (
     NONE,
@@ -31,7 +30,8 @@ from fedllm_bench.pipeline.probe import (
     training_run,
 )
 from fedllm_bench.runs.cell import Cell
-from fedllm_bench.runs.loading import Bench, has_reference, load_bench
+from fedllm_bench.runs.loading import Bench, load_bench
+from fedllm_bench.runs.row_tokens import has_reference, referenced
 from fedllm_bench.runs.scoring import base_scores, has_scores
 from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.run import TrainingRun
@@ -133,9 +133,11 @@ class Paces:
     step: Seconds
 
     def scoring(self, items: Sequence[Any], batch_tokens: int, *, has_adapter: bool) -> Seconds:
-        """Of all metrics on these items."""
-        tokens = scored_tokens(items, batch_tokens)
-        return sum((pace.times(tokens) for pace in (self.after if has_adapter else self.base).values()), NONE)
+        """Of all metrics on those of these items that they need."""
+        paces = self.after if has_adapter else self.base
+        return sum(
+            (pace.times(scored_tokens(items_of(group, items), batch_tokens)) for group, pace in paces.items()), NONE
+        )
 
 
 def _stages(bench: Bench, run: TrainingRun, paces: Paces, loaded: float) -> list[Stage]:
@@ -178,11 +180,11 @@ def base_note(bench: Bench) -> str:
 
 def _reference(bench: Bench, paces: Paces) -> list[Stage]:
     """Of preferences: log-probabilities of every pair under the base. A pair takes as long as one that is scored."""
-    parts = [part for part in bench.clients.tokens.values() if isinstance(part, PairPart)]
+    parts = referenced(bench.config, bench.metrics, bench.clients.tokens)
     if not parts:
         return []
-    note = "in the cache" if has_reference(bench) else ""
-    tokens = sum(int(np.diff(part.sequences.starts).sum()) for part in parts)
+    note = "in the cache" if has_reference(bench.cell, bench.model, parts) else ""
+    tokens = sum(int(np.diff(part.sequences.starts).sum()) for part in parts.values())
     return [_unless(note, "reference", lambda: max(paces.after.values(), key=lambda pace: pace.about).times(tokens))]
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fedllm_bench.data.pairs import PairPart
-from fedllm_bench.data.tokens import IntArray, TokenPart
+from fedllm_bench.data.pairs import AnyPart, PairPart
+from fedllm_bench.data.tokens import IntArray
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.metrics.registry import score_group
+from fedllm_bench.metrics.registry import items_of, score_group
 from fedllm_bench.metrics.running import by_length
 from fedllm_bench.runs.cell import in_one_process
 from fedllm_bench.runs.loading import Bench
@@ -69,11 +69,12 @@ def scoring_paces(bench: Bench, group: Sequence[str]) -> tuple[Seconds, Seconds]
 
 
 def _scoring_pace(bench: Bench, group: Sequence[str], places: Sequence[float], *, has_adapter: bool) -> Seconds:
-    lengths = item_lengths(bench.items)
+    asked = items_of(group, bench.items)
+    lengths = item_lengths(asked)
     plan = list(by_length(lengths, min(BATCH_TOKENS, bench.settings.batch_tokens)))
     seconds, tokens = [], []
     for place in sorted({int(place * len(plan)) for place in places}):
-        items = [bench.items[number] for number in plan[place]]
+        items = [asked[number] for number in plan[place]]
         started = time.perf_counter()
         with bench.model.using(bench.initial if has_adapter else None):
             score_group(group, bench.model, items, bench.settings)
@@ -89,11 +90,14 @@ def scored_tokens(items: Sequence[Any], batch_tokens: int) -> int:
 
 
 def item_lengths(items: Sequence[Any]) -> list[int]:
-    """Tokens of each item: of its longest sequence, times its sequences; 1 where it has none."""
+    """Tokens of each item: of its longest sequence, times its sequences; 1 where it has none. A canary is asked for
+    with each of its choices.
+    """
     found = []
     for item in items:
         parts = item.tokens.sequences if item.tokens is not None else ()
-        found.append(max((len(part.ids) for part in parts), default=1) * max(len(parts), 1))
+        times = len(item.choices) if item.part == "canary" else max(len(parts), 1)
+        found.append(max((len(part.ids) for part in parts), default=1) * times)
     return found
 
 
@@ -165,7 +169,7 @@ def trained_tokens(run: TrainingRun, first: int = 0) -> float:
 
 def row_lengths(run: TrainingRun) -> IntArray:
     """Tokens of each training row, as it lies in a pass: a pair is two sequences."""
-    part: TokenPart | PairPart = run.clients.tokens["train"]
+    part: AnyPart = run.clients.tokens["train"]
     if isinstance(part, PairPart):
         pairs: IntArray = 2 * np.diff(part.sequences.starts).reshape(-1, 2).max(axis=1)
         return pairs

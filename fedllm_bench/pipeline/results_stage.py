@@ -14,6 +14,7 @@ from fedllm_bench.common.own_memory import peak_bytes
 from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.run_labels import base_label
+from fedllm_bench.data.pairs import whole
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.report.labels import in_figure
@@ -99,7 +100,13 @@ def _about_run(bench: Bench) -> dict[str, Any]:
 def _controls(config: RunConfig) -> str:
     """What was done to the training rows, after the name of the split; "" where nothing was."""
     data = config.data
-    return (", users shuffled" if data.shuffle_users else "") + (", answers swapped" if data.swap_answers else "")
+    done = {
+        "users shuffled": data.shuffle_users,
+        "answers swapped": data.swap_answers,
+        "votes split": data.split_pairs,
+        f"{counted(data.canaries, 'canary')} planted": data.canaries,
+    }
+    return "".join(f", {words}" for words, is_done in done.items() if is_done)
 
 
 def _model_name(config: RunConfig) -> str:
@@ -125,7 +132,7 @@ def _about_data(bench: Bench, num_rounds: int) -> dict[str, Any]:
         "local_clients": [ids[client] for client in bench.local_sample],
         "never_visited": [ids[client] for client in never],
         "sequence_length": bench.config.local.sequence_length,
-        "cut": cuts_block(bench.clients.tokens),
+        "cut": cuts_block({name: whole(part) for name, part in bench.clients.tokens.items()}),
     }
 
 
@@ -212,8 +219,8 @@ def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -
     label = in_figure(run)
     paths = []
     loss = metrics.get(bench.loss)
-    # clients who minimise IPO have training losses on another scale
-    if loss and (bench.config.local.loss, bench.config.local.dpo_loss) != ("dpo", "ipo"):
+    local = bench.config.local
+    if loss and (local.loss == "sft" or (local.loss, local.dpo_loss) == ("dpo", "sigmoid")):  # one scale
         points, on = _heldout_points(loss, len(rounds))
         paths += figures.loss_over_rounds(rounds, points, out, label=label, heldout_on=on, unit=loss["unit"])
     paths += view_figures.heldout_bands(payload, out, label=label)

@@ -31,11 +31,13 @@ from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
 from fedllm_bench.pipeline.spreading import spread
 from fedllm_bench.pipeline.total_time import TotalTime
 from fedllm_bench.results.privacy import warnings_of
+from fedllm_bench.runs.canaries import record_of
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.client_rounds import watcher
-from fedllm_bench.runs.folder import BASELINE, CONFIG, ENVIRONMENT, OUTPUTS, folder_name
+from fedllm_bench.runs.folder import BASELINE, CANARIES, CONFIG, ENVIRONMENT, OUTPUTS, folder_name
 from fedllm_bench.runs.loading import Bench, check_cell, load_bench
 from fedllm_bench.runs.personalise import is_wanted, personalise
+from fedllm_bench.runs.row_tokens import planted_in
 from fedllm_bench.runs.scoring import (
     Scores,
     evaluate,
@@ -141,6 +143,8 @@ def _describe(bench: Bench) -> None:
         return
     files.write_json(folder / CONFIG, cell.config.to_dict())
     keep_sources(folder, [plugin.name for plugin in cell.config.plugins])
+    if cell.config.data.canaries:
+        files.write_json(folder / CANARIES, record_of(planted_in(cell), cell.split.rows("train")))
     data = {"split": cell.split.name, "split_hash": cell.split.hash, "base_hash": cell.base_hash}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     environment = provenance.environment(threads=cell.threads, gpus=gpus)

@@ -190,6 +190,8 @@ VIEWS: dict[str, Callable[[MetricInfo, Sequence[Score]], list[MetricView]]] = {
     "preference_loss": _pair_loss_views,
     "preference_accuracy": _unseen_view,
     "preference_margin": _unseen_view,
+    "likelihood_accuracy": _unseen_view,
+    "likelihood_margin": _unseen_view,
     "mini_refusal": _taste_views,
     "chrf": _unseen_view,
     "over_copy": _unseen_view,

@@ -20,6 +20,7 @@ from fedllm_bench.config.run_labels import is_invented
 from fedllm_bench.results.schema import SCHEMA_VERSION
 
 CONFIG, ENVIRONMENT, RESULTS, ROUNDS = "config.json", "environment.json", "results.json", "rounds.jsonl"
+CANARIES = "canaries.json"  # the secrets that were planted, where some were
 BASELINE = "local"
 # What a run leaves, by `model.trainable`: a folder of this name, or one with an s and a folder for each client.
 OUTPUTS = {"adapter": "adapter", "full": "model"}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import plugins
@@ -18,21 +17,20 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.starting import locate_adapter
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.encoder import ChatEncoder
-from fedllm_bench.data.pairs import PairPart, PairRow, encode_pairs, tokenise_pairs
+from fedllm_bench.data.pairs import PairRow, encode_pairs, whole
 from fedllm_bench.data.templates.sources import source_for
-from fedllm_bench.data.tokens import TokenPart, TokenRow, encode, tokenise_split
+from fedllm_bench.data.tokens import TokenRow, encode
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.metrics.batches import using_adapters
-from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, pair_items
+from fedllm_bench.metrics.items import HELDOUT, HeldoutItem, PairItem, heldout_items, pair_items
+from fedllm_bench.metrics.memorisation import OfMemory
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
 from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
-from fedllm_bench.runs.reference import reference_key, with_reference, without_reference
-from fedllm_bench.runs.swapping import swapped
+from fedllm_bench.runs.row_tokens import Encoded, memory_items, planted_in, reward_beta, tokens_of
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.budget import rounds_within
@@ -96,7 +94,7 @@ class Bench:
         """The clients of the baseline `local`: see :func:`trained_alone`."""
         evaluation, ids = self.config.evaluation, self.clients.ids
         sizes = [len(self.clients.train_rows[client]) for client in ids]
-        named = {item.row.client_id for item in self.items}
+        named = {item.row.client_id for item in self.items if item.part in HELDOUT}
         scored = {place for place, client in enumerate(ids) if client in named} if is_sampled(evaluation) else None
         return trained_alone(sizes, self.visited if evaluation.local_clients else (), evaluation.local_clients, scored)
 
@@ -107,6 +105,7 @@ def check_cell(cell: Cell) -> None:
         locate_adapter(cell.config.model.adapter)
     cell.config.federation.check(len(cell.split.manifest.clients))
     make_method(cell.config, len(cell.split.manifest.clients))
+    planted_in(cell)
     _check_views(cell.config, usable_metrics(cell))
 
 
@@ -135,17 +134,23 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
     workers = Workers.of(model, config.model, config.lora, config.ray) if is_run and config.engine == "ray" else None
-    tokens = _tokens(cell, model, template, told=not is_baseline, is_trial=is_trial, workers=workers)
-    clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
+    tokens = tokens_of(cell, model, template, metrics, told=not is_baseline, is_trial=is_trial, workers=workers)
+    clients = Clients(
+        cell.split,
+        tokens,
+        shuffle_seed=config.seed if config.data.shuffle_users else None,
+        parting_seed=config.seed if config.data.split_pairs else None,
+    )
+    _ = clients.train_rows  # refuses votes whose answers cannot go to different clients
     _check_trainable(config, clients)
     evaluation = config.evaluation
     settings = EvalSettings(
         template=template,
         batch_tokens=evaluation.batch_tokens,
         max_new_tokens=evaluation.max_new_tokens,
-        dpo_beta=config.local.dpo_beta,
+        dpo_beta=reward_beta(config.local),
     )
-    items = _items(clients, config)
+    items = _items(cell, clients, metrics, lambda rows: encode(rows, tokenizer, template))
     _check_answers_fit(model, config, items, settings)
     _check_asked(metrics, items, is_told=not is_baseline)
     bench = Bench(cell, model, clients, items, settings, metrics, workers)
@@ -160,10 +165,14 @@ def _template(config: RunConfig, tokenizer: Any) -> str:
     return source
 
 
-def _items(clients: Clients, config: RunConfig) -> Sequence[HeldoutItem] | Sequence[PairItem]:
-    """The held-out rows that are scored."""
+def _items(
+    cell: Cell, clients: Clients, metrics: Sequence[str], encoded: Encoded
+) -> Sequence[HeldoutItem] | Sequence[PairItem]:
+    """The held-out rows that are scored, and the training rows where metrics ask what is remembered of them."""
+    config = cell.config
     if clients.split.task == "sft":
-        return sampled(heldout_items(clients), clients.split, config.evaluation)
+        items = sampled(heldout_items(clients), clients.split, config.evaluation)
+        return items + memory_items(cell, clients, items, metrics, encoded)
     return sampled(pair_items(clients), clients.split, config.evaluation)
 
 
@@ -202,7 +211,7 @@ def _check_trainable(config: RunConfig, clients: Clients) -> None:
     chosen = {client for choice in schedule(config, len(clients), clients.file_order) for client in choice}
     if any(clients.train_rows[clients.ids[client]] for client in chosen):
         return
-    part = clients.tokens["train"]
+    part = whole(clients.tokens["train"])
     raise UserError(
         f"no client that the schedule chooses can train anything: {part.num_skipped} of "
         f"{len(part) + part.num_skipped} training rows keep no token of their answer within "
@@ -210,30 +219,14 @@ def _check_trainable(config: RunConfig, clients: Clients) -> None:
     )
 
 
-def has_reference(bench: Bench) -> bool:
-    """Whether the reference of the pairs of this split lies in the cache."""
-    parts = {name: part for name, part in bench.clients.tokens.items() if isinstance(part, PairPart)}
-    size = bench.settings.batch_tokens
-    key = reference_key(parts, bench.model, base_hash=bench.cell.base_hash, batch_tokens=size)
-    return (files.cache_root() / "reference" / key).is_dir()
-
-
-def _tokens(
-    cell: Cell, model: LoraModel, template: str, *, told: bool, is_trial: bool, workers: Workers | None
-) -> Mapping[str, TokenPart | PairPart]:
-    """The split tokenised; pairs with the reference's log-probabilities."""
-    length, cache = cell.config.local.sequence_length, files.cache_root()
-    split = swapped(cell.split, cell.config.seed) if cell.config.data.swap_answers else cell.split
-    if split.task == "sft":
-        return tokenise_split(split, model.tokenizer, template, length, cache, told=told)
-    parts = tokenise_pairs(split, model.tokenizer, template, length, cache, told=told)
-    if is_trial:
-        return without_reference(parts)
-    batch_tokens = cell.config.evaluation.batch_tokens
-    elsewhere = workers.under("", {}, using_adapters) if workers else None
-    return with_reference(
-        parts, model, base_hash=cell.base_hash, batch_tokens=batch_tokens, cache=cache, elsewhere=elsewhere
-    )
+def _check_memory(config: RunConfig, name: str, metric: OfMemory) -> None:
+    """Refuse to ask for canaries that are not there, and for members that the split's rows are not."""
+    if "canary" in metric.parts and not config.data.canaries:
+        raise UserError(f"METRICS={name}: no canary is planted; give --set data.canaries=16, or leave it out")
+    if "train" in metric.parts and config.data.swap_answers:
+        raise UserError(
+            f"METRICS={name}: data.swap_answers=true leaves no training row as it was; leave one of them out"
+        )
 
 
 def usable_metrics(cell: Cell) -> tuple[str, ...]:
@@ -245,6 +238,8 @@ def usable_metrics(cell: Cell) -> tuple[str, ...]:
     for name in names:
         if name not in METRICS:
             raise unknown("metric", name, METRICS, plugins.ADVICE)
+        if isinstance(metric := METRICS[name], OfMemory):
+            _check_memory(cell.config, name, metric)
         if METRICS[name].task != task:
             fitting = ", ".join(other for other, metric in METRICS.items() if metric.task == task)
             raise UserError(

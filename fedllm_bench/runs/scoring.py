@@ -19,8 +19,16 @@ from fedllm_bench.common.progress import Share
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.metrics.batches import ALL, Batches, OwnAdapters, using_adapters
-from fedllm_bench.metrics.items import Item, of_clients
-from fedllm_bench.metrics.registry import METRICS, score_group, shares_passes, together, work_of
+from fedllm_bench.metrics.items import Item, of_clients, unscored
+from fedllm_bench.metrics.registry import (
+    METRICS,
+    items_of,
+    needs_one_model,
+    score_group,
+    shares_passes,
+    together,
+    work_of,
+)
 from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.scores.score import Score
@@ -57,15 +65,23 @@ def evaluate_each(bench: Bench, adapters: Mapping[str, Tree], label: str, *, led
     Clients share passes where they can: each has few rows, and most of a small pass is not arithmetic.
     """
     works = []
+    shared = [name for name in bench.metrics if not needs_one_model(name)]
     for ids in batched(adapters, CLIENTS_AT_ONCE):
-        for group in together(bench.metrics):
+        for group in together(shared):
             if bench.model.stackable and shares_passes(group):
                 each = {client: adapters[client] for client in ids}
                 items = [item for client in ids for item in of_clients(bench.items, [client])]
                 works.append(_Work(group, items, each=each))
             else:
                 works += [_Work(group, of_clients(bench.items, [client]), adapters[client]) for client in ids]
-    return _scores(bench, bench.metrics, works, label, ledger=ledger)
+    scores = _scores(bench, shared, works, label, ledger=ledger)
+    return {name: scores[name] if name in scores else _unscored(bench, name, list(adapters)) for name in bench.metrics}
+
+
+def _unscored(bench: Bench, name: str, ids: Sequence[str]) -> list[Score]:
+    """What a metric that needs one model for all clients says of clients with adapters of their own."""
+    asked = [item for item in items_of([name], of_clients(bench.items, ids)) if item.part == "train"]
+    return [unscored(item, "each client answers with an adapter of its own") for item in asked]
 
 
 @dataclass(frozen=True)
@@ -150,6 +166,8 @@ def depends_on(bench: Bench) -> dict[str, Any]:
         "threads": bench.cell.threads,
         "versions": {name: METRICS[name].info.version for name in bench.metrics},
     }
+    if config.data.canaries:  # other secrets, other members
+        found["canaries"] = [config.data.canaries, config.data.canary_repeats, config.seed]
     if sample_block(bench.items, bench.cell.split) is not None:  # else every row is scored, by whatever settings
         found["rows"] = [[item.part, item.row.client_id, item.row.row_id] for item in bench.items]
     return found

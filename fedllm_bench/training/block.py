@@ -6,7 +6,6 @@ K clients in the block, P numbers in one packed adapter. K = 1 is sequential tra
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -32,7 +31,7 @@ from fedllm_bench.training.model.lora import Masks, attach, detach
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.recompute import recomputing
 from fedllm_bench.training.objectives import OBJECTIVES, Rows
-from fedllm_bench.training.passes import Pass, passes_of
+from fedllm_bench.training.passes import Pass, passes_of, segments
 
 
 def train_block(
@@ -116,6 +115,7 @@ def _step_gradients(
 ) -> tuple[list[float], Tensor]:
     """Losses of K clients and their gradients (K, P): means over all tokens or pairs of their step."""
     passes = passes_of(tasks, number, model.plan.tokens, packed=model.plan.packed)
+    passes = OBJECTIVES[local.loss].prepared(model, passes, lambda owners: layout.unpack(y_KP[owners]), local)
     terms = [0] * len(tasks)
     for each in (each for rows in passes for each in rows):
         terms[each.owner] += each.row.num_terms
@@ -152,19 +152,11 @@ def _pass_gradients(
     sequences = [sequence for row in rows for sequence in row.sequences]
     batch = collate(sequences, y_KP.device, packed=model.plan.packed)
     of_row = torch.tensor([owners.index(each.owner) for each in pass_rows], device=y_KP.device)
-    model.switch.segments = _segments(pass_rows, owners, batch)
+    model.switch.segments = segments(pass_rows, owners, batch.spans)
     model.switch.masks = _masks(pass_rows, tasks, number, batch) if objective.dropout and model.switch.dropout else None
     losses = objective.losses(model, batch, Rows(rows, of_row, num_terms_K[owners]), local)
     (grad,) = torch.autograd.grad(losses.sum(), leaf)
     return losses.detach(), grad
-
-
-def _segments(pass_rows: Pass, owners: Sequence[int], batch: Batch) -> tuple[int, ...]:
-    """Tokens of each client in the pass, padding included."""
-    tokens, per_row = Counter[int](), len(batch.spans) // len(pass_rows)
-    for place, span in enumerate(batch.spans):
-        tokens[pass_rows[place // per_row].owner] += span
-    return tuple(tokens[owner] for owner in owners)
 
 
 def _masks(pass_rows: Pass, tasks: Sequence[ClientTask], number: int, batch: Batch) -> Masks:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from fedllm_bench.common.trees import moved_to
-from fedllm_bench.data.pairs import PairPart
-from fedllm_bench.data.tokens import TokenPart
+from fedllm_bench.data.pairs import AnyPart
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Phase, Upload
 from fedllm_bench.training.batches import StepPlan
 
@@ -26,7 +25,7 @@ class ClientTask:
     client_id: str
     seed: int
     round_num: int
-    rows: TokenPart | PairPart
+    rows: AnyPart
     row_numbers: tuple[int, ...]
     steps: tuple[StepPlan, ...]
     state: ClientState
@@ -48,7 +47,7 @@ class ClientResult:
     upload: Upload
     state: ClientState
     num_examples: int
-    losses: tuple[float, ...]  # mean loss of each local step, per counted token (sft) or pair (dpo)
+    losses: tuple[float, ...]  # mean loss of each local step, per counted token (sft), pair (dpo) or answer (kto)
     failure: str | None = None
 
 

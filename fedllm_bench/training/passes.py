@@ -7,6 +7,7 @@ together. What is computed does not depend on it: a step's gradient is a sum ove
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,8 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from fedllm_bench.config.run import Local
-from fedllm_bench.data.pairs import PairPart, PairRow
-from fedllm_bench.data.tokens import TokenPart, TokenRow
+from fedllm_bench.data.pairs import AnyPart, AnyRow
 from fedllm_bench.training.batches import StepPlan
 
 # Padded tokens of a pass, forward and backward. On two cores 1,024 was the best or near it for models of hidden size
@@ -49,7 +49,7 @@ class PassRow:
 
     owner: int
     place: int
-    row: TokenRow | PairRow
+    row: AnyRow
 
     @property
     def longest(self) -> int:
@@ -64,7 +64,7 @@ class Steps(Protocol):
     """What passes are made of a client's task: its local steps, whose numbers point to places in `row_numbers`."""
 
     @property
-    def rows(self) -> TokenPart | PairPart: ...
+    def rows(self) -> AnyPart: ...
 
     @property
     def row_numbers(self) -> tuple[int, ...]: ...
@@ -90,9 +90,14 @@ def sequences_of_row(local: Local) -> int:
 def passes_of(tasks: Sequence[Steps], number: int, tokens: int | None, *, packed: bool = False) -> list[Pass]:
     """The passes of step `number` of all `tasks`; see :class:`PassPlan` for `tokens` and `packed`."""
     rows = [row for owner, task in enumerate(tasks) for row in _rows_of(owner, task, number)]
+    return cut_up(rows, [len(task.steps[number][0]) for task in tasks], tokens, packed=packed)
+
+
+def cut_up(rows: Sequence[PassRow], micro_batches: Sequence[int], tokens: int | None, *, packed: bool) -> list[Pass]:
+    """The passes that `rows` make, of clients whose micro-batches have so many rows."""
     if tokens is None:
-        return _by_micro_batch(rows, [len(task.steps[number][0]) for task in tasks])
-    rows.sort(key=lambda row: (-row.longest, row.owner, row.place))
+        return _by_micro_batch(rows, micro_batches)
+    rows = sorted(rows, key=lambda row: (-row.longest, row.owner, row.place))
     if packed:
         sums = [sum(len(sequence.ids) for sequence in row.row.sequences) for row in rows]
         return [_by_owner(rows[start:end]) for start, end in filled(sums, tokens)]
@@ -120,6 +125,14 @@ def _by_micro_batch(rows: Sequence[PassRow], sizes: Sequence[int]) -> list[Pass]
                 found.append([])
             found[number] += own[start : start + size]
     return [tuple(rows) for rows in found]
+
+
+def segments(pass_rows: Pass, owners: Sequence[int], spans: Sequence[int]) -> tuple[int, ...]:
+    """Tokens of each of `owners` in the pass, padding included. `spans` are those of its sequences."""
+    tokens, per_row = Counter[int](), len(spans) // len(pass_rows)
+    for place, span in enumerate(spans):
+        tokens[pass_rows[place // per_row].owner] += span
+    return tuple(tokens[owner] for owner in owners)
 
 
 def cuts(lengths: Sequence[int], tokens: int) -> list[tuple[int, int]]:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.config.run import Local, RunConfig
-from fedllm_bench.data.pairs import PairPart
-from fedllm_bench.data.tokens import TokenPart
+from fedllm_bench.data.pairs import AnyPart
 from fedllm_bench.methods.base import Server
 from fedllm_bench.training.batches import plan_steps
 from fedllm_bench.training.client_round import ClientResult, ClientTask
@@ -61,7 +60,7 @@ def in_order(
         raise RuntimeError(f"the engine answered for other clients than {list(order)}")
 
 
-def clients_per_block(config: RunConfig, rows: TokenPart | PairPart, plan: PassPlan) -> int:
+def clients_per_block(config: RunConfig, rows: AnyPart, plan: PassPlan) -> int:
     """How many clients are trained together, by the mean length of their rows."""
     return clients_of_length(config.local, max(len(rows.ids) / max(len(rows), 1), 1.0), plan)
 

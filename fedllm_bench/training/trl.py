@@ -1,4 +1,4 @@
-"""The reference engine: the client step of `train_block` on TRL's SFTTrainer or DPOTrainer, a new one for each client.
+"""The reference engine: the client step of `train_block` on a trainer of TRL's, a new one for each client.
 
 Slow, and there to be compared with: it shares the plan of rows and the methods with `train_block`, and nothing
 else. Model, LoRA layers, padding, loss, accumulation, clipping and optimiser are those of transformers, PEFT, TRL
@@ -30,11 +30,17 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import moved_to
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import Local, RunConfig
-from fedllm_bench.data.pairs import PairRow
-from fedllm_bench.data.tokens import TokenRow
+from fedllm_bench.data.pairs import AnyRow
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.block import Block, MapBlocks
 from fedllm_bench.training.client_round import ClientResult, ClientTask, through_phases
+from fedllm_bench.training.losses.trl_trainers import (
+    REFERENCE,
+    Steps,
+    make_preference_trainer,
+    preference_arguments,
+    preference_trainer,
+)
 from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import load_base, load_settings
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -43,9 +49,7 @@ from fedllm_bench.training.trl_client import NotFinite, TrainedClient, adapter_p
 
 log = logging.getLogger(__name__)
 DROPOUT = 2  # the purpose of a random stream, beside those of `batches`
-REFERENCE = "ref"  # DPOTrainer's name for the adapter that it makes
 OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd"}  # our names -> those of transformers
-Steps = Sequence[Sequence[Sequence[TokenRow | PairRow]]]  # [step][micro-batch][row]
 
 
 def reference(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks:
@@ -124,13 +128,16 @@ def _train_phase(
 
 def _train(peft_model: Any, tokenizer: Any, client: TrainedClient, task: ClientTask, folder: str) -> str | None:
     """All local steps of a client by a new trainer, which may write into `folder`; why it failed, if it did."""
-    steps = planned_rows(task)
+    steps = planned_rows(task, client.local)
     words = [DROPOUT, task.seed, task.round_num, task.client, *([task.done] if task.done else [])]
     seed = int(np.random.default_rng(words).integers(2**31))
     use_cpu = peft_model.device.type == "cpu"
     args = arguments(client.local, steps, output_dir=folder, seed=seed, use_cpu=use_cpu)
-    make = make_trainer if client.local.loss == "sft" else make_pair_trainer
-    trainer = make(client_trainer(client.local.loss), peft_model, tokenizer, steps, args=args, client=client)
+    kind, local = client_trainer(client.local.loss), client.local
+    if local.loss == "sft":
+        trainer = make_trainer(kind, peft_model, tokenizer, steps, args=args, client=client)
+    else:
+        trainer = make_preference_trainer(kind, peft_model, tokenizer, steps, local, args=args, client=client)
     trainer.add_callback(AfterStep(client))
     try:
         trainer.train()
@@ -142,14 +149,19 @@ def _train(peft_model: Any, tokenizer: Any, client: TrainedClient, task: ClientT
 
 
 def unpatch(peft_model: Any) -> None:
-    """Remove what a trainer put over the base's own forward, and DPO's reference; the next would add to them."""
+    """Remove what a trainer put over the base's own forward, and its reference; the next would add to them."""
     vars(peft_model.get_base_model()).pop("forward", None)
     if REFERENCE in peft_model.peft_config:
         peft_model.delete_adapter(REFERENCE)
 
 
-def planned_rows(task: ClientTask) -> list[list[list[TokenRow | PairRow]]]:
-    """The rows of a task, those of a step by length: [step][micro-batch][row]."""
+def planned_rows(task: ClientTask, local: Local) -> list[list[list[AnyRow]]]:
+    """The rows of a task, those of a step by length: [step][micro-batch][row].
+
+    Under KTO micro-batches are those of the plan, in their order: its loss depends on which rows share one.
+    """
+    if local.loss == "kto":
+        return [[[task.rows[task.row_numbers[row]] for row in micro] for micro in step] for step in task.steps]
     steps = range(len(task.steps))
     return [[[each.row for each in rows] for rows in passes_of([task], number, None)] for number in steps]
 
@@ -176,56 +188,13 @@ def make_trainer(kind: type, peft_model: Any, tokenizer: Any, steps: Steps, **ot
     return trainer
 
 
-def as_pairs(steps: Steps) -> Any:
-    """All pairs in their order, as DPOTrainer prepares them: the prompt, and what follows it in either sequence."""
-    pairs = [row.sequences for micros in steps for micro in micros for row in micro]
-    cuts = [int(chosen.counted.argmax()) for chosen, _ in pairs]  # the first counted token of both
-    return Dataset.from_dict(
-        {
-            "prompt_ids": [chosen.ids[:cut].tolist() for (chosen, _), cut in zip(pairs, cuts, strict=True)],
-            "chosen_ids": [chosen.ids[cut:].tolist() for (chosen, _), cut in zip(pairs, cuts, strict=True)],
-            "rejected_ids": [rejected.ids[cut:].tolist() for (_, rejected), cut in zip(pairs, cuts, strict=True)],
-        }
-    )
-
-
-def make_pair_trainer(kind: type, peft_model: Any, tokenizer: Any, steps: Steps, **others: Any) -> Any:
-    """As :func:`make_trainer`, for DPOTrainer, with the base as its reference.
-
-    Given a PEFT model, DPOTrainer takes a copy of the adapter that it finds as the reference: from round 2 on that is
-    no longer the base. With B = 0 the copy changes nothing, and the reference is the base again.
-    """
-    from trl.trainer.dpo_trainer import DataCollatorForPreference
-
-    trainer = kind(
-        model=peft_model,
-        processing_class=tokenizer,
-        train_dataset=as_pairs(steps),
-        data_collator=DataCollatorForPreference(pad_token_id=0),
-        **others,
-    )
-    trainer.remove_callback(PrinterCallback)
-    refer_to_base(peft_model)
-    return trainer
-
-
-def refer_to_base(peft_model: Any) -> None:
-    """Let DPOTrainer's reference add nothing to the base."""
-    with torch.no_grad():
-        for name, parameter in peft_model.named_parameters():
-            if f".lora_B.{REFERENCE}." in name:
-                parameter.zero_()
-
-
 def arguments(local: Local, steps: Steps, **others: Any) -> Any:
     """`local` in the words of TRL: the rows in their order, a constant rate, nothing logged or saved."""
-    from trl import DPOConfig, SFTConfig
+    from trl import SFTConfig
 
-    if local.loss == "sft":
-        return SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **_shared(local, steps), **others)
-    # disable_dropout is its default; `train_block` draws no dropout under dpo either
-    options = {"beta": local.dpo_beta, "loss_type": local.dpo_loss, "disable_dropout": True, "max_length": None}
-    return DPOConfig(**options, **_shared(local, steps), **others)
+    if local.loss != "sft":
+        return preference_arguments(local, {**_shared(local, steps), **others})
+    return SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **_shared(local, steps), **others)
 
 
 def _shared(local: Local, steps: Steps) -> dict[str, Any]:
@@ -253,24 +222,12 @@ def _shared(local: Local, steps: Steps) -> dict[str, Any]:
 
 
 @cache
-def pair_trainer() -> type:
-    """DPOTrainer for pairs that are tokens already, which it has no option to say."""
-    from trl import DPOTrainer
-
-    class TokenPairTrainer(DPOTrainer):  # type: ignore[misc]
-        def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
-            return dataset
-
-    return TokenPairTrainer
-
-
-@cache
 def client_trainer(loss: str = "sft") -> type:
     """TRL's trainer with a method's hooks. Gradients are corrected in `training_step`: in transformers 5 the callback
     `on_pre_optimizer_step` comes after clipping."""
     from trl import SFTTrainer
 
-    kind: Any = SFTTrainer if loss == "sft" else pair_trainer()
+    kind: Any = SFTTrainer if loss == "sft" else preference_trainer(loss)
 
     class ClientTrainer(kind):  # type: ignore[misc]
         def __init__(self, *, client: TrainedClient, **options: Any) -> None:

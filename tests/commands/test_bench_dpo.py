@@ -62,3 +62,29 @@ def test_a_bad_starting_adapter_is_one_line_and_no_run(pair_split, tiny_folder, 
     argv = words("chatbot_pa", pair_split, tiny_folder, tmp_path, f"model.adapter={tmp_path}")
     with quick():
         assert_refused(argv, tmp_path, capsys, "model.adapter=", "no adapter_config.json")
+
+
+# --- other objectives
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("local.loss=kto", "data.split_pairs=true"),
+        pytest.param(("local.dpo_loss=simpo", "local.dpo_beta=2"), marks=pytest.mark.slow),
+        pytest.param(("local.dpo_loss=orpo",), marks=pytest.mark.slow),
+    ],
+    ids=["kto", "simpo", "orpo"],
+)
+def test_other_objectives_have_the_same_metrics_and_move_the_model(
+    settings, finished, pair_split, tiny_folder, tmp_path
+):
+    asked = "evaluation.metrics=preference_accuracy,preference_margin,likelihood_accuracy"
+    folder = run("chatbot_pa", pair_split, tiny_folder, tmp_path, asked, *settings)
+    results, plain = results_of(folder), results_of(finished)
+    metrics = results["metrics"]
+    assert metrics["preference_accuracy"]["before"]["mean"] == 0.5
+    assert metrics["preference_margin"]["after"]["mean"] != plain["metrics"]["preference_margin"]["after"]["mean"]
+    assert 0 < metrics["likelihood_accuracy"]["before"]["mean"] < 1
+    assert results["data"]["cut"] == plain["data"]["cut"]
+    assert results["run"]["dataset"].endswith(", votes split") == ("kto" in settings[0])

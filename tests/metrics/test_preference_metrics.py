@@ -21,6 +21,8 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics import preference
 from fedllm_bench.metrics.items import pair_items
 from fedllm_bench.metrics.preference import (
+    LikelihoodAccuracy,
+    LikelihoodMargin,
     MiniRefusal,
     PreferenceAccuracy,
     PreferenceLoss,
@@ -86,6 +88,22 @@ def test_a_margin_is_beta_times_the_difference_of_the_log_ratios(voted, trained,
     assert set(right) == {0.0, 1.0}
 
 
+def test_a_likelihood_needs_no_reference_and_is_a_mean_over_the_tokens_of_an_answer(voted, trained, tiny_model):
+    chosen = [replace(item, tokens=replace(item.tokens, reference=None)) for item in voted[::9]]
+    for adapter in (trained, None):  # the base has its own likelihoods
+        with tiny_model.using(adapter):
+            found = [score.value for score in LikelihoodMargin().score(tiny_model, chosen, BETA)]
+            right = [score.value for score in LikelihoodAccuracy().score(tiny_model, chosen, BETA)]
+            rows = [[plain_logp(tiny_model.base, row).item() for row in item.tokens.sequences] for item in chosen]
+        lengths = [[row.num_counted for row in item.tokens.sequences] for item in chosen]
+        expected = np.divide(rows, lengths) @ [1, -1]
+        assert found == pytest.approx(expected.tolist(), abs=1e-5)
+        assert right == [float(value > 0) for value in expected]
+        assert np.abs(expected).min() > 1e-3
+    same = replace(chosen[0], tokens=replace(chosen[0].tokens, rejected=chosen[0].tokens.chosen))
+    assert [score.value for score in LikelihoodAccuracy().score(tiny_model, [same], BETA)] == [0.5]
+
+
 @pytest.mark.parametrize("adapter", ["none", "new"])
 def test_the_base_has_margin_zero_and_accuracy_one_half(adapter, voted, tiny_model):
     """Also as a new adapter, whose B is 0, though its sums are rounded in other batches."""
@@ -101,7 +119,7 @@ def test_the_base_has_margin_zero_and_accuracy_one_half(adapter, voted, tiny_mod
 
 def test_a_pair_without_tokens_and_a_model_that_diverged_are_unscored(voted, trained, tiny_model):
     broken = tmap(lambda t: t * float("nan"), trained)
-    for metric in (PreferenceMargin(), PreferenceAccuracy(), PreferenceLoss()):
+    for metric in (PreferenceMargin(), PreferenceAccuracy(), PreferenceLoss(), LikelihoodAccuracy()):
         with tiny_model.using(trained):
             (blank,) = metric.score(tiny_model, [replace(voted[0], tokens=None)], BETA)
         with tiny_model.using(broken):
@@ -140,7 +158,8 @@ def test_metrics_of_margins_are_scored_together_as_each_by_itself_in_one_pass(
     names = [name for name, metric in METRICS.items() if metric.task == "preference"]
     groups = together(["mini_exact", *names])
     of_margin = ("preference_loss", "preference_accuracy", "preference_margin")
-    assert groups == [("mini_exact",), of_margin, ("mini_refusal",)]
+    of_likelihood = ("likelihood_accuracy", "likelihood_margin")
+    assert groups == [("mini_exact",), of_margin, of_likelihood, ("mini_refusal",)]
     items = voted[::5]
     with tiny_model.using(trained if adapted else None):
         alone = {name: METRICS[name].score(tiny_model, items, BETA) for name in names}
@@ -150,8 +169,10 @@ def test_metrics_of_margins_are_scored_together_as_each_by_itself_in_one_pass(
         found = score_group(groups[1], tiny_model, items, BETA)
         assert passes == ([2 * len(items)] if adapted else [])
         found |= score_group(groups[2], tiny_model, items, BETA)
+        assert passes[-1:] == [2 * len(items)]  # of likelihoods the base has its own
+        found |= score_group(groups[3], tiny_model, items, BETA)
     assert found == alone
-    assert len(found) == 4
+    assert len(found) == 6
 
 
 # --- refusals

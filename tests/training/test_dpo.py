@@ -18,12 +18,13 @@ from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.training import objectives
 from fedllm_bench.training.batches import collate
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.client_round import ClientTask
+from fedllm_bench.training.losses import pair_losses
+from fedllm_bench.training.losses.log_probabilities import log_ratios
+from fedllm_bench.training.losses.pair_losses import PAIR_LOSSES
 from fedllm_bench.training.model.lora import initial_adapter
-from fedllm_bench.training.objectives import PAIR_LOSSES
 
 PART = random_pairs(seed=11, num_pairs=22)
 KINDS = sorted(PAIR_LOSSES)
@@ -37,13 +38,17 @@ def tasks_of(method, start, local, clients=tuple(ROWS), part=PART) -> list[Clien
     return tasks
 
 
-def test_both_kinds_are_registered():
-    assert KINDS == ["ipo", "sigmoid"]
+def test_all_kinds_are_registered():
+    assert KINDS == ["ipo", "orpo", "sigmoid", "simpo"]
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    sweep([(n, k) for n in METHODS for k in KINDS], *[(n, "sigmoid") for n in UNLIKE], ("fedavg", "ipo")),
+    sweep(
+        [(n, k) for n in METHODS for k in KINDS],
+        *[(n, "sigmoid") for n in UNLIKE],
+        *[("fedavg", k) for k in KINDS if k != "sigmoid"],
+    ),
 )
 def test_clients_at_once_are_the_clients_one_by_one(name, kind, double_model, tiny_run_config):
     """In any grouping and order, with unequal numbers of steps and accumulation."""
@@ -102,7 +107,7 @@ def test_accumulation_is_one_big_batch(kind, micro_batch, accumulation, double_m
     assert max(gap(a, b) for a, b in zip(*results, strict=True)) < 1e-11
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
 def test_a_policy_that_is_the_reference_has_margin_zero(kind, double_model):
     """Its losses are log 2, and (1 / 2 beta)^2; a new adapter with B = 0 is the base."""
     local = dpo(kind)
@@ -117,10 +122,40 @@ def test_a_policy_that_is_the_reference_has_margin_zero(kind, double_model):
 
 def test_losses_by_hand():
     ratios, lengths = torch.tensor([[2.0, -1.0], [-6.0, 0.0]]), torch.tensor([[4.0, 2.0], [3.0, 1.0]])
-    sigmoid = PAIR_LOSSES["sigmoid"](ratios, lengths, 0.5).tolist()
+    sigmoid = pair_losses.sigmoid_losses(ratios, lengths, dpo("sigmoid", dpo_beta=0.5)).tolist()
     assert sigmoid == pytest.approx([math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(3))])
-    ipo = PAIR_LOSSES["ipo"](ratios, lengths, 0.25).tolist()
+    ipo = pair_losses.ipo_losses(ratios, lengths, dpo("ipo", dpo_beta=0.25)).tolist()
     assert ipo == pytest.approx([(0.5 + 0.5 - 2) ** 2, (-2 - 0 - 2) ** 2])
+
+
+def test_simpo_and_odds_by_hand():
+    log_p, lengths = torch.tensor([[-2.0, -6.0], [-3.0, -1.0]]), torch.tensor([[4.0, 2.0], [3.0, 1.0]])
+    simpo = pair_losses.simpo_losses(log_p, lengths, dpo("simpo", dpo_beta=2.0, simpo_gamma=1.0)).tolist()
+    assert simpo == pytest.approx([math.log(1 + math.exp(-4)), math.log(1 + math.exp(1))])
+    p = [math.exp(-0.5), math.exp(-3)]
+    odds = [x / (1 - x) for x in p]
+    found = pair_losses.odds_losses(log_p, lengths).tolist()
+    assert found == pytest.approx([math.log(1 + odds[1] / odds[0]), math.log(2)], rel=1e-6)
+
+
+def test_an_answer_that_is_certain_has_finite_odds():
+    log_p = torch.tensor([[0.0, -0.1], [-1e-9, 0.0]], requires_grad=True)
+    losses = pair_losses.odds_losses(log_p, torch.ones(2, 2))
+    losses.sum().backward()
+    assert torch.isfinite(losses).all()
+    assert torch.isfinite(log_p.grad).all()
+
+
+@pytest.mark.parametrize("kind", ["simpo", "orpo"])
+def test_a_loss_without_reference_is_the_same_whatever_the_base_says(kind, double_model):
+    local, start = dpo(kind), start_of(double_model)
+    results = [
+        train_block(double_model, FedAvg(), {"params": start}, tasks_of(FedAvg(), start, local, part=part), local)
+        for part in (PART, replace(PART, reference=None))
+    ]
+    for a, b in zip(*results, strict=True):
+        assert a.losses == b.losses
+        assert gap(a, b) == 0.0
 
 
 def test_no_dropout_is_drawn_under_dpo(load_tiny, tiny_model):
@@ -150,7 +185,7 @@ def test_steps_prefer_what_was_chosen(tiny_model):
     pairs = [part[i] for i in ROWS[0]]
     with tiny_model.using(end):
         batch = collate([row for pair in pairs for row in pair.sequences], CPU)
-        ratios = objectives.log_ratios(tiny_model, batch, pairs)
+        ratios = log_ratios(tiny_model, batch, pairs)
         assert torch.allclose(
             ratios[0, 0], plain_logp(tiny_model.base, pairs[0].chosen) - pairs[0].reference[0], atol=1e-4
         )

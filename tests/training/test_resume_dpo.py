@@ -20,6 +20,7 @@ from resumed_rounds import (
 from sweeps import sweep
 
 from fedllm_bench.common.files import read_jsonl
+from fedllm_bench.data.pairs import AnswerPart
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.runs.reference import with_reference
@@ -43,6 +44,19 @@ def test_a_run_that_was_killed_anywhere_ends_as_an_undisturbed_one(
     run, start, whole = undisturbed(tiny_model, pair_clients, config, tmp_path)
     steps = {steps for record in read_jsonl(run.folder / "rounds.jsonl") for steps in record["steps"]}
     assert run.method.pooled or len(steps) > 1
+    broken = anew(run, "broken")
+    with pytest.raises(Killed):
+        run_rounds(replace(broken, map_blocks=killed_at(run.map_blocks, 1, 0 if run.method.pooled else 3)), start)
+    run_rounds(broken, start)
+    assert same_bits(left_behind(broken), whole)
+
+
+@pytest.mark.parametrize("name", sweep(METHODS, "scaffold"))
+def test_kto_goes_on_where_it_was_killed_as_well(name, tiny_model, pair_clients, tiny_run_config, tmp_path):
+    """Each answer is a row, and a client has twice as many."""
+    answers = {**pair_clients.tokens, "train": AnswerPart(pair_clients.tokens["train"])}
+    clients = replace(pair_clients, tokens=answers)
+    run, start, whole = undisturbed(tiny_model, clients, config_of(tiny_run_config, name, "local.loss=kto"), tmp_path)
     broken = anew(run, "broken")
     with pytest.raises(Killed):
         run_rounds(replace(broken, map_blocks=killed_at(run.map_blocks, 1, 0 if run.method.pooled else 3)), start)

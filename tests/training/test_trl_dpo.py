@@ -34,6 +34,7 @@ from fedllm_bench.training import trl
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.engines import ENGINES
+from fedllm_bench.training.losses import trl_trainers
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.rounds import run_rounds
@@ -138,7 +139,7 @@ def test_a_copy_of_the_adapter_as_reference_shows_from_round_two_on(
     double_model, double_clients, tiny_run_config, tmp_path, monkeypatch
 ):
     """What DPOTrainer does by itself to a PEFT model; the tests above would see it."""
-    monkeypatch.setattr(trl, "refer_to_base", lambda peft_model: None)
+    monkeypatch.setattr(trl_trainers, "refer_to_base", lambda peft_model: None)
     config = tiny_run_config("fedavg", "federation.rounds=2", "federation.clients_per_round=1", dataset="chatbot_pa")
     _, records = rounds_by("inprocess", config, double_model, double_clients, tmp_path)
     _, trapped = rounds_by("trl", config, double_model, double_clients, tmp_path)
@@ -187,7 +188,7 @@ def test_sft_of_several_turns_is_that_of_trl_with_assistant_only_loss(double_mod
         put(client.y, start)
         tokenizer = copy.deepcopy(double_model.tokenizer)
         tokenizer.chat_template = template
-        options = {**trl._shared(local, trl.planned_rows(task)), "assistant_only_loss": True, "max_length": None}
+        options = {**trl._shared(local, trl.planned_rows(task, local)), "assistant_only_loss": True, "max_length": None}
         trainer = trl.client_trainer()(
             client=client,
             model=peft_model,

@@ -12,6 +12,7 @@ from fedllm_bench.leaderboard.checks.split_items import Expected, Key, SplitItem
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.recompute import SMALLEST, is_own, means, rescored
 from fedllm_bench.leaderboard.submission.submitted import SIDES, Submitted, SubmittedRun
+from fedllm_bench.metrics.memorisation import OfMemory
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.results.run_results import client_rows, metrics_of
 from fedllm_bench.scores.score import Score
@@ -89,6 +90,8 @@ def _all_metrics(run: SubmittedRun, split: SplitItems) -> Iterator[Problem]:
     own = {split.ids[client] for client in split.local_sample(run)} if is_whole else set(split.ids)
     personal = is_whole and run.method.personal
     for name, sides in run.sets.items():
+        if isinstance(METRICS.get(name), OfMemory):  # asked of training rows, and ranked nowhere
+            continue
         wanted = split.of_metric(name)
         for side, scores in (("before", sides.before), ("after", sides.after), ("local", sides.local)):
             if scores is None:

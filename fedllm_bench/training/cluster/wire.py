@@ -15,7 +15,7 @@ import torch
 
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.run import Local, RunConfig
-from fedllm_bench.data.pairs import PairPart
+from fedllm_bench.data.pairs import AnswerPart, AnyPart, PairPart
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.batches import StepPlan
@@ -25,7 +25,7 @@ from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.passes import PassPlan
 
 Arrays = dict[str, dict[str, tuple[str, Any]]]  # trees of tensors: tree, name -> type and array
-Rows = TokenPart | PairPart
+Rows = AnyPart
 # Puts adapters, by name or client, into a model for rows of these owners
 Using = Callable[[LoraModel, Mapping[str, Tree], Sequence[str]], AbstractContextManager[None]]
 Computation = Callable[[LoraModel], list[Any]]  # of a batch: a dataclass of this package that can be called
@@ -53,10 +53,14 @@ def _unpacked(kind: str, array: Any) -> torch.Tensor:
 
 def plain_rows(rows: Rows) -> Rows:
     """The same rows with arrays in memory: a file that is mapped here may not be there on another machine."""
-    if isinstance(rows, PairPart):
-        reference = None if rows.reference is None else np.asarray(rows.reference)
-        return PairPart(plain_sequences(rows.sequences), reference)
-    return plain_sequences(rows)
+    if isinstance(rows, AnswerPart):
+        return AnswerPart(plain_pairs(rows.pairs))
+    return plain_pairs(rows) if isinstance(rows, PairPart) else plain_sequences(rows)
+
+
+def plain_pairs(pairs: PairPart) -> PairPart:
+    reference = None if pairs.reference is None else np.asarray(pairs.reference)
+    return PairPart(plain_sequences(pairs.sequences), reference)
 
 
 def plain_sequences(part: TokenPart) -> TokenPart:

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from tiny import CPU, VOCABULARY
 from torch import Tensor
 
-from fedllm_bench.data.pairs import PairPart, PairRow
+from fedllm_bench.config.run import Local
+from fedllm_bench.data.pairs import AnswerRow, PairPart, PairRow
 from fedllm_bench.data.tokens import TokenPart, TokenRow
 from fedllm_bench.training.batches import collate
 
@@ -49,10 +51,16 @@ def plain_logp(model: Any, row: TokenRow) -> Tensor:
     return -F.cross_entropy(logits, batch.targets[0, 1:], ignore_index=-100, reduction="sum")
 
 
-def plain_loss(model: Any, pairs: Sequence[PairRow], kind: str, beta: float) -> Tensor:
+def plain_loss(model: Any, pairs: Sequence[PairRow], kind: str, beta: float, gamma: float = 0.5) -> Tensor:
     """The mean loss of pairs, one after the other, as the papers write it."""
+    if kind == "orpo":
+        return plain_orpo_loss(model, pairs, beta)
     total = 0.0
     for pair in pairs:
+        if kind == "simpo":
+            win, lose = (plain_logp(model, row) / row.num_counted for row in pair.sequences)
+            total = total - (beta * win - beta * lose - gamma).sigmoid().log()
+            continue
         assert pair.reference is not None
         win, lose = (plain_logp(model, row) - ref for row, ref in zip(pair.sequences, pair.reference, strict=True))
         if kind == "sigmoid":
@@ -60,3 +68,35 @@ def plain_loss(model: Any, pairs: Sequence[PairRow], kind: str, beta: float) -> 
         else:
             total = total + (win / pair.chosen.num_counted - lose / pair.rejected.num_counted - 1 / (2 * beta)) ** 2
     return total / len(pairs)
+
+
+def plain_orpo_loss(model: Any, pairs: Sequence[PairRow], weight: float) -> Tensor:
+    """ORPO: likelihood of all tokens of the chosen sequences, and the odds of the answers."""
+    odds, nll, tokens = 0.0, 0.0, 0
+    for pair in pairs:
+        p_win, p_lose = ((plain_logp(model, row) / row.num_counted).exp() for row in pair.sequences)
+        odds = odds - torch.log(torch.sigmoid(torch.log(p_win / (1 - p_win)) - torch.log(p_lose / (1 - p_lose))))
+        whole = replace(pair.chosen, counted=np.ones_like(pair.chosen.counted))
+        nll, tokens = nll - plain_logp(model, whole), tokens + len(whole.ids) - 1
+    return nll / tokens + weight * odds / len(pairs)
+
+
+def plain_kto_step(model: Any, base: Any, micros: Sequence[Sequence[AnswerRow]], local: Local) -> Tensor:
+    """The mean loss of a step of KTO, answer by answer. `base` is the reference."""
+    losses = []
+    for micro in micros:
+        drifts = []
+        for place, row in enumerate(micro):
+            before = micro[place - 1].answer
+            cut, start = int(row.answer.counted.argmax()), int(before.counted.argmax())
+            ids = np.concatenate([row.answer.ids[:cut], before.ids[start:]])[: local.sequence_length]
+            other = TokenRow(ids, np.arange(len(ids)) >= cut)
+            drifts.append((plain_logp(model, other) - plain_logp(base, other)).item())
+        z0 = max(0.0, sum(drifts) / len(drifts))
+        for row in micro:
+            r = plain_logp(model, row.answer) - row.reference
+            if row.is_desirable:
+                losses.append(local.kto_desirable * (1 - torch.sigmoid(local.dpo_beta * (r - z0))))
+            else:
+                losses.append(local.kto_undesirable * (1 - torch.sigmoid(local.dpo_beta * (z0 - r))))
+    return torch.stack(losses).mean()

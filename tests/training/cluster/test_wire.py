@@ -9,6 +9,7 @@ import torch
 from resumed_rounds import same_bits
 from tiny import LOCAL, client_task, random_part
 
+from fedllm_bench.data.pairs import AnswerPart
 from fedllm_bench.methods.codec import Codec
 from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.cluster.wire import SentResult, SentTask, packed, plain_rows, unpacked
@@ -64,10 +65,11 @@ def test_a_result_comes_back_whole() -> None:
 
 
 def test_rows_that_are_mapped_from_a_file_are_sent_as_plain_arrays(tiny_clients: Any, pair_clients: Any) -> None:
-    for clients in (tiny_clients, pair_clients):
-        rows = clients.tokens["train"]
+    pairs = pair_clients.tokens["train"]
+    for rows in (tiny_clients.tokens["train"], pairs, AnswerPart(pairs)):
         back = pickle.loads(pickle.dumps(plain_rows(rows)))
         assert type(back.ids).__name__ == "ndarray"
         assert len(back) == len(rows) > 3
         for number in (0, len(rows) - 1):
             assert [s.ids.tolist() for s in back[number].sequences] == [s.ids.tolist() for s in rows[number].sequences]
+    assert plain_rows(AnswerPart(pairs))[3].reference == pairs[1].reference[1]

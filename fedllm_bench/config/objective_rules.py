@@ -1,0 +1,91 @@
+"""What the settings of an objective and of the training rows must fit: each other, the task and the engine."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+OBJECTIVES_OF = {"sft": ("sft",), "preference": ("dpo", "kto")}  # by the task of a split
+WITHOUT_REFERENCE = ("simpo", "orpo")  # kinds of local.dpo_loss
+CHANGE_THE_BASE = ("stack", "exact", "restart")  # rules of communication.lora_aggregation
+
+
+class RowSettings(Protocol):
+    """What is read of the section `data`."""
+
+    @property
+    def task(self) -> Literal["sft", "preference"]: ...
+    @property
+    def shuffle_users(self) -> bool: ...
+    @property
+    def swap_answers(self) -> bool: ...
+    @property
+    def split_pairs(self) -> bool: ...
+    @property
+    def canaries(self) -> int: ...
+    @property
+    def canary_repeats(self) -> int: ...
+
+
+class LossSettings(Protocol):
+    """What is read of the section `local`."""
+
+    @property
+    def loss(self) -> str: ...
+    @property
+    def dpo_loss(self) -> str: ...
+    @property
+    def micro_batch(self) -> int: ...
+    @property
+    def kto_desirable(self) -> float: ...
+    @property
+    def kto_undesirable(self) -> float: ...
+
+
+def check_objective(data: RowSettings, local: LossSettings, engine: str, aggregation: str) -> None:
+    """Raise a :class:`ValueError` of one line for settings that contradict each other."""
+    allowed = OBJECTIVES_OF[data.task]
+    if local.loss not in allowed:
+        needed = " or ".join(repr(name) for name in allowed)
+        raise ValueError(f"local.loss: got {local.loss!r}, but data.task {data.task!r} needs {needed}")
+    if local.loss == "kto":
+        _check_kto(local, aggregation)
+    elif data.split_pairs:
+        raise ValueError("data.split_pairs=true: it is for local.loss=kto, which needs no pairs; give both, or neither")
+    if data.split_pairs and data.shuffle_users:
+        raise ValueError("data.split_pairs: data.shuffle_users=true deals all answers anyway; leave one of them out")
+    if local.loss == "dpo" and local.dpo_loss in WITHOUT_REFERENCE and engine == "trl":
+        raise ValueError(
+            f"local.dpo_loss={local.dpo_loss}: TRL has its trainer among its experiments, and engine=trl does not take "
+            "it; give engine=inprocess"
+        )
+    _check_canaries(data)
+
+
+def _check_kto(local: LossSettings, aggregation: str) -> None:
+    if local.micro_batch < 2:
+        raise ValueError(
+            "local.micro_batch=1: local.loss=kto estimates a divergence from the answers of other rows of a "
+            "micro-batch; give 2 or more"
+        )
+    if aggregation in CHANGE_THE_BASE:
+        raise ValueError(
+            f"communication.lora_aggregation={aggregation}: local.loss=kto asks the base in each step, and this "
+            "rule changes the base; give lora_aggregation=mean, or local.loss=dpo"
+        )
+    if not local.kto_desirable and not local.kto_undesirable:
+        raise ValueError(
+            "local.kto_desirable=0 and local.kto_undesirable=0: nothing is left to learn; give one of them"
+        )
+
+
+def _check_canaries(data: RowSettings) -> None:
+    if not data.canaries and data.canary_repeats > 1:
+        raise ValueError(f"data.canary_repeats={data.canary_repeats}: it is of data.canaries, which is 0; give both")
+    if not data.canaries:
+        return
+    if data.task != "sft":
+        raise ValueError(
+            f"data.canaries={data.canaries}: secrets are planted in conversations, data.task is {data.task}; give 0"
+        )
+    if data.swap_answers:
+        raise ValueError("data.canaries: data.swap_answers=true would take their answers away; leave one of them out")

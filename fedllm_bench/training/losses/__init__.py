@@ -1,0 +1,1 @@
+"""Losses of preferences: of pairs of answers, and of answers by themselves."""
