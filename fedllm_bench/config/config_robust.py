@@ -11,6 +11,7 @@ from fedllm_bench.config.config_uploads import Positive, Strict
 
 Rule = Literal["mean", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "norm_bound"]
 AttackKind = Literal["none", "noise", "sign_flip", "scaled", "trigger", "harmful"]
+OF_ATTACK = ("attack_success", "attack_misfire")  # metrics that ask with the words of the section `attack`
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 Short = Annotated[str, Field(max_length=200)]  # a trigger that fills the sequence length leaves no token to train on
 

@@ -209,12 +209,7 @@ class RunConfig(_Strict):
 
 # Keys that came later, by section ("" is the config itself), with their defaults: left out where they have these.
 ADDED: dict[str, dict[str, Any]] = {
-    "": {
-        "plugins": [],
-        "ray": {"gpus_per_worker": 1.0, "workers": 0},
-        "aggregation": asdict(Aggregation()),
-        "attack": asdict(Attack()),
-    },
+    "": {"plugins": [], "ray": asdict(Ray()), "aggregation": asdict(Aggregation()), "attack": asdict(Attack())},
     "data": {"swap_answers": False},
     "model": {"device_map": ""},
     "local": {"on_divergence": "stop"},

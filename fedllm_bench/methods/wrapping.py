@@ -1,7 +1,8 @@
 """Which wrappers a config puts around its method, and what is refused.
 
-From the inside: the frozen A (what exists), float16 (how it travels), privacy (what the server counts of it).
-Privacy is the outermost, so that nothing is done to an upload after it was clipped.
+From the inside: the frozen A (what exists), attackers (what they send), float16 (how it travels), a rule of aggregation
+or privacy (what the server counts of it). These are the outermost, so that nothing is done to an upload after it was
+clipped.
 """
 
 from __future__ import annotations
@@ -15,19 +16,27 @@ from fedllm_bench.methods.accounting import find_noise
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.privacy import DpFedAvg, Private
 from fedllm_bench.methods.uploads import FrozenA, HalfUploads
+from fedllm_bench.methods.wrapping_robust import attacked, robust
 
 
 def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
     """`method` in the wrappers that `config` asks for; a :class:`UserError` where it cannot have them.
 
-    Raises a :class:`ValueError` where privacy.epsilon is to find the noise and `num_clients` is None.
+    Raises a :class:`ValueError` where privacy.epsilon is to find the noise, or somebody attacks, and `num_clients` is
+    None.
     """
+    if config.attack.kind != "none":
+        _check_sends(method, config, "attack")
+    if config.aggregation.rule != "mean":
+        _check_sends(method, config, "aggregation")
     if replace(config.communication, budget_mb=None) != Communication():  # nothing sent passes no budget
         _check_sends(method, config, "communication")
     if config.communication.lora_aggregation == "frozen_a":
         method = FrozenA(inner=method)
+    method = attacked(method, config, num_clients)
     if config.communication.upload_dtype == "float16":
         method = HalfUploads(inner=method)
+    method = robust(method, config)
     return _private(method, config, num_clients)
 
 

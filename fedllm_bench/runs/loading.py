@@ -23,6 +23,7 @@ from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.data.tokens import TokenPart, TokenRow, encode, tokenise_split
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
+from fedllm_bench.metrics.attack import OfAttack
 from fedllm_bench.metrics.batches import using_adapters
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, heldout_items, pair_items
 from fedllm_bench.metrics.registry import METRICS
@@ -31,6 +32,7 @@ from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
 from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.poisoning import check_texts, poisoned
 from fedllm_bench.runs.reference import reference_key, with_reference, without_reference
 from fedllm_bench.runs.swapping import swapped
 from fedllm_bench.scores.score import LOSSES
@@ -135,6 +137,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
     workers = Workers.of(model, config.model, config.lora, config.ray) if is_run and config.engine == "ray" else None
+    check_texts(config.attack, ChatEncoder(tokenizer, template), config.evaluation.max_new_tokens)
     tokens = _tokens(cell, model, template, told=not is_baseline, is_trial=is_trial, workers=workers)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
     _check_trainable(config, clients)
@@ -144,6 +147,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
         batch_tokens=evaluation.batch_tokens,
         max_new_tokens=evaluation.max_new_tokens,
         dpo_beta=config.local.dpo_beta,
+        attack=config.attack,
     )
     items = _items(clients, config)
     _check_answers_fit(model, config, items, settings)
@@ -181,7 +185,7 @@ def _check_answers_fit(
     """Refuse metrics that ask for more tokens than a table of positions has: those whose answers are generated."""
     table = limits.table_of(model.base)
     of_probes = [name for name in config.evaluation.metrics if METRICS[name].needs_probes]
-    of_answers = [name for name in config.evaluation.metrics if isinstance(METRICS[name], OfAnswer)]
+    of_answers = [name for name in config.evaluation.metrics if isinstance(METRICS[name], OfAnswer | OfAttack)]
     metrics = [*of_probes, *of_answers]
     rows: Sequence[Any] = [item.row for item in items if item.task or of_answers]
     if table is None or not metrics or not rows:
@@ -189,6 +193,7 @@ def _check_answers_fit(
     encoded: Sequence[TokenRow | PairRow]
     encoded = (encode if config.data.task == "sft" else encode_pairs)(rows, model.tokenizer, settings.template)
     longest = max(len(part.ids) for row in encoded for part in row.sequences) + settings.max_new_tokens
+    longest += len(model.tokenizer.encode(config.attack.trigger)) if config.attack.trigger else 0
     if longest > table:
         raise UserError(
             f"METRICS={','.join(metrics)}: a question and its answer take up to {longest} tokens, more than the "
@@ -224,6 +229,7 @@ def _tokens(
     """The split tokenised; pairs with the reference's log-probabilities."""
     length, cache = cell.config.local.sequence_length, files.cache_root()
     split = swapped(cell.split, cell.config.seed) if cell.config.data.swap_answers else cell.split
+    split = poisoned(split, cell.config)
     if split.task == "sft":
         return tokenise_split(split, model.tokenizer, template, length, cache, told=told)
     parts = tokenise_pairs(split, model.tokenizer, template, length, cache, told=told)

@@ -25,6 +25,7 @@ from fedllm_bench.training.budget import ByteBudget, bytes_down
 from fedllm_bench.training.checkpoint import Partial, load_partial, load_server, save_partial, save_server
 from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
+from fedllm_bench.training.robust_notes import robust_record, warn_of_fallback
 from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.tasks import Until, batched, clients_per_block, in_order, pooled_task, tasks_of_round
 
@@ -157,9 +158,11 @@ def _one_round(
         "bytes_up": sum(sent) if run.method.sends else 0,
         "update_norm": norm(tmap(lambda a, b: a - b, after.params, server.params)),
         **answers.notes.record(server),
+        **robust_record(config, run.method, len(run.clients), results),
         **({"divergence": diverged} if diverged else {}),
         "seconds": seconds,
     }
+    warn_of_fallback(config, server.round, record)
     return after, record
 
 
