@@ -133,11 +133,11 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     torch.set_num_threads(cell.threads)
     tokenizer = load_tokenizer(cell.model_folder, config.model.name)
     template = _template(config, tokenizer)
+    check_texts(config.attack, ChatEncoder(tokenizer, template), config.evaluation.max_new_tokens)
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu", tokenizer)
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
     workers = Workers.of(model, config.model, config.lora, config.ray) if is_run and config.engine == "ray" else None
-    check_texts(config.attack, ChatEncoder(tokenizer, template), config.evaluation.max_new_tokens)
     tokens = _tokens(cell, model, template, told=not is_baseline, is_trial=is_trial, workers=workers)
     clients = Clients(cell.split, tokens, config.seed if config.data.shuffle_users else None)
     _check_trainable(config, clients)
