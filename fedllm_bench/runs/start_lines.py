@@ -50,8 +50,8 @@ def _about_users(manifest: Manifest, name: str, split_hash: str) -> str:
 
 def _about_attack(attack: Attack) -> str:
     return (
-        f"ATTACKED: attack.kind={attack.kind} by attack.clients={attack.clients}; this is no result of the data set, and "
-        "no board takes it."
+        f"ATTACKED: attack.kind={attack.kind} by attack.clients={attack.clients}; this is no result of the data set, "
+        "and no board takes it."
     )
 
 
