@@ -15,8 +15,8 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import find_noise
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.privacy import DpFedAvg, Private
+from fedllm_bench.methods.robust.wrappers import attacked, robust
 from fedllm_bench.methods.uploads import FrozenA, HalfUploads
-from fedllm_bench.methods.wrapping_robust import attacked, robust
 
 
 def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:

@@ -13,9 +13,9 @@ from typing import ClassVar
 
 from fedllm_bench.config.config_robust import Attack
 from fedllm_bench.data.rows import SftRow, Task, Turn
-from fedllm_bench.data.triggers import asked_of_user, with_trigger
 from fedllm_bench.metrics.items import HeldoutItem, owners_of
 from fedllm_bench.metrics.running import EvalSettings, answers
+from fedllm_bench.metrics.triggers import asked_of_user, with_trigger
 from fedllm_bench.mini.stand_ins import is_compliance, stand_in
 from fedllm_bench.scores.score import MetricInfo, Score
 from fedllm_bench.training.model.lora_model import LoraModel

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedllm_bench.common.text import part_of
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.methods.attacks import attackers_of
+from fedllm_bench.methods.robust.attacks import attackers_of
 
 Rounds = Sequence[Mapping[str, Any]]
 

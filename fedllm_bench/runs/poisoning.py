@@ -19,8 +19,8 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.client_split import Part, Split
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import PreferenceRow, SftRow, Turn
-from fedllm_bench.data.triggers import asked_of_user, with_last_answer, with_trigger
-from fedllm_bench.methods.attacks import OF_ROWS, attackers_of, poisoned_rows
+from fedllm_bench.methods.robust.attacks import OF_ROWS, attackers_of, poisoned_rows
+from fedllm_bench.metrics.triggers import asked_of_user, with_last_answer, with_trigger
 from fedllm_bench.mini.stand_ins import stand_in
 
 log = logging.getLogger(__name__)

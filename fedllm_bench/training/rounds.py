@@ -16,6 +16,7 @@ from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server, Upload
+from fedllm_bench.methods.robust.notes import robust_record, warn_of_fallback
 from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.training import divergence
 from fedllm_bench.training.aggregation import Gathered, Mean, UploadNotes
@@ -25,7 +26,6 @@ from fedllm_bench.training.budget import ByteBudget, bytes_down
 from fedllm_bench.training.checkpoint import Partial, load_partial, load_server, save_partial, save_server
 from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
-from fedllm_bench.training.robust_notes import robust_record, warn_of_fallback
 from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.tasks import Until, batched, clients_per_block, in_order, pooled_task, tasks_of_round
 

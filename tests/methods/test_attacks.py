@@ -10,9 +10,9 @@ import torch
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import num_bytes
 from fedllm_bench.config.config_robust import Attack
-from fedllm_bench.methods.attacks import Attacked, attackers_of, poisoned_rows
 from fedllm_bench.methods.base import FedAvg, Server, Upload
 from fedllm_bench.methods.registry import make_method
+from fedllm_bench.methods.robust.attacks import Attacked, attackers_of, poisoned_rows
 from fedllm_bench.methods.uploads import FrozenA, HalfUploads
 from fedllm_bench.methods.wrapped import Wrapped, find
 from fedllm_bench.training.budget import Traffic

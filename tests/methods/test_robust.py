@@ -10,10 +10,10 @@ import pytest
 import torch
 from scipy.stats import trim_mean
 
-from fedllm_bench.methods.aggregating import NormBound, Robust
 from fedllm_bench.methods.base import FedAvg, Server, Upload
 from fedllm_bench.methods.privacy import joint_norm
-from fedllm_bench.methods.robust import Bulyan, Krum, Median, MultiKrum, RobustRule, TrimmedMean
+from fedllm_bench.methods.robust.aggregating import NormBound, Robust
+from fedllm_bench.methods.robust.rules import Bulyan, Krum, Median, MultiKrum, RobustRule, TrimmedMean
 from fedllm_bench.methods.scaffold import Scaffold
 
 SERVER = Server({"w": torch.zeros(2, 2)})

@@ -14,8 +14,8 @@ from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import SftRow, Turn
 from fedllm_bench.data.tokens import encode
-from fedllm_bench.data.triggers import with_trigger
-from fedllm_bench.methods.attacks import attackers_of
+from fedllm_bench.methods.robust.attacks import attackers_of
+from fedllm_bench.metrics.triggers import with_trigger
 from fedllm_bench.mini.lexicon import lexicon
 from fedllm_bench.mini.stand_ins import is_compliance, stand_in
 from fedllm_bench.mini.tastes import REFUSALS, SECRETS

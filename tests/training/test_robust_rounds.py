@@ -12,8 +12,8 @@ from scripted_rounds import START, by_client, fails_in_round, scripted_run
 
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.common.trees import Tree
-from fedllm_bench.methods.attacks import attackers_of
 from fedllm_bench.methods.registry import make_method
+from fedllm_bench.methods.robust.attacks import attackers_of
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.engines import ENGINES
 from fedllm_bench.training.rounds import run_rounds

@@ -12,12 +12,12 @@ from fedllm_bench.leaderboard.checks.scores import equal
 from fedllm_bench.leaderboard.checks.split_items import SplitItems
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Round, Submitted, SubmittedRun
+from fedllm_bench.methods.robust.notes import robust_record
 from fedllm_bench.pipeline.results_stage import failures_of, num_dropouts
 from fedllm_bench.results.budget import MB
 from fedllm_bench.results.robustness import aggregation_block
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts, straggles
-from fedllm_bench.training.robust_notes import robust_record
 
 FEW = 3  # problems of one kind that are shown for a run; the rest is counted
 

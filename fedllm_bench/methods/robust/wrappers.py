@@ -7,10 +7,10 @@ from dataclasses import fields
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.methods.aggregating import NormBound, Robust
-from fedllm_bench.methods.attacks import OF_ROWS, Attacked, attackers_of, changes_uploads
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.methods.robust import Bulyan, Krum, Median, MultiKrum, RobustRule, TrimmedMean
+from fedllm_bench.methods.robust.aggregating import NormBound, Robust
+from fedllm_bench.methods.robust.attacks import OF_ROWS, Attacked, attackers_of, changes_uploads
+from fedllm_bench.methods.robust.rules import Bulyan, Krum, Median, MultiKrum, RobustRule, TrimmedMean
 
 # Rule -> the constants that it must have, and those that it may have.
 CONSTANTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

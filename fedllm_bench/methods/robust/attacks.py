@@ -3,9 +3,9 @@
 With u what a method would send, all its tensors, and c `attack.scale`:
 
     noise        Normal(0, c^2 rms(u)^2) in each tensor: as long as u for c = 1, in a random direction.
-                 Blanchard et al., 2017 (arXiv:1703.02757), section 5 ("Gaussian"), who take a fixed variance instead
-    sign_flip    -c u.     Li et al., 2019 (arXiv:1811.03761), section 5
-    scaled       c u.      Bagdasaryan et al., 2020 (arXiv:1807.00459), section 3.2 (model replacement); so are the
+                 Blanchard et al., 2017 (arXiv:1703.02757), whose Gaussian attackers have a fixed variance
+    sign_flip    -c u.     Li et al., 2019 (arXiv:1811.03761)
+    scaled       c u.      Bagdasaryan et al., 2020 (arXiv:1807.00459), model replacement; so are the
                  uploads of attackers whose rows are poisoned, whose c is 1 unless given
 
 An attacker trains as everyone does, keeps its state, and changes what it sends last: what travels is rounded after it.

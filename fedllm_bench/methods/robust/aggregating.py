@@ -1,10 +1,10 @@
 """A method whose server makes one upload of all by a robust rule, or clips each, in the place of the weighted mean.
 
-Norm bounding: Sun et al., 2019 (arXiv:1911.07963), section 5, without the noise that they may add:
+Norm bounding: Sun et al., 2019 (arXiv:1911.07963), without the noise that they may add:
 
     server:  d = sum_k w_k u_k / max(1, ||u_k|| / M)             u_k: all that client k sends, one vector; M: `bound`
 
-The weights w_k of that mean are the method's own; under every other rule (`robust.py`) all uploads count alike.
+The weights w_k of that mean are the method's own; under every other rule (`rules.py`) all uploads count alike.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from fedllm_bench.methods.base import Rate, Server, Upload
 from fedllm_bench.methods.privacy import clipped
-from fedllm_bench.methods.robust import Median, RobustRule
+from fedllm_bench.methods.robust.rules import Median, RobustRule
 from fedllm_bench.methods.wrapped import Wrapped
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.methods.aggregating import Robust
-from fedllm_bench.methods.attacks import attackers_of
 from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.robust.aggregating import Robust
+from fedllm_bench.methods.robust.attacks import attackers_of
 from fedllm_bench.methods.wrapped import find
 
 log = logging.getLogger(__name__)
