@@ -82,10 +82,12 @@ class ScoredRun:
 
     @property
     def title(self) -> str:
-        """ "mini-aya · fedavg · seed 0"."""
+        """ "mini-aya · fedavg · seed 0"; "mini-aya, ATTACKED (noise) · fedavg · seed 0"."""
         if not self.config:
             return "answers"
-        return f"{self.config['name']} · {self.config['method']['name']} · seed {self.seed}"
+        kind = self.config.get("attack", {}).get("kind", "none")
+        name = self.config["name"] + ("" if kind == "none" else f", ATTACKED ({kind})")
+        return f"{name} · {self.config['method']['name']} · seed {self.seed}"
 
 
 def load_scores(folder: Path) -> dict[str, list[Score]]:

@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import sha256_json
+from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config.config_uploads import Strict as _Strict
 from fedllm_bench.config.objective_rules import check_objective
@@ -181,6 +182,8 @@ class RunConfig(_Strict):
     faults: Faults = Faults()
     privacy: Privacy = field(default_factory=Privacy)
     communication: Communication = field(default_factory=Communication)
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    attack: Attack = field(default_factory=Attack)
     ray: Ray = field(default_factory=Ray)
     plugins: tuple[UsedPlugin, ...] = ()
 
@@ -214,7 +217,7 @@ class RunConfig(_Strict):
 
 # Keys that came later, by section ("" is the config itself), with their defaults: left out where they have these.
 ADDED: dict[str, dict[str, Any]] = {
-    "": {"plugins": [], "ray": {"gpus_per_worker": 1.0, "workers": 0}},
+    "": {"plugins": [], "ray": asdict(Ray()), "aggregation": asdict(Aggregation()), "attack": asdict(Attack())},
     "data": {"swap_answers": False, "split_pairs": False, "canaries": 0, "canary_repeats": 1},
     "model": {"device_map": ""},
     "lora": {"ranks": None},
@@ -236,6 +239,8 @@ SECTIONS: dict[str, type] = {
     "faults": Faults,
     "privacy": Privacy,
     "communication": Communication,
+    "aggregation": Aggregation,
+    "attack": Attack,
     "ray": Ray,
 }
 

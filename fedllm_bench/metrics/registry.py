@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from fedllm_bench.data.rows import Task
+from fedllm_bench.metrics.attack import AttackMisfire, AttackSuccess
 from fedllm_bench.metrics.items import HELDOUT
 from fedllm_bench.metrics.likelihood import HeldoutLoss, MiniChoice
 from fedllm_bench.metrics.memorisation import CanaryAuc, CanaryExposure, MembershipAuc, MembershipTpr, OfMemory
@@ -88,6 +89,8 @@ ALL: tuple[Metric, ...] = (
     CanaryAuc(),
     MembershipAuc(),
     MembershipTpr(),
+    AttackSuccess(),
+    AttackMisfire(),
 )
 METRICS: dict[str, Metric] = {metric.info.name: metric for metric in ALL}
 OF_ANSWER = [metric.info.name for metric in ALL if isinstance(metric, OfAnswer)]
@@ -119,7 +122,13 @@ def shares_passes(names: Iterable[str]) -> bool:
 
 # Metric -> seconds for an item's tokens in those of one pass over them; others take one. Measured on the mini world;
 # answers of 64 tokens with a model of 270M parameters.
-PASSES = {"mini_exact": 1.3, "mini_choice": 2.7, "mini_refusal": 0.8} | dict.fromkeys(OF_ANSWER, 3.0)
+PASSES = {
+    "mini_exact": 1.3,
+    "mini_choice": 2.7,
+    "mini_refusal": 0.8,
+    "attack_success": 1.3,
+    "attack_misfire": 1.3,
+} | dict.fromkeys(OF_ANSWER, 3.0)
 
 
 def work_of(group: Sequence[str], items: Sequence[Any], settings: EvalSettings, *, has_adapter: bool) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fedllm_bench.config.config_robust import Attack
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.data.rows import Turn
 from fedllm_bench.data.tokens import encode_prompts
@@ -133,11 +134,13 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 class EvalSettings:
     """`template` is the Jinja source that the run was trained with; `batch_tokens` bounds a batch.
 
-    `dpo_beta` scales rewards of preference pairs. `batches` says how passes through the model are shown and kept.
+    `dpo_beta` scales rewards of preference pairs. `attack` has the words that an attack is looked for with. `batches`
+    says how passes through the model are shown and kept.
     """
 
     template: str
     batch_tokens: int
     max_new_tokens: int
     dpo_beta: float = 0.1
+    attack: Attack = field(default_factory=Attack)
     batches: Batches = field(default_factory=Batches)

@@ -21,6 +21,7 @@ from fedllm_bench.report.labels import in_figure
 from fedllm_bench.results.cuts import cuts_block
 from fedllm_bench.results.per_client import gains, over_rounds, scores_of
 from fedllm_bench.results.privacy import communication_block, privacy_block
+from fedllm_bench.results.robustness import aggregation_block, attack_block, attack_mark
 from fedllm_bench.results.run_results import (
     ScoreSet,
     client_rows,
@@ -73,6 +74,8 @@ def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) ->
         personalisation=_personalisation(bench, sides, len(rounds)),
         privacy=privacy_block(bench.method, config, len(bench.clients), rounds),
         communication=communication_block(bench.method, config, len(bench.clients), rounds),
+        aggregation=aggregation_block(config, rounds),
+        attack=attack_block(config, bench.clients.ids, rounds),
     )
     _draw(bench, payload, rounds)
     write_results(folder / RESULTS, payload)
@@ -83,7 +86,7 @@ def _about_run(bench: Bench) -> dict[str, Any]:
     config = bench.config
     commit = RunFolder(bench.cell.folder).environment["commit"]
     return {
-        "dataset": bench.cell.split.name + _controls(config),
+        "dataset": bench.cell.split.name + _controls(config) + attack_mark(config, len(bench.clients)),
         "method": config.method.name,
         "personal": bench.method.personal,
         "profile": config.profile,

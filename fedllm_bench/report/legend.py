@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedllm_bench.common.text import counted, duration, size, wrapped
+from fedllm_bench.common.text import counted, duration, part_of, size, wrapped
 from fedllm_bench.report.client_table import about_views
 from fedllm_bench.report.interval_words import how, why_none
 from fedllm_bench.report.names import listed, short_name
@@ -26,6 +26,7 @@ def legend(payload: Payload, width: int) -> list[str]:
     """Lines of at most `width` columns, but for words that are wider."""
     metrics, cost = payload["metrics"], payload["cost"]
     items = [
+        *_attack(payload),
         _units(metrics),
         "↓ lower is better, ↑ higher is better",
         _how(metrics),
@@ -158,6 +159,7 @@ def _uploads(payload: Payload) -> list[str]:
         lines.append(f"clipped: {privacy['clipped']:.0%} of uploads, at norm {privacy['clip']:g}")
     budget = sent.get("budget") or {}
     lines += [budget["ended"]] if budget.get("ended") else []
+    lines += _rule(payload)
     lines += ["; ".join(changed)] if (changed := _how_sent(sent)) else []
     lines += _ranks(sent.get("ranks"))
     if sent.get("aggregation_error") is not None:
@@ -188,6 +190,31 @@ def _how_sent(sent: Mapping[str, Any]) -> list[str]:
     found += ["secure sums: the server saw no single upload"] if sent.get("secure_sum") else []
     found += [RULES[rule]] if (rule := sent.get("lora_aggregation")) in RULES else []
     return found
+
+
+def _attack(payload: Payload) -> list[str]:
+    """First of all lines: a run with attackers is no result of its data set."""
+    attack = payload.get("attack")
+    if not attack:
+        return []
+    rows = f", {attack['rows']:.0%} of their rows" if attack["kind"] in ("trigger", "harmful") else ""
+    clients = listed(attack["clients"])
+    return [
+        f"ATTACKED: {part_of(len(attack['clients']), payload['data']['num_clients'], 'client')}{clients} "
+        f"attack (attack.kind={attack['kind']}, scale {attack['scale']:g}{rows}); theirs were {attack['num_answers']} "
+        f"of {attack['of_answers']} answers"
+    ]
+
+
+def _rule(payload: Payload) -> list[str]:
+    """The rule of aggregation with its constants."""
+    rule = payload.get("aggregation")
+    if not rule:
+        return []
+    given = [f"{key} {rule[key]:g}" for key in ("trim", "byzantine", "selected", "bound") if rule[key] is not None]
+    few = rule["num_fallbacks"]
+    fallback = f"; the median in {counted(few, 'round')} with too few answers" if few else ""
+    return [f"uploads combined by {rule['rule']}{' (' + ', '.join(given) + ')' if given else ''}{fallback}"]
 
 
 def _cost(cost: Mapping[str, Any]) -> list[str]:

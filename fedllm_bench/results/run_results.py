@@ -197,6 +197,8 @@ VIEWS: dict[str, Callable[[MetricInfo, Sequence[Score]], list[MetricView]]] = {
     "over_copy": _unseen_view,
     "edit_f05": _unseen_view,
     "ended": _unseen_view,
+    "attack_success": _unseen_view,
+    "attack_misfire": _unseen_view,
 }
 
 
@@ -227,6 +229,8 @@ def results_payload(
     personalisation: Mapping[str, Any] | None = None,
     privacy: Mapping[str, Any] | None = None,
     communication: Mapping[str, Any] | None = None,
+    aggregation: Mapping[str, Any] | None = None,
+    attack: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole of results.json; keys are those of `schema.Results`."""
     return {
@@ -241,6 +245,8 @@ def results_payload(
         "personalisation": personalisation,
         "privacy": privacy,
         "communication": communication,
+        "aggregation": aggregation,
+        "attack": attack,
     }
 
 

@@ -106,6 +106,32 @@ class CommunicationBlock:
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)
+class AggregationBlock:
+    """A rule in the place of the weighted mean; `num_fallbacks` counts rounds with too few answers for it."""
+
+    rule: Text
+    trim: Number | None
+    byzantine: Int | None
+    selected: Int | None
+    bound: Number | None
+    num_fallbacks: Int
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
+class AttackBlock:
+    """Who attacked, and how; `num_answers` of the `of_answers` that counted were theirs."""
+
+    kind: Text
+    clients: tuple[Text, ...]
+    scale: Number
+    rows: Number
+    trigger: Text
+    answer: Text
+    num_answers: Int
+    of_answers: Int
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
 class RunBlock:
     """Which run it is."""
 
@@ -190,6 +216,8 @@ class Results:
     personalisation: Personalisation | None
     privacy: PrivacyBlock | None
     communication: CommunicationBlock | None
+    aggregation: AggregationBlock | None = None  # older files lack it, and the next
+    attack: AttackBlock | None = None
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import Any
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import base_model, starting
+from fedllm_bench.config.config_robust import OF_ATTACK, Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, Privacy
 from fedllm_bench.config.run import Method, Ray, RunConfig
 from fedllm_bench.config.sections import without_method
@@ -67,6 +68,7 @@ class Cell:
         federation = replace(config.federation, weighting="uniform")  # nothing is averaged
         method = Method(name=BASELINE, constants={})
         config = replace(config, privacy=Privacy(), communication=Communication())  # nothing is sent
+        config = replace(config, aggregation=Aggregation(), attack=_asked(config))
         config = replace(config, plugins=without_method(config.plugins))
         return self.like(_viewed(replace(config, method=method, data=data, federation=federation)))
 
@@ -87,6 +89,12 @@ class Cell:
         """The results of a run that ended before; None where there are none, or only those of an older schema."""
         run = RunFolder(self.folder)
         return run.results if run.has(RESULTS) and run.is_of_version else None
+
+
+def _asked(config: RunConfig) -> Attack:
+    """An attack of nobody: what the metrics of an attack ask with, where they are asked for."""
+    words = Attack(trigger=config.attack.trigger, answer=config.attack.answer)
+    return words if set(OF_ATTACK) & set(config.evaluation.metrics) else Attack()
 
 
 def settings_hash(config: RunConfig, split_hash: str, base_hash: str) -> str:

@@ -22,6 +22,8 @@ from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.data.tokens import TokenRow, encode
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
+from fedllm_bench.methods.robust.attacks import OF_ROWS
+from fedllm_bench.metrics.attack import OfAttack
 from fedllm_bench.metrics.items import HELDOUT, HeldoutItem, PairItem, heldout_items, pair_items
 from fedllm_bench.metrics.memorisation import OfMemory
 from fedllm_bench.metrics.registry import METRICS
@@ -30,6 +32,7 @@ from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
 from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.poisoning import check_texts
 from fedllm_bench.runs.row_tokens import Encoded, memory_items, planted_in, reward_beta, tokens_of
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
@@ -130,6 +133,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     torch.set_num_threads(cell.threads)
     tokenizer = load_tokenizer(cell.model_folder, config.model.name)
     template = _template(config, tokenizer)
+    check_texts(config.attack, ChatEncoder(tokenizer, template), config.evaluation.max_new_tokens)
     model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu", tokenizer)
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
@@ -149,6 +153,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
         batch_tokens=evaluation.batch_tokens,
         max_new_tokens=evaluation.max_new_tokens,
         dpo_beta=reward_beta(config.local),
+        attack=config.attack,
     )
     items = _items(cell, clients, metrics, lambda rows: encode(rows, tokenizer, template))
     _check_answers_fit(model, config, items, settings)
@@ -190,7 +195,7 @@ def _check_answers_fit(
     """Refuse metrics that ask for more tokens than a table of positions has: those whose answers are generated."""
     table = limits.table_of(model.base)
     of_probes = [name for name in config.evaluation.metrics if METRICS[name].needs_probes]
-    of_answers = [name for name in config.evaluation.metrics if isinstance(METRICS[name], OfAnswer)]
+    of_answers = [name for name in config.evaluation.metrics if isinstance(METRICS[name], OfAnswer | OfAttack)]
     metrics = [*of_probes, *of_answers]
     rows: Sequence[Any] = [item.row for item in items if item.task or of_answers]
     if table is None or not metrics or not rows:
@@ -198,6 +203,7 @@ def _check_answers_fit(
     encoded: Sequence[TokenRow | PairRow]
     encoded = (encode if config.data.task == "sft" else encode_pairs)(rows, model.tokenizer, settings.template)
     longest = max(len(part.ids) for row in encoded for part in row.sequences) + settings.max_new_tokens
+    longest += len(model.tokenizer.encode(config.attack.trigger)) if config.attack.trigger else 0
     if longest > table:
         raise UserError(
             f"METRICS={','.join(metrics)}: a question and its answer take up to {longest} tokens, more than the "
@@ -223,9 +229,16 @@ def _check_memory(config: RunConfig, name: str, metric: OfMemory) -> None:
     """Refuse to ask for canaries that are not there, and for members that the split's rows are not."""
     if "canary" in metric.parts and not config.data.canaries:
         raise UserError(f"METRICS={name}: no canary is planted; give --set data.canaries=16, or leave it out")
-    if "train" in metric.parts and config.data.swap_answers:
+    if "train" not in metric.parts:
+        return
+    if config.data.swap_answers:
         raise UserError(
             f"METRICS={name}: data.swap_answers=true leaves no training row as it was; leave one of them out"
+        )
+    if config.attack.kind in OF_ROWS:
+        raise UserError(
+            f"METRICS={name}: attack.kind={config.attack.kind} changes training rows, which are the members that the "
+            "metric asks of; leave one of them out"
         )
 
 

@@ -19,6 +19,7 @@ from fedllm_bench.metrics.preference import OfMargin
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.runs.canaries import Planted, PlantedCanary, canaries_of, controls_of, planted_rows
 from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.poisoning import poisoned
 from fedllm_bench.runs.reference import reference_key, with_reference, without_reference
 from fedllm_bench.runs.swapping import swapped
 from fedllm_bench.training.cluster.computing import Workers
@@ -62,7 +63,7 @@ def trained_split(cell: Cell) -> Split:
     split, data, seed = cell.split, cell.config.data, cell.config.seed
     if data.canaries:
         return Planted(split.folder, split.manifest, planted_in(cell))
-    return swapped(split, seed) if data.swap_answers else split
+    return poisoned(swapped(split, seed) if data.swap_answers else split, cell.config)
 
 
 def planted_in(cell: Cell) -> tuple[PlantedCanary, ...]:

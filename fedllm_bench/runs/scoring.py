@@ -17,6 +17,7 @@ from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.progress import Share
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.config_robust import OF_ATTACK
 from fedllm_bench.data.encoder import ChatEncoder
 from fedllm_bench.metrics.batches import ALL, Batches, OwnAdapters, using_adapters
 from fedllm_bench.metrics.items import Item, of_clients, unscored
@@ -154,7 +155,7 @@ def digest_of_each(adapters: Mapping[str, Tree]) -> str:
 
 def depends_on(bench: Bench) -> dict[str, Any]:
     """What scores hang on beside the adapter: those of the base are equal for all methods and seeds."""
-    config, settings = bench.config, bench.settings
+    config, settings, attack = bench.config, bench.settings, bench.settings.attack
     found = {
         "base": bench.cell.base_hash,
         "dtype": config.model.dtype,
@@ -168,6 +169,8 @@ def depends_on(bench: Bench) -> dict[str, Any]:
     }
     if config.data.canaries:  # other secrets, other members
         found["canaries"] = [config.data.canaries, config.data.canary_repeats, config.seed]
+    if words := [[attack.trigger, attack.answer] for name in OF_ATTACK if name in bench.metrics]:
+        found["attack"] = words[0]
     if sample_block(bench.items, bench.cell.split) is not None:  # else every row is scored, by whatever settings
         found["rows"] = [[item.part, item.row.client_id, item.row.row_id] for item in bench.items]
     return found

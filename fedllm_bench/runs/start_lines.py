@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedllm_bench.common import hardware
 from fedllm_bench.common.text import counted
 from fedllm_bench.config import model_files
+from fedllm_bench.config.config_robust import Attack
 from fedllm_bench.config.run import Evaluation
 from fedllm_bench.config.run_labels import base_label
 from fedllm_bench.data.manifest import Manifest
@@ -12,11 +13,12 @@ from fedllm_bench.runs.cell import Cell
 
 
 def start_lines(cell: Cell) -> list[str]:
-    """One line each for the base model, the users, and a sample of evaluation where there is one."""
+    """One line each for the base model, the users, and where there are some, attackers and a sample of evaluation."""
     manifest, evaluation = cell.split.manifest, cell.config.evaluation
     return [
         _about_model(cell),
         _about_users(manifest, cell.split.name, cell.split.hash),
+        *([_about_attack(cell.config.attack)] if cell.config.attack.kind != "none" else []),
         *([_about_sample(evaluation)] if evaluation.heldout_rows or evaluation.clients else []),
     ]
 
@@ -44,6 +46,13 @@ def _about_users(manifest: Manifest, name: str, split_hash: str) -> str:
     rows = f"{counted(train, 'training row')}, {heldout} held out"
     people = f"{counted(len(manifest.clients), 'client')}, {counted(len(manifest.unseen), 'unseen user')}"
     return f"Data {name}: {people}, {rows}, split {split_hash[:10]}."
+
+
+def _about_attack(attack: Attack) -> str:
+    return (
+        f"ATTACKED: attack.kind={attack.kind} by attack.clients={attack.clients}; this is no result of the data set, "
+        "and no board takes it."
+    )
 
 
 def _about_sample(evaluation: Evaluation) -> str:

@@ -17,6 +17,7 @@ from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server, Upload
 from fedllm_bench.methods.ranks import CutRanks, rank_in
+from fedllm_bench.methods.robust.notes import robust_record, warn_of_fallback
 from fedllm_bench.methods.secure_sum import SecureRound
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.results.budget import ended_early, used_bytes
@@ -177,9 +178,11 @@ def _one_round(
         "update_norm": norm(tmap(lambda a, b: a - b, after.params, server.params)),
         **answers.notes.record(server),
         **_ranks(run, results),
+        **robust_record(config, run.method, len(run.clients), results),
         **({"divergence": diverged} if diverged else {}),
         "seconds": seconds,
     }
+    warn_of_fallback(config, server.round, record)
     return after, record
 
 

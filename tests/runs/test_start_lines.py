@@ -65,3 +65,8 @@ def test_parameters_are_counted_from_headers_and_none_of_what_cannot_be_read(tin
     assert model_files.num_parameters(tmp_path) is None
     (tmp_path / "model.safetensors").write_bytes(b"no header")
     assert model_files.num_parameters(tmp_path) is None
+
+
+def test_a_run_with_attackers_says_so_before_it_trains(tiny_split: Split, tiny_folder: Path) -> None:
+    (line,) = lines(tiny_split, tiny_folder, "attack.kind=noise", "attack.clients=0,3", "evaluation.heldout_rows=0")[2:]
+    assert line.startswith("ATTACKED: attack.kind=noise by attack.clients=0,3; this is no result of the data set")

@@ -12,8 +12,10 @@ from fedllm_bench.leaderboard.checks.scores import equal
 from fedllm_bench.leaderboard.checks.split_items import SplitItems
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Round, Submitted, SubmittedRun
+from fedllm_bench.methods.robust.notes import robust_record
 from fedllm_bench.pipeline.results_stage import failures_of, num_dropouts
 from fedllm_bench.results.budget import MB
+from fedllm_bench.results.robustness import aggregation_block
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts, straggles
 
@@ -32,6 +34,22 @@ def log(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
             yield Problem(code="rounds", message="its rounds are not 1, 2, 3 and so on", where=where)
         yield from _shortened([text for line in run.rounds for text in _impossible(line)], "log", where)
         yield from _cost(run)
+        yield from _rules(run, where)
+
+
+def _rules(run: SubmittedRun, where: str) -> Iterator[Problem]:
+    """Each round was combined by the rule of its config, or by the fallback where too few answered."""
+    stated, wrong = [], []
+    for line in run.rounds:
+        results = [{"clients": c, "failure": why} for c, why in zip(line.clients, line.failures, strict=True)]
+        right = robust_record(run.config, run.method, run.num_clients, results)
+        stated.append({"rule": None, **vars(line)})
+        own = {key: value for key, value in vars(line).items() if key in ("rule", "attackers")}
+        wrong += [f"round {line.round} says {own}, its config and answers give {right}"] if own != right else []
+    yield from _shortened(wrong, "log", where)
+    if run.results.get("aggregation") != aggregation_block(run.config, stated):
+        text = "it is not that of the config and of rounds.jsonl.gz"
+        yield Problem(code="cost", message=text, where=f"{run.where}/results.json.gz: aggregation")
 
 
 def _budget(run: SubmittedRun, where: str) -> Iterator[Problem]:

@@ -163,7 +163,8 @@ def check_profile(config: RunConfig) -> None:
 
 def rule_problems(track: Track, config: RunConfig) -> list[Problem]:
     """One problem for each key that the track's rules do not allow; [] where the config is inside them."""
-    later = dotted({section: keys for section, keys in ADDED.items() if section})  # left out at their defaults
+    parts = {**ADDED, **{key: value for key, value in ADDED[""].items() if isinstance(value, dict)}}
+    later = dotted({section: keys for section, keys in parts.items() if section})  # left out at their defaults
     given, preset = (later | flat(one) for one in (config, preset_of(track.preset, config.method.name, track.profile)))
     own = ", ".join(plugin.name for plugin in config.plugins)
     refused = (

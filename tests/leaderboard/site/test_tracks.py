@@ -86,6 +86,15 @@ def test_a_sampled_run_enters_no_track_of_whole_ones(key: str, kind: str):
     assert lines(f"mini-aya/{kind}", *own) == [f"evaluation.{key}: got 4, this track has 0 (track mini-aya/{kind})"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_with_attackers_enters_no_track_and_one_with_a_robust_rule_does(kind: str):
+    more = PRIVATE if kind == "private" else ()
+    attacked = lines(f"mini-aya/{kind}", *more, "attack.kind=sign_flip", "attack.clients=0,3")
+    assert [line.partition(":")[0] for line in attacked] == ["attack.clients", "attack.kind"]
+    assert attacked[1] == f"attack.kind: got 'sign_flip', this track has 'none' (track mini-aya/{kind})"
+    assert lines(f"mini-aya/{kind}", *more, "aggregation.rule=krum", "aggregation.byzantine=1") == []
+
+
 def test_micro_batches_may_be_cut_otherwise_but_not_the_rows_of_a_step():
     assert lines("mini-aya/fixed", "local.micro_batch=16", "local.accumulation=1") == []
     (line,) = lines("mini-aya/fixed", "local.micro_batch=16")

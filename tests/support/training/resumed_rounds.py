@@ -79,7 +79,7 @@ def undisturbed(
     model: LoraModel, clients: Clients, config: RunConfig, folder: Path
 ) -> tuple[TrainingRun, Tree, dict[str, Any]]:
     """A whole run below `folder`, the adapter that it began with, and all that it left."""
-    method, start = make_method(config), initial(model)
+    method, start = make_method(config, len(clients)), initial(model)
     engine = in_process(model, method, config)
     run = TrainingRun(config=config, method=method, clients=clients, map_blocks=engine, folder=folder / "whole")
     run.folder.mkdir()

@@ -55,7 +55,7 @@ def scripted_run(
     script: Script, config: RunConfig, clients: Any, folder: Path, **changes: Any
 ) -> tuple[TrainingRun, Scripted]:
     engine = Scripted(script, [], [], [])
-    method = changes.pop("method", make_method(config))
+    method = changes.pop("method", None) or make_method(config, len(clients))
     return TrainingRun(
         config=config, method=method, clients=clients, map_blocks=engine, folder=folder, **changes
     ), engine

@@ -1,0 +1,1 @@
+"""Clients that attack, and rules of aggregation that withstand them (docs/robust.md)."""

@@ -1,0 +1,49 @@
+"""A method whose server makes one upload of all by a robust rule, or clips each, in the place of the weighted mean.
+
+Norm bounding: Sun et al., 2019 (arXiv:1911.07963), without the noise that they may add:
+
+    server:  d = sum_k w_k u_k / max(1, ||u_k|| / M)             u_k: all that client k sends, one vector; M: `bound`
+
+The weights w_k of that mean are the method's own; under every other rule (`rules.py`) all uploads count alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedllm_bench.methods.base import Rate, Server, Upload
+from fedllm_bench.methods.privacy import clipped
+from fedllm_bench.methods.robust.rules import Median, RobustRule
+from fedllm_bench.methods.wrapped import Wrapped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Robust(Wrapped):
+    """`inner` with `rule` in the place of its mean.
+
+    A round with fewer answers than `rule` needs (clients dropped out or failed) takes the median, which needs one.
+    """
+
+    rule: RobustRule
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "needs_all", True)
+
+    def rule_of(self, num_answers: int) -> RobustRule:
+        """What a round with so many answers is combined by."""
+        return self.rule if num_answers >= self.rule.least else Median()
+
+    def combine(self, server: Server, uploads: Sequence[Upload], weights: Sequence[float]) -> Upload:
+        return self.rule_of(len(uploads)).combine(uploads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormBound(Wrapped):
+    """`inner` with uploads scaled down to the norm `bound` where they are longer."""
+
+    bound: Rate
+
+    def receive(self, server: Server, upload: Upload) -> Upload:
+        return clipped(self.inner.receive(server, upload), self.bound)
