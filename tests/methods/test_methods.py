@@ -8,6 +8,7 @@ import pytest
 import torch
 from method_vectors import NO_MODEL, SGD, as_tree, as_vector, core, run_suite
 from papers import CASES, LR, PAPERS, SIZE, local, problem
+from senders import own_parts
 from tiny import client_task, random_part
 
 from fedllm_bench.common.errors import UserError
@@ -103,15 +104,10 @@ def test_the_mean_of_clients_without_examples_is_no_nan():
     assert mean.value()["delta"]["w"].tolist() == [0.0]
 
 
-def on_vectors(name: str) -> tuple[str, ...]:
-    """The local part of FedRep here: there is no lora_B."""
-    return ("method.local_parts=w",) if name == "fedrep" else ()
-
-
 @pytest.mark.parametrize(("variant", "name"), CASES)
 def test_zero_steps_are_the_identity(variant, name, tiny_run_config):
     silent = ("privacy.noise_multiplier=0",) if name == "dp_fedavg" else ()
-    method = make_method(tiny_run_config(name, *silent, *on_vectors(name), variant=variant))
+    method = make_method(tiny_run_config(name, *silent, *own_parts(name, "w"), variant=variant))
     start = as_tree(torch.randn(SIZE))
     server = method.init(start)
     task = client_task(0, random_part(seed=0, num_rows=3), range(3), SGD, steps=0, state=method.client_init(start))
@@ -128,7 +124,7 @@ def test_zero_steps_are_the_identity(variant, name, tiny_run_config):
 def test_methods_do_not_write_into_what_they_are_given(variant, name, monkeypatch, tiny_run_config):
     f, x = problem()
     before = x.clone()
-    config = tiny_run_config(name, *on_vectors(name), variant=variant)
+    config = tiny_run_config(name, *own_parts(name, "w"), variant=variant)
     first, _ = run_suite(make_method(config), f, x, monkeypatch)
     assert torch.equal(x, before)
     again, _ = run_suite(make_method(config), f, x, monkeypatch)

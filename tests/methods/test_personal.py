@@ -1,4 +1,4 @@
-"""Methods whose clients keep a model of their own: Ditto, pFedMe and FedRep against their papers, and by their limits."""
+"""Ditto, pFedMe and FedRep, whose clients keep a model of their own: against their papers, and by their limits."""
 
 from __future__ import annotations
 

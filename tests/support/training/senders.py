@@ -11,3 +11,8 @@ ALL = (*PRIVACY, "communication.upload_dtype=float16", "communication.lora_aggre
 
 
 SENDING = [name for name, kind in METHODS.items() if kind.sends]
+
+
+def own_parts(name: str, pattern: str) -> tuple[str, ...]:
+    """Settings for tensors without a lora_B, or whose B must be shared: which part of FedRep stays with its client."""
+    return (f"method.local_parts={pattern}",) if name == "fedrep" else ()

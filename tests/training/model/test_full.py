@@ -12,6 +12,7 @@ from architectures import make_folder
 from bench_runs import assert_refused, quick, run
 from merged_models import logits
 from resumed_rounds import Killed, killed_at, left_behind, same_bits
+from senders import own_parts
 from tiny import client_task, plain_loss, plain_steps, random_part, settings, widen_norms
 
 from fedllm_bench.common.errors import UserError
@@ -148,7 +149,8 @@ def test_master_weights_are_float32_under_a_bfloat16_base(tiny_folder):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_and_resumes_with_the_same_bits(name, single, tiny_clients, tiny_run_config, tmp_path):
-    config = tiny_run_config(name, FULL, "federation.rounds=2", "local.steps=1", "local.lr=1e-3", "local.lr_end=1e-4")
+    more = ("local.lr=1e-3", "local.lr_end=1e-4", *own_parts(name, "layers.0."))
+    config = tiny_run_config(name, FULL, "federation.rounds=2", "local.steps=1", *more)
     method, start = make_method(config), start_of(single)
     real = in_process(single, method, config)
     whole = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=real, folder=tmp_path / "whole")
