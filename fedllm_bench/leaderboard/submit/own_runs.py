@@ -29,7 +29,7 @@ class OwnRun(RunFolder):
     @property
     def adapter(self) -> Path | None:
         """None where clients were scored under their own: the global one is none that the row is of."""
-        return None if self.results["run"]["personal"] else super().adapter
+        return None if self.results["run"].get("personal") else super().adapter
 
     @cached_property
     def baseline(self) -> Path | None:
