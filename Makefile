@@ -60,7 +60,7 @@ help:
 	@echo
 	@echo '  make bench       run one cell and show its results: make bench METHOD=fedprox SET="local.lr=1e-4"'
 	@echo '                     DATASET [aya]  METHOD [fedavg] fedprox scaffold fedavgm fedadagrad fedyogi'
-	@echo '                       fedadam feddyn dp_fedavg central local  SEED [0]  ENGINE [inprocess] | ray'
+	@echo '                       fedadam feddyn dp_fedavg ditto pfedme fedrep central local  SEED [0]  ENGINE [inprocess] | ray'
 	@echo '                     SPLIT folder  MODEL name | folder | hub id  METRICS a,b  SET "key=value ..."'
 	@echo '                     PROFILE mini | small | gpu24 | paper  VARIANT [paper] | released  OUT [runs]'
 	@echo '  make grid        methods and seeds, one table: make grid METHODS=fedavg,fedprox,local SEEDS=0,1,2'

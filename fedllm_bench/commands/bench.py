@@ -155,8 +155,9 @@ def _show(cell: Cell, payload: dict[str, object]) -> None:
     say(f"Figures   {cell.folder / 'figures'}")
     kind = OUTPUTS[cell.config.model.trainable]
     form = "PEFT" if kind == "adapter" else "transformers"
-    kept = f"{kind}s" if (cell.folder / f"{kind}s").is_dir() else kind
-    say(f"{kind.capitalize():9} {cell.folder / kept}  ({form} format)")
+    for name in (kind, f"{kind}s"):  # a global one, and one of each client
+        if (cell.folder / name).is_dir():
+            say(f"{name.capitalize():9} {cell.folder / name}  ({form} format)")
 
 
 def _explain(config: RunConfig, sources: dict[str, str]) -> int:

@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the new folder to write (default: RUN/merged)")
-    parser.add_argument("--client", metavar="ID", help="under the method local: whose adapter")
+    parser.add_argument("--client", metavar="ID", help="whose adapter, where each client has its own; or global")
     parser.set_defaults(run=run)
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from fedllm_bench.runs.merging import merge, open_trained
 
     trained = open_trained(args.run_folder, args.client)
-    out = args.out or args.run_folder / ("merged" if args.client is None else f"merged-{trained.adapter.name}")
+    out = args.out or args.run_folder / ("merged" if trained.client is None else f"merged-{trained.adapter.name}")
     merge(trained, out)
     say(f"Model     {out}  (transformers, safetensors)")
     if (kind := trained.config.model.quantization) != "none":

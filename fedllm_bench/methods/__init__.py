@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.central import Central
+from fedllm_bench.methods.ditto import Ditto
 from fedllm_bench.methods.fedavgm import FedAvgM
 from fedllm_bench.methods.feddyn import FedDyn
 from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedllm_bench.methods.fedprox import FedProx
+from fedllm_bench.methods.fedrep import FedRep
 from fedllm_bench.methods.hetlora import HetLora
 from fedllm_bench.methods.local import LocalOnly
+from fedllm_bench.methods.pfedme import PFedMe
 from fedllm_bench.methods.privacy import DpFedAvg
 from fedllm_bench.methods.released import RELEASED
 from fedllm_bench.methods.scaffold import Scaffold
@@ -31,5 +34,8 @@ METHODS: dict[str, type[FedAvg]] = {
     "feddyn": FedDyn,
     "dp_fedavg": DpFedAvg,
     "hetlora": HetLora,
+    "ditto": Ditto,
+    "pfedme": PFedMe,
+    "fedrep": FedRep,
 }
 VARIANTS: dict[str, dict[str, type[FedAvg]]] = {"paper": METHODS, "released": RELEASED}

@@ -132,6 +132,11 @@ class FedAvg:
         return getattr(type(self), hook) is not getattr(FedAvg, hook)
 
 
+def trains_alone(method: FedAvg | type[FedAvg]) -> bool:
+    """Whether each client trains by itself and shares nothing, as under `local`: then there is no global adapter."""
+    return method.personal and not method.sends
+
+
 def weighted_mean(uploads: Sequence[Upload], weights: Sequence[float]) -> Upload:
     """Of "delta" the weighted mean, of all else the uniform one; zero where nothing has a weight."""
     return {

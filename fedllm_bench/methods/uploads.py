@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, Message, Server, Upload
 from fedllm_bench.methods.wrapped import Wrapped
@@ -42,6 +43,16 @@ class FrozenA(Wrapped):
 
     def travels(self, message: Message, told: Message) -> Message:
         return {key: without_a(tree) for key, tree in self.inner.travels(message, told).items()}
+
+    def init(self, params: Tree) -> Server:
+        """Raises a :class:`UserError` where the method shares no B, so that nothing would be sent at all."""
+        server = self.inner.init(params)
+        if all(map(is_a, self.inner.travels(self.inner.broadcast(server), {})["params"])):
+            raise UserError(
+                "communication.lora_aggregation=frozen_a: every B stays with its client, and A is neither trained nor "
+                "sent, so nothing would be; leave it out, or let some B be shared: --set method.local_parts=layers.0."
+            )
+        return server
 
     def correct(self, grads: Tree, y: Tree, message: Message, client: ClientState) -> Tree:
         return _still_a(self.inner.correct(grads, y, message, client))

@@ -21,6 +21,7 @@ from fedllm_bench.config import plugins
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.size_bound import fits_for_sure
 from fedllm_bench.methods import METHODS
+from fedllm_bench.methods.base import trains_alone
 from fedllm_bench.pipeline import children
 from fedllm_bench.pipeline.plan import VERSION, Plan, read_plan
 from fedllm_bench.runs.cell import Cell
@@ -54,7 +55,9 @@ def plan_of(cell: Cell) -> Plan:
 def _may_share(cell: Cell) -> bool:
     if cell.config.engine == "ray":  # its workers train both, one after the other
         return False
-    if not cell.shares_threads or cell.threads < 2 or METHODS[cell.config.method.name].personal or hardware.has_cuda():
+    if not cell.shares_threads or cell.threads < 2 or hardware.has_cuda():
+        return False
+    if trains_alone(METHODS[cell.config.method.name]):
         return False
     return cell.baseline.finished() is None
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedllm_bench.common.text import duration
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.base import FedAvg, trains_alone
 from fedllm_bench.metrics.items import of_clients
 from fedllm_bench.metrics.registry import items_of, together
 from fedllm_bench.pipeline.beside import plan_of
@@ -143,7 +143,8 @@ class Paces:
 def _stages(bench: Bench, run: TrainingRun, paces: Paces, loaded: float) -> list[Stage]:
     cell, items, size = bench.cell, bench.items, bench.settings.batch_tokens
     of_sample = of_clients(items, [bench.clients.ids[client] for client in bench.local_sample])
-    own = of_sample if bench.method.personal else items
+    unseen = [] if trains_alone(bench.method) else [item for item in items if item.part == "unseen"]
+    own = [*of_sample, *unseen] if bench.method.personal else items
     done = load_server(cell.folder / "checkpoint")
     stages = [
         Stage("load", Seconds(loaded, loaded, loaded)),
@@ -156,7 +157,7 @@ def _stages(bench: Bench, run: TrainingRun, paces: Paces, loaded: float) -> list
             lambda: paces.scoring(own, size, has_adapter=True),
         ),
     ]
-    if bench.method.personal:
+    if trains_alone(bench.method):
         return stages
 
     def alone() -> Seconds:

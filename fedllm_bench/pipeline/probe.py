@@ -12,7 +12,7 @@ import numpy as np
 
 from fedllm_bench.data.pairs import AnyPart, PairPart
 from fedllm_bench.data.tokens import IntArray
-from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.base import FedAvg, trains_alone
 from fedllm_bench.metrics.registry import items_of, score_group
 from fedllm_bench.metrics.running import by_length
 from fedllm_bench.runs.cell import in_one_process
@@ -107,7 +107,7 @@ def training_run(bench: Bench) -> TrainingRun:
     Of engine "ray" one worker is tried: this process.
     """
     engine = engines.ENGINES[in_one_process(bench.config).engine](bench.model, bench.method, bench.config)
-    only = frozenset(bench.local_sample) if bench.method.personal else None
+    only = frozenset(bench.local_sample) if trains_alone(bench.method) else None
     method = bench.method if bench.method.pooled else FedAvg()
     return TrainingRun(
         config=bench.config,

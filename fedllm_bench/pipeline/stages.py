@@ -24,7 +24,7 @@ from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
-from fedllm_bench.methods.base import Server
+from fedllm_bench.methods.base import Server, trains_alone
 from fedllm_bench.pipeline.beside import Baseline, baseline_of, plan_of
 from fedllm_bench.pipeline.pass_search import with_passes
 from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
@@ -51,6 +51,7 @@ from fedllm_bench.runs.scoring import (
 from fedllm_bench.training import engines
 from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.cluster.pool import close_pool
+from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model.adapter import save_adapter
 from fedllm_bench.training.model.full import save_model
 from fedllm_bench.training.rounds import run_rounds
@@ -114,7 +115,7 @@ def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:
     _describe(bench)
     clock = Clock(folder / "seconds.json")
     with ExitStack() as stack:
-        baseline = None if bench.method.personal else stack.enter_context(baseline_of(bench.cell))
+        baseline = None if trains_alone(bench.method) else stack.enter_context(baseline_of(bench.cell))
         if not is_baseline:  # else the run that needs it, and may be at work beside, scores the base
             with clock.stage("score the base"):
                 score_base(bench)
@@ -167,7 +168,7 @@ def train(bench: Bench, baseline: Baseline | None) -> Server:
     for line in warnings_of(bench.method, config, len(bench.clients)):
         log.warning(line)
     map_blocks = engines.ENGINES[config.engine](bench.model, bench.method, config)
-    only = frozenset(bench.local_sample) if bench.method.personal else None
+    only = frozenset(bench.local_sample) if trains_alone(bench.method) else None
     with interrupts.deferred() as stop:
         run = TrainingRun(
             config=config,
@@ -182,7 +183,7 @@ def train(bench: Bench, baseline: Baseline | None) -> Server:
         )
         server = run_rounds(run, bench.initial)
         stop.check()  # for a signal in the last block
-    for name, tree in final_adapters(bench, server).items():
+    for name, tree in final_adapters(bench, server):
         if not (cell.folder / name).is_dir():
             _save(bench, cell.folder / name, tree)
     return server
@@ -198,28 +199,35 @@ def _save(bench: Bench, folder: Path, tree: Tree) -> None:
         save_adapter(folder, tree, config.lora, str(base), transposed=bench.model.transposed, texts=texts)
 
 
-def final_adapters(bench: Bench, server: Server) -> dict[str, Tree]:
-    """Folder name -> adapter: one for all clients, or under `local` one of each trained client."""
-    kind = OUTPUTS[bench.config.model.trainable]
-    if not bench.method.personal:
-        return {kind: bench.method.adapter(server)}
-    ids = bench.clients.ids
-    trained = [client for client in bench.local_sample if client in bench.visited]
-    return {f"{kind}s/{folder_name(ids[k], k)}": own_adapter(bench, server, k) for k in trained}
+def final_adapters(bench: Bench, server: Server) -> Iterator[tuple[str, Tree]]:
+    """Folder name and adapter: the global one but under `local`; where clients have their own, those of the sample."""
+    kind, ids = OUTPUTS[bench.config.model.trainable], bench.clients.ids
+    if not trains_alone(bench.method):
+        yield kind, bench.method.adapter(server)
+    if bench.method.personal:
+        trained = participants(bench.config, len(ids), bench.clients.file_order, server.round)
+        for k in (client for client in bench.local_sample if client in trained):
+            yield f"{kind}s/{folder_name(ids[k], k)}", own_adapter(bench, server, k)
 
 
 def own_adapter(bench: Bench, server: Server, client: int) -> Tree:
-    """What one client answers with; a client that was never chosen stays at the start."""
+    """What one client answers with; one that was never chosen has what its method gives to those."""
     states = ClientStates(bench.cell.folder / "checkpoint" / "clients")
     state = states.get(client, bench.method.client_init(server.params), server.round)
     return bench.method.serve(server.params, state)
 
 
 def score_after(bench: Bench, server: Server, ledger: Ledger) -> Scores:
-    if not bench.method.personal:
-        return evaluate(bench, [(bench.method.adapter(server), bench.items)], bench.config.method.name, ledger=ledger)
+    """Scores under the global adapter, or of the sampled clients under their own.
+
+    Unseen users have none of their own, so theirs is the global one; under `local` they are not scored.
+    """
+    method, label = bench.method, bench.config.method.name
+    if not method.personal:
+        return evaluate(bench, [(method.adapter(server), bench.items)], label, ledger=ledger)
     adapters = {bench.clients.ids[client]: own_adapter(bench, server, client) for client in bench.local_sample}
-    return evaluate_each(bench, adapters, bench.config.method.name, ledger=ledger)
+    unseen = [] if trains_alone(method) else [item for item in bench.items if item.part == "unseen"]
+    return evaluate_each(bench, adapters, label, others=(method.adapter(server), unseen), ledger=ledger)
 
 
 def score_local(bench: Bench, baseline: Baseline) -> Scores:

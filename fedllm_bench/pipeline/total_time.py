@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fedllm_bench.common.text import duration
-from fedllm_bench.methods.base import Server
+from fedllm_bench.methods.base import Server, trains_alone
 from fedllm_bench.pipeline.beside import Baseline
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.training.batches import schedule
@@ -44,7 +44,7 @@ class TotalTime:
         parts = {"train": of_round * (rounds - server.round)}
         if (scoring := self.spent.get("score the base", 0.0)) > 1.0:  # else they came from the cache
             parts["score"] = scoring
-        if not self.bench.method.personal and self.bench.cell.baseline.finished() is None:
+        if not trains_alone(self.bench.method) and self.bench.cell.baseline.finished() is None:
             alone = of_round * self.bench.config.federation.rounds * local_share(self.bench)
             beside = of_round + sum(parts.values()) if self.baseline and self.baseline.is_beside else 0.0
             parts |= {"local baseline": alone - beside} if alone > beside else {}

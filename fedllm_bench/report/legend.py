@@ -91,11 +91,15 @@ def _better(payload: Payload) -> list[str]:
 
 def _about_adapters(payload: Payload) -> list[str]:
     """Which clients have adapters of their own: in the baseline, or under a personal method in the run itself."""
+    metrics, lines = payload["metrics"], []
     if payload["run"]["personal"]:
         who = _own_adapters(payload, "after - base", "with an adapter of its own")
-        return [f"{after_name(payload)}: {who}"]
-    baseline = any(entry["local"] for entry in payload["metrics"].values())
-    return [f"local: {_own_adapters(payload, 'after - local', 'trained alone')}"] if baseline else []
+        lines.append(f"{after_name(payload)}: {who}")
+        if any(name.endswith("_unseen") and entry["after"]["n"] for name, entry in metrics.items()):
+            lines.append("unseen users have no adapter of their own: they are scored with the global one")
+    if any(entry["local"] for entry in metrics.values()):
+        lines.append(f"local: {_own_adapters(payload, 'after - local', 'trained alone')}")
+    return lines
 
 
 def _own_adapters(payload: Payload, compared: str, how: str) -> str:
@@ -116,7 +120,8 @@ def _never_visited(payload: Payload) -> list[str]:
         return []
     alone = bool(set(never) & set(data["local_clients"]))
     if payload["run"]["personal"]:
-        role = "stay at the base model and count in the mean" if alone else "have no adapter and are not scored after"
+        has = "answer with the global adapter" if payload["cost"]["bytes_up"] else "stay at the base model"
+        role = f"{has} and count in the mean" if alone else "have no adapter and are not scored after"
     else:
         role = "are scored with the global adapter" + ("; alone (local) they stay at the base model" if alone else "")
     who = f"{len(never)} of {counted(data['num_clients'], 'client')}{listed(never)}"

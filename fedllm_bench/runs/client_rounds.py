@@ -31,7 +31,8 @@ def watcher(bench: Bench, stop: Stop | None = None) -> Callable[[Server], None]:
     """
     every, last = bench.config.evaluation.every, bench.num_rounds
     if every and bench.method.personal:
-        log.info("evaluation.every=%d is passed over: %s has no global adapter", every, bench.config.method.name)
+        log.info("evaluation.every=%d is passed over: under %s each client has an adapter of its own",
+                 every, bench.config.method.name)  # fmt: skip
         every = 0
     path = bench.cell.folder / FILE
 

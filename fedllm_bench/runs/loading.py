@@ -160,6 +160,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     _check_asked(metrics, items, is_told=not is_baseline)
     bench = Bench(cell, model, clients, items, settings, metrics, workers)
     _ = bench.num_rounds  # refuses a budget that is too small for one round
+    bench.method.init(bench.initial)  # refuses parts of the adapter that no tensor has
     return bench
 
 

@@ -14,7 +14,7 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.runs.folder import GIVE, ROUNDS, RunFaults, RunFolder
 
-ABOUT = "merged_from.json"
+ABOUT, GLOBAL = "merged_from.json", "global"
 
 
 class RunToMerge(RunFolder):
@@ -37,7 +37,7 @@ class TrainedRun:
 
 
 def open_trained(folder: Path, client: str | None = None) -> TrainedRun:
-    """The adapter of a run; of `client` under the method `local`.
+    """The adapter of a run; that of `client` where each has its own, GLOBAL for the one beside them.
 
     Raises a :class:`UserError` for what is no run folder, for a run that has not trained to its end, and where a
     client is named that has no adapter, or none is named and each has one.
@@ -50,6 +50,8 @@ def open_trained(folder: Path, client: str | None = None) -> TrainedRun:
             f"already: {folder / 'model'} (under local: {folder / 'models'}/<client>)"
         )
     if run.adapters:
+        if client == GLOBAL and run.adapter is not None and GLOBAL not in run.adapters:
+            return TrainedRun(run, run.adapter, None)
         return TrainedRun(run, run.adapters[_folder_of(run, client)], client)
     if run.adapter is None:
         raise UserError(f"RUN={folder}: the run has not trained to its end; {run.again('merge')}")
@@ -63,7 +65,10 @@ def _folder_of(run: RunFolder, client: str | None) -> str:
     known = list(run.adapters)
     if client is None:
         some = ", ".join(known[:3])
-        raise UserError(f"RUN={run.path}: each client has an adapter of its own; choose one: --client ID (as {some})")
+        unseen = f", or that of unseen users: --client {GLOBAL}" if run.adapter else ""
+        raise UserError(
+            f"RUN={run.path}: each client has an adapter of its own; choose one: --client ID (as {some}){unseen}"
+        )
     if client in known:
         return client
     numbers = {

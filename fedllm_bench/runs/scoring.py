@@ -60,10 +60,18 @@ def evaluate(
     return _scores(bench, names, works, label, ledger=ledger, stop=stop, is_brief=is_brief)
 
 
-def evaluate_each(bench: Bench, adapters: Mapping[str, Tree], label: str, *, ledger: Ledger | None = None) -> Scores:
+def evaluate_each(
+    bench: Bench,
+    adapters: Mapping[str, Tree],
+    label: str,
+    *,
+    others: tuple[Tree, Sequence[Item[Any, Any]]] | None = None,
+    ledger: Ledger | None = None,
+) -> Scores:
     """Every metric on each client's items under its own adapter; `adapters` has them by the client's id.
 
-    Clients share passes where they can: each has few rows, and most of a small pass is not arithmetic.
+    Clients share passes where they can: each has few rows, and most of a small pass is not arithmetic. `others`: an
+    adapter for the items of users who have none, which are scored after the clients'.
     """
     works = []
     shared = [name for name in bench.metrics if not needs_one_model(name)]
@@ -75,6 +83,8 @@ def evaluate_each(bench: Bench, adapters: Mapping[str, Tree], label: str, *, led
                 works.append(_Work(group, items, each=each))
             else:
                 works += [_Work(group, of_clients(bench.items, [client]), adapters[client]) for client in ids]
+    if others and others[1]:
+        works += [_Work(group, others[1], others[0]) for group in together(shared)]
     scores = _scores(bench, shared, works, label, ledger=ledger)
     return {name: scores[name] if name in scores else _unscored(bench, name, list(adapters)) for name in bench.metrics}
 

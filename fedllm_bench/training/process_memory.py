@@ -15,6 +15,7 @@ import torch
 
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods import METHODS
+from fedllm_bench.methods.base import trains_alone
 from fedllm_bench.training.live_memory import LiveBytes
 from fedllm_bench.training.loss import tokens_at_once
 from fedllm_bench.training.memory import (
@@ -56,7 +57,7 @@ def estimate_process(config: RunConfig, settings: Any) -> ProcessEstimate:
     """
     needed = estimate(config, settings, "cpu")
     method = METHODS.get(config.method.name)  # an unknown one is refused elsewhere
-    bases = needed.base * (1 if method is not None and method.personal else 2)
+    bases = needed.base * (1 if method is not None and trains_alone(method) else 2)
     libraries = LIBRARIES + TOKENIZER_ENTRY * int(settings.get_text_config().vocab_size)
     return ProcessEstimate(libraries, bases, scoring_bytes(config, settings), needed.total - needed.base)
 

@@ -19,6 +19,7 @@ from fedllm_bench.common import files, provenance
 from fedllm_bench.config import base_model, presets
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.methods import METHODS
+from fedllm_bench.methods.base import trains_alone
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.user_answers import OfAnswer
 from fedllm_bench.results.schema import check_results
@@ -229,10 +230,11 @@ def test_every_method_runs(method: str, tiny_split: Split, less: tuple[str, ...]
     check_results(results)
     assert len(METHODS) >= 10
     assert results["metrics"]["heldout"]["difference"]["mean"] != 0  # something was trained
-    personal = METHODS[method].personal
-    assert (results["metrics"]["heldout"]["local"] is None) == personal
-    assert (results["cost"]["bytes_up"] == 0) == (personal or METHODS[method].pooled)
-    assert (folder / "adapter").is_dir() != personal
+    kind = METHODS[method]
+    assert (results["metrics"]["heldout"]["local"] is None) == trains_alone(kind)
+    assert (results["cost"]["bytes_up"] == 0) == (not kind.sends)
+    assert (folder / "adapter").is_dir() != trains_alone(kind)
+    assert (folder / "adapters").is_dir() == kind.personal
     assert method in capsys.readouterr().out
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from method_vectors import NO_MODEL, SGD, as_tree, as_vector, core, run_suite
 from papers import CASES, LR, PAPERS, SIZE, local, problem
+from senders import own_parts
 from tiny import client_task, random_part
 
 from fedllm_bench.common.errors import UserError
@@ -27,7 +28,7 @@ def test_every_method_and_variant_has_a_transcription():
     assert {variant: set(methods) for variant, methods in PAPERS.items()} == {
         variant: set(methods) for variant, methods in VARIANTS.items()
     }
-    assert len(CASES) == 20
+    assert len(CASES) == 23
 
 
 @pytest.mark.parametrize(("variant", "name"), CASES)
@@ -106,7 +107,7 @@ def test_the_mean_of_clients_without_examples_is_no_nan():
 @pytest.mark.parametrize(("variant", "name"), CASES)
 def test_zero_steps_are_the_identity(variant, name, tiny_run_config):
     silent = ("privacy.noise_multiplier=0",) if name == "dp_fedavg" else ()
-    method = make_method(tiny_run_config(name, *silent, variant=variant))
+    method = make_method(tiny_run_config(name, *silent, *own_parts(name, "w"), variant=variant))
     start = as_tree(torch.randn(SIZE))
     server = method.init(start)
     task = client_task(0, random_part(seed=0, num_rows=3), range(3), SGD, steps=0, state=method.client_init(start))
@@ -123,9 +124,10 @@ def test_zero_steps_are_the_identity(variant, name, tiny_run_config):
 def test_methods_do_not_write_into_what_they_are_given(variant, name, monkeypatch, tiny_run_config):
     f, x = problem()
     before = x.clone()
-    first, _ = run_suite(make_method(tiny_run_config(name, variant=variant)), f, x, monkeypatch)
+    config = tiny_run_config(name, *own_parts(name, "w"), variant=variant)
+    first, _ = run_suite(make_method(config), f, x, monkeypatch)
     assert torch.equal(x, before)
-    again, _ = run_suite(make_method(tiny_run_config(name, variant=variant)), f, x, monkeypatch)
+    again, _ = run_suite(make_method(config), f, x, monkeypatch)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))  # nothing is left in a module
 
 
@@ -184,6 +186,12 @@ def test_some_methods_forbid_a_weighting():
         ("fedadagrad", {"beta1": 0.5, "eta": -1.0, "tau": 1.0}, "method.eta: got -1.0"),
         ("fedadagrad", {"beta1": 0.5, "beta2": 0.5, "eta": 1.0, "tau": 1.0}, "method.beta2"),
         ("feddyn", {"alpha": 0.0}, "method.alpha: got 0.0"),
+        ("ditto", {"lam": -0.1}, "method.lam: got -0.1"),
+        ("pfedme", {"lam": 1.0, "eta": 1.0, "beta": 1.0, "inner_steps": 0}, "method.inner_steps: got 0"),
+        ("pfedme", {"lam": 1.0, "eta": 1.0, "beta": 1.0, "inner_steps": 2.5}, "method.inner_steps: got 2.5"),
+        ("fedrep", {"local_parts": 3, "own_share": 0.5}, "method.local_parts: got 3"),
+        ("fedrep", {"local_parts": "lora_B", "own_share": 1.0}, "method.own_share: got 1.0"),
+        ("fedrep", {"local_parts": "lora_B", "own_share": 0.5, "order": "both"}, "method.order: got 'both'"),
         ("central", {"mu": 0.1}, "method.mu"),
         ("fedavg", {"weighting": "rows"}, "method.weighting: got 'rows'"),
         ("fedavg", {"mu": 0.1}, "method.mu"),

@@ -13,7 +13,7 @@ from papers import CHOSEN, SIZE, dp_fedavg, problem
 from resumed_rounds import Killed, initial, left_behind, outcome_of, same_bits
 from scipy.stats import chi2, kstest
 from scripted_rounds import START, by_client, fails_in_round, scripted_run
-from senders import SENDING
+from senders import SENDING, own_parts
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
@@ -141,7 +141,8 @@ def test_a_round_of_nobody_is_noise_and_counts(name, tiny_run_config):
     settings = ("privacy.clip=1.0", "privacy.epsilon=none", "federation.weighting=uniform")
     start = as_tree(torch.ones(SIZE))
     for noise in (0.0, 1.0):
-        method = make_method(tiny_run_config(name, *settings, f"privacy.noise_multiplier={noise}"))
+        noisy = f"privacy.noise_multiplier={noise}"
+        method = make_method(tiny_run_config(name, *settings, noisy, *own_parts(name, "w")))
         after = method.update(method.init(start), {}, 0.5)
         assert after.round == 1
         assert torch.equal(as_vector(after.params), torch.ones(SIZE)) == (noise == 0.0)

@@ -9,10 +9,11 @@ import torch
 from block_runs import start_of, tasks_of
 from resumed_rounds import initial, outcome_of
 from scripted_rounds import START, by_client, scripted_run
-from senders import ALL, SENDING
+from senders import ALL, SENDING, own_parts
 from sweeps import HERE, slow, sweep
 from tiny import random_tree, settings
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.methods.base import FedAvg, Server
@@ -123,13 +124,21 @@ def test_a_number_too_large_for_float16_is_a_failure_with_a_name(engine, double_
 def test_a_is_bit_equal_after_a_run_and_b_is_trained(name, engine, tiny_model, tiny_clients, tiny_run_config, tmp_path):
     """Under weight decay too, which moves a tensor without gradient."""
     more = ("local.weight_decay=0.1", "federation.rounds=2", "local.steps=2")
-    config = tiny_run_config(name, FROZEN, *more)
+    config = tiny_run_config(name, FROZEN, *more, *own_parts(name, "layers.0."))
     start = {n: t + 0.1 * is_a(n) for n, t in initial(tiny_model).items()}
     method = make_method(config)
     blocks = ENGINES[engine](tiny_model, method, config)
     run = TrainingRun(config=config, method=method, clients=tiny_clients, map_blocks=blocks, folder=tmp_path / "run")
     params = outcome_of(run, start)[0]
-    assert all(torch.equal(params[n], start[n]) == is_a(n) for n in params)
+    shared = method.travels(method.broadcast(method.init(start)), {})["params"]
+    assert all(torch.equal(params[n], start[n]) == is_a(n) for n in shared)
+
+
+def test_a_frozen_a_is_refused_where_no_b_is_shared(tiny_model, tiny_run_config):
+    method = make_method(tiny_run_config("fedrep", FROZEN))
+    with pytest.raises(UserError, match="frozen_a: every B stays with its client") as caught:
+        method.init(initial(tiny_model))
+    assert "\n" not in str(caught.value)
 
 
 def test_b_is_trained_as_if_a_were_no_parameter(double_model):
@@ -176,7 +185,8 @@ def test_all_wrappers_together_run_and_agree_over_block_sizes(
 ):
     found = []
     for size in (1, 8):
-        config = tiny_run_config(name, *ALL, f"local.block_size={size}", "federation.rounds=2", "privacy.clip=10")
+        more = (f"local.block_size={size}", "federation.rounds=2", "privacy.clip=10", *own_parts(name, "layers.0."))
+        config = tiny_run_config(name, *ALL, *more)
         run = run_of(config, double_model, tiny_clients, tmp_path / str(size))
         found.append(outcome_of(run, initial(double_model, torch.float64))[0])
     # a number near the middle of two float16 may be rounded either way

@@ -18,7 +18,7 @@ def bench_of(config: Any, *, personal: bool = False, baseline: Any = None) -> An
     return SimpleNamespace(
         config=config,
         clients=SimpleNamespace(__len__=lambda: 6, file_order=()),
-        method=SimpleNamespace(personal=personal),
+        method=SimpleNamespace(personal=personal, sends=not personal),
         cell=SimpleNamespace(baseline=SimpleNamespace(finished=lambda: baseline)),
         local_sample=[0, 1],
         num_rounds=config.federation.rounds,

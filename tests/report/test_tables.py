@@ -78,7 +78,7 @@ def changed(**parts) -> dict:
 
 
 def personal(**data) -> dict:
-    payload = changed(run={"method": "local", "personal": True}, data=data)
+    payload = changed(run={"method": "local", "personal": True}, data=data, cost={"bytes_up": 0, "bytes_down": 0})
     for each in payload["metrics"].values():
         each["local"] = each["difference_to_local"] = None
         each["per_client"] = per_client()
@@ -121,6 +121,21 @@ def test_the_spread_is_of_personal_methods_and_of_what_is_scored():
     assert "better than" not in text
 
 
+def sharing(**data) -> dict:
+    """Of a method whose clients have adapters of their own and share one."""
+    return changed(run={"method": "ditto", "personal": True}, data=data)
+
+
+def test_under_a_personal_method_that_shares_both_kinds_of_clients_and_unseen_users_are_explained():
+    payload = sharing(local_clients=IDS[:38])
+    payload["metrics"]["heldout_unseen"] = copy.deepcopy(payload["metrics"]["heldout"])
+    text = flat(payload)
+    assert "after (ditto): all 38 clients, each with an adapter of its own" in text
+    assert "unseen users have no adapter of their own: they are scored with the global one" in text
+    assert "local: all 38 clients, each trained alone" in text
+    assert "unseen users have no adapter" not in flat(personal(local_clients=IDS[:38]))
+
+
 @pytest.mark.parametrize(
     ("payload", "line"),
     [
@@ -139,6 +154,10 @@ def test_the_spread_is_of_personal_methods_and_of_what_is_scored():
         (
             personal(never_visited=["user-001"]),
             "(user-001); they have no adapter and are not scored after",
+        ),
+        (
+            sharing(never_visited=IDS[:500], local_clients=IDS, num_clients=747),
+            "500 of 747 clients; they answer with the global adapter and count in the mean",
         ),
     ],
 )

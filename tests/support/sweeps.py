@@ -2,7 +2,7 @@
 
 On resume, on grouping and on engines a method can fail in few ways: it keeps nothing (fedavg), it keeps something at
 the server (fedadam), with each client and in a second upload (scaffold), or everything with the client (local); it
-draws noise (dp_fedavg); it pools all rows (central).
+draws noise (dp_fedavg); it pools all rows (central); it trains in two phases, and clients have their own (ditto).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-UNLIKE = ("fedavg", "fedadam", "scaffold", "local", "dp_fedavg", "central")  # one method of each kind
+UNLIKE = ("fedavg", "fedadam", "scaffold", "local", "dp_fedavg", "central", "ditto")  # one method of each kind
 # The engines that train the model they are given, in this process. Workers of Ray load the base of the config, and are
 # held to the bits of the first one by tests of their own (tests/training/cluster/).
 HERE = ("inprocess", "trl")

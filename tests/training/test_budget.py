@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from bench_runs import assert_refused, outcome, quick, run, words
 from scripted_rounds import START, by_client, fails_in_round, scripted_run
-from senders import SENDING
+from senders import SENDING, own_parts
 from submitted_runs import write_run
 
 from fedllm_bench.common import files
@@ -67,12 +68,13 @@ def test_a_failed_answer_leaves_room_and_a_dropout_needs_none(tiny_clients, tiny
 @pytest.mark.parametrize("method", SENDING)
 def test_the_bytes_of_a_client_are_known_before(method, tiny_clients, tiny_run_config, tmp_path):
     """They are those that a round counts, so the last round begun is the last one that fits."""
-    config = tiny_run_config(method, "federation.weighting=uniform")
-    down, up = Traffic(make_method(config, 6), START, config.local.lr).of_client(0, 0)
+    config = tiny_run_config(method, "federation.weighting=uniform", *own_parts(method, "v"))
+    start = START | {"v": torch.ones(3)}
+    down, up = Traffic(make_method(config, 6), start, config.local.lr).of_client(0, 0)
     assert min(down, up) >= 8
     small = replace(config, communication=replace(config.communication, budget_mb=(2.5 * 3 * (down + up)) / MB))
     if config.privacy.clip is None:
-        assert rounds_within(small, make_method(small, 6), START, schedule(small, 6)) == 2
+        assert rounds_within(small, make_method(small, 6), start, schedule(small, 6)) == 2
 
 
 def test_too_small_for_one_round_is_one_line(tiny_run_config):

@@ -26,7 +26,7 @@ from fedllm_bench.training.model.base import load_tokenizer
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
 log = logging.getLogger(__name__)
-BASE, GLOBAL, CLIENT = "base", "global", "client-"
+BASE, GLOBAL, CLIENT = "base", merging.GLOBAL, "client-"
 NAMED_CLIENTS = 5  # of a run whose clients have adapters of their own
 PLAIN = {  # settings of LoRA as we know it; an adapter that has others is merged by PEFT instead
     "rank_pattern": {},
@@ -85,6 +85,7 @@ def _open(folder: Path) -> merging.TrainedRun:
 def subject_of_run(folder: Path, wanted: Sequence[str] | None) -> Subject:
     """The sides of a finished run: base and global adapter, or base and NAMED_CLIENTS clients, or those `wanted`.
 
+    Where clients have adapters of their own, GLOBAL can be wanted too if there is one: it is that of unseen users.
     Raises a :class:`UserError` as :func:`open_run` does, for an unknown side, and where the base's files changed.
     """
     trained = _open(folder)
@@ -104,6 +105,7 @@ def _sides_of_run(trained: merging.TrainedRun, wanted: Sequence[str] | None) -> 
     if run.adapters:
         known = {f"{CLIENT}{name}": path for name, path in run.adapters.items()}
         names = wanted or [BASE, *named_clients(run, list(known))]
+        known |= {GLOBAL: run.adapter} if run.adapter else {}
     else:
         known = {GLOBAL: trained.adapter}
         names = wanted or [BASE, GLOBAL]

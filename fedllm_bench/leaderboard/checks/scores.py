@@ -12,6 +12,7 @@ from fedllm_bench.leaderboard.checks.split_items import Expected, Key, SplitItem
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.recompute import SMALLEST, is_own, means, rescored
 from fedllm_bench.leaderboard.submission.submitted import SIDES, Submitted, SubmittedRun
+from fedllm_bench.methods.base import trains_alone
 from fedllm_bench.metrics.memorisation import OfMemory
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.results.run_results import client_rows, metrics_of
@@ -88,7 +89,8 @@ def _sides_alike(run: SubmittedRun) -> Iterator[Problem]:
 def _all_metrics(run: SubmittedRun, split: SplitItems) -> Iterator[Problem]:
     is_whole = run.files.has("config.json")  # else no run of the suite, and every item is to be there
     own = {split.ids[client] for client in split.local_sample(run)} if is_whole else set(split.ids)
-    personal = is_whole and run.method.personal
+    personal, alone = is_whole and run.method.personal, is_whole and trains_alone(run.method)
+    unseen = {user.id for user in split.split.manifest.unseen}
     for name, sides in run.sets.items():
         if isinstance(METRICS.get(name), OfMemory):  # asked of training rows, and ranked nowhere
             continue
@@ -96,8 +98,10 @@ def _all_metrics(run: SubmittedRun, split: SplitItems) -> Iterator[Problem]:
         for side, scores in (("before", sides.before), ("after", sides.after), ("local", sides.local)):
             if scores is None:
                 continue
-            alone = side == "local" or (side == "after" and personal)
-            asked = {key: item for key, item in wanted.items() if not alone or key[0] in own}
+            has_own = side == "local" or (side == "after" and personal)
+            # of a personal method that sends, users without an adapter of their own have the global one
+            there = own if side == "local" or alone else own | unseen
+            asked = {key: item for key, item in wanted.items() if not has_own or key[0] in there}
             yield from _side(scores, asked, f"{run.where}/scores/{name}.{side}.jsonl.gz", name)
         yield from _weights(sides.before, sides.after, f"{run.where}/scores/{name}.after.jsonl.gz")
 

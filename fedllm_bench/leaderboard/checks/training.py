@@ -12,6 +12,7 @@ from fedllm_bench.leaderboard.checks.scores import equal
 from fedllm_bench.leaderboard.checks.split_items import SplitItems
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Round, Submitted, SubmittedRun
+from fedllm_bench.methods.base import trains_alone
 from fedllm_bench.methods.robust.notes import robust_record
 from fedllm_bench.pipeline.results_stage import failures_of, num_dropouts
 from fedllm_bench.results.budget import MB
@@ -131,7 +132,7 @@ def _against(run: SubmittedRun, split: Split) -> dict[str, list[str]]:
     """Code -> what is otherwise than the split gives it."""
     known = SplitItems(split, run.config)
     plan = schedule(run.config, len(known.ids), known.file_order)[: len(run.rounds)]
-    only = set(known.local_sample(run)) if run.method.personal else None
+    only = set(known.local_sample(run)) if trains_alone(run.method) else None
     found: dict[str, list[str]] = {"schedule": [], "num-examples": [], "local-steps": []}
     for number, (line, planned) in enumerate(zip(run.rounds, plan, strict=True)):
         chosen = [client for client in planned if only is None or client in only]
@@ -160,8 +161,9 @@ def _compare(run: SubmittedRun, split: SplitItems, line: Round, number: int, fou
         planned = 0 if client in away or not rows else _steps(run, rows, len(split.ids))
         if planned and straggles(config.faults, config.seed, number, client):
             planned = max(1, round(config.faults.straggler_steps * planned))
-        if (failure is None and steps != planned) or steps > planned:
-            found["local-steps"].append(f"{at}: {counted(steps, 'step')}, its config gives {planned}")
+        taken = sum(len(phase.steps) for phase in run.method.phases(planned))
+        if (failure is None and steps != taken) or steps > taken:
+            found["local-steps"].append(f"{at}: {counted(steps, 'step')}, its config gives {taken}")
 
 
 def _compare_pooled(

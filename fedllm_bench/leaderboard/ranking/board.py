@@ -13,7 +13,8 @@ from fedllm_bench.leaderboard.ranking.measures import Measure
 class BoardEntry:
     """What a board knows of a submission. `made_by`: the suite's name of the method, "" for work done outside of it.
 
-    Bytes are of a run, mean over seeds, None where unknown; `epsilon` is the seeds' largest, None without privacy.
+    `personal`: whether its scores are of clients with adapters of their own. Bytes are of a run, mean over seeds, None
+    where unknown; `epsilon` is the seeds' largest, None without privacy.
     """
 
     slug: str
@@ -28,6 +29,7 @@ class BoardEntry:
     tier: str
     measures: Mapping[str, Measure]
     seeds: tuple[int, ...]
+    personal: bool = False
     url: str = ""
     bytes_up: float | None = None
     bytes_down: float | None = None
@@ -119,6 +121,8 @@ class BoardColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
+    """`personal`: whether its rows are of clients with adapters of their own; no row of a global adapter is on it."""
+
     track: str
     title: str
     description: str
@@ -129,12 +133,18 @@ class Board:
     rows: tuple[BoardRow, ...]
     baseline: str
     alarms: tuple[str, ...]
+    personal: bool = False
 
     @property
     def id(self) -> str:
-        """Names a file: "mini-aya_fixed_1" and, under a judge, "..._gpt-4"."""
-        parts = [*self.track.split("/"), self.version, *([self.judge] if self.judge else [])]
-        return "_".join(parts)
+        """Names a file: "mini-aya_fixed_1" and, under a judge, "..._gpt-4"; "mini-aya_fixed_own_1" where personal."""
+        own = ["own"] if self.personal else []
+        return "_".join([*self.track.split("/"), *own, self.version, *([self.judge] if self.judge else [])])
+
+    @property
+    def compared_with(self) -> str:
+        """The method of the baseline, as a reader knows it."""
+        return "local" if self.personal else "FedAvg"
 
     def to_dict(self) -> dict[str, Any]:
         return {"id": self.id, **asdict(self)}

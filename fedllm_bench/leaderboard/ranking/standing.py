@@ -19,10 +19,11 @@ from fedllm_bench.leaderboard.ranking.measures import Measure
 from fedllm_bench.leaderboard.ranking.relations import Compared, Signs, clearly_better, seed_values
 from fedllm_bench.leaderboard.submission.names import Known
 from fedllm_bench.leaderboard.submission.tracks import REFERENCE_METHOD, Track, load_tracks, pinned_baselines, winners
+from fedllm_bench.runs.folder import BASELINE
 
 
 def boards_of(entries: Sequence[BoardEntry]) -> list[Board]:
-    """Every board that the entries make: by track, split and judge, in the order of the tracks."""
+    """Every board that the entries make: by track, split, kind of adapters and judge, in the order of the tracks."""
     tracks, grouped = load_tracks(), dict[tuple[str, str], list[BoardEntry]]()
     for entry in entries:
         if entry.track not in tracks:
@@ -31,8 +32,22 @@ def boards_of(entries: Sequence[BoardEntry]) -> list[Board]:
     order = {name: place for place, name in enumerate(tracks)}
     boards = []
     for (name, _), found in sorted(grouped.items(), key=lambda item: (order[item[0][0]], item[0][1])):
-        boards += [board_of(found, tracks[name], judge=judge) for judge in _judges(found)]
+        for personal in (False, True):
+            own = _on_board(found, personal=personal)
+            judges = _judges(own) if own else []
+            boards += [board_of(own, tracks[name], judge=judge, personal=personal) for judge in judges]
     return boards
+
+
+def _on_board(entries: Sequence[BoardEntry], *, personal: bool) -> list[BoardEntry]:
+    """Scores under a global adapter and under clients' own are never on one board, but for canaries.
+
+    These stand on that of global adapters, and the canary `local` on the other one too, where it has a method.
+    """
+    if not personal:
+        return [entry for entry in entries if not entry.personal or entry.kind != "method"]
+    own = [entry for entry in entries if entry.personal]
+    return own if any(entry.kind == "method" for entry in own) else []
 
 
 def _judges(entries: Sequence[BoardEntry]) -> list[str]:
@@ -40,10 +55,10 @@ def _judges(entries: Sequence[BoardEntry]) -> list[str]:
     return ["", *sorted({measure.judge for entry in entries for measure in entry.measures.values()} - {""})]
 
 
-def board_of(entries: Sequence[BoardEntry], track: Track, *, judge: str = "") -> Board:
-    """The board of entries that all are of `track` and of one split. At least one entry."""
+def board_of(entries: Sequence[BoardEntry], track: Track, *, judge: str = "", personal: bool = False) -> Board:
+    """The board of entries that all are of `track`, of one split and of one kind of adapters. At least one entry."""
     entries = sorted(entries, key=lambda entry: entry.slug)
-    baseline = baseline_of(entries, track, judge)
+    baseline = baseline_of(entries, track, judge, personal=personal)
     reference = {name: reference_of(name, entries, baseline) for name in track.metrics(judge)}
     cells = {entry.slug: cells_of(entry, reference) for entry in entries}
     cells = with_tests(entries, baseline, cells)
@@ -71,6 +86,7 @@ def board_of(entries: Sequence[BoardEntry], track: Track, *, judge: str = "") ->
         rows=tuple(sorted(rows, key=lambda row: _order(row, columns))),
         baseline=baseline.slug if baseline else "",
         alarms=tuple(alarms(rows, columns)),
+        personal=personal,
     )
 
 
@@ -79,14 +95,20 @@ def board_version(track: Track, split_hash: str) -> str:
     return f"{track.version}-{split_hash[:8]}" if split_hash else track.version
 
 
-def baseline_of(entries: Sequence[BoardEntry], track: Track, judge: str = "") -> BoardEntry | None:
+def baseline_of(
+    entries: Sequence[BoardEntry], track: Track, judge: str = "", *, personal: bool = False
+) -> BoardEntry | None:
     """FedAvg of the board: the one that tracks.toml names by its digest, else the strongest.
 
+    On a board of clients' own adapters it is `local` in the place of FedAvg, also as a canary.
     Neither hangs on what a submission says of itself, as its date or name, so nobody can put a weaker one in its place.
     The strongest has enough seeds for a rank, and then the best mean on the first metric of the board, of those scored
     on the items that most rows have; on equal means the next metric decides.
     """
-    found = [entry for entry in entries if entry.made_by == REFERENCE_METHOD and entry.kind == "method"]
+    if personal:
+        found = [entry for entry in entries if entry.made_by == BASELINE]
+    else:
+        found = [entry for entry in entries if entry.made_by == REFERENCE_METHOD and entry.kind == "method"]
     pinned = [entry for entry in found if entry.digest in pinned_baselines()]
     wanted = {name: reference_of(name, entries, None) for name in track.metrics(judge)}
     return max(pinned or found, key=lambda entry: _strength(entry, track, wanted), default=None)

@@ -19,12 +19,13 @@ def board_csv(boards: Sequence[Board]) -> str:
 def _lines(board: Board) -> Iterator[dict[str, Value]]:
     for row in board.rows:
         for column in board.columns:
-            yield {**_about(board, row), **_metric(column, row.cells[column.name])}
+            yield {**_about(board, row), **_metric(column, row.cells[column.name], personal=board.personal)}
 
 
 def _about(board: Board, row: BoardRow) -> dict[str, Value]:
     return {
         "track": board.track,
+        "adapters": "own" if board.personal else "global",
         "version": board.version,
         "judge": board.judge,
         "submission": row.slug,
@@ -45,7 +46,8 @@ def _about(board: Board, row: BoardRow) -> dict[str, Value]:
     }
 
 
-def _metric(column: BoardColumn, cell: BoardCell) -> dict[str, Value]:
+def _metric(column: BoardColumn, cell: BoardCell, *, personal: bool) -> dict[str, Value]:
+    minus = cell.against.mean if cell.against else None
     return {
         "metric": column.name,
         "metric_version": column.version,
@@ -57,7 +59,8 @@ def _metric(column: BoardColumn, cell: BoardCell) -> dict[str, Value]:
         **_interval(cell.method, "method"),
         "metric_rank_low": cell.rank_low,
         "metric_rank_high": cell.rank_high,
-        "minus_fedavg": cell.against.mean if cell.against else None,
+        "minus_fedavg": None if personal else minus,
+        "minus_local": minus if personal else None,
         "p_value": cell.against.p_value if cell.against else None,
         "p_holm": cell.against.p_holm if cell.against else None,
         "verdict": cell.against.verdict if cell.against else "",

@@ -13,17 +13,21 @@ from fedllm_bench.leaderboard.site.plots import plots_of
 from fedllm_bench.leaderboard.submission.tiers import ORDER
 
 MINI = "Users of an invented world: nothing here is a result on a real data set."
+OWN = (
+    "Personalised: each client is scored under an adapter of its own. Rows of one global adapter are on another board, "
+    "and the two do not compare."
+)
 THICK, THIN = 2.5, 6.5  # heights of the two intervals, of 8
 CAPTION = (
     "Thick bars are 95% intervals of these models (over clients or questions), thin ones of this method (over seeds); "
     "a tick is the mean over seeds. Ranks are bands: rows that cannot be told apart share ranks. Comparisons are with "
-    "FedAvg of this board, Holm-corrected; below one that tells nothing apart stands the smallest true difference "
+    "{baseline} of this board, Holm-corrected; below one that tells nothing apart stands the smallest true difference "
     "that so many seeds find in four of five tries (80% power)."
 )
 VERDICTS = {
-    "better": ("better than FedAvg", "better"),
-    "worse": ("worse than FedAvg", "worse"),
-    "not told apart": ("not told apart from FedAvg", ""),
+    "better": ("better than {baseline}", "better"),
+    "worse": ("worse than {baseline}", "worse"),
+    "not told apart": ("not told apart from {baseline}", ""),
     "no test": ("", ""),
 }
 COLUMNS = {
@@ -80,20 +84,24 @@ def board_page(board: Board, boards: Sequence[Board], *, root: str) -> str:
     with_epsilon = any(row.epsilon is not None for row in board.rows)
     values: dict[str, Any] = {
         "id": board.id,
-        "title": board.title,
+        "title": title_of(board),
         "description": board.description,
         "facts": facts(board),
-        "notes": [MINI] if board.track.startswith("mini-") else [],
+        "notes": [*([OWN] if board.personal else []), *([MINI] if board.track.startswith("mini-") else [])],
         "alarms": board.alarms,
         "boards": [link(other, current=other.id == board.id) for other in boards],
         "rows": [_row(row, board, axes, with_epsilon) for row in board.rows],
         "head": _head(board, with_epsilon),
         "tiers": [tier for tier in ORDER if any(row.tier == tier for row in board.rows)],
-        "caption": CAPTION,
+        "caption": CAPTION.format(baseline=board.compared_with),
         "explained": [*((c.name, explained(c)) for c in board.columns), *COLUMNS.items()],
         "plots": plots_of(board),
     }
-    return render("board.html.jinja", title=board.title, root=root, values=values)
+    return render("board.html.jinja", title=title_of(board), root=root, values=values)
+
+
+def title_of(board: Board) -> str:
+    return f"{board.title}, own adapters" if board.personal else board.title
 
 
 def empty_page() -> str:
@@ -105,13 +113,14 @@ def empty_page() -> str:
 
 def link(board: Board, *, current: bool = False) -> Link:
     judge = f", judge {board.judge}" if board.judge else ""
-    several = f"{board.title}, version {board.version}{judge} ({counted(len(board.rows), 'row')})"
+    several = f"{title_of(board)}, version {board.version}{judge} ({counted(len(board.rows), 'row')})"
     return Link(name=several, href=f"boards/{board.id}.html", current=current)
 
 
 def facts(board: Board) -> str:
     judge = f"judge {board.judge}" if board.judge else "no judge"
-    return f"track {board.track} · version {board.version} · {judge} · {counted(len(board.rows), 'row')}"
+    own = " · own adapters" if board.personal else ""
+    return f"track {board.track}{own} · version {board.version} · {judge} · {counted(len(board.rows), 'row')}"
 
 
 def explained(column: BoardColumn) -> str:
@@ -154,7 +163,7 @@ def _row(row: BoardRow, board: Board, axes: dict[str, tuple[float, float]], with
         "tier": row.tier,
         "rank": band(row.rank_low, row.rank_high),
         "rank_key": _key(None if row.rank_low is None else row.rank_low + (row.rank_high or 0) / 1e4),
-        "cells": [_cell(row.cells[c.name], axes[c.name]) for c in board.columns],
+        "cells": [_cell(row.cells[c.name], axes[c.name], board.compared_with) for c in board.columns],
         "more": [
             Plain(text=MISSING if row.borda is None else f"{row.borda:g}", key=_key(row.borda)),
             Plain(text=MISSING if row.num_bytes is None else size(row.num_bytes), key=_key(row.num_bytes)),
@@ -179,7 +188,7 @@ def band(low: int | None, high: int | None) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _cell(cell: BoardCell, axis: tuple[float, float]) -> Shown:
+def _cell(cell: BoardCell, axis: tuple[float, float], baseline: str) -> Shown:
     if cell.mean is None or cell.models is None or cell.method is None:
         return Shown(key="", reason=cell.reason)
     verdict, tone = VERDICTS[cell.against.verdict] if cell.against else ("", "")
@@ -193,7 +202,7 @@ def _cell(cell: BoardCell, axis: tuple[float, float]) -> Shown:
         dot=f"M{at:g} 0v8",
         models=limits(cell.models),
         method=limits(cell.method),
-        verdict=verdict,
+        verdict=verdict.format(baseline=baseline),
         tone=tone,
         power=power(cell.against),
     )

@@ -21,6 +21,7 @@ def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> BoardEntry:
     """`scores` are those of the runs, by seed. Raises a :class:`UserError` where the runs differ in what they are."""
     submission, runs = bundle.submission, bundle.runs()
     track = find_track(submission.track)
+    personal, measures = any(map(_is_personal, runs)), measures_of(scores, {*track.ranked, *track.judged})
     bytes_up, bytes_down = (_mean([_sum_of(run, key) for run in runs]) for key in ("bytes_up", "bytes_down"))
     return BoardEntry(
         slug=bundle.folder.name,
@@ -34,8 +35,10 @@ def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> BoardEntry:
         url=submission.url,
         date=submission.date,
         tier=tier_of(bundle),
-        measures=measures_of(scores, {*track.ranked, *track.judged}),
+        # answers to benchmarks are one adapter's, which of clients with their own is none that the row is of
+        measures={name: one for name, one in measures.items() if not (personal and one.whole_only)},
         seeds=tuple(run.seed for run in runs),
+        personal=personal,
         bytes_up=bytes_up,
         bytes_down=bytes_down,
         epsilon=_largest([_epsilon(run) for run in runs]),
@@ -45,6 +48,13 @@ def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> BoardEntry:
 def _made_by(run: RunFiles) -> str:
     """The suite's name of the method; "" for a run that the suite did not make."""
     return run.config().method.name if run.has(CONFIG) else ""
+
+
+def _is_personal(run: RunFiles) -> bool:
+    """Whether each client was scored under its own adapter; work done outside of the suite is of one adapter."""
+    results = run.json(RESULTS) if run.has(RESULTS) else None
+    about = results.get("run") if isinstance(results, dict) else None
+    return isinstance(about, dict) and about.get("personal") is True
 
 
 def _sum_of(run: RunFiles, key: str) -> float | None:

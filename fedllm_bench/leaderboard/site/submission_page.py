@@ -91,10 +91,11 @@ def _standing(place: Place) -> dict[str, str]:
 
 
 def _scores(place: Place) -> PageTable:
-    """The ranked metrics with both intervals and the test against FedAvg."""
+    """The ranked metrics with both intervals and the test against the baseline."""
     seeds = sorted({int(seed) for cell in place.row.cells.values() for seed in cell.by_seed})
-    head = ("metric", "mean over seeds", "rank", "these models", "this method", "minus FedAvg", "over units",
-            "over seeds", "p", "p (Holm)", *(f"seed {seed}" for seed in seeds))  # fmt: skip
+    head = ("metric", "mean over seeds", "rank", "these models", "this method",
+            f"minus {place.board.compared_with}", "over units", "over seeds", "p", "p (Holm)",
+            *(f"seed {seed}" for seed in seeds))  # fmt: skip
     rows = [_score_row(column, place.row.cells[column.name], seeds) for column in place.board.columns]
     board = link(place.board).name
     caption = (

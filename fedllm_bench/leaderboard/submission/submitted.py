@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
@@ -83,6 +83,13 @@ ROUND: TypeAdapter[Round] = TypeAdapter(Round)
 ANSWER_PLAN: TypeAdapter[SubmittedPlan] = TypeAdapter(SubmittedPlan)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PersonalStandIn(FedAvg):
+    """A method of which nothing is known but that it sends, and that clients have adapters of their own."""
+
+    personal: ClassVar[bool] = True
+
+
 @dataclass(frozen=True)
 class SubmittedRun:
     """The run of one seed. Each property raises a :class:`UserError` where its file is no such record."""
@@ -107,13 +114,16 @@ class SubmittedRun:
     def method(self) -> FedAvg:
         """With the number of clients that results.json names, on which the noise of private runs hangs.
 
-        A method of a plugin is never made here. FedAvg, which has the same log of rounds, stands in for it, or `local`
-        where clients have adapters of their own.
+        A method of a plugin is never made here. FedAvg, which has the same log of rounds, stands in for it; where
+        clients have adapters of their own, one that says so, or `local` where nothing was sent.
         """
         config = self.config
-        if self.has_own_method:
-            name = BASELINE if self.results["run"]["personal"] else "fedavg"
-            config = replace(config, method=Method(name=name, constants={}))
+        if not self.has_own_method:
+            return make_method(config, self.num_clients)
+        personal, sent = self.results["run"]["personal"], self.results["cost"]["bytes_up"]
+        if personal and sent:
+            return PersonalStandIn(weighting=config.federation.weighting)
+        config = replace(config, method=Method(name=BASELINE if personal else "fedavg", constants={}))
         return make_method(config, self.num_clients)
 
     @property

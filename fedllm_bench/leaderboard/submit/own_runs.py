@@ -26,6 +26,11 @@ class OwnRun(RunFolder):
         no_hash="{run}: environment.json does not name its split and base; run it again",
     )
 
+    @property
+    def adapter(self) -> Path | None:
+        """None where clients were scored under their own: the global one is none that the row is of."""
+        return None if self.results["run"].get("personal") else super().adapter
+
     @cached_property
     def baseline(self) -> Path | None:
         """The run beside this one whose means are those that results.json calls `local`; None where there is none."""

@@ -25,6 +25,7 @@ from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission.bundle import Bundle
 from fedllm_bench.leaderboard.submission.run_files import RunFiles
 from fedllm_bench.leaderboard.tiers.sample import ItemSample, Made
+from fedllm_bench.methods.registry import method_class
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.loading import Bench, load_bench
 from fedllm_bench.runs.scoring import Scores, evaluate
@@ -59,8 +60,12 @@ def regenerate(bundle: Bundle, context: CheckContext, sample: ItemSample, own: O
 
 
 def _check_trained(run: RunFiles) -> None:
-    if config_of(run).model.trainable != "adapter":
+    config = config_of(run)
+    if config.model.trainable != "adapter":
         raise UserError("all weights were trained: there is no adapter to make answers from; use `board retrain`")
+    if config.plugin_of("METHODS", config.method.name) is None and method_class(config).personal:
+        raise UserError(f"under {config.method.name} each client is scored under an adapter of its own, and none of "
+                        "them is in a submission; use `board retrain`")  # fmt: skip
 
 
 def _adapter(run: RunFiles, own: Own, scratch: Path) -> Path | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -186,11 +187,65 @@ def released_fedopt(
     return path
 
 
+def ditto(f: Quadratic, x: Tensor, lam: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Li et al., 2021, Algorithm 1: the path of x, and the v_k at the end; v_k begins at the first x of client k."""
+    path, own = fedavg(f, x), [x] * NUM_CLIENTS
+    for number, chosen in enumerate(CHOSEN):
+        w = path[number - 1] if number else x
+        for k in chosen:
+            first = all(k not in earlier for earlier in CHOSEN[:number])
+            own[k] = descend(f, k, w if first else own[k], lambda v, w=w: lam * (v - w))
+    return path, own
+
+
+def pfedme(
+    f: Quadratic, x: Tensor, lam: float, eta: float, beta: float, inner_steps: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Dinh et al., Algorithm 1: the path of x, and the theta_k at the end."""
+    path, own = [], [x] * NUM_CLIENTS
+    for chosen in CHOSEN:
+        ends = []
+        for k in chosen:
+            w, theta, left = x, x, STEPS[k]
+            while left:
+                for _ in range(min(inner_steps, left)):
+                    theta = theta - LR * (f.grad(k, theta) + lam * (theta - w))
+                w = w - eta * lam * (w - theta)
+                left -= min(inner_steps, left)
+            ends.append(w)
+            own[k] = theta
+        x = (1 - beta) * x + beta * sum(ends) / len(chosen)
+        path.append(x)
+    return path, own
+
+
+def fedrep(f: Quadratic, x: Tensor, own_steps: Sequence[int], num_own: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Collins et al., Algorithm 1: h are the first `num_own` numbers, phi the rest; the path of x, and (phi, h_k)."""
+    path, h = [], [x[:num_own]] * NUM_CLIENTS
+    for chosen in CHOSEN:
+        phis = []
+        for k in chosen:
+            phi = x[num_own:]
+            for step in range(STEPS[k]):
+                grad = f.grad(k, torch.cat([h[k], phi]))
+                if step < own_steps[k]:
+                    h[k] = h[k] - LR * grad[:num_own]
+                else:
+                    phi = phi - LR * grad[num_own:]
+            phis.append(phi)
+        x = torch.cat([x[:num_own], sum(phis) / len(chosen)])
+        path.append(x)
+    return path, [torch.cat([h[k], x[num_own:]]) for k in range(NUM_CLIENTS)]
+
+
 Transcription = Callable[[Quadratic, Tensor], Sequence[Tensor]]
+PROXIMAL: dict[str, Any] = {"lam": 1.5, "eta": 0.4, "beta": 0.9, "inner_steps": 2}
+PARTS = {"local_parts": "w", "own_share": 0.5}
+OWN_STEPS = (2, 1, 2)  # of STEPS, where half of them are of the local part
 ADAPTIVE = {"beta1": 0.6, "eta": 0.3, "tau": 0.05}
 
 # Variant -> method -> its constants, and the server's x after each round from f and the first x.
-PAPERS: dict[str, dict[str, tuple[dict[str, float], Transcription]]] = {
+PAPERS: dict[str, dict[str, tuple[dict[str, Any], Transcription]]] = {
     "paper": {
         "local": ({}, lambda f, x: [x] * len(CHOSEN)),
         "fedavg": ({}, fedavg),
@@ -205,6 +260,9 @@ PAPERS: dict[str, dict[str, tuple[dict[str, float], Transcription]]] = {
         "dp_fedavg": ({}, lambda f, x: dp_fedavg(f, x)),  # before it is made private, which `privacy` does
         # of numbers that are no A or B, nothing is pruned and all norms are equal
         "hetlora": ({"gamma": 0.9, "lam": 0.1}, lambda f, x: dp_fedavg(f, x)),
+        "ditto": ({"lam": 0.8}, lambda f, x: ditto(f, x, lam=0.8)[0]),
+        "pfedme": (PROXIMAL, lambda f, x: pfedme(f, x, **PROXIMAL)[0]),
+        "fedrep": (PARTS, lambda f, x: fedrep(f, x, OWN_STEPS, num_own=2)[0]),
     },
     "released": {
         "local": ({}, lambda f, x: [x] * len(CHOSEN)),

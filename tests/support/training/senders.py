@@ -12,3 +12,8 @@ ALL = (*PRIVACY, "communication.upload_dtype=float16", "communication.lora_aggre
 
 OWN_ROWS = ("hetlora",)  # what weighs whole adapters that are cut to clients' ranks: neither a half nor a clipped one
 SENDING = [name for name, kind in METHODS.items() if kind.sends and name not in OWN_ROWS]
+
+
+def own_parts(name: str, pattern: str) -> tuple[str, ...]:
+    """Settings for tensors without a lora_B, or whose B must be shared: which part of FedRep stays with its client."""
+    return (f"method.local_parts={pattern}",) if name == "fedrep" else ()

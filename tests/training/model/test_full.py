@@ -12,6 +12,7 @@ from architectures import make_folder
 from bench_runs import assert_refused, quick, run
 from merged_models import logits
 from resumed_rounds import Killed, killed_at, left_behind, same_bits
+from senders import own_parts
 from sweeps import PLAIN_LORA
 from tiny import client_task, plain_loss, plain_steps, random_part, settings, widen_norms
 
@@ -157,7 +158,7 @@ SMALL = ("upload_dtype=int4", "error_feedback=true", "download_dtype=int8", "sca
 def test_every_method_trains_and_resumes_with_the_same_bits(
     name, sent, single, tiny_clients, tiny_run_config, tmp_path
 ):
-    more = ("federation.rounds=2", "local.steps=1", "local.lr=1e-3", "local.lr_end=1e-4")
+    more = ("federation.rounds=2", "local.steps=1", "local.lr=1e-3", "local.lr_end=1e-4", *own_parts(name, "layers.0."))
     config = tiny_run_config(name, FULL, *more, *(f"communication.{setting}" for setting in sent))
     method, start = make_method(config), start_of(single)
     real = in_process(single, method, config)
