@@ -82,8 +82,10 @@ def _check_rows(attack: Attack, config: RunConfig) -> None:
     if attack.kind in OF_ROWS:
         for key in ("shuffle_users", "swap_answers", "canaries"):
             if value := getattr(config.data, key):
-                raise UserError(f"attack.kind={attack.kind} changes a user's rows, and so does data.{key}={str(value).lower()}; "
-                                "leave one of them out")  # fmt: skip
+                raise UserError(
+                    f"attack.kind={attack.kind} changes a user's rows, and so does data.{key}={str(value).lower()}; "
+                    "leave one of them out"
+                )
     if attack.trigger and config.data.task != "sft":
         raise UserError(
             f"attack.trigger: no metric of data.task={config.data.task} asks with it; give a data set of task sft, or "
