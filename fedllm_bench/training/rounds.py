@@ -16,7 +16,7 @@ from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server, Upload
-from fedllm_bench.methods.ranks import CutRanks, rank_in
+from fedllm_bench.methods.ranks import CutRanks, rank_received
 from fedllm_bench.methods.robust.notes import robust_record, warn_of_fallback
 from fedllm_bench.methods.secure_sum import SecureRound
 from fedllm_bench.methods.wrapped import find
@@ -133,6 +133,7 @@ class _Answers:
         weight = result.num_examples if run.method.weighting == "examples" else 1.0
         received = run.method.receive(server, result.upload)
         self.notes.add(server, result.upload, received, weight)
+        self.results[-1]["rank"] = rank_received(received)
         if run.method.needs_all:
             self.gathered = self.gathered.add(received, weight)
         else:
@@ -251,7 +252,7 @@ def _summary(result: ClientResult) -> dict[str, Any]:
         "steps": steps,
         "failures": result.failure,
         "bytes_up": num_bytes(result.upload),
-        "rank": next((rank for tree in result.upload.values() if (rank := rank_in(tree))), None),
+        "rank": None,
         "failure": result.failure,
     }
 
