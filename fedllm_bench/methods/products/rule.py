@@ -1,0 +1,55 @@
+"""What the rules have in common: the server has all adapters of a round, and makes its next one of their products."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedllm_bench.common.trees import Tree, tmap
+from fedllm_bench.methods.base import FedAvg, Server, Upload
+from fedllm_bench.methods.products.factors import Pair, Pairs, of_client, pairs_of, shares, tree_of
+from fedllm_bench.methods.wrapped import Wrapped
+
+# What a method may have of its own: the steps of clients. All else would be of A and B as they were averaged.
+SERVER_HOOKS = ("init", "broadcast", "tell", "receive", "combine", "update", "adapter")
+CLIENT_HOOKS = ("client_init", "start", "phases", "finish", "serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductRule(Wrapped):
+    """`layer` makes of the clients' pairs of a layer, in float64, that of the server; p_k are the clients' shares."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "needs_all", True)
+
+    @classmethod
+    def problem(cls, method: FedAvg) -> str | None:
+        """Why the rule cannot be put around `method`; None where it can."""
+        own = [hook for hook in (*SERVER_HOOKS, *CLIENT_HOOKS) if method.changes(hook)]
+        return f"it has an own `{own[0]}`, which counts on a mean of A and B" if own else None
+
+    def combine(self, server: Server, uploads: Sequence[Upload], weights: Sequence[float]) -> Upload:
+        pairs, rank = clients_of(server.params, uploads), rank_of(server.params)
+        new = {name: self.layer(of_layer, shares(weights), rank) for name, of_layer in pairs.items()}
+        return {"delta": change_to(server.params, new)}
+
+    @abstractmethod
+    def layer(self, pairs: Sequence[Pair], shares: Sequence[float], rank: int) -> Pair:
+        raise NotImplementedError
+
+
+def rank_of(params: Tree) -> int:
+    """r of an adapter's tensors."""
+    return next(len(a) for a, _ in pairs_of(params).values())
+
+
+def clients_of(params: Tree, uploads: Sequence[Upload]) -> dict[str, list[Pair]]:
+    """By layer what each client has trained, in float64."""
+    clients = [of_client(params, upload["delta"]) for upload in uploads]
+    return {name: [client[name] for client in clients] for name in clients[0]}
+
+
+def change_to(params: Tree, new: Pairs) -> Tree:
+    return tmap(lambda x, y: (y - x.double()).to(x.dtype), params, tree_of(new))
