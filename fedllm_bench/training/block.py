@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -16,43 +16,22 @@ from torch import Tensor
 
 from fedllm_bench.common.trees import Layout, Tree, moved_to
 from fedllm_bench.config.run import Local
-from fedllm_bench.data.pairs import PairPart
-from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
 from fedllm_bench.training import optimizer
-from fedllm_bench.training.batches import Batch, StepPlan, collate
+from fedllm_bench.training.batches import Batch, collate
+from fedllm_bench.training.client_round import (
+    ClientResult,
+    ClientTask,
+    moved_task,
+    own_state,
+    through_phases,
+    upload_failure,
+)
 from fedllm_bench.training.model.lora import Masks, attach, detach
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.recompute import recomputing
 from fedllm_bench.training.objectives import OBJECTIVES, Rows
 from fedllm_bench.training.passes import Pass, passes_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientTask:
-    """All that one client needs for one round; `steps` index into `rows`, which are its own alone."""
-
-    client: int  # index in the split
-    client_id: str
-    seed: int
-    round_num: int
-    rows: TokenPart | PairPart
-    row_numbers: tuple[int, ...]
-    steps: tuple[StepPlan, ...]
-    state: ClientState
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientResult:
-    """What a client answers; with a `failure` the rest is empty and it does not count in the mean."""
-
-    client: int
-    client_id: str
-    upload: Upload
-    state: ClientState
-    num_examples: int
-    losses: tuple[float, ...]  # mean loss of each local step, per counted token (sft) or pair (dpo)
-    failure: str | None = None
 
 
 def train_block(
@@ -66,10 +45,21 @@ def train_block(
     Trees may lie anywhere; they are moved to the model's device, and the answers back to the CPU.
     """
     message = moved_to(model.device, message)
-    tasks = [replace(task, state=moved_to(model.device, task.state)) for task in tasks]
+
+    def train(phase_method: FedAvg, parts: Sequence[ClientTask]) -> list[ClientResult]:
+        return _train_phase(model, phase_method, message, parts, local)
+
+    return through_phases(method, tasks, train)
+
+
+def _train_phase(
+    model: LoraModel, method: FedAvg, message: Message, tasks: Sequence[ClientTask], local: Local
+) -> list[ClientResult]:
+    """One training of the K clients from `message`, which lies on the model's device."""
+    tasks = [moved_task(model.device, task) for task in tasks]
     layout = Layout.of(message["params"])
     progress = [_Progress(task, []) for task in tasks]
-    y_KP = torch.stack([layout.pack(method.start(message, task.state)) for task in tasks])
+    y_KP = torch.stack([layout.pack(method.start(message, task.known)) for task in tasks])
     grad_sum_KP, state = torch.zeros_like(y_KP), optimizer.new_state(y_KP)
     for number in range(max(len(task.steps) for task in tasks)):
         moving = [k for k, p in enumerate(progress) if number < len(p.task.steps) and p.failure is None]
@@ -116,7 +106,7 @@ def _note_losses(progress: Sequence[_Progress], losses: Sequence[float], grad_KP
         if math.isfinite(loss) and finite_grad:
             one.losses.append(loss)
         else:
-            one.failure = f"loss {loss} or its gradient is not finite at local step {number + 1}"
+            one.failure = f"loss {loss} or its gradient is not finite at local step {one.task.done + number + 1}"
     return [one.failure is None for one in progress]
 
 
@@ -220,11 +210,10 @@ def _after_step(
 
 
 def _stacked_states(tasks: Sequence[ClientTask]) -> ClientState:
-    """The clients' states as one, each tensor with a leading K axis."""
-    first = tasks[0].state
+    """What the clients know as one, each tensor with a leading K axis."""
+    known = [task.known for task in tasks]
     return {
-        key: {name: torch.stack([task.state[key][name] for task in tasks]) for name in tree}
-        for key, tree in first.items()
+        key: {name: torch.stack([one[key][name] for one in known]) for name in tree} for key, tree in known[0].items()
     }
 
 
@@ -243,7 +232,8 @@ def _result(
     if failure is None:
         mean_grad = _copied(layout.unpack(grad_sum / max(steps, 1)))
         final = _copied(layout.unpack(y))
-        state, upload = method.finish(message, task.state, final, mean_grad, steps, local.lr)
+        known, upload = method.finish(message, task.known, final, mean_grad, steps, local.lr)
+        state = own_state(task, known)
         failure = upload_failure(upload)
     if failure is not None:
         state, upload = task.state, {}
@@ -258,15 +248,6 @@ def _result(
     )
 
 
-def upload_failure(upload: Upload) -> str | None:
-    """Why an upload cannot be averaged: the first tensor with a number that its type cannot hold."""
-    for key, tree in upload.items():
-        for name, tensor in tree.items():
-            if not bool(tensor.isfinite().all()):
-                return f"its upload is not finite in {str(tensor.dtype).removeprefix('torch.')} ({key}, {name})"
-    return None
-
-
 def _copied(tree: Tree) -> Tree:
     """Tensors of their own: a view would keep the packed adapters of all K clients alive."""
     return {name: tensor.clone() for name, tensor in tree.items()}
@@ -274,7 +255,7 @@ def _copied(tree: Tree) -> Tree:
 
 def _mask_stream(task: ClientTask, number: int, place: int, device: torch.device) -> torch.Generator:
     """Dropout masks are a function of (seed, round, client, step, place of the row in the step)."""
-    words = (task.seed, task.round_num, task.client, number, place)
+    words = (task.seed, task.round_num, task.client, task.done + number, place)
     mixed = 0
     for word in words:  # the multiplier of splitmix64 spreads neighbouring seeds apart
         mixed = ((mixed ^ word) * 0xBF58476D1CE4E5B9 + 0x9E3779B97F4A7C15) % 2**63
