@@ -30,14 +30,20 @@ class Privacy(Strict):
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-4
 
 
+# Rules of `lora_aggregation` that add to the weights of the base.
+CHANGES_BASE = ("stack", "exact")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Communication(Strict):
     """What clients send (docs/communication.md).
 
+    `fair_lambda` is LoRA-FAIR's lam, of `lora_aggregation=fair` alone (docs/aggregation.md).
     `budget_mb`: MB of 1024 * 1024 bytes that all rounds may send, up and down; a run ends before it would pass it.
     """
 
     upload_dtype: Literal["float32", "float16"] = "float32"
-    lora_aggregation: Literal["mean", "frozen_a"] = "mean"
+    lora_aggregation: Literal["mean", "frozen_a", "flex", "stack", "exact", "fair"] = "mean"
+    fair_lambda: NotNegative = 0.01
     aggregation_error: bool = False  # measured each round; holds all uploads of a round in memory
     budget_mb: Positive | None = None

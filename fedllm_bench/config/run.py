@@ -210,7 +210,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "data": {"swap_answers": False},
     "model": {"device_map": ""},
     "local": {"on_divergence": "stop"},
-    "communication": {"budget_mb": None},
+    "communication": {"budget_mb": None, "fair_lambda": 0.01},
     "evaluation": {"heldout_rows": 0, "clients": 0},
 }
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from fedllm_bench.config.config_uploads import Communication, Strict
+from fedllm_bench.config.config_uploads import CHANGES_BASE, Communication, Strict
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -113,11 +113,24 @@ def check_together(model: Model, lora: Lora, communication: Communication, engin
             "communication.aggregation_error: it is of B A, and lora.dora=true scales each row of the weights too; "
             "leave one of them out"
         )
-    if lora.dora and communication.lora_aggregation != "mean":
+    _check_aggregation(model, lora, communication)
+
+
+def _check_aggregation(model: Model, lora: Lora, communication: Communication) -> None:
+    """Refuse what a rule of A and B cannot be had with."""
+    rule = communication.lora_aggregation
+    about = f"communication.lora_aggregation={rule}"
+    if lora.dora and rule != "mean":
+        what = "a frozen A makes means of LoRA exact" if rule == "frozen_a" else "it is of the products B A of LoRA"
+        raise ValueError(f"{about}: {what}, not those of lora.dora=true; leave one of them out")
+    if rule in CHANGES_BASE and (model.quantization != "none" or model.device_map):
+        other = f"device_map={model.device_map}" if model.device_map else f"quantization={model.quantization}"
         raise ValueError(
-            f"communication.lora_aggregation={communication.lora_aggregation}: a frozen A makes means of LoRA exact, "
-            "not those of lora.dora=true; leave one of them out"
+            f"{about}: it adds to the weights of the base, which model.{other} does not allow; leave one of them out, "
+            "or give lora_aggregation=flex"
         )
+    if rule != "fair" and communication.fair_lambda != Communication().fair_lambda:
+        raise ValueError(f"communication.fair_lambda: it is of lora_aggregation=fair, and that is {rule}; leave it out")
 
 
 def _check_full(model: Model, lora: Lora, communication: Communication, engine: str) -> None:

@@ -153,7 +153,14 @@ def _uploads(payload: Payload) -> list[str]:
         lines.append(f"clipped: {privacy['clipped']:.0%} of uploads, at norm {privacy['clip']:g}")
     budget = sent.get("budget") or {}
     lines += [budget["ended"]] if budget.get("ended") else []
-    names = {"float16": "uploads in float16", "frozen_a": "A frozen, B alone trained and sent"}
+    names = {
+        "float16": "uploads in float16",
+        "frozen_a": "A frozen, B alone trained and sent",
+        "flex": "adapters cut from the mean of B A (FlexLoRA)",
+        "stack": "adapters stacked into the base (FLoRA)",
+        "exact": "the base takes what means of A and B miss (FedEx-LoRA)",
+        "fair": "B mended for the mean of A (LoRA-FAIR)",
+    }
     changed = [names[value] for key in ("upload_dtype", "lora_aggregation") if (value := sent.get(key)) in names]
     lines += ["; ".join(changed)] if changed else []
     if sent.get("aggregation_error") is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl, write_jsonl
 from fedllm_bench.common.progress import Share
 from fedllm_bench.common.text import part_of
-from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
+from fedllm_bench.common.trees import Tree, num_bytes
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server, Upload
 from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.training import divergence
-from fedllm_bench.training.aggregation import Gathered, Mean, UploadNotes
+from fedllm_bench.training.aggregation import Gathered, Mean, UploadNotes, moved
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.block import Block, MapBlocks
 from fedllm_bench.training.budget import ByteBudget, bytes_down
@@ -46,6 +46,8 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     divergence.judge(run.config, records, run.folder)
     run.watch(server)  # a kill may have come between a checkpoint and the look at it
     budget = ByteBudget.of(run.config, run.method, params)
+    for record in records:
+        budget = budget.after(record["round"] - 1, _answered(record))
     with Share(f"train {run.config.method.name}", len(plan)) as share:
         share.reach(server.round, is_new=False)
         for round_num in range(server.round, len(plan)):
@@ -57,6 +59,7 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
             shown = replace(run, map_blocks=_shown(run.map_blocks, share, round_num + 1, len(chosen)))
             server, record = _one_round(shown, start, server, chosen, records)
             records.append(record)
+            budget = budget.after(round_num, _answered(record))
             write_jsonl(run.folder / "rounds.jsonl", records)
             save_server(run.folder / "checkpoint", server)
             run.states.forget_before(chosen, server.round)
@@ -65,6 +68,11 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
             run.watch(server)
             run.stop.check()
     return server
+
+
+def _answered(record: Mapping[str, Any]) -> list[int]:
+    """The clients who did not fail in a round."""
+    return [client for client, failure in zip(record["clients"], record["failures"], strict=True) if failure is None]
 
 
 def _shown(map_blocks: MapBlocks, share: Share, end: int, num_clients: int) -> MapBlocks:
@@ -155,8 +163,8 @@ def _one_round(
         **{key: [result[key] for result in results] for key in SUMMARY_KEYS},
         "bytes_down": sum(bytes_down(run.method, server, message, result["clients"]) for result in results),
         "bytes_up": sum(sent) if run.method.sends else 0,
-        "update_norm": norm(tmap(lambda a, b: a - b, after.params, server.params)),
-        **answers.notes.record(server),
+        "update_norm": moved(run.method, server, after),
+        **answers.notes.record(server, after),
         **({"divergence": diverged} if diverged else {}),
         "seconds": seconds,
     }

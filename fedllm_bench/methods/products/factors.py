@@ -1,7 +1,7 @@
 """Changes of frozen weights as pairs of factors, W + s B A, and arithmetic on pairs without a matrix of full size.
 
-O outputs, I inputs, R rank of a pair, r rank of the adapters (`lora.rank`), K clients. The scale s = alpha / r of the run
-is that of every pair, whatever its R, so it appears nowhere here.
+O outputs, I inputs, R rank of a pair, r rank of the adapters (`lora.rank`), K clients. The scale s = alpha / r of the
+run is that of every pair, whatever its R, so it appears nowhere here.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def padded(pair: Pair, rank: int) -> Pair:
 
 
 def fitted(pair: Pair) -> Pair:
-    """The same product with a rank of at most min(O, I): beyond it one factor is the product, the other the identity."""
+    """The same product with a rank of at most min(O, I): beyond it a factor is the product, the other the identity."""
     a, b = pair
     outputs, inputs = b.shape[0], a.shape[1]
     if len(a) <= min(outputs, inputs):
@@ -96,7 +96,7 @@ def fitted(pair: Pair) -> Pair:
 def truncated(pair: Pair, rank: int) -> Pair:
     """U S and V' of the `rank` largest singular values of B A: A has orthonormal rows, B the size of the product.
 
-    Largest first, so that the first rows and columns of it are the best pair of a smaller rank. Zeros fill up to `rank`.
+    Largest first: its first rows and columns are the best pair of a smaller rank. Zeros fill up to `rank`.
     """
     a, b = pair
     left_OR, right_RR = torch.linalg.qr(b)

@@ -1,4 +1,4 @@
-"""LoRA-FAIR. Bian et al., 2024 (arXiv:2411.14961), section 4: the server mends B for the mean of A that it sends with it.
+"""LoRA-FAIR. Bian et al., 2024 (arXiv:2411.14961), section 4: the server mends B for the mean of A that it sends.
 
     server:  A, B = sum_k p_k A_k, sum_k p_k B_k
              D = argmin  || sum_k p_k B_k A_k - (B + D) A ||^2 + lam || D ||^2
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 
 from fedllm_bench.methods.products.factors import Pair, difference, mean_factors, mean_product, padded
-from fedllm_bench.methods.products.rule import ProductRule
+from fedllm_bench.methods.products.rule import ByLayer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fair(ProductRule):
+class Fair(ByLayer):
     lam: float
 
     def layer(self, pairs: Sequence[Pair], shares: Sequence[float], rank: int) -> Pair:

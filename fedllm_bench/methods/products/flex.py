@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedllm_bench.methods.products.factors import Pair, mean_product, truncated
-from fedllm_bench.methods.products.rule import ProductRule
+from fedllm_bench.methods.products.rule import ByLayer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flex(ProductRule):
+class Flex(ByLayer):
     def layer(self, pairs: Sequence[Pair], shares: Sequence[float], rank: int) -> Pair:
         return truncated(mean_product(pairs, shares), rank)

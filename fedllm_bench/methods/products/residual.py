@@ -36,7 +36,9 @@ class ChangesBase(ProductRule):
         sent = self.inner.travels(message, told)
         if RESIDUAL not in sent:
             return sent
-        return sent | {RESIDUAL: {n: t for name, pair in pairs_of(sent[RESIDUAL]).items() for n, t in _sent(name, pair)}}
+        return sent | {
+            RESIDUAL: {n: t for name, pair in pairs_of(sent[RESIDUAL]).items() for n, t in _sent(name, pair)}
+        }
 
     def update(self, server: Server, mean: Upload, fraction: float) -> Server:
         """`mean["residual"]`, where there is one, is what the base gains in this round."""
@@ -58,6 +60,9 @@ class ChangesBase(ProductRule):
     def gained_rank(self, ranks: Sequence[int], rank: int) -> int:
         """The rank by which the base's change grows in a round with clients of these ranks."""
         raise NotImplementedError
+
+    def whole(self, server: Server, means: Tree) -> Tree:
+        return gained(server.slots.get(RESIDUAL), means)
 
     def adapter(self, server: Server) -> Tree:
         """The adapter and the residual in one. Its rank is a multiple of r, so that alpha can grow as it does."""

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 
 from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.methods.base import FedAvg, Server, Upload
-from fedllm_bench.methods.products.factors import Pair, Pairs, of_client, pairs_of, shares, tree_of
+from fedllm_bench.methods.products.factors import (
+    Pair,
+    Pairs,
+    distance,
+    mean_product,
+    norm_of,
+    of_client,
+    pairs_of,
+    shares,
+    tree_of,
+)
 from fedllm_bench.methods.wrapped import Wrapped
 
 # What a method may have of its own: the steps of clients. All else would be of A and B as they were averaged.
@@ -18,7 +28,7 @@ CLIENT_HOOKS = ("client_init", "start", "phases", "finish", "serve")
 
 @dataclass(frozen=True, kw_only=True)
 class ProductRule(Wrapped):
-    """`layer` makes of the clients' pairs of a layer, in float64, that of the server; p_k are the clients' shares."""
+    """A rule around a method whose clients train A and B, and whose server takes their mean."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -28,7 +38,24 @@ class ProductRule(Wrapped):
     def problem(cls, method: FedAvg) -> str | None:
         """Why the rule cannot be put around `method`; None where it can."""
         own = [hook for hook in (*SERVER_HOOKS, *CLIENT_HOOKS) if method.changes(hook)]
-        return f"it has an own `{own[0]}`, which counts on a mean of A and B" if own else None
+        return f"has an own `{own[0]}`, which is of A and B as they were averaged" if own else None
+
+    def lost(
+        self, server: Server, adapter: Tree, deltas: Sequence[Tree], weights: Sequence[float]
+    ) -> tuple[float, float]:
+        """Norms, over all layers, of what the products of the round's `adapter` miss, and of sum_k p_k B_k A_k."""
+        pairs = clients_of(server.params, [{"delta": delta} for delta in deltas])
+        means = {name: mean_product(of_layer, shares(weights)) for name, of_layer in pairs.items()}
+        return distance(adapter, self.whole(server, tree_of(means))), norm_of(means)
+
+    def whole(self, server: Server, means: Tree) -> Tree:
+        """An adapter of the mean of all clients' products."""
+        return means
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByLayer(ProductRule):
+    """A rule that gives a layer its next pair from those of the clients, in float64; `shares` are the p_k."""
 
     def combine(self, server: Server, uploads: Sequence[Upload], weights: Sequence[float]) -> Upload:
         pairs, rank = clients_of(server.params, uploads), rank_of(server.params)
