@@ -19,6 +19,9 @@ SETTINGS = {
     "dynamic steps": ("local.steps_rule=dynamic", "local.steps=1"),
     "float16 uploads": ("communication.upload_dtype=float16",),
     "a frozen A": ("communication.lora_aggregation=frozen_a",),
+    "a refactored adapter": ("communication.lora_aggregation=flex",),
+    "a stacked base": ("communication.lora_aggregation=stack", "faults.dropout=0.3", "federation.failure_limit=0.9"),
+    "an exact base": ("communication.lora_aggregation=exact",),
 }
 
 

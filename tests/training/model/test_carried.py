@@ -63,8 +63,8 @@ def test_weights_are_back_after_an_exception(load_tiny):
 
     model, local = load_tiny(), settings()
     own, start = weights_of(model), {name: t.float() for name, t in start_of(model).items()}
+    message = {"params": start, "residual": change_of(model)}
     with pytest.raises(KeyboardInterrupt):
-        message = {"params": start, "residual": change_of(model)}
         train_block(model, Broken(), message, tasks_of(FedAvg(), start, local), local)
     assert all(weights_of(model)[name] is weight for name, weight in own.items())
 
