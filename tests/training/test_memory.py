@@ -20,6 +20,7 @@ from fedllm_bench.training.memory import MemoryEstimate, NoEstimate, estimate
 from fedllm_bench.training.model.lora_model import load_model
 
 __all__ = ["llama_7b", "paper"]  # fixtures
+PLACES = ("cuda", "cpu")
 
 
 @pytest.fixture
@@ -45,6 +46,15 @@ def test_checkpointing_changes_the_activations_alone(paper, small):
     plain, less = (estimate(with_local(paper, gradient_checkpointing=on), small) for on in (False, True))
     assert plain.activations > 2 * less.activations  # of four layers
     assert replace(plain, activations=0) == replace(less, activations=0)
+
+
+@pytest.mark.parametrize("rule", ["stack", "exact"])
+def test_a_base_that_changes_is_there_twice(rule, paper, small):
+    config = replace(paper, communication=replace(paper.communication, lora_aggregation=rule))
+    gpu, cpu = (estimate(config, small, device).adapters - estimate(paper, small, device).adapters for device in PLACES)
+    adapted = 4 * 2 * 64 * 64  # q and v of four layers
+    assert gpu == 2 * adapted  # bfloat16
+    assert cpu == gpu + 2 * 4 * 2 * adapted  # both factors of the full rank of 64, before and after a round
 
 
 def test_a_model_that_peft_adapts_has_no_estimate_and_is_not_refused(paper, tmp_path, caplog):
