@@ -73,8 +73,12 @@ def rank_of(params: Tree) -> int:
 
 
 def clients_of(params: Tree, uploads: Sequence[Upload]) -> dict[str, list[Pair]]:
-    """By layer what each client has trained, in float64."""
+    """By layer what each client has trained, in float64, without the rows by which its adapter was padded."""
     clients = [of_client(params, upload["delta"]) for upload in uploads]
+    for client, upload in zip(clients, uploads, strict=True):
+        if "held" in upload:
+            rank = int(upload["held"]["rows"].sum())
+            client |= {name: (a[:rank], b[:, :rank]) for name, (a, b) in client.items()}
     return {name: [client[name] for client in clients] for name in clients[0]}
 
 

@@ -178,6 +178,14 @@ def test_exact_trains_on_the_means_of_a_and_b():
     assert len(server.slots["residual"][A]) == 2 * RANK  # (K - 1) r
 
 
+def test_rows_by_which_an_adapter_was_padded_are_no_part_of_the_stack():
+    uploads, _ = uploads_of(first())
+    held = {"rows": torch.tensor([1.0, 0.0])}
+    padded = [{**upload, "held": held} for upload in uploads]
+    server = after(RULES["stack"](FedAvg()), padded)
+    assert len(server.slots["residual"][A]) == 3
+
+
 @pytest.mark.parametrize("rule", [Exact(inner=FedAvg()), Fair(inner=FedAvg(), lam=0.0)])
 def test_with_one_a_for_all_nothing_is_missed(rule):
     uploads = [{"delta": {B: upload["delta"][B]}} for upload in uploads_of(first())[0]]
