@@ -43,7 +43,7 @@ class Communication(Strict):
     """
 
     upload_dtype: Literal["float32", "float16"] = "float32"
-    lora_aggregation: Literal["mean", "frozen_a", "flex", "stack", "exact", "fair"] = "mean"
+    lora_aggregation: Literal["mean", "frozen_a", "share_a", "alternate", "flex", "stack", "exact", "fair"] = "mean"
     fair_lambda: NotNegative = 0.01
     aggregation_error: bool = False  # measured each round; holds all uploads of a round in memory
     budget_mb: Positive | None = None

@@ -209,6 +209,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "": {"plugins": [], "ray": {"gpus_per_worker": 1.0, "workers": 0}},
     "data": {"swap_answers": False},
     "model": {"device_map": ""},
+    "lora": {"ranks": None},
     "local": {"on_divergence": "stop"},
     "communication": {"budget_mb": None, "fair_lambda": 0.01},
     "evaluation": {"heldout_rows": 0, "clients": 0},

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from fedllm_bench.config.config_uploads import CHANGES_BASE, Communication, Strict
+from fedllm_bench.config.ranks import parsed
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -44,11 +45,14 @@ class Model(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(Strict):
+    """`ranks`: those of the clients where they differ, "4,8" or "4:0.8,8:0.2" (docs/aggregation.md)."""
+
     rank: Count
     alpha: Count
     dropout: Fraction
     targets: Names
     dora: bool = False  # weight-decomposed adapters; clients are then trained one by one
+    ranks: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,21 +117,39 @@ def check_together(model: Model, lora: Lora, communication: Communication, engin
             "communication.aggregation_error: it is of B A, and lora.dora=true scales each row of the weights too; "
             "leave one of them out"
         )
-    _check_aggregation(model, lora, communication)
+    _check_adapters(lora, communication)
+    _check_base_changes(model, communication)
 
 
-def _check_aggregation(model: Model, lora: Lora, communication: Communication) -> None:
-    """Refuse what a rule of A and B cannot be had with."""
+def _check_base_changes(model: Model, communication: Communication) -> None:
+    """Refuse rules that add to the weights of the base where nothing can be added."""
     rule = communication.lora_aggregation
-    about = f"communication.lora_aggregation={rule}"
-    if lora.dora and rule != "mean":
-        what = "a frozen A makes means of LoRA exact" if rule == "frozen_a" else "it is of the products B A of LoRA"
-        raise ValueError(f"{about}: {what}, not those of lora.dora=true; leave one of them out")
     if rule in CHANGES_BASE and (model.quantization != "none" or model.device_map):
         other = f"device_map={model.device_map}" if model.device_map else f"quantization={model.quantization}"
         raise ValueError(
-            f"{about}: it adds to the weights of the base, which model.{other} does not allow; leave one of them out, "
-            "or give lora_aggregation=flex"
+            f"communication.lora_aggregation={rule}: it adds to the weights of the base, which model.{other} does not "
+            "allow; leave one of them out, or give lora_aggregation=flex"
+        )
+
+
+def _check_adapters(lora: Lora, communication: Communication) -> None:
+    """Refuse what is of A and B alone where there is more, and what is of B A where no B comes."""
+    rule = communication.lora_aggregation
+    if lora.dora and rule != "mean":
+        raise ValueError(
+            f"communication.lora_aggregation={rule}: it is of A and B, and lora.dora=true has a third part; "
+            "leave one of them out"
+        )
+    if lora.ranks is not None:
+        parsed(lora.ranks, lora.rank)
+        if lora.dora:
+            raise ValueError(
+                f"lora.ranks={lora.ranks}: ranks are of A and B, and lora.dora=true has a third part; leave one out"
+            )
+    if rule == "share_a" and communication.aggregation_error:
+        raise ValueError(
+            "communication.aggregation_error: with lora_aggregation=share_a each B stays with its client, and there is "
+            "no mean of B A; leave one of them out"
         )
     if rule != "fair" and communication.fair_lambda != Communication().fair_lambda:
         raise ValueError(f"communication.fair_lambda: it is of lora_aggregation=fair, and that is {rule}; leave it out")
@@ -138,6 +160,7 @@ def _check_full(model: Model, lora: Lora, communication: Communication, engine: 
     other = {
         f"model.quantization={model.quantization}": model.quantization != "none",
         "lora.dora=true": lora.dora,
+        f"lora.ranks={lora.ranks}": lora.ranks is not None,
         f"communication.lora_aggregation={communication.lora_aggregation}": communication.lora_aggregation != "mean",
         "communication.aggregation_error=true": communication.aggregation_error,
         f"engine={engine}": engine == "trl",

@@ -12,6 +12,7 @@ from fedllm_bench.methods.fedavgm import FedAvgM
 from fedllm_bench.methods.feddyn import FedDyn
 from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedllm_bench.methods.fedprox import FedProx
+from fedllm_bench.methods.hetlora import HetLora
 from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.methods.privacy import DpFedAvg
 from fedllm_bench.methods.released import RELEASED
@@ -29,5 +30,6 @@ METHODS: dict[str, type[FedAvg]] = {
     "central": Central,
     "feddyn": FedDyn,
     "dp_fedavg": DpFedAvg,
+    "hetlora": HetLora,
 }
 VARIANTS: dict[str, dict[str, type[FedAvg]]] = {"paper": METHODS, "released": RELEASED}

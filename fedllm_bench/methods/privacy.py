@@ -71,7 +71,7 @@ class Private(Wrapped):
 
     def _nothing(self, server: Server) -> Upload:
         """The upload of zeros: what a client sends who took no step."""
-        message, client = self.broadcast(server), self.client_init(server.params)
+        message, client = self.broadcast(server), {**self.client_init(server.params), **self.tell(server, 0)}
         still, no_grad = self.start(message, client), zeros_like(server.params)
         _, upload = self.finish(message, client, still, no_grad, 0, 1.0)
         return {key: zeros_like(tree) for key, tree in self.receive(server, upload).items()}

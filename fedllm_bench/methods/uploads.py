@@ -21,12 +21,31 @@ def is_a(name: str) -> bool:
     return ".lora_A." in name
 
 
+def is_b(name: str) -> bool:
+    """Whether a PEFT tensor name is of a layer's B."""
+    return ".lora_B." in name
+
+
+def without_a(tree: Tree) -> Tree:
+    return {name: tensor for name, tensor in tree.items() if not is_a(name)}
+
+
+def filled(tree: Tree, like: Tree) -> Tree:
+    """`tree` with zeros for the tensors of `like` that it lacks; one of other names as it is."""
+    if not tree.keys() <= like.keys():
+        return tree
+    return {name: tree[name] if name in tree else torch.zeros_like(tensor) for name, tensor in like.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class FrozenA(Wrapped):
-    """No A is trained or sent up. A still lies in the server's state and in what it sends down, and never changes."""
+    """No A is trained or sent: each client draws it from the run's seed. It lies in the server's state and message."""
+
+    def travels(self, message: Message, told: Message) -> Message:
+        return {key: without_a(tree) for key, tree in self.inner.travels(message, told).items()}
 
     def correct(self, grads: Tree, y: Tree, message: Message, client: ClientState) -> Tree:
-        return _without_a(self.inner.correct(grads, y, message, client))
+        return _still_a(self.inner.correct(grads, y, message, client))
 
     def after_step(self, y: Tree, message: Message, client: ClientState, lr: float) -> Tree:
         """A as it was sent: with a gradient of zero, weight decay would still move it."""
@@ -36,20 +55,16 @@ class FrozenA(Wrapped):
     def finish(
         self, message: Message, client: ClientState, y: Tree, mean_grad: Tree, steps: int, lr: float
     ) -> tuple[ClientState, Upload]:
-        state, upload = self.inner.finish(message, client, y, _without_a(mean_grad), steps, lr)
-        return state, {key: {n: t for n, t in tree.items() if not is_a(n)} for key, tree in upload.items()}
+        state, upload = self.inner.finish(message, client, y, _still_a(mean_grad), steps, lr)
+        return state, {key: without_a(tree) for key, tree in upload.items()}
 
     def update(self, server: Server, mean: Upload, fraction: float) -> Server:
         """The inner method sees an A that nobody changed."""
-        return self.inner.update(server, {key: _filled(tree, server.params) for key, tree in mean.items()}, fraction)
+        return self.inner.update(server, {key: filled(tree, server.params) for key, tree in mean.items()}, fraction)
 
 
-def _without_a(tree: Tree) -> Tree:
+def _still_a(tree: Tree) -> Tree:
     return {name: torch.zeros_like(tensor) if is_a(name) else tensor for name, tensor in tree.items()}
-
-
-def _filled(tree: Tree, like: Tree) -> Tree:
-    return {name: tree[name] if name in tree else torch.zeros_like(tensor) for name, tensor in like.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

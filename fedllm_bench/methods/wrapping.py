@@ -1,27 +1,23 @@
 """Which wrappers a config puts around its method, and what is refused.
 
-From the inside: the frozen A or a rule of products (what exists), float16 (how it travels), privacy (what the server
-counts of it). Privacy is the outermost, so that nothing is done to an upload after it was clipped.
+From the inside: half an adapter (`adapting.py`) or a rule of products (`products/`), clients' ranks (what exists),
+float16 (how it travels), privacy (what the server counts of it). Privacy is the outermost, so that nothing is done to
+an upload after it was clipped.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.config_uploads import Communication
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import find_noise
+from fedllm_bench.methods.adapting import with_half, with_ranks
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.privacy import DpFedAvg, Private
-from fedllm_bench.methods.products.exact import Exact
-from fedllm_bench.methods.products.fair import Fair
-from fedllm_bench.methods.products.flex import Flex
-from fedllm_bench.methods.products.residual import ChangesBase
-from fedllm_bench.methods.products.rule import ProductRule
-from fedllm_bench.methods.products.stack import Stack
-from fedllm_bench.methods.uploads import FrozenA, HalfUploads
+from fedllm_bench.methods.products.chosen import with_rule
+from fedllm_bench.methods.uploads import HalfUploads
 
 
 def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
@@ -31,43 +27,10 @@ def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
     """
     if replace(config.communication, budget_mb=None) != Communication():  # nothing sent passes no budget
         _check_sends(method, config, "communication")
-    method = _aggregated(method, config)
+    method = with_ranks(with_rule(with_half(method, config, num_clients), config), config)
     if config.communication.upload_dtype == "float16":
         method = HalfUploads(inner=method)
     return _private(method, config, num_clients)
-
-
-def _aggregated(method: FedAvg, config: RunConfig) -> FedAvg:
-    name, lam = config.communication.lora_aggregation, config.communication.fair_lambda
-    if name == "mean":
-        return method
-    if name == "frozen_a":
-        return FrozenA(inner=method)
-    rules: dict[str, tuple[type[ProductRule], dict[str, Any]]] = {
-        "flex": (Flex, {}),
-        "fair": (Fair, {"lam": lam}),
-        "stack": (Stack, {"seed": config.seed}),
-        "exact": (Exact, {}),
-    }
-    rule, constants = rules[name]
-    _check_rule(rule, method, config)
-    return rule(inner=method, **constants)
-
-
-def _check_rule(rule: type[ProductRule], method: FedAvg, config: RunConfig) -> None:
-    about = f"communication.lora_aggregation={config.communication.lora_aggregation}"
-    if problem := rule.problem(method):
-        raise UserError(f"{about}: {config.method.name} {problem}; take fedavg or fedprox, or lora_aggregation=mean")
-    if config.privacy.clip is not None:
-        raise UserError(
-            f"{about}: the noise of privacy is for a mean of uploads, and this is none; leave privacy out, or give "
-            "lora_aggregation=frozen_a"
-        )
-    if issubclass(rule, ChangesBase) and config.engine == "trl" and config.local.loss == "dpo":
-        raise UserError(
-            f"{about}: TRL takes the base as it is now for DPO's reference, and this rule changes it; give "
-            "--engine inprocess"
-        )
 
 
 def _private(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:

@@ -71,7 +71,7 @@ def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) ->
         over_rounds=_over_rounds(bench, sides, lines, len(rounds)),
         personalisation=_personalisation(bench, sides, len(rounds)),
         privacy=privacy_block(bench.method, config, len(bench.clients), rounds),
-        communication=communication_block(config, rounds),
+        communication=communication_block(bench.method, config, len(bench.clients), rounds),
     )
     _draw(bench, payload, rounds)
     write_results(folder / RESULTS, payload)

@@ -14,6 +14,16 @@ from fedllm_bench.results.sample_words import about_sample
 
 Payload = Mapping[str, Any]
 Entry = Mapping[str, Any]
+NAMES = {
+    "float16": "uploads in float16",
+    "frozen_a": "A frozen, B alone trained and sent",
+    "share_a": "A sent and averaged, B stays with its client",
+    "alternate": "A and B trained and sent in turn",
+    "flex": "adapters cut from the mean of B A (FlexLoRA)",
+    "stack": "adapters stacked into the base (FLoRA)",
+    "exact": "the base takes what means of A and B miss (FedEx-LoRA)",
+    "fair": "B mended for the mean of A (LoRA-FAIR)",
+}
 SIDES = {"before": "base", "after": "after", "local": "local"}
 
 
@@ -153,21 +163,23 @@ def _uploads(payload: Payload) -> list[str]:
         lines.append(f"clipped: {privacy['clipped']:.0%} of uploads, at norm {privacy['clip']:g}")
     budget = sent.get("budget") or {}
     lines += [budget["ended"]] if budget.get("ended") else []
-    names = {
-        "float16": "uploads in float16",
-        "frozen_a": "A frozen, B alone trained and sent",
-        "flex": "adapters cut from the mean of B A (FlexLoRA)",
-        "stack": "adapters stacked into the base (FLoRA)",
-        "exact": "the base takes what means of A and B miss (FedEx-LoRA)",
-        "fair": "B mended for the mean of A (LoRA-FAIR)",
-    }
-    changed = [names[value] for key in ("upload_dtype", "lora_aggregation") if (value := sent.get(key)) in names]
+    changed = [NAMES[value] for key in ("upload_dtype", "lora_aggregation") if (value := sent.get(key)) in NAMES]
     lines += ["; ".join(changed)] if changed else []
+    lines += _ranks(sent.get("ranks"))
     if sent.get("aggregation_error") is not None:
         lines.append(
             f"aggregation error of averaging A and B apart: {sent['aggregation_error']:.2%} of the mean of B A"
         )
     return lines
+
+
+def _ranks(ranks: Mapping[str, Mapping[str, int]] | None) -> list[str]:
+    """ "LoRA ranks (clients of each): 19 of 4, 19 of 8", and what was left of them where a method prunes."""
+    if ranks is None:
+        return []
+    dealt, ended = (", ".join(f"{n} of {rank}" for rank, n in ranks[key].items()) for key in ("dealt", "ended"))
+    pruned = "" if ended == dealt else f"; after self-pruning {ended}"
+    return [f"LoRA ranks (clients of each): {dealt}{pruned}"]
 
 
 def _cost(cost: Mapping[str, Any]) -> list[str]:

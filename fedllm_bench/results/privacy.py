@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -11,6 +12,7 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import accountant_name, spent_epsilon
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.privacy import Private
+from fedllm_bench.methods.ranks import CutRanks
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.results.budget import budget_block
 
@@ -38,14 +40,33 @@ def privacy_block(method: FedAvg, config: RunConfig, num_clients: int, rounds: R
     }
 
 
-def communication_block(config: RunConfig, rounds: Rounds) -> dict[str, Any]:
+def communication_block(method: FedAvg, config: RunConfig, num_clients: int, rounds: Rounds) -> dict[str, Any]:
     """`communication` of results.json; the errors are means over rounds, null where they were not measured."""
     return {
         "upload_dtype": config.communication.upload_dtype,
         "lora_aggregation": config.communication.lora_aggregation,
         **{key: _mean(record.get(key) for record in rounds) for key in ("aggregation_error", "aggregation_error_norm")},
         "budget": budget_block(config, rounds),
+        "ranks": _ranks(method, num_clients, rounds),
     }
+
+
+def _ranks(method: FedAvg, num_clients: int, rounds: Rounds) -> dict[str, dict[str, int]] | None:
+    """How many clients begin and end with each rank; None where all have the same."""
+    ranks = find(method, CutRanks)
+    if ranks is None:
+        return None
+    dealt = {client: ranks.rank_of(client) for client in range(num_clients)}
+    ended = dict(dealt)
+    for record in rounds:
+        for client, rank in zip(record["clients"], record["ranks"], strict=True):
+            ended[client] = min(ended[client], rank)  # of one that failed the record has the rank it began with
+    return {"dealt": _counts(dealt.values()), "ended": _counts(ended.values())}
+
+
+def _counts(ranks: Iterable[int]) -> dict[str, int]:
+    """Of each rank, the smallest first."""
+    return {str(rank): count for rank, count in sorted(Counter(ranks).items())}
 
 
 def statement(epsilon: float | None, delta: float, private: Private) -> str:

@@ -83,12 +83,21 @@ class BudgetBlock:
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)
+class RanksBlock:
+    """How many clients have each LoRA rank: as dealt, and in their last upload."""
+
+    dealt: dict[str, Int]
+    ended: dict[str, Int]
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
 class CommunicationBlock:
     upload_dtype: Text
     lora_aggregation: Text
     aggregation_error: Number | None
     aggregation_error_norm: Number | None
     budget: BudgetBlock | None = None  # of a run without one; older files lack it
+    ranks: RanksBlock | None = None  # of a run whose clients have one rank; older files lack it
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)

@@ -16,6 +16,8 @@ from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, num_bytes
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server, Upload
+from fedllm_bench.methods.ranks import CutRanks, rank_in
+from fedllm_bench.methods.wrapped import find
 from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.training import divergence
 from fedllm_bench.training.aggregation import Gathered, Mean, UploadNotes, moved
@@ -165,6 +167,7 @@ def _one_round(
         "bytes_up": sum(sent) if run.method.sends else 0,
         "update_norm": moved(run.method, server, after),
         **answers.notes.record(server, after),
+        **_ranks(run, results),
         **({"divergence": diverged} if diverged else {}),
         "seconds": seconds,
     }
@@ -193,6 +196,14 @@ def _updated(run: TrainingRun, server: Server, answers: _Answers, num_answers: i
         return replace(server, round=server.round + 1)
     fraction = (num_answers if expected is None else expected) / len(run.clients)
     return run.method.update(server, answers.value(run, server), fraction)
+
+
+def _ranks(run: TrainingRun, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The rank of each upload, or where there is none that which its client begins with; {} where all have the same."""
+    ranks = find(run.method, CutRanks)
+    if ranks is None:
+        return {}
+    return {"ranks": [result["rank"] or ranks.rank_of(result["clients"]) for result in results]}
 
 
 def _absent(run: TrainingRun, client: int) -> dict[str, Any]:
@@ -226,6 +237,7 @@ def _summary(result: ClientResult) -> dict[str, Any]:
         "steps": steps,
         "failures": result.failure,
         "bytes_up": num_bytes(result.upload),
+        "rank": next((rank for tree in result.upload.values() if (rank := rank_in(tree))), None),
         "failure": result.failure,
     }
 

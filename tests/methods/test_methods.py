@@ -27,7 +27,7 @@ def test_every_method_and_variant_has_a_transcription():
     assert {variant: set(methods) for variant, methods in PAPERS.items()} == {
         variant: set(methods) for variant, methods in VARIANTS.items()
     }
-    assert len(CASES) == 19
+    assert len(CASES) == 20
 
 
 @pytest.mark.parametrize(("variant", "name"), CASES)
@@ -165,7 +165,7 @@ def test_a_weighting_is_used_or_refused(variant, name, weighting, tiny_run_confi
 
 def test_some_methods_forbid_a_weighting():
     assert {name for name, kind in METHODS.items() if "examples" not in kind.weightings} == {
-        *("scaffold", "feddyn", "dp_fedavg")
+        *("scaffold", "feddyn", "dp_fedavg", "hetlora")
     }
 
 

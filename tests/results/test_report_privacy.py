@@ -41,7 +41,8 @@ def test_without_noise_no_guarantee_is_stated(tiny_run_config):
 
 
 def test_errors_are_means_over_the_rounds_that_have_one(tiny_run_config):
-    block = communication_block(tiny_run_config("fedavg", "communication.upload_dtype=float16"), ROUNDS)
+    config = tiny_run_config("fedavg", "communication.upload_dtype=float16")
+    block = communication_block(make_method(config), config, 6, ROUNDS)
     assert list(block) == [field.name for field in fields(CommunicationBlock)]
     assert (block["upload_dtype"], block["aggregation_error"], block["aggregation_error_norm"]) == (
         "float16",

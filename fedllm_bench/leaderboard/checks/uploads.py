@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from fedllm_bench.common.trees import Tree, norm, tmap
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import EMBEDDED_MODEL, Lora, RunConfig
 from fedllm_bench.leaderboard.checks.context import CheckContext
+from fedllm_bench.leaderboard.checks.ranks import bytes_of_round, wrong_ranks
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused
 from fedllm_bench.leaderboard.submission.reading import read_plain
 from fedllm_bench.leaderboard.submission.submitted import Round, Submitted, SubmittedRun
@@ -29,6 +31,7 @@ from fedllm_bench.training.model.adapter import as_wide_as
 from fedllm_bench.training.model.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
 
 TENSORS, SETTINGS = "adapter/adapter_model.safetensors", "adapter/adapter_config.json"
+FEW = 3  # problems that are named
 MOST_BYTES = 64 * 2**20
 SLACK = 1e-3  # of a norm in float32
 
@@ -46,6 +49,8 @@ def traffic(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
             text = "bytes are not derived: it is no plain LoRA of the embedded base, and no adapter is in the bundle"
             yield Problem(code="bytes-not-derived", message=text, where=where, level="flagged")
             continue
+        if texts := list(islice(wrong_ranks(run), FEW)):
+            yield Problem(code="ranks", message="; ".join(texts), where=where)
         derived = zip(run.rounds, _of_rounds(run, shapes), strict=True)
         wrong = [(line, right) for line, right in derived if (line.bytes_down, line.bytes_up) != right]
         if wrong:
@@ -59,19 +64,13 @@ def _of_rounds(run: SubmittedRun, shapes: Mapping[str, tuple[int, ...]]) -> list
     """Bytes down and up of each round."""
     traffic, found = _traffic(run, shapes), []
     for line in run.rounds:
-        found.append(_of_round(line, traffic))
+        found.append(bytes_of_round(run, line, traffic))
         traffic = traffic.after(line.round - 1, _answered(line))
     return found
 
 
 def _answered(line: Round) -> list[int]:
     return [client for client, failure in zip(line.clients, line.failures, strict=True) if failure is None]
-
-
-def _of_round(line: Round, traffic: Traffic) -> tuple[int, int]:
-    of_each = [traffic.of_client(line.round - 1, client) for client in line.clients]
-    answered = zip(of_each, line.failures, strict=True)
-    return sum(down for down, _ in of_each), sum(up for (_, up), failure in answered if failure is None)
 
 
 def shapes_of(run: SubmittedRun) -> dict[str, tuple[int, ...]] | None:

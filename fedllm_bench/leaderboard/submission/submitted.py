@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from fedllm_bench.common.errors import first_line
 from fedllm_bench.common.files import canonical_json
+from fedllm_bench.config.ranks import parsed
 from fedllm_bench.config.run import Method, RunConfig
 from fedllm_bench.evaluation.closed.closed_folder import ClosedMaterial, read_closed
 from fedllm_bench.evaluation.scoring.answered import AnsweredBenchmark, read_folder
@@ -58,6 +59,7 @@ class Round:
     bytes_down: int
     update_norm: float
     seconds: float
+    ranks: list[int] = field(default_factory=list)  # of clients whose adapters differ in rank
 
     @property
     def is_even(self) -> bool:
@@ -165,7 +167,13 @@ class SubmittedRun:
         of_client = max((line.bytes_down + line.bytes_up) / max(len(line.clients), 1) for line in self.rounds)
         # with privacy the number of a round's clients is drawn, so that the next round may have many
         most = config.federation.clients_per_round if config.privacy.clip is None else self.num_clients
-        return self.num_bytes + of_client * most > allowed * MB
+        # with clients of several ranks the next round may be of the largest alone
+        spread = (
+            1.0
+            if (ranks := config.lora.ranks) is None
+            else config.lora.rank / min(parsed(ranks, config.lora.rank).values)
+        )
+        return self.num_bytes + of_client * most * spread > allowed * MB
 
     def _round(self, line: Any, number: int) -> Round:
         where = f"{self.where}/rounds.jsonl.gz, line {number}"

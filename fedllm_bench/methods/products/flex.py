@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedllm_bench.methods.products.factors import Pair, mean_product, truncated
 from fedllm_bench.methods.products.rule import ByLayer
@@ -19,5 +20,7 @@ from fedllm_bench.methods.products.rule import ByLayer
 
 @dataclass(frozen=True, kw_only=True)
 class Flex(ByLayer):
+    takes_ranks: ClassVar[bool] = True
+
     def layer(self, pairs: Sequence[Pair], shares: Sequence[float], rank: int) -> Pair:
         return truncated(mean_product(pairs, shares), rank)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.methods.base import FedAvg, Server, Upload
@@ -29,6 +30,9 @@ CLIENT_HOOKS = ("client_init", "start", "phases", "finish", "serve")
 @dataclass(frozen=True, kw_only=True)
 class ProductRule(Wrapped):
     """A rule around a method whose clients train A and B, and whose server takes their mean."""
+
+    # Whether clients may have ranks of their own.
+    takes_ranks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

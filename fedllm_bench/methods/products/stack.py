@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ DRAWN = 11  # the purpose of a random stream, beside those of training, of priva
 
 @dataclass(frozen=True, kw_only=True)
 class Stack(ChangesBase):
+    takes_ranks: ClassVar[bool] = True
     seed: int
 
     def travels(self, message: Message, told: Message) -> Message:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.ranks import parsed
 from fedllm_bench.config.run import Lora
 from fedllm_bench.training.model.lora import AdaptedLayer, LoraLinear, Switch
 from fedllm_bench.training.model.peft_layers import wrapped
@@ -35,7 +36,23 @@ def insert(base: Any, lora: Lora) -> tuple[dict[str, AdaptedLayer], Switch]:
             layers[name] = through_peft[name]
         parent, _, child = name.rpartition(".")
         setattr(base.get_submodule(parent), child, layers[name])
+    _check_width(layers, lora)
     return layers, switch
+
+
+def _check_width(layers: Mapping[str, AdaptedLayer], lora: Lora) -> None:
+    """Refuse ranks of clients that B A of a layer cannot have: it has no more than the layer's inputs or outputs."""
+    if lora.ranks is None:
+        return
+    most = max(parsed(lora.ranks, lora.rank).values)
+    for name, layer in layers.items():
+        a, b, *_ = layer.shapes(most)
+        width = min(a[1], b[0])
+        if most > width:
+            raise UserError(
+                f"lora.ranks={lora.ranks}: {most} is above {width}, the smaller width of the layer {name}; give ranks "
+                f"up to {width}, or name other layers with lora.targets"
+            )
 
 
 def resolve(base: Any, targets: Sequence[str]) -> tuple[str, ...]:

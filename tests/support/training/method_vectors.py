@@ -16,7 +16,7 @@ from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, FedAvg
 from fedllm_bench.methods.wrapped import Wrapped
 from fedllm_bench.training import block
-from fedllm_bench.training.aggregation import Mean
+from fedllm_bench.training.aggregation import Gathered, Mean
 
 SGD = settings(optimizer="sgd", lr=LR, clip=1e9, weight_decay=0.0)
 
@@ -61,13 +61,16 @@ def run_suite(method: FedAvg, f: Quadratic, x: Tensor, patch: pytest.MonkeyPatch
             )
             for k in chosen
         ]
-        mean = Mean({}, {})
+        mean, gathered = Mean({}, {}), Gathered()
         for result in block.train_block(NO_MODEL, method, method.broadcast(server), tasks, SGD):
             states[result.client] = result.state
-            received = replace(result, upload=method.receive(server, result.upload))
-            mean = mean.add(received, result.num_examples if method.weighting == "examples" else 1.0)
+            received = method.receive(server, result.upload)
+            weight = result.num_examples if method.weighting == "examples" else 1.0
+            mean = mean.add(replace(result, upload=received), weight)
+            gathered = gathered.add(received, weight)
         expected = method.expected_clients()
-        server = method.update(server, mean.value(expected), (expected or len(chosen)) / NUM_CLIENTS)
+        whole = method.combine(server, *vars(gathered).values()) if method.needs_all else mean.value(expected)
+        server = method.update(server, whole, (expected or len(chosen)) / NUM_CLIENTS)
         path.append(as_vector(server.params))
     clients = [
         method.serve(server.params, states.get(k, method.client_init(server.params))) for k in range(NUM_CLIENTS)

@@ -203,6 +203,8 @@ PAPERS: dict[str, dict[str, tuple[dict[str, float], Transcription]]] = {
         "central": ({}, fedavg),  # its rule is FedAvg's; that its rows are pooled is tested with the rounds
         "feddyn": ({"alpha": 0.4}, lambda f, x: feddyn(f, x, alpha=0.4)),
         "dp_fedavg": ({}, lambda f, x: dp_fedavg(f, x)),  # before it is made private, which `privacy` does
+        # of numbers that are no A or B, nothing is pruned and all norms are equal
+        "hetlora": ({"gamma": 0.9, "lam": 0.1}, lambda f, x: dp_fedavg(f, x)),
     },
     "released": {
         "local": ({}, lambda f, x: [x] * len(CHOSEN)),

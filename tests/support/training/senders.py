@@ -10,4 +10,5 @@ PRIVACY = ("privacy.clip=0.5", "privacy.epsilon=none", "privacy.noise_multiplier
 ALL = (*PRIVACY, "communication.upload_dtype=float16", "communication.lora_aggregation=frozen_a")
 
 
-SENDING = [name for name, kind in METHODS.items() if not (kind.personal or kind.pooled)]
+OWN_ROWS = ("hetlora",)  # what weighs whole adapters that are cut to clients' ranks: neither a half nor a clipped one
+SENDING = [name for name, kind in METHODS.items() if kind.sends and name not in OWN_ROWS]
