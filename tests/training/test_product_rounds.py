@@ -16,7 +16,7 @@ from fedllm_bench.common.trees import num_bytes
 from fedllm_bench.methods.products.factors import distance, pairs_of
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.batches import schedule
-from fedllm_bench.training.budget import rounds_within
+from fedllm_bench.training.budget import Traffic, rounds_within
 from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.rounds import run_rounds
@@ -112,6 +112,30 @@ def test_a_killed_run_ends_with_the_same_bits(name, answers, left, tiny_model):
     assert same_bits(left_behind(run), expected)
 
 
+@pytest.mark.parametrize("name", ["stack", "flex"])
+def test_clients_may_have_ranks_of_their_own(name, tiny_model, tiny_clients, tiny_run_config, tmp_path):
+    config = tiny_run_config("fedavg", rule(name), ERROR, "lora.ranks=1,4")
+    run, start, outcome = undisturbed(tiny_model, tiny_clients, config, tmp_path)
+    records = records_of(run)
+    assert {rank for record in records for rank in record["ranks"]} == {1, 4}
+    error = [record["aggregation_error"] for record in records]
+    if name == "flex":
+        assert all(bytes_ < 3 * num_bytes({"params": start}) for bytes_ in (r["bytes_down"] for r in records))
+        assert error[0] > 1e-6
+        return
+    assert max(error) < 1e-6
+    gained = [sum(record["ranks"]) for record in records]
+    sizes = [(b.shape[0], a.shape[1]) for a, b in pairs_of(start).values()]
+    down = [sum(4 * min(sum(gained[:number]) * (o + i), o * i) for o, i in sizes) for number in range(3)]
+    assert [record["bytes_down"] for record in records] == [3 * each for each in down]
+    traffic = Traffic(run.method, start, 1e-3)
+    for number, record in enumerate(records):
+        assert sum(traffic.of_client(number, client)[0] for client in record["clients"]) == record["bytes_down"]
+        traffic = traffic.after(number, record["clients"])
+    (a, _), *_ = pairs_of(outcome["server"].slots["residual"]).values()
+    assert len(a) == min(sum(gained), *sizes[0])
+
+
 @pytest.mark.parametrize(("name", "engine"), [slow((name, "trl")) for name in RULES])
 def test_the_reference_engine_agrees(name, engine, tiny_model, tiny_clients, tiny_run_config, tmp_path):
     config = tiny_run_config("fedavg", rule(name), "local.optimizer=sgd", "local.lr=0.5", "local.lr_end=0.5")
@@ -153,6 +177,9 @@ def test_the_checkpoint_holds_the_change_of_the_base(left):
         ("local", ["flex"], "local sends nothing"),
         ("central", ["stack"], "central has no clients"),
         ("dp_fedavg", ["stack"], "the noise of privacy is for a mean of uploads"),
+        ("fedavg", ["exact", "lora.ranks=1,4"], "it is for clients of one rank"),
+        ("fedavg", ["fair", "lora.ranks=1,4"], "it is for clients of one rank"),
+        ("hetlora", ["stack"], "hetlora has an own"),
     ],
 )
 def test_what_a_rule_cannot_be_put_around_is_refused_in_one_line(method, options, text, tiny_run_config):
@@ -167,7 +194,7 @@ def test_what_a_rule_cannot_be_put_around_is_refused_in_one_line(method, options
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["exact", "lora.dora=true"], "it is of the products B A of LoRA"),
+        (["exact", "lora.dora=true"], "lora.dora=true has a third part"),
         (["stack", "model.quantization=4bit"], "which model.quantization=4bit does not allow"),
         (["exact", "model.quantization=8bit"], "which model.quantization=8bit does not allow"),
         (["stack", "model.device_map=balanced"], "which model.device_map=balanced does not allow"),
