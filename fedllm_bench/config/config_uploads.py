@@ -31,7 +31,7 @@ class Privacy(Strict):
 
 
 # Rules of `lora_aggregation` that add to the weights of the base.
-CHANGES_BASE = ("stack", "exact")
+CHANGES_BASE = ("stack", "exact", "restart")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,9 @@ class Communication(Strict):
     """
 
     upload_dtype: Literal["float32", "float16"] = "float32"
-    lora_aggregation: Literal["mean", "frozen_a", "share_a", "alternate", "flex", "stack", "exact", "fair"] = "mean"
+    lora_aggregation: Literal[
+        "mean", "frozen_a", "share_a", "alternate", "flex", "stack", "exact", "fair", "restart"
+    ] = "mean"
     fair_lambda: NotNegative = 0.01
     aggregation_error: bool = False  # measured each round; holds all uploads of a round in memory
     budget_mb: Positive | None = None

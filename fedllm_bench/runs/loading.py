@@ -41,7 +41,7 @@ from fedllm_bench.training.cluster.computing import Workers
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model import limits
 from fedllm_bench.training.model.base import load_tokenizer
-from fedllm_bench.training.model.carried import plain_layers
+from fedllm_bench.training.model.carried import plain_layers, principal_adapter
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
@@ -78,6 +78,8 @@ class Bench:
 
     @cached_property
     def initial(self) -> Tree:
+        if self.config.communication.lora_aggregation == "restart":
+            return principal_adapter(self.model.layers, self.config.lora.rank)
         return initial_adapter(self.model.layers, self.config.lora.rank, self.config.seed)
 
     @cached_property

@@ -22,7 +22,7 @@ from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.rounds import run_rounds
 from fedllm_bench.training.run import TrainingRun
 
-RULES = ("flex", "stack", "exact", "fair")
+RULES = ("flex", "stack", "exact", "fair", "restart")
 ERROR = "communication.aggregation_error=true"
 
 
@@ -54,7 +54,7 @@ def test_the_error_of_aggregation_is_that_of_the_rule(left):
 
 
 def test_a_round_moves_the_adapter_by_what_its_record_says(left):
-    for name in ("stack", "exact"):
+    for name in ("stack", "exact", "restart"):
         run, start, outcome = left[name]
         adapter = run.method.adapter(outcome["server"])
         moved = [record["update_norm"] for record in records_of(run)]
@@ -66,19 +66,19 @@ def test_bytes_are_those_of_what_travels(left):
         run, start, _ = left[name]
         whole = 3 * num_bytes({"params": start})
         assert [(r["bytes_down"], r["bytes_up"]) for r in records_of(run)] == [(whole, whole)] * 3
-    for name, added, own in (("stack", 12, 0), ("exact", 8, 1)):  # 3 clients of rank 4; (K - 1) r
+    for name, added, own in (("stack", 12, 0), ("exact", 8, 1), ("restart", 8, 0)):  # 3 clients of rank 4; (K - 1) r
         run, start, _ = left[name]
         sizes = [(b.shape[0], a.shape[1]) for a, b in pairs_of(start).values()]
-        whole = num_bytes({"params": start})
+        whole, first = num_bytes({"params": start}), 4 if name == "restart" else 0
         down = [
-            3 * (own * whole + sum(4 * min(added * number * (o + i), o * i) for o, i in sizes)) for number in range(3)
+            3 * (own * whole + sum(4 * min((first + added * n) * (o + i), o * i) for o, i in sizes)) for n in range(3)
         ]
         assert [record["bytes_down"] for record in records_of(run)] == down
         assert [record["bytes_up"] for record in records_of(run)] == [3 * whole] * 3
 
 
 def test_the_plan_of_a_budget_knows_how_messages_grow(left, tiny_run_config):
-    for name in ("stack", "exact"):
+    for name in ("stack", "exact", "restart"):
         run, start, _ = left[name]
         used = [record["bytes_down"] + record["bytes_up"] for record in records_of(run)]
         plan = schedule(run.config, len(run.clients), run.clients.file_order)

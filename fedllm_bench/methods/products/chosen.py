@@ -11,6 +11,7 @@ from fedllm_bench.methods.products.exact import Exact
 from fedllm_bench.methods.products.fair import Fair
 from fedllm_bench.methods.products.flex import Flex
 from fedllm_bench.methods.products.residual import ChangesBase
+from fedllm_bench.methods.products.restart import Restart
 from fedllm_bench.methods.products.rule import ProductRule
 from fedllm_bench.methods.products.stack import Stack
 
@@ -19,6 +20,7 @@ RULES: dict[str, Callable[[FedAvg, RunConfig], ProductRule]] = {
     "fair": lambda inner, config: Fair(inner=inner, lam=config.communication.fair_lambda),
     "stack": lambda inner, config: Stack(inner=inner, seed=config.seed),
     "exact": lambda inner, _: Exact(inner=inner),
+    "restart": lambda inner, _: Restart(inner=inner),
 }
 
 

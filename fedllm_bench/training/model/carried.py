@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
-from fedllm_bench.training.model.lora import A_AND_B, PREFIX, AdaptedLayer, LoraLinear
+from fedllm_bench.methods.products.factors import padded
+from fedllm_bench.training.model.lora import A_AND_B, PREFIX, AdaptedLayer, LoraLinear, tensor_names
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,20 @@ def plain_layers(layers: Mapping[str, AdaptedLayer]) -> dict[str, Plain]:
                 "no plain linear layer; name others with --set lora.targets=a,b, or give lora_aggregation=flex or mean"
             )
         found[name] = Plain(layer.base, layer.scale)
+    return found
+
+
+def principal_adapter(layers: Mapping[str, AdaptedLayer], rank: int) -> Tree:
+    """Of each layer the A and B with s B A = the `rank` largest singular values of its weight, in float32 on the CPU.
+
+    Both have the roots of the singular values. Zeros fill up what is beyond the rank of the weight.
+    """
+    found: Tree = {}
+    for name, plain in plain_layers(layers).items():
+        u, values, v = torch.linalg.svd(plain.layer.weight.detach().float(), full_matrices=False)
+        root_r = (values[:rank] / plain.scale).sqrt()
+        pair = padded(((root_r[:, None] * v[:rank]).cpu(), (u[:, :rank] * root_r).cpu()), rank)
+        found |= zip(tensor_names(name, layers[name]), pair, strict=True)
     return found
 
 

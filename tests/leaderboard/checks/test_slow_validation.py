@@ -25,7 +25,9 @@ SETTINGS = {
     "ranks in a budget": ("lora.ranks=1,4", "communication.budget_mb=0.1"),
     "a refactored adapter": ("communication.lora_aggregation=flex",),
     "a stacked base": ("communication.lora_aggregation=stack", "faults.dropout=0.3", "federation.failure_limit=0.9"),
+    "a stack of ranks": ("communication.lora_aggregation=stack", "lora.ranks=1,4"),
     "an exact base": ("communication.lora_aggregation=exact",),
+    "a restart": ("communication.lora_aggregation=restart",),
 }
 
 

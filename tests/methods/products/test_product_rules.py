@@ -15,6 +15,7 @@ from fedllm_bench.methods.products.exact import Exact
 from fedllm_bench.methods.products.factors import Pair, fitted, of_client, size_of, stacked, truncated
 from fedllm_bench.methods.products.fair import Fair
 from fedllm_bench.methods.products.flex import Flex
+from fedllm_bench.methods.products.restart import Restart
 from fedllm_bench.methods.products.rule import ProductRule
 from fedllm_bench.methods.products.stack import Stack
 from fedllm_bench.methods.scaffold import Scaffold
@@ -29,6 +30,7 @@ RULES: dict[str, Callable[[FedAvg], ProductRule]] = {
     "fair": lambda inner: Fair(inner=inner, lam=0.3),
     "stack": lambda inner: Stack(inner=inner, seed=5),
     "exact": lambda inner: Exact(inner=inner),
+    "restart": lambda inner: Restart(inner=inner),
 }
 
 
@@ -39,8 +41,10 @@ def random(seed: int, *shape: int) -> Tensor:
 W0, TARGETS = random(0, OUTPUTS, INPUTS), random(1, 3, OUTPUTS, INPUTS)
 
 
-def first() -> Tree:
-    return {A: random(2, RANK, INPUTS), B: torch.zeros(OUTPUTS, RANK, dtype=torch.float64)}
+def first(name: str = "") -> Tree:
+    """Where a run begins; FRLoRA's B is not zero."""
+    zero = torch.zeros(OUTPUTS, RANK, dtype=torch.float64)
+    return {A: random(2, RANK, INPUTS), B: 0.3 * random(3, OUTPUTS, RANK) if name == "restart" else zero}
 
 
 def steps(base: Tensor, a: Tensor, b: Tensor, client: int, mu: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -52,9 +56,9 @@ def steps(base: Tensor, a: Tensor, b: Tensor, client: int, mu: float = 0.0) -> t
     return a, b
 
 
-def of_suite(rule: ProductRule, mu: float = 0.0, rounds: int = 3) -> tuple[list[Server], list[Tensor]]:
+def of_suite(rule: ProductRule, mu: float = 0.0, rounds: int = 3, name: str = "") -> tuple[list[Server], list[Tensor]]:
     """The server after each round by the suite's hooks, and the weight with all that it adds."""
-    server, found = rule.init(first()), []
+    server, found = rule.init(first(name)), []
     for _ in range(rounds):
         message, uploads = rule.broadcast(server), []
         base = W0 + (SCALE * message["residual"][B] @ message["residual"][A] if "residual" in message else 0)
@@ -75,7 +79,8 @@ def product(tree: Tree) -> Tensor:
 def of_paper(name: str, drawn: Sequence[Tensor], mu: float = 0.0) -> list[Tensor]:
     """The same by the papers, with matrices of full size; `drawn` are FLoRA's new A after each round."""
     p = [weight / sum(WEIGHTS) for weight in WEIGHTS]
-    base, a, b, path = W0, first()[A], first()[B], []
+    base, a, b, path = W0, first(name)[A], first(name)[B], []
+    base = base - SCALE * b @ a  # of which nothing is left but in FRLoRA
     for number in range(3):
         clients = [steps(base, a, b, client, mu) for client in range(3)]
         whole = sum(SCALE * share * b_k @ a_k for share, (a_k, b_k) in zip(p, clients, strict=True))
@@ -88,6 +93,8 @@ def of_paper(name: str, drawn: Sequence[Tensor], mu: float = 0.0) -> list[Tensor
             base, a, b = base + whole, drawn[number], torch.zeros_like(b)
         elif name == "exact":
             base, a, b = base + whole - SCALE * b_mean @ a_mean, a_mean, b_mean
+        elif name == "restart":
+            base = base + SCALE * (b_mean @ a_mean - b @ a)
         else:  # least squares of D: [A'; sqrt(lam) 1] D' ~ [E'; 0]
             error = whole / SCALE - b_mean @ a_mean
             left = torch.cat([a_mean.T, 0.3**0.5 * torch.eye(RANK, dtype=torch.float64)])
@@ -100,7 +107,7 @@ def of_paper(name: str, drawn: Sequence[Tensor], mu: float = 0.0) -> list[Tensor
 @pytest.mark.parametrize("mu", [0.0, 0.7])
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_is_its_paper_on_quadratics(name, mu):
-    servers, ours = of_suite(RULES[name](FedProx(mu=mu)), mu)
+    servers, ours = of_suite(RULES[name](FedProx(mu=mu)), mu, name=name)
     theirs = of_paper(name, [server.params[A] for server in servers], mu)
     for one, other in zip(ours, theirs, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-11)
@@ -261,6 +268,18 @@ def test_uploads_in_float16_are_widened_first():
         for w, u in zip(WEIGHTS, uploads, strict=True)
     )
     assert torch.allclose(product(mean).double(), expected, atol=1e-5)
+
+
+def test_a_restart_changes_nothing_and_begins_from_the_same_adapter():
+    rule, start = RULES["restart"](FedAvg()), first("restart")
+    server = rule.init(start)
+    assert float(product(rule.adapter(server)).norm()) < 1e-14
+    uploads, _ = uploads_of(start)
+    mean = weighted_mean(uploads, WEIGHTS)["delta"]
+    gained = (start[B] + mean[B]) @ (start[A] + mean[A]) - start[B] @ start[A]
+    server = after(rule, uploads, server)
+    assert torch.allclose(product(rule.adapter(server)), gained, atol=1e-12)
+    assert all(torch.equal(server.params[name], start[name]) for name in start)
 
 
 # --- SCAFFOLD under the exact rule

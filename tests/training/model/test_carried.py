@@ -15,7 +15,7 @@ from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.products.exact import Exact
 from fedllm_bench.methods.products.factors import pairs_of, tree_of
 from fedllm_bench.training.block import train_block
-from fedllm_bench.training.model.carried import plain_layers
+from fedllm_bench.training.model.carried import plain_layers, principal_adapter
 from fedllm_bench.training.model.lora import PREFIX, initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
 
@@ -115,6 +115,16 @@ def test_one_adapter_is_the_change_and_the_adapter_together(double_model):
         assert float((model.logits(model.hidden(ids)) - whole).abs().max()) > 1e-2
     assert {len(a) for a, _ in pairs_of(wide).values()} == {16}  # 4 + 11, as a multiple of 4
     assert list(wide) == list(tree_of(pairs_of(small)))
+
+
+def test_the_principal_adapter_is_the_main_part_of_each_weight(tiny_model):
+    tree = principal_adapter(tiny_model.layers, 4)
+    for name, weight in weights_of(tiny_model).items():
+        a, b = (tree[f"{PREFIX}{name}.lora_{letter}.weight"] for letter in "AB")
+        u, values, v = torch.linalg.svd(weight.detach(), full_matrices=False)
+        assert torch.allclose(SCALE * b @ a, u[:, :4] @ torch.diag(values[:4]) @ v[:4], atol=1e-5)
+        assert torch.allclose(b.norm(dim=0), a.norm(dim=1), rtol=1e-4)
+    assert list(tree) == list(initial_adapter(tiny_model.layers, rank=4, seed=0))
 
 
 def test_layers_that_are_not_plain_are_refused(load_tiny):
