@@ -27,7 +27,7 @@ SETTINGS = {
     "a stacked base": ("communication.lora_aggregation=stack", "faults.dropout=0.3", "federation.failure_limit=0.9"),
     "a stack of ranks": ("communication.lora_aggregation=stack", "lora.ranks=1,4"),
     "an exact base": ("communication.lora_aggregation=exact",),
-    "a restart": ("communication.lora_aggregation=restart",),
+    "a restart": ("communication.lora_aggregation=restart", "local.lr=1e-3", "local.lr_end=1e-4"),
 }
 
 
