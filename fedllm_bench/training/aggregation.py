@@ -26,7 +26,7 @@ from fedllm_bench.methods.base import FedAvg, Server, Upload
 from fedllm_bench.methods.privacy import Private, joint_norm
 from fedllm_bench.methods.products.factors import distance
 from fedllm_bench.methods.products.residual import ChangesBase
-from fedllm_bench.methods.products.rule import ProductRule
+from fedllm_bench.methods.products.rule import ProductRule, lost
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.training.client_round import ClientResult
 
@@ -48,13 +48,13 @@ def aggregation_error(params: Tree, deltas: Sequence[Tree], weights: Sequence[fl
     return error, whole
 
 
-def moved(method: FedAvg, server: Server, after: Server) -> float:
-    """How far a round moved the adapter: the norm over its tensors.
+def moved(method: FedAvg, server: Server, after: Server, mean: Upload) -> float:
+    """How far a round moved the adapter: the norm over its tensors. `mean` is what the round's uploads became.
 
     Of a method that changes the base too, over the products B A, as tensors of another basis cannot be compared.
     """
-    if find(method, ChangesBase):  # type: ignore[type-abstract]  # any of its kinds
-        return distance(method.adapter(after), method.adapter(server))
+    if rule := find(method, ChangesBase):  # type: ignore[type-abstract]  # any of its kinds
+        return distance(rule.made(after, mean), server.params)
     return norm(tmap(lambda a, b: a - b, after.params, server.params))
 
 
@@ -132,10 +132,11 @@ class UploadNotes:
             self.deltas.append(received["delta"])
             self.weights.append(weight)
 
-    def record(self, server: Server, after: Server) -> dict[str, Any]:
-        """Keys for the record of the round from `server` to `after`."""
+    def record(self, server: Server, after: Server, mean: Upload) -> dict[str, Any]:
+        """Keys for the record of the round from `server` to `after`; `mean` is what its uploads became."""
         private = find(self.method, Private)
-        return {**(self._privacy(private, server.round + 1) if private else {}), **self._aggregation(server, after)}
+        spent = self._privacy(private, server.round + 1) if private else {}
+        return {**spent, **self._aggregation(server, after, mean)}
 
     def _privacy(self, private: Private, rounds: int) -> dict[str, Any]:
         """Epsilon after all rounds so far (null without noise), and the norms before clipping."""
@@ -147,14 +148,14 @@ class UploadNotes:
             "clipped": clipped / len(self.norms) if self.norms else None,
         }
 
-    def _aggregation(self, server: Server, after: Server) -> dict[str, Any]:
+    def _aggregation(self, server: Server, after: Server, mean: Upload) -> dict[str, Any]:
         """The error of averaging A and B apart: its norm, and that over the norm of the mean of the B_k A_k."""
         if not self.config.communication.aggregation_error:
             return {}
         if not sum(self.weights):
             return {"aggregation_error_norm": None, "aggregation_error": None}
         if rule := find(self.method, ProductRule):
-            error, whole = rule.lost(server, self.method.adapter(after), self.deltas, self.weights)
+            error, whole = lost(server.params, rule.made(after, mean), self.deltas, self.weights)
         else:
             error, whole = aggregation_error(server.params, self.deltas, self.weights)
         scale = self.config.lora.alpha / self.config.lora.rank

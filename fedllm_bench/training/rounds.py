@@ -157,7 +157,7 @@ def _one_round(
     _check_answers(results, server.round, config.federation.failure_limit, run.method.expected_clients())
     diverged = divergence.divergence_of(run, start, server, present, results, records)
     sent = [result["bytes_up"] for result in results if result["failure"] is None]
-    after = _updated(run, server, answers, len(sent))
+    after, mean = _updated(run, server, answers, len(sent))
     results = sorted([*results, *(_absent(run, client) for client in away)], key=lambda result: result["clients"])
     record = {
         "round": server.round + 1,
@@ -165,8 +165,8 @@ def _one_round(
         **{key: [result[key] for result in results] for key in SUMMARY_KEYS},
         "bytes_down": sum(bytes_down(run.method, server, message, result["clients"]) for result in results),
         "bytes_up": sum(sent) if run.method.sends else 0,
-        "update_norm": moved(run.method, server, after),
-        **answers.notes.record(server, after),
+        "update_norm": moved(run.method, server, after, mean),
+        **answers.notes.record(server, after, mean),
         **_ranks(run, results),
         **({"divergence": diverged} if diverged else {}),
         "seconds": seconds,
@@ -189,13 +189,17 @@ def _collect(
             answers.add(run, server, result)
 
 
-def _updated(run: TrainingRun, server: Server, answers: _Answers, num_answers: int) -> Server:
-    """The server after a round. One without answers changes nothing but its number, unless it is due noise."""
+def _updated(run: TrainingRun, server: Server, answers: _Answers, num_answers: int) -> tuple[Server, Upload]:
+    """The server after a round, and what the uploads became.
+
+    A round without answers changes nothing but its number, unless it is due noise.
+    """
     expected = run.method.expected_clients()
     if expected is None and not num_answers:
-        return replace(server, round=server.round + 1)
+        return replace(server, round=server.round + 1), {}
     fraction = (num_answers if expected is None else expected) / len(run.clients)
-    return run.method.update(server, answers.value(run, server), fraction)
+    mean = answers.value(run, server)
+    return run.method.update(server, mean, fraction), mean
 
 
 def _ranks(run: TrainingRun, results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -61,8 +61,10 @@ class ChangesBase(ProductRule):
         """The rank by which the base's change grows in a round with clients of these ranks."""
         raise NotImplementedError
 
-    def whole(self, server: Server, means: Tree) -> Tree:
-        return gained(server.slots.get(RESIDUAL), means)
+    def made(self, after: Server, mean: Upload) -> Tree:
+        """What the base has gained in the round, and the adapter on it: of a small rank, unlike the residual."""
+        gain, adapter = pairs_of(mean.get(RESIDUAL, {})), pairs_of(after.params)
+        return tree_of({n: stacked([gain[n], pair] if n in gain else [pair]) for n, pair in adapter.items()})
 
     def adapter(self, server: Server) -> Tree:
         """The adapter and the residual in one. Its rank is a multiple of r, so that alpha can grow as it does."""

@@ -44,17 +44,16 @@ class ProductRule(Wrapped):
         own = [hook for hook in (*SERVER_HOOKS, *CLIENT_HOOKS) if method.changes(hook)]
         return f"has an own `{own[0]}`, which is of A and B as they were averaged" if own else None
 
-    def lost(
-        self, server: Server, adapter: Tree, deltas: Sequence[Tree], weights: Sequence[float]
-    ) -> tuple[float, float]:
-        """Norms, over all layers, of what the products of the round's `adapter` miss, and of sum_k p_k B_k A_k."""
-        pairs = clients_of(server.params, [{"delta": delta} for delta in deltas])
-        means = {name: mean_product(of_layer, shares(weights)) for name, of_layer in pairs.items()}
-        return distance(adapter, self.whole(server, tree_of(means))), norm_of(means)
+    def made(self, after: Server, mean: Upload) -> Tree:
+        """An adapter of what a round has made of the clients' adapters: `mean` is that of :meth:`combine`."""
+        return after.params
 
-    def whole(self, server: Server, means: Tree) -> Tree:
-        """An adapter of the mean of all clients' products."""
-        return means
+
+def lost(start: Tree, made: Tree, deltas: Sequence[Tree], weights: Sequence[float]) -> tuple[float, float]:
+    """Norms, over all layers, of what `made` misses of sum_k p_k B_k A_k, and of this; clients began at `start`."""
+    pairs = clients_of(start, [{"delta": delta} for delta in deltas])
+    means = {name: mean_product(of_layer, shares(weights)) for name, of_layer in pairs.items()}
+    return distance(made, tree_of(means)), norm_of(means)
 
 
 @dataclass(frozen=True, kw_only=True)
