@@ -39,7 +39,7 @@ class HetLora(FedAvg):
     lam: Annotated[float, Field(ge=0)]
 
     def client_init(self, params: Tree) -> ClientState:
-        return {"kept": {"rows": torch.ones(rank_in(params) or 1, dtype=torch.bool)}}
+        return {"kept": {"rows": torch.ones(rank_in(params) or 1)}}
 
     def tail(self, rows: Tensor) -> Tensor:
         """Which of a client's `rows` (r,) are the last ones, from floor(gamma r_k) on."""
@@ -61,7 +61,7 @@ class HetLora(FedAvg):
         tail = self.tail(rows)
         if _is_smaller(tail_size(masked(y, tail)), tail_size(masked(message["params"], tail))):
             rows = rows & ~tail
-        return {"kept": {"rows": rows}}, {"delta": tmap(lambda y, x: y - x, y, message["params"])}
+        return {"kept": {"rows": rows.float()}}, {"delta": tmap(lambda y, x: y - x, y, message["params"])}
 
     def combine(self, server: Server, uploads: Sequence[Upload], weights: Sequence[float]) -> Upload:
         adapters = [tmap(lambda x, d: x + d, server.params, upload["delta"]) for upload in uploads]

@@ -70,7 +70,7 @@ class CutRanks(Wrapped):
         self, message: Message, client: ClientState, y: Tree, mean_grad: Tree, steps: int, lr: float
     ) -> tuple[ClientState, Upload]:
         state, upload = self.inner.finish(_seen(message, held(client)), client, y, mean_grad, steps, lr)
-        rank = int(held({**client, **state}).sum())
+        rank = max(1, int(held({**client, **state}).sum()))
         return state, {key: cut(tree, rank) for key, tree in upload.items()}
 
     def receive(self, server: Server, upload: Upload) -> Upload:

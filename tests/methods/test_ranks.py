@@ -323,4 +323,5 @@ def test_all_methods_run_with_mixed_ranks_and_agree_over_block_sizes(
             )
             run.folder.parent.mkdir(exist_ok=True)
             found.append(outcome_of(run, initial(double_model, torch.float64))[0])
-        assert max(t.abs().max() for t in tmap(torch.sub, *found).values()) < 1e-6, name
+        most = 1e-6 if engine == "inprocess" else 1e-4  # TRL takes means in float32
+        assert max(t.abs().max() for t in tmap(torch.sub, *found).values()) < most, name

@@ -19,6 +19,8 @@ HERE = ("inprocess", "trl")
 # Settings that a method cannot be without. The noise is given: to find it takes the number of clients, and seconds.
 OWN = {"dp_fedavg": ("privacy.clip=1.0", "privacy.epsilon=none", "privacy.noise_multiplier=1e-2")}
 
+PLAIN_LORA = {"hetlora"}  # defined for the norm of B A: neither DoRA nor full fine-tuning
+
 
 def sweep(cases: Iterable[Any], *quick: Any) -> list[Any]:
     """All cases as parameters of a test; those that are not quick are slow. Raises ValueError where one is unknown."""

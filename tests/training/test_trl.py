@@ -50,8 +50,8 @@ def setting(model: LoraModel, method: FedAvg, local=LOCAL, steps=STEPS) -> tuple
     message |= {key: random_tree(start, seed=7, scale=0.02, dtype=dtype) for key in message if key != "params"}
     tasks = []
     for k, rows in enumerate(ROWS):
-        keys = method.client_init(message["params"])
-        state = {key: random_tree(start, seed=20 + k, scale=0.02, dtype=dtype) for key in keys}
+        own = method.client_init(message["params"])
+        state = {key: random_tree(tree, seed=20 + k, scale=0.02, dtype=dtype) for key, tree in own.items()}
         tasks.append(client_task(k, PART, rows, local, steps=steps[k], state=state))
     return message, tasks
 

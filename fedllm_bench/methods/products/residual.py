@@ -2,7 +2,7 @@
 
 The base with the residual and the adapter on it are together the base with one plain adapter of a larger rank
 (`adapter`), which is what is written, evaluated, merged and submitted. Clients train the small adapter on a base that
-carries the residual (`training/model/residual.py`). Ranks follow from shapes alone, never from values.
+carries the residual (`training/model/carried.py`). Ranks follow from shapes alone, never from values.
 """
 
 from __future__ import annotations

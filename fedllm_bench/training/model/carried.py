@@ -22,7 +22,7 @@ from fedllm_bench.training.model.lora import A_AND_B, PREFIX, AdaptedLayer, Lora
 
 
 @dataclass(frozen=True)
-class Plain:
+class PlainLayer:
     """A frozen linear layer, and s = alpha / r of what is added to it."""
 
     layer: nn.Linear
@@ -36,7 +36,7 @@ class Carried:
     change: Tree | None = None
     weights: Mapping[str, nn.Parameter] = field(default_factory=dict)
 
-    def of(self, change: Tree, layers: Mapping[str, Plain]) -> Mapping[str, nn.Parameter]:
+    def of(self, change: Tree, layers: Mapping[str, PlainLayer]) -> Mapping[str, nn.Parameter]:
         if change is not self.change:
             self.change, self.weights = None, {}  # first, so that no third copy lies in memory
             self.weights = {name: _changed(plain, _factors(change, name)) for name, plain in layers.items()}
@@ -45,7 +45,7 @@ class Carried:
 
 
 @contextmanager
-def carrying(layers: Mapping[str, Plain], change: Tree, carried: Carried) -> Iterator[None]:
+def carrying(layers: Mapping[str, PlainLayer], change: Tree, carried: Carried) -> Iterator[None]:
     """Inside the block the layers have W + s B A of `change` in the place of W."""
     own = {name: plain.layer.weight for name, plain in layers.items()}
     weights = carried.of(change, layers)
@@ -63,7 +63,7 @@ def _factors(change: Tree, name: str) -> tuple[Tensor, Tensor]:
     return a_RI, b_OR
 
 
-def _changed(plain: Plain, factors: tuple[Tensor, Tensor]) -> nn.Parameter:
+def _changed(plain: PlainLayer, factors: tuple[Tensor, Tensor]) -> nn.Parameter:
     weight_OI = plain.layer.weight.detach()
     wide = torch.promote_types(weight_OI.dtype, torch.float32)
     a_RI, b_OR = (factor.to(weight_OI.device, wide) for factor in factors)
@@ -71,16 +71,16 @@ def _changed(plain: Plain, factors: tuple[Tensor, Tensor]) -> nn.Parameter:
     return nn.Parameter(whole_OI.to(weight_OI.dtype), requires_grad=False)
 
 
-def plain_layers(layers: Mapping[str, AdaptedLayer]) -> dict[str, Plain]:
+def plain_layers(layers: Mapping[str, AdaptedLayer]) -> dict[str, PlainLayer]:
     """The frozen layers under adapters, by name. Raises a :class:`UserError` where one is no plain linear layer."""
-    found: dict[str, Plain] = {}
+    found: dict[str, PlainLayer] = {}
     for name, layer in layers.items():
         if not (isinstance(layer, LoraLinear) and type(layer.base) is nn.Linear):
             raise UserError(
                 f"communication.lora_aggregation: the base is to change, and {name} is a {type(layer.base).__name__}, "
                 "no plain linear layer; name others with --set lora.targets=a,b, or give lora_aggregation=flex or mean"
             )
-        found[name] = Plain(layer.base, layer.scale)
+        found[name] = PlainLayer(layer.base, layer.scale)
     return found
 
 
@@ -98,7 +98,7 @@ def principal_adapter(layers: Mapping[str, AdaptedLayer], rank: int) -> Tree:
     return found
 
 
-def under_peft(layers: Mapping[str, AdaptedLayer], peft_model: Any) -> dict[str, Plain]:
+def under_peft(layers: Mapping[str, AdaptedLayer], peft_model: Any) -> dict[str, PlainLayer]:
     """The same layers in a base that plain PEFT has wrapped."""
     base = peft_model.get_base_model()
     plain = plain_layers(layers)
