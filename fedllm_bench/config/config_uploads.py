@@ -31,17 +31,25 @@ class Privacy(Strict):
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-4
 
 
+# Rules of `lora_aggregation` that add to the weights of the base.
+CHANGES_BASE = ("stack", "exact", "restart")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Communication(Strict):
     """What clients send and get (docs/communication.md).
 
     `scales`: those of int8 and int4, one for each tensor or for each vector along its longer side. `error_feedback`:
     what an upload lost is added to the client's next one. `top_k`: the share of an upload's numbers that is sent.
+    `fair_lambda` is LoRA-FAIR's lam, of `lora_aggregation=fair` alone (docs/aggregation.md).
     `budget_mb`: MB of 1024 * 1024 bytes that all rounds may send, up and down; a run ends before it would pass it.
     """
 
     upload_dtype: Number = "float32"
-    lora_aggregation: Literal["mean", "frozen_a", "share_a", "alternate"] = "mean"
+    lora_aggregation: Literal[
+        "mean", "frozen_a", "share_a", "alternate", "flex", "stack", "exact", "fair", "restart"
+    ] = "mean"
+    fair_lambda: NotNegative = 0.01
     aggregation_error: bool = False  # measured each round; holds all uploads of a round in memory
     budget_mb: Positive | None = None
     download_dtype: Number = "float32"

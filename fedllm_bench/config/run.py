@@ -223,7 +223,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "lora": {"ranks": None},
     "local": {"on_divergence": "stop", "simpo_gamma": 0.5, "kto_desirable": 1.0, "kto_undesirable": 1.0},
     "communication": {
-        **{"budget_mb": None, "download_dtype": "float32", "scales": "tensor"},
+        **{"budget_mb": None, "download_dtype": "float32", "scales": "tensor", "fair_lambda": 0.01},
         **{"error_feedback": False, "top_k": 1.0, "secure_sum": False},
     },
     "evaluation": {"heldout_rows": 0, "clients": 0},

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from fedllm_bench.config.config_uploads import Communication, Strict, check_communication
+from fedllm_bench.config.config_uploads import CHANGES_BASE, Communication, Strict, check_communication
 from fedllm_bench.config.ranks import parsed
 
 
@@ -119,6 +119,18 @@ def check_together(model: Model, lora: Lora, communication: Communication, engin
             "leave one of them out"
         )
     _check_adapters(lora, communication)
+    _check_base_changes(model, communication)
+
+
+def _check_base_changes(model: Model, communication: Communication) -> None:
+    """Refuse rules that add to the weights of the base where nothing can be added."""
+    rule = communication.lora_aggregation
+    if rule in CHANGES_BASE and (model.quantization != "none" or model.device_map):
+        other = f"device_map={model.device_map}" if model.device_map else f"quantization={model.quantization}"
+        raise ValueError(
+            f"communication.lora_aggregation={rule}: it adds to the weights of the base, which model.{other} does not "
+            "allow; leave one of them out, or give lora_aggregation=flex"
+        )
 
 
 def _check_adapters(lora: Lora, communication: Communication) -> None:
@@ -140,6 +152,8 @@ def _check_adapters(lora: Lora, communication: Communication) -> None:
             "communication.aggregation_error: with lora_aggregation=share_a each B stays with its client, and there is "
             "no mean of B A; leave one of them out"
         )
+    if rule != "fair" and communication.fair_lambda != Communication().fair_lambda:
+        raise ValueError(f"communication.fair_lambda: it is of lora_aggregation=fair, and that is {rule}; leave it out")
 
 
 def _check_full(model: Model, lora: Lora, communication: Communication, engine: str) -> None:

@@ -16,7 +16,7 @@ from fedllm_bench.methods.wrapped import find
 def with_half(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
     """In the wrapper of communication.lora_aggregation."""
     rule, name = config.communication.lora_aggregation, config.method.name
-    if rule == "mean":
+    if rule not in ("frozen_a", "share_a", "alternate"):
         return method
     if isinstance(method, HetLora):
         raise UserError(

@@ -119,6 +119,10 @@ class FedAvg:
         params = tmap(lambda x, d: x + d, server.params, mean["delta"])
         return replace(server, params=params, round=server.round + 1)
 
+    def grown(self, server: Server, uploads: Sequence[Upload]) -> Server:
+        """The server after a round with these uploads, as far as it may send more from then on; only shapes matter."""
+        return server
+
     def adapter(self, server: Server) -> Tree:
         """The global adapter, as it is written and evaluated."""
         return server.params

@@ -67,6 +67,9 @@ class Wrapped(FedAvg):
     def update(self, server: Server, mean: Upload, fraction: float) -> Server:
         return self.inner.update(server, mean, fraction)
 
+    def grown(self, server: Server, uploads: Sequence[Upload]) -> Server:
+        return self.inner.grown(server, uploads)
+
     def adapter(self, server: Server) -> Tree:
         return self.inner.adapter(server)
 

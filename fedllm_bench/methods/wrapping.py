@@ -1,9 +1,9 @@
 """Which wrappers a config puts around its method, and what is refused.
 
-From the inside: half an adapter, clients' ranks (what exists, `adapting.py`), attackers (what they send), how messages
-and uploads travel, a rule of aggregation or privacy (what the server counts of them). These are the outermost, so that
-nothing is done to an upload after it was clipped. A secure sum is the last in their place: of it the server counts no
-single upload, so it goes with nothing that does.
+From the inside: half an adapter (`adapting.py`) or a rule of products (`products/`), clients' ranks (what exists),
+attackers (what they send), how messages and uploads travel, a rule of aggregation or privacy (what the server counts of
+them). These are the outermost, so that nothing is done to an upload after it was clipped. A secure sum is the last in
+their place: of it the server counts no single upload, so it goes with nothing that does.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.codec import Codec
 from fedllm_bench.methods.compression import SmallDownloads, SmallUploads
 from fedllm_bench.methods.privacy import DpFedAvg, Private
+from fedllm_bench.methods.products.chosen import with_rule
 from fedllm_bench.methods.robust.wrappers import attacked, robust
 from fedllm_bench.methods.secure_sum import SecureSum
 from fedllm_bench.methods.wrapped import find
 
 # Rules of `communication.lora_aggregation` whose A and B are new in each round.
-NEW_BASIS: tuple[str, ...] = ("flex", "stack")
+NEW_BASIS: tuple[str, ...] = ("flex", "stack", "restart")
 
 
 def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
@@ -39,7 +40,7 @@ def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
         _check_sends(method, config, "aggregation")
     if replace(config.communication, budget_mb=None) != Communication():  # nothing sent passes no budget
         _check_sends(method, config, "communication")
-    method = with_ranks(with_half(method, config, num_clients), config)
+    method = with_ranks(with_rule(with_half(method, config, num_clients), config), config)
     method = _compressed(attacked(method, config, num_clients), config)
     method = _private(robust(method, config), config, num_clients)
     return _secure(method, config) if config.communication.secure_sum else method

@@ -52,7 +52,7 @@ from fedllm_bench.training import engines
 from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.cluster.pool import close_pool
 from fedllm_bench.training.faults import participants
-from fedllm_bench.training.model.adapter import save_adapter
+from fedllm_bench.training.model.adapter import as_wide_as, save_adapter
 from fedllm_bench.training.model.full import save_model
 from fedllm_bench.training.rounds import run_rounds
 from fedllm_bench.training.run import TrainingRun
@@ -196,7 +196,8 @@ def _save(bench: Bench, folder: Path, tree: Tree) -> None:
     if config.model.trainable == "full":
         save_model(folder, bench.model, tree, base, bench.settings.template, texts)
     else:
-        save_adapter(folder, tree, config.lora, str(base), transposed=bench.model.transposed, texts=texts)
+        lora = as_wide_as(tree, config.lora)
+        save_adapter(folder, tree, lora, str(base), transposed=bench.model.transposed, texts=texts)
 
 
 def final_adapters(bench: Bench, server: Server) -> Iterator[tuple[str, Tree]]:

@@ -18,6 +18,11 @@ RULES = {
     "frozen_a": "A frozen, B alone trained and sent",
     "share_a": "A sent and averaged, B stays with its client",
     "alternate": "A and B trained and sent in turn",
+    "flex": "adapters cut from the mean of B A (FlexLoRA)",
+    "stack": "adapters stacked into the base (FLoRA)",
+    "exact": "the base takes what means of A and B miss (FedEx-LoRA)",
+    "restart": "each round begins anew from the base's main directions (FRLoRA)",
+    "fair": "B mended for the mean of A (LoRA-FAIR)",
 }
 SIDES = {"before": "base", "after": "after", "local": "local"}
 

@@ -13,6 +13,7 @@ import torch
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import plugins
+from fedllm_bench.config.config_uploads import CHANGES_BASE
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.starting import locate_adapter
 from fedllm_bench.data.clients import Clients
@@ -41,6 +42,7 @@ from fedllm_bench.training.cluster.computing import Workers
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model import limits
 from fedllm_bench.training.model.base import load_tokenizer
+from fedllm_bench.training.model.carried import plain_layers, principal_adapter
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 
@@ -77,6 +79,8 @@ class Bench:
 
     @cached_property
     def initial(self) -> Tree:
+        if self.config.communication.lora_aggregation == "restart":
+            return principal_adapter(self.model.layers, self.config.lora.rank)
         return initial_adapter(self.model.layers, self.config.lora.rank, self.config.seed)
 
     @cached_property
@@ -147,6 +151,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     )
     _ = clients.train_rows  # refuses votes whose answers cannot go to different clients
     _check_trainable(config, clients)
+    _check_layers(model, config)
     evaluation = config.evaluation
     settings = EvalSettings(
         template=template,
@@ -169,6 +174,16 @@ def _template(config: RunConfig, tokenizer: Any) -> str:
     source = source_for(config.data.template, tokenizer, config.model.name)
     ChatEncoder(tokenizer, source).check_trains()
     return source
+
+
+def _check_layers(model: LoraModel, config: RunConfig) -> None:
+    """Refuse a rule on layers that it is not made for."""
+    rule = config.communication.lora_aggregation
+    if rule in CHANGES_BASE:
+        plain_layers(model.layers)
+    flat = all(len(shape) == 2 for layer in model.layers.values() for shape in layer.shapes(1))
+    if rule not in ("mean", "frozen_a") and not flat:
+        raise UserError(f"communication.lora_aggregation={rule}: it is of matrices A and B; name other lora.targets")
 
 
 def _items(

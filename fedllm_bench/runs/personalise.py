@@ -19,6 +19,7 @@ from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.methods.base import FedAvg, Server
+from fedllm_bench.methods.products.residual import RESIDUAL
 from fedllm_bench.metrics.batches import Batches, OwnAdapters, using_adapters
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, unscored
 from fedllm_bench.metrics.registry import METRICS
@@ -66,7 +67,7 @@ def personalise(bench: Bench, server: Server, stop: Stop | None = None) -> list[
     waiting = [block for block in blocks if not all(ids[client] in scores for client in block)]
     answers = _answers(bench, server, waiting, stop)
     for results in track(answers, "personalise", len(blocks), len(blocks) - len(waiting)):
-        scores |= _scores(bench, server.params, results, items)
+        scores |= _scores(bench, server, results, items)
         files.write_jsonl(path, [score.to_dict() for client in sorted(scores) for score in scores[client]])
     stop.check()
     return [score for client in sorted(scores) for score in scores[client]]
@@ -113,23 +114,34 @@ def _answers(
     run = TrainingRun(config=config, method=method, clients=bench.clients, map_blocks=map_blocks, folder=folder)
     start, steps = Server(server.params, round=ROUND), config.evaluation.personal_steps
     tasks = Until(stop, (list(tasks_of_steps(run, start, block, steps)) for block in blocks))
-    yield from map_blocks(method.broadcast(start), tasks, local_of(config, server.round))
+    # that of the rounds may hold a change of the base too; what else a method sends is of its rounds alone
+    message = {"params": server.params} | {key: t for key, t in server.slots.items() if key == RESIDUAL}
+    yield from map_blocks(message, tasks, local_of(config, server.round))
 
 
 def _scores(
-    bench: Bench, params: Tree, results: Sequence[ClientResult], items: Mapping[str, Sequence[HeldoutItem | PairItem]]
+    bench: Bench,
+    server: Server,
+    results: Sequence[ClientResult],
+    items: Mapping[str, Sequence[HeldoutItem | PairItem]],
 ) -> dict[str, list[Score]]:
     """The scores of each client of a block under its own adapter."""
     failures = {each.client_id: each.failure for each in results if each.failure is not None}
     found = {client: [unscored(item, failure) for item in items[client]] for client, failure in failures.items()}
     trained = [each for each in results if each.failure is None]
     for block in batched(trained, len(trained) if bench.model.stackable else 1):
-        adapters = {each.client_id: tmap(lambda x, d: x + d, params, each.upload["delta"]) for each in block}
+        adapters = {each.client_id: _own(bench, server, each) for each in block}
         settings = replace(bench.settings, batches=_batches(bench, adapters))
         chosen = [item for client in adapters for item in items[client]]
         for score in METRICS[bench.loss].score(bench.model, chosen, settings):
             found.setdefault(score.cluster, []).append(score)
     return found
+
+
+def _own(bench: Bench, server: Server, result: ClientResult) -> Tree:
+    """The adapter of a client after its steps; with it goes what the rounds changed of the base."""
+    params = tmap(lambda x, d: x + d, server.params, result.upload["delta"])
+    return bench.method.adapter(replace(server, params=params))
 
 
 def _batches(bench: Bench, adapters: Mapping[str, Tree]) -> Batches:

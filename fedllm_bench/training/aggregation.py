@@ -20,11 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedllm_bench.common.trees import Tree, tmap
+from fedllm_bench.common.trees import Tree, norm, tmap
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import spent_epsilon
 from fedllm_bench.methods.base import FedAvg, Server, Upload
 from fedllm_bench.methods.privacy import Private, joint_norm
+from fedllm_bench.methods.products.factors import distance
+from fedllm_bench.methods.products.residual import ChangesBase
+from fedllm_bench.methods.products.rule import ProductRule, lost
 from fedllm_bench.methods.secure_sum import SecureRound, SecureSum, summed
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.training.client_round import ClientResult
@@ -48,6 +51,16 @@ def aggregation_error(params: Tree, deltas: Sequence[Tree], weights: Sequence[fl
         squares[1] += _square(b_KOr, a_KrI, shares)
     error, whole = (sqrt(max(square, 0.0)) for square in squares)
     return error, whole
+
+
+def moved(method: FedAvg, server: Server, after: Server, mean: Upload) -> float:
+    """How far a round moved the adapter: the norm over its tensors. `mean` is what the round's uploads became.
+
+    Of a method that changes the base too, over the products B A, as tensors of another basis cannot be compared.
+    """
+    if rule := find(method, ChangesBase):  # type: ignore[type-abstract]  # any of its kinds
+        return distance(rule.made(after, mean), server.params)
+    return norm(tmap(lambda a, b: a - b, after.params, server.params))
 
 
 def _clients(params: Tree, deltas: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
@@ -125,10 +138,11 @@ class UploadNotes:
             self.deltas.append(received["delta"])
             self.weights.append(weight)
 
-    def record(self, server: Server) -> dict[str, Any]:
-        """Keys for the record of the round that starts from `server`."""
+    def record(self, server: Server, after: Server, mean: Upload) -> dict[str, Any]:
+        """Keys for the record of the round from `server` to `after`; `mean` is what its uploads became."""
         private = find(self.method, Private)
-        return {**(self._privacy(private, server.round + 1) if private else {}), **self._aggregation(server.params)}
+        spent = self._privacy(private, server.round + 1) if private else {}
+        return {**spent, **self._aggregation(server, after, mean)}
 
     def _privacy(self, private: Private, rounds: int) -> dict[str, Any]:
         """Epsilon after all rounds so far (null without noise), and the norms before clipping."""
@@ -140,13 +154,16 @@ class UploadNotes:
             "clipped": clipped / len(self.norms) if self.norms else None,
         }
 
-    def _aggregation(self, params: Tree) -> dict[str, Any]:
+    def _aggregation(self, server: Server, after: Server, mean: Upload) -> dict[str, Any]:
         """The error of averaging A and B apart: its norm, and that over the norm of the mean of the B_k A_k."""
         if not self.config.communication.aggregation_error:
             return {}
         if not sum(self.weights):
             return {"aggregation_error_norm": None, "aggregation_error": None}
-        error, whole = aggregation_error(params, self.deltas, self.weights)
+        if rule := find(self.method, ProductRule):
+            error, whole = lost(server.params, rule.made(after, mean), self.deltas, self.weights)
+        else:
+            error, whole = aggregation_error(server.params, self.deltas, self.weights)
         scale = self.config.lora.alpha / self.config.lora.rank
         return {"aggregation_error_norm": scale * error, "aggregation_error": error / whole if whole else 0.0}
 

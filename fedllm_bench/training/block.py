@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -42,14 +43,17 @@ def train_block(
     The rows of a step of all clients go through the base together, pass by pass (`training/passes.py`); slice k of
     every gradient is client k's own. A client with fewer steps than others does not move after its last, nor one whose
     loss was not finite (its `failure`).
-    Trees may lie anywhere; they are moved to the model's device, and the answers back to the CPU.
+    Trees may lie anywhere; they are moved to the model's device, and the answers back to the CPU. Where the message has
+    a "residual", the base carries it meanwhile.
     """
-    message = moved_to(model.device, message)
+    change = message.get("residual")  # of the base: it is added where the weights lie, and hooks do not see it
+    message = moved_to(model.device, {key: tree for key, tree in message.items() if key != "residual"})
 
     def train(phase_method: FedAvg, parts: Sequence[ClientTask]) -> list[ClientResult]:
         return _train_phase(model, phase_method, message, parts, local)
 
-    return through_phases(method, tasks, train)
+    with nullcontext() if change is None else model.carrying(change):
+        return through_phases(method, tasks, train)
 
 
 def _train_phase(

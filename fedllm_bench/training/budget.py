@@ -25,16 +25,28 @@ def bytes_down(method: FedAvg, server: Server, message: Message, client: int) ->
 
 @dataclass(frozen=True)
 class Traffic:
-    """What clients get and send, by the method's own functions on tensors without memory: values do not matter."""
+    """What clients get and send, by the method's own functions on tensors without memory: values do not matter.
+
+    `server` is that of the rounds before, where it grows from round to round (:meth:`after`); else None.
+    """
 
     method: FedAvg
     params: Tree
     lr: float
+    server: Server | None = None
 
     def of_client(self, round_num: int, client: int) -> tuple[int, int]:
         """Bytes down and up of one client in a round (0 is the first)."""
-        varies = self.method.changes("tell") or self.method.changes("travels")
+        varies = any(map(self.method.changes, ("tell", "travels", "grown")))
         return self._of(round_num, client) if varies else self._of_any
+
+    def after(self, round_num: int, answered: Sequence[int]) -> Traffic:
+        """The traffic of the rounds behind this one, in which these clients answered."""
+        if not (answered and self.method.sends and self.method.changes("grown")):
+            return self
+        server = self._server(round_num)
+        uploads = [self._upload(server, client) for client in answered]
+        return replace(self, server=self.method.grown(server, uploads))
 
     @cached_property
     def _of_any(self) -> tuple[int, int]:
@@ -43,15 +55,24 @@ class Traffic:
     def _of(self, round_num: int, client: int) -> tuple[int, int]:
         if not self.method.sends:
             return 0, 0
+        server = self._server(round_num)
+        message = self.method.broadcast(server)
+        return bytes_down(self.method, server, message, client), num_bytes(self._upload(server, client))
+
+    def _server(self, round_num: int) -> Server:
+        if self.server is not None:
+            return replace(self.server, round=round_num)
         params = {name: tensor.to("meta") for name, tensor in self.params.items()}
-        server = replace(self.method.init(params), round=round_num)
-        message, state = self.method.broadcast(server), self.method.client_init(params)
-        upload: Upload = {}
+        return replace(self.method.init(params), round=round_num)
+
+    def _upload(self, server: Server, client: int) -> Upload:
+        message, params = self.method.broadcast(server), server.params
+        state, upload = self.method.client_init(params), Upload()
         for phase in self.method.phases(1):
             known = {**state, **self.method.tell(server, client)}
             state, sent = phase.method.finish(message, known, params, params, len(phase.steps), self.lr)
             upload |= sent
-        return bytes_down(self.method, server, message, client), num_bytes(upload)
+        return upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +94,15 @@ class ByteBudget:
         """Whether a round of the `chosen` clients goes beyond it after `used` bytes."""
         return self.most is not None and used + self.of_round(round_num, chosen) > self.most
 
+    def after(self, round_num: int, answered: Sequence[int]) -> ByteBudget:
+        """The budget for the rounds behind this one, in which these clients answered."""
+        return self if self.most is None else replace(self, traffic=self.traffic.after(round_num, answered))
+
+    def as_planned(self, round_num: int, chosen: Sequence[int]) -> ByteBudget:
+        """The same where all of the `chosen` answer who do not drop out by plan."""
+        away = dropouts(self.config, round_num, list(chosen))
+        return self.after(round_num, [client for client in chosen if client not in away])
+
     def of_round(self, round_num: int, chosen: Sequence[int]) -> int:
         """Bytes of a round in which all answer who do not drop out by plan."""
         away = dropouts(self.config, round_num, list(chosen))
@@ -93,6 +123,7 @@ def rounds_within(config: RunConfig, method: FedAvg, params: Tree, plan: Sequenc
             _check_first(config, number, budget.of_round(number, chosen))
             return number
         used += budget.of_round(number, chosen)
+        budget = budget.as_planned(number, chosen)
     return len(plan)
 
 

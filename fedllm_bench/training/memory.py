@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import base_model
+from fedllm_bench.config.config_uploads import CHANGES_BASE
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.training.loss import tokens_at_once
 from fedllm_bench.training.model import quantized, targets
@@ -85,7 +86,24 @@ def estimate(config: RunConfig, settings: Any, device: str = "cuda") -> MemoryEs
     logits = min(tokens_at_once(model.vocabulary), ids.numel()) * model.vocabulary
     logits *= LOGITS_COPIES * FLOAT32 + _width(model)
     adapters = (ADAPTERS + UNSENT * config.communication.error_feedback) * of_client + cast
+    adapters += changed_base(config, model, device)
     return MemoryEstimate(weights, adapters, OPTIMIZER * of_client, activations, logits, trainable)
+
+
+def changed_base(config: RunConfig, model: LoraModel, device: str) -> int:
+    """Bytes of the weights that clients begin with, where rounds change the base: a second copy of the adapted layers.
+
+    On a CPU the change itself is there too, twice at the end of a round: as factors of a rank that grows with each.
+    """
+    if config.communication.lora_aggregation not in CHANGES_BASE:
+        return 0
+    federation, total = config.federation, 0
+    gained = federation.rounds * federation.clients_per_round * config.lora.rank
+    for layer in model.layers.values():
+        (_, inputs), (outputs, _), *_ = layer.shapes(config.lora.rank)
+        factors = min(gained, inputs, outputs) * (inputs + outputs) * FLOAT32
+        total += inputs * outputs * _width(model) + (2 * factors if device == "cpu" else 0)
+    return total
 
 
 def sequences_at_once(config: RunConfig, device: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl, write_jsonl
 from fedllm_bench.common.progress import Share
 from fedllm_bench.common.text import part_of
-from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
+from fedllm_bench.common.trees import Tree, num_bytes
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server, Upload
 from fedllm_bench.methods.ranks import CutRanks, rank_received
@@ -27,6 +27,7 @@ from fedllm_bench.training.aggregation import (
     Mean,
     UploadNotes,
     mean_of_words,
+    moved,
     sealed,
     secure_round,
     with_words,
@@ -58,6 +59,8 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     divergence.judge(run.config, records, run.folder)
     run.watch(server)  # a kill may have come between a checkpoint and the look at it
     budget = ByteBudget.of(run.config, run.method, params)
+    for record in records:
+        budget = budget.after(record["round"] - 1, _answered(record))
     with Share(f"train {run.config.method.name}", len(plan)) as share:
         share.reach(server.round, is_new=False)
         for round_num in range(server.round, len(plan)):
@@ -69,6 +72,7 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
             shown = replace(run, map_blocks=_shown(run.map_blocks, share, round_num + 1, len(chosen)))
             server, record = _one_round(shown, start, server, chosen, records)
             records.append(record)
+            budget = budget.after(round_num, _answered(record))
             write_jsonl(run.folder / "rounds.jsonl", records)
             save_server(run.folder / "checkpoint", server)
             run.states.forget_before(chosen, server.round)
@@ -77,6 +81,11 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
             run.watch(server)
             run.stop.check()
     return server
+
+
+def _answered(record: Mapping[str, Any]) -> list[int]:
+    """The clients who did not fail in a round."""
+    return [client for client, failure in zip(record["clients"], record["failures"], strict=True) if failure is None]
 
 
 def _shown(map_blocks: MapBlocks, share: Share, end: int, num_clients: int) -> MapBlocks:
@@ -168,7 +177,7 @@ def _one_round(
     _check_answers(results, server.round, config.federation.failure_limit, run.method.expected_clients())
     diverged = divergence.divergence_of(run, start, server, present, results, records)
     sent = [result["bytes_up"] for result in results if result["failure"] is None]
-    after = _updated(run, server, answers, len(sent))
+    after, mean = _updated(run, server, answers, len(sent))
     results = sorted([*results, *(_absent(run, client) for client in away)], key=lambda result: result["clients"])
     record = {
         "round": server.round + 1,
@@ -176,8 +185,8 @@ def _one_round(
         **{key: [result[key] for result in results] for key in SUMMARY_KEYS},
         "bytes_down": sum(bytes_down(run.method, server, message, result["clients"]) for result in results),
         "bytes_up": sum(sent) if run.method.sends else 0,
-        "update_norm": norm(tmap(lambda a, b: a - b, after.params, server.params)),
-        **answers.notes.record(server),
+        "update_norm": moved(run.method, server, after, mean),
+        **answers.notes.record(server, after, mean),
         **_ranks(run, results),
         **robust_record(config, run.method, len(run.clients), results),
         **({"divergence": diverged} if diverged else {}),
@@ -204,13 +213,17 @@ def _collect(
             answers.add(run, server, result)
 
 
-def _updated(run: TrainingRun, server: Server, answers: _Answers, num_answers: int) -> Server:
-    """The server after a round. One without answers changes nothing but its number, unless it is due noise."""
+def _updated(run: TrainingRun, server: Server, answers: _Answers, num_answers: int) -> tuple[Server, Upload]:
+    """The server after a round, and what the uploads became.
+
+    A round without answers changes nothing but its number, unless it is due noise.
+    """
     expected = run.method.expected_clients()
     if expected is None and not num_answers:
-        return replace(server, round=server.round + 1)
+        return replace(server, round=server.round + 1), {}
     fraction = (num_answers if expected is None else expected) / len(run.clients)
-    return run.method.update(server, answers.value(run, server), fraction)
+    mean = answers.value(run, server)
+    return run.method.update(server, mean, fraction), mean
 
 
 def _ranks(run: TrainingRun, results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import random
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -43,6 +43,7 @@ from fedllm_bench.training.losses.trl_trainers import (
 )
 from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import load_base, load_settings
+from fedllm_bench.training.model.carried import Carried, carrying, under_peft
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.passes import passes_of
 from fedllm_bench.training.trl_client import NotFinite, TrainedClient, adapter_parameters, put
@@ -62,10 +63,16 @@ def reference(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks:
     log.warning("engine trl is the slow reference, for comparison: one client after another, a trainer for each")
     peft_model = load_peft(model, config)
 
+    carried = Carried()
+
     def map_blocks(message: Message, blocks: Iterable[Block], local: Local) -> Iterable[list[ClientResult]]:
-        message = moved_to(model.device, message)
+        change = message.get("residual")
+        message = moved_to(model.device, {key: tree for key, tree in message.items() if key != "residual"})
+        layers = {} if change is None else under_peft(model.layers, peft_model)
         for tasks in blocks:
-            yield [train_client(peft_model, model.tokenizer, method, message, task, local) for task in tasks]
+            with nullcontext() if change is None else carrying(layers, change, carried):
+                results = [train_client(peft_model, model.tokenizer, method, message, task, local) for task in tasks]
+            yield results
 
     return map_blocks
 

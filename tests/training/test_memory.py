@@ -20,6 +20,7 @@ from fedllm_bench.training.memory import MemoryEstimate, NoEstimate, estimate
 from fedllm_bench.training.model.lora_model import load_model
 
 __all__ = ["llama_7b", "paper"]  # fixtures
+PLACES = ("cuda", "cpu")
 
 
 @pytest.fixture
@@ -52,6 +53,15 @@ def test_error_feedback_holds_one_more_adapter_for_each_client(paper, small):
     found = [estimate(replace(paper, communication=one), small) for one in (paper.communication, sent)]
     assert found[1].adapters - found[0].adapters == found[0].adapters // 2
     assert replace(found[1], adapters=0) == replace(found[0], adapters=0)
+
+
+@pytest.mark.parametrize("rule", ["stack", "exact"])
+def test_a_base_that_changes_is_there_twice(rule, paper, small):
+    config = replace(paper, communication=replace(paper.communication, lora_aggregation=rule))
+    gpu, cpu = (estimate(config, small, device).adapters - estimate(paper, small, device).adapters for device in PLACES)
+    adapted = 4 * 2 * 64 * 64  # q and v of four layers
+    assert gpu == 2 * adapted  # bfloat16
+    assert cpu == gpu + 2 * 4 * 2 * adapted  # both factors of the full rank of 64, before and after a round
 
 
 def test_a_model_that_peft_adapts_has_no_estimate_and_is_not_refused(paper, tmp_path, caplog):

@@ -227,16 +227,21 @@ class Resident:
 
 
 def read_adapter(folder: Path, model: LoraModel, rank: int) -> Tree:
-    """The tensors of an adapter; a :class:`UserError` where they are not those of the model's layers."""
+    """The tensors of an adapter; a :class:`UserError` where they are not those of the model's layers.
+
+    A rule that changes the base leaves an adapter of a multiple of `rank`, whose scale is that of the layers.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from fedllm_bench.training.model.lora import PREFIX
+    from fedllm_bench.training.model.lora import A_AND_B, PREFIX
 
     try:
         tree: Tree = load_file(folder / starting.TENSORS)
     except (SafetensorError, OSError) as error:
         raise UserError(f"the adapter {folder} cannot be read ({first_line(error)[:200]}); restore it") from error
+    found = max((len(tensor) for name, tensor in tree.items() if name.endswith(A_AND_B[0])), default=rank)
+    rank = found if found % rank == 0 else rank
     shapes = {
         f"{PREFIX}{name}.lora_{letter}.weight": shape
         for name, layer in model.layers.items()

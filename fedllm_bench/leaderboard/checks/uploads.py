@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
+from torch import Tensor
 
 from fedllm_bench.common.errors import first_line
 from fedllm_bench.common.text import counted
@@ -20,9 +21,13 @@ from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.checks.ranks import bytes_of_round, wrong_ranks
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused
 from fedllm_bench.leaderboard.submission.reading import read_plain
-from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
+from fedllm_bench.leaderboard.submission.submitted import Round, Submitted, SubmittedRun
+from fedllm_bench.methods.products.factors import distance
+from fedllm_bench.methods.products.residual import ChangesBase
+from fedllm_bench.methods.wrapped import find
 from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.model import targets
+from fedllm_bench.training.model.adapter import as_wide_as
 from fedllm_bench.training.model.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
 
 TENSORS, SETTINGS = "adapter/adapter_model.safetensors", "adapter/adapter_config.json"
@@ -44,15 +49,28 @@ def traffic(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
             text = "bytes are not derived: it is no plain LoRA of the embedded base, and no adapter is in the bundle"
             yield Problem(code="bytes-not-derived", message=text, where=where, level="flagged")
             continue
-        traffic = _traffic(run, shapes)
         if texts := list(islice(wrong_ranks(run), FEW)):
             yield Problem(code="ranks", message="; ".join(texts), where=where)
-        wrong = [line for line in run.rounds if (line.bytes_down, line.bytes_up) != bytes_of_round(run, line, traffic)]
+        derived = zip(run.rounds, _of_rounds(run, shapes), strict=True)
+        wrong = [(line, right) for line, right in derived if (line.bytes_down, line.bytes_up) != right]
         if wrong:
-            line, right = wrong[0], bytes_of_round(run, wrong[0], traffic)
+            line, right = wrong[0]
             got = f"round {line.round} has {line.bytes_down} down and {line.bytes_up} up"
             text = f"{counted(len(wrong), 'round')}; {got}, not {right[0]} and {right[1]}"
             yield Problem(code="bytes", message=text, where=where)
+
+
+def _of_rounds(run: SubmittedRun, shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[int, int]]:
+    """Bytes down and up of each round."""
+    traffic, found = _traffic(run, shapes), []
+    for line in run.rounds:
+        found.append(bytes_of_round(run, line, traffic))
+        traffic = traffic.after(line.round - 1, _answered(line))
+    return found
+
+
+def _answered(line: Round) -> list[int]:
+    return [client for client, failure in zip(line.clients, line.failures, strict=True) if failure is None]
 
 
 def shapes_of(run: SubmittedRun) -> dict[str, tuple[int, ...]] | None:
@@ -63,7 +81,25 @@ def shapes_of(run: SubmittedRun) -> dict[str, tuple[int, ...]] | None:
         }
         return {f"{PREFIX}{name}.{part}": shape for name, parts in names.items() for part, shape in parts}
     tree = adapter_of(run)
-    return {name: tuple(tensor.shape) for name, tensor in tree.items()} if tree else None
+    return {name: _of_rank(run.config.lora.rank, name, tensor) for name, tensor in tree.items()} if tree else None
+
+
+def _of_rank(rank: int, name: str, tensor: Tensor) -> tuple[int, ...]:
+    """The shape of a tensor in the adapter that clients train, which a rule that changes the base writes wider."""
+    axis = next((axis for axis, ending in enumerate(A_AND_B) if name.endswith(ending)), None)
+    return tuple(rank if place == axis else size for place, size in enumerate(tensor.shape))
+
+
+def written_rank(run: SubmittedRun) -> int:
+    """The rank of the adapter that the run writes, which grows with its rounds where its base changes."""
+    rank, shapes = run.config.lora.rank, shapes_of(run)
+    if not shapes or not find(run.method, ChangesBase):  # type: ignore[type-abstract]  # any of its kinds
+        return rank
+    traffic = _traffic(run, shapes)
+    for line in run.rounds:
+        traffic = traffic.after(line.round - 1, _answered(line))
+    tree = traffic.params if traffic.server is None else run.method.adapter(traffic.server)
+    return as_wide_as(tree, run.config.lora).rank
 
 
 def embedded_layers(config: RunConfig) -> dict[str, AdaptedLayer] | None:
@@ -127,8 +163,9 @@ def _settings(run: SubmittedRun) -> Iterator[Problem]:
     """adapter_config.json is that of a LoRA adapter with the config's rank and alpha."""
     if not run.files.has(SETTINGS) or not run.files.has("config.json"):
         return
-    stated, lora = run.files.json(SETTINGS), run.config.lora
-    wanted = {"peft_type": "LORA", "r": lora.rank, "lora_alpha": lora.alpha, "use_dora": lora.dora}
+    stated, lora, rank = run.files.json(SETTINGS), run.config.lora, written_rank(run)
+    alpha = lora.alpha * (rank // lora.rank)
+    wanted = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "use_dora": lora.dora}
     wrong = [key for key, value in wanted.items() if not isinstance(stated, dict) or stated.get(key, False) != value]
     if wrong:
         text = f"{', '.join(wrong)} are not those of its config"
@@ -143,11 +180,13 @@ def _shapes(run: SubmittedRun, tree: Tree, where: str) -> Iterator[Problem]:
         yield from _rank(run, tree, where)
         return
     first = initial_adapter(layers, run.config.lora.rank, run.config.seed)
-    if {name: t.shape for name, t in tree.items()} != {name: t.shape for name, t in first.items()}:
+    rank = written_rank(run)
+    if {name: t.shape for name, t in tree.items()} != {n: _of_rank(rank, n, t) for n, t in first.items()}:
         text = "its tensors are not those of the config's layers and rank on this base"
         yield Problem(code="adapter-file", message=text, where=where)
         return
-    moved = norm(tmap(lambda a, b: a.float() - b, tree, first))
+    changes_base = find(run.method, ChangesBase) is not None  # type: ignore[type-abstract]  # any of its kinds
+    moved = distance(tree, first) if changes_base else norm(tmap(lambda a, b: a.float() - b, tree, first))
     most = sum(line.update_norm for line in run.rounds)
     if moved > most * (1 + SLACK) + SLACK:
         text = f"it lies {moved:.4g} from where seed {run.seed} begins; its rounds together moved it {most:.4g} at most"
@@ -156,7 +195,7 @@ def _shapes(run: SubmittedRun, tree: Tree, where: str) -> Iterator[Problem]:
 
 def _rank(run: SubmittedRun, tree: Tree, where: str) -> Iterator[Problem]:
     """Of a base that is not at hand: pairs of A and B of the config's rank."""
-    rank = run.config.lora.rank
+    rank = written_rank(run)
     wrong = [name for name in tree if not name.endswith(A_AND_B)] if not run.config.lora.dora else []
     for place, ending in enumerate(A_AND_B):
         wrong += [n for n, t in tree.items() if n.endswith(ending) and (t.ndim != 2 or t.shape[place] != rank)]

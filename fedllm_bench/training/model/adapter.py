@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.run import Lora
 from fedllm_bench.config.starting import ADVICE, CHANGE_THE_BASE, CONFIG, TENSORS, locate_adapter
 from fedllm_bench.training.model.adapter_config import adapter_config
+from fedllm_bench.training.model.lora import A_AND_B
 from fedllm_bench.training.model.targets import WORDS, last_names
 
 
@@ -39,6 +41,12 @@ def save_adapter(
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tree.items()}
         files.write_bytes(part / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
         files.write_all(part, texts or {})
+
+
+def as_wide_as(tree: Tree, lora: Lora) -> Lora:
+    """`lora` with the rank of the tree's adapter, a multiple of its own, and as many times its alpha: one scale."""
+    rank = next((len(tensor) for name, tensor in tree.items() if name.endswith(A_AND_B[0])), lora.rank)
+    return replace(lora, rank=rank, alpha=lora.alpha * (rank // lora.rank))
 
 
 def merged(base: Any, name: str, label: str = "model.adapter") -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,7 @@ from fedllm_bench.training.model import limits, norms, packed, quantized, spread
 from fedllm_bench.training.model import lora as lora_layers
 from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import FORWARD_ERRORS, load_base, load_tokenizer
+from fedllm_bench.training.model.carried import Carried, carrying, plain_layers
 from fedllm_bench.training.model.full import FullWeights
 from fedllm_bench.training.model.peft_layers import DoraLayer, is_transposed
 from fedllm_bench.training.packing import Packing, spans_of
@@ -43,6 +44,7 @@ class LoraModel:
     targets: tuple[str, ...]
     split_head: bool = True
     plan: PassPlan = DEFAULT
+    carried: Carried = field(default_factory=Carried)
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +92,10 @@ class LoraModel:
     def has_adapter(self) -> bool:
         """Whether an adapter is in the layers; without one the base answers alone."""
         return any(layer.attached for layer in self.layers.values())
+
+    def carrying(self, change: Tree) -> AbstractContextManager[None]:
+        """Inside the block the base carries this change of it (`training/model/carried.py`)."""
+        return carrying(plain_layers(self.layers), change, self.carried)
 
     @contextmanager
     def using(self, adapter: Tree | None) -> Iterator[None]:

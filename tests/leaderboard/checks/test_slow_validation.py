@@ -29,6 +29,11 @@ SETTINGS = {
     "A and B in turn": ("communication.lora_aggregation=alternate", "federation.clients_per_round=6"),
     "ranks": ("lora.ranks=1,2,4", "communication.lora_aggregation=frozen_a"),
     "ranks in a budget": ("lora.ranks=1,4", "communication.budget_mb=0.9"),
+    "a refactored adapter": ("communication.lora_aggregation=flex",),
+    "a stacked base": ("communication.lora_aggregation=stack", "faults.dropout=0.3", "federation.failure_limit=0.9"),
+    "a stack of ranks": ("communication.lora_aggregation=stack", "lora.ranks=1,4"),
+    "an exact base": ("communication.lora_aggregation=exact",),
+    "a restart": ("communication.lora_aggregation=restart", "local.lr=1e-3", "local.lr_end=1e-4"),
 }
 
 
