@@ -47,6 +47,7 @@ def _about(opened: Opened, trials: Sequence[Trial]) -> dict[str, Any]:
     known = next((each.metrics[asked.metric] for each in trials if each.metrics), {})
     return {
         "dataset": opened.first.split.name,
+        "asked": asked.run.dataset,
         "split_hash": opened.first.split.hash,
         "world_seed": config.data.world_seed if _has_world(opened) else None,
         "method": asked.method,

@@ -83,7 +83,8 @@ def _searched(session: Session) -> dict[str, Any]:
     opened = session.opened
 
     def reached(trials: Sequence[Trial]) -> None:
-        write_so_far(tune_payload(opened, trials, None), opened.folder)
+        if session.progress.ended:  # else they are trials of an earlier session, whose files know more
+            write_so_far(tune_payload(opened, trials, None), opened.folder)
 
     trials = search(session, reached)
     chosen = best_of(trials, opened.asked.metric, opened.budgets[-1])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common import files
-from fedllm_bench.config.run_labels import is_invented
 from fedllm_bench.tuning.table import TABLE_WIDTH, trials_csv, tune_text
 
 TUNE, TRIALS, CSV, TABLE = "tune.json", "trials.jsonl", "trials.csv", "table.txt"
@@ -17,8 +16,14 @@ PRESET, SENTENCE = "preset.toml", "tuning.txt"
 
 def write_so_far(payload: Mapping[str, Any], folder: Path) -> None:
     """The trials that have ended; the search goes on."""
-    files.write_jsonl(folder / TRIALS, payload["trials"])
-    files.write_text(folder / CSV, trials_csv(payload))
+    _write_new(folder / TRIALS, "".join(f"{files.canonical_json(each)}\n" for each in payload["trials"]))
+    _write_new(folder / CSV, trials_csv(payload))
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Nothing is written where the file says so already."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        files.write_text(path, text)
 
 
 def write_all(payload: Mapping[str, Any], folder: Path) -> None:
@@ -47,14 +52,13 @@ def _draw(payload: Mapping[str, Any], folder: Path) -> None:
 def preset_toml(payload: Mapping[str, Any], folder: Path) -> str:
     """The chosen setting as `bench --preset` takes it, with what it was chosen on above it."""
     tune = payload["tune"]
-    dataset = tune["dataset"].removeprefix("mini-") if is_invented(tune["dataset"]) else tune["dataset"]
     tables: dict[str, list[str]] = {}
     for key, value in payload["chosen"]["setting"].items():
         section, _, name = key.partition(".")
         tables.setdefault(section, []).append(f"{name} = {_toml(value)}")
     head = [
         f"# {tune['method']} on {tune['dataset']}: chosen by fedllm-bench tune; {SENTENCE} says how.",
-        f"# fedllm-bench bench {dataset} {tune['method']} --preset {folder / PRESET}",
+        f"# fedllm-bench bench {tune['asked']} {tune['method']} --preset {folder / PRESET}",
     ]
     return "\n".join([*head, *(line for name, lines in tables.items() for line in ("", f"[{name}]", *lines))]) + "\n"
 
