@@ -28,6 +28,7 @@ from fedllm_bench.config.run import shown
 from fedllm_bench.data.client_split import Split
 
 if TYPE_CHECKING:
+    from fedllm_bench.config.method_tables import TableRow
     from fedllm_bench.diversity.settings import DiversitySettings
     from fedllm_bench.evaluation.judges.preset import Preset
     from fedllm_bench.leaderboard.submit.assemble import Statement
@@ -110,6 +111,17 @@ def joined(name: str, names: object) -> str | None:
     """As :func:`some`, as one text with commas between."""
     found = some(name, names)
     return None if found is None else ",".join(found)
+
+
+def table(name: AnyPath | None, methods: object) -> tuple[TableRow, ...]:
+    """The rows of a table of methods; none without one. Raises a :class:`UserError` where methods are given too."""
+    from fedllm_bench.config.method_tables import read_table
+
+    if name is None:
+        return ()
+    if methods != "all":
+        raise UserError(f"methods: got {shown(methods)}, and the table has the methods; give one of the two")
+    return read_table(path("table", name))
 
 
 def seeds(values: object) -> str:
