@@ -8,6 +8,7 @@ goes on where it stopped when it is made again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -126,24 +127,14 @@ def grid(
         >>> table.to_pandas().method.unique().tolist()
         ['base', 'local', 'fedavg']
     """
-    from fedllm_bench.config.setting_words import setting_words
     from fedllm_bench.pipeline.grid_run import finish_grid
-    from fedllm_bench.runs.grid import Request, parse_methods, parse_seeds
+    from fedllm_bench.runs.grid import parse_methods, parse_seeds
 
     with given.working(progress, options.get("plugins")):
-        rows = given.table(table, methods)
-        named = given.commas("methods", methods, 'give "all", or a list of names')
-        request = Request(
-            dataset=given.text("dataset", dataset),
-            methods=tuple(row.label for row in rows) or parse_methods(named),
-            rows=rows,
-            seeds=parse_seeds(given.seeds(seeds)),
-            profile=given.profile(options),
-            out=given.place(options),
-            overrides=setting_words(settings),
-            plugins=given.plugins(options.get("plugins")),
-            **given.run_options(options),
-        )
+        rows, named = given.table(table, methods), given.commas("methods", methods, 'give "all", or a list of names')
+        labels = tuple(row.label for row in rows) or parse_methods(named)
+        request = given.request(dataset, labels, parse_seeds(given.seeds(seeds)), settings, options)
+        request = replace(request, rows=rows)
         shown = progress_shown.told(progress)
         return made.grid_of(finish_grid(request, given.count("jobs", jobs), shown, bar=progress))
 

@@ -16,6 +16,7 @@ from fedllm_bench.api_options import (
     DiversityOptions,
     Plugins,
     RunOptions,
+    Settings,
     StatementOptions,
     check_options,
 )
@@ -28,10 +29,11 @@ from fedllm_bench.config.run import shown
 from fedllm_bench.data.client_split import Split
 
 if TYPE_CHECKING:
-    from fedllm_bench.config.method_tables import TableRow
+    from fedllm_bench.config.method_tables import MethodRow
     from fedllm_bench.diversity.settings import DiversitySettings
     from fedllm_bench.evaluation.judges.preset import Preset
     from fedllm_bench.leaderboard.submit.assemble import Statement
+    from fedllm_bench.runs.grid import Request
 
 
 @contextmanager
@@ -113,7 +115,26 @@ def joined(name: str, names: object) -> str | None:
     return None if found is None else ",".join(found)
 
 
-def table(name: AnyPath | None, methods: object) -> tuple[TableRow, ...]:
+def request(
+    dataset: object, methods: tuple[str, ...], wanted: tuple[int, ...], settings: Settings | None, options: RunOptions
+) -> Request:
+    """Cells of these methods with the seeds `wanted`, as the options say."""
+    from fedllm_bench.config.setting_words import setting_words
+    from fedllm_bench.runs.grid import Request
+
+    return Request(
+        dataset=text("dataset", dataset),
+        methods=methods,
+        seeds=wanted,
+        profile=profile(options),
+        out=place(options),
+        overrides=setting_words(settings),
+        plugins=plugins(options.get("plugins")),
+        **run_options(options),
+    )
+
+
+def table(name: AnyPath | None, methods: object) -> tuple[MethodRow, ...]:
     """The rows of a table of methods; none without one. Raises a :class:`UserError` where methods are given too."""
     from fedllm_bench.config.method_tables import read_table
 

@@ -99,23 +99,13 @@ def _request(
     named: tuple[object, object, object], trials: int, wanted: object, settings: Settings | None, options: TuneOptions
 ) -> TuneRequest:
     """What :func:`fedllm_bench.api.tune` asks for: `named` are data set, method and space, `wanted` the seeds."""
-    from fedllm_bench.config.setting_words import setting_words
-    from fedllm_bench.runs.grid import Request
     from fedllm_bench.tuning.request import TuneRequest, check_fidelity, parse_tuning_seeds
     from fedllm_bench.tuning.search import check_search
     from fedllm_bench.tuning.space import parse_space
 
     of_run: RunOptions = {key: value for key, value in options.items() if key in RunOptions.__annotations__}  # type: ignore[assignment]
-    run = Request(
-        dataset=given.text("dataset", named[0]),
-        methods=(given.text("method", named[1]),),
-        seeds=parse_tuning_seeds(given.seeds(wanted)),
-        profile=given.profile(of_run),
-        out=given.place(of_run),
-        overrides=setting_words(settings),
-        plugins=given.plugins(of_run.get("plugins")),
-        **given.run_options(of_run),
-    )
+    methods, seeds = (given.text("method", named[1]),), parse_tuning_seeds(given.seeds(wanted))
+    run = given.request(named[0], methods, seeds, settings, of_run)
     return TuneRequest(
         run=run,
         space=parse_space(_space(named[2])),

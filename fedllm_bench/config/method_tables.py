@@ -29,7 +29,7 @@ FORM = "each [[row]] has label, family, method and, if it needs some, settings"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableRow:
+class MethodRow:
     """`settings` are words of --set that hold for this row alone."""
 
     label: str
@@ -43,7 +43,7 @@ def table_names(root: Traversable | None = None) -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
 
 
-def read_table(given: str, root: Traversable | None = None) -> tuple[TableRow, ...]:
+def read_table(given: str, root: Traversable | None = None) -> tuple[MethodRow, ...]:
     """The rows of a table of benchmarks/tables, or of a TOML file.
 
     Raises a :class:`UserError` for a name that is neither, for rows that are none, and for a label that stands twice.
@@ -65,7 +65,7 @@ def read_table(given: str, root: Traversable | None = None) -> tuple[TableRow, .
     return found
 
 
-def _row(values: Any, where: str) -> TableRow:
+def _row(values: Any, where: str) -> MethodRow:
     if not isinstance(values, Mapping) or not set(KEYS[:3]) <= set(values) <= set(KEYS):
         got = ", ".join(values) if isinstance(values, Mapping) else repr(values)
         raise UserError(f"{where}: got {got[:100]}; {FORM}")
@@ -79,10 +79,10 @@ def _row(values: Any, where: str) -> TableRow:
     settings = values.get("settings", {})
     if not isinstance(settings, Mapping):
         raise UserError(f'{where}: settings is {settings!r}; give a table such as {{ "local.lr" = 1e-3 }}')
-    return TableRow(**texts, settings=setting_words(dotted(settings)))
+    return MethodRow(**texts, settings=setting_words(dotted(settings)))
 
 
-def _check_rows(rows: Sequence[TableRow], given: str) -> None:
+def _check_rows(rows: Sequence[MethodRow], given: str) -> None:
     labels = [row.label for row in rows]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UserError(f"--table {given}: the label {twice[0]} stands twice; give each row its own")

@@ -6,17 +6,18 @@ Nothing here loads torch, so that a finished grid is shown at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import presets
-from fedllm_bench.config.method_tables import TableRow
-from fedllm_bench.config.run import Data, RunConfig
+from fedllm_bench.config.method_tables import MethodRow
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.folder import BASELINE
+from fedllm_bench.runs.grid_checks import check_alike, check_different
 
 # After a method: on the same rows, dealt to the clients at random, or with answers of other users.
 CONTROLS = {"+shuffled": "data.shuffle_users", "+swapped": "data.swap_answers"}
@@ -45,7 +46,7 @@ class Request:
     metrics: str | None = None
     overrides: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
-    rows: tuple[TableRow, ...] = ()
+    rows: tuple[MethodRow, ...] = ()
 
     @property
     def options(self) -> dict[str, str | None]:
@@ -70,7 +71,7 @@ class Request:
         return row.family if row else ""
 
     @cached_property
-    def _rows(self) -> dict[str, TableRow]:
+    def _rows(self) -> dict[str, MethodRow]:
         return {row.label: row for row in self.rows}
 
     @property
@@ -238,22 +239,13 @@ def open_cells(request: Request, open_first: Callable[[RunConfig], Cell]) -> lis
     _check_configs(request)
     pairs = [(method, seed) for method in request.methods for seed in request.seeds]
     configs = [request.config(*pair) for pair in pairs]
-    _check_alike(configs)
-    _check_different(pairs, configs)
+    check_alike(configs)
+    check_different(pairs, configs)
     first = open_first(configs[0])
     return [
         GridCell(cell=first.like(config), words=request.words(*pair), label=pair[0], family=request.family_of(pair[0]))
         for pair, config in zip(pairs, configs, strict=True)
     ]
-
-
-def _check_different(pairs: Sequence[tuple[str, int]], configs: Sequence[RunConfig]) -> None:
-    """Two rows of a table that are one run would be trained at the same time in one folder."""
-    seen: dict[str, str] = {}
-    for (label, seed), config in zip(pairs, configs, strict=True):
-        other = seen.setdefault(config.hash, label)
-        if other != label:
-            raise UserError(f"{other} and {label} are one and the same run (seed {seed}); leave one of them out")
 
 
 def _check_configs(request: Request) -> None:
@@ -271,24 +263,6 @@ def _check_configs(request: Request) -> None:
     constants = any(word.startswith("method.") for word in request.overrides)
     hint = "; a setting of one method: --set METHOD:method.NAME=VALUE" if constants else ""
     raise UserError(f"{text}{hint}" if everywhere else f"method {method}: {text}{hint}")
-
-
-def _check_alike(configs: Sequence[RunConfig]) -> None:
-    first = configs[0]
-    for config in configs:
-        pairs: dict[str, tuple[object, object]] = {
-            "data": (_without_controls(config), _without_controls(first)),
-            "model": (config.model, first.model),
-        }
-        pairs["evaluation.metrics"] = (config.evaluation.metrics, first.evaluation.metrics)
-        for key, (ours, theirs) in pairs.items():
-            if ours != theirs:
-                names = f"{config.method.name} and {first.method.name}"
-                raise UserError(f"{key} differs between {names}; a grid compares methods on equal data and models")
-
-
-def _without_controls(config: RunConfig) -> Data:
-    return replace(config.data, shuffle_users=False, swap_answers=False)
 
 
 def grid_folder(cells: Sequence[GridCell]) -> Path:
