@@ -1,4 +1,4 @@
-"""A search in a process of its own, killed or interrupted: given again, it ends with the numbers of one that was not."""
+"""A search in a process of its own, killed or interrupted: given again, it ends with the same numbers."""
 
 from __future__ import annotations
 
@@ -79,14 +79,12 @@ def outcome(out: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    tiny_split: Split, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Any]]:
+def undisturbed(tiny_split: Split, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         started_here(patch, lambda task: False)
         assert cli.main(argv_of(tiny_split, tiny_folder, out)) == 0
-    yield outcome(out)
+    return outcome(out)
 
 
 @pytest.mark.parametrize("moment", ["in the first trial", "when one has ended"])
