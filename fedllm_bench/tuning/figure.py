@@ -10,6 +10,7 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from fedllm_bench.report.style import COLOURS, STYLE, save
 from fedllm_bench.tuning.payload import shown_choice
@@ -75,14 +76,23 @@ def _over_setting(axes: Axes, dimension: Row, rows: Sequence[Row], payload: Mapp
         values = [names.index(shown_choice(value)) for value in values]
         axes.set_xticks(range(len(names)), names)
     elif dimension["kind"] == "log" and min(values) > 0:
-        axes.set_xscale("log")
+        _logarithmic(axes, min(dimension["low"], *values), max(dimension["high"], *values))
     _points(axes, values, [each["value"] for each in rows], rows, payload)
     axes.set(xlabel=key, ylabel=_with_unit(payload))
+
+
+def _logarithmic(axes: Axes, low: float, high: float) -> None:
+    """The whole range that was searched; within a few decades matplotlib's labels between these would overlap."""
+    axes.set_xscale("log")
+    axes.set_xlim(low / 1.2, high * 1.2)
+    if high / low >= 10:
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _against_metric(axes: Axes, other: str, rows: Sequence[Row], payload: Mapping[str, Any]) -> None:
     means = [each["metrics"][other]["mean"] for each in rows]
     _points(axes, means, [each["value"] for each in rows], rows, payload)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set(xlabel=other, ylabel=_with_unit(payload))
 
 

@@ -14,6 +14,7 @@ from fedllm_bench import cli
 from fedllm_bench.common import files
 from fedllm_bench.common.text import size
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.report.grid.families import by_family
 
 TABLE = """
 [[row]]
@@ -75,6 +76,10 @@ def test_a_table_of_rows_is_one_view_by_family(
     assert payload["cost"]["frozen_a"]["bytes_up"] < payload["cost"]["fedavg"]["bytes_up"]
     assert "[" in frozen  # the interval of its difference to fedavg
     assert lines[places[6]].split()[:2] == ["half", "failed"]
+    narrow = by_family(payload, 70)
+    assert "too narrow here for ± and the number after ○, which table.md has" in " ".join(narrow.split())
+    assert "±seeds" not in narrow
+    assert "6 differences shown" in text  # those to local are not in it
     assert "| products of LoRA | frozen_a |" in (folder / "table.md").read_text()
     check_csv(folder)
     assert code_of(argv) == 1
