@@ -36,9 +36,13 @@ MODEL ?=
 METRICS ?=
 SET ?=
 OUT ?=
+SPACE ?=
+TRIALS ?=
+SEARCH ?=
+TABLE ?=
 
 # a misspelt variable would be ignored in silence, and another run be shown than was asked for
-OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS SEEDS JOBS SHARD,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,$(if $(filter evaluate,$(MAKECMDGOALS)),RUN JUDGE MAX_COST,$(if $(filter submit,$(MAKECMDGOALS)),RUN TEAM CONTACT TUNING TITLE URL TRACK,$(if $(filter board,$(MAKECMDGOALS)),SUBMISSIONS,$(if $(filter diversity,$(MAKECMDGOALS)),AGAINST EMBEDDER TOKENIZER ONLY SEED,METHOD SEED)))))))
+OF_GOAL := $(if $(filter grid,$(MAKECMDGOALS)),METHODS TABLE SEEDS JOBS SHARD,$(if $(filter tune,$(MAKECMDGOALS)),METHOD SPACE TRIALS SEARCH SEEDS JOBS,$(if $(filter download,$(MAKECMDGOALS)),FROM ZIP,$(if $(filter merge,$(MAKECMDGOALS)),RUN CLIENT,$(if $(filter evaluate,$(MAKECMDGOALS)),RUN JUDGE MAX_COST,$(if $(filter submit,$(MAKECMDGOALS)),RUN TEAM CONTACT TUNING TITLE URL TRACK,$(if $(filter board,$(MAKECMDGOALS)),SUBMISSIONS,$(if $(filter diversity,$(MAKECMDGOALS)),AGAINST EMBEDDER TOKENIZER ONLY SEED,METHOD SEED))))))))
 KNOWN := PYTHON VENV DATASET $(OF_GOAL) PROFILE ENGINE VARIANT SPLIT MODEL METRICS SET OUT
 UNKNOWN := $(filter-out $(KNOWN),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 $(if $(UNKNOWN),$(error no variable $(UNKNOWN); there are: $(KNOWN) (see make help)))
@@ -53,7 +57,7 @@ OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENG
 	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
 
-.PHONY: help setup bench grid download merge evaluate diversity submit board speed speed-peers speed-gpu test test-data test-slow test-lowest test-gpu check format mini-model clean
+.PHONY: help setup bench grid tune download merge evaluate diversity submit board speed speed-peers speed-gpu test test-data test-slow test-lowest test-gpu check format mini-model clean
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models; [defaults]'
@@ -65,11 +69,11 @@ help:
 	@echo '                     PROFILE mini | small | gpu24 | paper  VARIANT [paper] | released  OUT [runs]'
 	@echo '  make grid        methods and seeds, one table: make grid METHODS=fedavg,fedprox,local SEEDS=0,1,2'
 	@echo '                     DATASET one | a,b | all  METHODS [all]  SEEDS [0,1,2]  JOBS [cores]  SHARD I/N'
-	@echo '                     and the variables of bench but METHOD and SEED'
-	@echo '  make download    a prebuilt client split: make download DATASET=aya FROM=official OUT=splits/aya'
-	@echo '                     FROM official | hub:ORG/NAME@REV | https://... | folder  ZIP file on disk'
-	@echo '  make merge       a run as a plain model of transformers: make merge RUN=runs/... OUT=my-model'
-	@echo '                     RUN run folder  CLIENT whose adapter (method local)'
+	@echo '                     TABLE methods | .toml  and the variables of bench but METHOD and SEED'
+	@echo '  make tune        choose settings: make tune METHOD=fedprox SPACE="method.mu=log:1e-3..1" TRIALS=16'
+	@echo '                     SEARCH [tpe] | random | halving  SEEDS [100]  JOBS  and the variables of bench'
+	@echo '  make download    a prebuilt client split: FROM official | hub:ORG/NAME@REV | https://...  ZIP  OUT'
+	@echo '  make merge       a run as a plain model: RUN run folder  CLIENT whose adapter (local)  OUT folder'
 	@echo '  make evaluate    answers to benchmarks, open-ended and closed: make evaluate RUN=runs/...'
 	@echo '                     RUN run folder  METRICS a,b  JUDGE preset | .toml [none]  MAX_COST USD  ENGINE'
 	@echo '  make diversity   how clients of a split differ: make diversity DATASET=aya | SPLIT=splits/aya'
@@ -98,7 +102,10 @@ bench: $(STAMP)
 	@$(CLI) bench '$(DATASET)' '$(METHOD)' $(if $(SEED),--seed '$(SEED)') $(OPTIONS)
 
 grid: $(STAMP)
-	@$(CLI) grid '$(DATASET)' $(if $(METHODS),--methods '$(METHODS)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(SHARD),--shard '$(SHARD)') $(OPTIONS)
+	@$(CLI) grid '$(DATASET)' $(if $(METHODS),--methods '$(METHODS)') $(if $(TABLE),--table '$(TABLE)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(SHARD),--shard '$(SHARD)') $(OPTIONS)
+
+tune: $(STAMP)
+	@$(CLI) tune '$(DATASET)' '$(METHOD)' --space $(call text,$(SPACE)) $(if $(TRIALS),--trials '$(TRIALS)') $(if $(SEARCH),--search '$(SEARCH)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(OPTIONS)
 
 download: $(STAMP)
 	@$(CLI) data get '$(DATASET)' $(if $(FROM),--from '$(FROM)') $(if $(ZIP),--zip '$(ZIP)') $(if $(OUT),--out '$(OUT)')

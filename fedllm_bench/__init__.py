@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         RunOptions,
         Split,
         StatementOptions,
+        Tuned,
+        TuneOptions,
         UserError,
         bench,
         compare,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         load_split,
         open_run,
         submit,
+        tune,
     )
 
 __version__ = "0.1.0"
@@ -44,6 +47,8 @@ __all__ = [  # docs/api.md; each is loaded when it is first asked for, so that t
     "RunOptions",
     "Split",
     "StatementOptions",
+    "TuneOptions",
+    "Tuned",
     "UserError",
     "bench",
     "compare",
@@ -53,6 +58,7 @@ __all__ = [  # docs/api.md; each is loaded when it is first asked for, so that t
     "load_split",
     "open_run",
     "submit",
+    "tune",
 ]
 
 

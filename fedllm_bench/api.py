@@ -1,4 +1,4 @@
-"""FedLLM-Bench from Python: eight functions that do what the commands do, and give back what was made.
+"""FedLLM-Bench from Python: nine functions that do what the commands do, and give back what was made.
 
 Whatever is wrong with what was given is a :class:`UserError`, one line that says what is allowed. Nothing is printed;
 progress goes to standard error, and `progress=False` turns it off. Paths may be texts. A call that was interrupted
@@ -8,6 +8,7 @@ goes on where it stopped when it is made again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -22,8 +23,10 @@ from fedllm_bench.api_options import (
     RunOptions,
     Settings,
     StatementOptions,
+    TuneOptions,
 )
 from fedllm_bench.api_results import Diversity, Evaluated, Grid, PackedRuns, Run, RunComparison
+from fedllm_bench.api_tuning import Tuned, tune
 from fedllm_bench.common import hardware
 from fedllm_bench.common import progress as progress_shown
 from fedllm_bench.common.errors import UserError
@@ -32,8 +35,8 @@ from fedllm_bench.data.frames import ClientRows
 
 __all__ = [
     "ClientRows", "Diversity", "DiversityOptions", "Evaluated", "Grid", "PackedRuns", "Run", "RunComparison",
-    "RunOptions", "Split", "StatementOptions", "UserError", "bench", "compare", "diversity", "evaluate", "grid",
-    "load_split", "open_run", "submit",
+    "RunOptions", "Split", "StatementOptions", "TuneOptions", "Tuned", "UserError", "bench", "compare", "diversity",
+    "evaluate", "grid", "load_split", "open_run", "submit", "tune",
 ]  # fmt: skip
 
 
@@ -104,6 +107,7 @@ def grid(
     methods: Sequence[str] | str = "all",
     seeds: Sequence[int] = (0, 1, 2),
     *,
+    table: AnyPath | None = None,
     settings: Settings | None = None,
     jobs: int | None = None,
     progress: bool = True,
@@ -111,8 +115,9 @@ def grid(
 ) -> Grid:
     """Run methods under seeds on one data set, each cell as :func:`bench` runs it, and compare them in pairs.
 
-    `methods` is "all", or names, also of controls as "fedavg+shuffled" and "fedavg+swapped" (docs/grid.md). A setting
-    of one method is `{"fedprox:method.mu": 0.1}`. `jobs` processes run at once; None is one a core, at most 4.
+    `methods` is "all", or names, also of controls as "fedavg+shuffled" and "fedavg+swapped" (docs/grid.md). `table` is
+    in place of them: "methods" (all methods and rules by family), or a TOML file with rows. A setting of one method is
+    `{"fedprox:method.mu": 0.1}`. `jobs` processes run at once; None is one a core, at most 4.
 
     Raises:
         UserError: as :func:`bench` does, for methods that cannot be compared, and where no cell has results.
@@ -122,21 +127,14 @@ def grid(
         >>> table.to_pandas().method.unique().tolist()
         ['base', 'local', 'fedavg']
     """
-    from fedllm_bench.config.setting_words import setting_words
     from fedllm_bench.pipeline.grid_run import finish_grid
-    from fedllm_bench.runs.grid import Request, parse_methods, parse_seeds
+    from fedllm_bench.runs.grid import parse_methods, parse_seeds
 
     with given.working(progress, options.get("plugins")):
-        request = Request(
-            dataset=given.text("dataset", dataset),
-            methods=parse_methods(given.commas("methods", methods, 'give "all", or a list of names')),
-            seeds=parse_seeds(given.seeds(seeds)),
-            profile=given.profile(options),
-            out=given.place(options),
-            overrides=setting_words(settings),
-            plugins=given.plugins(options.get("plugins")),
-            **given.run_options(options),
-        )
+        rows, named = given.table(table, methods), given.commas("methods", methods, 'give "all", or a list of names')
+        labels = tuple(row.label for row in rows) or parse_methods(named)
+        request = given.request(dataset, labels, parse_seeds(given.seeds(seeds)), settings, options)
+        request = replace(request, rows=rows)
         shown = progress_shown.told(progress)
         return made.grid_of(finish_grid(request, given.count("jobs", jobs), shown, bar=progress))
 

@@ -54,12 +54,12 @@ other settings of memory. The numbers are the same. The examples below take for 
 clients), `tiny` (settings of one round of one step) and `more` (`dry_run=True, allow_dirty=True`).
 """
 PARTS = {
-    "Functions": ("load_split", "bench", "grid", "open_run", "evaluate", "compare", "diversity", "submit"),
+    "Functions": ("load_split", "bench", "grid", "tune", "open_run", "evaluate", "compare", "diversity", "submit"),
     "What they give": (
-        *("Split", "ClientRows", "Run", "Grid", "Evaluated", "RunComparison", "Diversity", "PackedRuns"),
+        *("Split", "ClientRows", "Run", "Grid", "Tuned", "Evaluated", "RunComparison", "Diversity", "PackedRuns"),
         "UserError",
     ),
-    "Options by name": ("RunOptions", "DiversityOptions", "StatementOptions"),
+    "Options by name": ("RunOptions", "TuneOptions", "DiversityOptions", "StatementOptions"),
 }
 INTERNAL = {"Split": {"manifest", "rows", "preference_rows", "task_rows"}, "ClientRows": {"parts", "task"}}
 WIDTH = 100

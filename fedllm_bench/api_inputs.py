@@ -16,6 +16,7 @@ from fedllm_bench.api_options import (
     DiversityOptions,
     Plugins,
     RunOptions,
+    Settings,
     StatementOptions,
     check_options,
 )
@@ -28,9 +29,11 @@ from fedllm_bench.config.run import shown
 from fedllm_bench.data.client_split import Split
 
 if TYPE_CHECKING:
+    from fedllm_bench.config.method_tables import MethodRow
     from fedllm_bench.diversity.settings import DiversitySettings
     from fedllm_bench.evaluation.judges.preset import Preset
     from fedllm_bench.leaderboard.submit.assemble import Statement
+    from fedllm_bench.runs.grid import Request
 
 
 @contextmanager
@@ -110,6 +113,36 @@ def joined(name: str, names: object) -> str | None:
     """As :func:`some`, as one text with commas between."""
     found = some(name, names)
     return None if found is None else ",".join(found)
+
+
+def request(
+    dataset: object, methods: tuple[str, ...], wanted: tuple[int, ...], settings: Settings | None, options: RunOptions
+) -> Request:
+    """Cells of these methods with the seeds `wanted`, as the options say."""
+    from fedllm_bench.config.setting_words import setting_words
+    from fedllm_bench.runs.grid import Request
+
+    return Request(
+        dataset=text("dataset", dataset),
+        methods=methods,
+        seeds=wanted,
+        profile=profile(options),
+        out=place(options),
+        overrides=setting_words(settings),
+        plugins=plugins(options.get("plugins")),
+        **run_options(options),
+    )
+
+
+def table(name: AnyPath | None, methods: object) -> tuple[MethodRow, ...]:
+    """The rows of a table of methods; none without one. Raises a :class:`UserError` where methods are given too."""
+    from fedllm_bench.config.method_tables import read_table
+
+    if name is None:
+        return ()
+    if methods != "all":
+        raise UserError(f"methods: got {shown(methods)}, and the table has the methods; give one of the two")
+    return read_table(path("table", name))
 
 
 def seeds(values: object) -> str:

@@ -42,6 +42,21 @@ class RunOptions(TypedDict, total=False):
     plugins: Plugins
 
 
+class TuneOptions(RunOptions, total=False):
+    """What `tune` takes beside its own arguments: the options of a run, and those of the search.
+
+    search:   "tpe" (the default), "random" or "halving"
+    fidelity: what halving gives little of first: "rounds" (the default) or "clients"
+    metric:   what is chosen by; by default "heldout"
+    confirm:  how many more seeds the chosen setting meets the default on; by default 3
+    """
+
+    search: str
+    fidelity: str
+    metric: str
+    confirm: int
+
+
 class DiversityOptions(TypedDict, total=False):
     """What `diversity` takes beside its own arguments.
 

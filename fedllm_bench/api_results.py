@@ -130,7 +130,9 @@ class Grid:
 
         The columns are `metric`, `unit`, `higher_is_better`, `method`, `mean` and `sd` (over seeds), `n` (clients)
         and, for each reference (fedavg, local), `minus_<reference>` with `_low`, `_high` (95%, over clients) and
-        `_verdict`; these are missing where there is no such difference.
+        `_verdict`; these are missing where there is no such difference. Further columns are the intervals over seeds
+        (`_seeds_low`, `_seeds_high`), `bytes_up`, `bytes_down` and `train_seconds` of a run, and, of a table of
+        methods, `family`.
 
         Example:
             >>> frame = table.to_pandas()
@@ -139,21 +141,9 @@ class Grid:
         """
         import pandas as pd
 
-        return pd.DataFrame(list(self._rows()))
+        from fedllm_bench.results.grid_rows import grid_rows
 
-    def _rows(self) -> Iterator[Json]:
-        for metric, entry in self.results["metrics"].items():
-            about = {"metric": metric, **{key: entry[key] for key in ("unit", "higher_is_better")}}
-            for method, row in entry["methods"].items():
-                found = {**about, "method": method, **{key: row[key] for key in ("mean", "sd", "n")}}
-                for name in self.results["references"]:
-                    found |= _difference(f"minus_{name}", (row["differences"] or {}).get(name) or {})
-                yield found
-
-
-def _difference(name: str, found: Mapping[str, Any]) -> Json:
-    keys = {"": "mean", "_low": "ci_low", "_high": "ci_high", "_verdict": "verdict"}
-    return {f"{name}{ending}": found.get(key) for ending, key in keys.items()}
+        return pd.DataFrame(list(grid_rows(self.results)))
 
 
 @dataclass(frozen=True, kw_only=True)

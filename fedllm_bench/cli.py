@@ -28,6 +28,7 @@ from fedllm_bench.commands import (
     model,
     report,
     submit,
+    tune,
 )
 from fedllm_bench.commands.exchange import exports, imports
 from fedllm_bench.commands.terminal import BAD_INPUT, Parser, plugins_of
@@ -46,7 +47,7 @@ Each sub-command has its own --help with examples.
 
 # in the order of --help
 COMMANDS = (
-    *(bench, grid, data, model, diversity, merge),
+    *(bench, grid, tune, data, model, diversity, merge),
     *(evaluate, answer, imports, exports, judge, judge_check, report, compare, insight),
     *(submit, board),
 )

@@ -6,10 +6,11 @@ import argparse
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.commands.terminal import add_plugins, say
 from fedllm_bench.common import hardware
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.report.events import check_installed, write_events
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ def add_settings(parser: argparse.ArgumentParser, *, metavar: str, help: str) ->
     parser.add_argument("--model", help="base model: a name (model list), a folder, a GGUF file, a hub id, or mini")
     parser.add_argument("--metrics", help="metrics with commas between, as heldout,mini_exact")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar=metavar, help=help)
+    parser.add_argument(
+        "--preset",
+        dest="overrides",
+        action=PresetFile,
+        metavar="[METHOD:]FILE" if ":" in metavar else "FILE",
+        help="settings in a TOML file, as `tune` writes one; what is given after it wins",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
     add_plugins(parser)
 
@@ -111,6 +119,20 @@ def run(args: argparse.Namespace) -> int:
     if args.tensorboard:
         say(f"Curves    {write_events(cell.folder)}  (tensorboard --logdir)")
     return 0
+
+
+class PresetFile(argparse.Action):
+    """The settings of a file, as if each stood there as --set."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        from fedllm_bench.config.preset_words import words_in
+
+        try:
+            namespace.overrides = [*namespace.overrides, *words_in(values)]
+        except UserError as error:
+            parser.error(str(error))
 
 
 def positive(text: str) -> int:

@@ -16,6 +16,7 @@ from fedllm_bench.common.errors import UserError
 EXAMPLES = """examples:
   fedllm-bench grid aya --seeds 0,1,2                            (eight methods, local among them, and central)
   fedllm-bench grid aya --methods local,fedavg,scaffold --seeds 0,1,2
+  fedllm-bench grid aya --table methods --seeds 0,1,2            (all methods and rules, by family)
   fedllm-bench grid aya --set federation.rounds=60 --set fedprox:method.mu=0.1
                                                                  (METHOD: before a setting of one method)
   fedllm-bench grid aya --methods local,fedavg,fedavg+shuffled   (a control: rows dealt to clients at random)
@@ -49,7 +50,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         allow_abbrev=False,
     )
     parser.add_argument("dataset", help="a preset of data set, as aya; several with commas between, or all")
-    parser.add_argument("--methods", default="all", help="names with commas between, or all (default all)")
+    parser.add_argument("--methods", help="names with commas between, or all (default all)")
+    parser.add_argument(
+        "--table",
+        metavar="NAME|FILE",
+        help="in place of --methods: rows by family, as methods (all of them), or a TOML file (docs/grid.md)",
+    )
     parser.add_argument("--seeds", default="0,1,2", help="whole numbers with commas between (default 0,1,2)")
     parser.add_argument(
         "--jobs", type=bench.positive, metavar="N", help="cells at once (default: one per core, at most 4; 1 on a GPU)"

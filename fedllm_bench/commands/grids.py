@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, names: Sequence[str], profile: str, sentence: 
     if args.split is not None:
         raise UserError(f"--split {args.split}: it is of one data set, and {counted(len(names), 'data set')} are given")
     requests = [grid_cells.request_of(argparse.Namespace(**{**vars(args), "dataset": name}), profile) for name in names]
-    check_overrides(requests[0].overrides, requests[0].methods)
+    check_overrides(requests[0].overrides, requests[0].names)
     say(sentence)
     parts = []
     for number, request in enumerate(requests, 1):

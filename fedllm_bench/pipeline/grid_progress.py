@@ -37,6 +37,11 @@ class Progress:
             self.last_line = time.monotonic()
             self.tell(f"{self._done()}  {duration(time.monotonic() - self.started)}{self._left()}")
 
+    def found(self, count: int) -> None:
+        """So many of those that were thought to be left had ended before."""
+        self.waiting -= count
+        self.bar.update(count)
+
     def _done(self) -> str:
         return f"{self.total - self.waiting + len(self.ended)} of {self.total}"
 

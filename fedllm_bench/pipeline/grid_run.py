@@ -45,8 +45,8 @@ def default_jobs(cuda: bool) -> int:
 
 
 @contextmanager
-def alone_in(folder: Path, shard: Shard | None = None) -> Iterator[None]:
-    """Nobody else runs the grid of this folder, or the same share of it, inside the block.
+def alone_in(folder: Path, shard: Shard | None = None, what: str = "grid") -> Iterator[None]:
+    """Nobody else runs the grid (or `what` it is) of this folder, or the same share of it, inside the block.
 
     Raises a :class:`UserError` where somebody does.
     """
@@ -57,7 +57,7 @@ def alone_in(folder: Path, shard: Shard | None = None) -> Iterator[None]:
         with FileLock(folder / name, timeout=0):
             yield
     except Timeout as error:
-        raise UserError(f"{folder}: another process is running this grid; wait for it, or stop it") from error
+        raise UserError(f"{folder}: another process is running this {what}; wait for it, or stop it") from error
 
 
 def run_waiting(
@@ -72,11 +72,24 @@ def run_waiting(
         tell(f"{grid}, all finished before; nothing to do.")
         return []
     jobs = min(jobs, len(waiting))
-    threads = max(1, hardware.num_threads() // jobs)
-    logs = files.make_folder(folder / "logs")
-    tell(f"{grid}, {done} finished before; {jobs} at once, cores for each: {threads}.")
+    tell(f"{grid}, {done} finished before; {jobs} at once, cores for each: {threads_of(jobs)}.")
     tell(f"Grid folder {folder}")
     progress = Progress(len(cells), len(waiting), jobs, tell, bar=bar)
+    try:
+        return run_at_once(waiting, folder, jobs, progress)
+    finally:
+        progress.bar.close()
+
+
+def threads_of(jobs: int) -> int:
+    """Cores for each of so many cells at once."""
+    return max(1, hardware.num_threads() // jobs)
+
+
+def run_at_once(waiting: Sequence[GridCell], folder: Path, jobs: int, progress: Progress) -> list[Ended]:
+    """Run these cells, one or more, `jobs` at once; what they say goes to folder/logs. `progress` hears of each."""
+    jobs = min(jobs, len(waiting))
+    threads, logs = threads_of(jobs), files.make_folder(folder / "logs")
     with _workers_of_ray(waiting[0].cell.config, threads) as (variables, tend):
         one = partial(workers.start_worker, threads=threads, logs=logs)
         if variables:
@@ -88,10 +101,7 @@ def run_waiting(
             tend()
             progress(ended)
 
-        try:
-            return workers.run_cells(waiting, jobs=jobs, start=start, report=report)
-        finally:
-            progress.bar.close()
+        return workers.run_cells(waiting, jobs=jobs, start=start, report=report)
 
 
 @contextmanager

@@ -6,16 +6,18 @@ Nothing here loads torch, so that a finished grid is shown at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import presets
-from fedllm_bench.config.run import Data, RunConfig
+from fedllm_bench.config.method_tables import MethodRow
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.folder import BASELINE
+from fedllm_bench.runs.grid_checks import check_alike, check_different
 
 # After a method: on the same rows, dealt to the clients at random, or with answers of other users.
 CONTROLS = {"+shuffled": "data.shuffle_users", "+swapped": "data.swap_answers"}
@@ -27,7 +29,10 @@ ALL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked for. `overrides` are the words of --set, some with METHOD: before them; `plugins` are files."""
+    """What was asked for. `overrides` are the words of --set, some with METHOD: before them; `plugins` are files.
+
+    `rows` are those of a table of methods (--table), whose labels then are the `methods`.
+    """
 
     dataset: str
     methods: tuple[str, ...]
@@ -41,21 +46,43 @@ class Request:
     metrics: str | None = None
     overrides: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
+    rows: tuple[MethodRow, ...] = ()
 
     @property
     def options(self) -> dict[str, str | None]:
         return {key: getattr(self, key) for key in ("engine", "variant", "split", "model", "metrics")}
 
     def settings_of(self, method: str) -> list[str]:
-        """The words of --set that hold for `method`, without the name before them."""
+        """The words of --set that hold for `method`, without the name before them; a row's own are the last."""
         split = [(_prefix(word), word) for word in self.overrides]
-        own = [word.removeprefix(f"{name}:") for name, word in split if name in ("", method, _plain(method))]
+        own = [word.removeprefix(f"{name}:") for name, word in split if name in ("", method, self.method_of(method))]
+        if row := self._rows.get(method):
+            return [*own, *row.settings]
         return [*own, *(f"{key}=true" for suffix, key in CONTROLS.items() if method.endswith(suffix))]
+
+    def method_of(self, label: str) -> str:
+        """The method of a row of the table; that of a control is without its suffix."""
+        row = self._rows.get(label)
+        return row.method if row else _plain(label)
+
+    def family_of(self, label: str) -> str:
+        """ "" where the methods were named one by one."""
+        row = self._rows.get(label)
+        return row.family if row else ""
+
+    @cached_property
+    def _rows(self) -> dict[str, MethodRow]:
+        return {row.label: row for row in self.rows}
+
+    @property
+    def names(self) -> list[str]:
+        """What may stand before the colon of a setting."""
+        return list(dict.fromkeys([*self.methods, *(row.method for row in self.rows)]))
 
     def config(self, method: str, seed: int) -> RunConfig:
         return presets.load(
             self.dataset,
-            _plain(method),
+            self.method_of(method),
             self.profile,
             self.settings_of(method),
             seed=seed,
@@ -69,7 +96,7 @@ class Request:
         return (
             "bench",
             self.dataset,
-            _plain(method),
+            self.method_of(method),
             *options,
             *(f"--set={word}" for word in self.settings_of(method)),
             *(f"--plugin={file}" for file in self.plugins),
@@ -78,11 +105,15 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class GridCell:
-    """A cell, and the words of the command line that run it. `label` names its row where that is no method."""
+    """A cell, and the words of the command line that run it. `label` names its row where that is no method.
+
+    `family` is that of its row in a table of methods.
+    """
 
     cell: Cell
     words: tuple[str, ...]
     label: str | None = None
+    family: str = ""
 
     @property
     def method(self) -> str:
@@ -193,7 +224,7 @@ def check_overrides(overrides: Iterable[str], methods: Sequence[str]) -> None:
     """Raise a :class:`UserError` for a setting of a method that is not in the grid."""
     for word in overrides:
         if (name := _prefix(word)) and name not in methods:
-            raise unknown("method", name, methods, f"--set {word}; METHOD: must be one of --methods")
+            raise unknown("method", name, methods, f"--set {word}; METHOD: must be a row of the grid")
 
 
 # --- its cells
@@ -204,14 +235,15 @@ def open_cells(request: Request, open_first: Callable[[RunConfig], Cell]) -> lis
 
     Raises a :class:`UserError` for settings that are wrong, or that would compare methods on unequal data.
     """
-    check_overrides(request.overrides, request.methods)
+    check_overrides(request.overrides, request.names)
     _check_configs(request)
     pairs = [(method, seed) for method in request.methods for seed in request.seeds]
     configs = [request.config(*pair) for pair in pairs]
-    _check_alike(configs)
+    check_alike(configs)
+    check_different(pairs, configs)
     first = open_first(configs[0])
     return [
-        GridCell(cell=first.like(config), words=request.words(*pair), label=pair[0])
+        GridCell(cell=first.like(config), words=request.words(*pair), label=pair[0], family=request.family_of(pair[0]))
         for pair, config in zip(pairs, configs, strict=True)
     ]
 
@@ -231,24 +263,6 @@ def _check_configs(request: Request) -> None:
     constants = any(word.startswith("method.") for word in request.overrides)
     hint = "; a setting of one method: --set METHOD:method.NAME=VALUE" if constants else ""
     raise UserError(f"{text}{hint}" if everywhere else f"method {method}: {text}{hint}")
-
-
-def _check_alike(configs: Sequence[RunConfig]) -> None:
-    first = configs[0]
-    for config in configs:
-        pairs: dict[str, tuple[object, object]] = {
-            "data": (_without_controls(config), _without_controls(first)),
-            "model": (config.model, first.model),
-        }
-        pairs["evaluation.metrics"] = (config.evaluation.metrics, first.evaluation.metrics)
-        for key, (ours, theirs) in pairs.items():
-            if ours != theirs:
-                names = f"{config.method.name} and {first.method.name}"
-                raise UserError(f"{key} differs between {names}; a grid compares methods on equal data and models")
-
-
-def _without_controls(config: RunConfig) -> Data:
-    return replace(config.data, shuffle_users=False, swap_answers=False)
 
 
 def grid_folder(cells: Sequence[GridCell]) -> Path:

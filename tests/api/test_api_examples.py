@@ -13,7 +13,7 @@ from fedllm_bench.data.manifest import Split
 
 
 def test_every_public_name_has_examples_or_takes_no_part() -> None:
-    options = {"RunOptions", "DiversityOptions", "StatementOptions", "UserError"}
+    options = {"RunOptions", "TuneOptions", "DiversityOptions", "StatementOptions", "UserError"}
     assert {*ORDER, *IN_PROCESSES} | options == set(fb.__all__)
 
 

@@ -45,7 +45,7 @@ def test_a_grid_runs_once_and_is_then_shown_at_once(tiny_split: Split, less, tmp
         f"Grid of 6 cells on mini-aya, 0 finished before; 1 at once, cores for each: 1.\nGrid folder {folder}" in shown
     )
     assert "6 of 6  fedprox     seed 1" in shown
-    names = {"grid.json", "table.md", "table.txt", "figures", "logs", ".lock"}
+    names = {"grid.json", "table.md", "table.txt", "table.csv", "figures", "logs", ".lock"}
     assert {path.name for path in folder.iterdir()} == names
     assert (folder / "table.txt").read_text() in shown
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != ".lock"}

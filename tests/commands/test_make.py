@@ -34,6 +34,7 @@ def test_make_help_names_every_target_and_variable():
         *("RUN", "CLIENT", "JUDGE", "MAX_COST"),
         *("TEAM", "CONTACT", "TUNING", "TITLE", "URL", "TRACK", "SUBMISSIONS"),
         *("AGAINST", "EMBEDDER", "TOKENIZER", "ONLY"),
+        *("SPACE", "TRIALS", "SEARCH", "TABLE"),
     }
     assert not [name for name in [*variables, *METHODS] if not re.search(rf"\b{name}\b", shown)]
 
@@ -65,6 +66,12 @@ GIVEN = {
             "grid",
             {"METHODS": "fedprox,local", "SEEDS": "0,1", "JOBS": "2", "SHARD": "1/2"},
             "grid 'aya' --methods 'fedprox,local' --seeds '0,1' --jobs '2' --shard '1/2'",
+        ),
+        ("grid", {"TABLE": "methods"}, "grid 'aya' --table 'methods'"),
+        (
+            "tune",
+            {"METHOD": "fedprox", "SPACE": "local.lr=1..2 lora.rank=int:1..2", "TRIALS": "4", "SEARCH": "random"},
+            "tune 'aya' 'fedprox' --space 'local.lr=1..2 lora.rank=int:1..2' --trials '4' --search 'random'",
         ),
     ],
 )
@@ -139,6 +146,8 @@ def test_what_is_said_may_hold_any_sign():
     [
         ("bench", "METHODS"),
         ("grid", "METHOD"),
+        ("tune", "METHODS"),
+        ("bench", "TABLE"),
         ("bench", "SEEDZ"),
         ("grid", "FROM"),
         ("merge", "SEED"),

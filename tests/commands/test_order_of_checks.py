@@ -41,6 +41,22 @@ BAD: dict[str, tuple[str, ...]] = {
         f"aya --seeds one --model {NEVER_THERE}",
         f"aya --profile mini --split nowhere --model {NEVER_THERE}",
         f"aya --set local.lrr=1 --model {NEVER_THERE}",
+        f"aya --table nothing --model {NEVER_THERE}",
+        f"aya --table methods --methods fedavg --model {NEVER_THERE}",
+        f"aya --preset nowhere.toml --model {NEVER_THERE}",
+    ),
+    "tune": (
+        f"ayaa fedavg --space local.lr=1..2 --model {NEVER_THERE}",
+        f"aya fedproxx --space local.lr=1..2 --model {NEVER_THERE}",
+        f"aya fedavg --space local.lrr=1..2 --model {NEVER_THERE}",
+        f"aya fedavg --space local.lr=2..1 --model {NEVER_THERE}",
+        f"aya fedavg --space local.lr=1..2 --seeds 0 --model {NEVER_THERE}",
+        f"aya fedavg --space local.lr=1..2 --search sideways --model {NEVER_THERE}",
+        f"aya fedavg --space local.lr=1..2 --fidelity epochs --model {NEVER_THERE}",
+        f"aya fedavg --space local.lr=1..2 --metric helout --model {NEVER_THERE}",
+        f"aya fedavg --space local.lr=1..2 --trials 1 --model {NEVER_THERE}",
+        f"aya fedavg --space local.lr=1..2 --profile mini --set data.world_seed=1 --model {NEVER_THERE}",
+        f"aya fedavg --space local.lr=1..2 --profile mini --split nowhere --model {NEVER_THERE}",
     ),
     "data build": (
         "ayaa --raw RAW --out NEW",
@@ -280,7 +296,7 @@ def assert_refused_unasked(words: list[str], fetched: list[str], capsys: pytest.
 
 def test_every_command_has_its_bad_words():
     assert BAD.keys() == COMMANDS.keys()
-    assert len(COMMANDS) == 31
+    assert len(COMMANDS) == 32
     assert [command for command, lines in BAD.items() if not lines] == ["data list", "model list"]  # they take none
 
 

@@ -18,7 +18,7 @@ ORDER = (
     *("load_split", "Split", "ClientRows", "bench", "Run", "open_run", "evaluate", "Evaluated"),
     *("compare", "RunComparison", "diversity", "Diversity"),
 )
-IN_PROCESSES = ("grid", "Grid", "submit", "PackedRuns")  # these take half a minute
+IN_PROCESSES = ("grid", "Grid", "tune", "Tuned", "submit", "PackedRuns")  # these take half a minute
 
 
 def settings() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.comparison.run_scores import differences
 from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.run import EMBEDDED_MODEL
+from fedllm_bench.config.tuning_seeds import FIRST_FOR_TUNING, is_for_tuning
 from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.checks.fingerprints import BaseScores, base_key, base_scores, digest, loss_digests
 from fedllm_bench.leaderboard.submission.problems import Problem
@@ -30,6 +31,9 @@ def configs(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
         where = f"{run.where}/config.json"
         if run.config.seed != run.seed:
             yield Problem(code="seed", message=f"its seed is {run.config.seed}, not {run.seed}", where=where)
+        if is_for_tuning(run.seed):
+            text = f"seed {run.seed}: settings are chosen on seeds from {FIRST_FOR_TUNING} on, which are never reported"
+            yield Problem(code="seed", message=text, where=where)
         if differs := differences(first.config.to_dict(), run.config.to_dict(), besides=("seed",)):
             text = f"it differs from that of seed {first.seed} in {', '.join(differs[:5])}"
             yield Problem(code="config-of-another", message=text, where=where)

@@ -43,7 +43,7 @@ PROBLEMS: dict[str, str] = {
     "file-bytes": "a file whose size is not the listed one",
     "adapter": "the adapter in the folder is not the one that submission.json states",
     # whose run it is
-    "seed": "a run's config has another seed than the submission says",
+    "seed": "a run's config has another seed than the submission says, or one on which settings are chosen",
     "few-seeds": "fewer seeds than a ranked row needs",
     "one-run-twice": "two seeds are one and the same training",
     "config-of-another": "the runs differ in more than their seed",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.run_scores import differences
+from fedllm_bench.config.tuning_seeds import FIRST_FOR_TUNING, is_for_tuning
 from fedllm_bench.runs.folder import GIVE, RESULTS, RunFaults, RunFolder, runs_in
 
 ALIKE = {  # what runs of one row must share, beside the config: where it stands in environment.json
@@ -45,13 +46,16 @@ class OwnRun(RunFolder):
 def open_runs(paths: Sequence[Path], *, dirty: bool = False) -> list[OwnRun]:
     """The runs in order of seeds; a path is a run folder, or a folder of runs of one method (runs/<data>/<method>).
 
-    Raises a :class:`UserError` where they are not finished, or not one cell under several seeds; and, unless `dirty`
-    ones are allowed, for runs of code with changes that no commit has.
+    Raises a :class:`UserError` where they are not finished, or not one cell under several seeds; for seeds of tuning;
+    and, unless `dirty` ones are allowed, for runs of code with changes that no commit has.
     """
     runs = sorted((open_run(folder) for path in paths for folder in _folders(path)), key=lambda run: run.seed)
     if (changed := [run.path for run in runs if run.environment.get("dirty")]) and not dirty:
         raise UserError(f"RUN={changed[0]}: its code had changes that no commit has, so nobody can run it again; "
                         "commit them and run again, or give --allow-dirty, which the row's page tells")  # fmt: skip
+    if tuned := [run.path for run in runs if is_for_tuning(run.seed)]:
+        raise UserError(f"RUN={tuned[0]}: settings are chosen on seeds from {FIRST_FOR_TUNING} on, which are never "
+                        f"reported; run again with seeds below {FIRST_FOR_TUNING}")  # fmt: skip
     for one, other in pairwise(runs):
         if one.seed == other.seed:
             raise UserError(f"RUN={one.path} and {other.path} have one seed, {one.seed}; give one run for each")

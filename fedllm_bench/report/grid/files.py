@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common import files
+from fedllm_bench.common.csv_text import csv_text
 from fedllm_bench.config.run_labels import base_label
+from fedllm_bench.report.grid.families import by_family, family_markdown, has_families
 from fedllm_bench.report.grid.table import TABLE_WIDTH, markdown, terminal_table
 from fedllm_bench.results.grid_results import GRID_VERSION, Failure, GridRun, grid_payload
+from fedllm_bench.results.grid_rows import grid_rows
 from fedllm_bench.results.run_results import ScoreSet
 from fedllm_bench.results.schema import read_results
 from fedllm_bench.runs.folder import RESULTS
@@ -31,21 +34,46 @@ def report(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[st
         if before.get("inputs") == inputs:
             return before
     payload = _payload(cells, reasons, folder) | {"inputs": inputs}
-    files.write_text(folder / "table.txt", terminal_table(payload, TABLE_WIDTH))
-    files.write_text(folder / "table.md", markdown(payload))
+    files.write_text(folder / "table.txt", shown_table(payload, TABLE_WIDTH))
+    files.write_text(folder / "table.md", shown_markdown(payload))
+    files.write_text(folder / "table.csv", _csv(payload))
     _draw(payload, folder)
     files.write_json(path, payload)
     return payload
 
 
+def shown_table(payload: Mapping[str, Any], width: int) -> str:
+    """The table of the terminal: by family where the methods are rows of a table of methods."""
+    return by_family(payload, width) if has_families(payload) else terminal_table(payload, width)
+
+
+def shown_markdown(payload: Mapping[str, Any]) -> str:
+    """Tables in Markdown, the one by family first where there are families."""
+    first = f"{family_markdown(payload)}\n" if has_families(payload) else ""
+    return first + markdown(payload)
+
+
+def _csv(payload: Mapping[str, Any]) -> str:
+    rows = list(grid_rows(payload))
+    return csv_text(list(dict.fromkeys(name for row in rows for name in row)), rows)
+
+
 def _inputs(cells: Sequence[GridCell], reasons: Reasons) -> str:
     """A hash of all that grid.json is made of, but for this code, which GRID_VERSION stands for."""
     hashes = [reasons[each.key] if each.key in reasons else files.sha256_file(each.folder / RESULTS) for each in cells]
-    return files.sha256_json({"grid_version": GRID_VERSION, "cells": hashes})
+    families = _families(cells)
+    return files.sha256_json(
+        {"grid_version": GRID_VERSION, "cells": hashes} | ({"families": families} if families else {})
+    )
+
+
+def _families(cells: Sequence[GridCell]) -> dict[str, str]:
+    """Label -> family; {} where the methods were named one by one."""
+    return {each.method: each.family for each in cells if each.family}
 
 
 def _payload(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[str, Any]:
-    config = cells[0].cell.config
+    config, families = cells[0].cell.config, _families(cells)
     about = {
         "dataset": cells[0].cell.split.name,
         "split_hash": cells[0].cell.split.hash,
@@ -54,6 +82,7 @@ def _payload(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[
         "base": base_label(config.model),
         "methods": list(dict.fromkeys(each.method for each in cells)),
         "seeds": list(dict.fromkeys(each.seed for each in cells)),
+        **({"families": families} if families else {}),
         "hash": folder.name.removeprefix("grid-"),
     }
     failures = [Failure(method=method, seed=seed, reason=reason) for (method, seed), reason in reasons.items()]

@@ -57,7 +57,8 @@ def _hash(requests: Sequence[Request]) -> str:
     first = requests[0]
     names = sorted(request.dataset for request in requests)
     asked = [names, first.methods, first.seeds, first.profile, first.options, first.overrides]
-    return files.sha256_json(asked)[:10]
+    rows = [[vars(row) for row in first.rows]] if first.rows else []
+    return files.sha256_json([*asked, *rows])[:10]
 
 
 def _dataset(part: GridPart, out: Path) -> dict[str, Any]:

@@ -46,8 +46,12 @@ def terminal_table(payload: Payload, width: int = TABLE_WIDTH) -> str:
     narrow = several and max(map(len, table)) > width
     if narrow:
         table = _table(payload, views, wide=False)
-    notes = [*_legend(payload, views), *(["too narrow here for ±, which table.txt has"] if narrow else [])]
-    legend = [line for item in notes for line in wrapped(item, width)]
+    return with_legend(payload, table, ["too narrow here for ±, which table.txt has"] if narrow else [], width)
+
+
+def with_legend(payload: Payload, table: Sequence[str], notes: Sequence[str], width: int) -> str:
+    """A table under its title, and what its signs mean below it, after which come `notes`."""
+    legend = [line for item in [*_legend(payload, shown_views(payload)), *notes] for line in wrapped(item, width)]
     return "\n".join([*wrapped(title(payload), width), "", *table, "", *legend]) + "\n"
 
 

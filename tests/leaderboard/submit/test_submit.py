@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 from evaluation_records import plain_prompts, write_answers, write_judgements, write_plan, write_prompts
@@ -17,6 +18,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.evaluation.judges.preset import load_judge
 from fedllm_bench.evaluation.records import Judgement, judgements_file
+from fedllm_bench.leaderboard.checks import identity
 from fedllm_bench.leaderboard.submission import bundle
 from fedllm_bench.leaderboard.submit import assemble as submit
 from fedllm_bench.leaderboard.submit import own_runs, placing, preview
@@ -224,6 +226,17 @@ def test_runs_are_one_cell_with_a_seed_each(tmp_path):
         own_runs.open_runs([one, moved])
     with pytest.raises(UserError, match="no such folder"):
         own_runs.open_runs([tmp_path / "none"])
+
+
+def test_seeds_on_which_settings_are_chosen_are_never_reported(tmp_path):
+    run, last = write_run(tmp_path, 100), write_run(tmp_path, 99)
+    with pytest.raises(UserError, match=r"settings are chosen on seeds from 100 on.*run again with seeds below 100"):
+        own_runs.open_runs([last, run])
+    assert own_runs.open_runs([last])[0].seed == 99
+    config = own_runs.OwnRun(run).config
+    runs = [SimpleNamespace(config=config, seed=100, where="runs/100", method=None)]
+    (problem,) = identity.configs(SimpleNamespace(is_of_suite=True, runs=runs), None)
+    assert (problem.code, problem.level) == ("seed", "refused")
 
 
 def test_what_a_track_fixes_is_said_before_anything_is_written(tmp_path):

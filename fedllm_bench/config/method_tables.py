@@ -1,0 +1,91 @@
+"""Tables of methods: rows with a label, a family, a method and settings, in benchmarks/tables or a file of one's own.
+
+A rule that is a setting, such as communication.lora_aggregation, is a row as a method is.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from fedllm_bench.common.errors import UserError, first_line, unknown
+from fedllm_bench.config import presets
+from fedllm_bench.config.preset_files import PACKAGE
+from fedllm_bench.config.run import dotted
+from fedllm_bench.config.setting_words import setting_words
+
+FOLDER = "tables"
+KEYS = ("label", "family", "method", "settings")
+LABEL = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,39}", re.ASCII)  # it names a log, and stands before ":" in --set
+MOST_ROWS = 500
+FORM = "each [[row]] has label, family, method and, if it needs some, settings"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRow:
+    """`settings` are words of --set that hold for this row alone."""
+
+    label: str
+    family: str
+    method: str
+    settings: tuple[str, ...] = ()
+
+
+def table_names(root: Traversable | None = None) -> list[str]:
+    entries = (root or files(PACKAGE)).joinpath(FOLDER).iterdir()
+    return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
+
+
+def read_table(given: str, root: Traversable | None = None) -> tuple[MethodRow, ...]:
+    """The rows of a table of benchmarks/tables, or of a TOML file.
+
+    Raises a :class:`UserError` for a name that is neither, for rows that are none, and for a label that stands twice.
+    """
+    names = table_names(root)
+    path = Path(given).expanduser()
+    if given not in names and not path.is_file():
+        raise unknown("table", given, names, "--table takes one of these, or a TOML file with rows")
+    source = (root or files(PACKAGE)).joinpath(FOLDER, f"{given}.toml") if given in names else path
+    try:
+        values = tomllib.loads(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--table {given}: it cannot be read as TOML: {first_line(error)}") from error
+    rows = values.get("row")
+    if set(values) != {"row"} or not isinstance(rows, list) or not 1 <= len(rows) <= MOST_ROWS:
+        raise UserError(f"--table {given}: it must be 1 to {MOST_ROWS} [[row]] and nothing else; {FORM}")
+    found = tuple(_row(each, f"--table {given}, row {place}") for place, each in enumerate(rows, start=1))
+    _check_rows(found, given)
+    return found
+
+
+def _row(values: Any, where: str) -> MethodRow:
+    if not isinstance(values, Mapping) or not set(KEYS[:3]) <= set(values) <= set(KEYS):
+        got = ", ".join(values) if isinstance(values, Mapping) else repr(values)
+        raise UserError(f"{where}: got {got[:100]}; {FORM}")
+    texts = {key: values[key] for key in KEYS[:3]}
+    if bad := [key for key, text in texts.items() if not isinstance(text, str) or not text.strip() or "\n" in text]:
+        raise UserError(f"{where}: {bad[0]} is {values[bad[0]]!r}; give a text on one line")
+    if not LABEL.fullmatch(texts["label"]):
+        raise UserError(f"{where}: the label {texts['label']!r}: give at most 40 of a-z, 0-9, _ . + and -")
+    if texts["method"] not in presets.method_names():
+        raise unknown("method", texts["method"], presets.method_names(), where)
+    settings = values.get("settings", {})
+    if not isinstance(settings, Mapping):
+        raise UserError(f'{where}: settings is {settings!r}; give a table such as {{ "local.lr" = 1e-3 }}')
+    return MethodRow(**texts, settings=setting_words(dotted(settings)))
+
+
+def _check_rows(rows: Sequence[MethodRow], given: str) -> None:
+    labels = [row.label for row in rows]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UserError(f"--table {given}: the label {twice[0]} stands twice; give each row its own")
+    families = [family for family, _ in groupby(row.family for row in rows)]
+    if apart := sorted({family for family in families if families.count(family) > 1}):
+        raise UserError(f"--table {given}: rows of the family {apart[0]!r} do not stand together; move them together")

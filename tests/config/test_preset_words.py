@@ -1,0 +1,79 @@
+"""--preset: a file of settings is as if each stood there as --set, and what is no such file is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bench_runs import code_of
+
+from fedllm_bench.cli import build_parser
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config import presets
+from fedllm_bench.config.preset_words import words_in
+
+TEXT = '[method]\nmu = 0.013\n\n[local]\nlr = 0.004\noptimizer = "sgd"\n\n[lora]\ntargets = ["q_proj", "v_proj"]\n'
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a preset.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_a_preset_gives_the_same_config_as_its_settings(file: Path):
+    given = presets.load("aya", "fedprox", "mini", words_in(str(file)))
+    words = ["method.mu=0.013", "local.lr=4e-3", "local.optimizer=sgd", "lora.targets=q_proj,v_proj"]
+    assert given == presets.load("aya", "fedprox", "mini", words)
+
+
+def test_what_is_given_later_wins(file: Path):
+    parser = build_parser()
+    after = parser.parse_args(["bench", "aya", "fedprox", "--preset", str(file), "--set", "local.lr=1"])
+    before = parser.parse_args(["bench", "aya", "fedprox", "--set", "local.lr=1", "--preset", str(file)])
+    loaded = [presets.load("aya", "fedprox", "mini", args.overrides).local.lr for args in (after, before)]
+    assert loaded == [1.0, 0.004]
+    assert not parser.parse_args(["bench", "aya", "fedprox"]).overrides  # no list is shared between commands
+
+
+def test_in_a_grid_a_preset_may_be_of_one_method(file: Path):
+    args = build_parser().parse_args(["grid", "aya", "--preset", f"fedprox:{file}"])
+    assert args.overrides[0] == "fedprox:method.mu=0.013"
+    assert len(args.overrides) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "No such file"),
+        (b"[local\nlr = 1", "it is not TOML"),
+        (b"\xff\xfe", "it is not TOML"),
+        (b"", "there is no setting in it"),
+        (b"[local]\n", "there is no setting in it"),
+        (b"a = " + b"[" * 5000 + b"]" * 5000, "it is not TOML"),
+        (b"#" * 1_000_001, "are no file of settings"),
+        (b"[local]\nday = 2026-01-01\n", "local.day: got"),
+    ],
+)
+def test_what_is_no_preset_is_refused_in_one_line(content, expected, tmp_path: Path, capsys):
+    path = tmp_path / "x.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        words_in(str(path))
+    assert expected in str(error.value)
+    assert code_of(["bench", "aya", "fedavg", "--preset", str(path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert expected in lines[0]
+
+
+def test_a_folder_is_no_preset(tmp_path: Path):
+    with pytest.raises(UserError, match="Is a directory"):
+        words_in(str(tmp_path))
+
+
+def test_the_option_is_there_for_all_commands_that_take_settings():
+    for words in (["bench", "aya", "fedavg"], ["grid", "aya"], ["tune", "aya", "fedavg", "--space", "local.lr=1..2"]):
+        assert build_parser().parse_args(words).overrides == []
