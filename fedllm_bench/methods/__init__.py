@@ -10,6 +10,8 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.central import Central
 from fedllm_bench.methods.fedavgm import FedAvgM
 from fedllm_bench.methods.feddyn import FedDyn
+from fedllm_bench.methods.fedkseed import FedKSeed
+from fedllm_bench.methods.fedmezo import FedMeZO
 from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.local import LocalOnly
@@ -29,5 +31,7 @@ METHODS: dict[str, type[FedAvg]] = {
     "central": Central,
     "feddyn": FedDyn,
     "dp_fedavg": DpFedAvg,
+    "fedmezo": FedMeZO,
+    "fedkseed": FedKSeed,
 }
 VARIANTS: dict[str, dict[str, type[FedAvg]]] = {"paper": METHODS, "released": RELEASED}

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from fedllm_bench.common.directions import DIRECTION, Probe, mixed
 from fedllm_bench.common.trees import Layout, Tree, moved_to
 from fedllm_bench.config.run import Local
 from fedllm_bench.data.pairs import PairPart
@@ -26,6 +27,7 @@ from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.recompute import recomputing
 from fedllm_bench.training.objectives import OBJECTIVES, Rows
 from fedllm_bench.training.passes import Pass, passes_of
+from fedllm_bench.training.zeroth_order import Probed, along, slopes_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +77,15 @@ def train_block(
         moving = [k for k, p in enumerate(progress) if number < len(p.task.steps) and p.failure is None]
         if not moving:
             break
-        active = [progress[k].task for k in moving]
+        active, y = [progress[k].task for k in moving], _rows(y_KP, moving)
+        probes = _probes(method, message, active, number)
         with recomputing(model, local.gradient_checkpointing):
-            losses, grad_KP = _step_gradients(model, layout, _rows(y_KP, moving), active, number, local)
+            if probes:
+                losses, grad_KP = _probed_gradients(
+                    model, layout, y, probes, [progress[k] for k in moving], number, local
+                )
+            else:
+                losses, grad_KP = _step_gradients(model, layout, y, active, number, local)
         finite = _note_losses([progress[k] for k in moving], losses, grad_KP, number)
         moving = [k for k, good in zip(moving, finite, strict=True) if good]
         if not moving:
@@ -87,7 +95,8 @@ def train_block(
         active, y = [progress[k].task for k in moving], _rows(y_KP, moving)
         part = optimizer.OptimizerState(_rows(state.m, moving), _rows(state.v, moving), number)
         corrected = _corrected(method, layout, message, active, grad_KP, y)
-        optimizer.OPTIMIZERS[local.optimizer](y, optimizer.clip(corrected, local.clip), part, local)
+        clipped = _clipped([progress[k] for k in moving], corrected, local.clip)
+        optimizer.OPTIMIZERS[local.optimizer](y, clipped, part, local)
         y = _after_step(method, layout, message, active, y, local.lr)
         for whole, moved in ((y_KP, y), (state.m, part.m), (state.v, part.v)):
             if whole is not moved:
@@ -107,6 +116,7 @@ class _Progress:
     task: ClientTask
     losses: list[float]
     failure: str | None = None
+    probed: Probed = field(default_factory=Probed)
 
 
 def _note_losses(progress: Sequence[_Progress], losses: Sequence[float], grad_KP: Tensor, number: int) -> list[bool]:
@@ -124,25 +134,78 @@ def _step_gradients(
     model: LoraModel, layout: Layout, y_KP: Tensor, tasks: Sequence[ClientTask], number: int, local: Local
 ) -> tuple[list[float], Tensor]:
     """Losses of K clients and their gradients (K, P): means over all tokens or pairs of their step."""
+    losses_K, grad_KP = y_KP.new_zeros(len(tasks)), torch.zeros_like(y_KP)
+
+    def add(owners: list[int], loss_of: Callable[[Tensor], Tensor]) -> None:
+        leaf = y_KP[owners].detach().requires_grad_()
+        losses = loss_of(leaf)
+        (grad,) = torch.autograd.grad(losses.sum(), leaf)
+        losses_K[owners] += losses.detach()
+        grad_KP[owners] += grad
+
+    _over_passes(model, layout, tasks, number, local, add)
+    return losses_K.tolist(), grad_KP
+
+
+def _step_losses(
+    model: LoraModel, layout: Layout, y_KP: Tensor, tasks: Sequence[ClientTask], number: int, local: Local
+) -> Tensor:
+    """Losses of K clients alone, (K,), by the same passes and dropout masks: nothing is kept for a backward pass."""
+    losses_K = y_KP.new_zeros(len(tasks))
+
+    def add(owners: list[int], loss_of: Callable[[Tensor], Tensor]) -> None:
+        losses_K[owners] += loss_of(_rows(y_KP, owners))
+
+    with torch.no_grad():
+        _over_passes(model, layout, tasks, number, local, add)
+    return losses_K
+
+
+def _probed_gradients(
+    model: LoraModel,
+    layout: Layout,
+    y_KP: Tensor,
+    probes: Sequence[Probe],
+    progress: Sequence[_Progress],
+    number: int,
+    local: Local,
+) -> tuple[list[float], Tensor]:
+    """As :func:`_step_gradients`, by forward passes: the slope along each client's direction, times the direction."""
+    tasks = [one.task for one in progress]
+    losses, slopes = slopes_of(
+        lambda at_KP: _step_losses(model, layout, at_KP, tasks, number, local), layout, y_KP, probes
+    )
+    for one, probe, slope in zip(progress, probes, slopes, strict=True):
+        one.probed.note(probe, slope)
+    return losses, along(layout, y_KP, probes, slopes)
+
+
+def _over_passes(
+    model: LoraModel,
+    layout: Layout,
+    tasks: Sequence[ClientTask],
+    number: int,
+    local: Local,
+    add: Callable[[list[int], Callable[[Tensor], Tensor]], None],
+) -> None:
+    """Call `add` for each pass of a step, with the clients that have rows in it and a function: from their packed
+    adapters, a row for each, to the part of the pass in their losses.
+    """
     passes = passes_of(tasks, number, model.plan.tokens, packed=model.plan.packed)
     terms = [0] * len(tasks)
     for each in (each for rows in passes for each in rows):
         terms[each.owner] += each.row.num_terms
-    num_terms_K = torch.tensor(terms, device=y_KP.device)
-    losses_K, grad_KP = y_KP.new_zeros(len(tasks)), torch.zeros_like(y_KP)
+    num_terms_K = torch.tensor(terms, device=model.device)
     try:
         for rows in passes:
-            losses, grad = _pass_gradients(model, layout, y_KP, rows, tasks, number, num_terms_K, local)
             owners = sorted({each.owner for each in rows})
-            losses_K[owners] += losses
-            grad_KP[owners] += grad
+            add(owners, lambda y, rows=rows: _pass_losses(model, layout, y, rows, tasks, number, num_terms_K, local))  # type: ignore[misc]
     finally:
         model.switch.masks, model.switch.segments = None, ()
         detach(model.layers)
-    return losses_K.tolist(), grad_KP
 
 
-def _pass_gradients(
+def _pass_losses(
     model: LoraModel,
     layout: Layout,
     y_KP: Tensor,
@@ -151,11 +214,10 @@ def _pass_gradients(
     number: int,
     num_terms_K: Tensor,
     local: Local,
-) -> tuple[Tensor, Tensor]:
-    """The part of one pass in the losses and gradients of the clients that have rows in it, in their order."""
+) -> Tensor:
+    """The part of one pass in the losses of the clients that have rows in it; `y_KP` are theirs alone."""
     owners = sorted({each.owner for each in pass_rows})
-    leaf = y_KP[owners].detach().requires_grad_()
-    attach(model.layers, layout.unpack(leaf))
+    attach(model.layers, layout.unpack(y_KP))
     objective = OBJECTIVES[local.loss]
     rows = [each.row for each in pass_rows]
     sequences = [sequence for row in rows for sequence in row.sequences]
@@ -163,9 +225,25 @@ def _pass_gradients(
     of_row = torch.tensor([owners.index(each.owner) for each in pass_rows], device=y_KP.device)
     model.switch.segments = _segments(pass_rows, owners, batch)
     model.switch.masks = _masks(pass_rows, tasks, number, batch) if objective.dropout and model.switch.dropout else None
-    losses = objective.losses(model, batch, Rows(rows, of_row, num_terms_K[owners]), local)
-    (grad,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.detach(), grad
+    return objective.losses(model, batch, Rows(rows, of_row, num_terms_K[owners]), local)
+
+
+def _probes(method: FedAvg, message: Message, tasks: Sequence[ClientTask], number: int) -> list[Probe]:
+    """The direction of each client's step, drawn anew for each; [] for a method that follows the gradient."""
+    if not method.changes("probe"):
+        return []
+    moments = [mixed(task.seed, task.round_num, task.client, number, DIRECTION) for task in tasks]
+    found = [method.probe(message, task.state, moment) for task, moment in zip(tasks, moments, strict=True)]
+    return [probe for probe in found if probe is not None]
+
+
+def _clipped(progress: Sequence[_Progress], grad_KP: Tensor, max_norm: float) -> Tensor:
+    """Gradients of norm `max_norm` at most; a slope that was probed for one counts as it is used."""
+    factors_K1 = optimizer.clip_factors(grad_KP, max_norm)
+    if progress[0].probed.seeds:
+        for one, factor in zip(progress, factors_K1.flatten().tolist(), strict=True):
+            one.probed.scale_last(factor)
+    return grad_KP * factors_K1
 
 
 def _segments(pass_rows: Pass, owners: Sequence[int], batch: Batch) -> tuple[int, ...]:
@@ -274,11 +352,7 @@ def _copied(tree: Tree) -> Tree:
 
 def _mask_stream(task: ClientTask, number: int, place: int, device: torch.device) -> torch.Generator:
     """Dropout masks are a function of (seed, round, client, step, place of the row in the step)."""
-    words = (task.seed, task.round_num, task.client, number, place)
-    mixed = 0
-    for word in words:  # the multiplier of splitmix64 spreads neighbouring seeds apart
-        mixed = ((mixed ^ word) * 0xBF58476D1CE4E5B9 + 0x9E3779B97F4A7C15) % 2**63
-    return torch.Generator(device).manual_seed(mixed)
+    return torch.Generator(device).manual_seed(mixed(task.seed, task.round_num, task.client, number, place))
 
 
 Block = Sequence[ClientTask]

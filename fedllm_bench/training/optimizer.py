@@ -45,6 +45,11 @@ OPTIMIZERS: dict[str, Step] = {"adamw": adamw, "sgd": sgd}
 
 def clip(grad: Tensor, max_norm: float) -> Tensor:
     """Scale each client's gradient, a row of shape (P,), to norm `max_norm` where it is longer."""
+    return grad * clip_factors(grad, max_norm)
+
+
+def clip_factors(grad: Tensor, max_norm: float) -> Tensor:
+    """By what each client's gradient is scaled, with a last axis of length 1."""
     norms = grad.norm(dim=-1, keepdim=True)
     factors: Tensor = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-    return grad * factors  # 1e-6 as in torch.nn.utils.clip_grad_norm_
+    return factors  # 1e-6 as in torch.nn.utils.clip_grad_norm_
