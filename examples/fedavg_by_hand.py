@@ -34,7 +34,8 @@ from fedllm_bench.data.tokens import tokenise_split
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.mini.dataset import mini_split
 from fedllm_bench.training.batches import plan_steps
-from fedllm_bench.training.block import ClientResult, ClientTask, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientResult, ClientTask
 from fedllm_bench.training.model.adapter import save_adapter
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model

@@ -28,7 +28,7 @@ from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.batches import plan_steps
-from fedllm_bench.training.block import ClientTask
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.memory import estimate
 from fedllm_bench.training.model import quantized, targets

@@ -17,7 +17,7 @@ from fedllm_bench.common.own_memory import peak_bytes
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.training import loss, memory, optimizer
 from fedllm_bench.training.batches import Batch, collate
-from fedllm_bench.training.block import ClientTask
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.model import products
 from fedllm_bench.training.model.lora import LoraLinear, attach, detach
 from fedllm_bench.training.model.lora_model import LoraModel

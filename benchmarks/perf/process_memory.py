@@ -23,7 +23,7 @@ from fedllm_bench.config import presets
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.training.batches import plan_steps
-from fedllm_bench.training.block import ClientTask
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.fitting import model_settings, process_in_words
 from fedllm_bench.training.passes import DEFAULT
 from fedllm_bench.training.process_memory import ProcessEstimate, estimate_process

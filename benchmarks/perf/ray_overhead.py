@@ -30,7 +30,7 @@ def _tasks(model: Any, method: Any, start: Any, clients: int) -> list[Any]:
 
     from fedllm_bench.data.tokens import TokenPart
     from fedllm_bench.training.batches import plan_steps
-    from fedllm_bench.training.block import ClientTask
+    from fedllm_bench.training.client_round import ClientTask
 
     ids = np.random.default_rng(0).integers(4, 3000, 64 * 48).astype(np.int32)
     part = TokenPart(ids, ids % 2 == 0, np.arange(65, dtype=np.int64) * 48, np.arange(64), num_cut=0, num_skipped=0)

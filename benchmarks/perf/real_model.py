@@ -52,7 +52,8 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.metrics.likelihood import summed_nll
 from fedllm_bench.metrics.running import by_length
 from fedllm_bench.training.batches import Batch, collate, plan_steps
-from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, load_model
 from fedllm_bench.training.trl_client import CPU, adapter_parameters, put

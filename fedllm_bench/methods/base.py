@@ -10,7 +10,9 @@ The server never sees a client's rows, only its upload; a client never sees anot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -35,6 +37,14 @@ class Server:
     round: int = 0
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of a client's round: the method whose hooks train it, and the planned steps that it takes, by number."""
+
+    method: FedAvg
+    steps: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FedAvg:
     """FedAvg; `weighting` says whether a client counts by its number of examples or as one."""
@@ -42,8 +52,12 @@ class FedAvg:
     weighting: Weighting = "examples"
     # What the method is defined for; a run that asks for another weighting is refused.
     weightings: ClassVar[tuple[Weighting, ...]] = ("examples", "uniform")
-    # True where clients answer with a model of their own, so that there is no global one to evaluate.
+    # True where each client answers with a model of its own (`serve`).
     personal: ClassVar[bool] = False
+    # False where nothing goes over the network.
+    sends: ClassVar[bool] = True
+    # True where the server needs all uploads of a round at once (`combine`), not their running mean alone.
+    needs_all: ClassVar[bool] = False
     # True where one learner holds the rows of all clients.
     pooled: ClassVar[bool] = False
 
@@ -57,6 +71,21 @@ class FedAvg:
     def broadcast(self, server: Server) -> Message:
         return {"params": server.params}
 
+    def tell(self, server: Server, client: int) -> Message:
+        """What the server sends to client number `client` alone; the hooks see it beside the client's state."""
+        return {}
+
+    def travels(self, message: Message, told: Message) -> Message:
+        """What goes over the network to a client who is `told` this: all of it, or what the client has not already."""
+        return {**message, **told}
+
+    def phases(self, steps: int) -> tuple[Phase, ...]:
+        """A client's round of `steps` planned steps as trainings one after another.
+
+        The state of one is where the next begins, and the upload is that of all together; each has a new optimiser.
+        """
+        return (Phase(self, tuple(range(steps))),)
+
     def start(self, message: Message, client: ClientState) -> Tree:
         """Where local training begins."""
         return message["params"]
@@ -66,7 +95,7 @@ class FedAvg:
 
         `moment` is a number of (seed, round, client, step), to draw from. The slope along the direction, times the
         direction, is the gradient that `correct` and the optimiser see. `finish` then finds the seeds and slopes of all
-        steps under "probes" (:func:`fedllm_bench.methods.zeroth_order.probed`).
+        steps under "probes" of its client, as "seeds" and "slopes", (T,) each.
         """
         return None
 
@@ -91,10 +120,18 @@ class FedAvg:
         """The fixed number by which sums of uploads are divided; None: by the weights of who answered."""
         return None
 
+    def combine(self, server: Server, uploads: Sequence[Upload], weights: Sequence[float]) -> Upload:
+        """What `update` takes as the mean, from all received uploads of a round; asked where `needs_all` is True."""
+        return weighted_mean(uploads, weights)
+
     def update(self, server: Server, mean: Upload, fraction: float) -> Server:
         """The server's next state from the mean upload of the `fraction` of clients who answered."""
         params = tmap(lambda x, d: x + d, server.params, mean["delta"])
         return replace(server, params=params, round=server.round + 1)
+
+    def adapter(self, server: Server) -> Tree:
+        """The global adapter, as it is written and evaluated."""
+        return server.params
 
     def serve(self, params: Tree, client: ClientState) -> Tree:
         """The adapter with which a client answers after training."""
@@ -103,3 +140,17 @@ class FedAvg:
     def changes(self, hook: str) -> bool:
         """Whether the method has a `hook` of its own; FedAvg's need not be called (packing costs 2 ms a step)."""
         return getattr(type(self), hook) is not getattr(FedAvg, hook)
+
+
+def weighted_mean(uploads: Sequence[Upload], weights: Sequence[float]) -> Upload:
+    """Of "delta" the weighted mean, of all else the uniform one; zero where nothing has a weight."""
+    return {
+        key: _mean([upload[key] for upload in uploads], weights if key == "delta" else [1.0] * len(uploads))
+        for key in uploads[0]
+    }
+
+
+def _mean(trees: Sequence[Tree], weights: Sequence[float]) -> Tree:
+    scaled = [tmap(lambda tensor, w=weight: tensor * w, tree) for tree, weight in zip(trees, weights, strict=True)]
+    total = reduce(lambda one, other: tmap(lambda a, b: a + b, one, other), scaled)
+    return tmap(lambda tensor: tensor / (sum(weights) or 1.0), total)

@@ -16,3 +16,4 @@ from fedllm_bench.methods.base import FedAvg
 @dataclass(frozen=True, kw_only=True)
 class Central(FedAvg):
     pooled: ClassVar[bool] = True
+    sends: ClassVar[bool] = False

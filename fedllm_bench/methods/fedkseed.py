@@ -58,7 +58,7 @@ class FedKSeed(FedAvg):
     def finish(
         self, message: Message, client: ClientState, y: Tree, mean_grad: Tree, steps: int, lr: float
     ) -> tuple[ClientState, Upload]:
-        g, seeds = client["probes"]["slopes"], client["probes"]["seeds"]
+        seeds, g = probed(client)
         upload = {"delta": {"a": self._sums(seeds, lr * g)}}
         if self.pro:
             upload["seen"] = {"size": self._sums(seeds, g.abs()), "count": self._sums(seeds, torch.ones_like(g))}
@@ -78,6 +78,13 @@ class FedKSeed(FedAvg):
 
     def _sums(self, seeds: Tensor, values: Tensor) -> Tensor:
         return torch.zeros(self.seeds, dtype=values.dtype, device=values.device).index_add(0, seeds, values)
+
+
+def probed(client: ClientState) -> tuple[Tensor, Tensor]:
+    """Seeds and slopes g, as clipped, of the T steps that a client took: (T,) each; none outside of training."""
+    none = {"seeds": torch.zeros(0, dtype=torch.int64), "slopes": torch.zeros(0)}
+    steps = client.get("probes", none)
+    return steps["seeds"], steps["slopes"]
 
 
 def chances(seen: Tree) -> Tensor:

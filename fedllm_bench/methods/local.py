@@ -16,6 +16,7 @@ from fedllm_bench.methods.base import ClientState, FedAvg, Message, Server, Uplo
 @dataclass(frozen=True, kw_only=True)
 class LocalOnly(FedAvg):
     personal: ClassVar[bool] = True
+    sends: ClassVar[bool] = False
 
     def client_init(self, params: Tree) -> ClientState:
         return {"own": params}

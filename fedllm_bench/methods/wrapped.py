@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from fedllm_bench.common.directions import Probe
 from fedllm_bench.common.trees import Tree
-from fedllm_bench.methods.base import ClientState, FedAvg, Message, Server, Upload
+from fedllm_bench.methods.base import ClientState, FedAvg, Message, Phase, Server, Upload
 
 Kind = TypeVar("Kind", bound=FedAvg)
 
@@ -19,7 +20,7 @@ class Wrapped(FedAvg):
     inner: FedAvg
 
     def __post_init__(self) -> None:
-        for name in ("weighting", "weightings", "personal", "pooled"):
+        for name in ("weighting", "weightings", "personal", "sends", "needs_all", "pooled"):
             object.__setattr__(self, name, getattr(self.inner, name))
 
     def init(self, params: Tree) -> Server:
@@ -30,6 +31,16 @@ class Wrapped(FedAvg):
 
     def broadcast(self, server: Server) -> Message:
         return self.inner.broadcast(server)
+
+    def tell(self, server: Server, client: int) -> Message:
+        return self.inner.tell(server, client)
+
+    def travels(self, message: Message, told: Message) -> Message:
+        return self.inner.travels(message, told)
+
+    def phases(self, steps: int) -> tuple[Phase, ...]:
+        """Those of `inner`, each in this wrapper."""
+        return tuple(replace(phase, method=replace(self, inner=phase.method)) for phase in self.inner.phases(steps))
 
     def start(self, message: Message, client: ClientState) -> Tree:
         return self.inner.start(message, client)
@@ -54,8 +65,14 @@ class Wrapped(FedAvg):
     def expected_clients(self) -> float | None:
         return self.inner.expected_clients()
 
+    def combine(self, server: Server, uploads: Sequence[Upload], weights: Sequence[float]) -> Upload:
+        return self.inner.combine(server, uploads, weights)
+
     def update(self, server: Server, mean: Upload, fraction: float) -> Server:
         return self.inner.update(server, mean, fraction)
+
+    def adapter(self, server: Server) -> Tree:
+        return self.inner.adapter(server)
 
     def serve(self, params: Tree, client: ClientState) -> Tree:
         return self.inner.serve(params, client)

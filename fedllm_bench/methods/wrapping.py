@@ -62,8 +62,8 @@ def _check_off(method: FedAvg, config: RunConfig) -> None:
 def _check_sends(method: FedAvg, config: RunConfig, section: str) -> None:
     """Refuse what has no uploads, and the published rules, which are to stay what was published."""
     name = config.method.name
-    if method.personal or method.pooled:
-        why = "sends nothing" if method.personal else "has no clients"
+    if not method.sends:
+        why = "has no clients" if method.pooled else "sends nothing"
         raise UserError(f"{section}.*: {name} {why}, so there is nothing to wrap; leave {section} out or take fedavg")
     if config.variant == "released":
         raise UserError(f"{section}.*: variant=released is as published, without it; give variant=paper")

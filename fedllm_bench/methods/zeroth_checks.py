@@ -1,27 +1,16 @@
-"""What methods without a backward pass share: what their clients note of the steps, and what they cannot run with."""
+"""What methods without a backward pass cannot run with."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.methods.base import ClientState, FedAvg
-
-
-def probed(client: ClientState, like: Tree) -> tuple[Tensor, Tensor]:
-    """The seeds, (T,), and slopes after clipping, (T,), of the T steps that a client took; none outside of training."""
-    if "probes" in client:
-        return client["probes"]["seeds"], client["probes"]["slopes"]
-    slopes = next(iter(like.values())).new_zeros(0, device="cpu")
-    return slopes.to(torch.int64), slopes
+from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.fedkseed import FedKSeed
 
 
 def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
     """Raise a :class:`UserError` for settings that steps without a backward pass cannot have."""
-    name, local, communication = config.method.name, config.local, config.communication
+    name, local = config.method.name, config.local
     if not method.changes("probe"):
         return
     if local.optimizer != "sgd":
@@ -31,8 +20,13 @@ def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
         )
     if config.engine == "trl":
         raise UserError(f"ENGINE=trl: TRL's trainers take every step by a backward pass, and {name} has none; leave it")
-    if "seeds" not in config.method.constants:
-        return
+    if isinstance(method, FedKSeed):
+        _check_numbers(config)
+
+
+def _check_numbers(config: RunConfig) -> None:
+    """Refuse what is of tensors under a model's names, and what moves weights otherwise than along a direction."""
+    local, communication = config.local, config.communication
     other = {
         f"local.weight_decay={local.weight_decay:g}": local.weight_decay != 0,
         f"communication.lora_aggregation={communication.lora_aggregation}": communication.lora_aggregation != "mean",
@@ -41,6 +35,6 @@ def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
     }
     if given := [setting for setting, is_given in other.items() if is_given]:
         raise UserError(
-            f"{given[0]}: {name} sends numbers along seeded directions and no tensor of a model, and the model is their "
-            "replay; leave it out"
+            f"{given[0]}: {config.method.name} sends numbers along seeded directions and no tensor of a model, and the "
+            "model is their replay; leave it out"
         )

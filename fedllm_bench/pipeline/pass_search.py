@@ -22,7 +22,8 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.pipeline.plan import VERSION, read_plan, write_plan
 from fedllm_bench.pipeline.probe import blocks_of, trained_tokens, training_run
 from fedllm_bench.runs.loading import Bench
-from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.model.lora_model import is_by_row
 from fedllm_bench.training.passes import BUDGETS, PassPlan, most_tokens
 

@@ -19,7 +19,7 @@ from fedllm_bench.runs.cell import in_one_process
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.training import engines
 from fedllm_bench.training.batches import schedule
-from fedllm_bench.training.block import ClientTask
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.passes import CPU_TOKENS, PassPlan, padded_tokens
 from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.tasks import batched, clients_per_block, pooled_task, tasks_of_round
@@ -124,6 +124,7 @@ def training_pace(bench: Bench, run: TrainingRun) -> Seconds:
     block = next(block for block in blocks_of(run, bench.config.federation.rounds) if any(task.steps for task in block))
     for number in range(min(STEPS, max(len(task.steps) for task in block))):
         tried = [_one_step(task, number, state, run.config.local.accumulation) for task in block]
+        tried = [replace(task, told=bench.method.tell(start, task.client)) for task in tried]
         started = time.perf_counter()
         list(run.map_blocks(message, [tried], run.config.local))
         seconds.append(time.perf_counter() - started)

@@ -198,7 +198,7 @@ def final_adapters(bench: Bench, server: Server) -> dict[str, Tree]:
     """Folder name -> adapter: one for all clients, or under `local` one of each trained client."""
     kind = OUTPUTS[bench.config.model.trainable]
     if not bench.method.personal:
-        return {kind: server.params}
+        return {kind: bench.method.adapter(server)}
     ids = bench.clients.ids
     trained = [client for client in bench.local_sample if client in bench.visited]
     return {f"{kind}s/{folder_name(ids[k], k)}": own_adapter(bench, server, k) for k in trained}
@@ -213,7 +213,7 @@ def own_adapter(bench: Bench, server: Server, client: int) -> Tree:
 
 def score_after(bench: Bench, server: Server, ledger: Ledger) -> Scores:
     if not bench.method.personal:
-        return evaluate(bench, [(server.params, bench.items)], bench.config.method.name, ledger=ledger)
+        return evaluate(bench, [(bench.method.adapter(server), bench.items)], bench.config.method.name, ledger=ledger)
     adapters = {bench.clients.ids[client]: own_adapter(bench, server, client) for client in bench.local_sample}
     return evaluate_each(bench, adapters, bench.config.method.name, ledger=ledger)
 

@@ -53,7 +53,7 @@ def _line(bench: Bench, server: Server, ledger: Ledger, stop: Stop | None) -> di
     The seconds are those of the session that ended the look.
     """
     started = time.perf_counter()
-    pairs, label = [(server.params, bench.items)], f"round {server.round}"
+    pairs, label = [(bench.method.adapter(server), bench.items)], f"round {server.round}"
     found = evaluate(bench, pairs, label, metrics=[bench.loss], ledger=ledger, stop=stop, is_brief=True)
     scores = found[bench.loss]
     return {

@@ -26,7 +26,7 @@ from fedllm_bench.runs.loading import Bench
 from fedllm_bench.runs.scoring import digest_of_each
 from fedllm_bench.scores.score import Score
 from fedllm_bench.training import engines
-from fedllm_bench.training.block import ClientResult
+from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.tasks import Until, batched, clients_per_block, tasks_of_steps
 

@@ -25,7 +25,7 @@ from fedllm_bench.methods.accounting import spent_epsilon
 from fedllm_bench.methods.base import FedAvg, Server, Upload
 from fedllm_bench.methods.privacy import Private, joint_norm
 from fedllm_bench.methods.wrapped import find
-from fedllm_bench.training.block import ClientResult
+from fedllm_bench.training.client_round import ClientResult
 
 
 def aggregation_error(params: Tree, deltas: Sequence[Tree], weights: Sequence[float]) -> tuple[float, float]:
@@ -87,6 +87,17 @@ class Mean:
             key: {name: tensor / (expected_clients or self.weights[key] or 1.0) for name, tensor in tree.items()}
             for key, tree in self.total.items()
         }
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All uploads of a round, in the order of clients, for a method that needs them at once."""
+
+    uploads: tuple[Upload, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def add(self, upload: Upload, weight: float) -> Gathered:
+        return Gathered((*self.uploads, upload), (*self.weights, weight))
 
 
 @dataclass

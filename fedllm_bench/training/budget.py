@@ -7,51 +7,77 @@ MB as 1024 * 1024 bytes, and warns when the sum is beyond. Here a run ends befor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree, num_bytes
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.base import FedAvg, Message, Server, Upload
 from fedllm_bench.results.budget import MB
 from fedllm_bench.training.faults import dropouts
 
 
-def bytes_of_client(method: FedAvg, params: Tree, lr: float) -> tuple[int, int]:
-    """Bytes of the message to a client and of its upload, by the method's own functions; values do not matter."""
-    message = method.broadcast(method.init(params))
-    _, upload = method.finish(message, method.client_init(params), params, params, 1, lr)
-    return num_bytes(message), num_bytes(upload)
+def bytes_down(method: FedAvg, server: Server, message: Message, client: int) -> int:
+    """Bytes that go to client number `client` in the round that starts from `server`."""
+    return num_bytes(method.travels(message, method.tell(server, client))) if method.sends else 0
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What clients get and send, by the method's own functions on tensors without memory: values do not matter."""
+
+    method: FedAvg
+    params: Tree
+    lr: float
+
+    def of_client(self, round_num: int, client: int) -> tuple[int, int]:
+        """Bytes down and up of one client in a round (0 is the first)."""
+        varies = self.method.changes("tell") or self.method.changes("travels")
+        return self._of(round_num, client) if varies else self._of_any
+
+    @cached_property
+    def _of_any(self) -> tuple[int, int]:
+        return self._of(0, 0)
+
+    def _of(self, round_num: int, client: int) -> tuple[int, int]:
+        if not self.method.sends:
+            return 0, 0
+        params = {name: tensor.to("meta") for name, tensor in self.params.items()}
+        server = replace(self.method.init(params), round=round_num)
+        message, state = self.method.broadcast(server), self.method.client_init(params)
+        upload: Upload = {}
+        for phase in self.method.phases(1):
+            known = {**state, **self.method.tell(server, client)}
+            state, sent = phase.method.finish(message, known, params, params, len(phase.steps), self.lr)
+            upload |= sent
+        return bytes_down(self.method, server, message, client), num_bytes(upload)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ByteBudget:
-    """`most` bytes in the whole run, None for as many as it takes; `down` and `up` are those of one client."""
+    """`most` bytes in the whole run, None for as many as it takes."""
 
+    config: RunConfig
+    traffic: Traffic
     most: float | None
-    down: int = 0
-    up: int = 0
 
     @classmethod
     def of(cls, config: RunConfig, method: FedAvg, params: Tree) -> ByteBudget:
         """That of the config. Where nothing is sent, none is passed."""
-        allowed = config.communication.budget_mb
-        if allowed is None or method.personal or method.pooled:
-            return cls(most=None)
-        down, up = bytes_of_client(method, params, config.local.lr)
-        return cls(most=allowed * MB, down=down, up=up)
+        allowed = config.communication.budget_mb if method.sends else None
+        most = None if allowed is None else allowed * MB
+        return cls(config=config, traffic=Traffic(method, params, config.local.lr), most=most)
 
-    def ends_at(self, used: int, chosen: int, present: int) -> bool:
-        """Whether a round of so many chosen clients, of whom so many answer, goes beyond it after `used` bytes."""
-        return self.most is not None and used + self.of_round(chosen, present) > self.most
+    def ends_at(self, used: int, round_num: int, chosen: Sequence[int]) -> bool:
+        """Whether a round of the `chosen` clients goes beyond it after `used` bytes."""
+        return self.most is not None and used + self.of_round(round_num, chosen) > self.most
 
-    def of_round(self, chosen: int, present: int) -> int:
-        return self.down * chosen + self.up * present
-
-
-def num_present(config: RunConfig, round_num: int, chosen: Sequence[int]) -> int:
-    """The chosen clients of a round who do not drop out by plan."""
-    return len(chosen) - len(dropouts(config, round_num, list(chosen)))
+    def of_round(self, round_num: int, chosen: Sequence[int]) -> int:
+        """Bytes of a round in which all answer who do not drop out by plan."""
+        away = dropouts(self.config, round_num, list(chosen))
+        of_each = {client: self.traffic.of_client(round_num, client) for client in chosen}
+        return sum(down + (0 if client in away else up) for client, (down, up) in of_each.items())
 
 
 def rounds_within(config: RunConfig, method: FedAvg, params: Tree, plan: Sequence[Sequence[int]]) -> int:
@@ -63,11 +89,10 @@ def rounds_within(config: RunConfig, method: FedAvg, params: Tree, plan: Sequenc
     if budget.most is None:
         return len(plan)
     for number, chosen in enumerate(plan):
-        present = num_present(config, number, chosen)
-        if budget.ends_at(used, len(chosen), present):
-            _check_first(config, number, budget.of_round(len(chosen), present))
+        if budget.ends_at(used, number, chosen):
+            _check_first(config, number, budget.of_round(number, chosen))
             return number
-        used += budget.of_round(len(chosen), present)
+        used += budget.of_round(number, chosen)
     return len(plan)
 
 

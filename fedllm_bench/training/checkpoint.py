@@ -16,7 +16,7 @@ import torch
 
 from fedllm_bench.common.files import make_folder, write_bytes
 from fedllm_bench.common.trees import Tree
-from fedllm_bench.methods.base import ClientState, Server
+from fedllm_bench.methods.base import ClientState, Server, Upload
 
 FILE = "server.safetensors"
 PARTIAL_FILE = "round.safetensors"
@@ -84,23 +84,42 @@ class Partial:
     results: tuple[dict[str, Any], ...] = ()
     norms: tuple[float, ...] = ()  # of the uploads, where privacy is on
     seconds: float = 0.0
+    uploads: tuple[Upload, ...] = ()  # all of them, where the method needs them
+    shares: tuple[float, ...] = ()  # their weights
 
 
 def save_partial(folder: Path, round_num: int, partial: Partial) -> None:
     """Their states must be on disk already (:meth:`ClientStates.put`)."""
     notes = {"round": round_num, **vars(partial)}
-    del notes["total"]
-    save_trees(make_folder(folder) / PARTIAL_FILE, partial.total, notes)
+    del notes["total"], notes["uploads"]
+    uploads = {
+        f"upload.{number}.{key}": tree for number, upload in enumerate(partial.uploads) for key, tree in upload.items()
+    }
+    save_trees(make_folder(folder) / PARTIAL_FILE, {**partial.total, **uploads}, notes)
 
 
 def load_partial(folder: Path, round_num: int) -> Partial:
     """What an interrupted session left of this round; empty where there is nothing, or only of an earlier round."""
     if not (folder / PARTIAL_FILE).is_file():
         return Partial()
-    total, notes = load_trees(folder / PARTIAL_FILE)
+    trees, notes = load_trees(folder / PARTIAL_FILE)
     if notes["round"] != round_num:
         return Partial()
-    return Partial(total, notes["weights"], tuple(notes["results"]), tuple(notes["norms"]), notes["seconds"])
+    shares = tuple(notes.get("shares", ()))
+    uploads = tuple(_below(f"upload.{number}.", trees) for number in range(len(shares)))
+    return Partial(
+        total={key: tree for key, tree in trees.items() if not key.startswith("upload.")},
+        weights=notes["weights"],
+        results=tuple(notes["results"]),
+        norms=tuple(notes["norms"]),
+        seconds=notes["seconds"],
+        uploads=uploads,
+        shares=shares,
+    )
+
+
+def _below(prefix: str, trees: Mapping[str, Tree]) -> dict[str, Tree]:
+    return {key.removeprefix(prefix): tree for key, tree in trees.items() if key.startswith(prefix)}
 
 
 @dataclass(frozen=True)

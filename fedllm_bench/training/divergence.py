@@ -19,7 +19,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.methods.base import Server
-from fedllm_bench.training.block import ClientTask
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.tasks import batched, clients_per_block, in_order, pooled_task, tasks_of_round
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import torch
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import counted
-from fedllm_bench.training.block import ClientResult, ClientTask
+from fedllm_bench.training.client_round import ClientResult, ClientTask
 from fedllm_bench.training.passes import Pass, PassPlan, passes_of
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ from fedllm_bench.common.progress import Share
 from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.config.run import Local
-from fedllm_bench.methods.base import Message, Server
+from fedllm_bench.methods.base import Message, Server, Upload
 from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.training import divergence
-from fedllm_bench.training.aggregation import Mean, UploadNotes
+from fedllm_bench.training.aggregation import Gathered, Mean, UploadNotes
 from fedllm_bench.training.batches import schedule
-from fedllm_bench.training.block import Block, ClientResult, MapBlocks
-from fedllm_bench.training.budget import ByteBudget, num_present
+from fedllm_bench.training.block import Block, MapBlocks
+from fedllm_bench.training.budget import ByteBudget, bytes_down
 from fedllm_bench.training.checkpoint import Partial, load_partial, load_server, save_partial, save_server
+from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
 from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.tasks import Until, batched, clients_per_block, in_order, pooled_task, tasks_of_round
@@ -49,7 +50,7 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
         share.reach(server.round, is_new=False)
         for round_num in range(server.round, len(plan)):
             chosen = plan[round_num]
-            if budget.ends_at(used_bytes(records), len(chosen), num_present(run.config, round_num, chosen)):
+            if budget.ends_at(used_bytes(records), round_num, chosen):
                 log.warning(ended_early(run.config, records))
                 break
             share.note = f"round {round_num + 1} of {len(plan)}"
@@ -85,19 +86,46 @@ class _Answers:
     results: list[dict[str, Any]]
     notes: UploadNotes
     seconds: float  # of earlier sessions
+    gathered: Gathered = field(default_factory=Gathered)  # where the method needs all uploads; `mean` is empty there
 
     @classmethod
     def so_far(cls, run: TrainingRun, round_num: int) -> _Answers:
         found = load_partial(run.folder / "checkpoint", round_num)
         notes = UploadNotes(run.config, run.method, len(run.clients), norms=list(found.norms))
-        return cls(Mean(found.total, found.weights), list(found.results), notes, found.seconds)
+        gathered = Gathered(found.uploads, found.shares)
+        return cls(Mean(found.total, found.weights), list(found.results), notes, found.seconds, gathered)
 
     def save(self, folder: Path, round_num: int, seconds: float) -> None:
         """Keep them for the next session; where notes need the uploads themselves, the round begins anew."""
         if self.notes.deltas:
             return
         norms, results = tuple(self.notes.norms), tuple(self.results)
-        save_partial(folder, round_num, Partial(self.mean.total, self.mean.weights, results, norms, seconds))
+        partial = Partial(
+            total=self.mean.total,
+            weights=self.mean.weights,
+            results=results,
+            norms=norms,
+            seconds=seconds,
+            uploads=self.gathered.uploads,
+            shares=self.gathered.weights,
+        )
+        save_partial(folder, round_num, partial)
+
+    def add(self, run: TrainingRun, server: Server, result: ClientResult) -> None:
+        """Count the upload of a client that answered."""
+        weight = result.num_examples if run.method.weighting == "examples" else 1.0
+        received = run.method.receive(server, result.upload)
+        self.notes.add(result.upload, received, weight)
+        if run.method.needs_all:
+            self.gathered = self.gathered.add(received, weight)
+        else:
+            self.mean = self.mean.add(replace(result, upload=received), weight)
+
+    def value(self, run: TrainingRun, server: Server) -> Upload:
+        """The mean of the uploads, or what the method makes of all of them."""
+        if run.method.needs_all:
+            return run.method.combine(server, self.gathered.uploads, self.gathered.weights)
+        return self.mean.value(run.method.expected_clients())
 
 
 def _one_round(
@@ -119,15 +147,14 @@ def _one_round(
     _check_answers(results, server.round, config.federation.failure_limit, run.method.expected_clients())
     diverged = divergence.divergence_of(run, start, server, present, results, records)
     sent = [result["bytes_up"] for result in results if result["failure"] is None]
-    after = _updated(run, server, answers.mean, len(sent))
+    after = _updated(run, server, answers, len(sent))
     results = sorted([*results, *(_absent(run, client) for client in away)], key=lambda result: result["clients"])
-    alone = run.method.personal or run.method.pooled  # nothing is sent
     record = {
         "round": server.round + 1,
         "lr": local.lr,
         **{key: [result[key] for result in results] for key in SUMMARY_KEYS},
-        "bytes_down": 0 if alone else num_bytes(message) * len(results),
-        "bytes_up": 0 if alone else sum(sent),
+        "bytes_down": sum(bytes_down(run.method, server, message, result["clients"]) for result in results),
+        "bytes_up": sum(sent) if run.method.sends else 0,
         "update_norm": norm(tmap(lambda a, b: a - b, after.params, server.params)),
         **answers.notes.record(server),
         **({"divergence": diverged} if diverged else {}),
@@ -148,19 +175,16 @@ def _collect(
         answers.results.append(_summary(result))
         if result.failure is None:
             run.states.put(result.client, result.state, server.round + 1)
-            weight = result.num_examples if run.method.weighting == "examples" else 1.0
-            received = run.method.receive(server, result.upload)
-            answers.notes.add(result.upload, received, weight)
-            answers.mean = answers.mean.add(replace(result, upload=received), weight)
+            answers.add(run, server, result)
 
 
-def _updated(run: TrainingRun, server: Server, mean: Mean, num_answers: int) -> Server:
+def _updated(run: TrainingRun, server: Server, answers: _Answers, num_answers: int) -> Server:
     """The server after a round. One without answers changes nothing but its number, unless it is due noise."""
     expected = run.method.expected_clients()
     if expected is None and not num_answers:
         return replace(server, round=server.round + 1)
     fraction = (num_answers if expected is None else expected) / len(run.clients)
-    return run.method.update(server, mean.value(expected), fraction)
+    return run.method.update(server, answers.value(run, server), fraction)
 
 
 def _absent(run: TrainingRun, client: int) -> dict[str, Any]:

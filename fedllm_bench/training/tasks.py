@@ -13,7 +13,7 @@ from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import Server
 from fedllm_bench.training.batches import plan_steps
-from fedllm_bench.training.block import ClientResult, ClientTask
+from fedllm_bench.training.client_round import ClientResult, ClientTask
 from fedllm_bench.training.faults import steps_done
 from fedllm_bench.training.passes import PassPlan
 
@@ -128,6 +128,7 @@ def _task(
         row_numbers=rows,
         steps=plan,
         state=run.states.get(client, run.method.client_init(server.params), server.round),
+        told=run.method.tell(server, client),
     )
 
 

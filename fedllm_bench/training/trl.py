@@ -33,7 +33,8 @@ from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.pairs import PairRow
 from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.methods.base import FedAvg, Message
-from fedllm_bench.training.block import Block, ClientResult, ClientTask, MapBlocks
+from fedllm_bench.training.block import Block, MapBlocks
+from fedllm_bench.training.client_round import ClientResult, ClientTask, through_phases
 from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import load_base, load_settings
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -94,15 +95,26 @@ def load_peft(model: LoraModel, config: RunConfig) -> Any:
 def train_client(
     peft_model: Any, tokenizer: Any, method: FedAvg, message: Message, task: ClientTask, local: Local
 ) -> ClientResult:
-    """Local training of one client from `message`, whose trees lie on the model's device.
+    """Local training of one client, all its phases, from `message`, whose trees lie on the model's device.
 
     The global random generators are left as they were. Raises a :class:`ValueError` where PEFT's tensors have
     other names than those of the message.
     """
-    state = moved_to(peft_model.device, task.state)
-    start, parameters = method.start(message, state), adapter_parameters(peft_model)
+
+    def train(phase_method: FedAvg, parts: Sequence[ClientTask]) -> list[ClientResult]:
+        return [_train_phase(peft_model, tokenizer, phase_method, message, part, local) for part in parts]
+
+    return through_phases(method, [task], train)[0]
+
+
+def _train_phase(
+    peft_model: Any, tokenizer: Any, method: FedAvg, message: Message, task: ClientTask, local: Local
+) -> ClientResult:
+    known = moved_to(peft_model.device, task.known)
+    start, parameters = method.start(message, known), adapter_parameters(peft_model)
     put(parameters, start)
-    client = TrainedClient(method, message, state, local, y={name: parameters[name] for name in start})
+    y = {name: parameters[name] for name in start}
+    client = TrainedClient(method, message, known, local, y=y, done=task.done)
     failure = None
     if task.steps:
         with undisturbed(), tempfile.TemporaryDirectory() as folder:
@@ -113,7 +125,8 @@ def train_client(
 def _train(peft_model: Any, tokenizer: Any, client: TrainedClient, task: ClientTask, folder: str) -> str | None:
     """All local steps of a client by a new trainer, which may write into `folder`; why it failed, if it did."""
     steps = planned_rows(task)
-    seed = int(np.random.default_rng([DROPOUT, task.seed, task.round_num, task.client]).integers(2**31))
+    words = [DROPOUT, task.seed, task.round_num, task.client, *([task.done] if task.done else [])]
+    seed = int(np.random.default_rng(words).integers(2**31))
     use_cpu = peft_model.device.type == "cpu"
     args = arguments(client.local, steps, output_dir=folder, seed=seed, use_cpu=use_cpu)
     make = make_trainer if client.local.loss == "sft" else make_pair_trainer

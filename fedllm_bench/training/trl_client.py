@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedllm_bench.common.trees import Tree, moved_to, tmap, zeros_like
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
-from fedllm_bench.training.block import ClientResult, ClientTask, upload_failure
+from fedllm_bench.training.client_round import ClientResult, ClientTask, own_state, upload_failure
 
 CPU = torch.device("cpu")
 
@@ -25,17 +25,18 @@ class NotFinite(Exception):
 class TrainedClient:
     """One client during local training; `y` are the model's own parameters, which the trainer's optimiser moves.
 
-    `message` and `state` lie on the model's device.
+    `message` and `known`, the client's state and what it was told, lie on the model's device.
     """
 
     method: FedAvg
     message: Message
-    state: ClientState
+    known: ClientState
     local: Local
     y: dict[str, nn.Parameter]
     losses: list[float] = field(default_factory=list)
     grad_sum: Tree = field(default_factory=dict)
     step_loss: float = 0.0
+    done: int = 0  # local steps of earlier phases of the round
 
     def values(self) -> Tree:
         return {name: p.detach().clone() for name, p in self.y.items()}
@@ -48,28 +49,29 @@ class TrainedClient:
         """Correct the gradient of a whole step in place. Raises :class:`NotFinite`."""
         grads = {name: _gradient(p) for name, p in self.y.items()}
         if not (math.isfinite(self.step_loss) and all(bool(torch.isfinite(g).all()) for g in grads.values())):
-            number = len(self.losses) + 1
+            number = self.done + len(self.losses) + 1
             raise NotFinite(f"loss {self.step_loss} or its gradient is not finite at local step {number}")
         self.losses.append(self.step_loss)
         self.step_loss = 0.0
         self.grad_sum = tmap(torch.add, self.grad_sum or zeros_like(grads), grads)
-        corrected = self.method.correct(grads, self.values(), self.message, self.state)
+        corrected = self.method.correct(grads, self.values(), self.message, self.known)
         for name, p in self.y.items():
             p.grad = corrected[name]
 
     def after_step(self) -> None:
         """Once the optimiser has moved `y`."""
-        put(self.y, self.method.after_step(self.values(), self.message, self.state, self.local.lr))
+        put(self.y, self.method.after_step(self.values(), self.message, self.known, self.local.lr))
 
     def result(self, task: ClientTask, failure: str | None) -> ClientResult:
-        state, upload = self.state, Upload()
+        state, upload = task.state, Upload()
         if failure is None:
             steps, y = len(task.steps), self.values()
             mean_grad = tmap(lambda g: g / max(steps, 1), self.grad_sum or zeros_like(y))
-            state, upload = self.method.finish(self.message, self.state, y, mean_grad, steps, self.local.lr)
+            known, upload = self.method.finish(self.message, self.known, y, mean_grad, steps, self.local.lr)
+            state = own_state(task, known)
             failure = upload_failure(upload)
         if failure is not None:
-            state, upload = self.state, {}
+            state, upload = task.state, {}
         return ClientResult(
             client=task.client,
             client_id=task.client_id,

@@ -6,14 +6,17 @@ K clients, P numbers in one packed adapter. A direction is drawn anew wherever i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from fedllm_bench.common.directions import Probe, move_
+from fedllm_bench.common.directions import DIRECTION, Probe, mixed, move_
 from fedllm_bench.common.trees import Layout, Tree
+from fedllm_bench.methods.base import FedAvg, Message
+from fedllm_bench.training.client_round import ClientTask
+from fedllm_bench.training.step_passes import LossesOf, Step, over_passes, rows_of
 
 
 @dataclass
@@ -37,31 +40,51 @@ class Probed:
         return {"probes": {"seeds": seeds, "slopes": like.new_tensor(self.slopes)}}
 
 
-def slopes_of(
-    losses_at: Callable[[Tensor], Tensor], layout: Layout, y_KP: Tensor, probes: Sequence[Probe]
-) -> tuple[list[float], list[float]]:
-    """Mean losses of the two points of each client, and the slopes (L(y + mu z) - L(y - mu z)) / (2 mu).
+def probes_of(method: FedAvg, message: Message, tasks: Sequence[ClientTask], number: int) -> list[Probe]:
+    """The direction of each client's step, drawn anew for each; [] for a method that follows the gradient."""
+    if not method.changes("probe"):
+        return []
+    found = [method.probe(message, task.known, _moment(task, number)) for task in tasks]
+    return [probe for probe in found if probe is not None]
+
+
+def _moment(task: ClientTask, number: int) -> int:
+    return mixed(task.seed, task.round_num, task.client, task.done + number, DIRECTION)
+
+
+def probed_gradients(
+    step: Step, y_KP: Tensor, probes: Sequence[Probe], noted: Sequence[Probed]
+) -> tuple[list[float], Tensor]:
+    """Losses of K clients, means of those at the two points of each, and (K, P): the slope g times the direction z.
 
     `y_KP` is moved in place, by +1, -2 and +1 mu z, and is back where it was up to rounding.
     """
+    layout = step.layout
+    _move(layout, y_KP, probes, 1)
+    above_K = step_losses(step, y_KP)
+    _move(layout, y_KP, probes, -2)
+    below_K = step_losses(step, y_KP)
+    _move(layout, y_KP, probes, 1)
+    slopes = ((above_K - below_K) / above_K.new_tensor([2 * probe.mu for probe in probes])).tolist()
+    found_KP = torch.zeros_like(y_KP)
+    for one, found_P, probe, slope in zip(noted, found_KP, probes, slopes, strict=True):
+        one.note(probe, slope)
+        move_(layout.unpack(found_P), probe.seed, slope)
+    return ((above_K + below_K) / 2).tolist(), found_KP
+
+
+def step_losses(step: Step, y_KP: Tensor) -> Tensor:
+    """Losses of K clients, (K,), by the passes and masks of any other step; nothing is kept for a backward pass."""
+    losses_K = y_KP.new_zeros(len(step.tasks))
+
+    def add(owners: list[int], losses_of: LossesOf) -> None:
+        losses_K[owners] += losses_of(rows_of(y_KP, owners))
+
     with torch.no_grad():
-        _move(layout, y_KP, probes, 1)
-        above_K = losses_at(y_KP)
-        _move(layout, y_KP, probes, -2)
-        below_K = losses_at(y_KP)
-        _move(layout, y_KP, probes, 1)
-    two_mu_K = above_K.new_tensor([2 * probe.mu for probe in probes])
-    return ((above_K + below_K) / 2).tolist(), ((above_K - below_K) / two_mu_K).tolist()
+        over_passes(step, add)
+    return losses_K
 
 
 def _move(layout: Layout, y_KP: Tensor, probes: Sequence[Probe], times: int) -> None:
     for y_P, probe in zip(y_KP, probes, strict=True):
         move_(layout.unpack(y_P), probe.seed, times * probe.mu)
-
-
-def along(layout: Layout, like_KP: Tensor, probes: Sequence[Probe], slopes: Sequence[float]) -> Tensor:
-    """g z of each client, (K, P)."""
-    found_KP = torch.zeros_like(like_KP)
-    for found_P, probe, slope in zip(found_KP, probes, slopes, strict=True):
-        move_(layout.unpack(found_P), probe.seed, slope)
-    return found_KP

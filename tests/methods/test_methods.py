@@ -20,6 +20,7 @@ from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import block
 from fedllm_bench.training.aggregation import Mean
+from fedllm_bench.training.client_round import ClientResult
 
 
 def test_every_method_and_variant_has_a_transcription():
@@ -73,9 +74,9 @@ def test_the_gradient_of_fedprox_by_hand():
     assert corrected["w"].tolist() == [11.0, 18.0]  # 10 + 0.5 (3 - 1), 20 + 0.5 (-2 - 2)
 
 
-def answer(client: int, delta: float, num_examples: int, **other: float) -> block.ClientResult:
+def answer(client: int, delta: float, num_examples: int, **other: float) -> ClientResult:
     upload = {key: {"w": torch.tensor([value])} for key, value in {"delta": delta, **other}.items()}
-    return block.ClientResult(
+    return ClientResult(
         client=client, client_id=str(client), upload=upload, state={}, num_examples=num_examples, losses=()
     )
 

@@ -20,7 +20,7 @@ from fedllm_bench.pipeline.stages import run_cell
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.loading import load_bench
 from fedllm_bench.training import block
-from fedllm_bench.training.block import ClientTask
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.passes import PassPlan
 
 QUICK = ("evaluation.local_clients=2", "federation.rounds=2", "evaluation.metrics=heldout")

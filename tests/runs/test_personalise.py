@@ -29,8 +29,9 @@ from fedllm_bench.scores.score import Score
 from fedllm_bench.scores.summaries import per_cluster
 from fedllm_bench.training import engines
 from fedllm_bench.training.batches import plan_steps
-from fedllm_bench.training.block import ClientResult, ClientTask, train_block
+from fedllm_bench.training.block import train_block
 from fedllm_bench.training.checkpoint import ClientStates
+from fedllm_bench.training.client_round import ClientResult, ClientTask
 
 SMALL = ("local.micro_batch=4", "local.accumulation=2", "lora.rank=4", "lora.alpha=8", "lora.dropout=0.1",
          "federation.rounds=4", "federation.clients_per_round=3", "local.block_size=1",

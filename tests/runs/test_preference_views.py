@@ -27,7 +27,8 @@ from fedllm_bench.runs.scoring import read_scores
 from fedllm_bench.scores.summaries import means_by_part
 from fedllm_bench.training import engines
 from fedllm_bench.training.batches import plan_steps
-from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.rounds import run_rounds
 
 SMALL = ("federation.rounds=4", "federation.clients_per_round=3", "local.steps=1", "local.micro_batch=4",

@@ -28,7 +28,8 @@ from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import loss, objectives
 from fedllm_bench.training.batches import NOT_COUNTED, Batch
-from fedllm_bench.training.block import ClientResult, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.model import lora_model, norms
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.norms import FrozenRmsNorm

@@ -20,7 +20,7 @@ from fedllm_bench.results.budget import MB, budget_block, ended_early
 from fedllm_bench.runs.cell import settings_hash
 from fedllm_bench.runs.folder import RunFolder
 from fedllm_bench.training.batches import schedule
-from fedllm_bench.training.budget import bytes_of_client, rounds_within
+from fedllm_bench.training.budget import Traffic, rounds_within
 from fedllm_bench.training.rounds import run_rounds
 
 OF_ROUND = 2 * 3 * 2 * 4  # up and down, clients, numbers, bytes of float32
@@ -68,7 +68,7 @@ def test_a_failed_answer_leaves_room_and_a_dropout_needs_none(tiny_clients, tiny
 def test_the_bytes_of_a_client_are_known_before(method, tiny_clients, tiny_run_config, tmp_path):
     """They are those that a round counts, so the last round begun is the last one that fits."""
     config = tiny_run_config(method, "federation.weighting=uniform")
-    down, up = bytes_of_client(make_method(config, 6), START, config.local.lr)
+    down, up = Traffic(make_method(config, 6), START, config.local.lr).of_client(0, 0)
     assert min(down, up) >= 8
     small = replace(config, communication=replace(config.communication, budget_mb=(2.5 * 3 * (down + up)) / MB))
     if config.privacy.clip is None:

@@ -24,8 +24,8 @@ from fedllm_bench.data.pairs import tokenise_pairs
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.runs.cell import settings_hash
 from fedllm_bench.runs.reference import with_reference
-from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.checkpoint import load_server
+from fedllm_bench.training.client_round import ClientResult, ClientTask
 from fedllm_bench.training.divergence import margin_above
 from fedllm_bench.training.engines import ENGINES
 from fedllm_bench.training.model.lora_model import LoraModel, load_model

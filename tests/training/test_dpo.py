@@ -20,7 +20,8 @@ from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import objectives
 from fedllm_bench.training.batches import collate
-from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.objectives import PAIR_LOSSES
 

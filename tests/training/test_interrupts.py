@@ -19,8 +19,9 @@ from fedllm_bench.common import interrupts
 from fedllm_bench.common.interrupts import Interrupted, Stop
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import Message
-from fedllm_bench.training.block import ClientResult, MapBlocks
+from fedllm_bench.training.block import MapBlocks
 from fedllm_bench.training.checkpoint import load_partial, load_server
+from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.rounds import run_rounds
 
 

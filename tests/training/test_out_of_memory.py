@@ -19,7 +19,8 @@ from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import engines
-from fedllm_bench.training.block import ClientResult, ClientTask, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientResult, ClientTask
 from fedllm_bench.training.out_of_memory import WithinMemory, is_out_of_memory, largest_pass
 from fedllm_bench.training.passes import PassPlan, passes_of
 from fedllm_bench.training.rounds import run_rounds

@@ -18,7 +18,8 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.metrics.likelihood import summed_nll
 from fedllm_bench.training.batches import NOT_COUNTED, collate
-from fedllm_bench.training.block import ClientResult, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.passes import PassPlan
 

@@ -16,8 +16,8 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.training import rounds
 from fedllm_bench.training.batches import schedule
-from fedllm_bench.training.block import ClientResult, ClientTask
 from fedllm_bench.training.checkpoint import load_server
+from fedllm_bench.training.client_round import ClientResult, ClientTask
 from fedllm_bench.training.rounds import run_rounds
 
 

@@ -17,8 +17,8 @@ from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg, Message, Server
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import rounds
-from fedllm_bench.training.block import ClientResult
 from fedllm_bench.training.checkpoint import load_server
+from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.model.lora_model import load_model
 from fedllm_bench.training.rounds import run_rounds

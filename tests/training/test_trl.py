@@ -23,7 +23,8 @@ from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import engines, trl
 from fedllm_bench.training.batches import schedule
-from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.engines import ENGINES
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel

@@ -19,7 +19,7 @@ from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused
 from fedllm_bench.leaderboard.submission.reading import read_plain
 from fedllm_bench.leaderboard.submission.submitted import Round, Submitted, SubmittedRun
-from fedllm_bench.training.budget import bytes_of_client
+from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.model import targets
 from fedllm_bench.training.model.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
 
@@ -36,25 +36,24 @@ def traffic(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
         where = f"{run.where}/rounds.jsonl.gz"
         if run.has_own_method:  # what it sends is in its source: the check of plugins says so
             continue
-        if run.method.personal or run.method.pooled:
-            shapes: Mapping[str, tuple[int, ...]] | None = {}
-        else:
-            shapes = shapes_of(run)
+        shapes = shapes_of(run) if run.method.sends else {}
         if shapes is None:
             text = "bytes are not derived: it is no plain LoRA of the embedded base, and no adapter is in the bundle"
             yield Problem(code="bytes-not-derived", message=text, where=where, level="flagged")
             continue
-        down, up = _of_one_client(run, shapes) if shapes else (0, 0)
-        wrong = [line for line in run.rounds if (line.bytes_down, line.bytes_up) != _of_round(line, down, up)]
+        traffic = _traffic(run, shapes)
+        wrong = [line for line in run.rounds if (line.bytes_down, line.bytes_up) != _of_round(line, traffic)]
         if wrong:
-            line, right = wrong[0], _of_round(wrong[0], down, up)
+            line, right = wrong[0], _of_round(wrong[0], traffic)
             got = f"round {line.round} has {line.bytes_down} down and {line.bytes_up} up"
             text = f"{counted(len(wrong), 'round')}; {got}, not {right[0]} and {right[1]}"
             yield Problem(code="bytes", message=text, where=where)
 
 
-def _of_round(line: Round, down: int, up: int) -> tuple[int, int]:
-    return down * len(line.clients), up * line.failures.count(None)
+def _of_round(line: Round, traffic: Traffic) -> tuple[int, int]:
+    of_each = [traffic.of_client(line.round - 1, client) for client in line.clients]
+    answered = zip(of_each, line.failures, strict=True)
+    return sum(down for down, _ in of_each), sum(up for (_, up), failure in answered if failure is None)
 
 
 def shapes_of(run: SubmittedRun) -> dict[str, tuple[int, ...]] | None:
@@ -86,10 +85,9 @@ def _layers(lora: Lora) -> dict[str, AdaptedLayer]:
     return layers
 
 
-def _of_one_client(run: SubmittedRun, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
-    """Bytes of the message and of an upload, by the method's own functions on tensors without memory."""
+def _traffic(run: SubmittedRun, shapes: Mapping[str, tuple[int, ...]]) -> Traffic:
     params: Tree = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    return bytes_of_client(run.method, params, run.config.local.lr)
+    return Traffic(run.method, params, run.config.local.lr)
 
 
 # --- the adapter itself

@@ -19,7 +19,7 @@ from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.batches import StepPlan
-from fedllm_bench.training.block import ClientResult, ClientTask
+from fedllm_bench.training.client_round import ClientResult, ClientTask
 from fedllm_bench.training.cluster.loaded import LoadedBase
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.passes import PassPlan
@@ -80,14 +80,17 @@ class SentTask:
     row_numbers: tuple[int, ...]
     steps: tuple[StepPlan, ...]
     state: Arrays
+    told: Arrays
+    done: int
 
     @classmethod
     def of(cls, task: ClientTask) -> SentTask:
-        fields = {key: value for key, value in vars(task).items() if key not in ("rows", "state")}
-        return cls(**fields, state=packed(task.state))
+        fields = {key: value for key, value in vars(task).items() if key not in ("rows", "state", "told")}
+        return cls(**fields, state=packed(task.state), told=packed(task.told))
 
     def with_rows(self, rows: Rows) -> ClientTask:
-        return ClientTask(**{**vars(self), "rows": rows, "state": unpacked(self.state)})
+        trees = {"state": unpacked(self.state), "told": unpacked(self.told)}
+        return ClientTask(**{**vars(self), "rows": rows, **trees})
 
 
 @dataclass(frozen=True)

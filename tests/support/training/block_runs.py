@@ -11,7 +11,7 @@ from tiny import (
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.training.block import ClientResult, ClientTask
+from fedllm_bench.training.client_round import ClientResult, ClientTask
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fedllm_bench.training.block import ClientResult
+from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.cluster.connection import Connection
 from fedllm_bench.training.cluster.loaded import About
 from fedllm_bench.training.cluster.wire import Returned, SentResult, SentTask

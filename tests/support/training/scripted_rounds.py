@@ -13,7 +13,7 @@ from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.base import Message
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.training.block import ClientResult, ClientTask
+from fedllm_bench.training.client_round import ClientResult, ClientTask
 from fedllm_bench.training.run import TrainingRun
 
 START: Tree = {"w": torch.tensor([1.0, 2.0])}

@@ -17,7 +17,7 @@ from fedllm_bench.config.run import Local
 from fedllm_bench.data.tokens import TokenPart, TokenRow
 from fedllm_bench.methods.base import ClientState
 from fedllm_bench.training.batches import collate, plan_steps
-from fedllm_bench.training.block import ClientTask
+from fedllm_bench.training.client_round import ClientTask
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 VOCABULARY = 3000

@@ -10,7 +10,7 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.released import ReleasedScaffold
 from fedllm_bench.methods.scaffold import Scaffold
-from fedllm_bench.training.block import ClientResult
+from fedllm_bench.training.client_round import ClientResult
 
 SHARP: dict[str, FedAvg] = {  # each correction moves the end by far more than the tolerance
     "fedavg": FedAvg(),

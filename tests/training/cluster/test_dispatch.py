@@ -17,7 +17,7 @@ from fedllm_bench.config.run import Lora, Model, Ray
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.pipeline import spreading
 from fedllm_bench.pipeline.plan import Plan
-from fedllm_bench.training.block import ClientTask
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.cluster import pool as pools
 from fedllm_bench.training.cluster.blocks import trained_blocks
 from fedllm_bench.training.cluster.dispatch import MOST_DEATHS

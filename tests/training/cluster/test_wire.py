@@ -9,7 +9,7 @@ import torch
 from resumed_rounds import same_bits
 from tiny import LOCAL, client_task, random_part
 
-from fedllm_bench.training.block import ClientResult
+from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.cluster.wire import SentResult, SentTask, packed, plain_rows, unpacked
 
 TREES: dict[str, Any] = {

@@ -12,8 +12,9 @@ from tiny import client_task, random_part, random_tree, settings
 from fedllm_bench.common import files
 from fedllm_bench.common.trees import Tree, norm, tmap
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.training.block import ClientResult, train_block
+from fedllm_bench.training.block import train_block
 from fedllm_bench.training.checkpoint import load_server
+from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
 

@@ -20,7 +20,8 @@ from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.engines import ENGINES, in_process
 from fedllm_bench.training.model.adapter import save_adapter
 from fedllm_bench.training.model.lora import Masks, attach, detach, initial_adapter

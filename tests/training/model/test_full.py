@@ -22,8 +22,9 @@ from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import loss
-from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.block import train_block
 from fedllm_bench.training.checkpoint import load_server
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.model.full import FullWeights, save_model
 from fedllm_bench.training.model.lora import initial_adapter

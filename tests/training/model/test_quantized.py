@@ -28,7 +28,8 @@ from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.runs.cell import Cell
-from fedllm_bench.training.block import ClientTask, train_block
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.model import quantized
 from fedllm_bench.training.model.lora import initial_adapter

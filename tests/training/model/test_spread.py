@@ -26,7 +26,7 @@ from fedllm_bench.pipeline import results_stage
 from fedllm_bench.runs import opening
 from fedllm_bench.training import loss
 from fedllm_bench.training.batches import Batch
-from fedllm_bench.training.block import ClientResult
+from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.fitting import model_settings
 from fedllm_bench.training.memory import estimate
