@@ -56,7 +56,7 @@ def _train_phase(
     layout = Layout.of(message["params"])
     progress = [_Progress(task, []) for task in tasks]
     y_KP = torch.stack([layout.pack(method.start(message, task.known)) for task in tasks])
-    grad_sum_KP, state = torch.zeros_like(y_KP), optimizer.new_state(y_KP)
+    grad_sum_KP, state = torch.zeros_like(y_KP), optimizer.new_state(y_KP, local.optimizer)
     for number in range(max(len(task.steps) for task in tasks)):
         moving = [k for k, p in enumerate(progress) if number < len(p.task.steps) and p.failure is None]
         if not moving:

@@ -13,15 +13,16 @@ from fedllm_bench.config.run import Local
 
 @dataclass
 class OptimizerState:
-    """AdamW's moments; `step` counts the steps taken. SGD leaves the moments alone."""
+    """AdamW's moments, of no width under SGD; `step` counts the steps taken."""
 
     m: Tensor
     v: Tensor
     step: int = 0
 
 
-def new_state(y: Tensor) -> OptimizerState:
-    return OptimizerState(torch.zeros_like(y), torch.zeros_like(y))
+def new_state(y: Tensor, optimizer: str = "adamw") -> OptimizerState:
+    moments = y if optimizer == "adamw" else y[..., :0]
+    return OptimizerState(torch.zeros_like(moments), torch.zeros_like(moments))
 
 
 def adamw(y: Tensor, grad: Tensor, state: OptimizerState, local: Local) -> None:
