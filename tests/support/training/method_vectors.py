@@ -40,7 +40,7 @@ def as_vector(tree: Tree) -> Tensor:
 
 
 def run_suite(method: FedAvg, f: Quadratic, x: Tensor, patch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
-    """The suite's training loop, mean and update; only gradients and losses come from `f`. Server and clients at the end."""
+    """The suite's training loop, mean and update; `f` gives gradients and losses. Server and clients at the end."""
 
     def gradients(model, layout, y_KP, tasks, *rest):
         rows = [f.grad(task.client, as_vector(layout.unpack(y))) for task, y in zip(tasks, y_KP, strict=True)]

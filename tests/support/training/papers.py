@@ -256,7 +256,9 @@ PAPERS: dict[str, dict[str, tuple[dict[str, float], Transcription]]] = {
         "fedmezo": ({"mu": 0.2}, lambda f, x: fedmezo(f, x, mu=0.2, direction=drawn_direction)),
         "fedkseed": (
             {"mu": 0.2, "seeds": 6, "pro": False},
-            lambda f, x: fedkseed(f, x, mu=0.2, directions=seed_directions(6), choice=lambda k, i: chosen_seed(k, i, 6)),
+            lambda f, x: fedkseed(
+                f, x, mu=0.2, directions=seed_directions(6), choice=lambda k, i: chosen_seed(k, i, 6)
+            ),
         ),
     },
     "released": {

@@ -10,4 +10,5 @@ PRIVACY = ("privacy.clip=0.5", "privacy.epsilon=none", "privacy.noise_multiplier
 ALL = (*PRIVACY, "communication.upload_dtype=float16", "communication.lora_aggregation=frozen_a")
 
 
-SENDING = [name for name, kind in METHODS.items() if not (kind.personal or kind.pooled)]
+NUMBERS = ("fedkseed",)  # it sends no tensors under the model's names, which formats of uploads are for
+SENDING = [name for name, kind in METHODS.items() if not (kind.personal or kind.pooled) and name not in NUMBERS]
