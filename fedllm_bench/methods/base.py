@@ -95,7 +95,7 @@ class FedAvg:
 
         `moment` is a number of (seed, round, client, step), to draw from. The slope along the direction, times the
         direction, is the gradient that `correct` and the optimiser see. `finish` then finds the seeds and slopes of all
-        steps under "probes" of its client, as "seeds" and "slopes", (T,) each.
+        steps under "probes" of its client, as "seeds" and "slopes", (T,) each, and no mean gradient.
         """
         return None
 

@@ -56,8 +56,23 @@ def _train_phase(
     layout = Layout.of(message["params"])
     progress = [_Progress(task, []) for task in tasks]
     y_KP = torch.stack([layout.pack(method.start(message, task.known)) for task in tasks])
-    grad_sum_KP, state = torch.zeros_like(y_KP), optimizer.new_state(y_KP, local.optimizer)
-    for number in range(max(len(task.steps) for task in tasks)):
+    grad_sum_KP = _take_steps(model, method, message, progress, y_KP, local)
+    return [_result(method, message, layout, p, y_KP[k], grad_sum_KP[k], local) for k, p in enumerate(progress)]
+
+
+def _take_steps(
+    model: LoraModel,
+    method: FedAvg,
+    message: Message,
+    progress: Sequence[_Progress],
+    y_KP: Tensor,
+    local: Local,
+) -> Tensor:
+    """All local steps, which move `y_KP` in place. The sum of each client's gradients, (K, P); of no width where the
+    slopes of its steps stand for them."""
+    layout, sums = Layout.of(message["params"]), not method.changes("probe")
+    grad_sum_KP, state = torch.zeros_like(y_KP if sums else y_KP[:, :0]), optimizer.new_state(y_KP, local.optimizer)
+    for number in range(max(len(p.task.steps) for p in progress)):
         moving = [k for k, p in enumerate(progress) if number < len(p.task.steps) and p.failure is None]
         if not moving:
             break
@@ -73,7 +88,8 @@ def _train_phase(
         if not moving:
             break
         grad_KP = grad_KP if all(finite) else grad_KP[torch.tensor(finite)]
-        grad_sum_KP[moving] += grad_KP
+        if sums:
+            grad_sum_KP[moving] += grad_KP
         active, y = [progress[k].task for k in moving], rows_of(y_KP, moving)
         part = optimizer.OptimizerState(rows_of(state.m, moving), rows_of(state.v, moving), number)
         corrected = _corrected(method, layout, message, active, grad_KP, y)
@@ -83,7 +99,7 @@ def _train_phase(
         for whole, moved in ((y_KP, y), (state.m, part.m), (state.v, part.v)):
             if whole is not moved:
                 whole[moving] = moved
-    return [_result(method, message, layout, p, y_KP[k], grad_sum_KP[k], local) for k, p in enumerate(progress)]
+    return grad_sum_KP
 
 
 @dataclass
@@ -125,12 +141,16 @@ def _step_gradients(
 
 
 def _clipped(progress: Sequence[_Progress], grad_KP: Tensor, max_norm: float) -> Tensor:
-    """Gradients of norm `max_norm` at most; a slope that was probed for one counts as it is used."""
+    """Gradients of norm `max_norm` at most; a slope that was probed for one counts as it is used.
+
+    Those are scaled in place: nobody else needs them, and they may be as large as the base.
+    """
     factors_K1 = optimizer.clip_factors(grad_KP, max_norm)
-    if progress[0].probed.seeds:
-        for one, factor in zip(progress, factors_K1.flatten().tolist(), strict=True):
-            one.probed.scale_last(factor)
-    return grad_KP * factors_K1
+    if not progress[0].probed.seeds:
+        return grad_KP * factors_K1
+    for one, factor in zip(progress, factors_K1.flatten().tolist(), strict=True):
+        one.probed.scale_last(factor)
+    return grad_KP.mul_(factors_K1)
 
 
 def _corrected(
@@ -189,7 +209,7 @@ def _result(
     state: ClientState = task.state
     upload: Upload = {}
     if failure is None:
-        mean_grad = _copied(layout.unpack(grad_sum / max(steps, 1)))
+        mean_grad = _copied(layout.unpack(grad_sum / max(steps, 1))) if grad_sum.numel() else {}
         final = _copied(layout.unpack(y))
         known, upload = method.finish(message, task.known, final, mean_grad, steps, local.lr)
         state = own_state(task, known)
