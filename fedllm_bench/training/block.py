@@ -26,8 +26,8 @@ from fedllm_bench.training.client_round import (
 )
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.recompute import recomputing
-from fedllm_bench.training.step_passes import Step, over_passes, rows_of
-from fedllm_bench.training.zeroth_order import Probed, probed_gradients, probes_of
+from fedllm_bench.training.steps.step_passes import Step, over_passes, rows_of
+from fedllm_bench.training.steps.zeroth_order import Probed, probed_gradients, probes_of
 
 
 def train_block(

@@ -37,8 +37,8 @@ FLOAT32 = 4  # bytes; adapters and optimiser states have this type whatever the 
 # Tensors of the size of a client's adapter: it and what the server sent; and at the optimiser's step the sum of
 # gradients, the gradient, the clipped one, both moments before and after, and three on the way.
 ADAPTERS, OPTIMIZER = 2, 10
-# Of a method without a backward pass, where SGD has no moments: the gradient and a part of a direction; or at the end of
-# a round a copy of the adapter, and its change.
+# Of a method without a backward pass, where SGD has no moments: the gradient and a part of a direction; or at the end
+# of a round a copy of the adapter, and its change.
 PROBED_OPTIMIZER = 2
 # In float32: logits, log-probabilities and gradient. A plain head under adapters makes the last in the room of the
 # second; a trained head and one with a soft cap do not.

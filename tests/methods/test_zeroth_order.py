@@ -18,8 +18,9 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.fedkseed import FedKSeed, chances
 from fedllm_bench.methods.fedmezo import FedMeZO
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.training import block, zeroth_order
+from fedllm_bench.training import block
 from fedllm_bench.training.budget import Traffic
+from fedllm_bench.training.steps import zeroth_order
 
 SEEDS = FedKSeed(mu=0.1, seeds=6, pro=False)
 

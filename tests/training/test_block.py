@@ -31,7 +31,7 @@ from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.objectives import OBJECTIVES
-from fedllm_bench.training.step_passes import mask_stream
+from fedllm_bench.training.steps.step_passes import mask_stream
 
 
 @dataclass(frozen=True, kw_only=True)

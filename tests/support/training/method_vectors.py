@@ -15,8 +15,9 @@ from torch import Tensor
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, FedAvg
 from fedllm_bench.methods.wrapped import Wrapped
-from fedllm_bench.training import block, zeroth_order
+from fedllm_bench.training import block
 from fedllm_bench.training.aggregation import Mean
+from fedllm_bench.training.steps import zeroth_order
 
 SGD = settings(optimizer="sgd", lr=LR, clip=1e9, weight_decay=0.0)
 

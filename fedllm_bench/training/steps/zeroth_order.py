@@ -16,7 +16,7 @@ from fedllm_bench.common.directions import DIRECTION, Probe, mixed, move_
 from fedllm_bench.common.trees import Layout, Tree
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.client_round import ClientTask
-from fedllm_bench.training.step_passes import LossesOf, Step, over_passes, rows_of
+from fedllm_bench.training.steps.step_passes import LossesOf, Step, over_passes, rows_of
 
 
 @dataclass
