@@ -11,6 +11,8 @@ from fedllm_bench.methods.central import Central
 from fedllm_bench.methods.ditto import Ditto
 from fedllm_bench.methods.fedavgm import FedAvgM
 from fedllm_bench.methods.feddyn import FedDyn
+from fedllm_bench.methods.fedkseed import FedKSeed
+from fedllm_bench.methods.fedmezo import FedMeZO
 from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.fedrep import FedRep
@@ -37,5 +39,7 @@ METHODS: dict[str, type[FedAvg]] = {
     "ditto": Ditto,
     "pfedme": PFedMe,
     "fedrep": FedRep,
+    "fedmezo": FedMeZO,
+    "fedkseed": FedKSeed,
 }
 VARIANTS: dict[str, dict[str, type[FedAvg]]] = {"paper": METHODS, "released": RELEASED}

@@ -17,6 +17,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from fedllm_bench.common.directions import Probe
 from fedllm_bench.common.trees import Tree, tmap
 
 Message = dict[str, Tree]  # server -> clients; always "params"
@@ -88,6 +89,15 @@ class FedAvg:
     def start(self, message: Message, client: ClientState) -> Tree:
         """Where local training begins."""
         return message["params"]
+
+    def probe(self, message: Message, client: ClientState, moment: int) -> Probe | None:
+        """Along which direction a local step takes the loss, without a backward pass; None where it is to have one.
+
+        `moment` is a number of (seed, round, client, step), to draw from. The slope along the direction, times the
+        direction, is the gradient that `correct` and the optimiser see. `finish` then finds the seeds and slopes of all
+        steps under "probes" of its client, as "seeds" and "slopes", (T,) each, and no mean gradient.
+        """
+        return None
 
     def correct(self, grads: Tree, y: Tree, message: Message, client: ClientState) -> Tree:
         """The gradient to use instead of `grads`, before clipping and the optimiser."""

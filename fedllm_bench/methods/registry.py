@@ -13,6 +13,7 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods import VARIANTS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.wrapping import wrap
+from fedllm_bench.methods.zeroth_checks import check_zeroth_order
 
 
 def make_method(config: RunConfig, num_clients: int | None = None) -> FedAvg:
@@ -33,6 +34,7 @@ def make_method(config: RunConfig, num_clients: int | None = None) -> FedAvg:
     except ValidationError as error:
         raise UserError("; ".join(map(_problem, error.errors()))) from error
     _check_weighting(method, name)
+    check_zeroth_order(method, config)
     return wrap(method, config, num_clients)
 
 

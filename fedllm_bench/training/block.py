@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
 from fedllm_bench.methods.compression import UNSENT
 from fedllm_bench.training import optimizer
-from fedllm_bench.training.batches import Batch, collate
 from fedllm_bench.training.client_round import (
     ClientResult,
     ClientTask,
@@ -28,11 +26,10 @@ from fedllm_bench.training.client_round import (
     through_phases,
     upload_failure,
 )
-from fedllm_bench.training.model.lora import Masks, attach, detach
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.recompute import recomputing
-from fedllm_bench.training.objectives import OBJECTIVES, Rows
-from fedllm_bench.training.passes import Pass, passes_of, segments
+from fedllm_bench.training.steps.step_passes import Step, over_passes, rows_of
+from fedllm_bench.training.steps.zeroth_order import Probed, probed_gradients, probes_of
 
 
 def train_block(
@@ -64,34 +61,50 @@ def _train_phase(
     layout = Layout.of(message["params"])
     progress = [_Progress(task, []) for task in tasks]
     y_KP = torch.stack([layout.pack(method.start(message, task.known)) for task in tasks])
-    grad_sum_KP, state = torch.zeros_like(y_KP), optimizer.new_state(y_KP)
-    for number in range(max(len(task.steps) for task in tasks)):
+    grad_sum_KP = _take_steps(model, method, message, progress, y_KP, local)
+    return [_result(method, message, layout, p, y_KP[k], grad_sum_KP[k], local) for k, p in enumerate(progress)]
+
+
+def _take_steps(
+    model: LoraModel,
+    method: FedAvg,
+    message: Message,
+    progress: Sequence[_Progress],
+    y_KP: Tensor,
+    local: Local,
+) -> Tensor:
+    """All local steps, which move `y_KP` in place. The sum of each client's gradients, (K, P); of no width where the
+    slopes of its steps stand for them."""
+    layout, sums = Layout.of(message["params"]), not method.changes("probe")
+    grad_sum_KP, state = torch.zeros_like(y_KP if sums else y_KP[:, :0]), optimizer.new_state(y_KP, local.optimizer)
+    for number in range(max(len(p.task.steps) for p in progress)):
         moving = [k for k, p in enumerate(progress) if number < len(p.task.steps) and p.failure is None]
         if not moving:
             break
-        active = [progress[k].task for k in moving]
+        active, y = [progress[k].task for k in moving], rows_of(y_KP, moving)
         with recomputing(model, local.gradient_checkpointing):
-            losses, grad_KP = _step_gradients(model, layout, _rows(y_KP, moving), active, number, local)
+            if probes := probes_of(method, message, active, number):
+                step, probed = Step(model, layout, active, number, local), [progress[k].probed for k in moving]
+                losses, grad_KP = probed_gradients(step, y, probes, probed)
+            else:
+                losses, grad_KP = _step_gradients(model, layout, y, active, number, local)
         finite = _note_losses([progress[k] for k in moving], losses, grad_KP, number)
         moving = [k for k, good in zip(moving, finite, strict=True) if good]
         if not moving:
             break
         grad_KP = grad_KP if all(finite) else grad_KP[torch.tensor(finite)]
-        grad_sum_KP[moving] += grad_KP
-        active, y = [progress[k].task for k in moving], _rows(y_KP, moving)
-        part = optimizer.OptimizerState(_rows(state.m, moving), _rows(state.v, moving), number)
+        if sums:
+            grad_sum_KP[moving] += grad_KP
+        active, y = [progress[k].task for k in moving], rows_of(y_KP, moving)
+        part = optimizer.OptimizerState(rows_of(state.m, moving), rows_of(state.v, moving), number)
         corrected = _corrected(method, layout, message, active, grad_KP, y)
-        optimizer.OPTIMIZERS[local.optimizer](y, optimizer.clip(corrected, local.clip), part, local)
+        clipped = _clipped([progress[k] for k in moving], corrected, local.clip)
+        optimizer.OPTIMIZERS[local.optimizer](y, clipped, part, local)
         y = _after_step(method, layout, message, active, y, local.lr)
         for whole, moved in ((y_KP, y), (state.m, part.m), (state.v, part.v)):
             if whole is not moved:
                 whole[moving] = moved
-    return [_result(method, message, layout, p, y_KP[k], grad_sum_KP[k], local) for k, p in enumerate(progress)]
-
-
-def _rows(whole_KP: Tensor, picked: Sequence[int]) -> Tensor:
-    """The rows of `picked` clients: itself where these are all, which the optimiser then changes in place."""
-    return whole_KP if len(picked) == len(whole_KP) else whole_KP[list(picked)]
+    return grad_sum_KP
 
 
 @dataclass
@@ -101,6 +114,7 @@ class _Progress:
     task: ClientTask
     losses: list[float]
     failure: str | None = None
+    probed: Probed = field(default_factory=Probed)
 
 
 def _note_losses(progress: Sequence[_Progress], losses: Sequence[float], grad_KP: Tensor, number: int) -> list[bool]:
@@ -118,59 +132,30 @@ def _step_gradients(
     model: LoraModel, layout: Layout, y_KP: Tensor, tasks: Sequence[ClientTask], number: int, local: Local
 ) -> tuple[list[float], Tensor]:
     """Losses of K clients and their gradients (K, P): means over all tokens or pairs of their step."""
-    passes = passes_of(tasks, number, model.plan.tokens, packed=model.plan.packed)
-    passes = OBJECTIVES[local.loss].prepared(model, passes, lambda owners: layout.unpack(y_KP[owners]), local)
-    terms = [0] * len(tasks)
-    for each in (each for rows in passes for each in rows):
-        terms[each.owner] += each.row.num_terms
-    num_terms_K = torch.tensor(terms, device=y_KP.device)
     losses_K, grad_KP = y_KP.new_zeros(len(tasks)), torch.zeros_like(y_KP)
-    try:
-        for rows in passes:
-            losses, grad = _pass_gradients(model, layout, y_KP, rows, tasks, number, num_terms_K, local)
-            owners = sorted({each.owner for each in rows})
-            losses_K[owners] += losses
-            grad_KP[owners] += grad
-    finally:
-        model.switch.masks, model.switch.segments = None, ()
-        detach(model.layers)
+
+    def add(owners: list[int], loss_of: Callable[[Tensor], Tensor]) -> None:
+        leaf = y_KP[owners].detach().requires_grad_()
+        losses = loss_of(leaf)
+        (grad,) = torch.autograd.grad(losses.sum(), leaf)
+        losses_K[owners] += losses.detach()
+        grad_KP[owners] += grad
+
+    over_passes(Step(model, layout, tasks, number, local), y_KP, add)
     return losses_K.tolist(), grad_KP
 
 
-def _pass_gradients(
-    model: LoraModel,
-    layout: Layout,
-    y_KP: Tensor,
-    pass_rows: Pass,
-    tasks: Sequence[ClientTask],
-    number: int,
-    num_terms_K: Tensor,
-    local: Local,
-) -> tuple[Tensor, Tensor]:
-    """The part of one pass in the losses and gradients of the clients that have rows in it, in their order."""
-    owners = sorted({each.owner for each in pass_rows})
-    leaf = y_KP[owners].detach().requires_grad_()
-    attach(model.layers, layout.unpack(leaf))
-    objective = OBJECTIVES[local.loss]
-    rows = [each.row for each in pass_rows]
-    sequences = [sequence for row in rows for sequence in row.sequences]
-    batch = collate(sequences, y_KP.device, packed=model.plan.packed)
-    of_row = torch.tensor([owners.index(each.owner) for each in pass_rows], device=y_KP.device)
-    model.switch.segments = segments(pass_rows, owners, batch.spans)
-    model.switch.masks = _masks(pass_rows, tasks, number, batch) if objective.dropout and model.switch.dropout else None
-    losses = objective.losses(model, batch, Rows(rows, of_row, num_terms_K[owners]), local)
-    (grad,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.detach(), grad
+def _clipped(progress: Sequence[_Progress], grad_KP: Tensor, max_norm: float) -> Tensor:
+    """Gradients of norm `max_norm` at most; a slope that was probed for one counts as it is used.
 
-
-def _masks(pass_rows: Pass, tasks: Sequence[ClientTask], number: int, batch: Batch) -> Masks:
-    """Dropout of the pass: each row, which is of one sequence here, has a stream of its own."""
-    streams, lengths = [], []
-    for each in pass_rows:
-        streams.append(_mask_stream(tasks[each.owner], number, each.place, batch.ids.device))
-        lengths.append(len(each.row.sequences[0].ids))
-    starts = [0, *accumulate(batch.spans)]
-    return Masks(streams, starts[:-1], lengths, batch.ids.numel())
+    Those are scaled in place: nobody else needs them, and they may be as large as the base.
+    """
+    factors_K1 = optimizer.clip_factors(grad_KP, max_norm)
+    if not progress[0].probed.seeds:
+        return grad_KP * factors_K1
+    for one, factor in zip(progress, factors_K1.flatten().tolist(), strict=True):
+        one.probed.scale_last(factor)
+    return grad_KP.mul_(factors_K1)
 
 
 def _corrected(
@@ -226,10 +211,12 @@ def _result(
     local: Local,
 ) -> ClientResult:
     task, steps, failure = done.task, len(done.task.steps), done.failure
+    if method.changes("probe"):
+        task = replace(task, told={**task.told, **done.probed.told(y)})
     state: ClientState = task.state
     upload: Upload = {}
     if failure is None:
-        mean_grad = _copied(layout.unpack(grad_sum / max(steps, 1)))
+        mean_grad = _copied(layout.unpack(grad_sum / max(steps, 1))) if grad_sum.numel() else {}
         final = _copied(layout.unpack(y))
         known, upload = method.finish(message, task.known, final, mean_grad, steps, local.lr)
         state = own_state(task, known)
@@ -250,15 +237,6 @@ def _result(
 def _copied(tree: Tree) -> Tree:
     """Tensors of their own: a view would keep the packed adapters of all K clients alive."""
     return {name: tensor.clone() for name, tensor in tree.items()}
-
-
-def _mask_stream(task: ClientTask, number: int, place: int, device: torch.device) -> torch.Generator:
-    """Dropout masks are a function of (seed, round, client, step, place of the row in the step)."""
-    words = (task.seed, task.round_num, task.client, task.done + number, place)
-    mixed = 0
-    for word in words:  # the multiplier of splitmix64 spreads neighbouring seeds apart
-        mixed = ((mixed ^ word) * 0xBF58476D1CE4E5B9 + 0x9E3779B97F4A7C15) % 2**63
-    return torch.Generator(device).manual_seed(mixed)
 
 
 Block = Sequence[ClientTask]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.block import Block, MapBlocks, train_block
@@ -39,7 +40,12 @@ def in_process(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks
 
 
 def trl_engine(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks:
-    """One client after another, each by a TRL trainer of its own: the slow reference (`training/trl.py`)."""
+    """One client after another, each by a TRL trainer of its own: the slow reference (`training/trl.py`).
+
+    Raises a :class:`UserError` for a method whose steps have no backward pass.
+    """
+    if method.changes("probe"):
+        raise UserError("ENGINE=trl: TRL's trainers take each step by a backward pass; give ENGINE=inprocess")
     from fedllm_bench.training.trl import reference  # loads transformers, which takes seconds
 
     return reference(model, method, config)

@@ -11,7 +11,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import size
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.training.memory import MemoryEstimate, NoEstimate, estimate
+from fedllm_bench.training.memory import MemoryEstimate, NoEstimate, estimate, has_no_backward_pass
 from fedllm_bench.training.model.base import load_settings
 from fedllm_bench.training.process_memory import ProcessEstimate, estimate_process
 
@@ -71,7 +71,8 @@ def _check(config: RunConfig, settings: Any, free: int, place: MemoryKind) -> No
         if needed.total <= free:
             log.warning("%s; %s would fit: %s", problem, size(needed.total), " ".join(f"--set {w}" for w in words))
             return
-    at_least = f"even one row of one client with gradient checkpointing needs {size(needed.total)}"
+    how = "" if has_no_backward_pass(config) else " with gradient checkpointing"
+    at_least = f"even one row of one client{how} needs {size(needed.total)}"
     if needed.total * (1 - place.margin) <= free:
         log.warning("%s; %s, so it may not fit", problem, at_least)
         return
@@ -109,7 +110,7 @@ def _ladder(config: RunConfig) -> Iterator[tuple[RunConfig, tuple[str, ...]]]:
     if local.block_size > 1:
         local, words = replace(local, block_size=1), ("local.block_size=1",)
         yield replace(config, local=local), words
-    if not local.gradient_checkpointing:
+    if not local.gradient_checkpointing and not has_no_backward_pass(config):
         local, words = replace(local, gradient_checkpointing=True), (*words, "local.gradient_checkpointing=true")
         yield replace(config, local=local), words
     if config.model.quantization == "8bit":

@@ -21,6 +21,9 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import base_model
 from fedllm_bench.config.config_uploads import CHANGES_BASE
 from fedllm_bench.config.run import RunConfig
+from fedllm_bench.methods import METHODS
+from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.training.live_memory import LiveBytes
 from fedllm_bench.training.loss import tokens_at_once
 from fedllm_bench.training.model import quantized, targets
 from fedllm_bench.training.model.full import FullWeights
@@ -36,9 +39,13 @@ FLOAT32 = 4  # bytes; adapters and optimiser states have this type whatever the 
 # yet; and at the optimiser's step the sum of gradients, the gradient, the clipped one, both moments before and after,
 # and three on the way.
 ADAPTERS, UNSENT, OPTIMIZER = 2, 1, 10
+# Of a method without a backward pass, where SGD has no moments: the gradient and a part of a direction; or at the end
+# of a round a copy of the adapter, and its change.
+PROBED_OPTIMIZER = 2
 # In float32: logits, log-probabilities and gradient. A plain head under adapters makes the last in the room of the
 # second; a trained head and one with a soft cap do not.
 LOGITS_COPIES = 3
+SCORED_COPIES = 2  # of a chunk of logits, in float32, while its loss is taken without gradients
 
 
 class NoEstimate(UserError):
@@ -80,14 +87,22 @@ def estimate(config: RunConfig, settings: Any, device: str = "cuda") -> MemoryEs
         clients = clients_of_length(local, mean_length, PassPlan()) if model.stackable else 1
         trainable = sum(torch.Size(s).numel() for layer in model.layers.values() for s in layer.shapes(rank))
         ids = torch.zeros(sequences_at_once(config, device), local.sequence_length, dtype=torch.long)
-        activations = kept_bytes(model, ids, config)
+        probed = has_no_backward_pass(config)
+        activations = passing_bytes(model, ids, config) if probed else kept_bytes(model, ids, config)
     of_client = clients * trainable * FLOAT32
     cast = trainable * _width(model) if "" in model.layers and _width(model) < FLOAT32 else 0  # of all weights, for use
     logits = min(tokens_at_once(model.vocabulary), ids.numel()) * model.vocabulary
-    logits *= LOGITS_COPIES * FLOAT32 + _width(model)
+    logits *= (SCORED_COPIES if probed else LOGITS_COPIES) * FLOAT32 + _width(model)
     adapters = (ADAPTERS + UNSENT * config.communication.error_feedback) * of_client + cast
     adapters += changed_base(config, model, device)
-    return MemoryEstimate(weights, adapters, OPTIMIZER * of_client, activations, logits, trainable)
+    optimizer = (PROBED_OPTIMIZER if probed else OPTIMIZER) * of_client
+    return MemoryEstimate(weights, adapters, optimizer, activations, logits, trainable)
+
+
+def has_no_backward_pass(config: RunConfig) -> bool:
+    """Whether the config's method steps by forward passes alone; an unknown method is refused elsewhere."""
+    method = METHODS.get(config.method.name)
+    return method is not None and method.probe is not FedAvg.probe
 
 
 def changed_base(config: RunConfig, model: LoraModel, device: str) -> int:
@@ -166,13 +181,7 @@ def _like(tensor: Tensor) -> Tensor:
 def kept_bytes(model: LoraModel, ids: Tensor, config: RunConfig) -> int:
     """Bytes that autograd keeps of a pass of `ids` through the decoder; with checkpointing also those of one layer,
     which is computed again while the inputs of all are kept."""
-    adapters = {
-        tensor: torch.zeros(1, *shape, requires_grad=True)
-        for name, layer in model.layers.items()
-        for tensor, shape in zip(tensor_names(name, layer), layer.shapes(config.lora.rank), strict=True)
-    }
-    attach(model.layers, adapters)
-    model.switch.masks = _AllKept((), (), (), 0) if OBJECTIVES[config.local.loss].dropout else None
+    _attach_zeros(model, config)
     quantization = config.model.quantization
     with quantized.inputs_held(model.base, quantization) as held, kept(model.base) as whole:
         model.hidden(ids)
@@ -181,6 +190,27 @@ def kept_bytes(model: LoraModel, ids: Tensor, config: RunConfig) -> int:
     with quantized.inputs_held(model.base, quantization) as held, recomputing(model, True), kept(model.base) as inputs:
         model.hidden(ids)
     return sum({**inputs, **held}.values()) + sum(whole.values()) // len(decoder_layers(model.base))
+
+
+def passing_bytes(model: LoraModel, ids: Tensor, config: RunConfig) -> int:
+    """The most bytes that live at a time of a pass of `ids` through the decoder of which nothing is kept."""
+    known = [*model.base.parameters(), *model.base.buffers(), *_attach_zeros(model, config)]
+    live = LiveBytes(known)
+    with torch.no_grad(), live:
+        model.hidden(ids)
+    return live.peak
+
+
+def _attach_zeros(model: LoraModel, config: RunConfig) -> list[Tensor]:
+    """An adapter of zeros for one client, and dropout where there would be some."""
+    adapters = {
+        tensor: torch.zeros(1, *shape, requires_grad=True)
+        for name, layer in model.layers.items()
+        for tensor, shape in zip(tensor_names(name, layer), layer.shapes(config.lora.rank), strict=True)
+    }
+    attach(model.layers, adapters)
+    model.switch.masks = _AllKept((), (), (), 0) if OBJECTIVES[config.local.loss].dropout else None
+    return list(adapters.values())
 
 
 class _AllKept(Masks):

@@ -13,15 +13,16 @@ from fedllm_bench.config.run import Local
 
 @dataclass
 class OptimizerState:
-    """AdamW's moments; `step` counts the steps taken. SGD leaves the moments alone."""
+    """AdamW's moments, of no width under SGD; `step` counts the steps taken."""
 
     m: Tensor
     v: Tensor
     step: int = 0
 
 
-def new_state(y: Tensor) -> OptimizerState:
-    return OptimizerState(torch.zeros_like(y), torch.zeros_like(y))
+def new_state(y: Tensor, optimizer: str = "adamw") -> OptimizerState:
+    moments = y if optimizer == "adamw" else y[..., :0]
+    return OptimizerState(torch.zeros_like(moments), torch.zeros_like(moments))
 
 
 def adamw(y: Tensor, grad: Tensor, state: OptimizerState, local: Local) -> None:
@@ -45,6 +46,11 @@ OPTIMIZERS: dict[str, Step] = {"adamw": adamw, "sgd": sgd}
 
 def clip(grad: Tensor, max_norm: float) -> Tensor:
     """Scale each client's gradient, a row of shape (P,), to norm `max_norm` where it is longer."""
+    return grad * clip_factors(grad, max_norm)
+
+
+def clip_factors(grad: Tensor, max_norm: float) -> Tensor:
+    """By what each client's gradient is scaled, with a last axis of length 1."""
     norms = grad.norm(dim=-1, keepdim=True)
     factors: Tensor = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-    return grad * factors  # 1e-6 as in torch.nn.utils.clip_grad_norm_
+    return factors  # 1e-6 as in torch.nn.utils.clip_grad_norm_

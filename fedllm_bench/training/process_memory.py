@@ -20,6 +20,7 @@ from fedllm_bench.training.live_memory import LiveBytes
 from fedllm_bench.training.loss import tokens_at_once
 from fedllm_bench.training.memory import (
     FLOAT32,
+    SCORED_COPIES,
     empty_base,
     estimate,
     filled,
@@ -30,7 +31,6 @@ from fedllm_bench.training.memory import (
 # measured (LOG.md).
 LIBRARIES, TOKENIZER_ENTRY = 300 * 10**6, 2200
 PIECES = 1.15  # memory of the allocator for one byte of tensors alive at the peak; measured (LOG.md)
-SCORED_COPIES = 2  # of a chunk of logits, in float32, while its loss is taken without gradients
 
 
 @dataclass(frozen=True)

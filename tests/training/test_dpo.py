@@ -10,6 +10,7 @@ import torch
 from block_runs import GROUPINGS, ROWS, STEPS, gap, start_of
 from dpo_runs import dpo
 from pairs import plain_logp, plain_loss, random_pairs, referenced
+from senders import NUMBERS
 from sweeps import UNLIKE, sweep
 from tiny import CPU, adapter_parameters, client_task, plain_peft, plain_steps, random_tree
 
@@ -59,7 +60,8 @@ def test_clients_at_once_are_the_clients_one_by_one(name, kind, double_model, ti
     tasks = tasks_of(method, start, local)
     alone = [train_block(double_model, method, message, [task], local)[0] for task in tasks]
     assert [len(result.losses) for result in alone] == list(STEPS.values())
-    assert method.personal or min(norm_of(alone[k].upload["delta"]) for k in (0, 1, 2)) > 1e-2
+    least = 1e-5 if name in NUMBERS else 1e-2  # lr g, and not the length of a step
+    assert method.personal or min(norm_of(alone[k].upload["delta"]) for k in (0, 1, 2)) > least
     for grouping in GROUPINGS:
         for group in grouping:
             together = train_block(double_model, method, message, [tasks[k] for k in group], local)

@@ -17,6 +17,7 @@ from fedllm_bench.methods.base import ClientState, FedAvg
 from fedllm_bench.methods.wrapped import Wrapped
 from fedllm_bench.training import block
 from fedllm_bench.training.aggregation import Gathered, Mean
+from fedllm_bench.training.steps import zeroth_order
 
 SGD = settings(optimizer="sgd", lr=LR, clip=1e9, weight_decay=0.0)
 
@@ -40,13 +41,18 @@ def as_vector(tree: Tree) -> Tensor:
 
 
 def run_suite(method: FedAvg, f: Quadratic, x: Tensor, patch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
-    """The suite's training loop, mean and update; only the gradients come from `f`. Server and clients at the end."""
+    """The suite's training loop, mean and update; `f` gives gradients and losses. Server and clients at the end."""
 
     def gradients(model, layout, y_KP, tasks, *rest):
         rows = [f.grad(task.client, as_vector(layout.unpack(y))) for task, y in zip(tasks, y_KP, strict=True)]
         return [1.0] * len(tasks), torch.stack([layout.pack(as_tree(row)) for row in rows])
 
+    def losses(step, y_KP):
+        pairs = zip(step.tasks, y_KP, strict=True)
+        return torch.stack([f.loss(task.client, as_vector(step.layout.unpack(y))) for task, y in pairs])
+
     patch.setattr(block, "_step_gradients", gradients)
+    patch.setattr(zeroth_order, "step_losses", losses)
     part = random_part(seed=0, num_rows=20)
     server, states, path = method.init(as_tree(x)), dict[int, ClientState](), []
     for chosen in CHOSEN:

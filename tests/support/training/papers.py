@@ -1,7 +1,7 @@
 """Direct transcriptions of the papers' algorithms, on quadratics whose gradients are known.
 
 Each takes the problem and the first x, and gives the server's x after every round; plain SGD, no clipping.
-They use vectors and loops only, nothing of the suite.
+They use vectors and loops only, nothing of the suite but its random directions.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from drawn_directions import chosen_seed, drawn_direction, seed_directions
 from torch import Tensor
 
 LR, NUM_CLIENTS, SIZE = 0.1, 3, 5
@@ -29,6 +30,9 @@ class Quadratic:
 
     def grad(self, k: int, y: Tensor) -> Tensor:
         return self.curvature[k] * (y - self.target[k])
+
+    def loss(self, k: int, y: Tensor) -> Tensor:
+        return (self.curvature[k] * (y - self.target[k]) ** 2).sum() / 2
 
 
 def problem() -> tuple[Quadratic, Tensor]:
@@ -141,6 +145,52 @@ def feddyn(f: Quadratic, x: Tensor, alpha: float) -> list[Tensor]:
         x = mean(chosen, theta, by_rows=False) - h / alpha
         path.append(x)
     return path
+
+
+def slope(f: Quadratic, k: int, y: Tensor, z: Tensor, mu: float) -> float:
+    """Malladi et al., 2023, Algorithm 1."""
+    return float(f.loss(k, y + mu * z) - f.loss(k, y - mu * z)) / (2 * mu)
+
+
+def fedmezo(f: Quadratic, x: Tensor, mu: float, direction: Callable[[int, int], Tensor]) -> list[Tensor]:
+    """Ling et al., 2024, Algorithm 1; `direction` is that of a client's step, the same in all rounds here."""
+    path = []
+    for chosen in CHOSEN:
+        ends = {}
+        for k in chosen:
+            y = x.clone()
+            for number in range(STEPS[k]):
+                z = direction(k, number)
+                y = y - LR * slope(f, k, y, z, mu) * z
+            ends[k] = y
+        x = mean(chosen, ends, by_rows=True)
+        path.append(x)
+    return path
+
+
+def fedkseed(
+    f: Quadratic, w0: Tensor, mu: float, directions: Sequence[Tensor], choice: Callable[[int, int], int]
+) -> list[Tensor]:
+    """Qin et al., 2023, Algorithm 1: the model is w0 and K numbers; `choice` is the seed of a client's step."""
+    path, a = [], [0.0] * len(directions)
+    for chosen in CHOSEN:
+        start = replayed(w0, a, directions)
+        rows = sum(NUM_ROWS[k] for k in chosen)
+        new = list(a)
+        for k in chosen:
+            w = start
+            for number in range(STEPS[k]):
+                s = choice(k, number)
+                g = slope(f, k, w, directions[s], mu)
+                w = w - LR * g * directions[s]
+                new[s] += NUM_ROWS[k] / rows * g
+        a = new
+        path.append(replayed(w0, a, directions))
+    return path
+
+
+def replayed(w0: Tensor, a: Sequence[float], directions: Sequence[Tensor]) -> Tensor:
+    return w0 - LR * sum((a_s * z for a_s, z in zip(a, directions, strict=True)), ZERO)
 
 
 def released_scaffold(f: Quadratic, x: Tensor) -> list[Tensor]:
@@ -263,6 +313,13 @@ PAPERS: dict[str, dict[str, tuple[dict[str, Any], Transcription]]] = {
         "ditto": ({"lam": 0.8}, lambda f, x: ditto(f, x, lam=0.8)[0]),
         "pfedme": (PROXIMAL, lambda f, x: pfedme(f, x, **PROXIMAL)[0]),
         "fedrep": (PARTS, lambda f, x: fedrep(f, x, OWN_STEPS, num_own=2)[0]),
+        "fedmezo": ({"mu": 0.2}, lambda f, x: fedmezo(f, x, mu=0.2, direction=drawn_direction)),
+        "fedkseed": (
+            {"mu": 0.2, "seeds": 6, "pro": False},
+            lambda f, x: fedkseed(
+                f, x, mu=0.2, directions=seed_directions(6), choice=lambda k, i: chosen_seed(k, i, 6)
+            ),
+        ),
     },
     "released": {
         "local": ({}, lambda f, x: [x] * len(CHOSEN)),

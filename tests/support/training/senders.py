@@ -11,7 +11,8 @@ ALL = (*PRIVACY, "communication.upload_dtype=float16", "communication.lora_aggre
 
 
 OWN_ROWS = ("hetlora",)  # what weighs whole adapters that are cut to clients' ranks: neither a half nor a clipped one
-SENDING = [name for name, kind in METHODS.items() if kind.sends and name not in OWN_ROWS]
+NUMBERS = ("fedkseed",)  # it sends no tensors under the model's names, which formats of uploads are for
+SENDING = [name for name, kind in METHODS.items() if kind.sends and name not in (*OWN_ROWS, *NUMBERS)]
 
 
 def own_parts(name: str, pattern: str) -> tuple[str, ...]:

@@ -1,0 +1,40 @@
+"""What methods without a backward pass cannot run with."""
+
+from __future__ import annotations
+
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.run import RunConfig
+from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.fedkseed import FedKSeed
+
+
+def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
+    """Raise a :class:`UserError` for settings that steps without a backward pass cannot have."""
+    name, local = config.method.name, config.local
+    if not method.changes("probe"):
+        return
+    if local.optimizer != "sgd":
+        raise UserError(
+            f"local.optimizer={local.optimizer}: {name} steps by y - lr g z, and AdamW divides by the size of g, which "
+            "is all that a step knows, and keeps two moments of every weight; give --set local.optimizer=sgd"
+        )
+    if config.engine == "trl":
+        raise UserError(f"ENGINE=trl: TRL's trainers take every step by a backward pass, and {name} has none; leave it")
+    if isinstance(method, FedKSeed):
+        _check_numbers(config)
+
+
+def _check_numbers(config: RunConfig) -> None:
+    """Refuse what is of tensors under a model's names, and what moves weights otherwise than along a direction."""
+    local, communication = config.local, config.communication
+    other = {
+        f"local.weight_decay={local.weight_decay:g}": local.weight_decay != 0,
+        f"communication.lora_aggregation={communication.lora_aggregation}": communication.lora_aggregation != "mean",
+        f"communication.upload_dtype={communication.upload_dtype}": communication.upload_dtype != "float32",
+        "communication.aggregation_error=true": communication.aggregation_error,
+    }
+    if given := [setting for setting, is_given in other.items() if is_given]:
+        raise UserError(
+            f"{given[0]}: {config.method.name} sends numbers along seeded directions and no tensor of a model, and the "
+            "model is their replay; leave it out"
+        )
