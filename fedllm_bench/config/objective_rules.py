@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from fedllm_bench.config.config_uploads import CHANGES_BASE
+
 OBJECTIVES_OF = {"sft": ("sft",), "preference": ("dpo", "kto")}  # by the task of a split
 WITHOUT_REFERENCE = ("simpo", "orpo")  # kinds of local.dpo_loss
-CHANGE_THE_BASE = ("stack", "exact", "restart")  # rules of communication.lora_aggregation
 
 
 class RowSettings(Protocol):
@@ -67,7 +68,7 @@ def _check_kto(local: LossSettings, aggregation: str) -> None:
             "local.micro_batch=1: local.loss=kto estimates a divergence from the answers of other rows of a "
             "micro-batch; give 2 or more"
         )
-    if aggregation in CHANGE_THE_BASE:
+    if aggregation in CHANGES_BASE:
         raise ValueError(
             f"communication.lora_aggregation={aggregation}: local.loss=kto asks the base in each step, and this "
             "rule changes the base; give lora_aggregation=mean, or local.loss=dpo"

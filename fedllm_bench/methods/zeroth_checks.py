@@ -20,6 +20,11 @@ def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
         )
     if config.engine == "trl":
         raise UserError(f"ENGINE=trl: TRL's trainers take every step by a backward pass, and {name} has none; leave it")
+    if local.loss == "kto":
+        raise UserError(
+            f"local.loss=kto: its estimate of a divergence is held fixed in a step, and {name} compares two adapters, "
+            "each with an estimate of its own; give --set local.loss=dpo"
+        )
     if isinstance(method, FedKSeed):
         _check_numbers(config)
 
@@ -31,6 +36,10 @@ def _check_numbers(config: RunConfig) -> None:
         f"local.weight_decay={local.weight_decay:g}": local.weight_decay != 0,
         f"communication.lora_aggregation={communication.lora_aggregation}": communication.lora_aggregation != "mean",
         f"communication.upload_dtype={communication.upload_dtype}": communication.upload_dtype != "float32",
+        f"communication.download_dtype={communication.download_dtype}": communication.download_dtype != "float32",
+        f"communication.top_k={communication.top_k:g}": communication.top_k != 1,
+        "communication.secure_sum=true": communication.secure_sum,
+        f"lora.ranks={config.lora.ranks}": config.lora.ranks is not None,
         "communication.aggregation_error=true": communication.aggregation_error,
     }
     if given := [setting for setting, is_given in other.items() if is_given]:
