@@ -134,7 +134,7 @@ def test_a_single_answer_is_said_to_be_in_clear(tiny_clients, tiny_run_config, t
     assert "one client answered, so that the sum is its upload" in caplog.text
 
 
-@pytest.mark.parametrize("name", sweep([n for n in SENDING if n != "dp_fedavg"], "fedavg", "scaffold"))
+@pytest.mark.parametrize("name", sweep([n for n in SENDING if n != "dp_fedavg"], "scaffold"))
 def test_a_run_under_any_method_is_near_the_plain_one_and_resumes_to_the_bit(
     name, dropping, tiny_clients, tiny_run_config, tmp_path
 ):
