@@ -51,6 +51,7 @@ class OfMemory(ABC):
         """The scores of training rows among `items`; others are what they are compared with."""
 
     def score(self, model: LoraModel, items: Sequence[HeldoutItem], settings: EvalSettings) -> list[Score]:
+        items = [item for item in items if item.part in self.parts]
         return self.scores(items, self.losses(model, items, settings))
 
 

@@ -37,17 +37,20 @@ from fedllm_bench.training.passes import PassPlan
 # --- the registry
 
 
-def test_the_registry_has_thirteen_metrics_under_their_own_names():
+def test_the_registry_has_nineteen_metrics_under_their_own_names():
     assert {name: metric.info.name for name, metric in METRICS.items()} == {name: name for name in METRICS}
-    pairs = ["preference_loss", "preference_accuracy", "preference_margin", "mini_refusal"]
+    pairs = ["preference_loss", "preference_accuracy", "preference_margin"]
+    pairs += ["likelihood_accuracy", "likelihood_margin", "mini_refusal"]
     answered = ["chrf", "over_copy", "edit_f05", "ended"]
+    remembered = ["canary_exposure", "canary_auc", "mia_auc", "mia_tpr"]
     of_attack = ["attack_success", "attack_misfire"]
-    assert list(METRICS) == ["heldout", "mini_exact", "mini_choice", *pairs, *answered, *of_attack]
+    assert list(METRICS) == ["heldout", "mini_exact", "mini_choice", *pairs, *answered, *remembered, *of_attack]
     assert [name for name, metric in METRICS.items() if metric.task == "preference"] == pairs
     assert all(isinstance(metric.info, MetricInfo) and metric.info.version for metric in METRICS.values())
     assert [metric.info.higher_is_better for metric in METRICS.values()] == [
-        *(False, True, True, False, *[True] * 7),
-        *(False, False),
+        *(False, True, True, False),
+        *[True] * 9,
+        *[False] * 6,
     ]
 
 
