@@ -33,16 +33,16 @@ def test_the_names_are_those_of_the_benchmark() -> None:
     assert dataset_names() == ["aya", "chatbot_it", "chatbot_pa", "wildchat", "wildchat_multi"]
     assert set(method_names()) == {
         *("local", "fedavg", "fedprox", "scaffold", "fedavgm"),
-        *("fedadagrad", "fedyogi", "fedadam", "central", "feddyn", "dp_fedavg"),
+        *("fedadagrad", "fedyogi", "fedadam", "central", "feddyn", "dp_fedavg", "fedmezo", "fedkseed"),
     }
     assert sorted(path.stem for path in (ROOT / "benchmarks" / "profiles").glob("*.toml")) == sorted(get_args(Profile))
     assert dataset_aliases() == ALIASES
 
 
 def test_every_cell_of_the_grid_resolves_to_its_own_config() -> None:
-    assert len(CELLS) == (5 + 2) * 11 * 4
+    assert len(CELLS) == (5 + 2) * 13 * 4
     configs = {cell: load(*cell) for cell in CELLS}
-    assert len({config.hash for config in configs.values()}) == 5 * 11 * 4
+    assert len({config.hash for config in configs.values()}) == 5 * 13 * 4
     for (dataset, method, profile), config in configs.items():
         name = ALIASES.get(dataset, dataset)
         assert (config.dataset, config.method.name, config.profile) == (name, method, profile)
