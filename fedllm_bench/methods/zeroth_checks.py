@@ -19,7 +19,9 @@ def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
             "is all that a step knows, and keeps two moments of every weight; give --set local.optimizer=sgd"
         )
     if config.engine == "trl":
-        raise UserError(f"ENGINE=trl: TRL's trainers take every step by a backward pass, and {name} has none; leave it")
+        raise UserError(
+            f"ENGINE=trl: TRL's trainers take every step by a backward pass, and {name} has none; give ENGINE=inprocess"
+        )
     if isinstance(method, FedKSeed):
         _check_numbers(config)
 
