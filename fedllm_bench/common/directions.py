@@ -17,7 +17,7 @@ DIRECTION = 6  # the purpose of a random stream, beside those of `batches`, `trl
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeStep:
     """A zeroth-order step: the loss is taken at y + mu z and at y - mu z, where z is the direction of `seed`."""
 
     seed: int

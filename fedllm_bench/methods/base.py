@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from fedllm_bench.common.directions import Probe
+from fedllm_bench.common.directions import ProbeStep
 from fedllm_bench.common.trees import Tree, tmap
 
 Message = dict[str, Tree]  # server -> clients; always "params"
@@ -90,7 +90,7 @@ class FedAvg:
         """Where local training begins."""
         return message["params"]
 
-    def probe(self, message: Message, client: ClientState, moment: int) -> Probe | None:
+    def probe(self, message: Message, client: ClientState, moment: int) -> ProbeStep | None:
         """Along which direction a local step takes the loss, without a backward pass; None where it is to have one.
 
         `moment` is a number of (seed, round, client, step), to draw from. The slope along the direction, times the

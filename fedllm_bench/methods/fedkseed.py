@@ -28,7 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedllm_bench.common.directions import Probe, move_
+from fedllm_bench.common.directions import ProbeStep, move_
 from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Rate, Server, Upload
 
@@ -50,10 +50,10 @@ class FedKSeed(FedAvg):
     def travels(self, message: Message, told: Message) -> Message:
         return {key: tree for key, tree in message.items() if key != "params"}
 
-    def probe(self, message: Message, client: ClientState, moment: int) -> Probe | None:
+    def probe(self, message: Message, client: ClientState, moment: int) -> ProbeStep | None:
         p = message["p"]["p"].double().cpu().numpy() if self.pro else None
         chosen = np.random.default_rng(moment).choice(self.seeds, p=None if p is None else p / p.sum())
-        return Probe(int(chosen), self.mu)
+        return ProbeStep(int(chosen), self.mu)
 
     def finish(
         self, message: Message, client: ClientState, y: Tree, mean_grad: Tree, steps: int, lr: float

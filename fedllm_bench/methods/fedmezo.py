@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedllm_bench.common.directions import Probe
+from fedllm_bench.common.directions import ProbeStep
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Rate
 
 
@@ -19,5 +19,5 @@ from fedllm_bench.methods.base import ClientState, FedAvg, Message, Rate
 class FedMeZO(FedAvg):
     mu: Rate
 
-    def probe(self, message: Message, client: ClientState, moment: int) -> Probe | None:
-        return Probe(moment, self.mu)
+    def probe(self, message: Message, client: ClientState, moment: int) -> ProbeStep | None:
+        return ProbeStep(moment, self.mu)

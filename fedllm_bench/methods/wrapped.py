@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from fedllm_bench.common.directions import Probe
+from fedllm_bench.common.directions import ProbeStep
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Phase, Server, Upload
 
@@ -45,7 +45,7 @@ class Wrapped(FedAvg):
     def start(self, message: Message, client: ClientState) -> Tree:
         return self.inner.start(message, client)
 
-    def probe(self, message: Message, client: ClientState, moment: int) -> Probe | None:
+    def probe(self, message: Message, client: ClientState, moment: int) -> ProbeStep | None:
         return self.inner.probe(message, client, moment)
 
     def correct(self, grads: Tree, y: Tree, message: Message, client: ClientState) -> Tree:

@@ -19,7 +19,9 @@ def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
             "is all that a step knows, and keeps two moments of every weight; give --set local.optimizer=sgd"
         )
     if config.engine == "trl":
-        raise UserError(f"ENGINE=trl: TRL's trainers take every step by a backward pass, and {name} has none; leave it")
+        raise UserError(
+            f"ENGINE=trl: TRL's trainers take every step by a backward pass, and {name} has none; give ENGINE=inprocess"
+        )
     if local.loss == "kto":
         raise UserError(
             f"local.loss=kto: its estimate of a divergence is held fixed in a step, and {name} compares two adapters, "

@@ -11,7 +11,7 @@ from method_vectors import NO_MODEL, SGD, as_tree, as_vector, run_suite
 from papers import CHOSEN, LR, NUM_ROWS, SIZE, problem
 from tiny import client_task, random_part
 
-from fedllm_bench.common.directions import Probe, direction, mixed, move_
+from fedllm_bench.common.directions import ProbeStep, direction, mixed, move_
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import num_bytes, tmap
 from fedllm_bench.methods.base import FedAvg
@@ -62,7 +62,7 @@ def test_the_mean_of_slope_times_direction_is_the_gradient():
 def test_the_slope_is_that_of_the_gradient_and_the_probed_adapter_stays(monkeypatch):
     f, x = problem()
     layout = block.Layout.of(as_tree(x))
-    y_KP, probes = torch.stack([layout.pack(as_tree(x))] * 2), [Probe(4, 0.3), Probe(5, 0.3)]
+    y_KP, probes = torch.stack([layout.pack(as_tree(x))] * 2), [ProbeStep(4, 0.3), ProbeStep(5, 0.3)]
     monkeypatch.setattr(
         zeroth_order, "step_losses", lambda step, y_KP: torch.stack([f.loss(k, y) for k, y in enumerate(y_KP)])
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedllm_bench.common.directions import DIRECTION, Probe, mixed, move_
+from fedllm_bench.common.directions import DIRECTION, ProbeStep, mixed, move_
 from fedllm_bench.common.trees import Layout, Tree
 from fedllm_bench.methods.base import FedAvg, Message
 from fedllm_bench.training.client_round import ClientTask
@@ -26,7 +26,7 @@ class Probed:
     seeds: list[int] = field(default_factory=list)
     slopes: list[float] = field(default_factory=list)
 
-    def note(self, probe: Probe, slope: float) -> None:
+    def note(self, probe: ProbeStep, slope: float) -> None:
         self.seeds.append(probe.seed)
         self.slopes.append(slope)
 
@@ -40,7 +40,7 @@ class Probed:
         return {"probes": {"seeds": seeds, "slopes": like.new_tensor(self.slopes)}}
 
 
-def probes_of(method: FedAvg, message: Message, tasks: Sequence[ClientTask], number: int) -> list[Probe]:
+def probes_of(method: FedAvg, message: Message, tasks: Sequence[ClientTask], number: int) -> list[ProbeStep]:
     """The direction of each client's step, drawn anew for each; [] for a method that follows the gradient."""
     if not method.changes("probe"):
         return []
@@ -53,7 +53,7 @@ def _moment(task: ClientTask, number: int) -> int:
 
 
 def probed_gradients(
-    step: Step, y_KP: Tensor, probes: Sequence[Probe], noted: Sequence[Probed]
+    step: Step, y_KP: Tensor, probes: Sequence[ProbeStep], noted: Sequence[Probed]
 ) -> tuple[list[float], Tensor]:
     """Losses of K clients, means of those at the two points of each, and (K, P): the slope g times the direction z.
 
@@ -85,6 +85,6 @@ def step_losses(step: Step, y_KP: Tensor) -> Tensor:
     return losses_K
 
 
-def _move(layout: Layout, y_KP: Tensor, probes: Sequence[Probe], times: int) -> None:
+def _move(layout: Layout, y_KP: Tensor, probes: Sequence[ProbeStep], times: int) -> None:
     for y_P, probe in zip(y_KP, probes, strict=True):
         move_(layout.unpack(y_P), probe.seed, times * probe.mu)
