@@ -115,6 +115,11 @@ def _seen(message: Message, rows: Tensor) -> Message:
     return {key: tree if key in WHOLE else masked(tree, rows) for key, tree in message.items()}
 
 
+def rank_received(upload: Upload) -> int | None:
+    """The rank of an upload that the server received; None where all clients have the same."""
+    return int(upload["held"]["rows"].sum()) if "held" in upload else None
+
+
 def axis_of(name: str) -> int | None:
     """Where the rank is among the axes of a tensor: A is (r, I), B is (O, r); None for what is neither."""
     return 0 if is_a(name) else 1 if is_b(name) else None

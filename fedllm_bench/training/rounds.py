@@ -16,7 +16,7 @@ from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, num_bytes
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import Message, Server, Upload
-from fedllm_bench.methods.ranks import CutRanks, rank_in
+from fedllm_bench.methods.ranks import CutRanks, rank_received
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.training import divergence
@@ -126,6 +126,7 @@ class _Answers:
         weight = result.num_examples if run.method.weighting == "examples" else 1.0
         received = run.method.receive(server, result.upload)
         self.notes.add(result.upload, received, weight)
+        self.results[-1]["rank"] = rank_received(received)
         if run.method.needs_all:
             self.gathered = self.gathered.add(received, weight)
         else:
@@ -241,7 +242,7 @@ def _summary(result: ClientResult) -> dict[str, Any]:
         "steps": steps,
         "failures": result.failure,
         "bytes_up": num_bytes(result.upload),
-        "rank": next((rank for tree in result.upload.values() if (rank := rank_in(tree))), None),
+        "rank": None,
         "failure": result.failure,
     }
 
