@@ -152,8 +152,8 @@ def check_request(asked: TuneRequest) -> RunConfig:
     if asked.trials < 2:
         raise UserError(f"--trials {asked.trials}: the first trial is the default; give 2 or more")
     if asked.confirm > MOST_CONFIRM or max(run.seeds) + asked.confirm >= 2**31:
-        raise UserError(f"--confirm {asked.confirm}: the seeds after {max(run.seeds)} that confirm must be below 2**31, "
-                        f"and at most {MOST_CONFIRM}; give fewer, or smaller --seeds")  # fmt: skip
+        raise UserError(f"--confirm {asked.confirm}: seeds that confirm follow {max(run.seeds)}, must be below 2**31, "
+                        f"and at most {MOST_CONFIRM} of them; give fewer, or smaller --seeds")  # fmt: skip
     if method not in presets.method_names():
         raise unknown("method", method, presets.method_names())
     config = run.config(method, run.seeds[0])
