@@ -27,7 +27,7 @@ def request_of(args: argparse.Namespace, profile: str) -> Request:
     rows = () if args.table is None else read_table(args.table)
     same = {key: getattr(args, key) for key in ("dataset", "engine", "variant", "split", "model", "metrics", "out")}
     return Request(
-        methods=tuple(row.label for row in rows) or parse_methods(args.methods or "all"),
+        methods=tuple(row.label for row in rows) or parse_methods("all" if args.methods is None else args.methods),
         rows=rows,
         seeds=parse_seeds(args.seeds),
         profile=profile,

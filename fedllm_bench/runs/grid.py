@@ -224,7 +224,9 @@ def check_overrides(overrides: Iterable[str], methods: Sequence[str]) -> None:
     """Raise a :class:`UserError` for a setting of a method that is not in the grid."""
     for word in overrides:
         if (name := _prefix(word)) and name not in methods:
-            raise unknown("method", name, methods, f"--set {word}; METHOD: must be a row of the grid")
+            raise unknown(
+                "method", name, methods, f"--set {word}; METHOD: must be one of --methods, or a label of --table"
+            )
 
 
 # --- its cells

@@ -23,6 +23,7 @@ Fidelity = Literal["rounds", "clients"]
 FIDELITIES = {"rounds": "federation.rounds", "clients": "federation.clients_per_round"}  # the keys of each
 WORLD = "data.world_seed"
 MOST_TRIALS = 10_000
+MOST_CONFIRM = 1000
 
 
 def parse_tuning_seeds(text: str) -> tuple[int, ...]:
@@ -150,6 +151,9 @@ def check_request(asked: TuneRequest) -> RunConfig:
         raise UserError(f"--trials {asked.trials}: that is too many; give 2 to {MOST_TRIALS:,}")
     if asked.trials < 2:
         raise UserError(f"--trials {asked.trials}: the first trial is the default; give 2 or more")
+    if asked.confirm > MOST_CONFIRM or max(run.seeds) + asked.confirm >= 2**31:
+        raise UserError(f"--confirm {asked.confirm}: seeds that confirm follow {max(run.seeds)}, must be below 2**31, "
+                        f"and at most {MOST_CONFIRM} of them; give fewer, or smaller --seeds")  # fmt: skip
     if method not in presets.method_names():
         raise unknown("method", method, presets.method_names())
     config = run.config(method, run.seeds[0])

@@ -104,7 +104,10 @@ def check_csv(folder: Path) -> None:
     [
         (("--table", "methodz"), "no table 'methodz'"),
         (("--table", "methods", "--methods", "fedavg"), "give one of the two"),
-        (("--table", "methods", "--set", "frozen_b:local.lr=1"), "METHOD: must be a row of the grid"),
+        (
+            ("--table", "methods", "--set", "frozen_b:local.lr=1"),
+            "METHOD: must be one of --methods, or a label of --table",
+        ),
     ],
 )
 def test_bad_tables_are_refused_before_anything_is_run(more, expected, tmp_path: Path, capsys):

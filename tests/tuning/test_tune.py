@@ -197,6 +197,8 @@ def test_two_searches_in_one_folder_do_not_mix(tiny_split: Split, less, tmp_path
         (("--space", "local.weight_decay=-1..1"), "local.weight_decay"),
         (("--search", "halving", "--space", "federation.rounds=int:1..2"), "--search halving sets it"),
         (("--confirm", "x"), "is not a whole number"),
+        (("--confirm", "99999"), "and at most 1000 of them"),
+        (("--seeds", "2147483647", "--confirm", "1"), "must be below 2**31"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_run(more, expected, tmp_path: Path, capsys, started):
