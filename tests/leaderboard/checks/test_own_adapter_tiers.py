@@ -23,7 +23,7 @@ def run_of(method: str) -> Any:
 
 @pytest.mark.parametrize("method", ["ditto", "pfedme", "fedrep", "local"])
 def test_scores_under_own_adapters_are_not_made_again_from_another_one(method):
-    with pytest.raises(UserError, match="each client is scored under an adapter of its own.*use `board retrain`"):
+    with pytest.raises(UserError, match=r"each client is scored under an adapter of its own.*use `board retrain`"):
         regenerating._check_trained(run_of(method))
     regenerating._check_trained(run_of("fedavg"))
 
