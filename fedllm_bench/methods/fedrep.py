@@ -108,5 +108,5 @@ def check_parts(local_parts: str, names: Collection[str]) -> None:
         raise UserError(f"method.local_parts: {got} that is trained ({example}); give a part of a name: "
                         "--set method.local_parts=lora_B")  # fmt: skip
     if all(any(pattern in name for pattern in patterns) for name in names):
-        raise UserError(f"method.local_parts={local_parts}: it is in the name of every tensor ({example}), so nothing "
-                        "would be shared; give fewer parts, or take the method local")  # fmt: skip
+        raise UserError(f"method.local_parts={local_parts!r}: it is in the name of every tensor ({example}), so "
+                        "nothing would be shared; give fewer parts, or take the method local")  # fmt: skip

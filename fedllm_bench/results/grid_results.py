@@ -19,7 +19,8 @@ from fedllm_bench.scores.summaries import per_cluster
 
 GRID_VERSION = 1
 BASE = "base"  # the row of the base model, which no method is called
-REFERENCES = ("fedavg", "local")
+LOCAL = "local"
+REFERENCES = ("fedavg", LOCAL)
 BySeed = Mapping[int, Sequence[Score]]
 
 
@@ -58,6 +59,7 @@ def grid_payload(
         "grid": dict(about),
         "data": _data(runs[0].results.data),
         "cells": [_cell(run) for run in runs] + [vars(failure) | {"config_hash": None} for failure in failures],
+        "own_adapters": [name for name in _methods(runs) if name != LOCAL and _is_personal(runs, name)],
         "references": {name: _absent(name, runs, about["methods"]) for name in REFERENCES},
         "intervals": made_with(),
         "cost": {method: _cost(runs, method) for method in _methods(runs)},
@@ -79,6 +81,10 @@ def _cell(run: GridRun) -> dict[str, Any]:
 
 def _methods(runs: Sequence[GridRun]) -> list[str]:
     return list(dict.fromkeys(run.method for run in runs))
+
+
+def _is_personal(runs: Sequence[GridRun], method: str) -> bool:
+    return any(run.results.run.personal for run in runs if run.method == method)
 
 
 def _absent(name: str, runs: Sequence[GridRun], asked: Sequence[str]) -> str | None:

@@ -79,12 +79,13 @@ def statement(epsilon: float | None, delta: float, private: Private) -> str:
             f"{private.noise_multiplier:g} hides nobody"
         )
     odds = math.exp(min(epsilon, 700.0))
+    covered = "the server's adapters, not those that clients keep, nor" if private.personal else "adapters, not"
     factor = f"{odds:,.0f}" if 100 < odds < 1e6 else f"{odds:.3g}"
     return (
         f"each client, with all its rows, has ({epsilon:.2f}, {delta:g}) differential privacy: whether it takes part "
         f"changes the odds of any adapter of the server by a factor of {factor} at most, but for a probability of "
         f"{delta:g}. This needs a secret seed for sampling and noise, and this simulation's seed is public. It covers "
-        "adapters, not the losses, norms and scores in the run folder"
+        f"{covered} the losses, norms and scores in the run folder"
     )
 
 

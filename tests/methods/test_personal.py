@@ -19,6 +19,8 @@ from fedllm_bench.methods.ditto import Ditto
 from fedllm_bench.methods.fedrep import FedRep
 from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.methods.pfedme import PFedMe
+from fedllm_bench.methods.privacy import Private
+from fedllm_bench.results.privacy import statement
 from fedllm_bench.training import block
 
 SENDING = {"ditto": {"lam": 0.8}, "pfedme": PROXIMAL, "fedrep": PARTS}
@@ -210,6 +212,13 @@ def test_patterns_of_no_tensor_or_of_every_one_are_refused_in_one_line(parts, wo
     assert str(caught.value).startswith("method.local_parts")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_privacy_covers_what_is_sent_and_not_what_clients_keep():
+    own = "the server's adapters, not those that clients keep, nor the"
+    for inner, words in ((Ditto(lam=0.1), own), (FedAvg(), "adapters, not the")):
+        private = Private(inner=inner, clip=1.0, noise_multiplier=1.0, expected=4.0, seed=0)
+        assert f"It covers {words}" in statement(3.0, 1e-4, private)
 
 
 # --- clients who were never chosen

@@ -162,6 +162,19 @@ def test_a_method_without_some_seeds_has_fewer_and_one_without_any_has_no_row():
     assert "no column minus local: it is not among the methods" in text
 
 
+def test_methods_whose_clients_have_adapters_of_their_own_are_named_under_the_table():
+    runs = [run(method, 0) for method in ("fedavg", "fedprox", "local")]
+    own = [replace(one, results=replace(one.results, run=replace(one.results.run, personal=one.method != "fedavg")))
+           for one in runs]  # fmt: skip
+    payload = payload_of(own, methods=["fedavg", "fedprox", "local"], seeds=[0])
+    assert payload["own_adapters"] == ["fedprox"]
+    line = "fedprox: each client is scored under an adapter of its own, not under one for all"
+    assert line in terminal_table(payload).splitlines()
+    assert line in markdown(payload)
+    del payload["own_adapters"]  # a file of before
+    assert line not in terminal_table(payload)
+
+
 def test_a_reference_that_failed_is_said_to_have_failed():
     runs = [run("fedprox", 0)]
     payload = payload_of(runs, [Failure(method="fedavg", seed=0, reason="x")], methods=["fedavg", "fedprox"], seeds=[0])

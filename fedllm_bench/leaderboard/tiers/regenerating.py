@@ -63,9 +63,14 @@ def _check_trained(run: RunFiles) -> None:
     config = config_of(run)
     if config.model.trainable != "adapter":
         raise UserError("all weights were trained: there is no adapter to make answers from; use `board retrain`")
-    if config.plugin_of("METHODS", config.method.name) is None and method_class(config).personal:
+    if has_own_adapters(config):
         raise UserError(f"under {config.method.name} each client is scored under an adapter of its own, and none of "
                         "them is in a submission; use `board retrain`")  # fmt: skip
+
+
+def has_own_adapters(config: RunConfig) -> bool:
+    """Whether clients are scored under adapters of their own; of a method of a plugin nobody knows here."""
+    return config.plugin_of("METHODS", config.method.name) is None and method_class(config).personal
 
 
 def _adapter(run: RunFiles, own: Own, scratch: Path) -> Path | None:

@@ -19,7 +19,7 @@ from fedllm_bench.leaderboard.submission.recompute import means, seed_scores
 from fedllm_bench.leaderboard.submission.run_files import RunFiles
 from fedllm_bench.leaderboard.submission.schema import RunEntry
 from fedllm_bench.leaderboard.tiers.bands import FEWEST, Band, shipped_bands, too_good
-from fedllm_bench.leaderboard.tiers.regenerating import Own, cell_of, config_of
+from fedllm_bench.leaderboard.tiers.regenerating import Own, cell_of, config_of, has_own_adapters
 from fedllm_bench.leaderboard.tiers.sample import ItemSample, Made
 from fedllm_bench.pipeline.stages import run_cell
 from fedllm_bench.runs.cell import in_one_process
@@ -37,8 +37,10 @@ def retrain(bundle: Bundle, context: CheckContext, sample: ItemSample, own: Own,
     run = next(run for run in bundle.runs() if str(run.seed) == chosen)
     _check_band(run, band)
     cell = cell_of(run, context, own, out)
-    few = replace(cell.config.evaluation, local_clients=1)  # the baseline is no part of the claim
-    results = run_cell(cell.like(replace(in_one_process(cell.config), evaluation=few)))
+    evaluation = cell.config.evaluation
+    if not has_own_adapters(cell.config):  # else the sample is whose scores the claim is of
+        evaluation = replace(evaluation, local_clients=1)  # the baseline is no part of the claim
+    results = run_cell(cell.like(replace(in_one_process(cell.config), evaluation=evaluation)))
     again = {name: entry["after"]["mean"] for name, entry in results["metrics"].items()}
     claimed = means(seed_scores(run))
     shown = {name: {"claimed": claimed.get(name), "again": again.get(name), "band": band.width(name)}

@@ -133,6 +133,7 @@ def _legend(payload: Payload, views: Sequence[str]) -> list[str]:
         *about_intervals(payload, views),
         *about_sample(payload["data"].get("sample")),  # grid.json of before has none
         *_about_local(payload, views),
+        *_about_own(payload),
         *_absent(payload),
         *_ended(payload),
         *_failures(payload),
@@ -187,6 +188,12 @@ def _about_local(payload: Payload, views: Sequence[str]) -> list[str]:
     return [
         f"local: {most} of {total} clients in each seed, each trained alone; minus local is over those clients only"
     ]
+
+
+def _about_own(payload: Payload) -> list[str]:
+    """Of methods whose rows are no single model's; grid.json of before does not name them."""
+    named = ", ".join(payload.get("own_adapters", ()))
+    return [f"{named}: each client is scored under an adapter of its own, not under one for all"] if named else []
 
 
 def _absent(payload: Payload) -> list[str]:
