@@ -19,7 +19,8 @@ from torch import nn
 
 from fedllm_bench.benchmarks.perf.cases import Work
 from fedllm_bench.benchmarks.perf.ways import counted_tokens, useful_tokens
-from fedllm_bench.training import objectives, optimizer
+from fedllm_bench.training import optimizer
+from fedllm_bench.training.losses import objectives
 from fedllm_bench.training.model.lora_model import LoraModel
 
 ROWS, TIMES = 1024, 7  # of a product that is timed; the fastest counts

@@ -21,8 +21,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedllm_bench.common.trees import Tree, tmap
+from fedllm_bench.methods.adapters.ranks import held, masked, rank_in
 from fedllm_bench.methods.base import ClientState, Decay, FedAvg, Message, Server, Upload, Weighting, weighted_mean
-from fedllm_bench.methods.ranks import held, masked, rank_in
 from fedllm_bench.methods.uploads import is_a
 
 SMALLEST = 1e-30  # what a norm of zero is divided by

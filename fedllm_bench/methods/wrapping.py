@@ -1,6 +1,6 @@
 """Which wrappers a config puts around its method, and what is refused.
 
-From the inside: half an adapter (`adapting.py`) or a rule of products (`products/`), clients' ranks (what exists),
+From the inside: half an adapter (`adapters/`) or a rule of products (`products/`), clients' ranks (what exists),
 attackers (what they send), how messages and uploads travel, a rule of aggregation or privacy (what the server counts of
 them). These are the outermost, so that nothing is done to an upload after it was clipped. A secure sum is the last in
 their place: of it the server counts no single upload, so it goes with nothing that does.
@@ -14,14 +14,14 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.config_uploads import Communication
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import find_noise
-from fedllm_bench.methods.adapting import with_half, with_ranks
+from fedllm_bench.methods.adapters.adapting import with_half, with_ranks
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.methods.codec import Codec
-from fedllm_bench.methods.compression import SmallDownloads, SmallUploads
+from fedllm_bench.methods.communication.codec import Codec
+from fedllm_bench.methods.communication.compression import SmallDownloads, SmallUploads
+from fedllm_bench.methods.communication.secure_sum import SecureSum
 from fedllm_bench.methods.privacy import DpFedAvg, Private
 from fedllm_bench.methods.products.chosen import with_rule
 from fedllm_bench.methods.robust.wrappers import attacked, robust
-from fedllm_bench.methods.secure_sum import SecureSum
 from fedllm_bench.methods.wrapped import find
 
 # Rules of `communication.lora_aggregation` whose A and B are new in each round.

@@ -10,9 +10,9 @@ from typing import Any
 
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import accountant_name, spent_epsilon
+from fedllm_bench.methods.adapters.ranks import CutRanks
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.privacy import Private
-from fedllm_bench.methods.ranks import CutRanks
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.results.budget import budget_block
 

@@ -23,8 +23,8 @@ from fedllm_bench.runs.poisoning import poisoned
 from fedllm_bench.runs.reference import reference_key, with_reference, without_reference
 from fedllm_bench.runs.swapping import swapped
 from fedllm_bench.training.cluster.computing import Workers
+from fedllm_bench.training.losses.objectives import needs_reference
 from fedllm_bench.training.model.lora_model import LoraModel
-from fedllm_bench.training.objectives import needs_reference
 
 PRESET_BETA = 0.1
 Encoded = Callable[[Sequence[SftRow]], Sequence[TokenRow]]

@@ -24,11 +24,11 @@ from fedllm_bench.common.trees import Tree, norm, tmap
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import spent_epsilon
 from fedllm_bench.methods.base import FedAvg, Server, Upload
+from fedllm_bench.methods.communication.secure_sum import SecureRound, SecureSum, summed
 from fedllm_bench.methods.privacy import Private, joint_norm
 from fedllm_bench.methods.products.factors import distance
 from fedllm_bench.methods.products.residual import ChangesBase
 from fedllm_bench.methods.products.rule import ProductRule, lost
-from fedllm_bench.methods.secure_sum import SecureRound, SecureSum, summed
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.run import TrainingRun

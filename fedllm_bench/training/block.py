@@ -16,7 +16,7 @@ from torch import Tensor
 from fedllm_bench.common.trees import Layout, Tree, moved_to
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
-from fedllm_bench.methods.compression import UNSENT
+from fedllm_bench.methods.communication.compression import UNSENT
 from fedllm_bench.training import optimizer
 from fedllm_bench.training.client_round import (
     ClientResult,

@@ -25,12 +25,12 @@ from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.live_memory import LiveBytes
 from fedllm_bench.training.loss import tokens_at_once
+from fedllm_bench.training.losses.objectives import OBJECTIVES
 from fedllm_bench.training.model import quantized, targets
 from fedllm_bench.training.model.full import FullWeights
 from fedllm_bench.training.model.lora import Masks, Switch, attach, tensor_names
 from fedllm_bench.training.model.lora_model import LoraModel, is_by_row, takes_several
 from fedllm_bench.training.model.recompute import decoder_layers, recomputing
-from fedllm_bench.training.objectives import OBJECTIVES
 from fedllm_bench.training.passes import PassPlan, most_tokens, sequences_of_row
 from fedllm_bench.training.tasks import clients_of_length
 

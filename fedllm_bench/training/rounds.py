@@ -15,10 +15,10 @@ from fedllm_bench.common.progress import Share
 from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, num_bytes
 from fedllm_bench.config.run import Local
+from fedllm_bench.methods.adapters.ranks import CutRanks, rank_received
 from fedllm_bench.methods.base import Message, Server, Upload
-from fedllm_bench.methods.ranks import CutRanks, rank_received
+from fedllm_bench.methods.communication.secure_sum import SecureRound
 from fedllm_bench.methods.robust.notes import robust_record, warn_of_fallback
-from fedllm_bench.methods.secure_sum import SecureRound
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.training import divergence

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedllm_bench.common.trees import Tree, num_bytes
-from fedllm_bench.methods.codec import LEVELS, LIKE, SCALE, Codec, from_bytes, largest, two_to_a_byte
+from fedllm_bench.methods.communication.codec import LEVELS, LIKE, SCALE, Codec, from_bytes, largest, two_to_a_byte
 from fedllm_bench.training.client_round import upload_failure
 
 SHAPES = {"x.lora_A.weight": (3, 40), "x.lora_B.weight": (7, 3), "bias": (5,), "one": ()}  # 21 is odd

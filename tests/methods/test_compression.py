@@ -17,8 +17,8 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.methods.base import FedAvg, Message, Server
-from fedllm_bench.methods.codec import Codec
-from fedllm_bench.methods.compression import UNSENT, SmallDownloads, SmallUploads
+from fedllm_bench.methods.communication.codec import Codec
+from fedllm_bench.methods.communication.compression import UNSENT, SmallDownloads, SmallUploads
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.engines import ENGINES, in_process

@@ -13,10 +13,10 @@ from senders import SENDING
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.common.trees import Tree, num_bytes, tmap
+from fedllm_bench.methods.adapters.halves import Alternate, ShareA
 from fedllm_bench.methods.base import FedAvg, Upload
 from fedllm_bench.methods.fedavgm import FedAvgM
 from fedllm_bench.methods.fedopt import FedAdam
-from fedllm_bench.methods.halves import Alternate, ShareA
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.scaffold import Scaffold
 from fedllm_bench.methods.uploads import is_a

@@ -18,12 +18,12 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.common.trees import Tree, num_bytes, tmap
 from fedllm_bench.config.ranks import Ranks, parsed
+from fedllm_bench.methods.adapters.ranks import CutRanks, cut, dealt, masked, padded, rank_in
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.feddyn import FedDyn
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.hetlora import HetLora, product_norm
 from fedllm_bench.methods.local import LocalOnly
-from fedllm_bench.methods.ranks import CutRanks, cut, dealt, masked, padded, rank_in
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.scaffold import Scaffold
 from fedllm_bench.methods.uploads import is_a

@@ -21,8 +21,8 @@ from fedllm_bench.common.interrupts import Interrupted, Stop
 from fedllm_bench.common.trees import norm, tmap
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import FedAvg, Upload
+from fedllm_bench.methods.communication.secure_sum import RANGE, SecureRound, SecureSum, summed
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.methods.secure_sum import RANGE, SecureRound, SecureSum, summed
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.checkpoint import load_partial
 from fedllm_bench.training.rounds import run_rounds

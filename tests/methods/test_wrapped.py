@@ -13,11 +13,11 @@ from senders import ALL, PRIVACY, SENDING
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.methods import METHODS, VARIANTS
+from fedllm_bench.methods.adapters.ranks import CutRanks
 from fedllm_bench.methods.base import FedAvg, Phase
-from fedllm_bench.methods.codec import Codec
-from fedllm_bench.methods.compression import SmallDownloads, SmallUploads
+from fedllm_bench.methods.communication.codec import Codec
+from fedllm_bench.methods.communication.compression import SmallDownloads, SmallUploads
 from fedllm_bench.methods.privacy import Private
-from fedllm_bench.methods.ranks import CutRanks
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.uploads import FrozenA
 from fedllm_bench.methods.wrapped import Wrapped, find

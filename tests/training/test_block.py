@@ -28,9 +28,9 @@ from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import block
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.client_round import ClientTask
+from fedllm_bench.training.losses.objectives import OBJECTIVES
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel
-from fedllm_bench.training.objectives import OBJECTIVES
 from fedllm_bench.training.steps.step_passes import mask_stream
 
 

@@ -17,8 +17,8 @@ from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.engines import in_process
+from fedllm_bench.training.losses.objectives import OBJECTIVES
 from fedllm_bench.training.model.lora_model import LoraModel
-from fedllm_bench.training.objectives import OBJECTIVES
 from fedllm_bench.training.rounds import run_rounds
 from fedllm_bench.training.run import TrainingRun
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from fedllm_bench.config.ranks import Ranks
 from fedllm_bench.leaderboard.submission.submitted import Round, SubmittedRun
+from fedllm_bench.methods.adapters.ranks import CutRanks
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.hetlora import HetLora
-from fedllm_bench.methods.ranks import CutRanks
 from fedllm_bench.methods.wrapped import Wrapped, find
 from fedllm_bench.training.budget import Traffic
 

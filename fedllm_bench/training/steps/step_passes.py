@@ -18,9 +18,9 @@ from fedllm_bench.common.trees import Layout
 from fedllm_bench.config.run import Local
 from fedllm_bench.training.batches import Batch, collate
 from fedllm_bench.training.client_round import ClientTask
+from fedllm_bench.training.losses.objectives import OBJECTIVES, Rows
 from fedllm_bench.training.model.lora import Masks, attach, detach
 from fedllm_bench.training.model.lora_model import LoraModel
-from fedllm_bench.training.objectives import OBJECTIVES, Rows
 from fedllm_bench.training.passes import Pass, passes_of, segments
 
 

@@ -13,7 +13,7 @@ from fedllm_bench.common.trees import num_bytes
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.leaderboard.checks.ranks import bytes_of_round, wrong_ranks
 from fedllm_bench.leaderboard.submission.submitted import Round
-from fedllm_bench.methods.ranks import CutRanks, cut
+from fedllm_bench.methods.adapters.ranks import CutRanks, cut
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.budget import Traffic
 

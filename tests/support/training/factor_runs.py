@@ -14,8 +14,8 @@ from method_vectors import NO_MODEL, SGD
 from tiny import client_task, random_part, random_tree
 
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.methods.adapters.ranks import CutRanks, masked
 from fedllm_bench.methods.base import ClientState, FedAvg, Server
-from fedllm_bench.methods.ranks import CutRanks, masked
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.training import block
 from fedllm_bench.training.aggregation import Gathered, Mean

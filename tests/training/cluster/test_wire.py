@@ -10,7 +10,7 @@ from resumed_rounds import same_bits
 from tiny import LOCAL, client_task, random_part
 
 from fedllm_bench.data.pairs import AnswerPart
-from fedllm_bench.methods.codec import Codec
+from fedllm_bench.methods.communication.codec import Codec
 from fedllm_bench.training.client_round import ClientResult
 from fedllm_bench.training.cluster.wire import SentResult, SentTask, packed, plain_rows, unpacked
 

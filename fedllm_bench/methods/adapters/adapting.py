@@ -5,10 +5,10 @@ from __future__ import annotations
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.ranks import parsed
 from fedllm_bench.config.run import RunConfig
+from fedllm_bench.methods.adapters.halves import Alternate, ShareA
+from fedllm_bench.methods.adapters.ranks import CutRanks
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.methods.halves import Alternate, ShareA
 from fedllm_bench.methods.hetlora import HetLora
-from fedllm_bench.methods.ranks import CutRanks
 from fedllm_bench.methods.uploads import FrozenA
 from fedllm_bench.methods.wrapped import find
 

@@ -22,7 +22,7 @@ import torch
 
 from fedllm_bench.common.trees import Tree, moved_to
 from fedllm_bench.methods.base import ClientState, Message, Server, Upload
-from fedllm_bench.methods.codec import Codec
+from fedllm_bench.methods.communication.codec import Codec
 from fedllm_bench.methods.wrapped import Wrapped
 
 UNSENT = "unsent:"  # before the key of an upload: what of it was not sent yet, in a client's state

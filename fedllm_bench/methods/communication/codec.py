@@ -5,7 +5,7 @@ Symmetric rounding of the numbers x of one group, with L = 127 (int8) or 7 (int4
     scale = max |x| / L;   code = round(x / scale), the nearest in -L..L;   x' = scale code,   |x - x'| <= scale / 2
 
 Rounding is to the nearest (half to even), so that it needs no seed. Its errors do not cancel over rounds by themselves,
-as those of stochastic rounding do: error feedback (methods/compression.py) takes care of that.
+as those of stochastic rounding do: error feedback (methods/communication/compression.py) takes care of that.
 
 A group is a tensor (scales = tensor), or a vector along the longer side of a matrix (scales = row): a row of LoRA's A
 and a column of its B, so that a matrix has as many scales as the adapter has ranks.

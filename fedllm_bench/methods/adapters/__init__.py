@@ -1,0 +1,1 @@
+"""Which part of an adapter clients train and send: a half of it, or fewer ranks."""

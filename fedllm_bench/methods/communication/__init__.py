@@ -1,0 +1,1 @@
+"""How messages and uploads travel: rounded, cut to their largest numbers, or summed without being seen."""
