@@ -23,8 +23,7 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.evaluation.answering.budget import batch_tokens
 from fedllm_bench.evaluation.answering.decoding import DecodingRow, Queue, decode
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.training.block import Block
-from fedllm_bench.training.client_round import ClientTask
+from fedllm_bench.training.client_round import Block, ClientTask
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel

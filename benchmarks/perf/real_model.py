@@ -5,10 +5,10 @@
   all       the same with the logits of all tokens, as a Trainer has them
 
 They must end at the same adapters before anything is timed. They then take turns, and processor times of a turn are
-compared. Scoring is compared alike: `summed_nll` beside the logits of all tokens. Then: where the time of a step goes,
-and where the memory of the process goes. Rows are made here, of random tokens: half of them are shorter than 92
-tokens, one in ten is longer than 165, and the last 40% of a row are counted, as in real rows of corrected writing under
-a short template. The smaller that share, the more the logits of all tokens cost beside the others.
+compared. Scoring is compared alike: `summed_nll` beside the logits of all tokens. Then: where the time of a step
+goes, and where the memory of the process goes. Rows are made here, of random tokens: half of them are shorter than 92
+tokens, one in ten is longer than 165, and the last 40% of a row are counted, as in corrected writing under a short
+template. The smaller that share, the more the logits of all tokens cost beside the others.
 """
 
 from __future__ import annotations
@@ -282,9 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore", FutureWarning)
     torch.set_num_threads(args.threads)
     try:
-        for name in ("repeats", "scored"):
-            if getattr(args, name) < 1:
-                raise UserError(f"--{name}: got {getattr(args, name)}, give 1 or more")
+        if low := [name for name in ("repeats", "scored") if getattr(args, name) < 1]:
+            raise UserError(f"--{low[0]}: got {getattr(args, low[0])}, give 1 or more")
         if not 0 < args.counted <= 1:
             raise UserError(f"--counted: got {args.counted}, give a share above 0 and up to 1")
         found = measure(args.model, args.overrides, args.repeats, args.scored, args.counted)

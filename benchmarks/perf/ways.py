@@ -29,8 +29,7 @@ from fedllm_bench.data.pairs import AnyRow, PairRow
 from fedllm_bench.data.tokens import TokenRow
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.batches import Batch, collate
-from fedllm_bench.training.block import Block
-from fedllm_bench.training.client_round import ClientTask
+from fedllm_bench.training.client_round import Block, ClientTask
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.passes import PassPlan, passes_of
 from fedllm_bench.training.tasks import batched, clients_per_block

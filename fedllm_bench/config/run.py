@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import sha256_json
+from fedllm_bench.config.added import ADDED
 from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config.config_uploads import Strict as _Strict
@@ -214,20 +215,6 @@ class RunConfig(_Strict):
     def hash(self) -> str:
         return sha256_json(self.to_dict())[:10]
 
-
-# Keys that came later, by section ("" is the config itself), with their defaults: left out where they have these.
-ADDED: dict[str, dict[str, Any]] = {
-    "": {"plugins": [], "ray": asdict(Ray()), "aggregation": asdict(Aggregation()), "attack": asdict(Attack())},
-    "data": {"swap_answers": False, "split_pairs": False, "canaries": 0, "canary_repeats": 1},
-    "model": {"device_map": ""},
-    "lora": {"ranks": None},
-    "local": {"on_divergence": "stop", "simpo_gamma": 0.5, "kto_desirable": 1.0, "kto_undesirable": 1.0},
-    "communication": {
-        **{"budget_mb": None, "download_dtype": "float32", "scales": "tensor", "fair_lambda": 0.01},
-        **{"error_feedback": False, "top_k": 1.0, "secure_sum": False},
-    },
-    "evaluation": {"heldout_rows": 0, "clients": 0},
-}
 
 SECTIONS: dict[str, type] = {
     "data": Data,

@@ -14,7 +14,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.config_uploads import Communication
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import find_noise
-from fedllm_bench.methods.adapters.adapting import with_half, with_ranks
+from fedllm_bench.methods.adapting import with_half, with_ranks
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.communication.codec import Codec
 from fedllm_bench.methods.communication.compression import SmallDownloads, SmallUploads

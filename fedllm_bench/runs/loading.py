@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.starting import locate_adapter
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.encoder import ChatEncoder
-from fedllm_bench.data.pairs import PairRow, encode_pairs, whole
+from fedllm_bench.data.pairs import AnyPart, PairRow, encode_pairs, whole
 from fedllm_bench.data.templates.sources import source_for
 from fedllm_bench.data.tokens import TokenRow, encode
 from fedllm_bench.methods.base import FedAvg
@@ -143,20 +143,12 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
     workers = Workers.of(model, config.model, config.lora, config.ray) if is_run and config.engine == "ray" else None
     tokens = tokens_of(cell, model, template, metrics, told=not is_baseline, is_trial=is_trial, workers=workers)
-    clients = Clients(
-        cell.split,
-        tokens,
-        shuffle_seed=config.seed if config.data.shuffle_users else None,
-        parting_seed=config.seed if config.data.split_pairs else None,
-    )
-    _ = clients.train_rows  # refuses votes whose answers cannot go to different clients
-    _check_trainable(config, clients)
+    clients = _clients(cell, tokens)
     _check_layers(model, config)
-    evaluation = config.evaluation
     settings = EvalSettings(
         template=template,
-        batch_tokens=evaluation.batch_tokens,
-        max_new_tokens=evaluation.max_new_tokens,
+        batch_tokens=config.evaluation.batch_tokens,
+        max_new_tokens=config.evaluation.max_new_tokens,
         dpo_beta=reward_beta(config.local),
         attack=config.attack,
     )
@@ -167,6 +159,20 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     _ = bench.num_rounds  # refuses a budget that is too small for one round
     bench.method.init(bench.initial)  # refuses parts of the adapter that no tensor has
     return bench
+
+
+def _clients(cell: Cell, tokens: Mapping[str, AnyPart]) -> Clients:
+    """Those of the cell. Raises a :class:`UserError` where none can train, or votes cannot be parted."""
+    config = cell.config
+    clients = Clients(
+        cell.split,
+        tokens,
+        shuffle_seed=config.seed if config.data.shuffle_users else None,
+        parting_seed=config.seed if config.data.split_pairs else None,
+    )
+    _ = clients.train_rows  # refuses votes whose answers cannot go to different clients
+    _check_trainable(config, clients)
+    return clients
 
 
 def _template(config: RunConfig, tokenizer: Any) -> str:

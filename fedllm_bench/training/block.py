@@ -6,7 +6,7 @@ K clients in the block, P numbers in one packed adapter. K = 1 is sequential tra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -21,9 +21,9 @@ from fedllm_bench.training import optimizer
 from fedllm_bench.training.client_round import (
     ClientResult,
     ClientTask,
+    PhaseChain,
     moved_task,
     own_state,
-    through_phases,
     upload_failure,
 )
 from fedllm_bench.training.model.lora_model import LoraModel
@@ -46,11 +46,11 @@ def train_block(
     change = message.get("residual")  # of the base: it is added where the weights lie, and hooks do not see it
     message = moved_to(model.device, {key: tree for key, tree in message.items() if key != "residual"})
 
-    def train(phase_method: FedAvg, parts: Sequence[ClientTask]) -> list[ClientResult]:
-        return _train_phase(model, phase_method, message, parts, local)
-
+    chain = PhaseChain(method, tasks)
     with nullcontext() if change is None else model.carrying(change):
-        return through_phases(method, tasks, train)
+        for phase_method, parts in chain:
+            chain.add(_train_phase(model, phase_method, message, parts, local))
+    return chain.results
 
 
 def _train_phase(
@@ -237,8 +237,3 @@ def _result(
 def _copied(tree: Tree) -> Tree:
     """Tensors of their own: a view would keep the packed adapters of all K clients alive."""
     return {name: tensor.clone() for name, tensor in tree.items()}
-
-
-Block = Sequence[ClientTask]
-
-MapBlocks = Callable[[Message, Iterable[Block], Local], Iterable[list[ClientResult]]]

@@ -6,12 +6,13 @@ same phase, and each phase begins with a new optimiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from fedllm_bench.common.trees import moved_to
+from fedllm_bench.config.run import Local
 from fedllm_bench.data.pairs import AnyPart
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Phase, Upload
 from fedllm_bench.training.batches import StepPlan
@@ -51,28 +52,44 @@ class ClientResult:
     failure: str | None = None
 
 
-Train = Callable[[FedAvg, Sequence[ClientTask]], list[ClientResult]]
+Block = Sequence[ClientTask]
+MapBlocks = Callable[[Message, Iterable[Block], Local], Iterable[list[ClientResult]]]  # an engine
 
 
-def through_phases(method: FedAvg, tasks: Sequence[ClientTask], train: Train) -> list[ClientResult]:
-    """What the clients of `tasks` answer after all phases of `method`, each trained by `train`.
+@dataclass
+class PhaseChain:
+    """The phases of a round of the clients of `tasks`: goes through (method, tasks of the phase) one after another.
 
+    What each of them came to is given to `add` before the next is asked for; `results` are those of all together.
     A client that fails takes no part in later phases: its upload is empty, and its state is that of before the round.
-    Raises a :class:`ValueError` where two clients would have different methods in the same phase.
     """
-    chains = [method.phases(len(task.steps)) for task in tasks]
-    found: list[ClientResult | None] = [None] * len(tasks)
-    for place in range(max(map(len, chains))):
-        going = [k for k, chain in enumerate(chains) if place < len(chain) and not _failed(found[k])]
-        if not going:
-            break
-        phases = [chains[k][place] for k in going]
-        if any(phase.method != phases[0].method for phase in phases):
-            raise ValueError(f"phase {place + 1} has different methods for the clients of a block")
-        parts = [_part(tasks[k], phase, found[k]) for k, phase in zip(going, phases, strict=True)]
-        for k, result in zip(going, train(phases[0].method, parts), strict=True):
-            found[k] = _joined(tasks[k], found[k], result)
-    return [result for result in found if result is not None]
+
+    method: FedAvg
+    tasks: Sequence[ClientTask]
+    found: list[ClientResult | None] = field(default_factory=list)
+    going: list[int] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[tuple[FedAvg, list[ClientTask]]]:
+        """Raises a :class:`ValueError` where two clients would have different methods in the same phase."""
+        chains = [self.method.phases(len(task.steps)) for task in self.tasks]
+        self.found = [None] * len(self.tasks)
+        for place in range(max(map(len, chains))):
+            self.going = [k for k, chain in enumerate(chains) if place < len(chain) and not _failed(self.found[k])]
+            if not self.going:
+                return
+            phases = [chains[k][place] for k in self.going]
+            if any(phase.method != phases[0].method for phase in phases):
+                raise ValueError(f"phase {place + 1} has different methods for the clients of a block")
+            pairs = zip(self.going, phases, strict=True)
+            yield phases[0].method, [_part(self.tasks[k], phase, self.found[k]) for k, phase in pairs]
+
+    def add(self, results: Sequence[ClientResult]) -> None:
+        for k, result in zip(self.going, results, strict=True):
+            self.found[k] = _joined(self.tasks[k], self.found[k], result)
+
+    @property
+    def results(self) -> list[ClientResult]:
+        return [result for result in self.found if result is not None]
 
 
 def _failed(result: ClientResult | None) -> bool:

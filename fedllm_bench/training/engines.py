@@ -8,8 +8,8 @@ from dataclasses import replace
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.methods.base import FedAvg, Message
-from fedllm_bench.training.block import Block, MapBlocks, train_block
-from fedllm_bench.training.client_round import ClientResult
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.client_round import Block, ClientResult, MapBlocks
 from fedllm_bench.training.cluster.blocks import over_ray
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.out_of_memory import Limit, WithinMemory

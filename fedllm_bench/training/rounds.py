@@ -33,10 +33,9 @@ from fedllm_bench.training.aggregation import (
     with_words,
 )
 from fedllm_bench.training.batches import schedule
-from fedllm_bench.training.block import Block, MapBlocks
 from fedllm_bench.training.budget import ByteBudget, bytes_down
 from fedllm_bench.training.checkpoint import Partial, load_partial, load_server, save_partial, save_server
-from fedllm_bench.training.client_round import ClientResult
+from fedllm_bench.training.client_round import Block, ClientResult, MapBlocks
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
 from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.tasks import Until, batched, clients_per_block, in_order, pooled_task, tasks_of_round

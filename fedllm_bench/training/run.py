@@ -10,8 +10,8 @@ from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.methods.base import FedAvg, Server
-from fedllm_bench.training.block import MapBlocks
 from fedllm_bench.training.checkpoint import ClientStates
+from fedllm_bench.training.client_round import MapBlocks
 from fedllm_bench.training.passes import DEFAULT, PassPlan
 
 

@@ -14,7 +14,7 @@ import logging
 import random
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -32,8 +32,7 @@ from fedllm_bench.config import base_model
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.pairs import AnyRow
 from fedllm_bench.methods.base import FedAvg, Message
-from fedllm_bench.training.block import Block, MapBlocks
-from fedllm_bench.training.client_round import ClientResult, ClientTask, through_phases
+from fedllm_bench.training.client_round import Block, ClientResult, ClientTask, MapBlocks, PhaseChain
 from fedllm_bench.training.losses.trl_trainers import (
     REFERENCE,
     Steps,
@@ -111,11 +110,10 @@ def train_client(
     The global random generators are left as they were. Raises a :class:`ValueError` where PEFT's tensors have
     other names than those of the message.
     """
-
-    def train(phase_method: FedAvg, parts: Sequence[ClientTask]) -> list[ClientResult]:
-        return [_train_phase(peft_model, tokenizer, phase_method, message, part, local) for part in parts]
-
-    return through_phases(method, [task], train)[0]
+    chain = PhaseChain(method, [task])
+    for phase_method, (part,) in chain:
+        chain.add([_train_phase(peft_model, tokenizer, phase_method, message, part, local)])
+    return chain.results[0]
 
 
 def _train_phase(

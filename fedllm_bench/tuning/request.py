@@ -13,9 +13,9 @@ from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import presets
 from fedllm_bench.config.run import RunConfig, dotted
 from fedllm_bench.config.setting_words import setting_words
-from fedllm_bench.config.tuning_seeds import FIRST_FOR_TUNING, reported
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.grid import GridCell, Request, parse_seeds
+from fedllm_bench.scores.tuning_seeds import FIRST_FOR_TUNING, reported
 from fedllm_bench.tuning.search import Search, rungs
 from fedllm_bench.tuning.space import Dimension, Setting
 

@@ -93,5 +93,6 @@ def test_ten_files_or_fewer_lead_from_the_command_to_a_step_of_the_optimiser(
 ):
     path = path_to_step(tmp_path, "--split", str(tiny_split.folder), "--model", str(tiny_folder))
     assert path[0] == "fedllm_bench/cli.py"
-    assert path[-2:] == ["fedllm_bench/training/block.py", "fedllm_bench/training/optimizer.py"]
+    assert path[-1] == "fedllm_bench/training/optimizer.py"
+    assert "fedllm_bench/training/block.py" in path
     assert len(path) <= LONGEST_PATH, path

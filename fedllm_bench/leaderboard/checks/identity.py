@@ -10,7 +10,6 @@ from fedllm_bench.common.text import counted, part_of
 from fedllm_bench.comparison.run_scores import differences
 from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.run import EMBEDDED_MODEL
-from fedllm_bench.config.tuning_seeds import FIRST_FOR_TUNING, is_for_tuning
 from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.checks.fingerprints import BaseScores, base_key, base_scores, digest, loss_digests
 from fedllm_bench.leaderboard.submission.problems import Problem
@@ -18,6 +17,7 @@ from fedllm_bench.leaderboard.submission.schema import Suite
 from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 from fedllm_bench.leaderboard.submission.tracks import rule_problems
 from fedllm_bench.runs.cell import settings_hash
+from fedllm_bench.scores.tuning_seeds import FIRST_FOR_TUNING, is_for_tuning
 
 MIN_SEEDS = 3
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import presets
-from fedllm_bench.config.run import ADDED, RunConfig, dotted, shown
+from fedllm_bench.config.added import ADDED
+from fedllm_bench.config.run import RunConfig, dotted, shown
 from fedllm_bench.leaderboard.submission.problems import Problem
 
 PACKAGE, FILE = "fedllm_bench.board_data", "tracks.toml"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.run_scores import differences
-from fedllm_bench.config.tuning_seeds import FIRST_FOR_TUNING, is_for_tuning
 from fedllm_bench.runs.folder import GIVE, RESULTS, RunFaults, RunFolder, runs_in
+from fedllm_bench.scores.tuning_seeds import FIRST_FOR_TUNING, is_for_tuning
 
 ALIKE = {  # what runs of one row must share, beside the config: where it stands in environment.json
     "the split": ("data", "split_hash"),

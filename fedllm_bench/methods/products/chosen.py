@@ -39,9 +39,9 @@ def with_rule(method: FedAvg, config: RunConfig) -> FedAvg:
         )
     if config.lora.ranks is not None and not rule.takes_ranks:
         raise UserError(f"{about}: it is for clients of one rank; leave lora.ranks out, or take flex or stack")
-    if isinstance(rule, ChangesBase) and config.engine == "trl" and config.local.loss == "dpo":
+    if isinstance(rule, ChangesBase) and config.engine == "trl" and config.local.loss != "sft":
         raise UserError(
-            f"{about}: TRL takes the base as it is now for DPO's reference, and this rule changes it; give "
+            f"{about}: TRL takes the base as it is now for the reference, and this rule changes it; give "
             "--engine inprocess"
         )
     return rule

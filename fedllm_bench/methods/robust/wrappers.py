@@ -137,6 +137,11 @@ def _check_fits(method: FedAvg, config: RunConfig) -> None:
             f"aggregation.rule={rule}: with privacy the server adds clipped uploads up and divides by a fixed number; "
             "leave one of the sections out"
         )
+    if config.lora.ranks is not None:
+        raise UserError(
+            f"aggregation.rule={rule}: rows that a client of a lower rank lacks count as zeros, which is no value of "
+            "that client; leave lora.ranks or the rule out"
+        )
     if method.needs_all:
         raise UserError(
             f"aggregation.rule={rule}: {config.method.name} or communication.lora_aggregation="

@@ -14,8 +14,7 @@ from fedllm_bench.config import plugins
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.methods.base import FedAvg, Message
-from fedllm_bench.training.block import Block, MapBlocks
-from fedllm_bench.training.client_round import ClientResult, ClientTask
+from fedllm_bench.training.client_round import Block, ClientResult, ClientTask, MapBlocks
 from fedllm_bench.training.cluster.computing import Workers
 from fedllm_bench.training.cluster.dispatch import Dispatch, Kind
 from fedllm_bench.training.cluster.pool import Pool, Seat

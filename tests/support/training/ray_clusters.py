@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from fedllm_bench.methods.base import Message
-from fedllm_bench.training.block import MapBlocks
-from fedllm_bench.training.client_round import ClientResult
+from fedllm_bench.training.client_round import ClientResult, MapBlocks
 from fedllm_bench.training.cluster.connection import ADDRESS, ALONE
 from fedllm_bench.training.cluster.pool import POOLS, close_pool
 

@@ -17,9 +17,8 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.methods.base import Message, Server
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.training.block import MapBlocks
 from fedllm_bench.training.checkpoint import load_server
-from fedllm_bench.training.client_round import ClientResult
+from fedllm_bench.training.client_round import ClientResult, MapBlocks
 from fedllm_bench.training.engines import in_process
 from fedllm_bench.training.model.lora import initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel

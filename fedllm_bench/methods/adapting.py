@@ -42,6 +42,11 @@ def with_ranks(method: FedAvg, config: RunConfig) -> FedAvg:
     if lora.ranks is None and not prunes:
         return method
     given = name if lora.ranks is None else f"lora.ranks={lora.ranks}"
+    if method.changes("probe"):
+        raise UserError(
+            f"{given}: {name} moves every number of an adapter, also the rows that a client of a lower rank lacks; "
+            "leave it out"
+        )
     if method.pooled:
         raise UserError(f"{given}: {name} has no clients who could have ranks; leave it out or take fedavg")
     if config.variant == "released":
