@@ -65,8 +65,7 @@ EPILOG = """examples:
 """
 MEDIAN_TOKENS, SPREAD_OF_LOG = 92, math.log(165 / 92) / 1.2816
 MOVED = {"float32": TOLERANCE, "bfloat16": 0.5}  # relative L2 of adapters; AdamW turns rounding errors into steps
-SCORED = {"float32": 1e-4, "bfloat16": 5e-2}  # nats per token
-TO_REACH = {"counted": 0.95, "all": 2.0}
+SCORED, TO_REACH = {"float32": 1e-4, "bfloat16": 5e-2}, {"counted": 0.95, "all": 2.0}  # nats per token; ratios
 
 
 @dataclass(frozen=True)
