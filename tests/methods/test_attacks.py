@@ -11,9 +11,10 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import num_bytes
 from fedllm_bench.config.config_robust import Attack
 from fedllm_bench.methods.base import FedAvg, Server, Upload
+from fedllm_bench.methods.communication.compression import SmallUploads
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.robust.attacks import Attacked, attackers_of, poisoned_rows
-from fedllm_bench.methods.uploads import FrozenA, HalfUploads
+from fedllm_bench.methods.uploads import FrozenA
 from fedllm_bench.methods.wrapped import Wrapped, find
 from fedllm_bench.training.budget import Traffic
 
@@ -74,8 +75,8 @@ def test_attackers_change_what_a_frozen_a_leaves_and_before_it_is_rounded(tiny_r
     while isinstance(method, Wrapped):
         kinds.append(type(method).__name__)
         method = method.inner
-    assert kinds == ["Robust", "HalfUploads", "Attacked", "FrozenA"]
-    assert find(make_method(config, 6), HalfUploads) is not None
+    assert kinds == ["Robust", "SmallUploads", "Attacked", "FrozenA"]
+    assert find(make_method(config, 6), SmallUploads) is not None
     assert find(make_method(config, 6), FrozenA) is not None
 
 

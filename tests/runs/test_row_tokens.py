@@ -10,7 +10,8 @@ import pytest
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.config.objective_rules import CHANGE_THE_BASE, check_objective
+from fedllm_bench.config.config_uploads import CHANGES_BASE
+from fedllm_bench.config.objective_rules import check_objective
 from fedllm_bench.data.pairs import AnswerPart, whole
 from fedllm_bench.runs import row_tokens
 from fedllm_bench.runs.cell import Cell
@@ -119,7 +120,7 @@ def test_kto_of_conversations_is_refused(tiny_run_config):
         tiny_run_config("fedavg", "local.loss=kto")
 
 
-@pytest.mark.parametrize("rule", CHANGE_THE_BASE)
+@pytest.mark.parametrize("rule", CHANGES_BASE)
 def test_kto_and_a_base_that_changes_are_refused(rule, tiny_run_config):
     """Its reference is the base alone, asked in each step; that of DPO was computed before."""
     config = tiny_run_config("fedavg", "local.loss=kto", "local.micro_batch=2", dataset="chatbot_pa")

@@ -26,10 +26,11 @@ from fedllm_bench.data.pairs import PairPart
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.registry import make_method
-from fedllm_bench.training import loss, objectives
+from fedllm_bench.training import loss
 from fedllm_bench.training.batches import NOT_COUNTED, Batch
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.client_round import ClientResult
+from fedllm_bench.training.losses import log_probabilities, pair_losses
 from fedllm_bench.training.model import lora_model, norms
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.norms import FrozenRmsNorm
@@ -103,7 +104,7 @@ def test_all_switches_together_change_nothing(name, kind, fast, slow, tiny_run_c
         patch.setattr(loss, "LOGITS_AT_ONCE", 1)
         patch.setattr(loss, "LEAST_TOKENS", 5)
         quick = trained(fast, name, kind, tiny_run_config, [clients])
-    for module in (loss, objectives):
+    for module in (loss, log_probabilities, pair_losses):
         monkeypatch.setattr(module, "counted_nll", nll_of_all_logits)
     plain = trained(slow, name, kind, tiny_run_config, [[k] for k in clients])
     assert [len(result.losses) for result in quick] == [STEPS[k] for k in clients]

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import FedAvg, Server, Upload, weighted_mean
+from fedllm_bench.methods.communication.codec import Codec
+from fedllm_bench.methods.communication.compression import SmallUploads
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.products.exact import Exact
 from fedllm_bench.methods.products.factors import Pair, fitted, of_client, size_of, stacked, truncated
@@ -19,7 +21,6 @@ from fedllm_bench.methods.products.restart import Restart
 from fedllm_bench.methods.products.rule import ProductRule
 from fedllm_bench.methods.products.stack import Stack
 from fedllm_bench.methods.scaffold import Scaffold
-from fedllm_bench.methods.uploads import HalfUploads
 
 OUTPUTS, INPUTS, RANK, ALPHA = 7, 5, 2, 6
 SCALE = ALPHA / RANK  # not one: a rule that forgets it is found out
@@ -256,7 +257,7 @@ def test_clients_without_rows_change_nothing():
 
 
 def test_uploads_in_float16_are_widened_first():
-    half = HalfUploads(inner=Stack(inner=FedAvg(), seed=0))
+    half = SmallUploads(inner=Stack(inner=FedAvg(), seed=0), codec=Codec(dtype="float16"))
     server = half.init({name: t.float() for name, t in first().items()})
     uploads = [{"delta": {n: t.half() for n, t in u["delta"].items()}} for u in uploads_of(first())[0]]
     received = [half.receive(server, upload) for upload in uploads]
