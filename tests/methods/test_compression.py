@@ -8,7 +8,7 @@ import pytest
 import torch
 from block_runs import tasks_of
 from method_vectors import run_suite
-from papers import CHOSEN, NUM_CLIENTS, SIZE, ZERO, descend, mean, problem
+from papers import CHOSEN, NUM_CLIENTS, PARTS, PROXIMAL, SIZE, ZERO, descend, mean, problem
 from resumed_rounds import Killed, anew, initial, killed_at, left_behind, outcome_of, same_bits, undisturbed
 from senders import SENDING
 from sweeps import HERE, OWN, sweep
@@ -19,6 +19,9 @@ from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.methods.base import FedAvg, Message, Server
 from fedllm_bench.methods.communication.codec import Codec
 from fedllm_bench.methods.communication.compression import UNSENT, SmallDownloads, SmallUploads
+from fedllm_bench.methods.ditto import Ditto
+from fedllm_bench.methods.fedrep import FedRep
+from fedllm_bench.methods.pfedme import PFedMe
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.engines import ENGINES, in_process
@@ -120,6 +123,29 @@ def test_what_an_upload_lacks_stays_unsent():
     assert after[UNSENT + "delta"].keys() == {"a", "b"}
     assert torch.equal(after[UNSENT + "delta"]["a"], torch.ones(2))
     assert same_bits(after[UNSENT + "dc"], state[UNSENT + "dc"])
+
+
+@pytest.mark.parametrize("inner", [Ditto(lam=0.5), PFedMe(**PROXIMAL), FedRep(**PARTS)], ids=lambda m: type(m).__name__)
+def test_phases_of_a_round_spend_what_was_unsent_once(inner):
+    """The last upload of a round stands: with it, what was sent and what is left are what was meant in all rounds."""
+    stream = torch.Generator().manual_seed(3)
+    start = {name: torch.zeros(4, 6, dtype=torch.float64) for name in ("w", "phi")}
+    method = SmallUploads(inner=inner, codec=Codec(top_k=0.2), error_feedback=True)
+    told = {"params": start}
+    state, plain = method.client_init(start), inner.client_init(start)
+    meant, sent = dict(start), dict(start)
+    for _ in range(5):
+        round_sent, round_meant = {}, {}
+        for ours, theirs in zip(method.phases(6), inner.phases(6), strict=True):
+            y = tmap(lambda t: torch.randn(t.shape, generator=stream, dtype=t.dtype), start)
+            state, upload = ours.method.finish(told, state, y, start, 1, 1.0)
+            plain, whole = theirs.method.finish(told, plain, y, start, 1, 1.0)
+            round_sent, round_meant = round_sent | method.codec.decoded(upload), round_meant | whole
+        meant = {name: meant[name] + t for name, t in round_meant["delta"].items()}
+        sent = {name: sent[name] + t for name, t in round_sent["delta"].items()}
+    for name, tensor in meant.items():
+        assert torch.allclose(sent[name] + state[UNSENT + "delta"][name], tensor, rtol=0, atol=1e-12)
+        assert not torch.allclose(sent[name], tensor)
 
 
 def test_a_failed_client_keeps_what_it_had(dropping, tiny_clients, tiny_run_config, tmp_path):

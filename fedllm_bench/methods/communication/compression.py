@@ -9,6 +9,9 @@ what client k could not say so far (0 at first, kept in its state):
 
 so that all that was sent, and e_k, are together all that was meant. A client that fails keeps its old e_k.
 
+Where a round has several phases, the upload of a later one stands in the place of that of an earlier one, which is not
+sent. So each phase begins with the e_k that the round began with, which lies in the client's state beside the new one.
+
 Downloads are rounded once for all clients of a round, and the server keeps what it had. They have no error feedback: a
 message is the state of the server, not a change of it, so that its rounding does not add up over rounds; and what one
 client did not hear in its last round is not what another one misses in this.
@@ -16,16 +19,18 @@ client did not hear in its last round is not what another one misses in this.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
 from fedllm_bench.common.trees import Tree, moved_to
-from fedllm_bench.methods.base import ClientState, Message, Server, Upload
+from fedllm_bench.methods.base import ClientState, Message, Phase, Server, Upload
 from fedllm_bench.methods.communication.codec import Codec
 from fedllm_bench.methods.wrapped import Wrapped
 
 UNSENT = "unsent:"  # before the key of an upload: what of it was not sent yet, in a client's state
+BEFORE = f"{UNSENT}before:"  # the same at the beginning of the round, where that has several phases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,24 +39,41 @@ class SmallUploads(Wrapped):
 
     codec: Codec
     error_feedback: bool = False
+    phase: Literal["only", "first", "later"] = "only"
+
+    def phases(self, steps: int) -> tuple[Phase, ...]:
+        chain = super().phases(steps)
+        if not (self.error_feedback and self.inner.changes("phases")):
+            return chain
+        places = ("first", *["later"] * (len(chain) - 1))
+        return tuple(replace(of, method=replace(of.method, phase=at)) for of, at in zip(chain, places, strict=True))
 
     def finish(
         self, message: Message, client: ClientState, y: Tree, mean_grad: Tree, steps: int, lr: float
     ) -> tuple[ClientState, Upload]:
-        unsent = {key: tree for key, tree in client.items() if key.startswith(UNSENT)}
-        known = {key: tree for key, tree in client.items() if key not in unsent}
+        known = {key: tree for key, tree in client.items() if not key.startswith(UNSENT)}
         state, upload = self.inner.finish(message, known, y, mean_grad, steps, lr)
         if not self.error_feedback:
             return state, self.codec.encoded(upload)
-        meant = {key: _with(tree, unsent.get(UNSENT + key, {})) for key, tree in upload.items()}
+        before, unsent = _below(BEFORE, client), _below(UNSENT, client)
+        begun = before if self.phase == "later" else unsent
+        meant = {key: _with(tree, begun.get(key, {})) for key, tree in upload.items()}
         sent = self.codec.encoded(meant)
         heard = self.codec.decoded(sent)
-        left = {UNSENT + key: {n: t - heard[key][n] for n, t in tree.items()} for key, tree in meant.items()}
-        kept = {key: {**tree, **left.get(key, {})} for key, tree in unsent.items()}  # of what is not in this upload
-        return {**state, **left, **kept}, sent
+        left = {key: {name: t - heard[key][name] for name, t in tree.items()} for key, tree in meant.items()}
+        left = {**unsent, **{key: {**begun.get(key, {}), **tree} for key, tree in left.items()}}  # the rest stays
+        kept = {} if self.phase == "only" else {BEFORE + key: tree for key, tree in begun.items()}
+        return {**state, **{UNSENT + key: tree for key, tree in left.items()}, **kept}, sent
 
     def receive(self, server: Server, upload: Upload) -> Upload:
         return self.inner.receive(server, self.codec.decoded(upload))
+
+
+def _below(prefix: str, client: ClientState) -> dict[str, Tree]:
+    """What a client's state has with this prefix of a key, and no longer one, under the rest of the key."""
+    longer = BEFORE if prefix == UNSENT else None
+    found = {key: tree for key, tree in client.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): t for key, t in found.items() if not (longer and key.startswith(longer))}
 
 
 def _with(tree: Tree, unsent: Tree) -> Tree:
