@@ -42,11 +42,13 @@ class SmallUploads(Wrapped):
     phase: Literal["only", "first", "later"] = "only"
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
-        chain = super().phases(steps)
+        chain = self.inner.phases(steps)
         if not (self.error_feedback and self.inner.changes("phases")):
-            return chain
-        places = ("first", *["later"] * (len(chain) - 1))
-        return tuple(replace(of, method=replace(of.method, phase=at)) for of, at in zip(chain, places, strict=True))
+            return tuple(replace(of, method=replace(self, inner=of.method)) for of in chain)
+        first, later = replace(self, phase="first"), replace(self, phase="later")
+        return tuple(
+            replace(of, method=replace(later if number else first, inner=of.method)) for number, of in enumerate(chain)
+        )
 
     def finish(
         self, message: Message, client: ClientState, y: Tree, mean_grad: Tree, steps: int, lr: float
