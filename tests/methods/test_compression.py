@@ -22,6 +22,7 @@ from fedllm_bench.methods.communication.compression import UNSENT, SmallDownload
 from fedllm_bench.methods.ditto import Ditto
 from fedllm_bench.methods.fedrep import FedRep
 from fedllm_bench.methods.pfedme import PFedMe
+from fedllm_bench.methods.products.stack import Stack
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.engines import ENGINES, in_process
@@ -202,6 +203,18 @@ def test_what_a_client_has_without_the_network_is_not_rounded():
     assert torch.equal(message["params"]["drawn"], start["drawn"])
     assert not torch.equal(message["params"]["sent"], start["sent"])
     assert num_bytes(method.travels(message, {})) == 8 + 4
+
+
+@pytest.mark.parametrize("rank", [2, 4, 6])
+def test_a_change_of_the_base_is_rounded_also_where_its_product_goes(rank):
+    """6 x 8 numbers of the product are fewer than 14 of each rank from rank 4 on."""
+    start = {"l.lora_A.weight": torch.randn(2, 8), "l.lora_B.weight": torch.zeros(6, 2)}
+    change = {"l.lora_A.weight": torch.randn(rank, 8), "l.lora_B.weight": torch.randn(6, rank)}
+    codec = Codec(dtype="int4")
+    method = SmallDownloads(inner=Stack(inner=FedAvg(), seed=0), codec=codec)
+    message = method.broadcast(Server(start, {"residual": change}))
+    assert same_bits(message["residual"], codec.decoded(codec.encoded({"residual": change}))["residual"])
+    assert num_bytes(method.travels(message, {})) == (14 + 8 if rank == 2 else 24 + 4)
 
 
 def test_a_tensor_of_another_shape_begins_anew():

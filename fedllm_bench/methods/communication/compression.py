@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 
 from fedllm_bench.common.trees import Tree, moved_to
+from fedllm_bench.methods.adapters.ranks import WHOLE
 from fedllm_bench.methods.base import ClientState, Message, Phase, Server, Upload
 from fedllm_bench.methods.communication.codec import Codec
 from fedllm_bench.methods.wrapped import Wrapped
@@ -93,10 +94,16 @@ class SmallDownloads(Wrapped):
     codec: Codec
 
     def broadcast(self, server: Server) -> Message:
-        """What clients read; nothing of it is kept. What they have without the network is not rounded."""
+        """What clients read; nothing of it is kept. What they have without the network is not rounded.
+
+        Of a change of the base the factors are, also where the product goes, which has fewer numbers.
+        """
         message = self.inner.broadcast(server)
         going = self.inner.travels(message, self.inner.tell(server, 0))  # the same names to every client
-        sent = {key: {n: t for n, t in tree.items() if n in going.get(key, {})} for key, tree in message.items()}
+        sent = {
+            key: {n: t for n, t in tree.items() if key in WHOLE or n in going.get(key, {})}
+            for key, tree in message.items()
+        }
         heard = self.codec.decoded(self.codec.encoded(sent))
         return {key: tree | heard[key] for key, tree in message.items()}
 
