@@ -179,6 +179,15 @@ def test_all_clients_of_a_round_start_from_the_same_rounded_adapter_and_the_serv
     assert torch.allclose(after.params["w"], params["w"] + 1, atol=1e-6)
 
 
+def test_a_client_begins_its_own_model_with_what_it_gets():
+    start = {name: torch.randn(3, 8, generator=torch.Generator().manual_seed(4)) for name in ("w", "phi")}
+    for inner in (Ditto(lam=0.1), FedRep(**PARTS)):
+        method = SmallDownloads(inner=inner, codec=Codec(dtype="int4"))
+        message = method.broadcast(method.init(start))
+        assert same_bits(method.client_init(start), inner.client_init(message["params"]))
+    assert torch.equal(method.client_init(start)["own"]["w"], start["w"])  # no part of a message
+
+
 def test_what_a_client_is_told_alone_is_not_rounded():
     class Telling(FedAvg):
         def tell(self, server, client):

@@ -93,6 +93,12 @@ class SmallDownloads(Wrapped):
 
     codec: Codec
 
+    def client_init(self, params: Tree) -> ClientState:
+        """A client that keeps a model of its own begins it with what it gets: the server's was rounded on its way."""
+        if self.inner.personal:
+            params = self.broadcast(replace(self.inner.init(params), params=params))["params"]
+        return self.inner.client_init(params)
+
     def broadcast(self, server: Server) -> Message:
         """What clients read; nothing of it is kept. What they have without the network is not rounded.
 
