@@ -8,7 +8,7 @@ import pytest
 import torch
 from block_runs import tasks_of
 from method_vectors import run_suite
-from papers import CHOSEN, NUM_CLIENTS, PARTS, PROXIMAL, SIZE, ZERO, descend, mean, problem
+from papers import CHOSEN, NUM_CLIENTS, SIZE, ZERO, descend, mean, problem
 from resumed_rounds import Killed, anew, initial, killed_at, left_behind, outcome_of, same_bits, undisturbed
 from senders import SENDING
 from sweeps import HERE, OWN, sweep
@@ -19,10 +19,6 @@ from fedllm_bench.common.trees import Tree, norm, num_bytes, tmap
 from fedllm_bench.methods.base import FedAvg, Message, Server
 from fedllm_bench.methods.communication.codec import Codec
 from fedllm_bench.methods.communication.compression import UNSENT, SmallDownloads, SmallUploads
-from fedllm_bench.methods.ditto import Ditto
-from fedllm_bench.methods.fedrep import FedRep
-from fedllm_bench.methods.pfedme import PFedMe
-from fedllm_bench.methods.products.stack import Stack
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.engines import ENGINES, in_process
@@ -126,29 +122,6 @@ def test_what_an_upload_lacks_stays_unsent():
     assert same_bits(after[UNSENT + "dc"], state[UNSENT + "dc"])
 
 
-@pytest.mark.parametrize("inner", [Ditto(lam=0.5), PFedMe(**PROXIMAL), FedRep(**PARTS)], ids=lambda m: type(m).__name__)
-def test_phases_of_a_round_spend_what_was_unsent_once(inner):
-    """The last upload of a round stands: with it, what was sent and what is left are what was meant in all rounds."""
-    stream = torch.Generator().manual_seed(3)
-    start = {name: torch.zeros(4, 6, dtype=torch.float64) for name in ("w", "phi")}
-    method = SmallUploads(inner=inner, codec=Codec(top_k=0.2), error_feedback=True)
-    told = {"params": start}
-    state, plain = method.client_init(start), inner.client_init(start)
-    meant, sent = dict(start), dict(start)
-    for _ in range(5):
-        round_sent, round_meant = {}, {}
-        for ours, theirs in zip(method.phases(6), inner.phases(6), strict=True):
-            y = tmap(lambda t: torch.randn(t.shape, generator=stream, dtype=t.dtype), start)
-            state, upload = ours.method.finish(told, state, y, start, 1, 1.0)
-            plain, whole = theirs.method.finish(told, plain, y, start, 1, 1.0)
-            round_sent, round_meant = round_sent | method.codec.decoded(upload), round_meant | whole
-        meant = {name: meant[name] + t for name, t in round_meant["delta"].items()}
-        sent = {name: sent[name] + t for name, t in round_sent["delta"].items()}
-    for name, tensor in meant.items():
-        assert torch.allclose(sent[name] + state[UNSENT + "delta"][name], tensor, rtol=0, atol=1e-12)
-        assert not torch.allclose(sent[name], tensor)
-
-
 def test_a_failed_client_keeps_what_it_had(dropping, tiny_clients, tiny_run_config, tmp_path):
     """Numbers of float16 run over; the state is that of before the round."""
     config = tiny_run_config("fedavg", "communication.upload_dtype=float16", FEEDBACK, "federation.rounds=1")
@@ -179,15 +152,6 @@ def test_all_clients_of_a_round_start_from_the_same_rounded_adapter_and_the_serv
     assert torch.allclose(after.params["w"], params["w"] + 1, atol=1e-6)
 
 
-def test_a_client_begins_its_own_model_with_what_it_gets():
-    start = {name: torch.randn(3, 8, generator=torch.Generator().manual_seed(4)) for name in ("w", "phi")}
-    for inner in (Ditto(lam=0.1), FedRep(**PARTS)):
-        method = SmallDownloads(inner=inner, codec=Codec(dtype="int4"))
-        message = method.broadcast(method.init(start))
-        assert same_bits(method.client_init(start), inner.client_init(message["params"]))
-    assert torch.equal(method.client_init(start)["own"]["w"], start["w"])  # no part of a message
-
-
 def test_what_a_client_is_told_alone_is_not_rounded():
     class Telling(FedAvg):
         def tell(self, server, client):
@@ -212,18 +176,6 @@ def test_what_a_client_has_without_the_network_is_not_rounded():
     assert torch.equal(message["params"]["drawn"], start["drawn"])
     assert not torch.equal(message["params"]["sent"], start["sent"])
     assert num_bytes(method.travels(message, {})) == 8 + 4
-
-
-@pytest.mark.parametrize("rank", [2, 4, 6])
-def test_a_change_of_the_base_is_rounded_also_where_its_product_goes(rank):
-    """6 x 8 numbers of the product are fewer than 14 of each rank from rank 4 on."""
-    start = {"l.lora_A.weight": torch.randn(2, 8), "l.lora_B.weight": torch.zeros(6, 2)}
-    change = {"l.lora_A.weight": torch.randn(rank, 8), "l.lora_B.weight": torch.randn(6, rank)}
-    codec = Codec(dtype="int4")
-    method = SmallDownloads(inner=Stack(inner=FedAvg(), seed=0), codec=codec)
-    message = method.broadcast(Server(start, {"residual": change}))
-    assert same_bits(message["residual"], codec.decoded(codec.encoded({"residual": change}))["residual"])
-    assert num_bytes(method.travels(message, {})) == (14 + 8 if rank == 2 else 24 + 4)
 
 
 def test_a_tensor_of_another_shape_begins_anew():
