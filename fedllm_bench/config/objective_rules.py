@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from fedllm_bench.config.config_uploads import CHANGES_BASE
-
 OBJECTIVES_OF = {"sft": ("sft",), "preference": ("dpo", "kto")}  # by the task of a split
 WITHOUT_REFERENCE = ("simpo", "orpo")  # kinds of local.dpo_loss
 
@@ -42,14 +40,14 @@ class LossSettings(Protocol):
     def kto_undesirable(self) -> float: ...
 
 
-def check_objective(data: RowSettings, local: LossSettings, engine: str, aggregation: str) -> None:
+def check_objective(data: RowSettings, local: LossSettings, engine: str) -> None:
     """Raise a :class:`ValueError` of one line for settings that contradict each other."""
     allowed = OBJECTIVES_OF[data.task]
     if local.loss not in allowed:
         needed = " or ".join(repr(name) for name in allowed)
         raise ValueError(f"local.loss: got {local.loss!r}, but data.task {data.task!r} needs {needed}")
     if local.loss == "kto":
-        _check_kto(local, aggregation)
+        _check_kto(local)
     elif data.split_pairs:
         raise ValueError("data.split_pairs=true: it is for local.loss=kto, which needs no pairs; give both, or neither")
     if data.split_pairs and data.shuffle_users:
@@ -62,16 +60,11 @@ def check_objective(data: RowSettings, local: LossSettings, engine: str, aggrega
     _check_canaries(data)
 
 
-def _check_kto(local: LossSettings, aggregation: str) -> None:
+def _check_kto(local: LossSettings) -> None:
     if local.micro_batch < 2:
         raise ValueError(
             "local.micro_batch=1: local.loss=kto estimates a divergence from the answers of other rows of a "
             "micro-batch; give 2 or more"
-        )
-    if aggregation in CHANGES_BASE:
-        raise ValueError(
-            f"communication.lora_aggregation={aggregation}: local.loss=kto asks the base in each step, and this "
-            "rule changes the base; give lora_aggregation=mean, or local.loss=dpo"
         )
     if not local.kto_desirable and not local.kto_undesirable:
         raise ValueError(

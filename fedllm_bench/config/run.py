@@ -189,7 +189,7 @@ class RunConfig(_Strict):
     plugins: tuple[UsedPlugin, ...] = ()
 
     def __post_init__(self) -> None:
-        check_objective(self.data, self.local, self.engine, self.communication.lora_aggregation)
+        check_objective(self.data, self.local, self.engine)
         check_together(self.model, self.lora, self.communication, self.engine, self.ray)
 
     def to_dict(self) -> dict[str, Any]:

@@ -53,6 +53,11 @@ def method_class(config: RunConfig) -> type[FedAvg]:
     raise UserError(f"the method {name} has a preset but no code yet; there are {', '.join(known)}")
 
 
+def is_personal(config: RunConfig) -> bool:
+    """Whether each client of a run answers with an adapter of its own, by its method or by a rule around it."""
+    return method_class(config).personal or config.communication.lora_aggregation == "share_a"
+
+
 def _problem(item: Any) -> str:
     rule = str(item["msg"]).replace("Input should", "it should")
     return f"method.{'.'.join(map(str, item['loc']))}: got {item['input']!r}, {rule}"

@@ -21,6 +21,7 @@ from fedllm_bench.methods.communication.compression import SmallDownloads, Small
 from fedllm_bench.methods.communication.secure_sum import SecureSum
 from fedllm_bench.methods.privacy import DpFedAvg, Private
 from fedllm_bench.methods.products.chosen import with_rule
+from fedllm_bench.methods.products.rule import ProductRule
 from fedllm_bench.methods.robust.wrappers import attacked, robust
 from fedllm_bench.methods.wrapped import find
 
@@ -69,7 +70,9 @@ def _secure(method: FedAvg, config: RunConfig) -> FedAvg:
     if find(method, Private):
         why = "with privacy the server clips each upload"
     elif method.needs_all or method.changes("receive"):
-        why = f"the server of {config.method.name} works on each upload by itself"
+        own = config.communication.lora_aggregation
+        of = f"{config.method.name} under lora_aggregation={own}" if find(method, ProductRule) else config.method.name
+        why = f"the server of {of} works on each upload by itself"
     elif config.federation.clients_per_round < 2:
         why = "the sum of federation.clients_per_round=1 is one upload"
     if why is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log
+
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.base import FedAvg
@@ -29,6 +31,7 @@ def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
         )
     if isinstance(method, FedKSeed):
         _check_numbers(config)
+        _check_rule(method, config)
 
 
 def _check_numbers(config: RunConfig) -> None:
@@ -48,4 +51,18 @@ def _check_numbers(config: RunConfig) -> None:
         raise UserError(
             f"{given[0]}: {config.method.name} sends numbers along seeded directions and no tensor of a model, and the "
             "model is their replay; leave it out"
+        )
+
+
+def _check_rule(method: FedKSeed, config: RunConfig) -> None:
+    """Refuse a middle of each number by itself where it is 0: most clients draw no step for most of the K seeds.
+
+    A client draws a given seed in T steps with probability 1 - (1 - 1/K)^T, which is a half for T = K log 2.
+    """
+    rule, steps = config.aggregation.rule, config.local.steps
+    if rule in ("median", "trimmed_mean", "bulyan") and steps < log(2) * method.seeds:
+        raise UserError(
+            f"aggregation.rule={rule}: in {steps} local steps most clients of {config.method.name} have 0 for most of "
+            f"its {method.seeds} seeds, and so has this rule; give --set method.seeds={max(1, int(steps / log(2)))} or "
+            "fewer, or aggregation.rule=krum"
         )

@@ -36,13 +36,16 @@ def open_tune(asked: TuneRequest, cuda: bool) -> Opened:
 
     Raises a :class:`UserError` for what is wrong with the request, or missing here.
     """
-    from fedllm_bench.methods import METHODS  # loads torch
+    from fedllm_bench.methods.registry import is_personal  # loads torch
 
     check_installed()
-    personal = asked.method in METHODS and METHODS[asked.method].personal
-    words = (*own_words(asked.run, personal=personal), *asked.run.overrides)
-    asked = replace(asked, run=replace(asked.run, overrides=words))
-    return Opened(asked=asked, first=open_cell(check_request(asked), asked.run.out, cuda))
+    given = asked.run
+    asked = replace(asked, run=replace(given, overrides=(*own_words(given, personal=True), *given.overrides)))
+    config = check_request(asked)
+    searched = {each.key for each in asked.space}
+    personal = "communication.lora_aggregation" in searched or is_personal(config)
+    asked = replace(asked, run=replace(given, overrides=(*own_words(given, personal=personal), *given.overrides)))
+    return Opened(asked=asked, first=open_cell(asked.run.config(asked.method, asked.run.seeds[0]), given.out, cuda))
 
 
 def finish_tune(asked: TuneRequest, jobs: int | None, tell: Tell, *, first: str = "", bar: bool = True) -> TuneDone:

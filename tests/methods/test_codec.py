@@ -115,6 +115,14 @@ def test_bytes_are_those_of_the_tensors_on_memory_or_none(codec, expected):
         assert num_bytes(codec.encoded({"delta": meant})) == expected
 
 
+@pytest.mark.parametrize("codec", [Codec(dtype="int8"), Codec(dtype="int4", scales="row")], ids=str)
+def test_bytes_are_counted_without_arithmetic(codec, monkeypatch):
+    """They are for each client of each round, and arithmetic on tensors without memory takes milliseconds each."""
+    for name in ("abs", "round", "clamp", "__truediv__", "__add__", "amax"):
+        monkeypatch.setattr(torch.Tensor, name, None)
+    codec.encoded({"delta": {name: tensor.to("meta") for name, tensor in tree().items()}})
+
+
 def test_the_largest_numbers_of_all_tensors_are_sent():
     meant = {"a": torch.tensor([[0.5, -3.0], [0.1, 2.0]]), "b": torch.tensor([-0.2, 1.0])}
     heard = there_and_back(Codec(top_k=0.5), meant)

@@ -174,6 +174,7 @@ def test_with_one_seed_every_step_is_along_it(monkeypatch):
         ("fedkseed", ("communication.lora_aggregation=frozen_a",), {}, "lora_aggregation=frozen_a: fedkseed sends"),
         ("fedkseed", ("communication.upload_dtype=float16",), {}, "upload_dtype=float16: fedkseed sends"),
         ("fedkseed", ("communication.aggregation_error=true",), {}, "aggregation_error=true: fedkseed sends"),
+        ("fedkseed", ("aggregation.rule=median", "federation.weighting=uniform"), {}, "give --set method.seeds="),
         ("fedkseed", ("method.seeds=0",), {}, "method.seeds: got 0"),
         ("fedkseed", ("method.mu=0",), {}, "method.mu: got 0.0"),
         ("fedmezo", ("method.mu=-1",), {}, "method.mu: got -1.0"),
@@ -186,6 +187,13 @@ def test_what_has_no_meaning_without_a_backward_pass_is_refused_in_one_line(
         make_method(tiny_run_config(name, *settings, **options))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_median_of_seeds_that_most_clients_draw_is_taken(tiny_run_config):
+    settings = ("aggregation.rule=median", "federation.weighting=uniform", "local.steps=8")
+    make_method(tiny_run_config("fedkseed", *settings, "method.seeds=11"))
+    with pytest.raises(UserError, match=r"most of its 12 seeds, and so has this rule; give --set method\.seeds=11 or"):
+        make_method(tiny_run_config("fedkseed", *settings, "method.seeds=12"))
 
 
 def test_other_methods_have_a_backward_pass():

@@ -156,6 +156,22 @@ def test_how_rows_go_through_the_base_changes_nothing_but_rounding(way, double_m
     assert not other.has_adapter
 
 
+def test_the_reference_is_the_first_base_where_a_rule_changes_the_base(double_model, part):
+    """s B A in the base and no adapter is the base with that adapter: the same losses, z0 included."""
+    local, start = kto(), start_of(double_model)
+    zero = tmap(torch.zeros_like, start)
+    moved = tmap(lambda t: 20 * t, start)
+    steps = [replace(task, steps=task.steps[:1]) for task in tasks_of(FedAvg(), start, local, part)]
+    carried = train_block(double_model, FedAvg(), {"params": zero, "residual": moved}, steps, local)
+    plain = train_block(double_model, FedAvg(), {"params": moved}, steps, local)
+    for ours, theirs in zip(carried, plain, strict=True):
+        assert ours.losses == pytest.approx(theirs.losses, rel=1e-9)
+    bare = train_block(double_model, FedAvg(), {"params": zero}, steps, local)
+    assert any(
+        ours.losses != pytest.approx(theirs.losses, rel=1e-3) for ours, theirs in zip(carried, bare, strict=True)
+    )
+
+
 def test_a_larger_micro_batch_has_another_z0(double_model, part):
     """By more than rounding: docs/objectives.md says so."""
     start = start_of(double_model)

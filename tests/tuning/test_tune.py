@@ -14,6 +14,7 @@ from grid_runs import started_here
 from tunes import SPACE, tune_words
 
 from fedllm_bench import cli
+from fedllm_bench.commands.tune import request_of
 from fedllm_bench.common import files
 from fedllm_bench.config import presets
 from fedllm_bench.config.preset_words import words_in
@@ -220,3 +221,22 @@ def test_the_mini_world_of_a_search_is_no_reported_one():
     assert own_words(run, personal=True) == ("data.world_seed=100",)  # it is scored on the baseline's clients
     other = Request(dataset="aya", methods=("fedavg",), seeds=(100,), profile="mini", out=Path("runs"), split="x")
     assert own_words(other, personal=False) == ("evaluation.local_clients=1",)
+
+
+@pytest.mark.parametrize(
+    ("more", "sample"),
+    [
+        ((), 1),
+        (("--set", "evaluation.local_clients=2"), 2),
+        (("--set", "communication.lora_aggregation=share_a"), 0),
+        (("--space", "communication.lora_aggregation=choice:mean,share_a"), 0),
+    ],
+)
+def test_clients_with_adapters_of_their_own_are_all_scored_whatever_gives_them_these(
+    more, sample, tiny_split: Split, less, tmp_path: Path
+):
+    """Trials have one client in the baseline `local`; of these runs only the clients of the baseline are scored."""
+    from fedllm_bench.tuning.tune import open_tune
+
+    args = cli.build_parser().parse_args(tune_words(tiny_split.folder, tmp_path, *less, *more))
+    assert open_tune(request_of(args, "mini"), cuda=False).first.config.evaluation.local_clients == sample

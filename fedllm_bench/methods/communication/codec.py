@@ -77,17 +77,20 @@ class Codec:
 
     def _scale(self, tensor: Tensor) -> Tensor:
         """Of each group, in float32 and never 0; infinite where the largest number could not be read back."""
+        by_row = self.scales == "row" and tensor.ndim > 1
+        side = max(range(tensor.ndim), key=lambda dim: (tensor.shape[dim], dim)) if by_row else None
+        if tensor.is_meta:  # bytes are counted by shapes alone, for each client of each round: arithmetic takes seconds
+            groups = [1 if dim == side else size for dim, size in enumerate(tensor.shape)] if by_row else []
+            return tensor.new_empty(groups, dtype=torch.float32)
         levels, magnitude = LEVELS[self.dtype], tensor.abs()
-        if self.scales == "row" and tensor.ndim > 1:
-            side = max(range(tensor.ndim), key=lambda dim: (tensor.shape[dim], dim))
-            peak = magnitude.amax(dim=side, keepdim=True)
-        else:
-            peak = magnitude.amax()
+        peak = magnitude.amax() if side is None else magnitude.amax(dim=side, keepdim=True)
         scale = (peak / levels).float().clamp_min(TINY)
         return torch.where((scale * levels).isfinite(), scale, scale * torch.inf)
 
     def _codes(self, tensor: Tensor, scale: Tensor) -> Tensor:
         levels = LEVELS[self.dtype]
+        if tensor.is_meta:
+            return torch.empty_like(tensor, dtype=torch.int8)
         return (tensor / scale.to(tensor.dtype)).round().clamp(-levels, levels).to(torch.int8)
 
     def decoded(self, sent: dict[str, Tree]) -> dict[str, Tree]:
@@ -120,6 +123,8 @@ def largest(packed_P: Tensor, share: float) -> Tensor:
 
 def two_to_a_byte(codes: Tensor) -> Tensor:
     """Codes in -8..7 as a vector of bytes, the first of two in the low half; an odd last one has a 0 beside it."""
+    if codes.is_meta:
+        return codes.new_empty((codes.numel() + 1) // 2, dtype=torch.uint8)
     flat = (codes.flatten() + 8).to(torch.uint8)
     if len(flat) % 2:
         flat = torch.cat([flat, flat.new_full((1,), 8)])

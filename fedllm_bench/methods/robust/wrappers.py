@@ -143,10 +143,9 @@ def _check_fits(method: FedAvg, config: RunConfig) -> None:
             "that client; leave lora.ranks or the rule out"
         )
     if method.needs_all:
-        raise UserError(
-            f"aggregation.rule={rule}: {config.method.name} or communication.lora_aggregation="
-            f"{config.communication.lora_aggregation} has a rule of its own for all uploads; leave one of them out"
-        )
+        own = config.communication.lora_aggregation
+        name = config.method.name if own == "mean" else f"communication.lora_aggregation={own}"
+        raise UserError(f"aggregation.rule={rule}: {name} has a rule of its own for all uploads; leave one of them out")
 
 
 def _rule(aggregation: Aggregation) -> RobustRule:

@@ -99,11 +99,12 @@ def _joined(prompted: TokenRow, answered: TokenRow, length: int) -> TokenRow:
 
 
 def _ratios(model: LoraModel, part: Pass, adapters: Callable[[Sequence[int]], Tree]) -> list[float]:
-    """log pi - log pi_ref of each row of a pass: of the client's own adapter, and of the base alone."""
+    """log pi - log pi_ref of each row of a pass: of the client's own adapter, and of the first base alone."""
     owners = sorted({each.owner for each in part})
     batch = collate([each.row.sequences[0] for each in part], model.device, packed=model.plan.packed)
     with torch.no_grad():
-        reference = log_p(model, batch)
+        with model.first_base():
+            reference = log_p(model, batch)
         try:
             attach(model.layers, adapters(owners))
             model.switch.segments = segments(part, owners, batch.spans)

@@ -31,10 +31,14 @@ class PlainLayer:
 
 @dataclass
 class Carried:
-    """The weights of the change that was carried last: the blocks of a round have the same, which is made once."""
+    """The weights of the change that was carried last: the blocks of a round have the same, which is made once.
+
+    `own`: while one is carried, each layer with the weight of before.
+    """
 
     change: Tree | None = None
     weights: Mapping[str, nn.Parameter] = field(default_factory=dict)
+    own: tuple[tuple[nn.Linear, Tensor], ...] = ()
 
     def of(self, change: Tree, layers: Mapping[str, PlainLayer]) -> Mapping[str, nn.Parameter]:
         if change is not self.change:
@@ -47,15 +51,29 @@ class Carried:
 @contextmanager
 def carrying(layers: Mapping[str, PlainLayer], change: Tree, carried: Carried) -> Iterator[None]:
     """Inside the block the layers have W + s B A of `change` in the place of W."""
-    own = {name: plain.layer.weight for name, plain in layers.items()}
     weights = carried.of(change, layers)
+    carried.own = tuple((plain.layer, plain.layer.weight) for plain in layers.values())
     try:
         for name, plain in layers.items():
             plain.layer.weight = weights[name]
         yield
     finally:
-        for name, plain in layers.items():
-            plain.layer.weight = own[name]
+        for layer, weight in carried.own:
+            layer.weight = weight
+        carried.own = ()
+
+
+@contextmanager
+def put_down(carried: Carried) -> Iterator[None]:
+    """Inside the block the base is as it was before training, also where it carries a change."""
+    changed = [layer.weight for layer, _ in carried.own]
+    try:
+        for layer, weight in carried.own:
+            layer.weight = weight
+        yield
+    finally:
+        for (layer, _), weight in zip(carried.own, changed, strict=True):
+            layer.weight = weight
 
 
 def _factors(change: Tree, name: str) -> tuple[Tensor, Tensor]:

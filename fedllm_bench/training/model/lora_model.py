@@ -20,7 +20,7 @@ from fedllm_bench.training.model import limits, norms, packed, quantized, spread
 from fedllm_bench.training.model import lora as lora_layers
 from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import FORWARD_ERRORS, load_base, load_tokenizer
-from fedllm_bench.training.model.carried import Carried, carrying, plain_layers
+from fedllm_bench.training.model.carried import Carried, carrying, plain_layers, put_down
 from fedllm_bench.training.model.full import FullWeights
 from fedllm_bench.training.model.peft_layers import DoraLayer, is_transposed
 from fedllm_bench.training.packing import Packing, spans_of
@@ -96,6 +96,10 @@ class LoraModel:
     def carrying(self, change: Tree) -> AbstractContextManager[None]:
         """Inside the block the base carries this change of it (`training/model/carried.py`)."""
         return carrying(plain_layers(self.layers), change, self.carried)
+
+    def first_base(self) -> AbstractContextManager[None]:
+        """Inside the block the base is that of before training, also inside `carrying`."""
+        return put_down(self.carried)
 
     @contextmanager
     def using(self, adapter: Tree | None) -> Iterator[None]:
