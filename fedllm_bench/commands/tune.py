@@ -61,7 +61,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _not_negative(text: str) -> int:
-    return 0 if text == "0" else bench.positive(text)
+    """A whole number, 0 or more, as an option of the command line."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number, 0 or more")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

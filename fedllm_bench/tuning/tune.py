@@ -15,7 +15,7 @@ from fedllm_bench.runs.opening import open_cell
 from fedllm_bench.runs.start_lines import start_lines
 from fedllm_bench.tuning.confirming import confirm
 from fedllm_bench.tuning.payload import tune_payload
-from fedllm_bench.tuning.request import Opened, TuneRequest, check_request, own_words
+from fedllm_bench.tuning.request import Opened, TuneRequest, check_ends, check_request, own_words
 from fedllm_bench.tuning.search import check_installed
 from fedllm_bench.tuning.searching import Session, best_of, search
 from fedllm_bench.tuning.trials import Trial
@@ -37,12 +37,15 @@ def open_tune(asked: TuneRequest, cuda: bool) -> Opened:
     Raises a :class:`UserError` for what is wrong with the request, or missing here.
     """
     from fedllm_bench.methods import METHODS  # loads torch
+    from fedllm_bench.runs.loading import check_cell
 
     check_installed()
     personal = asked.method in METHODS and METHODS[asked.method].personal
     words = (*own_words(asked.run, personal=personal), *asked.run.overrides)
     asked = replace(asked, run=replace(asked.run, overrides=words))
-    return Opened(asked=asked, first=open_cell(check_request(asked), asked.run.out, cuda))
+    opened = Opened(asked=asked, first=open_cell(check_request(asked), asked.run.out, cuda))
+    check_ends(asked, lambda config: check_cell(opened.first.like(config)))
+    return opened
 
 
 def finish_tune(asked: TuneRequest, jobs: int | None, tell: Tell, *, first: str = "", bar: bool = True) -> TuneDone:
