@@ -182,9 +182,12 @@ class NeedsAll(FedAvg):
     ("settings", "words"),
     [
         (PRIVACY, "communication.secure_sum=true: with privacy the server clips each upload"),
-        (("communication.upload_dtype=int8",), "communication.upload_dtype=int8: communication.secure_sum=true sends integers"),
+        (
+            ("communication.upload_dtype=int8",),
+            "communication.upload_dtype=int8: communication.secure_sum=true sends integers",
+        ),
         (("communication.top_k=0.5",), "communication.top_k=0.5: communication.secure_sum=true sends integers"),
-        (("communication.aggregation_error=true",), "communication.aggregation_error=true: communication.secure_sum=true shows the server no upload"),
+        (("communication.aggregation_error=true",), "communication.secure_sum=true shows the server no upload"),
         (("federation.clients_per_round=1",), "the sum of federation.clients_per_round=1 is one upload"),
     ],
 )

@@ -68,6 +68,9 @@ def test_a_search_runs_once_leaves_all_its_files_and_is_then_shown_at_once(
     assert {p: t for p, t in unchanged(tmp_path).items() if logs not in p.parents} == {
         p: t for p, t in before.items() if logs not in p.parents
     }
+    (folder / "tune.json").write_text("{")  # changed by somebody: made anew
+    assert cli.main(argv) == 0
+    assert files.read_json(folder / "tune.json") == payload
 
 
 def check_trials(payload: dict[str, Any], out: Path) -> None:
