@@ -23,9 +23,8 @@ from fedllm_bench.api_options import (
 from fedllm_bench.api_results import Run, read_run
 from fedllm_bench.common import hardware, process
 from fedllm_bench.common import progress as progress_shown
-from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.common.errors import UserError, shown, unknown
 from fedllm_bench.config.preflight import choose_profile
-from fedllm_bench.config.run import shown
 from fedllm_bench.data.client_split import Split
 
 if TYPE_CHECKING:

@@ -45,6 +45,13 @@ Each sub-command has its own --help with examples.
 """
 
 
+MOVE = "move it away, then give the same command"
+PLACES = {  # what is wrong with a place, and no fault of the code: what to do
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then give the same command"),
+    **dict.fromkeys((errno.EACCES, errno.EROFS), "give a place that you may write to"),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.ELOOP), MOVE),
+}
+
 # in the order of --help
 COMMANDS = (
     *(bench, grid, tune, data, model, diversity, merge),
@@ -104,11 +111,11 @@ def carry_out(args: argparse.Namespace, words: Sequence[str] = ()) -> int:
             logging.exception("bad input")
         return _fail(str(error), BAD_INPUT)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in PLACES:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "make room, then give the same command" if is_full else "give a place that you may write to"
+        place = error.filename2 or error.filename  # of a file that is put into its place, the place
+        where = f" ({place})" if place else ""
+        advice = PLACES[error.errno]
         return _fail(f"{error.strerror}{where}; what is done is kept: {advice}", BAD_INPUT)
     except (RuntimeError, MemoryError) as error:
         if not no_memory(error):

@@ -27,7 +27,7 @@ The space: KEY=log:A..B (logarithmic), KEY=A..B, KEY=int:A..B, KEY=choice:X,Y,Z,
 The first trial is always the default. Each trial is a run of `fedllm-bench bench` for each seed, in a folder of its
 own: those that have ended are not run again, and a search that was interrupted or killed goes on when the same command
 is given again. Seeds below 100 are reported, and refused here. At the end the chosen setting and the default are
-compared on seeds that the search has not seen. OUT/<data set>/tune-<hash>/ has the tables, the chosen preset, and the
+compared on seeds that the search has not used. OUT/<data set>/tune-<hash>/ has the tables, the chosen preset, and the
 sentence for `fedllm-bench submit --tuning` (docs/tuning.md). It needs optuna: pip install 'fedllm-bench[tune]'.
 """
 
@@ -38,20 +38,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("method", help="a federated method or baseline, as fedprox")
     parser.add_argument("--space", action="append", required=True, help="what is searched (see below); may be repeated")
     parser.add_argument(
-        "--trials", type=bench.positive, default=16, metavar="N", help="settings, the default among them (default 16)"
+        "--trials",
+        type=bench.positive,
+        default=16,
+        metavar="N",
+        help="settings to try, the default included (default 16)",
     )
     parser.add_argument("--search", default="tpe", help="tpe (default), random, or halving (successive halving)")
     parser.add_argument(
-        "--fidelity", default="rounds", help="what halving gives little of first: rounds (default) or clients"
+        "--fidelity", default="rounds", help="what halving begins with little of: rounds (default) or clients"
     )
     parser.add_argument("--seeds", default="100", help="of each trial, 100 or more, with commas between (default 100)")
-    parser.add_argument("--metric", default="heldout", help="what is best is chosen by it (default heldout)")
+    parser.add_argument(
+        "--metric", default="heldout", help="the metric that the best trial is chosen by (default heldout)"
+    )
     parser.add_argument(
         "--confirm",
         type=_not_negative,
         default=3,
         metavar="N",
-        help="seeds on which the chosen setting meets the default (default 3)",
+        help="seeds on which the chosen setting is compared with the default (default 3)",
     )
     parser.add_argument(
         "--jobs", type=bench.positive, metavar="N", help="runs at once (default: one per core, at most 4; 1 on a GPU)"
@@ -61,7 +67,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _not_negative(text: str) -> int:
-    return 0 if text == "0" else bench.positive(text)
+    """A whole number, 0 or more, as an option of the command line."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number, 0 or more")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

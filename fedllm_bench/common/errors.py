@@ -16,7 +16,13 @@ def unknown(kind: str, name: str, known: Iterable[str], advice: str = "") -> Use
     near = nearest(name, names, cutoff=0.5)
     hint = f"; did you mean {near!r}?" if near else "."
     tail = f" ({advice})" if advice else ""
-    return UserError(f"no {kind} {name!r}{hint} There are: {', '.join(names)}{tail}")
+    return UserError(f"no {kind} {shown(name)}{hint} There are: {', '.join(names)}{tail}")
+
+
+def shown(value: object) -> str:
+    """`value` for an error message: on one line and not long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def nearest(name: str, known: Sequence[str], cutoff: float = 0.75) -> str | None:

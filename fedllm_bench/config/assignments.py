@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.errors import UserError, shown
 from fedllm_bench.config.run import option_types
 
 
@@ -14,7 +14,9 @@ def assignment(text: str) -> tuple[str, Any]:
     """Key and value of "local.lr=1e-4". The value is TOML, but as it stands where the option is text."""
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
-        raise UserError(f"--set {text!r}: write KEY=VALUE, as in --set local.lr=1e-4")
+        raise UserError(f"--set {shown(text)}: write KEY=VALUE, as in --set local.lr=1e-4")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of a command line that are no letters
+        raise UserError(f"--set {shown(text)}: it is not UTF-8; give letters that can be read")
     kind = option_types().get(key)
     arguments = get_args(kind)
     parsed = _toml_value(value)

@@ -15,6 +15,8 @@ OF_ATTACK = ("attack_success", "attack_misfire")  # metrics that ask with the wo
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 Short = Annotated[str, Field(max_length=200)]  # a trigger that fills the sequence length leaves no token to train on
 
+Long = Annotated[str, Field(max_length=10_000)]  # numbers of clients, one by one
+
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregation(Strict):
@@ -38,7 +40,7 @@ class Attack(Strict):
     """
 
     kind: AttackKind = "none"
-    clients: Short = ""
+    clients: Long = ""
     scale: Positive = 1.0
     trigger: Short = ""
     answer: Short = ""

@@ -81,5 +81,7 @@ def check_communication(communication: Communication) -> None:
     }
     given = [name for name, is_given in other.items() if is_given]
     if given:
-        why = "needs every upload by itself" if "error" in given[0] else "has other numbers than its integers"
-        raise ValueError(f"{given[0]}: it {why}, which communication.secure_sum=true sums up; leave one of them out")
+        why = "sends integers of 32 bits"
+        if "error" in given[0]:
+            why = "shows the server no upload by itself, which it needs"
+        raise ValueError(f"{given[0]}: communication.secure_sum=true {why}; leave one of them out")

@@ -15,15 +15,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.common.errors import UserError, first_line, unknown
+from fedllm_bench.common.errors import UserError, shown, unknown
 from fedllm_bench.config import presets
 from fedllm_bench.config.preset_files import PACKAGE
+from fedllm_bench.config.preset_words import read_toml
 from fedllm_bench.config.run import dotted
 from fedllm_bench.config.setting_words import setting_words
 
 FOLDER = "tables"
 KEYS = ("label", "family", "method", "settings")
 LABEL = re.compile(r"[a-z0-9][a-z0-9_.+-]{0,39}", re.ASCII)  # it names a log, and stands before ":" in --set
+LONGEST = 60  # letters of a family: it stands above its rows
+BASE = "base"  # the row of the base model
 MOST_ROWS = 500
 FORM = "each [[row]] has label, family, method and, if it needs some, settings"
 
@@ -50,13 +53,10 @@ def read_table(given: str, root: Traversable | None = None) -> tuple[MethodRow, 
     """
     names = table_names(root)
     path = Path(given).expanduser()
-    if given not in names and not path.is_file():
+    if given not in names and not path.exists():
         raise unknown("table", given, names, "--table takes one of these, or a TOML file with rows")
-    source = (root or files(PACKAGE)).joinpath(FOLDER, f"{given}.toml") if given in names else path
-    try:
-        values = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--table {given}: it cannot be read as TOML: {first_line(error)}") from error
+    own = (root or files(PACKAGE)).joinpath(FOLDER, f"{given}.toml") if given in names else None
+    values = read_toml(path, f"--table {given}", FORM) if own is None else tomllib.loads(own.read_text("utf-8"))
     rows = values.get("row")
     if set(values) != {"row"} or not isinstance(rows, list) or not 1 <= len(rows) <= MOST_ROWS:
         raise UserError(f"--table {given}: it must be 1 to {MOST_ROWS} [[row]] and nothing else; {FORM}")
@@ -70,16 +70,27 @@ def _row(values: Any, where: str) -> MethodRow:
         got = ", ".join(values) if isinstance(values, Mapping) else repr(values)
         raise UserError(f"{where}: got {got[:100]}; {FORM}")
     texts = {key: values[key] for key in KEYS[:3]}
-    if bad := [key for key, text in texts.items() if not isinstance(text, str) or not text.strip() or "\n" in text]:
-        raise UserError(f"{where}: {bad[0]} is {values[bad[0]]!r}; give a text on one line")
+    if bad := [key for key, text in texts.items() if not _is_line(text)]:
+        raise UserError(
+            f"{where}: {bad[0]} is {shown(values[bad[0]])}; give a text on one line, of at most {LONGEST} letters"
+        )
     if not LABEL.fullmatch(texts["label"]):
         raise UserError(f"{where}: the label {texts['label']!r}: give at most 40 of a-z, 0-9, _ . + and -")
+    if texts["label"] == BASE:
+        raise UserError(f"{where}: the label {BASE!r} is that of the base model in the table; give another one")
     if texts["method"] not in presets.method_names():
         raise unknown("method", texts["method"], presets.method_names(), where)
     settings = values.get("settings", {})
     if not isinstance(settings, Mapping):
-        raise UserError(f'{where}: settings is {settings!r}; give a table such as {{ "local.lr" = 1e-3 }}')
-    return MethodRow(**texts, settings=setting_words(dotted(settings)))
+        raise UserError(f'{where}: settings is {shown(settings)}; give a table such as {{ "local.lr" = 1e-3 }}')
+    try:
+        return MethodRow(**texts, settings=setting_words(dotted(settings)))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _is_line(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value.strip()) <= LONGEST and value.isprintable()
 
 
 def _check_rows(rows: Sequence[MethodRow], given: str) -> None:

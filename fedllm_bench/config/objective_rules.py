@@ -74,7 +74,10 @@ def _check_kto(local: LossSettings) -> None:
 
 def _check_canaries(data: RowSettings) -> None:
     if not data.canaries and data.canary_repeats > 1:
-        raise ValueError(f"data.canary_repeats={data.canary_repeats}: it is of data.canaries, which is 0; give both")
+        raise ValueError(
+            f"data.canary_repeats={data.canary_repeats}: data.canaries is 0, so that nothing is repeated; "
+            "give data.canaries too, or leave it out"
+        )
     if not data.canaries:
         return
     if data.task != "sft":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from fedllm_bench.common.errors import shown
+
 
 def unknown_option(key: str, known: Iterable[str], where: str = "") -> str:
     """One line for a key that does not exist: the nearest full key, and what there is in its section."""
@@ -14,7 +16,7 @@ def unknown_option(key: str, known: Iterable[str], where: str = "") -> str:
     listed = listed or sorted({name.partition(".")[0] + ".*" for name in names})
     near = _nearest(key, names)
     hint = f"; did you mean {near!r}?" if near else "."
-    return f"no option {key!r}{where}{hint} There are: {', '.join(listed)}"
+    return f"no option {shown(key)}{where}{hint} There are: {', '.join(listed)}"
 
 
 def _nearest(key: str, names: list[str]) -> str | None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.errors import UserError, shown
 from fedllm_bench.common.files import sha256_json
 from fedllm_bench.config.added import ADDED
 from fedllm_bench.config.config_robust import Aggregation, Attack
@@ -32,6 +32,7 @@ from fedllm_bench.config.sections import Ray as Ray
 Profile = Literal["mini", "small", "gpu24", "paper"]
 Constant = bool | int | float | str
 
+MOST_LEVELS = 9  # of tables within tables, as [a.b.c]; settings have two
 EMBEDDED_MODEL = "mini"  # the name of the base model that travels in the package
 
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
@@ -282,14 +283,13 @@ def _problem(item: Any, sources: Mapping[str, str]) -> str:
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, by dotted keys; an empty table has none."""
+    """Nested tables as one, by dotted keys; an empty table has none.
+
+    Raises a :class:`UserError` for tables within tables that no setting has.
+    """
+    if prefix.count(".") > MOST_LEVELS:
+        raise UserError(f"{shown(prefix)}: tables within more than {MOST_LEVELS} others; a setting is SECTION.NAME")
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def shown(value: Any) -> str:
-    """`value` for an error message: on one line and not long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

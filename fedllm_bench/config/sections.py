@@ -115,7 +115,7 @@ def check_together(model: Model, lora: Lora, communication: Communication, engin
         )
     if lora.dora and communication.aggregation_error:
         raise ValueError(
-            "communication.aggregation_error: it is of B A, and lora.dora=true scales each row of the weights too; "
+            "communication.aggregation_error: it measures B A, and lora.dora=true scales each row of the weights too; "
             "leave one of them out"
         )
     _check_adapters(lora, communication)
@@ -138,7 +138,7 @@ def _check_adapters(lora: Lora, communication: Communication) -> None:
     rule = communication.lora_aggregation
     if lora.dora and rule != "mean":
         raise ValueError(
-            f"communication.lora_aggregation={rule}: it is of A and B, and lora.dora=true has a third part; "
+            f"communication.lora_aggregation={rule}: it combines A and B alone, and lora.dora=true has a third part; "
             "leave one of them out"
         )
     if lora.ranks is not None:
@@ -153,7 +153,9 @@ def _check_adapters(lora: Lora, communication: Communication) -> None:
             "no mean of B A; leave one of them out"
         )
     if rule != "fair" and communication.fair_lambda != Communication().fair_lambda:
-        raise ValueError(f"communication.fair_lambda: it is of lora_aggregation=fair, and that is {rule}; leave it out")
+        raise ValueError(
+            f"communication.fair_lambda: it belongs to lora_aggregation=fair, and the rule is {rule}; leave it out"
+        )
 
 
 def _check_full(model: Model, lora: Lora, communication: Communication, engine: str) -> None:

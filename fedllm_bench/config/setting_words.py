@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedllm_bench.common.errors import UserError
-from fedllm_bench.config.run import shown
+from fedllm_bench.common.errors import UserError, shown
 
 FORM = 'give a mapping such as {"local.lr": 1e-4, "method.mu": 0.1}'
 KINDS = "give a number, a text, True or False, None, or a list of these"

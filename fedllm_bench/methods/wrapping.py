@@ -76,7 +76,9 @@ def _secure(method: FedAvg, config: RunConfig) -> FedAvg:
     elif config.federation.clients_per_round < 2:
         why = "the sum of federation.clients_per_round=1 is one upload"
     if why is not None:
-        raise UserError(f"communication.secure_sum=true: {why}, and a secure sum shows it none; leave one of them out")
+        raise UserError(
+            f"communication.secure_sum=true: {why}, and with a secure sum it sees none; leave one of them out"
+        )
     return SecureSum(inner=method, seed=config.seed)
 
 
@@ -113,7 +115,7 @@ def _check_sends(method: FedAvg, config: RunConfig, section: str) -> None:
     name = config.method.name
     if not method.sends:
         why = "has no clients" if method.pooled else "sends nothing"
-        raise UserError(f"{section}.*: {name} {why}, so there is nothing to wrap; leave {section} out or take fedavg")
+        raise UserError(f"{section}.*: {name} {why}, so these settings change nothing; leave them out, or take fedavg")
     if config.variant == "released":
         raise UserError(f"{section}.*: variant=released is as published, without it; give variant=paper")
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
 from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.common.errors import UserError, shown, unknown
 from fedllm_bench.config import presets
 from fedllm_bench.config.run import RunConfig, dotted
 from fedllm_bench.config.setting_words import setting_words
@@ -166,8 +166,7 @@ def check_request(asked: TuneRequest) -> RunConfig:
         )
     if asked.metric not in config.evaluation.metrics:
         raise unknown("metric", asked.metric, config.evaluation.metrics, "--metric is one of --metrics of the run")
-    for dimension in asked.space:
-        _check_ends(asked, dimension)
+    check_ends(asked, lambda config: None)
     return config
 
 
@@ -182,12 +181,26 @@ def _check_keys(asked: TuneRequest) -> None:
         raise UserError(f"--space {budget}: --search halving sets it; leave it out, or give another --fidelity")
 
 
-def _check_ends(asked: TuneRequest, dimension: Dimension) -> None:
-    """Every value of the dimension is one that a run takes, as far as its ends say."""
-    for value in dimension.ends:
-        words = setting_words({dimension.key: value})
-        try:
-            asked.with_words(words).config(asked.method, asked.run.seeds[0])
-        except UserError as error:
-            hint = "; write int: before a range of whole numbers" if "valid integer" in str(error) else ""
-            raise UserError(f"--space {dimension.key}: {error}{hint}") from error
+def check_ends(asked: TuneRequest, check: Callable[[RunConfig], object]) -> None:
+    """Each end of the space, and each choice, is a value that some run takes, as far as its config and `check` say.
+
+    Some settings are allowed only beside others. So the others of the space are at the default, then at their first
+    values, then at their last ones. Raises the :class:`UserError` of the first of these where all are refused.
+    """
+    for dimension in asked.space:
+        others = [each for each in asked.space if each is not dimension]
+        beside = [{}, *({each.key: each.ends[place] for each in others} for place in (0, -1) if others)]
+        for value in dimension.ends:
+            problems = [_problem(asked, {**setting, dimension.key: value}, check) for setting in beside]
+            if problems[0] and all(problems):
+                hint = "; write int: before a range of whole numbers" if "valid integer" in problems[0] else ""
+                raise UserError(f"--space {shown(dimension.key)[1:-1]}: {problems[0]}{hint}")
+
+
+def _problem(asked: TuneRequest, setting: Setting, check: Callable[[RunConfig], object]) -> str:
+    """Why no run takes this setting; "" where one does."""
+    try:
+        check(asked.with_words(setting_words(setting)).config(asked.method, asked.run.seeds[0]))
+    except UserError as error:
+        return str(error)
+    return ""

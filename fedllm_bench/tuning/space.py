@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.errors import UserError, shown
 from fedllm_bench.config.assignments import assignment
 
 Value = bool | int | float | str
 Setting = Mapping[str, Value]  # by the key of the setting
 Kind = Literal["log", "linear", "int", "choice"]
 FORMS = "write KEY=log:A..B, KEY=A..B, KEY=int:A..B or KEY=choice:X,Y,Z, as in --space 'method.mu=log:1e-3..1'"
+MOST_CHOICES = 100
 DIGITS = 4  # of a number that is tried: enough to choose by, and short enough to be read in a preset
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # Sections that say what is trained and measured, not how: trials that differ in them cannot be compared.
@@ -29,6 +30,7 @@ NOT_TUNED = {
     "model": "it says what is trained",
     "evaluation": "it says what is measured",
     "faults": "it says what goes wrong, and is no choice",
+    "attack": "it says who attacks, and is no choice",
     "ray": "it says where clients are trained, and changes no result",
 }
 NOT_TUNED_KEYS = {
@@ -85,38 +87,41 @@ def parse_space(text: str | Sequence[str]) -> tuple[Dimension, ...]:
     found = [_dimension(word) for word in words]
     keys = [each.key for each in found]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise UserError(f"--space: {', '.join(twice)} stands twice; give each setting once")
+        raise UserError(f"--space: {twice[0]} stands twice; give each setting once")
     return tuple(found)
 
 
 def _dimension(word: str) -> Dimension:
     key, equals, values = word.partition("=")
     if not (key and equals and values):
-        raise UserError(f"--space {word!r}: no setting with values; {FORMS}")
+        raise UserError(f"--space {shown(word)}: no setting with values; {FORMS}")
     why = NOT_TUNED_KEYS.get(key) or NOT_TUNED.get(key.partition(".")[0])
     if why:
         raise UserError(f"--space {key}: it is not searched, for {why}; give settings of method, local, federation, "
-                        "lora, communication or privacy, and --set for the others")  # fmt: skip
+                        "lora, communication, aggregation or privacy, and --set for the others")  # fmt: skip
     kind, colon, rest = values.partition(":")
     if kind == "choice" and colon:
         return Dimension(key=key, kind="choice", choices=_choices(key, rest))
     if colon and kind not in ("log", "int"):
-        raise UserError(f"--space {word!r}: no kind {kind!r}; {FORMS}")
+        raise UserError(f"--space {shown(word)}: no kind {shown(kind)}; {FORMS}")
     return _range(key, kind if colon else "linear", rest if colon else values)
 
 
 def _choices(key: str, text: str) -> tuple[Value, ...]:
     words = text.split(",")
+    given = f"--space {shown(f'{key}=choice:{text}')}"
+    if len(words) > MOST_CHOICES:
+        raise UserError(f"{given}: {len(words):,} values are too many; give at most {MOST_CHOICES}")
     values = tuple(assignment(f"{key}={word}")[1] for word in words)
     if not all(words) or not all(isinstance(value, Value) for value in values):
-        raise UserError(f"--space {key}=choice:{text}: give single values with commas between, as choice:adamw,sgd")
-    if len(words) < 2 or len({str(value) for value in values}) < len(values):
-        raise UserError(f"--space {key}=choice:{text}: give two or more values, each once; --set is for a single one")
+        raise UserError(f"{given}: give single values with commas between, as choice:adamw,sgd")
+    if len(words) < 2 or len({(type(value) is bool, value) for value in values}) < len(values):
+        raise UserError(f"{given}: give two or more values, each once; --set is for a single one")
     return values
 
 
 def _range(key: str, kind: str, text: str) -> Dimension:
-    given = f"--space {key}: {text!r}"
+    given = f"--space {shown(key)[1:-1]}: {shown(text)}"
     ends = text.split("..")
     if len(ends) != 2 or not all(NUMBER.fullmatch(end) for end in ends):
         raise UserError(f"{given} is no range of numbers A..B; {FORMS}")

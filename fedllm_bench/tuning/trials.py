@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.report.grid.files import Reasons
 from fedllm_bench.runs.grid import GridCell
 from fedllm_bench.tuning.space import Setting
@@ -34,8 +37,11 @@ class Trial:
         results = [each.cell.finished() for each in self.cells]
         if self.reason or not all(results):
             return {}
+        names = self.cells[0].cell.config.evaluation.metrics
+        for each, found in zip(self.cells, results, strict=True):
+            check_results(found or {}, names, each.folder)
         entries = [(each.seed, found["metrics"]) for each, found in zip(self.cells, results, strict=True) if found]
-        return {name: _entry(name, entries) for name in self.cells[0].cell.config.evaluation.metrics}
+        return {name: _entry(name, entries) for name in names}
 
     def value(self, metric: str) -> float | None:
         """What is compared; None where a run failed or was not scored."""
@@ -47,6 +53,23 @@ class Trial:
         """Seconds of training, over all seeds."""
         found = [each.cell.finished() for each in self.cells]
         return sum(float(one["cost"]["seconds"].get("train", 0.0)) for one in found if one)
+
+
+def check_results(results: Mapping[str, Any], names: Sequence[str], folder: Path) -> None:
+    """Raise a :class:`UserError` where results.json lacks a number that every run has: somebody changed it."""
+    for name in names:
+        try:
+            entry = results["metrics"][name]
+            mean, _ = entry["after"]["mean"], (entry["unit"], entry["higher_is_better"])
+            is_whole = mean is None or (isinstance(mean, (int, float)) and math.isfinite(mean))
+            is_whole = is_whole and isinstance(results["cost"]["seconds"].get("train", 0.0), (int, float))
+        except (KeyError, TypeError, AttributeError):
+            is_whole = False
+        if not is_whole:
+            raise UserError(
+                f"{folder}: results.json has no number for {name}, so that it was changed; delete this folder, "
+                "and give the same command to run it again"
+            )
 
 
 def _entry(name: str, entries: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, Any]:

@@ -175,6 +175,21 @@ def test_after_a_full_disk_the_results_so_far_stay_and_the_same_command_finishes
     assert outcome(folder_of("fedavg", tmp_path / "runs")) == undisturbed
 
 
+def test_a_folder_where_a_file_belongs_is_one_line(tmp_path: Path, capsys, monkeypatch):
+    """Whoever writes it: no command looks for a folder of that name first."""
+    place = tmp_path / "table.txt"
+    place.mkdir()
+
+    def write(*args: object) -> None:
+        files.write_text(place, "x")
+
+    monkeypatch.setattr("fedllm_bench.cli.plugins_of", write)
+    assert code_of(["model", "list"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"Is a directory ({place}); what is done is kept: move it away" in line
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_ctrl_c_is_one_line_and_code_130(tiny_folder: Path, tiny_split: Split, tmp_path: Path, capsys, monkeypatch):
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt

@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from small_files import place_of
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import presets
@@ -59,7 +60,16 @@ def test_the_command_of_a_row_is_that_of_its_method_with_its_settings():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[[row", "cannot be read as TOML"),
+        ("[[row", "it is not TOML"),
+        (f"#{'x' * 1_000_000}", "bytes are too many"),
+        (f"{ROW}settings = {{ {'a.' * 2000}b = 1 }}\n", "row 1: 'a.a."),
+        (f'{ROW}settings = {{ "local.lr=1" = 2 }}\n', "row 1: settings: the name"),
+        (ROW.replace('"f"', f'"{"f" * 61}"'), "of at most 60 letters"),
+        (ROW.replace('"f"', '"f\\u001b[31m"'), "give a text on one line"),
+        (ROW.replace('"f"', '"\\u202ef"'), "give a text on one line"),
+        (ROW.replace('"a"', '"base"'), "that of the base model"),
+        (ROW.replace("fedavg", "f" * 60), "no method 'fff"),
+        (ROW.replace('"a"', f'"{"A" * 5000}"'), "of at most 60 letters"),
         ("", "it must be 1 to 500 [[row]]"),
         ("row = 3", "it must be 1 to 500 [[row]]"),
         ("row = []", "it must be 1 to 500 [[row]]"),
@@ -90,13 +100,24 @@ def test_what_is_no_table_is_refused_in_one_line(text, expected, tmp_path: Path)
         read_table(str(path))
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
 
 
-def test_an_unknown_table_is_named(tmp_path: Path):
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "sparse"])
+def test_what_is_no_small_file_is_no_table(kind, tmp_path: Path):
+    with pytest.raises(UserError, match="table"):
+        read_table(str(place_of(kind, tmp_path)))
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path):
+    path = tmp_path / "t.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + ROW.encode())
+    assert read_table(str(path))[0].label == "a"
+
+
+def test_an_unknown_table_is_named():
     with pytest.raises(UserError, match="no table 'methodz'; did you mean 'methods'"):
         read_table("methodz")
-    with pytest.raises(UserError, match="no table"):
-        read_table(str(tmp_path))
 
 
 def test_a_wrong_setting_of_a_row_is_named_with_the_row(tmp_path: Path):

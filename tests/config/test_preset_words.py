@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from bench_runs import code_of
+from small_files import place_of
 
 from fedllm_bench.cli import build_parser
 from fedllm_bench.common.errors import UserError
@@ -52,8 +53,12 @@ def test_in_a_grid_a_preset_may_be_of_one_method(file: Path):
         (b"", "there is no setting in it"),
         (b"[local]\n", "there is no setting in it"),
         (b"a = " + b"[" * 5000 + b"]" * 5000, "it is not TOML"),
-        (b"#" * 1_000_001, "are no file of settings"),
-        (b"[local]\nday = 2026-01-01\n", "local.day: got"),
+        (b"#" * 1_000_001, "bytes are too many"),
+        (b"[local]\nlr = 2026-01-01\n", "x.toml: settings: local.lr: got"),
+        (b"[local]\nlrr = 1\n", "x.toml: no option 'local.lrr'; did you mean 'local.lr'?"),
+        (b"[nowhere]\nlr = 1\n", "x.toml: no option 'nowhere.lr'"),
+        (b"a." * 2000 + b"b = 1\n", "x.toml: 'a.a."),
+        (b"[local]\n" + b"k" * 5000 + b" = 1\n", "x.toml: no option 'local.kkk"),
     ],
 )
 def test_what_is_no_preset_is_refused_in_one_line(content, expected, tmp_path: Path, capsys):
@@ -67,11 +72,19 @@ def test_what_is_no_preset_is_refused_in_one_line(content, expected, tmp_path: P
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert expected in lines[0]
+    assert len(lines[0]) < 1000
 
 
-def test_a_folder_is_no_preset(tmp_path: Path):
-    with pytest.raises(UserError, match="Is a directory"):
-        words_in(str(tmp_path))
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "sparse"])
+def test_what_is_no_small_file_is_no_preset(kind, tmp_path: Path):
+    with pytest.raises(UserError, match="--preset"):
+        words_in(str(place_of(kind, tmp_path)))
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path):
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xef\xbb\xbf[local]\nlr = 0.5\n")
+    assert words_in(str(path)) == ("local.lr=0.5",)
 
 
 def test_the_option_is_there_for_all_commands_that_take_settings():

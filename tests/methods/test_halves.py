@@ -197,7 +197,7 @@ def test_clients_in_one_pass_and_one_by_one_agree(rule, double_model, tiny_clien
         ("hetlora", (SHARED,), "lora_aggregation=share_a: hetlora weighs clients by their A and B together"),
         ("fedavg", (SHARED, "communication.aggregation_error=true"), "there is no mean of B A"),
         ("fedavg", (SHARED, "model.trainable=full"), "lora_aggregation=share_a is for adapters"),
-        ("fedavg", (TURNS, "lora.dora=true"), "lora_aggregation=alternate: it is of A and B"),
+        ("fedavg", (TURNS, "lora.dora=true"), "lora_aggregation=alternate: it combines A and B alone"),
     ],
 )
 def test_what_has_no_halves_is_refused_in_one_line(name, settings, words, tiny_run_config):

@@ -182,9 +182,12 @@ class NeedsAll(FedAvg):
     ("settings", "words"),
     [
         (PRIVACY, "communication.secure_sum=true: with privacy the server clips each upload"),
-        (("communication.upload_dtype=int8",), "communication.upload_dtype=int8: it has other numbers"),
-        (("communication.top_k=0.5",), "communication.top_k=0.5: it has other numbers"),
-        (("communication.aggregation_error=true",), "communication.aggregation_error=true: it needs every upload"),
+        (
+            ("communication.upload_dtype=int8",),
+            "communication.upload_dtype=int8: communication.secure_sum=true sends integers",
+        ),
+        (("communication.top_k=0.5",), "communication.top_k=0.5: communication.secure_sum=true sends integers"),
+        (("communication.aggregation_error=true",), "communication.secure_sum=true shows the server no upload"),
         (("federation.clients_per_round=1",), "the sum of federation.clients_per_round=1 is one upload"),
     ],
 )
@@ -203,7 +206,7 @@ def test_methods_without_sums_are_refused(name, tiny_run_config):
 
 def test_a_rule_that_needs_all_uploads_is_refused(tiny_run_config, monkeypatch):
     monkeypatch.setitem(METHODS, "fedavg", NeedsAll)
-    with pytest.raises(UserError, match="works on each upload by itself, and a secure sum shows it none"):
+    with pytest.raises(UserError, match="works on each upload by itself, and with a secure sum it sees none"):
         make_method(tiny_run_config("fedavg", SECURE))
 
 

@@ -9,11 +9,6 @@ import pytest
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
-<<<<<<< HEAD
-from fedllm_bench.config.config_uploads import CHANGES_BASE
-from fedllm_bench.config.objective_rules import check_objective
-=======
->>>>>>> break1
 from fedllm_bench.data.pairs import AnswerPart, whole
 from fedllm_bench.runs import row_tokens
 from fedllm_bench.runs.cell import Cell
@@ -120,16 +115,3 @@ def test_the_reference_engine_has_no_trainer_for_these(kind, tiny_run_config):
 def test_kto_of_conversations_is_refused(tiny_run_config):
     with pytest.raises(UserError, match=r"local\.loss: got 'kto', but data\.task 'sft' needs 'sft'"):
         tiny_run_config("fedavg", "local.loss=kto")
-<<<<<<< HEAD
-
-
-@pytest.mark.parametrize("rule", CHANGES_BASE)
-def test_kto_and_a_base_that_changes_are_refused(rule, tiny_run_config):
-    """Its reference is the base alone, asked in each step; that of DPO was computed before."""
-    config = tiny_run_config("fedavg", "local.loss=kto", "local.micro_batch=2", dataset="chatbot_pa")
-    with pytest.raises(ValueError, match=rf"lora_aggregation={rule}: local\.loss=kto asks the base"):
-        check_objective(config.data, config.local, config.engine, rule)
-    check_objective(config.data, replace(config.local, loss="dpo"), config.engine, rule)
-    check_objective(config.data, config.local, config.engine, "frozen_a")
-=======
->>>>>>> break1

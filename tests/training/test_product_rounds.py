@@ -199,7 +199,7 @@ def test_what_a_rule_cannot_be_put_around_is_refused_in_one_line(method, options
         (["exact", "model.quantization=8bit"], "which model.quantization=8bit does not allow"),
         (["stack", "model.device_map=balanced"], "which model.device_map=balanced does not allow"),
         (["stack", "model.trainable=full"], "communication.lora_aggregation=stack is for adapters"),
-        (["flex", "communication.fair_lambda=0.5"], "it is of lora_aggregation=fair"),
+        (["flex", "communication.fair_lambda=0.5"], "it belongs to lora_aggregation=fair"),
         (["fair", "communication.fair_lambda=-1"], "communication.fair_lambda"),
         (["stacked"], "communication.lora_aggregation"),
     ],

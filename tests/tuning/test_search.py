@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.tuning import search
 from fedllm_bench.tuning.search import SEARCHES, Tried, next_count, promoted, propose, rungs
 from fedllm_bench.tuning.space import parse_space
+from fedllm_bench.tuning.trials import check_results
 
 SPACE = parse_space(
     "method.mu=log:1e-3..1 local.lr=log:1e-5..1e-2 local.steps=int:1..9 local.optimizer=choice:sgd,adamw"
@@ -107,3 +109,19 @@ def test_without_optuna_the_command_says_how_to_get_it(monkeypatch):
 def test_an_unknown_search_is_named():
     with pytest.raises(UserError, match="no search 'grid'"):
         search.check_search("grid")
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {},
+        {"metrics": []},
+        {"metrics": {"heldout": {"unit": "", "higher_is_better": False}}},
+        {"metrics": {"heldout": {"after": {"mean": "low"}, "unit": "", "higher_is_better": False}}},
+        {"metrics": {"heldout": {"after": {"mean": float("nan")}, "unit": "", "higher_is_better": False}}},
+        {"metrics": {"heldout": {"after": {"mean": 1.0}, "unit": "", "higher_is_better": False}}, "cost": 3},
+    ],
+)
+def test_results_that_somebody_changed_are_named_in_one_line(results, tmp_path: Path):
+    with pytest.raises(UserError, match="has no number for heldout, so that it was changed; delete this folder"):
+        check_results(results, ["heldout"], tmp_path)

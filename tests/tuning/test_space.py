@@ -54,6 +54,12 @@ def test_each_form_is_read():
         ("evaluation.batch_tokens=int:1..9", "it says what is measured"),
         ("local.sequence_length=int:64..256", "it says which tokens are measured"),
         ("ray.workers=int:1..2", "changes no result"),
+        ("attack.scale=log:1..10", "it says who attacks"),
+        ("local.lr=choice:1,1.0", "two or more values, each once"),
+        (f"local.lr=choice:{','.join(map(str, range(1, 102)))}", "101 values are too many; give at most 100"),
+        (f"local.lr={'9' * 5000}..1", "both must be finite"),
+        (f"{'k' * 5000}=1", "no range of numbers"),
+        (f"local.lr={'k' * 5000}:1..2", "no kind 'kkk"),
     ],
 )
 def test_what_is_no_space_is_refused_in_one_line(text, expected):
@@ -62,6 +68,7 @@ def test_what_is_no_space_is_refused_in_one_line(text, expected):
     assert expected in str(error.value)
     assert "--space" in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 def test_rounded_numbers_stay_between_the_ends():

@@ -69,6 +69,9 @@ def test_a_search_runs_once_leaves_all_its_files_and_is_then_shown_at_once(
     assert {p: t for p, t in unchanged(tmp_path).items() if logs not in p.parents} == {
         p: t for p, t in before.items() if logs not in p.parents
     }
+    (folder / "tune.json").write_text("{")  # changed by somebody: made anew
+    assert cli.main(argv) == 0
+    assert files.read_json(folder / "tune.json") == payload
 
 
 def check_trials(payload: dict[str, Any], out: Path) -> None:
@@ -197,7 +200,8 @@ def test_two_searches_in_one_folder_do_not_mix(tiny_split: Split, less, tmp_path
         (("--space", "local.optimizer=choice:adamw,adam"), "local.optimizer"),
         (("--space", "local.weight_decay=-1..1"), "local.weight_decay"),
         (("--search", "halving", "--space", "federation.rounds=int:1..2"), "--search halving sets it"),
-        (("--confirm", "x"), "is not a whole number"),
+        (("--confirm", "x"), "is not a whole number, 0 or more"),
+        (("--confirm", "-1"), "is not a whole number, 0 or more"),
         (("--confirm", "99999"), "and at most 1000 of them"),
         (("--seeds", "2147483647", "--confirm", "1"), "must be below 2**31"),
     ],
@@ -210,6 +214,38 @@ def test_bad_input_is_one_line_before_anything_is_run(more, expected, tmp_path: 
     assert expected in lines[0]
     assert not started
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ("method.mu=-1..1", "--space method.mu: method.mu: got -1.0"),
+        ("aggregation.rule=choice:mean,krum", "--space aggregation.rule: aggregation.rule=krum needs"),
+        ("aggregation.trim=0.1..0.3", "--space aggregation.trim: aggregation.trim=0.1 belongs to"),
+        ("communication.scales=choice:tensor,row", "--space communication.scales: "),
+    ],
+)
+def test_ends_that_no_run_takes_are_refused_before_anything_is_run(
+    space, expected, tiny_split: Split, less, tmp_path: Path, capsys, started
+):
+    assert code_of(tune_words(tiny_split.folder, tmp_path, *less, space=space)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+    assert not started
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_value_that_is_allowed_beside_others_of_the_space_is_searched(tiny_split: Split, less, tmp_path: Path):
+    from fedllm_bench.cli import build_parser
+    from fedllm_bench.commands.tune import request_of
+    from fedllm_bench.tuning.tune import open_tune
+
+    space = "communication.scales=choice:tensor,row communication.upload_dtype=choice:float32,int8"
+    args = build_parser().parse_args(tune_words(tiny_split.folder, tmp_path, *less, space=space))
+    assert [each.key for each in open_tune(request_of(args, "mini"), cuda=False).asked.space] == [
+        "communication.scales",
+        "communication.upload_dtype",
+    ]
 
 
 def test_the_mini_world_of_a_search_is_no_reported_one():

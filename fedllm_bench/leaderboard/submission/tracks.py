@@ -11,10 +11,10 @@ from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Any
 
-from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.common.errors import UserError, shown, unknown
 from fedllm_bench.config import presets
 from fedllm_bench.config.added import ADDED
-from fedllm_bench.config.run import RunConfig, dotted, shown
+from fedllm_bench.config.run import RunConfig, dotted
 from fedllm_bench.leaderboard.submission.problems import Problem
 
 PACKAGE, FILE = "fedllm_bench.board_data", "tracks.toml"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.comparison.run_scores import differences
-from fedllm_bench.runs.folder import GIVE, RESULTS, RunFaults, RunFolder, runs_in
+from fedllm_bench.runs.cell import settings_hash
+from fedllm_bench.runs.folder import CONFIG, GIVE, RESULTS, RunFaults, RunFolder, runs_in
 from fedllm_bench.scores.tuning_seeds import FIRST_FOR_TUNING, is_for_tuning
 
 ALIKE = {  # what runs of one row must share, beside the config: where it stands in environment.json
@@ -66,6 +67,14 @@ def open_runs(paths: Sequence[Path], *, dirty: bool = False) -> list[OwnRun]:
             if one.environment_value(*where) != other.environment_value(*where):
                 raise UserError(f"RUN={one.path} and {other.path} are not one cell: {what} differs; run one again")
     return runs
+
+
+def check_unchanged(run: OwnRun) -> None:
+    """A setting that was edited away, such as an attack, leaves another hash than that of the run."""
+    right, said = settings_hash(run.config, run.split_hash, run.base_hash), run.results["run"]["config_hash"]
+    if said != right:
+        raise UserError(f"RUN={run.path}: {CONFIG} was changed after the run: its hash is {right}, and {RESULTS} says "
+                        f"{str(said)[:20]!r}; put it back, or run again")  # fmt: skip
 
 
 def _folders(path: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.leaderboard.submission import dates
 from fedllm_bench.leaderboard.submit import canaries
 from fedllm_bench.leaderboard.submit.assemble import Statement, draft
-from fedllm_bench.leaderboard.submit.own_runs import OwnRun, open_runs
+from fedllm_bench.leaderboard.submit.own_runs import OwnRun, check_unchanged, open_runs
 from fedllm_bench.leaderboard.submit.placing import Draft
 
 
@@ -27,4 +27,7 @@ def prepare(
         raise UserError("--tuning: say how constants were chosen and on what, such as --tuning 'as published'")
     runs = open_runs(folders, dirty=dirty)
     said = replace(said, date=said.date or dates.today().isoformat())
-    return (canaries.canary(canary, runs, said) if canary is not None else draft(runs, said)), runs
+    made = canaries.canary(canary, runs, said) if canary is not None else draft(runs, said)
+    for run in runs:
+        check_unchanged(run)
+    return made, runs

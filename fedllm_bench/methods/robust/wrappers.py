@@ -119,7 +119,7 @@ def _check_constants(aggregation: Aggregation) -> None:
         if value is not None and key not in (*needed, *more):
             of = [rule for rule, keys in CONSTANTS.items() if key in (*keys[0], *keys[1])]
             raise UserError(
-                f"aggregation.{key}={value} is of aggregation.rule={' or '.join(of)}, and the rule is "
+                f"aggregation.{key}={value} belongs to aggregation.rule={' or '.join(of)}, and the rule is "
                 f"{aggregation.rule}; leave it out"
             )
         if value is None and key in needed:
@@ -143,9 +143,9 @@ def _check_fits(method: FedAvg, config: RunConfig) -> None:
             "that client; leave lora.ranks or the rule out"
         )
     if method.needs_all:
-        own = config.communication.lora_aggregation
-        name = config.method.name if own == "mean" else f"communication.lora_aggregation={own}"
-        raise UserError(f"aggregation.rule={rule}: {name} has a rule of its own for all uploads; leave one of them out")
+        products = config.communication.lora_aggregation
+        own = config.method.name if products == "mean" else f"communication.lora_aggregation={products}"
+        raise UserError(f"aggregation.rule={rule}: {own} has a rule of its own for all uploads; leave one of them out")
 
 
 def _rule(aggregation: Aggregation) -> RobustRule:

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 from bench_runs import quick
-from submissions import OPEN, Forgery, codes, context, honest, run_folders
+from submissions import OPEN, Forgery, codes, context, honest, run_folders, submitted
 
 from fedllm_bench import cli
+from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.leaderboard.checks import validate
 
 ROUNDS = "runs/0/rounds.jsonl.gz"
 MEDIAN = ("--set", "aggregation.rule=median")
 FLIP = ("--set", "attack.kind=sign_flip", "--set", "attack.clients=0,3")
+CANARIES = ("--set", "data.canaries=2")
 SUBMIT = ("--allow-dirty", "--track", OPEN, "--team", "Lab", "--contact", "a@example.org", "--tuning", "none")
 
 
@@ -46,3 +48,26 @@ def test_submit_refuses_a_run_with_attackers_in_one_line(tiny_split: Split, tmp_
     assert cli.main(["submit", str(folder), *SUBMIT, "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "attack.kind: got 'sign_flip', this track has 'none' (track mini-aya/open)" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [FLIP, CANARIES], ids=["attacked", "canaries"])
+def test_marks_that_were_edited_away_are_found_out(more, tiny_split: Split, tmp_path: Path, capsys):
+    """`submit` finds an edited config.json; with its hash made right, the log of rounds tells an attack."""
+    with quick():
+        (folder,) = run_folders(tiny_split, tmp_path / "runs", *more, answers=False, seeds=(0,))
+    config = files.read_json(folder / "config.json")
+    config.pop("attack", None)
+    config["data"].pop("canaries", None)
+    files.write_json(folder / "config.json", config)
+    capsys.readouterr()
+    assert cli.main(["submit", str(folder), *SUBMIT, "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "config.json was changed after the run" in line
+    results = files.read_json(folder / "results.json")
+    results["run"]["config_hash"] = line.partition("its hash is ")[2][:10]
+    files.write_json(folder / "results.json", results)
+    with quick():
+        made = submitted([folder], tmp_path / "board")
+    refused = codes(validate.validate(made, context(tiny_split)), "refused")
+    assert ("log" in refused) == (more is FLIP)  # planted secrets leave no trace in the log: only `retrain` can tell

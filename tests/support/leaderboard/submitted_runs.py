@@ -11,10 +11,12 @@ from typing import Any
 
 from fedllm_bench.common import files
 from fedllm_bench.config import presets
+from fedllm_bench.config.run import RunConfig
 from fedllm_bench.leaderboard.submit import assemble as submit
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.results.run_results import ScoreSet, metrics_of
 from fedllm_bench.results.schema import SCHEMA_VERSION
+from fedllm_bench.runs.cell import settings_hash
 from fedllm_bench.scores.score import Score
 
 CLIENTS = ("user-000", "user-001", "user-002")
@@ -67,12 +69,17 @@ def write_run(root: Path, seed: int = 0, method: str = "fedavg", *overrides: str
     infos = {name: METRICS[name].info for name in sets}
     files.write_json(folder / "results.json", {
         "schema_version": SCHEMA_VERSION,
-        "run": {"model": config.model.name, "config_hash": f"{seed:010x}", "seed": seed, "method": method},
+        "run": {"model": config.model.name, "config_hash": hash_of(config), "seed": seed, "method": method},
         "metrics": metrics_of(sets, infos),
     })  # fmt: skip
     files.write_json(folder / "adapter" / "adapter_config.json", {"base_model_name_or_path": "/home/x/base", "r": 8})
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(bytes([seed]) * 100)
     return folder
+
+
+def hash_of(config: RunConfig) -> str:
+    """As results.json of such a run has it."""
+    return settings_hash(config, SPLIT_HASH, BASE_HASH)
 
 
 def environment(**more: Any) -> dict[str, Any]:

@@ -191,8 +191,11 @@ def test_a_run_merges_and_another_starts_from_its_adapter(tiny_split, tiny_folde
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
-        ("communication.aggregation_error=true", "communication.aggregation_error: it is of B A"),
-        ("communication.lora_aggregation=frozen_a", "communication.lora_aggregation=frozen_a: it is of A and B"),
+        ("communication.aggregation_error=true", "communication.aggregation_error: it measures B A"),
+        (
+            "communication.lora_aggregation=frozen_a",
+            "communication.lora_aggregation=frozen_a: it combines A and B alone",
+        ),
         ("model.quantization=8bit", "model.quantization=8bit: PEFT has no lora.dora=true"),
     ],
 )
