@@ -28,6 +28,7 @@ from fedllm_bench.training.client_round import (
 )
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.recompute import recomputing
+from fedllm_bench.training.steps.mixing import Mixed, mixed_gradients, shares_of
 from fedllm_bench.training.steps.step_passes import Step, over_passes, rows_of
 from fedllm_bench.training.steps.zeroth_order import Probed, probed_gradients, probes_of
 
@@ -86,6 +87,9 @@ def _take_steps(
             if probes := probes_of(method, message, active, number):
                 step, probed = Step(model, layout, active, number, local), [progress[k].probed for k in moving]
                 losses, grad_KP = probed_gradients(step, y, probes, probed)
+            elif (shares_KM := shares_of(method, active)) is not None:
+                step, noted = Step(model, layout, active, number, local), [progress[k].mixed for k in moving]
+                losses, grad_KP = mixed_gradients(step, message["params"], y, shares_KM, noted)
             else:
                 losses, grad_KP = _step_gradients(model, layout, y, active, number, local)
         finite = _note_losses([progress[k] for k in moving], losses, grad_KP, number)
@@ -115,6 +119,7 @@ class _Progress:
     losses: list[float]
     failure: str | None = None
     probed: Probed = field(default_factory=Probed)
+    mixed: Mixed = field(default_factory=Mixed)
 
 
 def _note_losses(progress: Sequence[_Progress], losses: Sequence[float], grad_KP: Tensor, number: int) -> list[bool]:
@@ -213,6 +218,8 @@ def _result(
     task, steps, failure = done.task, len(done.task.steps), done.failure
     if method.changes("probe"):
         task = replace(task, told={**task.told, **done.probed.told(y)})
+    if method.changes("mixture"):
+        task = replace(task, told={**task.told, **done.mixed.told(y)})
     state: ClientState = task.state
     upload: Upload = {}
     if failure is None:
