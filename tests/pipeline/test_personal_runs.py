@@ -20,8 +20,8 @@ from fedllm_bench.evaluation.answering.subjects import subject_of_run
 from fedllm_bench.results.schema import check_results
 from fedllm_bench.runs.merging import open_trained
 
-PERSONAL = ("ditto", "pfedme", "fedrep")
-EACH = sweep(PERSONAL, "ditto", "fedrep")
+PERSONAL = ("ditto", "pfedme", "fedrep", "fedem")
+EACH = sweep(PERSONAL, "ditto", "fedrep", "fedem")
 MOVING = {"pfedme": ("--set", "method.lam=0.1", "--set", "method.eta=10")}  # the paper's are for SGD
 
 
