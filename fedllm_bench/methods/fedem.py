@@ -31,6 +31,7 @@ from fedllm_bench.common.directions import mixed
 from fedllm_bench.common.mixtures import joined, largest, parts_of
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Server, Upload
+from fedllm_bench.methods.wrapped import find
 
 ORDERS = 15  # the purpose of a random stream, beside those of `directions`, `batches` and `products`
 MOST = 16
@@ -66,6 +67,12 @@ class FedEM(FedAvg):
     def serve(self, params: Tree, client: ClientState) -> Tree:
         """The one with the largest share, where only one adapter can answer."""
         return parts_of(params)[largest(client["pi"]["pi"].tolist())]
+
+
+def num_mixed(method: FedAvg) -> int:
+    """How many adapters each client mixes; 1 under other methods."""
+    found = find(method, FedEM)
+    return 1 if found is None else found.adapters
 
 
 def reordered(params: Tree, number: int) -> Tree:

@@ -16,7 +16,8 @@ UNLIKE = ("fedavg", "fedadam", "scaffold", "local", "dp_fedavg", "central", "dit
 # The engines that train the model they are given, in this process. Workers of Ray load the base of the config, and are
 # held to the bits of the first one by tests of their own (tests/training/cluster/).
 HERE = ("inprocess", "trl")
-# Methods whose steps have no backward pass, and those that train several adapters at once: TRL cannot train them.
+# Methods whose steps have no backward pass, and those that train several adapters at once, of
+# completions alone: TRL can train neither.
 FORWARD_ONLY = ("fedmezo", "fedkseed")
 MIXING = ("fedem",)
 NOT_BY_TRL = (*FORWARD_ONLY, *MIXING)
