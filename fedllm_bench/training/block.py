@@ -84,14 +84,8 @@ def _take_steps(
             break
         active, y = [progress[k].task for k in moving], rows_of(y_KP, moving)
         with recomputing(model, local.gradient_checkpointing):
-            if probes := probes_of(method, message, active, number):
-                step, probed = Step(model, layout, active, number, local), [progress[k].probed for k in moving]
-                losses, grad_KP = probed_gradients(step, y, probes, probed)
-            elif (shares_KM := shares_of(method, active)) is not None:
-                step, noted = Step(model, layout, active, number, local), [progress[k].mixed for k in moving]
-                losses, grad_KP = mixed_gradients(step, message["params"], y, shares_KM, noted)
-            else:
-                losses, grad_KP = _step_gradients(model, layout, y, active, number, local)
+            step = Step(model, layout, active, number, local)
+            losses, grad_KP = _gradients(step, method, message, [progress[k] for k in moving], y)
         finite = _note_losses([progress[k] for k in moving], losses, grad_KP, number)
         moving = [k for k, good in zip(moving, finite, strict=True) if good]
         if not moving:
@@ -120,6 +114,17 @@ class _Progress:
     failure: str | None = None
     probed: Probed = field(default_factory=Probed)
     mixed: Mixed = field(default_factory=Mixed)
+
+
+def _gradients(
+    step: Step, method: FedAvg, message: Message, moving: Sequence[_Progress], y_KP: Tensor
+) -> tuple[list[float], Tensor]:
+    """Losses of K clients and what they follow, (K, P), by the kind of step that the method takes."""
+    if probes := probes_of(method, message, step.tasks, step.number):
+        return probed_gradients(step, y_KP, probes, [one.probed for one in moving])
+    if (shares_KM := shares_of(method, step.tasks)) is not None:
+        return mixed_gradients(step, message["params"], y_KP, shares_KM, [one.mixed for one in moving])
+    return _step_gradients(step.model, step.layout, y_KP, step.tasks, step.number, step.local)
 
 
 def _note_losses(progress: Sequence[_Progress], losses: Sequence[float], grad_KP: Tensor, number: int) -> list[bool]:
