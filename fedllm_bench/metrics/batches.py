@@ -168,7 +168,7 @@ class Batches:
         parts = [self.own.pieces(piece, mixes=mixes) for piece in pieces]
         computed = self._computed(model, [each for part in parts for each in part])
         for piece, part in zip(pieces, parts, strict=True):
-            yield self.own.joined(piece, [values for _, values in zip(part, computed, strict=False)])
+            yield self.own.joined(piece, [next(computed) for _ in part])
 
     def _computed(self, model: LoraModel, pieces: Sequence[Piece]) -> Iterator[Values]:
         """The values of each batch in its turn."""

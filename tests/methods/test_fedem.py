@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import papers
 import pytest
 import torch
-from block_runs import start_of, tasks_of
+from block_runs import gap, start_of, tasks_of
 from method_vectors import as_tree, as_vector, core, run_suite
 from papers import problem
 from tiny import random_tree, settings
@@ -22,6 +24,7 @@ from fedllm_bench.training import block
 from fedllm_bench.training.batches import collate
 from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.loss import counted_nll
+from fedllm_bench.training.memory import adapters_of
 from fedllm_bench.training.model.lora import attach, detach
 from fedllm_bench.training.steps.mixing import Mixed, mixed_gradients
 from fedllm_bench.training.steps.step_passes import Step
@@ -143,6 +146,35 @@ def test_a_step_follows_the_gradient_of_the_mixtures_loss_and_notes_the_posterio
     assert float(q.sum()) == pytest.approx(1)
     assert noted[0].rows == sum(map(len, tasks[0].steps[0]))
     assert not torch.allclose(q, shares, atol=1e-3)
+
+
+def test_what_is_computed_again_in_backward_is_of_the_right_adapter(double_model):
+    start = start_of(double_model)
+    method = FedEM(adapters=3)
+    server, found = method.init(start), []
+    for again in (False, True):
+        local = settings(gradient_checkpointing=again)
+        tasks = tasks_of(method, start, local)
+        found.append(block.train_block(double_model, method, method.broadcast(server), tasks, local))
+    for one, other in zip(*found, strict=True):
+        assert gap(one, other) < 1e-11
+
+
+def test_a_step_in_several_passes_is_that_in_one(double_model):
+    start, method = start_of(double_model), FedEM(adapters=2)
+    server, local, found = method.init(start), settings(), []
+    for tokens in (32, 10_000):
+        model = replace(double_model, plan=replace(double_model.plan, tokens=tokens))
+        tasks = tasks_of(method, start, local)
+        found.append(block.train_block(model, method, method.broadcast(server), tasks, local))
+    for one, other in zip(*found, strict=True):
+        assert gap(one, other) < 1e-11
+
+
+def test_memory_is_estimated_for_all_adapters(tiny_run_config):
+    assert [adapters_of(tiny_run_config(*asked)) for asked in (
+        ("fedavg",), ("fedem",), ("fedem", "method.adapters=5"), ("fedrep",)
+    )] == [1, 3, 5, 1]  # fmt: skip
 
 
 def test_clients_specialise_and_their_shares_stay_with_them(double_model):
