@@ -11,6 +11,7 @@ from fedllm_bench.methods.central import Central
 from fedllm_bench.methods.ditto import Ditto
 from fedllm_bench.methods.fedavgm import FedAvgM
 from fedllm_bench.methods.feddyn import FedDyn
+from fedllm_bench.methods.fedem import FedEM
 from fedllm_bench.methods.fedkseed import FedKSeed
 from fedllm_bench.methods.fedmezo import FedMeZO
 from fedllm_bench.methods.fedopt import FedAdagrad, FedAdam, FedYogi
@@ -39,6 +40,7 @@ METHODS: dict[str, type[FedAvg]] = {
     "ditto": Ditto,
     "pfedme": PFedMe,
     "fedrep": FedRep,
+    "fedem": FedEM,
     "fedmezo": FedMeZO,
     "fedkseed": FedKSeed,
 }

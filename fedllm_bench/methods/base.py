@@ -16,6 +16,7 @@ from functools import reduce
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from fedllm_bench.common.directions import ProbeStep
 from fedllm_bench.common.trees import Tree, tmap
@@ -96,6 +97,15 @@ class FedAvg:
         `moment` is a number of (seed, round, client, step), to draw from. The slope along the direction, times the
         direction, is the gradient that `correct` and the optimiser see. `finish` then finds the seeds and slopes of all
         steps under "probes" of its client, as "seeds" and "slopes", (T,) each, and no mean gradient.
+        """
+        return None
+
+    def mixture(self, client: ClientState) -> Tensor | None:
+        """(M,) shares, of sum 1, of the M adapters that the trees of the run are of (`common/mixtures.py`), where a row
+        of the client may be of any; None where each tree is one adapter, which all rows are of.
+
+        A row then moves each adapter by the probability q that it is of it, and has the probability of all together.
+        `finish` finds the mean of q over the rows of the phase as "pi" under "mixed" of its client.
         """
         return None
 

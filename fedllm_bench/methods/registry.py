@@ -12,8 +12,8 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods import VARIANTS
 from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.step_checks import check_mixture, check_zeroth_order
 from fedllm_bench.methods.wrapping import wrap
-from fedllm_bench.methods.zeroth_checks import check_zeroth_order
 
 
 def make_method(config: RunConfig, num_clients: int | None = None) -> FedAvg:
@@ -35,6 +35,7 @@ def make_method(config: RunConfig, num_clients: int | None = None) -> FedAvg:
         raise UserError("; ".join(map(_problem, error.errors()))) from error
     _check_weighting(method, name)
     check_zeroth_order(method, config)
+    check_mixture(method, config)
     return wrap(method, config, num_clients)
 
 

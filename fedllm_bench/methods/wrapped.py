@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from torch import Tensor
+
 from fedllm_bench.common.directions import ProbeStep
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Phase, Server, Upload
@@ -47,6 +49,9 @@ class Wrapped(FedAvg):
 
     def probe(self, message: Message, client: ClientState, moment: int) -> ProbeStep | None:
         return self.inner.probe(message, client, moment)
+
+    def mixture(self, client: ClientState) -> Tensor | None:
+        return self.inner.mixture(client)
 
     def correct(self, grads: Tree, y: Tree, message: Message, client: ClientState) -> Tree:
         return self.inner.correct(grads, y, message, client)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from fedllm_bench.common.cache import key_of
 from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.common.ledger import Ledger
+from fedllm_bench.common.mixtures import Mixture, largest, marked, mixed_nll
 from fedllm_bench.common.progress import Share
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.training.cluster.computing import Piece
@@ -26,12 +27,45 @@ Values = list[Any]
 ALL = ""  # names the one adapter of all rows
 
 
+def trees_of(mixtures: Mapping[str, Mixture]) -> dict[str, Tree]:
+    """The adapters of all clients, by the client's id and the number of the adapter."""
+    return {marked(m, client): tree for client, one in mixtures.items() for m, tree in enumerate(one.parts)}
+
+
 @dataclass(frozen=True)
 class OwnAdapters:
-    """An adapter of its own for each client, by the client's id."""
+    """An adapter of its own for each client, by the client's id; or several, of which its rows have `shares`.
+
+    Values that are summed losses are then those of the mixture; all others are those of the adapter with the largest
+    share.
+    """
 
     model: LoraModel
     of_client: Mapping[str, Tree]
+    shares: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @classmethod
+    def mixed(cls, model: LoraModel, mixtures: Mapping[str, Mixture]) -> OwnAdapters:
+        """Of clients who all have as many adapters."""
+        shares = {client: tuple(one.shares) for client, one in mixtures.items()}
+        return cls(model, trees_of(mixtures), shares)
+
+    def pieces(self, piece: Piece, *, mixes: bool) -> list[Piece]:
+        """What is to be computed for a batch: once, or with each adapter of a mixture."""
+        if not self.shares:
+            return [piece]
+        if not mixes:
+            chosen = [marked(largest(self.shares[client]), client) for client in piece.owners]
+            return [replace(piece, owners=chosen)]
+        numbers = range(len(self.shares[piece.owners[0]]))
+        return [replace(piece, owners=[marked(number, client) for client in piece.owners]) for number in numbers]
+
+    def joined(self, piece: Piece, found: Sequence[Values]) -> Values:
+        """The values of a batch, from those of its :meth:`pieces`."""
+        if len(found) == 1:
+            return found[0]
+        of_rows = zip(piece.owners, zip(*found, strict=True), strict=True)
+        return [mixed_nll(values, self.shares[client]) for client, values in of_rows]
 
     @contextmanager
     def using(self, owners: Sequence[str]) -> Iterator[None]:
@@ -66,7 +100,7 @@ class Passes:
 
     `work` gives what computes a batch: a dataclass that is called with the model, and gives a value for each row of
     it. `inputs` gives all that the values depend on beside model and adapter, as JSON data. `owners` are the clients
-    of the rows, where each may have an adapter of its own.
+    of the rows, where each may have an adapter of its own. `mixes`: values are losses in nats, summed over a row.
     """
 
     plan: Sequence[Sequence[int]]
@@ -74,6 +108,7 @@ class Passes:
     inputs: Callable[[], Any]
     work: Callable[[Sequence[int]], Callable[[LoraModel], Values]]
     owners: Sequence[str] = ()
+    mixes: bool = False
 
     def by_owner(self) -> Passes:
         """With the rows of one client side by side in each batch."""
@@ -110,7 +145,8 @@ class Batches:
         call = key_of([self.of, passes.inputs(), plan]) if self.ledger else ""
         kept = [self._kept(f"{call}:{number}", len(batch)) for number, batch in enumerate(plan)]
         left = [batch for batch, values in zip(plan, kept, strict=True) if values is None]
-        computed = self._computed(model, [passes.piece(batch, is_owned=self.own is not None) for batch in left])
+        pieces = [passes.piece(batch, is_owned=self.own is not None) for batch in left]
+        computed = self._of_pieces(model, pieces, mixes=passes.mixes)
         for number, batch in enumerate(plan):
             values = kept[number]
             is_new = values is None
@@ -123,6 +159,16 @@ class Batches:
             if self.share is not None:
                 self.share.add(self.room * sizes[number] / sum(sizes), is_new=is_new)
         return found
+
+    def _of_pieces(self, model: LoraModel, pieces: Sequence[Piece], *, mixes: bool) -> Iterator[Values]:
+        """The values of each batch in its turn, where some are computed with one adapter after another."""
+        if self.own is None:
+            yield from self._computed(model, pieces)
+            return
+        parts = [self.own.pieces(piece, mixes=mixes) for piece in pieces]
+        computed = self._computed(model, [each for part in parts for each in part])
+        for piece, part in zip(pieces, parts, strict=True):
+            yield self.own.joined(piece, [next(computed) for _ in part])
 
     def _computed(self, model: LoraModel, pieces: Sequence[Piece]) -> Iterator[Values]:
         """The values of each batch in its turn."""

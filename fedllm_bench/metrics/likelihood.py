@@ -53,6 +53,7 @@ def summed_nll(
         inputs=lambda: ["nll", _content(rows)],
         work=lambda batch: LossBatch([rows[i] for i in batch]),
         owners=owners,
+        mixes=True,
     )
     return (batches or Batches()).run(model, passes)
 

@@ -15,6 +15,7 @@ from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.run_labels import base_label
 from fedllm_bench.data.pairs import whole
+from fedllm_bench.methods.fedem import num_mixed
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.report.labels import in_figure
@@ -83,7 +84,7 @@ def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) ->
 
 
 def _about_run(bench: Bench) -> dict[str, Any]:
-    config = bench.config
+    config, mixed = bench.config, num_mixed(bench.method)
     commit = RunFolder(bench.cell.folder).environment["commit"]
     return {
         "dataset": bench.cell.split.name + _controls(config) + attack_mark(config, len(bench.clients)),
@@ -97,6 +98,7 @@ def _about_run(bench: Bench) -> dict[str, Any]:
         "base_hash": bench.cell.base_hash,
         "config_hash": bench.cell.hash,
         "commit": commit,
+        **({"mixture": mixed} if mixed > 1 else {}),
     }
 
 

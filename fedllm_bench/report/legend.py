@@ -24,6 +24,10 @@ RULES = {
     "restart": "each round begins anew from the base's main directions (FRLoRA)",
     "fair": "B mended for the mean of A (LoRA-FAIR)",
 }
+MIXED = (
+    "losses and choices are of the mixture of probabilities, row by row; written answers are of the one adapter with "
+    "the largest share"
+)
 SIDES = {"before": "base", "after": "after", "local": "local"}
 
 
@@ -98,10 +102,15 @@ def _about_adapters(payload: Payload) -> list[str]:
     """Which clients have adapters of their own: in the baseline, or under a personal method in the run itself."""
     metrics, lines = payload["metrics"], []
     if payload["run"]["personal"]:
-        who = _own_adapters(payload, "after - base", "with an adapter of its own")
-        lines.append(f"{after_name(payload)}: {who}")
+        num_mixed = payload["run"].get("mixture", 1)
+        has = "with an adapter of its own" if num_mixed == 1 else f"with shares of its own in {num_mixed} adapters"
+        lines.append(f"{after_name(payload)}: {_own_adapters(payload, 'after - base', has)}")
+        if num_mixed > 1:
+            lines.append(MIXED)
         if any(name.endswith("_unseen") and entry["after"]["n"] for name, entry in metrics.items()):
-            lines.append("unseen users have no adapter of their own: they are scored with the global one")
+            global_one = "equal shares" if num_mixed > 1 else "the global one"
+            own = "shares" if num_mixed > 1 else "adapter"
+            lines.append(f"unseen users have no {own} of their own: they are scored with {global_one}")
     if any(entry["local"] for entry in metrics.values()):
         lines.append(f"local: {_own_adapters(payload, 'after - local', 'trained alone')}")
     return lines
@@ -125,7 +134,8 @@ def _never_visited(payload: Payload) -> list[str]:
         return []
     alone = bool(set(never) & set(data["local_clients"]))
     if payload["run"]["personal"]:
-        has = "answer with the global adapter" if payload["cost"]["bytes_up"] else "stay at the base model"
+        shared = "equal shares" if payload["run"].get("mixture", 1) > 1 else "the global adapter"
+        has = f"answer with {shared}" if payload["cost"]["bytes_up"] else "stay at the base model"
         role = f"{has} and count in the mean" if alone else "have no adapter and are not scored after"
     else:
         role = "are scored with the global adapter" + ("; alone (local) they stay at the base model" if alone else "")

@@ -146,6 +146,7 @@ class RunBlock:
     commit: Text | None
     base: Text = ""  # files of before do not say it, nor the next
     base_hash: Text = ""
+    mixture: Int = 1
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)

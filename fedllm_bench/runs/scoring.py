@@ -15,11 +15,12 @@ from fedllm_bench.common import files
 from fedllm_bench.common.cache import cached, key_of
 from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.common.ledger import Ledger
+from fedllm_bench.common.mixtures import Mixture
 from fedllm_bench.common.progress import Share
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.config_robust import OF_ATTACK
 from fedllm_bench.data.encoder import ChatEncoder
-from fedllm_bench.metrics.batches import ALL, Batches, OwnAdapters, using_adapters
+from fedllm_bench.metrics.batches import ALL, Batches, OwnAdapters, trees_of, using_adapters
 from fedllm_bench.metrics.items import Item, of_clients, unscored
 from fedllm_bench.metrics.registry import (
     METRICS,
@@ -95,25 +96,65 @@ def _unscored(bench: Bench, name: str, ids: Sequence[str]) -> list[Score]:
     return [unscored(item, "each client answers with an adapter of its own") for item in asked]
 
 
+def evaluate_mixtures(
+    bench: Bench, mixtures: Mapping[str, Mixture], unseen: Mixture, label: str, *, ledger: Ledger | None = None
+) -> Scores:
+    """Every metric on each client's items under its own mixture of adapters, by the client's id; then on those of
+    unseen users under `unseen`.
+
+    A metric of losses has those of the mixture. One of answers has them from the adapter with the largest share, and so
+    has a plugin's, which knows of one adapter at a time.
+    """
+    works = []
+    shared = [name for name in bench.metrics if not needs_one_model(name)]
+    of_unseen = [item for item in bench.items if item.part == "unseen"]
+    known = [(mixtures, bench.items), (dict.fromkeys((item.row.client_id for item in of_unseen), unseen), of_unseen)]
+    for of_client, items in known:
+        for ids in batched(of_client, CLIENTS_AT_ONCE if bench.model.stackable else 1):
+            own, some = {client: of_client[client] for client in ids}, of_clients(items, ids)
+            for group in together(shared):
+                if shares_passes(group):
+                    works.append(_Work(group, some, mixed=own))
+                else:
+                    works += [_Work(group, of_clients(some, [client]), one.chosen) for client, one in own.items()]
+    scores = _scores(bench, shared, works, label, ledger=ledger)
+    return {name: scores[name] if name in scores else _unscored(bench, name, list(mixtures)) for name in bench.metrics}
+
+
 @dataclass(frozen=True)
 class _Work:
-    """Metrics that share passes, on items under one adapter (None is the base alone) or under that of `each` client."""
+    """Metrics that share passes, on items under one adapter (None is the base alone), under that of `each` client, or
+    under a mixture of several that each client has.
+    """
 
     group: tuple[str, ...]
     items: Sequence[Item[Any, Any]]
     adapter: Tree | None = None
     each: Mapping[str, Tree] | None = None
+    mixed: Mapping[str, Mixture] | None = None
+
+    @property
+    def has_adapter(self) -> bool:
+        return any(one is not None for one in (self.adapter, self.each, self.mixed))
 
     def name(self) -> str:
         """Names the adapter or adapters by their contents."""
+        if self.mixed is not None:
+            shares = {client: list(one.shares) for client, one in self.mixed.items()}
+            return key_of([shares, digest_of_each(trees_of(self.mixed))])
         return digest(self.adapter) if self.each is None else digest_of_each(self.each)
+
+    def own(self, bench: Bench) -> OwnAdapters | None:
+        if self.mixed is not None:
+            return OwnAdapters.mixed(bench.model, self.mixed)
+        return OwnAdapters(bench.model, self.each) if self.each is not None else None
 
     def batches(self, bench: Bench, of: str) -> Batches:
         """Where its batches are computed: here, or by the workers of the run."""
-        own = OwnAdapters(bench.model, self.each) if self.each is not None else None
+        own = self.own(bench)
         if bench.workers is None or not shares_passes(self.group):
             return Batches(of=of, own=own)
-        trees = self.each if self.each is not None else {} if self.adapter is None else {ALL: self.adapter}
+        trees = own.of_client if own is not None else {} if self.adapter is None else {ALL: self.adapter}
         return Batches(of=of, own=own, elsewhere=bench.workers.under(of, trees, using_adapters))
 
 
@@ -129,10 +170,7 @@ def _scores(
 ) -> Scores:
     """The scores of all works, by metric and in their order, with one bar."""
     scores: Scores = {name: [] for name in names}
-    rooms = [
-        work_of(work.group, work.items, bench.settings, has_adapter=work.adapter is not None or work.each is not None)
-        for work in works
-    ]
+    rooms = [work_of(work.group, work.items, bench.settings, has_adapter=work.has_adapter) for work in works]
     end = 0.0
     with Share(f"score {label}", sum(rooms), is_brief=is_brief) as share:
         for work, room in zip(works, rooms, strict=True):

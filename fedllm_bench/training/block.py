@@ -28,6 +28,7 @@ from fedllm_bench.training.client_round import (
 )
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.recompute import recomputing
+from fedllm_bench.training.steps.mixing import Mixed, mixed_gradients, shares_of
 from fedllm_bench.training.steps.step_passes import Step, over_passes, rows_of
 from fedllm_bench.training.steps.zeroth_order import Probed, probed_gradients, probes_of
 
@@ -83,11 +84,8 @@ def _take_steps(
             break
         active, y = [progress[k].task for k in moving], rows_of(y_KP, moving)
         with recomputing(model, local.gradient_checkpointing):
-            if probes := probes_of(method, message, active, number):
-                step, probed = Step(model, layout, active, number, local), [progress[k].probed for k in moving]
-                losses, grad_KP = probed_gradients(step, y, probes, probed)
-            else:
-                losses, grad_KP = _step_gradients(model, layout, y, active, number, local)
+            step = Step(model, layout, active, number, local)
+            losses, grad_KP = _gradients(step, method, message, [progress[k] for k in moving], y)
         finite = _note_losses([progress[k] for k in moving], losses, grad_KP, number)
         moving = [k for k, good in zip(moving, finite, strict=True) if good]
         if not moving:
@@ -115,6 +113,18 @@ class _Progress:
     losses: list[float]
     failure: str | None = None
     probed: Probed = field(default_factory=Probed)
+    mixed: Mixed = field(default_factory=Mixed)
+
+
+def _gradients(
+    step: Step, method: FedAvg, message: Message, moving: Sequence[_Progress], y_KP: Tensor
+) -> tuple[list[float], Tensor]:
+    """Losses of K clients and what they follow, (K, P), by the kind of step that the method takes."""
+    if probes := probes_of(method, message, step.tasks, step.number):
+        return probed_gradients(step, y_KP, probes, [one.probed for one in moving])
+    if (shares_KM := shares_of(method, step.tasks)) is not None:
+        return mixed_gradients(step, message["params"], y_KP, shares_KM, [one.mixed for one in moving])
+    return _step_gradients(step.model, step.layout, y_KP, step.tasks, step.number, step.local)
 
 
 def _note_losses(progress: Sequence[_Progress], losses: Sequence[float], grad_KP: Tensor, number: int) -> list[bool]:
@@ -213,6 +223,8 @@ def _result(
     task, steps, failure = done.task, len(done.task.steps), done.failure
     if method.changes("probe"):
         task = replace(task, told={**task.told, **done.probed.told(y)})
+    if method.changes("mixture"):
+        task = replace(task, told={**task.told, **done.mixed.told(y)})
     state: ClientState = task.state
     upload: Upload = {}
     if failure is None:

@@ -42,8 +42,10 @@ def in_process(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks
 def trl_engine(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks:
     """One client after another, each by a TRL trainer of its own: the slow reference (`training/trl.py`).
 
-    Raises a :class:`UserError` for a method whose steps have no backward pass.
+    Raises a :class:`UserError` for a method whose steps have no backward pass, or move several adapters.
     """
+    if method.changes("mixture"):
+        raise UserError("ENGINE=trl: TRL's trainers train one adapter, and this method several; give ENGINE=inprocess")
     if method.changes("probe"):
         raise UserError("ENGINE=trl: TRL's trainers take each step by a backward pass; give ENGINE=inprocess")
     from fedllm_bench.training.trl import reference  # loads transformers, which takes seconds

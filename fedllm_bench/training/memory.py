@@ -89,7 +89,7 @@ def estimate(config: RunConfig, settings: Any, device: str = "cuda") -> MemoryEs
         ids = torch.zeros(sequences_at_once(config, device), local.sequence_length, dtype=torch.long)
         probed = has_no_backward_pass(config)
         activations = passing_bytes(model, ids, config) if probed else kept_bytes(model, ids, config)
-    of_client = clients * trainable * FLOAT32
+    of_client = clients * trainable * FLOAT32 * adapters_of(config)
     cast = trainable * _width(model) if "" in model.layers and _width(model) < FLOAT32 else 0  # of all weights, for use
     logits = min(tokens_at_once(model.vocabulary), ids.numel()) * model.vocabulary
     logits *= (SCORED_COPIES if probed else LOGITS_COPIES) * FLOAT32 + _width(model)
@@ -97,6 +97,13 @@ def estimate(config: RunConfig, settings: Any, device: str = "cuda") -> MemoryEs
     adapters += changed_base(config, model, device)
     optimizer = (PROBED_OPTIMIZER if probed else OPTIMIZER) * of_client
     return MemoryEstimate(weights, adapters, optimizer, activations, logits, trainable)
+
+
+def adapters_of(config: RunConfig) -> int:
+    """How many adapters each client trains."""
+    kind = METHODS.get(config.method.name)
+    default = getattr(kind, "adapters", 1)
+    return int(config.method.constants.get("adapters", default)) if hasattr(kind, "adapters") else 1
 
 
 def has_no_backward_pass(config: RunConfig) -> bool:

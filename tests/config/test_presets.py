@@ -34,7 +34,7 @@ def test_the_names_are_those_of_the_benchmark() -> None:
     assert set(method_names()) == {
         *("local", "fedavg", "fedprox", "scaffold", "fedavgm"),
         *("fedadagrad", "fedyogi", "fedadam", "central", "feddyn", "dp_fedavg", "hetlora"),
-        *("ditto", "pfedme", "fedrep", "fedmezo", "fedkseed"),
+        *("ditto", "pfedme", "fedrep", "fedem", "fedmezo", "fedkseed"),
     }
     assert sorted(path.stem for path in (ROOT / "benchmarks" / "profiles").glob("*.toml")) == sorted(get_args(Profile))
     assert dataset_aliases() == ALIASES

@@ -17,6 +17,7 @@ from tiny import random_tree
 
 from fedllm_bench.common.interrupts import Interrupted, Stop
 from fedllm_bench.common.ledger import Ledger
+from fedllm_bench.common.mixtures import Mixture
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.pairs import tokenise_pairs
@@ -98,6 +99,26 @@ def test_every_metric_gives_the_same_bits(name, tiny_model, other, items, pair_c
     assert found == expected
     assert found
     assert others.computed > (name != "edit_f05"), "several batches, but of the few corrections"
+
+
+@pytest.mark.parametrize("name", ["heldout", "mini_exact"])
+def test_mixtures_are_computed_elsewhere_too_and_gone_on_with(name, tiny_model, other, items, tmp_path):
+    """Also where the signal comes between two adapters of a batch."""
+    clients = list(dict.fromkeys(item.row.client_id for item in items))[:4]
+    parts = [adapter_of(tiny_model, seed) for seed in range(3)]
+    shares = ((0.2, 0.5, 0.3), (0.7, 0.2, 0.1))
+    own = OwnAdapters.mixed(tiny_model, {one: Mixture(parts, shares[k % 2]) for k, one in enumerate(clients)})
+    scored, ledger = of_clients(items, clients), Ledger(tmp_path / "mixed.batches", "key")
+    expected = METRICS[name].score(tiny_model, scored, settings_with(Batches(own=own)))
+    others = Others(other, own.of_client)
+    few = Others(other, own.of_client, most=4 if name == "heldout" else 1)
+    with pytest.raises(Interrupted):
+        METRICS[name].score(tiny_model, scored, settings_with(Batches(own=own, ledger=ledger, elsewhere=few)))
+    again = Ledger(tmp_path / "mixed.batches", "key")
+    assert METRICS[name].score(tiny_model, scored, settings_with(Batches(own=own, ledger=again, elsewhere=others))) == (
+        expected
+    )
+    assert others.computed > 1
 
 
 @pytest.mark.parametrize("name", ["heldout", "mini_exact"])

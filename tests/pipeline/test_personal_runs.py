@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from bench_runs import assert_refused, folder_of, outcome, quick, run, words
@@ -14,14 +15,21 @@ from sweeps import slow, sweep
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
+from fedllm_bench.common.mixtures import parts_of
 from fedllm_bench.common.trees import Tree, num_bytes
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.evaluation.answering.subjects import subject_of_run
+from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.report.legend import MIXED, legend
 from fedllm_bench.results.schema import check_results
+from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.folder import RunFolder
+from fedllm_bench.runs.loading import load_bench
 from fedllm_bench.runs.merging import open_trained
+from fedllm_bench.training.checkpoint import load_server
 
-PERSONAL = ("ditto", "pfedme", "fedrep")
-EACH = sweep(PERSONAL, "ditto", "fedrep")
+PERSONAL = ("ditto", "pfedme", "fedrep", "fedem")
+EACH = sweep(PERSONAL, "ditto", "fedrep", "fedem")
 MOVING = {"pfedme": ("--set", "method.lam=0.1", "--set", "method.eta=10")}  # the paper's are for SGD
 
 
@@ -127,6 +135,43 @@ def test_clients_of_fedrep_differ_in_b_alone_and_b_is_in_no_byte(folders):
         assert line["bytes_up"] == line["bytes_down"] == 3 * num_bytes({"delta": a})
 
 
+def test_losses_of_fedem_are_of_the_mixture_and_the_results_say_so(folders, tiny_split):
+    """Rows of unseen users have equal shares; their loss is made again here from the M adapters of the server."""
+    folder = folders["fedem"]
+    results = results_of(folder)
+    assert results["run"]["mixture"] == 3
+    assert "mixture" not in results_of(folders["ditto"])["run"]
+    lines = legend(results, 500)
+    assert MIXED in lines
+    assert "unseen users have no shares of their own: they are scored with equal shares" in lines
+    server = load_server(folder / "checkpoint")
+    parts = parts_of(server.params)
+    assert len(parts) == 3
+    first = tensors(folder / "adapter")
+    assert all(torch.equal(parts[0][name], first[name]) for name in first)
+    for own in own_adapters(folder).values():
+        assert any(all(torch.equal(part[name], own[name]) for name in own) for part in parts)
+    costs = [results_of(folders[name])["cost"] for name in ("fedem", "fedavg")]
+    for key in ("bytes_up", "bytes_down"):
+        assert costs[0][key] == 3 * costs[1][key]
+    assert unseen_of(folder, tiny_split, parts) == pytest.approx(scored(folder, "after", "unseen"), abs=1e-5)
+
+
+def unseen_of(folder: Path, split: Split, parts: list[Tree]) -> dict[tuple[str, str], float]:
+    bench = load_bench(Cell(RunFolder(folder).config, split, folder.parents[2], 1))
+    items = [item for item in bench.items if item.part == "unseen"]
+    alone = []
+    for part in parts:
+        with bench.model.using(part):
+            alone.append(METRICS["heldout"].score(bench.model, items, bench.settings))
+    found = {}
+    for each in zip(*alone, strict=True):
+        sums = [-score.value * score.weight for score in each]
+        whole = float(np.logaddexp.reduce(sums)) - np.log(len(sums))
+        found[each[0].cluster, each[0].item_id] = -whole / each[0].weight
+    return found
+
+
 @pytest.mark.parametrize(("method", "times"), [("ditto", 2), ("fedrep", 1), slow(("pfedme", 1))])
 def test_a_round_has_the_steps_of_fedavg_or_for_two_models_twice_as_many(method, times, folders):
     ours, theirs = (files.read_jsonl(folders[name] / "rounds.jsonl")[0]["steps"] for name in (method, "fedavg"))
@@ -172,7 +217,8 @@ def test_views_over_rounds_and_more_steps_are_passed_over_in_words(tiny_split, l
 def test_a_client_that_was_never_chosen_is_scored_with_the_global_adapter(method, tiny_split, less, tmp_path, capsys):
     more = ("--set", "federation.rounds=1", "--set", "evaluation.local_clients=0", *MOVING.get(method, ()))
     folder = run(method, tiny_split.folder, tmp_path, *less, *more)
-    assert "they answer with the global adapter and count in the mean" in " ".join(capsys.readouterr().out.split())
+    shared = "equal shares" if method == "fedem" else "the global adapter"
+    assert f"they answer with {shared} and count in the mean" in " ".join(capsys.readouterr().out.split())
     results = results_of(folder)
     never = set(results["data"]["never_visited"])
     assert len(never) == 3

@@ -16,8 +16,11 @@ UNLIKE = ("fedavg", "fedadam", "scaffold", "local", "dp_fedavg", "central", "dit
 # The engines that train the model they are given, in this process. Workers of Ray load the base of the config, and are
 # held to the bits of the first one by tests of their own (tests/training/cluster/).
 HERE = ("inprocess", "trl")
-# Methods whose steps have no backward pass, so that TRL cannot train them.
+# Methods whose steps have no backward pass, and those that train several adapters at once, of
+# completions alone: TRL can train neither.
 FORWARD_ONLY = ("fedmezo", "fedkseed")
+MIXING = ("fedem",)
+NOT_BY_TRL = (*FORWARD_ONLY, *MIXING)
 # Settings that a method cannot be without. The noise is given: to find it takes the number of clients, and seconds.
 OWN = {"dp_fedavg": ("privacy.clip=1.0", "privacy.epsilon=none", "privacy.noise_multiplier=1e-2")}
 

@@ -11,7 +11,7 @@ from block_runs import GROUPINGS, ROWS, STEPS, gap, start_of
 from dpo_runs import dpo
 from pairs import plain_logp, plain_loss, random_pairs, referenced
 from senders import NUMBERS
-from sweeps import UNLIKE, sweep
+from sweeps import MIXING, UNLIKE, sweep
 from tiny import CPU, adapter_parameters, client_task, plain_peft, plain_steps, random_tree
 
 from fedllm_bench.common.trees import tmap
@@ -46,7 +46,7 @@ def test_all_kinds_are_registered():
 @pytest.mark.parametrize(
     ("name", "kind"),
     sweep(
-        [(n, k) for n in METHODS for k in KINDS],
+        [(n, k) for n in METHODS for k in KINDS if n not in MIXING],
         *[(n, "sigmoid") for n in UNLIKE],
         *[("fedavg", k) for k in KINDS if k != "sigmoid"],
     ),

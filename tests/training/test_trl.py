@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sweeps import FORWARD_ONLY, sweep
+from sweeps import NOT_BY_TRL, sweep
 from tiny import client_task, random_part, random_tree, settings
 from trl_double import skip_without_sft_in_double, widen_trl
 from trl_steps import SHARP, check_equal, difference
@@ -90,7 +90,7 @@ def test_in_float64_they_differ_by_rounding_alone(name, double_model, tiny_run_c
     assert norm(theirs[2].upload["delta"]) > 0.1
 
 
-@pytest.mark.parametrize("name", sweep([n for n in METHODS if n not in FORWARD_ONLY], "fedavg", "scaffold", "local"))
+@pytest.mark.parametrize("name", sweep([n for n in METHODS if n not in NOT_BY_TRL], "fedavg", "scaffold", "local"))
 def test_every_method_has_the_same_round_on_both_engines(name, tiny_model, tiny_run_config):
     config = tiny_run_config(name)
     method, local = make_method(config), settings(steps=1)

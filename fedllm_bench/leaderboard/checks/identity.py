@@ -16,6 +16,7 @@ from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.schema import Suite
 from fedllm_bench.leaderboard.submission.submitted import Submitted, SubmittedRun
 from fedllm_bench.leaderboard.submission.tracks import rule_problems
+from fedllm_bench.methods.fedem import num_mixed
 from fedllm_bench.runs.cell import settings_hash
 from fedllm_bench.scores.tuning_seeds import FIRST_FOR_TUNING, is_for_tuning
 
@@ -115,7 +116,9 @@ def _about(run: SubmittedRun) -> Iterator[Problem]:
     }
     if about.get("base_hash"):  # files of before do not say it
         expected["base_hash"] = entry.base_hash
-    wrong = {key: about[key] for key, value in expected.items() if about[key] != value}
+    if (mixed := num_mixed(run.method)) > 1 or "mixture" in about:
+        expected["mixture"] = mixed
+    wrong = {key: about.get(key) for key, value in expected.items() if about.get(key) != value}
     if wrong:
         text = "; ".join(f"{key} is {value!a}, not {expected[key]!a}" for key, value in wrong.items())
         yield Problem(

@@ -35,7 +35,8 @@ class Step:
     local: Local
 
 
-LossesOf = Callable[[Tensor], Tensor]  # of the packed adapters of the clients in a pass: their losses
+LossesOf = Callable[[Tensor], Tensor]  # of the packed adapters of the clients in a pass: their losses, or their rows'
+AddRows = Callable[[list[int], Tensor, Tensor, LossesOf], None]
 
 
 def over_passes(step: Step, y_KP: Tensor, add: Callable[[list[int], LossesOf], None]) -> None:
@@ -44,6 +45,27 @@ def over_passes(step: Step, y_KP: Tensor, add: Callable[[list[int], LossesOf], N
     It gives the part of the pass in their losses: means over all tokens or pairs of a client's step. `y_KP` are the
     adapters of all clients, where an objective looks at the whole step first.
     """
+
+    def of_clients(rows: Pass, owners: list[int], of_row_R: Tensor, num_terms_K: Tensor) -> None:
+        add(owners, partial(_pass_losses, step, rows, owners, of_row_R, num_terms_K))
+
+    _over(step, y_KP, of_clients)
+
+
+def over_rows(step: Step, y_KP: Tensor, add: AddRows) -> None:
+    """As :func:`over_passes`, by row: `add` gets the clients of a pass, the place of each of its R rows among them,
+    (R,), the terms of each client's whole step, and a function that gives the sum of the loss over each row, (R,).
+    """
+
+    def of_rows(rows: Pass, owners: list[int], of_row_R: Tensor, num_terms_K: Tensor) -> None:
+        ones_R, each_R = torch.ones_like(of_row_R), torch.arange(len(rows), device=of_row_R.device)
+        add(owners, of_row_R, num_terms_K, partial(_pass_losses, step, rows, owners, each_R, ones_R))
+
+    _over(step, y_KP, of_rows)
+
+
+def _over(step: Step, y_KP: Tensor, call: Callable[[Pass, list[int], Tensor, Tensor], None]) -> None:
+    """Each pass with its owners, the places of its rows among them, and the terms of their steps."""
     plan, layout = step.model.plan, step.layout
     passes = passes_of(step.tasks, step.number, plan.tokens, packed=plan.packed)
     prepared = OBJECTIVES[step.local.loss].prepared
@@ -55,24 +77,28 @@ def over_passes(step: Step, y_KP: Tensor, add: Callable[[list[int], LossesOf], N
     try:
         for rows in passes:
             owners = sorted({each.owner for each in rows})
-            add(owners, partial(_pass_losses, step, rows, owners, num_terms_K[owners]))
+            of_row_R = torch.tensor([owners.index(each.owner) for each in rows], device=y_KP.device)
+            call(rows, owners, of_row_R, num_terms_K[owners])
     finally:
         step.model.switch.masks, step.model.switch.segments = None, ()
         detach(step.model.layers)
 
 
-def _pass_losses(step: Step, pass_rows: Pass, owners: list[int], num_terms_K: Tensor, y_KP: Tensor) -> Tensor:
-    """`y_KP` and `num_terms_K` are those of the `owners` alone."""
+def _pass_losses(
+    step: Step, pass_rows: Pass, owners: list[int], sums_to_R: Tensor, num_terms: Tensor, y_KP: Tensor
+) -> Tensor:
+    """`y_KP` are the adapters of the `owners` alone; `sums_to_R` says to which of the losses that it gives a row adds,
+    and each of these is divided by its `num_terms`.
+    """
     model, objective = step.model, OBJECTIVES[step.local.loss]
     attach(model.layers, step.layout.unpack(y_KP))
     rows = [each.row for each in pass_rows]
     sequences = [sequence for row in rows for sequence in row.sequences]
     batch = collate(sequences, y_KP.device, packed=model.plan.packed)
-    of_row = torch.tensor([owners.index(each.owner) for each in pass_rows], device=y_KP.device)
     model.switch.segments = segments(pass_rows, owners, batch.spans)
     drops = objective.dropout and model.switch.dropout
     model.switch.masks = _masks(pass_rows, step.tasks, step.number, batch) if drops else None
-    return objective.losses(model, batch, Rows(rows, of_row, num_terms_K), step.local)
+    return objective.losses(model, batch, Rows(rows, sums_to_R, num_terms), step.local)
 
 
 def rows_of(whole_KP: Tensor, picked: Sequence[int]) -> Tensor:

@@ -38,6 +38,8 @@ def tasks_of(
     tasks = []
     for k in clients:
         state = {key: random_tree(tree, seed=20 + k) for key, tree in method.client_init(start).items()}
+        if method.changes("mixture"):
+            state = {key: {name: t.softmax(0) for name, t in tree.items()} for key, tree in state.items()}  # shares
         tasks.append(client_task(k, part, ROWS[k], local, steps=steps[k], state=state))
     return tasks
 

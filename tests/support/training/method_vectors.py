@@ -17,7 +17,7 @@ from fedllm_bench.methods.base import ClientState, FedAvg
 from fedllm_bench.methods.wrapped import Wrapped
 from fedllm_bench.training import block
 from fedllm_bench.training.aggregation import Gathered, Mean
-from fedllm_bench.training.steps import zeroth_order
+from fedllm_bench.training.steps import mixing, zeroth_order
 
 SGD = settings(optimizer="sgd", lr=LR, clip=1e9, weight_decay=0.0)
 
@@ -51,6 +51,17 @@ def run_suite(method: FedAvg, f: Quadratic, x: Tensor, patch: pytest.MonkeyPatch
         pairs = zip(step.tasks, y_KP, strict=True)
         return torch.stack([f.loss(task.client, as_vector(step.layout.unpack(y))) for task, y in pairs])
 
+    def rows(step, y_KP, add):
+        """One row of each client, of the loss of `f`."""
+        every = torch.arange(len(step.tasks))
+
+        def losses_of(y_KP):
+            pairs = zip(step.tasks, y_KP, strict=True)
+            return torch.stack([f.loss(task.client, as_vector(step.layout.unpack(y))) for task, y in pairs])
+
+        add(every.tolist(), every, torch.ones_like(every), losses_of)
+
+    patch.setattr(mixing, "over_rows", rows)
     patch.setattr(block, "_step_gradients", gradients)
     patch.setattr(zeroth_order, "step_losses", losses)
     part = random_part(seed=0, num_rows=20)

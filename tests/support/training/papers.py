@@ -288,6 +288,27 @@ def fedrep(f: Quadratic, x: Tensor, own_steps: Sequence[int], num_own: int) -> t
     return path, [torch.cat([h[k], x[num_own:]]) for k in range(NUM_CLIENTS)]
 
 
+def fedem(f: Quadratic, first: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[Tensor]]:
+    """Marfoq et al., Algorithm 1, with one row of each client, whose q is of each step: the paths of all theta_m, and
+    the pi_k at the end."""
+    theta, paths = list(first), [[] for _ in first]
+    pi = [torch.full((len(theta),), 1 / len(theta), dtype=torch.float64)] * NUM_CLIENTS
+    for chosen in CHOSEN:
+        ends: dict[int, list[Tensor]] = {}
+        for k in chosen:
+            y, seen = list(theta), []
+            for _ in range(STEPS[k]):
+                q = pi[k] * torch.stack([torch.exp(-f.loss(k, each)) for each in y])
+                q = q / q.sum()
+                y = [each - LR * q_m * f.grad(k, each) for each, q_m in zip(y, q, strict=True)]
+                seen.append(q)
+            ends[k], pi[k] = y, sum(seen) / len(seen)
+        theta = [mean(chosen, {k: ends[k][m] for k in chosen}, by_rows=True) for m in range(len(theta))]
+        for path, each in zip(paths, theta, strict=True):
+            path.append(each)
+    return paths, pi
+
+
 Transcription = Callable[[Quadratic, Tensor], Sequence[Tensor]]
 PROXIMAL: dict[str, Any] = {"lam": 1.5, "eta": 0.4, "beta": 0.9, "inner_steps": 2}
 PARTS = {"local_parts": "w", "own_share": 0.5}
@@ -313,6 +334,8 @@ PAPERS: dict[str, dict[str, tuple[dict[str, Any], Transcription]]] = {
         "ditto": ({"lam": 0.8}, lambda f, x: ditto(f, x, lam=0.8)[0]),
         "pfedme": (PROXIMAL, lambda f, x: pfedme(f, x, **PROXIMAL)[0]),
         "fedrep": (PARTS, lambda f, x: fedrep(f, x, OWN_STEPS, num_own=2)[0]),
+        # of numbers that are no A, all models begin alike, and stay so: half a gradient each
+        "fedem": ({"adapters": 2}, lambda f, x: fedem(f, [x, x])[0][0]),
         "fedmezo": ({"mu": 0.2}, lambda f, x: fedmezo(f, x, mu=0.2, direction=drawn_direction)),
         "fedkseed": (
             {"mu": 0.2, "seeds": 6, "pro": False},

@@ -34,7 +34,7 @@ def over_ray(run: TrainingRun, model: Any, folder: Path) -> TrainingRun:
     return replace(run, config=config, map_blocks=ENGINES["ray"](model, run.method, config), folder=folder)
 
 
-@pytest.mark.parametrize("method", ["fedavg", "scaffold", "fedadam", "local", "central", "ditto", "fedrep"])
+@pytest.mark.parametrize("method", ["fedavg", "scaffold", "fedadam", "local", "central", "ditto", "fedrep", "fedem"])
 def test_workers_leave_the_bits_that_one_process_leaves(
     method: str, cluster: Any, tiny_run_config: Any, tiny_model: Any, tiny_clients: Any, tmp_path: Path
 ) -> None:

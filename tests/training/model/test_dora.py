@@ -147,7 +147,7 @@ def test_every_method_trains_and_resumes_with_the_same_bits(name, single, tiny_c
     for each in (whole, broken):
         each.folder.mkdir()
     server = run_rounds(whole, start)
-    moved = {n: t - start[n] for n, t in server.params.items() if n.endswith(MAGNITUDE)}
+    moved = {n: t - start[n] for n, t in method.adapter(server).items() if n.endswith(MAGNITUDE)}
     assert len(moved) == 2 * len(ALL_LINEAR)
     assert method.personal or norm(moved) > 1e-3
     with pytest.raises(Killed):

@@ -13,7 +13,7 @@ from bench_runs import assert_refused, quick, run
 from merged_models import logits
 from resumed_rounds import Killed, killed_at, left_behind, same_bits
 from senders import own_parts
-from sweeps import PLAIN_LORA
+from sweeps import MIXING, PLAIN_LORA
 from tiny import client_task, plain_loss, plain_steps, random_part, settings, widen_norms
 
 from fedllm_bench.common.errors import UserError
@@ -153,7 +153,7 @@ SMALL = ("upload_dtype=int4", "error_feedback=true", "download_dtype=int8", "sca
 
 
 @pytest.mark.parametrize(
-    ("name", "sent"), [*((name, ()) for name in sorted(METHODS.keys() - PLAIN_LORA)), ("fedavg", SMALL)]
+    ("name", "sent"), [*((name, ()) for name in sorted(METHODS.keys() - PLAIN_LORA - {*MIXING})), ("fedavg", SMALL)]
 )
 def test_every_method_trains_and_resumes_with_the_same_bits(
     name, sent, single, tiny_clients, tiny_run_config, tmp_path

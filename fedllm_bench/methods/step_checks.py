@@ -1,4 +1,4 @@
-"""What methods without a backward pass cannot run with."""
+"""What methods whose steps are no plain backward pass of one adapter cannot run with."""
 
 from __future__ import annotations
 
@@ -32,6 +32,24 @@ def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
     if isinstance(method, FedKSeed):
         _check_numbers(config)
         _check_rule(method, config)
+
+
+def check_mixture(method: FedAvg, config: RunConfig) -> None:
+    """Raise a :class:`UserError` for settings that clients with a mixture of adapters cannot have."""
+    if not method.changes("mixture"):
+        return
+    other = {
+        "ENGINE=trl": config.engine == "trl",
+        f"local.loss={config.local.loss}": config.local.loss != "sft",
+        "model.trainable=full": config.model.trainable == "full",
+        f"lora.ranks={config.lora.ranks}": config.lora.ranks is not None,
+        "communication.aggregation_error=true": config.communication.aggregation_error,
+    }
+    if given := [setting for setting, is_given in other.items() if is_given]:
+        raise UserError(
+            f"{given[0]}: {config.method.name} weighs completions by their probability under each of several adapters "
+            "of one rank, in steps of its own; leave it out or take fedavg"
+        )
 
 
 def _check_numbers(config: RunConfig) -> None:
