@@ -212,5 +212,5 @@ def test_settings_that_contradict_a_rule_are_refused(options, text, tiny_run_con
 
 def test_trl_cannot_refer_to_a_base_that_changes(tiny_run_config):
     config = tiny_run_config("fedavg", rule("exact"), engine="trl", dataset="chatbot_pa")
-    with pytest.raises(UserError, match="for DPO's reference"):
+    with pytest.raises(UserError, match="for the reference"):
         make_method(config)
