@@ -24,6 +24,7 @@ from fedllm_bench.data.pairs import tokenise_pairs
 from fedllm_bench.metrics import running
 from fedllm_bench.metrics.batches import ALL, Batches, OwnAdapters, using_adapters
 from fedllm_bench.metrics.items import of_clients, pair_items
+from fedllm_bench.metrics.memorisation import OfMemory
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.plugins import in_use
 from fedllm_bench.runs.reference import with_reference
@@ -88,10 +89,19 @@ def settings_with(batches: Batches) -> Any:
     return replace(SETTINGS, batch_tokens=300, batches=batches)
 
 
+def asked_of_memory(items: list[Any]) -> list[Any]:
+    """Some held-out items as if they were training rows, and some as canaries with the code of another as control."""
+    some = [item for item in items if item.part == "heldout" and item.tokens is not None][:12]
+    members = [replace(item, part="train", row=replace(item.row, row_id=f"t-{item.row.row_id}")) for item in some]
+    canaries = [replace(item, part="canary", choices=("12345678", "87654321", "11112222")) for item in some]
+    return [*items, *members, *canaries]
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_gives_the_same_bits(name, tiny_model, other, items, pair_clients):
     tree = adapter_of(tiny_model)
     scored = items if METRICS[name].task == "sft" else pair_items(pair_clients)
+    scored = asked_of_memory(scored) if isinstance(METRICS[name], OfMemory) else scored
     others = Others(other, {ALL: tree})
     with tiny_model.using(tree):
         expected = METRICS[name].score(tiny_model, scored, settings_with(Batches()))

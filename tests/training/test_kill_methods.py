@@ -47,7 +47,8 @@ def kill_in(run: TrainingRun, model: LoraModel, round_num: int, delay_seconds: f
 
 
 def test_every_objective_has_a_case():
-    assert list(OBJECTIVE_CASES) == list(OBJECTIVES)
+    """KTO's is in test_resume_dpo.py: its rows are answers, not pairs."""
+    assert [*OBJECTIVE_CASES, "kto"] == list(OBJECTIVES)
 
 
 @pytest.mark.parametrize(
