@@ -61,12 +61,12 @@ OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENG
 
 help:
 	@echo 'FedLLM-Bench: the benchmark of federated learning for large language models; [defaults]'
-	@echo
 	@echo '  make bench       run one cell and show its results: make bench METHOD=fedprox SET="local.lr=1e-4"'
-	@echo '                     DATASET [aya]  METHOD [fedavg] fedprox scaffold fedavgm fedadagrad fedyogi'
-	@echo '                       fedadam feddyn dp_fedavg ditto pfedme fedrep central local  SEED [0]  ENGINE [inprocess] | ray'
-	@echo '                     SPLIT folder  MODEL name | folder | hub id  METRICS a,b  SET "key=value ..."'
-	@echo '                     PROFILE mini | small | gpu24 | paper  VARIANT [paper] | released  OUT [runs]'
+	@echo '                     METHOD [fedavg] fedprox scaffold fedavgm fedadagrad fedyogi fedadam feddyn'
+	@echo '                       dp_fedavg hetlora ditto pfedme fedrep fedem fedmezo fedkseed central local'
+	@echo '                     DATASET [aya]  SEED [0]  ENGINE [inprocess] | ray  SPLIT folder  METRICS a,b'
+	@echo '                     MODEL name | folder | hub id  SET "key=value ..."  VARIANT [paper] | released'
+	@echo '                     PROFILE mini | small | gpu24 | paper  OUT [runs]'
 	@echo '  make grid        methods and seeds, one table: make grid METHODS=fedavg,fedprox,local SEEDS=0,1,2'
 	@echo '                     DATASET one | a,b | all  METHODS [all]  SEEDS [0,1,2]  JOBS [cores]  SHARD I/N'
 	@echo '                     TABLE methods | .toml  and the variables of bench but METHOD and SEED'

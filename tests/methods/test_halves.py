@@ -9,10 +9,12 @@ import torch
 from factor_runs import CHOSEN, LR, NUM_ROWS, START, STEPS, gradient, run_factors
 from resumed_rounds import Killed, anew, initial, killed_at, left_behind, outcome_of, same_bits, undisturbed
 from senders import SENDING
+from sweeps import FORWARD_ONLY
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.common.trees import Tree, num_bytes, tmap
+from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.adapters.halves import Alternate, ShareA
 from fedllm_bench.methods.base import FedAvg, Upload
 from fedllm_bench.methods.fedavgm import FedAvgM
@@ -141,7 +143,7 @@ def test_no_b_is_in_what_leaves_a_client(monkeypatch, tiny_run_config):
     uploads: list[Upload] = [
         upload
         for name in SENDING
-        if name != "dp_fedavg"
+        if name not in ("dp_fedavg", *FORWARD_ONLY) and not METHODS[name].personal
         for of_round in run_factors(make_method(tiny_run_config(name, SHARED)), monkeypatch).uploads
         for upload in of_round.values()
     ]

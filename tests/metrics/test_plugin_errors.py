@@ -38,7 +38,7 @@ def score(*_):
 INFO = MetricInfo(name="few", version="1", unit="share", higher_is_better=True, description="")
 METRICS = {"few": OpenMetric(info=INFO, benchmark="mini", needs_judge=False, low=0, high=1, score=score, MORE)}
 """
-ITEMS: list[Any] = [SimpleNamespace(row=SimpleNamespace(client_id="anna", row_id="a"))]
+ITEMS: list[Any] = [SimpleNamespace(part="heldout", row=SimpleNamespace(client_id="anna", row_id="a"))]
 NOTHING: Any = None
 
 

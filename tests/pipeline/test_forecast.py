@@ -19,9 +19,9 @@ from fedllm_bench.pipeline import forecast, probe
 from fedllm_bench.pipeline.stages import run_cell
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.loading import load_bench
-from fedllm_bench.training import block
 from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.passes import PassPlan
+from fedllm_bench.training.steps import step_passes
 
 QUICK = ("evaluation.local_clients=2", "federation.rounds=2", "evaluation.metrics=heldout")
 
@@ -35,7 +35,7 @@ def test_the_tokens_of_training_are_those_that_go_through_the_model(
     method, tiny_split, tiny_run_config, tmp_path, monkeypatch
 ):
     seen: list[int] = []
-    real = block.collate
+    real = step_passes.collate
 
     def counting(rows: Any, device: Any, *, packed: bool) -> Any:
         batch = real(rows, device, packed=packed)
@@ -45,7 +45,7 @@ def test_the_tokens_of_training_are_those_that_go_through_the_model(
     config = tiny_run_config(method, *QUICK, "local.accumulation=2", "local.micro_batch=3", "local.block_size=2")
     bench = load_bench(cell_of(config, tiny_split, tmp_path))
     run = probe.training_run(bench)
-    monkeypatch.setattr(block, "collate", counting)
+    monkeypatch.setattr(step_passes, "collate", counting)
     expected = probe.trained_tokens(run)
     only = frozenset(bench.local_sample)
     for number in range(2):

@@ -81,7 +81,7 @@ def payload(metrics) -> dict:
         results_payload(
             run={
                 "dataset": "mini-aya", "method": "fedprox", "profile": "mini", "track": "mini", "seed": 0,
-                "model": "mini", "config_hash": "abc", "commit": None, "personal": False,
+                "model": "mini", "config_hash": "abc", "commit": None, "personal": False, "mixture": 1,
                 "base": "embedded model", "base_hash": "0" * 64,
             },
             data={

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from block_runs import ROWS, STEPS, gap, start_of, tasks_of
+from block_runs import ROWS, gap, planned_steps, start_of, tasks_of
 from dpo_runs import dpo
 from pairs import random_pairs
 from sweeps import UNLIKE, sweep
@@ -107,7 +107,7 @@ def test_all_switches_together_change_nothing(name, kind, fast, slow, tiny_run_c
     for module in (loss, log_probabilities, pair_losses):
         monkeypatch.setattr(module, "counted_nll", nll_of_all_logits)
     plain = trained(slow, name, kind, tiny_run_config, [[k] for k in clients])
-    assert [len(result.losses) for result in quick] == [STEPS[k] for k in clients]
+    assert [len(result.losses) for result in quick] == planned_steps(make_method(tiny_run_config(name)))
     assert any(np.diff(result.losses).any() for result in quick)
     for one, other in zip(plain, quick, strict=True):
         assert gap(one, other) < 1e-11

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from block_runs import GROUPINGS, ROWS, STEPS, gap, start_of, tasks_of
+from block_runs import GROUPINGS, ROWS, gap, planned_steps, start_of, tasks_of
 from sweeps import UNLIKE, sweep
 from tiny import (
     CPU,
@@ -61,8 +61,7 @@ def test_clients_at_once_are_the_clients_one_by_one(name, optimizer, dropping, t
     message = method.broadcast(method.init(start))
     tasks = tasks_of(method, start, local)
     alone = [train_block(dropping, method, message, [task], local)[0] for task in tasks]
-    planned = [sum(len(phase.steps) for phase in method.phases(steps)) for steps in STEPS.values()]
-    assert [len(result.losses) for result in alone] == planned
+    assert [len(result.losses) for result in alone] == planned_steps(method)
     for grouping in GROUPINGS:
         for group in grouping:
             together = train_block(dropping, method, message, [tasks[k] for k in group], local)

@@ -168,18 +168,18 @@ def test_the_checkpoint_holds_the_change_of_the_base(left):
 @pytest.mark.parametrize(
     ("method", "options", "text"),
     [
-        ("scaffold", ["flex"], "scaffold has an own `init`"),
-        ("scaffold", ["stack"], "scaffold has an own `init`"),
-        ("scaffold", ["exact", "method.eta=0.5"], "scaffold has an own `init`"),
-        ("fedadam", ["exact"], "fedadam has an own `init`"),
-        ("feddyn", ["stack"], "feddyn has an own `init`"),
-        ("fedavgm", ["fair"], "fedavgm has an own"),
+        ("scaffold", ["flex"], "scaffold has a step `init` of its own"),
+        ("scaffold", ["stack"], "scaffold has a step `init` of its own"),
+        ("scaffold", ["exact", "method.eta=0.5"], "scaffold has a step `init` of its own"),
+        ("fedadam", ["exact"], "fedadam has a step `init` of its own"),
+        ("feddyn", ["stack"], "feddyn has a step `init` of its own"),
+        ("fedavgm", ["fair"], "fedavgm has a step"),
         ("local", ["flex"], "local sends nothing"),
         ("central", ["stack"], "central has no clients"),
         ("dp_fedavg", ["stack"], "the noise of privacy is for a mean of uploads"),
         ("fedavg", ["exact", "lora.ranks=1,4"], "it is for clients of one rank"),
         ("fedavg", ["fair", "lora.ranks=1,4"], "it is for clients of one rank"),
-        ("hetlora", ["stack"], "hetlora has an own"),
+        ("hetlora", ["stack"], "hetlora has a step"),
     ],
 )
 def test_what_a_rule_cannot_be_put_around_is_refused_in_one_line(method, options, text, tiny_run_config):

@@ -66,6 +66,7 @@ QUICK = [
             "fedrep": ("frozen_a", "ranks", "int4", "secure sum"),
             "fedmezo": ("exact", "share_a", "alternate"),
             "fedkseed": ("median",),
+            "fedem": ("int4", "krum"),
         }.items()
         for setting in settings
     ),

@@ -44,6 +44,11 @@ def tasks_of(
     return tasks
 
 
+def planned_steps(method: FedAvg) -> list[int]:
+    """Local steps of each client, over all phases of its round."""
+    return [sum(len(phase.steps) for phase in method.phases(steps)) for steps in STEPS.values()]
+
+
 def gap(a: ClientResult, b: ClientResult) -> float:
     """The largest difference in anything that two results hold of numbers."""
     assert (a.client, a.client_id, a.num_examples, a.failure) == (b.client, b.client_id, b.num_examples, b.failure)
