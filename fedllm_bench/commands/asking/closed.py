@@ -54,14 +54,16 @@ def _listed() -> Iterator[str]:
 
     yield f"Open-ended  {', '.join(sorted(BENCHMARKS))}"
     yield "Closed, asked by lm-eval:"
-    for name, benchmark in sorted(closed_benchmarks().items()):
+    benchmarks, groups = closed_benchmarks(), closed_groups()
+    width = max(map(len, (*benchmarks, *groups)))
+    for name, benchmark in sorted(benchmarks.items()):
         task = benchmark.task[0] if len(benchmark.task) == 1 else f"{len(benchmark.task)} tasks"
         code = ", runs code" if benchmark.needs_code else ""
         shots = "1 shot" if benchmark.shots == 1 else f"{benchmark.shots} shots"
-        yield f"  {name:<31} {task:<42} {shots}{code}; {benchmark.data}"
+        yield f"  {name:<{width}} {task:<42} {shots}{code}; {benchmark.data}"
     yield "Groups:"
-    for name, members in sorted(closed_groups().items()):
-        yield f"  {name:<31} {', '.join(members)}"
+    for name, members in sorted(groups.items()):
+        yield f"  {name:<{width}} {', '.join(members)}"
 
 
 def request_of(args: argparse.Namespace, closed: Sequence[ClosedBenchmark]) -> ClosedRequest:
