@@ -283,7 +283,7 @@ def paths_of(value, prefix=()):
 
 
 # Keys that files of before do not have.
-NOT_BEFORE = {("run", "base"), ("run", "base_hash"), ("aggregation",), ("attack",)}
+NOT_BEFORE = {("run", "base"), ("run", "base_hash"), ("run", "mixture"), ("aggregation",), ("attack",)}
 
 
 def test_a_file_without_the_later_keys_is_read(payload):
@@ -293,7 +293,8 @@ def test_a_file_without_the_later_keys_is_read(payload):
             parent = parent[name]
         del parent[key]
     found = results_of(payload)
-    assert (found.run.base, found.run.base_hash, found.aggregation, found.attack) == ("", "", None, None)
+    run = found.run
+    assert (run.base, run.base_hash, run.mixture, found.aggregation, found.attack) == ("", "", 1, None, None)
 
 
 def test_every_missing_key_is_refused_by_its_name(payload):
