@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from fedllm_bench.config.added import ADDED
+
 OBJECTIVES_OF = {"sft": ("sft",), "preference": ("dpo", "kto")}  # by the task of a split
 WITHOUT_REFERENCE = ("simpo", "orpo")  # kinds of local.dpo_loss
+# Constants of one objective -> the settings that read them. Presets give dpo_beta and dpo_loss=sigmoid for all.
+READ_BY = {
+    "dpo_loss": {"loss": "dpo"},
+    "simpo_gamma": {"loss": "dpo", "dpo_loss": "simpo"},
+    "kto_desirable": {"loss": "kto"},
+    "kto_undesirable": {"loss": "kto"},
+}
+UNSET = {"dpo_loss": "sigmoid", **ADDED["local"]}
 
 
 class RowSettings(Protocol):
@@ -35,6 +45,8 @@ class LossSettings(Protocol):
     @property
     def micro_batch(self) -> int: ...
     @property
+    def simpo_gamma(self) -> float: ...
+    @property
     def kto_desirable(self) -> float: ...
     @property
     def kto_undesirable(self) -> float: ...
@@ -57,7 +69,20 @@ def check_objective(data: RowSettings, local: LossSettings, engine: str) -> None
             f"local.dpo_loss={local.dpo_loss}: TRL has its trainer among its experiments, and engine=trl does not take "
             "it; give engine=inprocess"
         )
+    _check_read(local)
     _check_canaries(data)
+
+
+def _check_read(local: LossSettings) -> None:
+    """Refuse a constant of another objective: it would change nothing."""
+    for key, readers in READ_BY.items():
+        other = [
+            f"local.{name}={getattr(local, name)}" for name, value in readers.items() if getattr(local, name) != value
+        ]
+        value = getattr(local, key)
+        if other and value != UNSET[key]:
+            needed = " and ".join(f"local.{name}={wanted}" for name, wanted in readers.items())
+            raise ValueError(f"local.{key}={value}: it belongs to {needed}, and here is {other[0]}; leave it out")
 
 
 def _check_kto(local: LossSettings) -> None:

@@ -27,6 +27,9 @@ ClientState = dict[str, Tree]  # stays with the client between rounds; {} for mo
 Weighting = Literal["examples", "uniform"]
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+# mu of a zeroth-order step. Below, the rounding of a loss in float32 over 2 mu is larger than most slopes, and then mu
+# z is lost in the weights; above, it is larger than the weights.
+Distance = Annotated[float, Field(ge=1e-6, le=1)]
 
 
 @dataclass(frozen=True)

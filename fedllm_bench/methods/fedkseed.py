@@ -30,12 +30,12 @@ from torch import Tensor
 
 from fedllm_bench.common.directions import ProbeStep, move_
 from fedllm_bench.common.trees import Tree, tmap
-from fedllm_bench.methods.base import ClientState, FedAvg, Message, Rate, Server, Upload
+from fedllm_bench.methods.base import ClientState, Distance, FedAvg, Message, Server, Upload
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedKSeed(FedAvg):
-    mu: Rate
+    mu: Distance
     seeds: Annotated[int, Field(ge=1, le=2**20)]  # K
     pro: bool
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedllm_bench.common.directions import ProbeStep
-from fedllm_bench.methods.base import ClientState, FedAvg, Message, Rate
+from fedllm_bench.methods.base import ClientState, Distance, FedAvg, Message
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedMeZO(FedAvg):
-    mu: Rate
+    mu: Distance
 
     def probe(self, message: Message, client: ClientState, moment: int) -> ProbeStep | None:
         return ProbeStep(moment, self.mu)

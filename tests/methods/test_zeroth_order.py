@@ -178,6 +178,10 @@ def test_with_one_seed_every_step_is_along_it(monkeypatch):
         ("fedkseed", ("method.seeds=0",), {}, "method.seeds: got 0"),
         ("fedkseed", ("method.mu=0",), {}, "method.mu: got 0.0"),
         ("fedmezo", ("method.mu=-1",), {}, "method.mu: got -1.0"),
+        ("fedmezo", ("method.mu=1e-30",), {}, "method.mu: got 1e-30, it should be greater than or equal to 0.000001"),
+        ("fedkseed", ("method.mu=9e-7",), {}, "method.mu: got 9e-07, it should be greater than or equal to 0.000001"),
+        ("fedmezo", ("method.mu=1e9",), {}, "method.mu: got 1000000000.0, it should be less than or equal to 1"),
+        ("fedkseed", ("method.mu=2",), {}, "method.mu: got 2.0, it should be less than or equal to 1"),
     ],
 )
 def test_what_has_no_meaning_without_a_backward_pass_is_refused_in_one_line(

@@ -93,6 +93,17 @@ REFUSED = {
     "split and shuffled": (("local.loss=kto", "data.split_pairs=true", "data.shuffle_users=true"), "leave one of them"),
     "sft of pairs": (("local.loss=sft",), "data.task 'preference' needs 'dpo' or 'kto'"),
     "another loss": (("local.dpo_loss=simppo",), r"local\.dpo_loss .*got .simppo."),
+    "kto under a loss of pairs": (("local.loss=kto", "local.dpo_loss=ipo"), r"dpo_loss=ipo: it belongs to .*loss=dpo"),
+    "a margin of another loss": (
+        ("local.simpo_gamma=1",),
+        r"dpo_loss=simpo, and here is local\.dpo_loss=sigmoid; leave",
+    ),
+    "a margin under kto": (
+        ("local.loss=kto", "local.simpo_gamma=1"),
+        r"simpo_gamma=1.0: it belongs to local\.loss=dpo",
+    ),
+    "good answers of pairs": (("local.kto_desirable=2",), r"local\.kto_desirable=2.0: it belongs to local\.loss=kto"),
+    "bad answers of pairs": (("local.kto_undesirable=2",), "loss=kto, and here is local.loss=dpo; leave it out"),
     "a margin below 0": (("local.simpo_gamma=-1",), r"local\.simpo_gamma .*got -1"),
     "a weight that is not finite": (("local.kto_desirable=inf",), "local.kto_desirable"),
 }
