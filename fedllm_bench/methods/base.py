@@ -151,7 +151,7 @@ class FedAvg:
         return server.params
 
     def serve(self, params: Tree, client: ClientState) -> Tree:
-        """The adapter with which a client answers after training."""
+        """The adapter with which a client answers after training; `client` is its state and what it was told."""
         return params
 
     def changes(self, hook: str) -> bool:

@@ -215,7 +215,8 @@ def final_adapters(bench: Bench, server: Server) -> Iterator[tuple[str, Tree]]:
 
 def own_adapter(bench: Bench, server: Server, client: int) -> Tree:
     """What one client answers with; one that was never chosen has what its method gives to those."""
-    return bench.method.serve(server.params, state_of(bench, server, client))
+    known = {**state_of(bench, server, client), **bench.method.tell(server, client)}
+    return bench.method.serve(server.params, known)
 
 
 def state_of(bench: Bench, server: Server, client: int) -> ClientState:

@@ -36,8 +36,8 @@ from fedllm_bench.training.tasks import clients_of_length
 
 FLOAT32 = 4  # bytes; adapters and optimiser states have this type whatever the base has
 # Tensors of the size of a client's adapter: it and what the server sent, with error feedback also what it did not send
-# yet; and at the optimiser's step the sum of gradients, the gradient, the clipped one, both moments before and after,
-# and three on the way.
+# yet (twice in a round of several trainings: as it was before the round too); and at the optimiser's step the sum of
+# gradients, the gradient, the clipped one, both moments before and after, and three on the way.
 ADAPTERS, UNSENT, OPTIMIZER = 2, 1, 10
 # Of a method without a backward pass, where SGD has no moments: the gradient and a part of a direction; or at the end
 # of a round a copy of the adapter, and its change.
@@ -93,7 +93,8 @@ def estimate(config: RunConfig, settings: Any, device: str = "cuda") -> MemoryEs
     cast = trainable * _width(model) if "" in model.layers and _width(model) < FLOAT32 else 0  # of all weights, for use
     logits = min(tokens_at_once(model.vocabulary), ids.numel()) * model.vocabulary
     logits *= (SCORED_COPIES if probed else LOGITS_COPIES) * FLOAT32 + _width(model)
-    adapters = (ADAPTERS + UNSENT * config.communication.error_feedback) * of_client + cast
+    unsent = UNSENT * (1 + has_phases(config)) if config.communication.error_feedback else 0
+    adapters = (ADAPTERS + unsent) * of_client + cast
     adapters += changed_base(config, model, device)
     optimizer = (PROBED_OPTIMIZER if probed else OPTIMIZER) * of_client
     return MemoryEstimate(weights, adapters, optimizer, activations, logits, trainable)
@@ -110,6 +111,12 @@ def has_no_backward_pass(config: RunConfig) -> bool:
     """Whether the config's method steps by forward passes alone; an unknown method is refused elsewhere."""
     method = METHODS.get(config.method.name)
     return method is not None and method.probe is not FedAvg.probe
+
+
+def has_phases(config: RunConfig) -> bool:
+    """Whether a round of the config's method is several trainings; an unknown method is refused elsewhere."""
+    method = METHODS.get(config.method.name)
+    return method is not None and method.phases is not FedAvg.phases
 
 
 def changed_base(config: RunConfig, model: LoraModel, device: str) -> int:

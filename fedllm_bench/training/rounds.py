@@ -18,7 +18,7 @@ from fedllm_bench.config.run import Local
 from fedllm_bench.methods.adapters.ranks import CutRanks, rank_received
 from fedllm_bench.methods.base import Message, Server, Upload
 from fedllm_bench.methods.communication.secure_sum import SecureRound
-from fedllm_bench.methods.robust.notes import robust_record, warn_of_fallback
+from fedllm_bench.methods.robust.notes import kept_record, robust_record, warn_of_fallback
 from fedllm_bench.methods.wrapped import find
 from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.training import divergence
@@ -188,6 +188,7 @@ def _one_round(
         **answers.notes.record(server, after, mean),
         **_ranks(run, results),
         **robust_record(config, run.method, len(run.clients), results),
+        **kept_record(mean, answers.results),
         **({"divergence": diverged} if diverged else {}),
         "seconds": seconds,
     }

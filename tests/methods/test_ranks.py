@@ -18,8 +18,10 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.common.trees import Tree, num_bytes, tmap
 from fedllm_bench.config.ranks import Ranks, parsed
+from fedllm_bench.methods.adapters.halves import ShareA
 from fedllm_bench.methods.adapters.ranks import CutRanks, cut, dealt, masked, padded, rank_in
 from fedllm_bench.methods.base import FedAvg, Server
+from fedllm_bench.methods.ditto import Ditto
 from fedllm_bench.methods.feddyn import FedDyn
 from fedllm_bench.methods.fedprox import FedProx
 from fedllm_bench.methods.hetlora import HetLora, product_norm
@@ -212,6 +214,15 @@ def test_clients_alone_keep_their_rank(monkeypatch):
     for k, state in found.states.items():
         assert not any(t.any() for t in masked(state["own"], torch.arange(RANK) >= OF_CLIENT[k]).values())
         assert all(t.any() for t in state["own"].values())
+
+
+@pytest.mark.parametrize("inner", [Ditto(lam=0.1), ShareA(inner=FedAvg())], ids=["ditto", "share_a"])
+def test_a_client_that_was_never_chosen_answers_with_its_rank(inner):
+    method, whole = mixed(inner), tmap(torch.ones_like, START)
+    server = replace(method.init(whole), round=3)
+    for k, rank in enumerate(OF_CLIENT):
+        served = method.serve(server.params, method.client_init(server.params) | method.tell(server, k))
+        assert same_bits(served, padded(cut(whole, rank), RANK))
 
 
 # --- HetLoRA

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from resumed_rounds import same_bits
 from scipy.stats import trim_mean
 
 from fedllm_bench.methods.base import FedAvg, Server, Upload
 from fedllm_bench.methods.privacy import joint_norm
 from fedllm_bench.methods.robust.aggregating import NormBound, Robust
+from fedllm_bench.methods.robust.notes import is_possible_choice
 from fedllm_bench.methods.robust.rules import Bulyan, Krum, Median, MultiKrum, RobustRule, TrimmedMean
 from fedllm_bench.methods.scaffold import Scaffold
 
@@ -225,7 +227,29 @@ def test_a_round_with_too_few_answers_takes_the_median():
     assert method.needs_all
     few, enough = [upload_of(row) for row in made(4)], [upload_of(row) for row in made(5)]
     assert row_of(method.combine(SERVER, few, [1.0] * 4)) == row_of(Median().combine(few))
-    assert row_of(method.combine(SERVER, enough, [1.0] * 5)) == row_of(Krum(1).combine(enough))
+    found = method.combine(SERVER, enough, [1.0] * 5)
+    best = row_of({key: found[key] for key in ("delta", "dc")})
+    assert best == row_of(Krum(1).combine(enough))
+    assert best == row_of(enough[int(found["kept"]["numbers"])])
+
+
+@pytest.mark.parametrize(("rule", "num"), [(Krum(1), 1), (MultiKrum(1, 3), 3), (MultiKrum(1), 5), (Bulyan(1), 6)])
+def test_a_rule_that_chooses_says_whom_and_no_huge_upload_is_among_them(rule, num):
+    method = Robust(inner=FedAvg(weighting="uniform"), rule=rule)
+    uploads = [upload_of(row) for row in [*made(6), [1e6] * 9, *made(1, seed=3)]]
+    found = method.combine(SERVER, uploads, [1.0] * 8)
+    kept = found["kept"]["numbers"].tolist()
+    assert kept == sorted(set(kept))
+    assert len(kept) == num == rule.num_kept(8)
+    assert 6 not in kept
+    plain = {key: tree for key, tree in found.items() if key != "kept"}
+    server = Server({"w": torch.zeros(2, 2), "b": torch.zeros(2)})
+    assert same_bits(method.update(server, found, 1.0).params, method.inner.update(server, plain, 1.0).params)
+    answered = [2 * number for number in range(8)]
+    assert is_possible_choice(method, answered, [answered[number] for number in kept])
+    assert not is_possible_choice(method, answered, [answered[number] for number in (*kept, 6)])
+    assert not is_possible_choice(method, answered, [*([1] * num)])
+    assert not is_possible_choice(FedAvg(), answered, answered)
 
 
 def test_a_rule_goes_around_phases_and_keeps_what_the_inner_method_is():

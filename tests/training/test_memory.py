@@ -55,6 +55,14 @@ def test_error_feedback_holds_one_more_adapter_for_each_client(paper, small):
     assert replace(found[1], adapters=0) == replace(found[0], adapters=0)
 
 
+@pytest.mark.parametrize("name", ["ditto", "pfedme", "fedrep"])
+def test_error_feedback_over_several_trainings_holds_two_more(name, paper, small):
+    sent = replace(paper.communication, upload_dtype="int8", error_feedback=True)
+    personal = replace(paper, method=replace(paper.method, name=name))
+    found = [estimate(replace(personal, communication=one), small) for one in (paper.communication, sent)]
+    assert found[1].adapters == 2 * found[0].adapters
+
+
 @pytest.mark.parametrize("rule", ["stack", "exact"])
 def test_a_base_that_changes_is_there_twice(rule, paper, small):
     config = replace(paper, communication=replace(paper.communication, lora_aggregation=rule))

@@ -37,7 +37,21 @@ def test_the_median_of_a_round_is_what_the_server_takes(tiny_clients, tiny_run_c
 def test_without_rule_and_attack_a_record_says_nothing_of_them(tiny_clients, tiny_run_config, tmp_path):
     run, _ = scripted_run(by_client, tiny_run_config("fedavg"), tiny_clients, tmp_path)
     run_rounds(run, START)
-    assert not any({"rule", "attackers"} & record.keys() for record in read_jsonl(tmp_path / "rounds.jsonl"))
+    assert not any({"rule", "attackers", "kept"} & record.keys() for record in read_jsonl(tmp_path / "rounds.jsonl"))
+
+
+def test_the_clients_whom_a_rule_chose_are_recorded(tiny_clients, tiny_run_config, tmp_path):
+    """Krum of three is one of the two that are closest to each other; the one in the middle is closer to all."""
+    config = tiny_run_config(
+        *("fedavg", "aggregation.rule=krum", "aggregation.byzantine=0", "federation.weighting=uniform"),
+        *("federation.rounds=2", "federation.clients_per_round=3"),
+    )
+    run, _ = scripted_run(by_client, config, tiny_clients, tmp_path)
+    server = run_rounds(run, START)
+    records = read_jsonl(tmp_path / "rounds.jsonl")
+    (first,), (second,) = (record["kept"] for record in records)
+    assert all(record["kept"][0] in record["clients"] for record in records)
+    assert server.params["w"].tolist() == [1.0 + first + 1 + second + 1, 2.0 - first - 1 - second - 1]
 
 
 def test_a_round_with_too_few_answers_takes_the_median_and_says_so(tiny_clients, tiny_run_config, tmp_path, caplog):
@@ -55,6 +69,7 @@ def test_a_round_with_too_few_answers_takes_the_median_and_says_so(tiny_clients,
     run_rounds(run, START)
     records = read_jsonl(run.folder / "rounds.jsonl")
     assert [record["rule"] for record in records] == ["krum", "median"]
+    assert ["kept" in record for record in records] == [True, False]
     assert "round 2: too few answers for aggregation.rule=krum; the median of them is taken" in caplog.text
     assert records[1]["update_norm"] == pytest.approx((chosen[0] + chosen[1] + 2) / 2 * 2**0.5, rel=1e-6)
 

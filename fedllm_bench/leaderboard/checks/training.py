@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from fedllm_bench.common.text import counted
 from fedllm_bench.data.manifest import Split
@@ -13,7 +14,7 @@ from fedllm_bench.leaderboard.checks.split_items import SplitItems
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Round, Submitted, SubmittedRun
 from fedllm_bench.methods.base import trains_alone
-from fedllm_bench.methods.robust.notes import robust_record
+from fedllm_bench.methods.robust.notes import is_possible_choice, robust_record
 from fedllm_bench.pipeline.results_stage import failures_of, num_dropouts
 from fedllm_bench.results.budget import MB
 from fedllm_bench.results.robustness import aggregation_block
@@ -40,17 +41,24 @@ def log(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
 
 def _rules(run: SubmittedRun, where: str) -> Iterator[Problem]:
     """Each round was combined by the rule of its config, or by the fallback where too few answered."""
-    stated, wrong = [], []
-    for line in run.rounds:
-        results = [{"clients": c, "failure": why} for c, why in zip(line.clients, line.failures, strict=True)]
-        right = robust_record(run.config, run.method, run.num_clients, results)
-        stated.append({"rule": None, **vars(line)})
-        own = {key: value for key, value in vars(line).items() if key in ("rule", "attackers")}
-        wrong += [f"round {line.round} says {own}, its config and answers give {right}"] if own != right else []
-    yield from _shortened(wrong, "log", where)
+    yield from _shortened(list(wrong_rules(run)), "log", where)
+    stated = [{"rule": None, **vars(line)} for line in run.rounds]
     if run.results.get("aggregation") != aggregation_block(run.config, stated):
         text = "it is not that of the config and of rounds.jsonl.gz"
         yield Problem(code="cost", message=text, where=f"{run.where}/results.json.gz: aggregation")
+
+
+def wrong_rules(run: SubmittedRun) -> Iterator[str]:
+    """Rounds that do not say the rule and the attackers of their config, or a choice that the rule cannot make."""
+    for line in run.rounds:
+        results = [{"clients": c, "failure": why} for c, why in zip(line.clients, line.failures, strict=True)]
+        right = robust_record(run.config, run.method, run.num_clients, results)
+        own = {key: value for key, value in vars(line).items() if key in ("rule", "attackers")}
+        if own != right:
+            yield f"round {line.round} says {own}, its config and answers give {right}"
+        answered = [client for client, why in zip(line.clients, line.failures, strict=True) if why is None]
+        if line.kept is not None and not is_possible_choice(run.method, answered, line.kept):
+            yield f"round {line.round} says that it kept {line.kept[:12]}, which its rule cannot"
 
 
 def _budget(run: SubmittedRun, where: str) -> Iterator[Problem]:
@@ -134,6 +142,7 @@ def _against(run: SubmittedRun, split: Split) -> dict[str, list[str]]:
     plan = schedule(run.config, len(known.ids), known.file_order)[: len(run.rounds)]
     only = set(known.local_sample(run)) if trains_alone(run.method) else None
     found: dict[str, list[str]] = {"schedule": [], "num-examples": [], "local-steps": []}
+    taken = StepsTaken(run)
     for number, (line, planned) in enumerate(zip(run.rounds, plan, strict=True)):
         chosen = [client for client in planned if only is None or client in only]
         if run.method.pooled:
@@ -143,12 +152,33 @@ def _against(run: SubmittedRun, split: Split) -> dict[str, list[str]]:
                 f"round {line.round} has clients {line.clients[:12]}, the seed gives {chosen[:12]}"
             )
         else:
-            _compare(run, known, line, number, found)
+            _compare(taken, known, line, number, found)
     return found
 
 
-def _compare(run: SubmittedRun, split: SplitItems, line: Round, number: int, found: dict[str, list[str]]) -> None:
+@dataclass
+class StepsTaken:
+    """The local steps that clients take of so many planned ones.
+
+    A method of a plugin is not made here, and may lay a round out as it likes. But it does so for equal numbers of
+    planned steps alike: what the log says of the first answer is expected of the others.
+    """
+
+    run: SubmittedRun
+    logged: dict[int, int] = field(default_factory=dict)  # planned -> taken
+
+    def of(self, planned: int, steps: int, failure: str | None) -> int:
+        """Those of a client, for whom the log says `steps` and `failure`."""
+        if not self.run.has_own_method:
+            return sum(len(phase.steps) for phase in self.run.method.phases(planned))
+        if failure is None:
+            return self.logged.setdefault(planned, steps)
+        return max(self.logged.get(planned, 0), steps)
+
+
+def _compare(taken: StepsTaken, split: SplitItems, line: Round, number: int, found: dict[str, list[str]]) -> None:
     """One round, client by client."""
+    run = taken.run
     config, skipped = run.config, _may_skip(run)
     away = dropouts(config, number, line.clients)
     for client, rows, steps, failure in zip(line.clients, line.num_examples, line.steps, line.failures, strict=True):
@@ -161,9 +191,9 @@ def _compare(run: SubmittedRun, split: SplitItems, line: Round, number: int, fou
         planned = 0 if client in away or not rows else _steps(run, rows, len(split.ids))
         if planned and straggles(config.faults, config.seed, number, client):
             planned = max(1, round(config.faults.straggler_steps * planned))
-        taken = sum(len(phase.steps) for phase in run.method.phases(planned))
-        if (failure is None and steps != taken) or steps > taken:
-            found["local-steps"].append(f"{at}: {counted(steps, 'step')}, its config gives {taken}")
+        right = taken.of(planned, steps, failure)
+        if (failure is None and steps != right) or steps > right:
+            found["local-steps"].append(f"{at}: {counted(steps, 'step')}, its config gives {right}")
 
 
 def _compare_pooled(

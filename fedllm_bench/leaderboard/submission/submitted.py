@@ -59,6 +59,7 @@ class Round:
     bytes_down: int
     update_norm: float
     seconds: float
+    kept: list[int] | None = None  # under a rule that chooses; older runs do not say
     ranks: list[int] = field(default_factory=list)  # of clients whose adapters differ in rank
 
     @property

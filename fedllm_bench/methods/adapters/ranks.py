@@ -73,6 +73,10 @@ class CutRanks(Wrapped):
         rank = max(1, int(held({**client, **state}).sum()))
         return state, {key: cut(tree, rank) for key, tree in upload.items()}
 
+    def serve(self, params: Tree, client: ClientState) -> Tree:
+        """Of the client's rank also where it was never chosen, so that it was never cut."""
+        return masked(self.inner.serve(params, client), held(client))
+
     def receive(self, server: Server, upload: Upload) -> Upload:
         """Padded by zeros. The change of a row that the client lacks is to zero: x + delta is its padded adapter."""
         wide = {key: padded(tree, self.rank) for key, tree in upload.items()}

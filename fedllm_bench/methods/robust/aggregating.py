@@ -12,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from fedllm_bench.methods.base import Rate, Server, Upload
 from fedllm_bench.methods.privacy import clipped
 from fedllm_bench.methods.robust.rules import Median, RobustRule
 from fedllm_bench.methods.wrapped import Wrapped
+
+KEPT = "kept"  # beside what a choosing rule has made: which uploads it is of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,14 @@ class Robust(Wrapped):
         return self.rule if num_answers >= self.rule.least else Median()
 
     def combine(self, server: Server, uploads: Sequence[Upload], weights: Sequence[float]) -> Upload:
-        return self.rule_of(len(uploads)).combine(uploads)
+        """With what the rule made of them goes which uploads it kept, where it chooses some."""
+        rule = self.rule_of(len(uploads))
+        kept = rule.kept(uploads)
+        made = rule.joined([uploads[i] for i in kept])
+        return {**made, KEPT: {"numbers": torch.tensor(kept)}} if rule.chooses else made
+
+    def update(self, server: Server, mean: Upload, fraction: float) -> Server:
+        return self.inner.update(server, {key: tree for key, tree in mean.items() if key != KEPT}, fraction)
 
 
 @dataclass(frozen=True, kw_only=True)

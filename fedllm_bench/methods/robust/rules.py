@@ -23,6 +23,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,12 +36,27 @@ ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996
 class RobustRule(ABC):
     """`combine` may be called with `least` uploads or more; `too_few` says why n are fewer, and what to give."""
 
+    # Whether it leaves whole uploads out, and not single numbers alone.
+    chooses: ClassVar[bool] = False
+
     @property
     @abstractmethod
     def least(self) -> int: ...
 
+    def combine(self, uploads: Sequence[Upload]) -> Upload:
+        return self.joined([uploads[i] for i in self.kept(uploads)])
+
+    def kept(self, uploads: Sequence[Upload]) -> list[int]:
+        """The numbers of the uploads that count, from the least on."""
+        return list(range(len(uploads)))
+
+    def num_kept(self, n: int) -> int:
+        """How many of n uploads count."""
+        return n
+
     @abstractmethod
-    def combine(self, uploads: Sequence[Upload]) -> Upload: ...
+    def joined(self, uploads: Sequence[Upload]) -> Upload:
+        """One upload of those that are kept."""
 
     def too_few(self, n: int) -> str:
         raise NotImplementedError
@@ -52,7 +68,7 @@ class Median(RobustRule):
     def least(self) -> int:
         return 1
 
-    def combine(self, uploads: Sequence[Upload]) -> Upload:
+    def joined(self, uploads: Sequence[Upload]) -> Upload:
         return by_tensor(uploads, median)
 
 
@@ -66,7 +82,7 @@ class TrimmedMean(RobustRule):
     def least(self) -> int:
         return math.ceil(1 / self.trim - ROUNDING) if self.trim else 1
 
-    def combine(self, uploads: Sequence[Upload]) -> Upload:
+    def joined(self, uploads: Sequence[Upload]) -> Upload:
         n = len(uploads)
         cut = math.floor(self.trim * n + ROUNDING)
         return by_tensor(uploads, lambda x: x.sort(dim=0).values[cut : n - cut].mean(dim=0))
@@ -80,6 +96,7 @@ class TrimmedMean(RobustRule):
 class MultiKrum(RobustRule):
     """`selected` is m; without it n - f - 2."""
 
+    chooses: ClassVar[bool] = True
     byzantine: int
     selected: int | None = None
 
@@ -93,11 +110,15 @@ class MultiKrum(RobustRule):
             return f"aggregation.selected={self.selected} of {n} answers is more than n - f; give {most} or less"
         return _too_many(self.byzantine, 2, n)
 
-    def combine(self, uploads: Sequence[Upload]) -> Upload:
+    def num_kept(self, n: int) -> int:
+        return self.selected or n - self.byzantine - 2
+
+    def kept(self, uploads: Sequence[Upload]) -> list[int]:
         n = len(uploads)
-        best = krum_order(squared_distances(uploads), range(n), self.byzantine)
-        kept = sorted(best[: self.selected or n - self.byzantine - 2])
-        return by_tensor([uploads[i] for i in kept], lambda x: x.mean(dim=0))
+        return sorted(krum_order(squared_distances(uploads), range(n), self.byzantine)[: self.num_kept(n)])
+
+    def joined(self, uploads: Sequence[Upload]) -> Upload:
+        return by_tensor(uploads, lambda x: x.mean(dim=0))
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,7 @@ class Krum(MultiKrum):
 
 @dataclass(frozen=True)
 class Bulyan(RobustRule):
+    chooses: ClassVar[bool] = True
     byzantine: int
 
     @property
@@ -116,14 +138,19 @@ class Bulyan(RobustRule):
     def too_few(self, n: int) -> str:
         return _too_many(self.byzantine, 4, n)
 
-    def combine(self, uploads: Sequence[Upload]) -> Upload:
+    def num_kept(self, n: int) -> int:
+        return n - 2 * self.byzantine
+
+    def kept(self, uploads: Sequence[Upload]) -> list[int]:
         squares, left, kept = squared_distances(uploads), list(range(len(uploads))), list[int]()
-        theta = len(uploads) - 2 * self.byzantine
-        while len(kept) < theta:
+        while len(kept) < self.num_kept(len(uploads)):
             kept.append(krum_order(squares, left, self.byzantine)[0])
             left.remove(kept[-1])
-        near = theta - 2 * self.byzantine
-        return by_tensor([uploads[i] for i in sorted(kept)], lambda x: _mean_near_median(x, near))
+        return sorted(kept)
+
+    def joined(self, uploads: Sequence[Upload]) -> Upload:
+        near = len(uploads) - 2 * self.byzantine
+        return by_tensor(uploads, lambda x: _mean_near_median(x, near))
 
 
 def _too_many(f: int, factor: int, n: int) -> str:

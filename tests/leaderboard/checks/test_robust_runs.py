@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from bench_runs import quick
@@ -13,6 +15,8 @@ from fedllm_bench import cli
 from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.leaderboard.checks import validate
+from fedllm_bench.leaderboard.checks.training import wrong_rules
+from fedllm_bench.methods.registry import make_method
 
 ROUNDS = "runs/0/rounds.jsonl.gz"
 MEDIAN = ("--set", "aggregation.rule=median")
@@ -38,6 +42,22 @@ def test_a_run_under_a_robust_rule_is_accepted_and_forged_ones_are_not(tiny_spli
     forgery.json("runs/0/results.json.gz", lambda results: results.update(aggregation=None))
     forgery.fix_claims()
     assert "cost" in codes(validate.validate(forgery.folder, context(tiny_split)), "refused")
+
+
+KRUM = ("aggregation.rule=krum", "aggregation.byzantine=0", "federation.weighting=uniform")
+
+
+@pytest.mark.parametrize(
+    ("kept", "is_possible"), [(None, True), ([1], True), ([0], False), ([3], False), ([1, 2], False), ([], False)]
+)
+def test_a_choice_that_the_rule_cannot_make_is_found_out(kept: Any, is_possible: bool, tiny_run_config: Any) -> None:
+    """Client 0 failed and client 3 is not of the round. Older logs do not say whom they kept."""
+    config = tiny_run_config("fedavg", *KRUM, "federation.clients_per_round=4")
+    failures = ["no finite answer", None, None, None]
+    line = SimpleNamespace(round=1, clients=[0, 1, 2, 4], failures=failures, rule="krum", kept=kept)
+    run: Any = SimpleNamespace(config=config, method=make_method(config), num_clients=5, rounds=[line])
+    wrong = [] if is_possible else [f"round 1 says that it kept {kept}, which its rule cannot"]
+    assert list(wrong_rules(run)) == wrong
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from fedllm_bench.methods import METHODS
 
 ALL = ("--metrics", "heldout,mini_exact,mini_choice,first_word")
 COUNT = "\nfrom pathlib import Path\n\nwith Path({path!r}).open('a') as file:\n    file.write('run\\n')\n"
-SOURCE, CONFIG = "runs/0/plugins/my_method.py", "runs/0/config.json"
+SOURCE, CONFIG, ROUNDS = "runs/0/plugins/my_method.py", "runs/0/config.json", "runs/0/rounds.jsonl.gz"
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,22 @@ def test_a_forged_plugin_is_refused(name: str, submission: Path, tiny_split: Spl
     report = validate.validate(forgery.folder, context(tiny_split))
     assert report.tier == "refused"
     assert expected in " ".join(problem.message for problem in report.problems if problem.code == "plugin")
+
+
+def test_a_method_of_its_own_may_take_other_steps_for_all_alike(submission: Path, tiny_split: Split, tmp_path: Path):
+    """As with two trainings in a round; who takes fewer than others of as many planned steps is found out."""
+    forgery = Forgery(Path(shutil.copytree(submission, tmp_path / "copy")))
+
+    def doubled(lines: Any) -> Any:
+        return [{**line, "steps": [2 * steps for steps in line["steps"]]} for line in lines]
+
+    forgery.set_lines(ROUNDS, doubled)
+    forgery.fix_hashes()
+    assert "local-steps" not in codes(validate.validate(forgery.folder, context(tiny_split)))
+    forgery.set_lines(ROUNDS, lambda lines: [*lines[:-1], {**lines[-1], "steps": [1, *lines[-1]["steps"][1:]]}])
+    forgery.fix_hashes()
+    report = validate.validate(forgery.folder, context(tiny_split))
+    assert "local-steps" in codes(report, "refused"), report.problems
 
 
 def test_hidden_text_in_a_source_is_refused(submission: Path, tiny_split: Split, tmp_path: Path):

@@ -90,6 +90,7 @@ def run_suite(method: FedAvg, f: Quadratic, x: Tensor, patch: pytest.MonkeyPatch
         server = method.update(server, whole, (expected or len(chosen)) / NUM_CLIENTS)
         path.append(as_vector(server.params))
     clients = [
-        method.serve(server.params, states.get(k, method.client_init(server.params))) for k in range(NUM_CLIENTS)
+        method.serve(server.params, states.get(k, method.client_init(server.params)) | method.tell(server, k))
+        for k in range(NUM_CLIENTS)
     ]
     return path, [as_vector(tree) for tree in clients]
