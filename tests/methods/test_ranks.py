@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,11 +26,13 @@ from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.ditto import Ditto
 from fedllm_bench.methods.feddyn import FedDyn
 from fedllm_bench.methods.fedprox import FedProx
+from fedllm_bench.methods.fedrep import FedRep
 from fedllm_bench.methods.hetlora import HetLora, product_norm
 from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.scaffold import Scaffold
 from fedllm_bench.methods.uploads import is_a
+from fedllm_bench.pipeline.stages import own_adapter
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.engines import ENGINES, in_process
@@ -216,13 +220,16 @@ def test_clients_alone_keep_their_rank(monkeypatch):
         assert all(t.any() for t in state["own"].values())
 
 
-@pytest.mark.parametrize("inner", [Ditto(lam=0.1), ShareA(inner=FedAvg())], ids=["ditto", "share_a"])
-def test_a_client_that_was_never_chosen_answers_with_its_rank(inner):
+OWN = [Ditto(lam=0.1), FedRep(local_parts="x.", own_share=0.5), ShareA(inner=FedAvg())]
+
+
+@pytest.mark.parametrize("inner", OWN, ids=lambda method: type(method).__name__)
+def test_a_client_that_was_never_chosen_answers_with_its_rank(inner, tmp_path):
     method, whole = mixed(inner), tmap(torch.ones_like, START)
     server = replace(method.init(whole), round=3)
+    bench: Any = SimpleNamespace(method=method, cell=SimpleNamespace(folder=tmp_path))
     for k, rank in enumerate(OF_CLIENT):
-        served = method.serve(server.params, method.client_init(server.params) | method.tell(server, k))
-        assert same_bits(served, padded(cut(whole, rank), RANK))
+        assert same_bits(own_adapter(bench, server, k), padded(cut(whole, rank), RANK))
 
 
 # --- HetLoRA
