@@ -1,6 +1,9 @@
 """FedProx. Li et al., 2020 (arXiv:1812.06127), Algorithm 2: the client minimises
 
 h_k(y; x) = f_k(y) + mu/2 ||y - x||^2,     so its gradient is   grad f_k(y) + mu (y - x)
+
+The paper draws client k with probability n_k / n and takes the plain mean. Here clients are drawn and weighed as under
+FedAvg, for all methods alike.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Median, trimmed mean: Yin et al., 2018 (arXiv:1803.01498), Definitions 1 and 2, 
 Krum: Blanchard et al., 2017 (arXiv:1703.02757), section 4, for 2f + 2 < n, on whole uploads V_1 .. V_n:
     s(i) = sum of ||V_i - V_j||^2 over the n - f - 2 uploads V_j that are closest to V_i
     Krum                      the upload with the least s
-    multi-Krum                the mean of the m uploads with the least s
+    multi-Krum                the mean of the m uploads with the least s (of the paper's experiments, section 6)
 Bulyan: El Mhamdi et al., 2018 (arXiv:1802.07927), section 4, for n >= 4f + 3:
     S = theta = n - 2f uploads, one after another: Krum of those that are left
     for each coordinate       the mean of the theta - 2f values of S that are closest to their median
