@@ -13,7 +13,7 @@ from scipy.stats import trim_mean
 
 from fedllm_bench.methods.base import FedAvg, Server, Upload
 from fedllm_bench.methods.privacy import joint_norm
-from fedllm_bench.methods.robust.aggregating import NormBound, Robust
+from fedllm_bench.methods.robust.aggregating import KEPT, NormBound, Robust
 from fedllm_bench.methods.robust.notes import is_possible_choice
 from fedllm_bench.methods.robust.rules import Bulyan, Krum, Median, MultiKrum, RobustRule, TrimmedMean
 from fedllm_bench.methods.scaffold import Scaffold
@@ -230,7 +230,7 @@ def test_a_round_with_too_few_answers_takes_the_median():
     found = method.combine(SERVER, enough, [1.0] * 5)
     best = row_of({key: found[key] for key in ("delta", "dc")})
     assert best == row_of(Krum(1).combine(enough))
-    assert best == row_of(enough[int(found["kept"]["numbers"])])
+    assert best == row_of(enough[int(found[KEPT]["numbers"])])
 
 
 @pytest.mark.parametrize(("rule", "num"), [(Krum(1), 1), (MultiKrum(1, 3), 3), (MultiKrum(1), 5), (Bulyan(1), 6)])
@@ -238,11 +238,11 @@ def test_a_rule_that_chooses_says_whom_and_no_huge_upload_is_among_them(rule, nu
     method = Robust(inner=FedAvg(weighting="uniform"), rule=rule)
     uploads = [upload_of(row) for row in [*made(6), [1e6] * 9, *made(1, seed=3)]]
     found = method.combine(SERVER, uploads, [1.0] * 8)
-    kept = found["kept"]["numbers"].tolist()
+    kept = found[KEPT]["numbers"].tolist()
     assert kept == sorted(set(kept))
     assert len(kept) == num == rule.num_kept(8)
     assert 6 not in kept
-    plain = {key: tree for key, tree in found.items() if key != "kept"}
+    plain = {key: tree for key, tree in found.items() if key != KEPT}
     server = Server({"w": torch.zeros(2, 2), "b": torch.zeros(2)})
     assert same_bits(method.update(server, found, 1.0).params, method.inner.update(server, plain, 1.0).params)
     answered = [2 * number for number in range(8)]

@@ -19,7 +19,7 @@ from fedllm_bench.methods.privacy import clipped
 from fedllm_bench.methods.robust.rules import Median, RobustRule
 from fedllm_bench.methods.wrapped import Wrapped
 
-KEPT = "kept"  # beside what a choosing rule has made: which uploads it is of
+KEPT = ":kept"  # beside what a choosing rule has made: which uploads it is of; no method has such a key
 
 
 @dataclass(frozen=True, kw_only=True)
