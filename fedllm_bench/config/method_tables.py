@@ -20,7 +20,7 @@ from fedllm_bench.config import presets
 from fedllm_bench.config.preset_files import PACKAGE
 from fedllm_bench.config.preset_words import read_toml
 from fedllm_bench.config.run import dotted
-from fedllm_bench.config.setting_words import setting_words
+from fedllm_bench.config.setting_words import FileWord, setting_words
 
 FOLDER = "tables"
 KEYS = ("label", "family", "method", "settings")
@@ -84,9 +84,10 @@ def _row(values: Any, where: str) -> MethodRow:
     if not isinstance(settings, Mapping):
         raise UserError(f'{where}: settings is {shown(settings)}; give a table such as {{ "local.lr" = 1e-3 }}')
     try:
-        return MethodRow(**texts, settings=setting_words(dotted(settings)))
+        words = tuple(FileWord(word, where) for word in setting_words(dotted(settings)))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+    return MethodRow(**texts, settings=words)
 
 
 def _is_line(value: object) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.config.option_names import unknown_option
 from fedllm_bench.config.run import dotted, option_types
-from fedllm_bench.config.setting_words import setting_words
+from fedllm_bench.config.setting_words import FileWord, setting_words
 
 MOST_BYTES = 1_000_000  # more is no file of settings
 ADVICE = "give a TOML file with settings, as `fedllm-bench tune` writes one"
@@ -25,7 +25,7 @@ def words_in(given: str) -> tuple[str, ...]:
     where = f"--preset {given}"
     flat = _named(dotted, read_toml(Path(name or given).expanduser(), where, ADVICE), where)
     _check_names(flat, where)
-    words = tuple(f"{method}{colon}{word}" for word in _named(setting_words, flat, where))
+    words = tuple(FileWord(f"{method}{colon}{word}", where) for word in _named(setting_words, flat, where))
     if not words:
         raise UserError(f"{where}: there is no setting in it; write [local] and lr = 1e-3, for example")
     return words
