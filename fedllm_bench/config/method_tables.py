@@ -17,10 +17,11 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError, shown, unknown
 from fedllm_bench.config import presets
+from fedllm_bench.config.assignments import FileWord
 from fedllm_bench.config.preset_files import PACKAGE
 from fedllm_bench.config.preset_words import read_toml
 from fedllm_bench.config.run import dotted
-from fedllm_bench.config.setting_words import FileWord, setting_words
+from fedllm_bench.config.setting_words import setting_words
 
 FOLDER = "tables"
 KEYS = ("label", "family", "method", "settings")

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.config.assignments import FileWord
 from fedllm_bench.config.option_names import unknown_option
 from fedllm_bench.config.run import dotted, option_types
-from fedllm_bench.config.setting_words import FileWord, setting_words
+from fedllm_bench.config.setting_words import setting_words
 
 MOST_BYTES = 1_000_000  # more is no file of settings
 ADVICE = "give a TOML file with settings, as `fedllm-bench tune` writes one"

@@ -23,13 +23,12 @@ from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 from fedllm_bench.common.errors import UserError, shown, unknown
 from fedllm_bench.config import plugins
-from fedllm_bench.config.assignments import assignment, comma_separated
+from fedllm_bench.config.assignments import assignment, comma_separated, source_of
 from fedllm_bench.config.auto_dtype import dtype_for
 from fedllm_bench.config.option_names import unknown_option
 from fedllm_bench.config.places import placed
 from fedllm_bench.config.preset_files import ABOUT, FOLDERS, PACKAGE, alike, names_of, published_constants, read
 from fedllm_bench.config.run import RunConfig, check, dotted, option_types
-from fedllm_bench.config.setting_words import source_of
 
 Layer = tuple[str, dict[str, Any]]  # where the values were read, and the values by dotted key
 

@@ -13,26 +13,6 @@ from fedllm_bench.common.errors import UserError, shown
 
 FORM = 'give a mapping such as {"local.lr": 1e-4, "method.mu": 0.1}'
 KINDS = "give a number, a text, True or False, None, or a list of these"
-OPTION = "--set"
-
-
-class FileWord(str):
-    """A word of --set that stands in a file: `source` says where, for what is said of a wrong value."""
-
-    source: str
-
-    def __new__(cls, text: str, source: str = OPTION) -> FileWord:
-        word = super().__new__(cls, text)
-        word.source = source
-        return word
-
-    def removeprefix(self, prefix: str, /) -> FileWord:
-        return FileWord(super().removeprefix(prefix), self.source)
-
-
-def source_of(word: str) -> str:
-    """Where a word of --set was given: the option itself, or a file."""
-    return word.source if isinstance(word, FileWord) else OPTION
 
 
 def setting_words(settings: Mapping[str, Any] | None) -> tuple[str, ...]:

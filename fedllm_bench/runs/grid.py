@@ -13,9 +13,9 @@ from pathlib import Path
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import presets
+from fedllm_bench.config.assignments import OPTION, source_of
 from fedllm_bench.config.method_tables import MethodRow
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.config.setting_words import OPTION, source_of
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.folder import BASELINE
 from fedllm_bench.runs.grid_checks import check_alike, check_different
