@@ -9,6 +9,27 @@ from typing import Any, get_args
 from fedllm_bench.common.errors import UserError, shown
 from fedllm_bench.config.run import option_types
 
+OPTION = "--set"
+
+
+class FileWord(str):
+    """A word of --set that stands in a file: `source` says where, for what is said of a wrong value."""
+
+    source: str
+
+    def __new__(cls, text: str, source: str = OPTION) -> FileWord:
+        word = super().__new__(cls, text)
+        word.source = source
+        return word
+
+    def removeprefix(self, prefix: str, /) -> FileWord:
+        return FileWord(super().removeprefix(prefix), self.source)
+
+
+def source_of(word: str) -> str:
+    """Where a word of --set was given: the option itself, or a file."""
+    return word.source if isinstance(word, FileWord) else OPTION
+
 
 def assignment(text: str) -> tuple[str, Any]:
     """Key and value of "local.lr=1e-4". The value is TOML, but as it stands where the option is text."""

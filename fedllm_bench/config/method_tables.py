@@ -17,6 +17,7 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError, shown, unknown
 from fedllm_bench.config import presets
+from fedllm_bench.config.assignments import FileWord
 from fedllm_bench.config.preset_files import PACKAGE
 from fedllm_bench.config.preset_words import read_toml
 from fedllm_bench.config.run import dotted
@@ -84,9 +85,10 @@ def _row(values: Any, where: str) -> MethodRow:
     if not isinstance(settings, Mapping):
         raise UserError(f'{where}: settings is {shown(settings)}; give a table such as {{ "local.lr" = 1e-3 }}')
     try:
-        return MethodRow(**texts, settings=setting_words(dotted(settings)))
+        words = tuple(FileWord(word, where) for word in setting_words(dotted(settings)))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+    return MethodRow(**texts, settings=words)
 
 
 def _is_line(value: object) -> bool:

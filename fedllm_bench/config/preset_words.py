@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.config.assignments import FileWord
 from fedllm_bench.config.option_names import unknown_option
 from fedllm_bench.config.run import dotted, option_types
 from fedllm_bench.config.setting_words import setting_words
@@ -25,7 +26,7 @@ def words_in(given: str) -> tuple[str, ...]:
     where = f"--preset {given}"
     flat = _named(dotted, read_toml(Path(name or given).expanduser(), where, ADVICE), where)
     _check_names(flat, where)
-    words = tuple(f"{method}{colon}{word}" for word in _named(setting_words, flat, where))
+    words = tuple(FileWord(f"{method}{colon}{word}", where) for word in _named(setting_words, flat, where))
     if not words:
         raise UserError(f"{where}: there is no setting in it; write [local] and lr = 1e-3, for example")
     return words

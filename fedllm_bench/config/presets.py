@@ -8,7 +8,7 @@ variants/<variant>.toml     but for variant paper: [<method>.<section>], instead
 datasets/<dataset>.toml     [variants.<variant>.<method>]: those that were released with the data set
 overrides.toml              exceptions, each with a condition and a reason
 --model, --metrics          arguments with a name of their own
---set                       "local.lr=1e-4", "method.mu=0.1", "lora.targets=q_proj,v_proj"
+--set, --preset, --table    "local.lr=1e-4", "method.mu=0.1", "lora.targets=q_proj,v_proj"
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import groupby
 from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 from fedllm_bench.common.errors import UserError, shown, unknown
 from fedllm_bench.config import plugins
-from fedllm_bench.config.assignments import assignment, comma_separated
+from fedllm_bench.config.assignments import assignment, comma_separated, source_of
 from fedllm_bench.config.auto_dtype import dtype_for
 from fedllm_bench.config.option_names import unknown_option
 from fedllm_bench.config.places import placed
@@ -147,7 +148,7 @@ def _resolve(dataset: str, method: str, profile: str, overrides: Sequence[str], 
     if (variant := options.get("variant") or "paper") != "paper":
         declared = [*_without_constants(declared), *_variant_layers(variant, names, root)]
     layers = [*declared, *_override_layers(names, root), *_argument_layers(options)]
-    layers += [("--set", dict(map(assignment, overrides)))]
+    layers += [(source, dict(map(assignment, words))) for source, words in groupby(overrides, key=source_of)]
     constants = {key: value for key, value in _merge(declared).items() if key.startswith("method.")}
     known = option_types().keys() | constants.keys()
     flat = {key: value for key, value in _merge(layers).items() if key in known}

@@ -18,13 +18,25 @@ from fedllm_bench.config.config_uploads import Communication, Privacy
 from fedllm_bench.config.run import Method, Ray, RunConfig
 from fedllm_bench.config.sections import without_method
 from fedllm_bench.data.manifest import Split, open_split
-from fedllm_bench.runs.folder import BASELINE, RESULTS, RunFolder
+from fedllm_bench.runs.folder import BASELINE, CONFIG, RESULTS, RunFaults, RunFolder
 
 ON_REAL_ROWS = ("small", "gpu24")  # profiles whose users are built from an upstream's rows where no split is named
 PAIRS = (
     "; for pairs of your own: --set data.task=preference --set local.loss=dpo "
     "--metrics preference_accuracy,preference_margin,preference_loss"
 )
+AGAIN = "delete the folder {run}, and give the same command to run it again"
+
+
+class FolderOfCell(RunFolder):
+    """A run that this machine made, and can make again."""
+
+    faults = RunFaults(
+        absent=f"{{path}}: it cannot be read, so that the run was changed after it ended; {AGAIN}",
+        no_json=f"{{path}}: it is not JSON, so that it was changed after the run; {AGAIN}",
+        no_object=f"{{path}}: a JSON {{kind}}, and no object, so that it was changed after the run; {AGAIN}",
+        no_config=f"{{path}}: it was changed after the run: {{error}}; {AGAIN}",
+    )
 
 
 @dataclass(frozen=True)
@@ -86,9 +98,16 @@ class Cell:
         return other
 
     def finished(self) -> dict[str, Any] | None:
-        """The results of a run that ended before; None where there are none, or only those of an older schema."""
-        run = RunFolder(self.folder)
-        return run.results if run.has(RESULTS) and run.is_of_version else None
+        """The results of a run that ended before; None where there are none, or only those of an older schema.
+
+        Raises a :class:`UserError` where results.json or config.json is not as the run left it.
+        """
+        run = FolderOfCell(self.folder)
+        if not run.has(RESULTS) or not run.is_of_version:
+            return None
+        if (found := settings_hash(run.config, self.split.hash, self.base_hash)) != self.hash:
+            raise run.fault("no_config", CONFIG, error=f"its hash is {found}, not {self.hash}")
+        return run.results
 
 
 def _asked(config: RunConfig) -> Attack:

@@ -13,6 +13,7 @@ from pathlib import Path
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.config import presets
+from fedllm_bench.config.assignments import OPTION, source_of
 from fedllm_bench.config.method_tables import MethodRow
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.runs.cell import Cell
@@ -224,9 +225,8 @@ def check_overrides(overrides: Iterable[str], methods: Sequence[str]) -> None:
     """Raise a :class:`UserError` for a setting of a method that is not in the grid."""
     for word in overrides:
         if (name := _prefix(word)) and name not in methods:
-            raise unknown(
-                "method", name, methods, f"--set {word}; METHOD: must be one of --methods, or a label of --table"
-            )
+            where = f"--set {word}" if source_of(word) == OPTION else source_of(word)
+            raise unknown("method", name, methods, f"{where}; METHOD: must be one of --methods, or a label of --table")
 
 
 # --- its cells

@@ -14,7 +14,7 @@ from fedllm_bench.config import presets
 from fedllm_bench.config.run import RunConfig, dotted
 from fedllm_bench.config.setting_words import setting_words
 from fedllm_bench.runs.cell import Cell
-from fedllm_bench.runs.grid import GridCell, Request, parse_seeds
+from fedllm_bench.runs.grid import GridCell, Request, check_overrides, parse_seeds
 from fedllm_bench.scores.tuning_seeds import FIRST_FOR_TUNING, reported
 from fedllm_bench.tuning.search import Search, rungs
 from fedllm_bench.tuning.space import Dimension, Setting
@@ -156,6 +156,7 @@ def check_request(asked: TuneRequest) -> RunConfig:
                         f"and at most {MOST_CONFIRM} of them; give fewer, or smaller --seeds")  # fmt: skip
     if method not in presets.method_names():
         raise unknown("method", method, presets.method_names())
+    check_overrides(run.overrides, run.names)
     config = run.config(method, run.seeds[0])
     _check_keys(asked)
     world = config.data.world_seed

@@ -95,6 +95,8 @@ def _dimension(word: str) -> Dimension:
     key, equals, values = word.partition("=")
     if not (key and equals and values):
         raise UserError(f"--space {shown(word)}: no setting with values; {FORMS}")
+    if ":" in key:
+        raise UserError(f"--space {shown(key)}: a search is of one method; leave out what stands before the colon")
     why = NOT_TUNED_KEYS.get(key) or NOT_TUNED.get(key.partition(".")[0])
     if why:
         raise UserError(f"--space {key}: it is not searched, for {why}; give settings of method, local, federation, "

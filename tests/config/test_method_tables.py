@@ -140,3 +140,13 @@ def test_two_rows_that_are_one_run_are_refused(tmp_path: Path):
 
 def test_a_table_is_no_data_set():
     assert not set(NAMES) & set(presets.every_dataset())
+
+
+def test_a_wrong_value_is_named_with_its_table_and_row(tmp_path: Path):
+    path = tmp_path / "t.toml"
+    path.write_text(ROW + ROW.replace('"a"', '"b"') + 'settings = { "local.lr" = "fast" }\n')
+    request = request_of(str(path))
+    assert request.config("a", 0).local.lr > 0
+    with pytest.raises(UserError) as error:
+        request.config("b", 0)
+    assert str(error.value).startswith(f"local.lr (--table {path}, row 2): got 'fast'")

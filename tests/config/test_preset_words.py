@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,45 @@ def test_what_is_no_preset_is_refused_in_one_line(content, expected, tmp_path: P
     assert len(lines) == 1
     assert expected in lines[0]
     assert len(lines[0]) < 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[local]\nlr = 'fast'\n", "local.lr (--preset {path}): got 'fast', it should be a valid number"),
+        ("[method]\nmu = 'x'\n", "method.mu (--preset {path}): got 'x', it should be like the preset's"),
+        ("[method]\nmuu = 1\n", "no option 'method.muu' (--preset {path})"),
+        ("[method]\nmu = -1.0\n", "method.mu"),
+    ],
+)
+@pytest.mark.parametrize("command", ["bench", "grid", "tune"])
+def test_a_wrong_value_is_named_with_its_file_and_key(command, content, expected, tmp_path: Path, capsys):
+    path = tmp_path / "a preset.toml"
+    path.write_text(content)
+    argv, given = {
+        "bench": (["bench", "aya", "fedprox"], str(path)),
+        "grid": (["grid", "aya", "--methods", "fedavg,fedprox"], f"fedprox:{path}"),
+        "tune": (["tune", "aya", "fedprox", "--space", "local.steps=int:1..2"], str(path)),
+    }[command]
+    assert code_of([*argv, "--profile", "mini", "--out", str(tmp_path / "runs"), "--preset", given]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected.format(path=given) in line
+    assert "--set local" not in line
+    assert "(--set)" not in line
+
+
+def test_explain_names_the_file_and_a_later_word_takes_its_place(file: Path):
+    words = [*words_in(str(file)), "local.lr=1"]
+    sources = presets.explain("aya", "fedprox", "mini", words)
+    assert (sources["method.mu"], sources["local.lr"]) == (f"--preset {file}", "--set")
+    assert sources == presets.explain("aya", "fedprox", "mini", copy.deepcopy(words))
+
+
+def test_a_preset_of_a_method_that_is_not_in_the_grid_is_named(file: Path, capsys):
+    argv = ["grid", "aya", "--methods", "fedavg", "--profile", "mini", "--preset", f"fedproxx:{file}"]
+    assert code_of(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--preset fedproxx:{file}; METHOD: must be one of --methods" in line
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "sparse"])

@@ -195,6 +195,8 @@ def test_two_searches_in_one_folder_do_not_mix(tiny_split: Split, less, tmp_path
         (("--set", "data.world_seed=7"), "worlds below 100 are reported"),
         (("--set", "local.lrr=1"), "no option 'local.lrr'"),
         (("--space", "method.muu=1..2"), "no option 'method.muu'"),
+        (("--space", "fedprox:local.steps=int:1..2"), "leave out what stands before the colon"),
+        (("--set", "fedavg:local.steps=1"), "no method 'fedavg'"),
         (("--space", "local.steps=1..2"), "write int: before a range of whole numbers"),
         (("--space", "local.beta1=0.5..1"), "local.beta1"),
         (("--space", "local.optimizer=choice:adamw,adam"), "local.optimizer"),
