@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 OBJECTIVES_OF = {"sft": ("sft",), "preference": ("dpo", "kto")}  # by the task of a split
+SIMPO_GAMMA = 0.5  # the default of local.simpo_gamma
 WITHOUT_REFERENCE = ("simpo", "orpo")  # kinds of local.dpo_loss
 
 
@@ -38,6 +39,8 @@ class LossSettings(Protocol):
     def kto_desirable(self) -> float: ...
     @property
     def kto_undesirable(self) -> float: ...
+    @property
+    def simpo_gamma(self) -> float: ...
 
 
 def check_objective(data: RowSettings, local: LossSettings, engine: str) -> None:
@@ -45,7 +48,10 @@ def check_objective(data: RowSettings, local: LossSettings, engine: str) -> None
     allowed = OBJECTIVES_OF[data.task]
     if local.loss not in allowed:
         needed = " or ".join(repr(name) for name in allowed)
-        raise ValueError(f"local.loss: got {local.loss!r}, but data.task {data.task!r} needs {needed}")
+        raise ValueError(
+            f"local.loss: got {local.loss!r}, but data.task {data.task!r} needs {needed}; give that, or take a data "
+            "set of another task"
+        )
     if local.loss == "kto":
         _check_kto(local)
     elif data.split_pairs:
@@ -57,7 +63,24 @@ def check_objective(data: RowSettings, local: LossSettings, engine: str) -> None
             f"local.dpo_loss={local.dpo_loss}: TRL has its trainer among its experiments, and engine=trl does not take "
             "it; give engine=inprocess"
         )
+    if local.loss != "sft":
+        _check_used(local)
     _check_canaries(data)
+
+
+def _check_used(local: LossSettings) -> None:
+    """Refuse what is of another objective for preferences. Where rows are conversations, a grid may give it for other
+    data sets."""
+    objective = local.dpo_loss if local.loss == "dpo" else local.loss
+    unused = {
+        f"local.dpo_loss={local.dpo_loss}": local.dpo_loss in WITHOUT_REFERENCE and local.loss != "dpo",
+        f"local.simpo_gamma={local.simpo_gamma:g}": local.simpo_gamma != SIMPO_GAMMA and objective != "simpo",
+        f"local.kto_desirable={local.kto_desirable:g}": local.kto_desirable != 1 and objective != "kto",
+        f"local.kto_undesirable={local.kto_undesirable:g}": local.kto_undesirable != 1 and objective != "kto",
+    }
+    given = [setting for setting, is_unused in unused.items() if is_unused]
+    if given:
+        raise ValueError(f"{given[0]}: it is of another objective, and this run has {objective}; leave it out")
 
 
 def _check_kto(local: LossSettings) -> None:

@@ -22,8 +22,8 @@ from fedllm_bench.config.added import ADDED
 from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config.config_uploads import Strict as _Strict
-from fedllm_bench.config.objective_rules import check_objective
-from fedllm_bench.config.option_names import unknown_option
+from fedllm_bench.config.objective_rules import SIMPO_GAMMA, check_objective
+from fedllm_bench.config.option_names import setting_of, unknown_option
 from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_together
 from fedllm_bench.config.sections import Lora as Lora
 from fedllm_bench.config.sections import Model as Model
@@ -113,7 +113,7 @@ class Local(_Strict):
     dpo_loss: Literal["sigmoid", "ipo", "simpo", "orpo"]
     dpo_beta: Positive
     gradient_checkpointing: bool
-    simpo_gamma: NotNegative = 0.5  # TRL's; how far the rewards of a pair should lie apart
+    simpo_gamma: NotNegative = SIMPO_GAMMA  # TRL's; how far the rewards of a pair should lie apart
     kto_desirable: NotNegative = 1.0  # lambda_D and lambda_U of KTO
     kto_undesirable: NotNegative = 1.0
     on_divergence: Literal["stop", "go"] = "stop"  # where the first round makes losses larger than the base's
@@ -279,7 +279,9 @@ def _problem(item: Any, sources: Mapping[str, str]) -> str:
         return str(item["msg"]).removeprefix("Value error, ")
     rule = str(item["msg"]).removeprefix("Value error, ").partition(" after validation")[0]
     rule = re.sub(r"^(Input|String|Tuple) should", "it should", rule)
-    return f"{key}{where}: got {shown(item['input'])}, {rule}"
+    rule = rule.replace("a valid boolean", "true or false")
+    meant = setting_of(item["input"]) if item["type"] == "literal_error" else ""
+    return f"{key}{where}: got {shown(item['input'])}, {rule}{meant and f'; did you mean {meant}?'}"
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -272,13 +272,57 @@ def test_arguments_with_a_name_of_their_own() -> None:
         (("aya", "fedavg", "mini", ["local.steps=9999999999"]), "it should be less than 2147483648"),
         (("aya", "fedavg", "mini", ["local.lr=" + "9" * 5000]), "it should be a finite number"),
         (("aya", "fedavg", "mini", ["lora.targets="]), "it should have at least 1 item"),
-        (("aya", "fedprox", "mini", ["method.mu=x"]), "method.mu (--set): got 'x'"),
-        (("aya", "fedprox", "mini", ["method.mu=nan"]), "method.mu (--set): got nan"),
+        (
+            ("aya", "fedprox", "mini", ["method.mu=x"]),
+            "method.mu (--set): got 'x', it should be a finite number, as 0.01",
+        ),
+        (("aya", "fedprox", "mini", ["method.mu=nan"]), "method.mu (--set): got nan, it should be a finite number"),
+        (("aya", "fedem", "mini", ["method.adapters=2.5"]), "got 2.5, it should be a whole number, as 3"),
+        (("aya", "fedkseed", "mini", ["method.pro=maybe"]), "got 'maybe', it should be true or false, as false"),
+        (("aya", "fedrep", "mini", ["method.local_parts=3"]), "got 3, it should be text, as 'lora_B'"),
+        (
+            ("aya", "fedavg", "mini", ["communication.secure_sum=maybe"]),
+            "communication.secure_sum (--set): got 'maybe', it should be true or false",
+        ),
         (("aya", "fedprox", "mini", ["method.mu=true"]), "method.mu (--set): got True"),
     ],
 )
 def test_bad_input_is_one_line_with_a_way_out(arguments: tuple[Any, ...], text: str) -> None:
     assert text in message(*arguments)
+
+
+PAPERS = {  # what is a setting here, by its paper's name
+    "FFA-LoRA": "communication.lora_aggregation=frozen_a",
+    "FedSA-LoRA": "communication.lora_aggregation=share_a",
+    "RoLoRA": "communication.lora_aggregation=alternate",
+    "FlexLoRA": "communication.lora_aggregation=flex",
+    "FLoRA": "communication.lora_aggregation=stack",
+    "FedEx-LoRA": "communication.lora_aggregation=exact",
+    "LoRA-FAIR": "communication.lora_aggregation=fair",
+    "FRLoRA": "communication.lora_aggregation=restart",
+    "median": "aggregation.rule=median",
+    "trimmed-mean": "aggregation.rule=trimmed_mean",
+    "Krum": "aggregation.rule=krum",
+    "multi-Krum": "aggregation.rule=multi_krum",
+    "Bulyan": "aggregation.rule=bulyan",
+    "KTO": "local.loss=kto",
+    "SimPO": "local.dpo_loss=simpo",
+    "ORPO": "local.dpo_loss=orpo",
+}
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_rule_asked_for_by_its_papers_name_is_found(paper: str) -> None:
+    given = PAPERS[paper]
+    assert message("aya", paper, "mini").endswith(f"take fedavg --set {given}")
+    dataset = "chatbot_pa" if given.startswith("local.") else "aya"
+    assert load(dataset, "fedavg", "mini", [given]).method.name == "fedavg"  # such a setting exists
+
+
+@pytest.mark.parametrize("given", ["FLoRA", "flora"])
+def test_a_papers_name_as_a_rule_is_answered_by_the_rules_name(given: str) -> None:
+    text = message("aya", "fedavg", "mini", [f"communication.lora_aggregation={given}"])
+    assert text.endswith("; did you mean communication.lora_aggregation=stack?")
 
 
 def test_bad_arguments_are_named_by_their_option() -> None:

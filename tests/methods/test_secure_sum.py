@@ -206,7 +206,9 @@ def test_methods_without_sums_are_refused(name, tiny_run_config):
 
 def test_a_rule_that_needs_all_uploads_is_refused(tiny_run_config, monkeypatch):
     monkeypatch.setitem(METHODS, "fedavg", NeedsAll)
-    with pytest.raises(UserError, match="works on each upload by itself, and with a secure sum it sees none"):
+    with pytest.raises(
+        UserError, match="works on each upload by itself, and with a secure sum the server sees no single one"
+    ):
         make_method(tiny_run_config("fedavg", SECURE))
 
 

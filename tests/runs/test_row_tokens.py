@@ -93,6 +93,11 @@ REFUSED = {
     "split and shuffled": (("local.loss=kto", "data.split_pairs=true", "data.shuffle_users=true"), "leave one of them"),
     "sft of pairs": (("local.loss=sft",), "data.task 'preference' needs 'dpo' or 'kto'"),
     "another loss": (("local.dpo_loss=simppo",), r"local\.dpo_loss .*got .simppo."),
+    "orpo as a loss": (("local.loss=orpo",), r"did you mean local\.dpo_loss=orpo\?"),
+    "kto as a loss of pairs": (("local.dpo_loss=kto",), r"did you mean local\.loss=kto\?"),
+    "simpo under kto": (("local.loss=kto", "local.dpo_loss=simpo"), r"local\.dpo_loss=simpo: .* this run has kto"),
+    "a margin without simpo": (("local.simpo_gamma=1",), r"local\.simpo_gamma=1: .* this run has sigmoid; leave it"),
+    "a weight without kto": (("local.kto_undesirable=2",), r"local\.kto_undesirable=2: .* this run has sigmoid"),
     "a margin below 0": (("local.simpo_gamma=-1",), r"local\.simpo_gamma .*got -1"),
     "a weight that is not finite": (("local.kto_desirable=inf",), "local.kto_desirable"),
 }
@@ -110,6 +115,11 @@ def test_settings_that_do_not_go_together_are_one_line(name, tiny_run_config):
 def test_the_reference_engine_has_no_trainer_for_these(kind, tiny_run_config):
     with pytest.raises(UserError, match=rf"local\.dpo_loss={kind}: TRL has its trainer among its experiments"):
         tiny_run_config("fedavg", f"local.dpo_loss={kind}", dataset="chatbot_pa", engine="trl")
+
+
+def test_a_grid_over_data_sets_may_name_an_objective_that_conversations_pass_over(tiny_run_config):
+    config = tiny_run_config("fedavg", "local.dpo_loss=simpo", "local.simpo_gamma=1")
+    assert config.local.loss == "sft"
 
 
 def test_kto_of_conversations_is_refused(tiny_run_config):
