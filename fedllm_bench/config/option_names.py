@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from fedllm_bench.common.errors import shown
 
 # Names of papers, in small letters and digits alone, of what is no method here but a setting of any method.
-AS_SETTINGS = {
+AS_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "communication.lora_aggregation": {
         "frozen_a": ("ffalora", "ffa"),
         "share_a": ("fedsalora", "fedsa"),
