@@ -57,7 +57,10 @@ def check_objective(data: RowSettings, local: LossSettings, engine: str) -> None
     allowed = OBJECTIVES_OF[data.task]
     if local.loss not in allowed:
         needed = " or ".join(repr(name) for name in allowed)
-        raise ValueError(f"local.loss: got {local.loss!r}, but data.task {data.task!r} needs {needed}")
+        raise ValueError(
+            f"local.loss: got {local.loss!r}, but data.task {data.task!r} needs {needed}; give that, or take a data "
+            "set of another task"
+        )
     if local.loss == "kto":
         _check_kto(local)
     elif data.split_pairs:
@@ -69,12 +72,16 @@ def check_objective(data: RowSettings, local: LossSettings, engine: str) -> None
             f"local.dpo_loss={local.dpo_loss}: TRL has its trainer among its experiments, and engine=trl does not take "
             "it; give engine=inprocess"
         )
-    _check_read(local)
+    if local.loss != "sft":
+        _check_read(local)
     _check_canaries(data)
 
 
 def _check_read(local: LossSettings) -> None:
-    """Refuse a constant of another objective: it would change nothing."""
+    """Refuse a constant of another objective for preferences: it would change nothing.
+
+    Where rows are conversations, a grid may give it for other data sets.
+    """
     for key, readers in READ_BY.items():
         other = [
             f"local.{name}={getattr(local, name)}" for name, value in readers.items() if getattr(local, name) != value

@@ -1,4 +1,4 @@
-"""A key that does not exist, in one line: which one was meant, and which ones there are."""
+"""A key, a method or a value that does not exist, in one line: which one was meant, and which ones there are."""
 
 from __future__ import annotations
 
@@ -6,6 +6,37 @@ import difflib
 from collections.abc import Iterable
 
 from fedllm_bench.common.errors import shown
+
+# Names of papers, in small letters and digits alone, of what is no method here but a setting of any method.
+AS_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "communication.lora_aggregation": {
+        "frozen_a": ("ffalora", "ffa"),
+        "share_a": ("fedsalora", "fedsa"),
+        "alternate": ("rolora",),
+        "flex": ("flexlora",),
+        "stack": ("flora",),
+        "exact": ("fedexlora", "fedex"),
+        "fair": ("lorafair",),
+        "restart": ("frlora",),
+    },
+    "aggregation.rule": {
+        "median": ("median",),
+        "trimmed_mean": ("trimmedmean",),
+        "krum": ("krum",),
+        "multi_krum": ("multikrum",),
+        "bulyan": ("bulyan",),
+        "norm_bound": ("normbound", "normclipping"),
+    },
+    "local.loss": {"dpo": ("dpo",), "kto": ("kto",)},
+    "local.dpo_loss": {"ipo": ("ipo",), "simpo": ("simpo",), "orpo": ("orpo",)},
+}
+
+
+def setting_of(name: object) -> str:
+    """The setting that a paper's name stands for, as "communication.lora_aggregation=alternate"; "" where none does."""
+    plain = "".join(letter for letter in str(name).lower() if letter.isalnum())
+    found = (f"{key}={value}" for key, of in AS_SETTINGS.items() for value, papers in of.items() if plain in papers)
+    return next(found, "")
 
 
 def unknown_option(key: str, known: Iterable[str], where: str = "") -> str:

@@ -25,7 +25,7 @@ from fedllm_bench.common.errors import UserError, shown, unknown
 from fedllm_bench.config import plugins
 from fedllm_bench.config.assignments import assignment, comma_separated, source_of
 from fedllm_bench.config.auto_dtype import dtype_for
-from fedllm_bench.config.option_names import unknown_option
+from fedllm_bench.config.option_names import setting_of, unknown_option
 from fedllm_bench.config.places import placed
 from fedllm_bench.config.preset_files import ABOUT, FOLDERS, PACKAGE, alike, names_of, published_constants, read
 from fedllm_bench.config.run import RunConfig, check, dotted, option_types
@@ -35,6 +35,7 @@ Layer = tuple[str, dict[str, Any]]  # where the values were read, and the values
 TOP_KEYS = ("seed", "engine", "variant", "split")  # arguments that are keys of the config themselves
 SUITES = ("openfedllm", "fs_llm", "flowertune")  # whose training sets are here beside the benchmark's own
 BUILDS = "builds"  # of a profile: no settings of a run, but how a split is made for one
+KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}  # of constants
 ARGUMENTS = (*FOLDERS, *TOP_KEYS, "model", "metrics")
 
 
@@ -125,6 +126,8 @@ def _canonical(kind: str, name: str, root: Traversable) -> str:
     aliases = dataset_aliases(root) if kind == "dataset" else {}
     if name in aliases:
         return aliases[name]
+    if kind == "method" and (setting := setting_of(name)):
+        raise UserError(f"no method {shown(name)}: it is a setting of other methods here; take fedavg --set {setting}")
     raise unknown(kind, name, [*names, *aliases], "" if kind == "profile" else plugins.ADVICE)
 
 
@@ -271,7 +274,12 @@ def _wrong_constants(
 ) -> dict[str, str]:
     """One line for each constant that has another type than in its preset, or is not finite."""
     return {
-        key: f"{key} ({sources[key]}): got {shown(flat[key])}, it should be like the preset's {value!r}"
+        key: f"{key} ({sources[key]}): got {shown(flat[key])}, it should be {KINDS[type(value)]}, as {_toml(value)}"
         for key, value in declared.items()
         if type(flat[key]) is not type(value) or (isinstance(value, float) and not math.isfinite(flat[key]))
     }
+
+
+def _toml(value: bool | int | float | str) -> str:
+    """A value as a preset has it."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)

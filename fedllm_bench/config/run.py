@@ -23,7 +23,7 @@ from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config.config_uploads import Strict as _Strict
 from fedllm_bench.config.objective_rules import check_objective
-from fedllm_bench.config.option_names import unknown_option
+from fedllm_bench.config.option_names import setting_of, unknown_option
 from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_together
 from fedllm_bench.config.sections import Lora as Lora
 from fedllm_bench.config.sections import Model as Model
@@ -279,7 +279,9 @@ def _problem(item: Any, sources: Mapping[str, str]) -> str:
         return str(item["msg"]).removeprefix("Value error, ")
     rule = str(item["msg"]).removeprefix("Value error, ").partition(" after validation")[0]
     rule = re.sub(r"^(Input|String|Tuple) should", "it should", rule)
-    return f"{key}{where}: got {shown(item['input'])}, {rule}"
+    rule = rule.replace("a valid boolean", "true or false")
+    meant = setting_of(item["input"]) if item["type"] == "literal_error" else ""
+    return f"{key}{where}: got {shown(item['input'])}, {rule}{meant and f'; did you mean {meant}?'}"
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -106,7 +106,12 @@ def check_parts(local_parts: str, names: Collection[str]) -> None:
     if lost or not patterns:
         got = f"{lost[0]!r} is in the name of no tensor" if lost else f"got {local_parts!r}, which names no part"
         raise UserError(f"method.local_parts: {got} that is trained ({example}); give a part of a name: "
-                        "--set method.local_parts=lora_B")  # fmt: skip
+                        f"--set method.local_parts={_part_of(names)}")  # fmt: skip
     if all(any(pattern in name for pattern in patterns) for name in names):
         raise UserError(f"method.local_parts={local_parts!r}: it is in the name of every tensor ({example}), so "
                         "nothing would be shared; give fewer parts, or take the method local")  # fmt: skip
+
+
+def _part_of(names: Collection[str]) -> str:
+    """An example of what can be given: where every weight is trained there is no lora_B."""
+    return "lora_B" if any("lora_B" in name for name in names) else min(names, key=len, default="lora_B")

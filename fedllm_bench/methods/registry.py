@@ -50,7 +50,10 @@ def method_class(config: RunConfig) -> type[FedAvg]:
             f"or plugins=[{plugin.name!r}] from Python"
         )
     if name in VARIANTS["paper"]:
-        raise UserError(f"variant={config.variant}: {name} was not published; there are {', '.join(known)}")
+        raise UserError(
+            f"variant={config.variant}: there are no published rules of {name}; they are of {', '.join(known)}; give "
+            "variant=paper"
+        )
     raise UserError(f"the method {name} has a preset but no code yet; there are {', '.join(known)}")
 
 

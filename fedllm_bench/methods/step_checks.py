@@ -46,9 +46,10 @@ def check_mixture(method: FedAvg, config: RunConfig) -> None:
         "communication.aggregation_error=true": config.communication.aggregation_error,
     }
     if given := [setting for setting, is_given in other.items() if is_given]:
+        way = "take fedavg" if config.local.loss != "sft" else "leave it out or take fedavg"
         raise UserError(
             f"{given[0]}: {config.method.name} weighs completions by their probability under each of several adapters "
-            "of one rank, in steps of its own; leave it out or take fedavg"
+            f"of one rank, in steps of its own; {way}"
         )
 
 

@@ -77,7 +77,8 @@ def _secure(method: FedAvg, config: RunConfig) -> FedAvg:
         why = "the sum of federation.clients_per_round=1 is one upload"
     if why is not None:
         raise UserError(
-            f"communication.secure_sum=true: {why}, and with a secure sum it sees none; leave one of them out"
+            f"communication.secure_sum=true: {why}, and with a secure sum the server sees no single one; leave "
+            "one of them out"
         )
     return SecureSum(inner=method, seed=config.seed)
 

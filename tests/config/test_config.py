@@ -117,7 +117,9 @@ def test_a_long_value_is_cut_and_keeps_to_one_line(aya: RunConfig) -> None:
 
 def test_the_loss_must_fit_the_task(aya: RunConfig) -> None:
     text = message(with_value(aya, "local.loss", "dpo"))
-    assert text == "local.loss: got 'dpo', but data.task 'sft' needs 'sft'"
+    assert (
+        text == "local.loss: got 'dpo', but data.task 'sft' needs 'sft'; give that, or take a data set of another task"
+    )
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

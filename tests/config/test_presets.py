@@ -272,8 +272,18 @@ def test_arguments_with_a_name_of_their_own() -> None:
         (("aya", "fedavg", "mini", ["local.steps=9999999999"]), "it should be less than 2147483648"),
         (("aya", "fedavg", "mini", ["local.lr=" + "9" * 5000]), "it should be a finite number"),
         (("aya", "fedavg", "mini", ["lora.targets="]), "it should have at least 1 item"),
-        (("aya", "fedprox", "mini", ["method.mu=x"]), "method.mu (--set): got 'x'"),
-        (("aya", "fedprox", "mini", ["method.mu=nan"]), "method.mu (--set): got nan"),
+        (
+            ("aya", "fedprox", "mini", ["method.mu=x"]),
+            "method.mu (--set): got 'x', it should be a finite number, as 0.01",
+        ),
+        (("aya", "fedprox", "mini", ["method.mu=nan"]), "method.mu (--set): got nan, it should be a finite number"),
+        (("aya", "fedem", "mini", ["method.adapters=2.5"]), "got 2.5, it should be a whole number, as 3"),
+        (("aya", "fedkseed", "mini", ["method.pro=maybe"]), "got 'maybe', it should be true or false, as false"),
+        (("aya", "fedrep", "mini", ["method.local_parts=3"]), "got 3, it should be text, as 'lora_B'"),
+        (
+            ("aya", "fedavg", "mini", ["communication.secure_sum=maybe"]),
+            "communication.secure_sum (--set): got 'maybe', it should be true or false",
+        ),
         (("aya", "fedprox", "mini", ["method.mu=true"]), "method.mu (--set): got True"),
     ],
 )

@@ -175,7 +175,7 @@ def test_what_does_not_go_together_is_refused_in_one_line(name, settings, option
         ("multi_krum", ("byzantine=3",), 8, "aggregation.byzantine=3 needs 2 f + 3 = 9 answers, not 8"),
         ("multi_krum", ("byzantine=2", "selected=7"), 8, "selected=7 of 8 answers is more than n - f; give 6 or less"),
         ("bulyan", ("byzantine=2",), 8, "aggregation.byzantine=2 needs 4 f + 3 = 11 answers, not 8; give 1 or less"),
-        ("krum", ("byzantine=0",), 2, "give another rule, or more clients a round (federation.clients_per_round=2)"),
+        ("krum", ("byzantine=0",), 2, "give another rule, or more clients a round (federation.clients_per_round is 2)"),
         ("trimmed_mean", ("trim=0.1",), 8, "aggregation.trim=0.1 cuts none of 8 values; give 0.125 or more"),
         ("trimmed_mean", ("trim=0.3",), 3, "aggregation.trim=0.3 cuts none of 3 values; give 0.334 or more"),
         ("trimmed_mean", ("trim=0.4",), 2, "aggregation.trim=0.4 cuts none of 2 values; give another rule"),

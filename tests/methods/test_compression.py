@@ -11,7 +11,7 @@ from method_vectors import run_suite
 from papers import CHOSEN, NUM_CLIENTS, SIZE, ZERO, descend, mean, problem
 from resumed_rounds import Killed, anew, initial, killed_at, left_behind, outcome_of, same_bits, undisturbed
 from senders import SENDING
-from sweeps import HERE, MIXING, OWN, sweep
+from sweeps import HERE, NOT_BY_TRL, OWN, sweep
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
@@ -241,7 +241,7 @@ def test_bytes_are_known_before_and_a_killed_run_ends_as_an_undisturbed_one(
 @pytest.mark.parametrize(
     ("name", "engine"),
     sweep(
-        [(n, engine) for n in SENDING for engine in HERE if engine != "trl" or n not in MIXING],
+        [(n, engine) for n in SENDING for engine in HERE if engine != "trl" or n not in NOT_BY_TRL],
         ("scaffold", "inprocess"),
     ),
 )

@@ -255,6 +255,11 @@ def test_settings_that_it_cannot_have_are_refused_in_one_line(settings, more, wo
     assert "\n" not in str(caught.value)
 
 
+def test_on_preferences_the_way_out_is_another_method(tiny_run_config):
+    with pytest.raises(UserError, match=r"in steps of its own; take fedavg$"):  # local.loss cannot be left out there
+        make_method(tiny_run_config("fedem", dataset="chatbot_pa"), 6)
+
+
 def test_wrappers_leave_the_mixture_as_it_is(tiny_run_config):
     config = tiny_run_config("fedem", "communication.upload_dtype=int8", "communication.lora_aggregation=frozen_a")
     method = make_method(config, 6)

@@ -147,7 +147,9 @@ def test_a_preset_without_code_and_a_method_that_was_not_published_are_refused(t
     config = tiny_run_config("fedavg")
     with pytest.raises(UserError, match="fedsgd has a preset but no code yet; there are local, fedavg"):
         make_method(replace(config, method=Method(name="fedsgd", constants={})))
-    with pytest.raises(UserError, match="variant=released: feddyn was not published; there are local, fedavg"):
+    with pytest.raises(
+        UserError, match="variant=released: there are no published rules of feddyn; they are of local, fedavg"
+    ):
         make_method(tiny_run_config("feddyn", variant="released"))
 
 

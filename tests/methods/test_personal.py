@@ -212,6 +212,14 @@ def test_patterns_of_no_tensor_or_of_every_one_are_refused_in_one_line(parts, wo
     assert str(caught.value).startswith("method.local_parts")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(("lora_B", "the method local"))
+
+
+def test_the_example_of_a_local_part_is_one_of_the_model_where_every_weight_is_trained():
+    with pytest.raises(UserError, match=r"--set method\.local_parts=model\.norm\.weight$"):
+        FedRep(local_parts="head", own_share=0.5).init(
+            {"model.norm.weight": torch.ones(2), "model.embed.weight": torch.ones(2)}
+        )
 
 
 def test_privacy_covers_what_is_sent_and_not_what_clients_keep():

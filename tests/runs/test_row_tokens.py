@@ -104,6 +104,8 @@ REFUSED = {
     ),
     "good answers of pairs": (("local.kto_desirable=2",), r"local\.kto_desirable=2.0: it belongs to local\.loss=kto"),
     "bad answers of pairs": (("local.kto_undesirable=2",), "loss=kto, and here is local.loss=dpo; leave it out"),
+    "orpo as a loss": (("local.loss=orpo",), r"did you mean local\.dpo_loss=orpo\?"),
+    "kto as a loss of pairs": (("local.dpo_loss=kto",), r"did you mean local\.loss=kto\?"),
     "a margin below 0": (("local.simpo_gamma=-1",), r"local\.simpo_gamma .*got -1"),
     "a weight that is not finite": (("local.kto_desirable=inf",), "local.kto_desirable"),
 }
@@ -121,6 +123,11 @@ def test_settings_that_do_not_go_together_are_one_line(name, tiny_run_config):
 def test_the_reference_engine_has_no_trainer_for_these(kind, tiny_run_config):
     with pytest.raises(UserError, match=rf"local\.dpo_loss={kind}: TRL has its trainer among its experiments"):
         tiny_run_config("fedavg", f"local.dpo_loss={kind}", dataset="chatbot_pa", engine="trl")
+
+
+def test_a_grid_over_data_sets_may_name_an_objective_that_conversations_pass_over(tiny_run_config):
+    config = tiny_run_config("fedavg", "local.dpo_loss=simpo", "local.simpo_gamma=1")
+    assert config.local.loss == "sft"
 
 
 def test_kto_of_conversations_is_refused(tiny_run_config):

@@ -168,18 +168,18 @@ def test_the_checkpoint_holds_the_change_of_the_base(left):
 @pytest.mark.parametrize(
     ("method", "options", "text"),
     [
-        ("scaffold", ["flex"], "scaffold has a step `init` of its own"),
-        ("scaffold", ["stack"], "scaffold has a step `init` of its own"),
-        ("scaffold", ["exact", "method.eta=0.5"], "scaffold has a step `init` of its own"),
-        ("fedadam", ["exact"], "fedadam has a step `init` of its own"),
-        ("feddyn", ["stack"], "feddyn has a step `init` of its own"),
-        ("fedavgm", ["fair"], "fedavgm has a step"),
+        ("scaffold", ["flex"], "scaffold needs A and B as they were averaged (its hook `init`)"),
+        ("scaffold", ["stack"], "scaffold needs A and B as they were averaged (its hook `init`)"),
+        ("scaffold", ["exact", "method.eta=0.5"], "scaffold needs method.eta=1 here, and has 0.5"),
+        ("fedadam", ["exact"], "fedadam needs A and B as they were averaged (its hook `init`)"),
+        ("feddyn", ["stack"], "feddyn needs A and B as they were averaged (its hook `init`)"),
+        ("fedavgm", ["fair"], "fedavgm needs A and B"),
         ("local", ["flex"], "local sends nothing"),
         ("central", ["stack"], "central has no clients"),
         ("dp_fedavg", ["stack"], "the noise of privacy is for a mean of uploads"),
         ("fedavg", ["exact", "lora.ranks=1,4"], "it is for clients of one rank"),
         ("fedavg", ["fair", "lora.ranks=1,4"], "it is for clients of one rank"),
-        ("hetlora", ["stack"], "hetlora has a step"),
+        ("hetlora", ["stack"], "hetlora needs A and B"),
     ],
 )
 def test_what_a_rule_cannot_be_put_around_is_refused_in_one_line(method, options, text, tiny_run_config):

@@ -25,8 +25,8 @@ class Exact(ChangesBase):
     @classmethod
     def problem(cls, method: FedAvg) -> str | None:
         """SCAFFOLD's variates are gradients at A and B, which go on from round to round; its server takes the mean."""
-        if isinstance(method, Scaffold) and method.eta == 1:
-            return None
+        if isinstance(method, Scaffold):
+            return None if method.eta == 1 else f"needs method.eta=1 here, and has {method.eta:g}"
         return super().problem(method)
 
     def combine(self, server: Server, uploads: Sequence[Upload], weights: Sequence[float]) -> Upload:

@@ -164,4 +164,4 @@ def _rule(aggregation: Aggregation) -> RobustRule:
 def _check_enough(rule: RobustRule, n: int) -> None:
     """Refuse a rule for which the clients of a round are too few even where all of them answer."""
     if n < rule.least:
-        raise UserError(f"{rule.too_few(n)}, or more clients a round (federation.clients_per_round={n})")
+        raise UserError(f"{rule.too_few(n)}, or more clients a round (federation.clients_per_round is {n})")

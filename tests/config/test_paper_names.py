@@ -1,0 +1,48 @@
+"""What a paper names is found here under the name of its setting."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.presets import load
+
+
+def refused(method: str, *settings: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load("aya", method, "mini", settings)
+    return str(caught.value)
+
+
+PAPERS = {  # what is a setting here, by its paper's name
+    "FFA-LoRA": "communication.lora_aggregation=frozen_a",
+    "FedSA-LoRA": "communication.lora_aggregation=share_a",
+    "RoLoRA": "communication.lora_aggregation=alternate",
+    "FlexLoRA": "communication.lora_aggregation=flex",
+    "FLoRA": "communication.lora_aggregation=stack",
+    "FedEx-LoRA": "communication.lora_aggregation=exact",
+    "LoRA-FAIR": "communication.lora_aggregation=fair",
+    "FRLoRA": "communication.lora_aggregation=restart",
+    "median": "aggregation.rule=median",
+    "trimmed-mean": "aggregation.rule=trimmed_mean",
+    "Krum": "aggregation.rule=krum",
+    "multi-Krum": "aggregation.rule=multi_krum",
+    "Bulyan": "aggregation.rule=bulyan",
+    "KTO": "local.loss=kto",
+    "SimPO": "local.dpo_loss=simpo",
+    "ORPO": "local.dpo_loss=orpo",
+}
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_rule_asked_for_by_its_papers_name_is_found(paper: str) -> None:
+    given = PAPERS[paper]
+    assert refused(paper).endswith(f"take fedavg --set {given}")
+    dataset = "chatbot_pa" if given.startswith("local.") else "aya"
+    assert load(dataset, "fedavg", "mini", [given]).method.name == "fedavg"  # such a setting exists
+
+
+@pytest.mark.parametrize("given", ["FLoRA", "flora"])
+def test_a_papers_name_as_a_rule_is_answered_by_the_rules_name(given: str) -> None:
+    text = refused("fedavg", f"communication.lora_aggregation={given}")
+    assert text.endswith("; did you mean communication.lora_aggregation=stack?")
