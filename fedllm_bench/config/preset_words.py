@@ -23,7 +23,7 @@ def words_in(given: str) -> tuple[str, ...]:
     Raises a :class:`UserError` for what cannot be read, for a file without settings, and for names that no run has.
     """
     method, colon, name = ("", "", given) if Path(given).is_file() else given.rpartition(":")
-    where = f"--preset {given}"
+    where = f"--preset {given if given.isprintable() else ascii(given)}"
     flat = _named(dotted, read_toml(Path(name or given).expanduser(), where, ADVICE), where)
     _check_names(flat, where)
     words = tuple(FileWord(f"{method}{colon}{word}", where) for word in _named(setting_words, flat, where))

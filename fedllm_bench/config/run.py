@@ -270,7 +270,8 @@ def _adapter() -> TypeAdapter[RunConfig]:
 def _problem(item: Any, sources: Mapping[str, str]) -> str:
     """One line for one error of pydantic: the key, where it was set, what was got, what is allowed."""
     key = ".".join(str(part) for part in item["loc"])
-    where = f" ({sources[key]})" if key in sources else ""
+    source = sources.get(key) or sources.get(".".join(key.split(".")[:2]))  # an item of a list: where the list was read
+    where = f" ({source})" if source else ""
     if item["type"] == "missing":
         return f"{key}{where}: not given, and there is no default"
     if item["type"] == "unexpected_keyword_argument":

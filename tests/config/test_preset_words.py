@@ -80,7 +80,8 @@ def test_what_is_no_preset_is_refused_in_one_line(content, expected, tmp_path: P
     ("content", "expected"),
     [
         ("[local]\nlr = 'fast'\n", "local.lr (--preset {path}): got 'fast', it should be a valid number"),
-        ("[method]\nmu = 'x'\n", "method.mu (--preset {path}): got 'x', it should be like the preset's"),
+        ("[lora]\ntargets = [1]\n", "lora.targets.0 (--preset {path}): got 1, it should be a valid string"),
+        ("[method]\nmu = 'x'\n", "method.mu (--preset {path}): got 'x', it should be a finite number, as 0.01"),
         ("[method]\nmuu = 1\n", "no option 'method.muu' (--preset {path})"),
         ("[method]\nmu = -1.0\n", "method.mu"),
     ],
@@ -99,6 +100,14 @@ def test_a_wrong_value_is_named_with_its_file_and_key(command, content, expected
     assert expected.format(path=given) in line
     assert "--set local" not in line
     assert "(--set)" not in line
+
+
+def test_a_file_with_a_line_break_in_its_name_is_named_on_one_line(tmp_path: Path, capsys):
+    path = tmp_path / "a\nb.toml"
+    path.write_text("[local]\nlr = 'fast'\n")
+    assert code_of(["bench", "aya", "fedavg", "--profile", "mini", "--preset", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a\\nb.toml" in line
 
 
 def test_explain_names_the_file_and_a_later_word_takes_its_place(file: Path):

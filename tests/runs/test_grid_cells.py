@@ -40,6 +40,7 @@ def _quick() -> Iterator[None]:
 def finish(cell: GridCell) -> None:
     files.make_folder(cell.folder)
     files.write_json(cell.folder / "results.json", {"schema_version": SCHEMA_VERSION})
+    files.write_json(cell.folder / "config.json", cell.cell.config.to_dict())
 
 
 # --- what is asked for
