@@ -47,7 +47,7 @@ def _says(path: Path, payload: Any) -> bool:
     """False also for a file that was changed, and is no JSON any more."""
     try:
         found: Any = files.read_json(path) if path.is_file() else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return bool(found == payload)
 

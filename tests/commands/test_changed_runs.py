@@ -115,3 +115,16 @@ def test_what_changes_no_result_may_differ(finished, capsys):
     assert "Finished before" in capsys.readouterr().out
     assert folder_of("fedavg", folder.parents[2]) == folder
     (folder / "config.json").write_bytes(before)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])
+def test_a_changed_grid_json_is_made_anew(content, finished, tiny_split: Split):
+    argv, folder = finished
+    more = (*argv[argv.index("--model") :], "--methods", "fedavg", "--seeds", "0")
+    argv = grid_words(tiny_split.folder, folder.parents[2], *more)
+    assert code_of(argv) == 0
+    (path,) = folder.parents[1].glob("grid-*/grid.json")
+    before = files.read_json(path)
+    path.write_text(content)
+    assert code_of(argv) == 0
+    assert files.read_json(path) == before
