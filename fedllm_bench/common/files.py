@@ -108,6 +108,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_made(path: Path) -> Any:
+    """The JSON of a file that can be made anew; None where it is not there, or was changed and is no JSON any more."""
+    try:
+        return read_json(path) if path.is_file() else None
+    except (ValueError, RecursionError):
+        return None
+
+
 def read_jsonl(path: Path) -> list[Any]:
     lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: texts may hold U+2028
     return [json.loads(line) for line in lines if line]

@@ -108,15 +108,19 @@ def adapters_of(config: RunConfig) -> int:
 
 
 def has_no_backward_pass(config: RunConfig) -> bool:
-    """Whether the config's method steps by forward passes alone; an unknown method is refused elsewhere."""
-    method = METHODS.get(config.method.name)
-    return method is not None and method.probe is not FedAvg.probe
+    """Whether the config's method steps by forward passes alone."""
+    return _changes(config, "probe")
 
 
 def has_phases(config: RunConfig) -> bool:
-    """Whether a round of the config's method is several trainings; an unknown method is refused elsewhere."""
+    """Whether a round of the config's method is several trainings."""
+    return _changes(config, "phases")
+
+
+def _changes(config: RunConfig, hook: str) -> bool:
+    """Whether the config's method has a `hook` of its own; an unknown method is refused elsewhere."""
     method = METHODS.get(config.method.name)
-    return method is not None and method.phases is not FedAvg.phases
+    return method is not None and getattr(method, hook) is not getattr(FedAvg, hook)
 
 
 def changed_base(config: RunConfig, model: LoraModel, device: str) -> int:

@@ -29,7 +29,7 @@ def _write_new(path: Path, text: str) -> None:
 def write_all(payload: Mapping[str, Any], folder: Path) -> None:
     """Everything, where anything has changed; tune.json comes last, so that with it all is there."""
     path = folder / TUNE
-    if _says(path, json.loads(json.dumps(payload))):
+    if files.read_made(path) == json.loads(json.dumps(payload)):
         return
     write_so_far(payload, folder)
     files.write_text(folder / TABLE, tune_text(payload, TABLE_WIDTH))
@@ -41,15 +41,6 @@ def write_all(payload: Mapping[str, Any], folder: Path) -> None:
         files.write_text(folder / SENTENCE, payload["tuning"] + "\n")
     _draw(payload, folder)
     files.write_json(path, dict(payload))
-
-
-def _says(path: Path, payload: Any) -> bool:
-    """False also for a file that was changed, and is no JSON any more."""
-    try:
-        found: Any = files.read_json(path) if path.is_file() else None
-    except (ValueError, RecursionError):
-        return False
-    return bool(found == payload)
 
 
 def _draw(payload: Mapping[str, Any], folder: Path) -> None:

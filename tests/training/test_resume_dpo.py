@@ -17,7 +17,7 @@ from resumed_rounds import (
     same_bits,
     undisturbed,
 )
-from sweeps import MIXING, NOT_BY_TRL, sweep
+from sweeps import FORWARD_ONLY, MIXING, sweep
 
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.data.pairs import AnswerPart
@@ -51,7 +51,7 @@ def test_a_run_that_was_killed_anywhere_ends_as_an_undisturbed_one(
     assert same_bits(left_behind(broken), whole)
 
 
-@pytest.mark.parametrize("name", sweep([n for n in METHODS if n not in NOT_BY_TRL], "scaffold"))
+@pytest.mark.parametrize("name", sweep([n for n in METHODS if n not in (*FORWARD_ONLY, *MIXING)], "scaffold"))
 def test_kto_goes_on_where_it_was_killed_as_well(name, tiny_model, pair_clients, tiny_run_config, tmp_path):
     """Each answer is a row, and a client has twice as many."""
     answers = {**pair_clients.tokens, "train": AnswerPart(pair_clients.tokens["train"])}

@@ -29,8 +29,8 @@ def report(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[st
     """
     inputs = _inputs(cells, reasons)
     path = folder / GRID
-    before = _written(path)
-    if before.get("inputs") == inputs:
+    before = files.read_made(path)
+    if isinstance(before, dict) and before.get("inputs") == inputs:
         return before
     payload = _payload(cells, reasons, folder) | {"inputs": inputs}
     files.write_text(folder / "table.txt", shown_table(payload, TABLE_WIDTH))
@@ -39,15 +39,6 @@ def report(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[st
     _draw(payload, folder)
     files.write_json(path, payload)
     return payload
-
-
-def _written(path: Path) -> dict[str, Any]:
-    """{} also for a file that was changed, and is no JSON object any more: it is made anew."""
-    try:
-        found: Any = files.read_json(path) if path.is_file() else {}
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def shown_table(payload: Mapping[str, Any], width: int) -> str:
