@@ -45,8 +45,8 @@ EXAMPLES = """examples:
   fedllm-bench bench aya fedprox --explain                            (every setting and where it comes from)
 
 A run that was interrupted goes on where it stopped when the same command is given again; a finished one
-is shown at once. Results lie in OUT/<dataset>/<method>/s<seed>-<hash>/. README.md has a table of what to give for
-each method of a paper; a paper's name in place of METHOD is answered by it too, as in: bench aya flora
+is shown at once. Results lie in OUT/<dataset>/<method>/s<seed>-<hash>/. Where a paper's name stands in the
+place of METHOD, as in `bench aya flora`, one line says what to give; README.md has a table of all.
 """
 
 
