@@ -256,7 +256,7 @@ def test_settings_that_it_cannot_have_are_refused_in_one_line(settings, more, wo
 
 
 def test_on_preferences_the_way_out_is_another_method(tiny_run_config):
-    with pytest.raises(UserError, match=r"in steps of its own; take fedavg$"):  # local.loss cannot be left out there
+    with pytest.raises(UserError, match=r"combined with this; take fedavg$"):  # local.loss cannot be left out there
         make_method(tiny_run_config("fedem", dataset="chatbot_pa"), 6)
 
 

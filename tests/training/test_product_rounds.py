@@ -179,7 +179,7 @@ def test_the_checkpoint_holds_the_change_of_the_base(left):
         ("dp_fedavg", ["stack"], "the noise of privacy is for a mean of uploads"),
         ("fedavg", ["exact", "lora.ranks=1,4"], "it is for clients of one rank"),
         ("fedavg", ["fair", "lora.ranks=1,4"], "it is for clients of one rank"),
-        ("hetlora", ["stack"], "hetlora needs A and B"),
+        ("hetlora", ["stack"], "hetlora works with the averages of A and B"),
     ],
 )
 def test_what_a_rule_cannot_be_put_around_is_refused_in_one_line(method, options, text, tiny_run_config):
