@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--search", default="tpe", help="tpe (default), random, or halving (successive halving)")
     parser.add_argument(
-        "--fidelity", default="rounds", help="what halving begins with little of: rounds (default) or clients"
+        "--fidelity", default="rounds", help="what halving begins with a part of: rounds (default) or clients"
     )
     parser.add_argument("--seeds", default="100", help="of each trial, 100 or more, with commas between (default 100)")
     parser.add_argument(

@@ -48,8 +48,8 @@ def check_mixture(method: FedAvg, config: RunConfig) -> None:
     if given := [setting for setting, is_given in other.items() if is_given]:
         way = "take fedavg" if config.local.loss != "sft" else "leave it out or take fedavg"
         raise UserError(
-            f"{given[0]}: {config.method.name} weighs completions by their probability under each of several adapters "
-            f"of one rank, in steps of its own; {way}"
+            f"{given[0]}: {config.method.name} trains several adapters of one rank at once, on rows that are weighted "
+            f"by their probabilities, and cannot be combined with this; {way}"
         )
 
 

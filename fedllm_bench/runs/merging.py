@@ -78,7 +78,8 @@ def _folder_of(run: RunFolder, client: str | None) -> str:
     }
     name = f"c{numbers[client]:06d}" if client in numbers else ""  # an id that cannot name a folder
     if name not in known:
-        raise unknown("client with an adapter", client, known)
+        unseen = f"or {GLOBAL}, the adapter of unseen users" if run.adapter else ""
+        raise unknown("client with an adapter", client, known, unseen)
     return name
 
 

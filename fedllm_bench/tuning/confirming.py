@@ -57,7 +57,7 @@ def confirmed(comparison: Mapping[str, Any], seeds: Sequence[int]) -> Confirmati
         "not told apart": f"The chosen setting does not beat the default on {_seeds(seeds)}: nothing tells them apart",
     }[verdict]
     means = f"{row['metric']} {number(row['mean_a'])} against {number(row['mean_b'])}"
-    alone = "" if comparison["methods"] else "; of other seeds one seed says nothing"
+    alone = "" if comparison["methods"] else "; one seed says nothing about other seeds"
     sentence = f"{says} ({means}; A is the chosen one, B the default: {row['sentence']}{alone})."
     return Confirmation(verdict=verdict, sentence=sentence, seeds=tuple(seeds), comparison=comparison)
 

@@ -178,6 +178,11 @@ def _check_keys(asked: TuneRequest) -> None:
     if both := sorted(keys & given):
         raise UserError(f"{both[0]} is in --space and in --set; give it in one of them")
     budget = FIDELITIES[asked.fidelity]
+    if asked.search != "halving" and asked.fidelity != "rounds":
+        raise UserError(
+            f"--fidelity {asked.fidelity}: it is for --search halving, and the search is {asked.search}; leave it out, or "
+            "give --search halving"
+        )
     if asked.search == "halving" and budget in keys:
         raise UserError(f"--space {budget}: --search halving sets it; leave it out, or give another --fidelity")
 

@@ -130,7 +130,12 @@ TRIGGER = ("attack.kind=trigger", "attack.clients=0", "attack.trigger=abc", "att
     ("name", "settings", "options", "words"),
     [
         ("fedavg", ("attack.kind=noise",), {}, "attack.kind=noise: nobody attacks; give the numbers of clients"),
-        ("fedavg", ("attack.clients=0,3",), {}, "attack.clients=0,3: attack.kind=none has no use for it"),
+        (
+            "fedavg",
+            ("attack.clients=0,3",),
+            {},
+            "attack.clients=0,3: attack.kind=none has no use for it; give a kind too",
+        ),
         ("fedavg", ("attack.scale=3",), {}, "attack.scale=3.0: attack.kind=none has no use for it"),
         ("fedavg", ("attack.kind=noise", "attack.clients=17"), {}, "there is no client 17, the split has 6 clients"),
         ("fedavg", ("attack.kind=scaled", "attack.clients=0"), {}, "a scale of 1 changes nothing"),

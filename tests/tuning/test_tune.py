@@ -190,6 +190,7 @@ def test_two_searches_in_one_folder_do_not_mix(tiny_split: Split, less, tmp_path
         (("--trials", "99999999"), "that is too many"),
         (("--search", "grid"), "no search 'grid'"),
         (("--fidelity", "epochs"), "no fidelity 'epochs'"),
+        (("--fidelity", "clients"), "--fidelity clients: it is for --search halving, and the search is tpe"),
         (("--metric", "mini_exakt"), "did you mean 'mini_exact'?"),
         (("--set", "local.lr=1"), "local.lr is in --space and in --set"),
         (("--set", "data.world_seed=7"), "worlds below 100 are reported"),

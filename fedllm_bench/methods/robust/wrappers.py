@@ -54,7 +54,8 @@ def _check_attack(attack: Attack) -> None:
     }
     for field in fields(Attack):
         if unused.get(field.name) and (value := getattr(attack, field.name)) != field.default:
-            raise UserError(f"attack.{field.name}={value}: attack.kind={kind} has no use for it; leave it out")
+            way = "give a kind too, as in --set attack.kind=sign_flip, or " if kind == "none" else ""
+            raise UserError(f"attack.{field.name}={value}: attack.kind={kind} has no use for it; {way}leave it out")
     if kind != "none" and not attack.clients:
         raise UserError(
             f"attack.kind={kind}: nobody attacks; give the numbers of clients, as in --set attack.clients=0,3, or a "
