@@ -32,6 +32,7 @@ def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
     if isinstance(method, FedKSeed):
         _check_numbers(config)
         _check_rule(method, config)
+        _check_pro(method, config)
 
 
 def check_mixture(method: FedAvg, config: RunConfig) -> None:
@@ -84,4 +85,20 @@ def _check_rule(method: FedKSeed, config: RunConfig) -> None:
             f"aggregation.rule={rule}: in {steps} local steps most clients of {config.method.name} have 0 for most of "
             f"its {method.seeds} seeds, and so has this rule; give --set method.seeds={max(1, int(steps / log(2)))} or "
             "fewer, or aggregation.rule=krum"
+        )
+
+
+def _check_pro(method: FedKSeed, config: RunConfig) -> None:
+    """Refuse what bounds or compares whole uploads, beside counts of steps.
+
+    A count is 1 for each step, and what a step adds to d is lr g, thousands of times smaller: the counts alone would
+    spend the bound, or make the distance.
+    """
+    rule = config.aggregation.rule
+    given = f"privacy.clip={config.privacy.clip:g}" if config.privacy.clip is not None else f"aggregation.rule={rule}"
+    if method.pro and (config.privacy.clip is not None or rule in ("krum", "multi_krum", "bulyan", "norm_bound")):
+        raise UserError(
+            f"{given}: with method.pro=true {config.method.name} also sends how many steps a seed had, and these "
+            "numbers are so much larger than all else that norms and distances would be theirs; give --set "
+            "method.pro=false"
         )
