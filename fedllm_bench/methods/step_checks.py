@@ -1,4 +1,4 @@
-"""What methods whose steps are no plain backward pass of one adapter cannot run with."""
+"""What methods whose steps are no plain backward pass of one adapter, or that share a part of it, cannot run with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.fedkseed import FedKSeed
+from fedllm_bench.methods.fedrep import FedRep
 
 
 def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
@@ -51,6 +52,15 @@ def check_mixture(method: FedAvg, config: RunConfig) -> None:
         raise UserError(
             f"{given[0]}: {config.method.name} weighs completions by their probability under each of several adapters "
             f"of one rank, in steps of its own; {way}"
+        )
+
+
+def check_shared(method: FedAvg, config: RunConfig) -> None:
+    """Raise a :class:`UserError` for what is of all A and B, where some stay with their clients."""
+    if config.communication.aggregation_error and isinstance(method, FedRep):
+        raise UserError(
+            f"communication.aggregation_error=true: {config.method.name} keeps parts of A and B with its clients, so "
+            "that there is no mean of B A; leave it out or take fedavg"
         )
 
 
