@@ -119,3 +119,8 @@ def _check_canaries(data: RowSettings) -> None:
         )
     if data.swap_answers:
         raise ValueError("data.canaries: data.swap_answers=true would take their answers away; leave one of them out")
+    if data.shuffle_users:
+        raise ValueError(
+            "data.canaries: a canary is of one client, and data.shuffle_users=true deals its rows to others; leave one "
+            "of them out"
+        )

@@ -123,6 +123,7 @@ def test_a_share_of_rows_is_poisoned_at_least_one_and_a_larger_share_holds_a_sma
 # --- what is refused
 
 MEDIAN = ("aggregation.rule=median", "federation.weighting=uniform")
+ERROR = "communication.aggregation_error=true"
 TRIGGER = ("attack.kind=trigger", "attack.clients=0", "attack.trigger=abc", "attack.answer=yes")
 
 
@@ -160,6 +161,8 @@ TRIGGER = ("attack.kind=trigger", "attack.clients=0", "attack.trigger=abc", "att
         ("fedavg", ("aggregation.trim=0.2",), {}, "aggregation.trim=0.2 belongs to aggregation.rule=trimmed_mean"),
         ("fedavg", (*MEDIAN, "aggregation.byzantine=1"), {}, "belongs to aggregation.rule=krum or multi_krum or"),
         ("fedavg", (*MEDIAN, "aggregation.selected=1"), {}, "belongs to aggregation.rule=multi_krum"),
+        ("fedavg", (*MEDIAN, ERROR), {}, "aggregation_error=true: it is what a mean of A and of B loses"),
+        ("fedrep", (ERROR,), {}, "aggregation_error=true: fedrep keeps parts of A and B with its clients"),
         ("dp_fedavg", ("aggregation.rule=median",), {}, "with privacy the server adds clipped uploads up"),
         ("dp_fedavg", ("aggregation.rule=norm_bound", "aggregation.bound=1"), {}, "with privacy the server adds"),
     ],

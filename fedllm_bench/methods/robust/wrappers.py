@@ -143,6 +143,11 @@ def _check_fits(method: FedAvg, config: RunConfig) -> None:
             f"aggregation.rule={rule}: rows that a client of a lower rank lacks count as zeros, which is no value of "
             "that client; leave lora.ranks or the rule out"
         )
+    if config.communication.aggregation_error and rule != "norm_bound":
+        raise UserError(
+            f"communication.aggregation_error=true: it is what a mean of A and of B loses, and aggregation.rule={rule} "
+            "takes no mean of all; leave one of them out"
+        )
     if method.needs_all:
         products = config.communication.lora_aggregation
         own = config.method.name if products == "mean" else f"communication.lora_aggregation={products}"
