@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from fedllm_bench.common.errors import shown
+from fedllm_bench.common.errors import UserError, shown, unknown
 
 # Names of papers, in small letters and digits alone, of what is no method here but a setting of any method.
 AS_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -37,6 +37,13 @@ def setting_of(name: object) -> str:
     plain = "".join(letter for letter in str(name).lower() if letter.isalnum())
     found = (f"{key}={value}" for key, of in AS_SETTINGS.items() for value, papers in of.items() if plain in papers)
     return next(found, "")
+
+
+def no_method(name: str, known: Iterable[str], advice: str = "") -> UserError:
+    """What is said of a name that no method has; of a setting of methods, which one it is."""
+    if setting := setting_of(name):
+        return UserError(f"no method {shown(name)}: it is a setting of other methods here; take fedavg --set {setting}")
+    return unknown("method", name, known, advice)
 
 
 def unknown_option(key: str, known: Iterable[str], where: str = "") -> str:

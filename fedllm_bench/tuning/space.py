@@ -115,6 +115,8 @@ def _choices(key: str, text: str) -> tuple[Value, ...]:
     if len(words) > MOST_CHOICES:
         raise UserError(f"{given}: {len(words):,} values are too many; give at most {MOST_CHOICES}")
     values = tuple(assignment(f"{key}={word}")[1] for word in words)
+    if None in values:
+        raise UserError(f"{given}: none is not searched; leave it out, and give --set {key}=none to another search")
     if not all(words) or not all(isinstance(value, Value) for value in values):
         raise UserError(f"{given}: give single values with commas between, as choice:adamw,sgd")
     if len(words) < 2 or len({(type(value) is bool, value) for value in values}) < len(values):
