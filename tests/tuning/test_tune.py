@@ -19,6 +19,7 @@ from fedllm_bench.common import files
 from fedllm_bench.config import presets
 from fedllm_bench.config.preset_words import words_in
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.tuning.confirming import confirmed
 from fedllm_bench.tuning.tune_files import preset_toml
 
 SPACE_OF_LR = "local.lr=log:1e-3..1e-1"
@@ -146,6 +147,18 @@ def test_the_chosen_setting_meets_the_default_on_seeds_that_the_search_did_not_s
     assert row["sentence"] in found["sentence"]
     assert found["sentence"] in payload["tuning"]
     assert found["sentence"].split(".")[0] in " ".join(capsys.readouterr().out.split())
+    scores = next((tmp_path / "mini-aya" / "fedprox").glob("s103-*/scores/heldout.after.jsonl"))
+    scores.write_text("{")
+    assert cli.main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{scores}, line 1" in line
+    assert "delete the folder of that run, and give the same command" in line
+
+
+def test_of_one_seed_is_spoken_as_of_one():
+    row = {"verdict": "A", "metric": "heldout", "mean_a": 1.0, "mean_b": 2.0, "sentence": "A is better"}
+    assert "seed 101, which was not used" in confirmed({"methods": [], "models": [row]}, [101]).sentence
+    assert "seeds 101, 102, which were not" in confirmed({"methods": [row], "models": [row]}, [101, 102]).sentence
 
 
 def test_halving_runs_small_budgets_first_and_keeps_the_default(
