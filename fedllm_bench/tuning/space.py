@@ -106,7 +106,7 @@ def _dimension(word: str) -> Dimension:
         return Dimension(key=key, kind="choice", choices=_choices(key, rest))
     if colon and kind not in ("log", "int"):
         raise UserError(f"--space {shown(word)}: no kind {shown(kind)}; {FORMS}")
-    return _range(key, kind if colon else "linear", rest if colon else values)
+    return _wide(_range(key, kind if colon else "linear", rest if colon else values))
 
 
 def _choices(key: str, text: str) -> tuple[Value, ...]:
@@ -141,3 +141,14 @@ def _range(key: str, kind: str, text: str) -> Dimension:
             raise UserError(f"{given}: int: takes whole numbers below 2**31")
         return Dimension(key=key, kind="int", low=low, high=high)
     return Dimension(key=key, kind="linear", low=low, high=high)
+
+
+def _wide(dimension: Dimension) -> Dimension:
+    """The same; a :class:`UserError` where the numbers that are tried would all be one."""
+    first, *_, last = dimension.ends
+    if first == last:
+        raise UserError(
+            f"--space {shown(dimension.key)[1:-1]}: numbers are tried with {DIGITS} digits, and with these both ends "
+            f"are {first}; give a wider range"
+        )
+    return dimension
