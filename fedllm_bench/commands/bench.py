@@ -146,8 +146,8 @@ class PresetFile(argparse.Action):
 
 def positive(text: str) -> int:
     """A whole number, 1 or more, as an option of the command line."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number, 1 or more")
     return int(text)
 
 

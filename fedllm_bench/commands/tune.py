@@ -111,12 +111,13 @@ def request_of(args: argparse.Namespace, profile: str) -> TuneRequest:
 
 def _show(payload: Mapping[str, Any], folder: Path) -> None:
     from fedllm_bench.tuning.table import TABLE_WIDTH, tune_text
-    from fedllm_bench.tuning.tune_files import CSV, PRESET, SENTENCE, TUNE
+    from fedllm_bench.tuning.tune_files import CSV, FIGURES, PRESET, SENTENCE, TUNE
 
     say("")
     say(tune_text(payload, shutil.get_terminal_size((TABLE_WIDTH, 24)).columns))
     say(f"Trials    {folder / CSV}, {folder / TUNE}")
-    say(f"Figure    {folder / 'figures' / 'trials.png'}")
+    if any(each["value"] is not None for each in payload["trials"]):
+        say(f"Figure    {folder / FIGURES[0]}")
     if payload["chosen"] is not None:
         say(f"Preset    {folder / PRESET}  (bench --preset FILE)")
         say(f"Tuning    {folder / SENTENCE}  (submit --tuning): {payload['tuning']}")

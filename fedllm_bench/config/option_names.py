@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from fedllm_bench.common.errors import shown
+from fedllm_bench.common.errors import UserError, shown, unknown
 
 # Names of papers, in small letters and digits alone, of what is no method here but a setting of any method.
 AS_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -51,7 +51,7 @@ def _plain(name: object) -> str:
     return "".join(letter for letter in str(name).lower() if letter.isalnum())
 
 
-def method_for(name: str) -> str:
+def _method_for(name: str) -> str:
     """What to give for a paper's name that is no method here, as "...; take fedavg --set KEY=VALUE"; or ""."""
     for words, papers in AS_METHODS.items():
         if _plain(name) in papers:
@@ -68,6 +68,13 @@ def setting_of(name: object) -> str:
     plain = _plain(name)
     found = (f"{key}={value}" for key, of in AS_SETTINGS.items() for value, papers in of.items() if plain in papers)
     return next(found, "")
+
+
+def no_method(name: str, known: Iterable[str], advice: str = "") -> UserError:
+    """What is said of a name that no method has; of a paper's name, what to give for it."""
+    if papers := _method_for(name):
+        return UserError(f"no method {shown(name)}: {papers}")
+    return unknown("method", name, known, advice)
 
 
 def unknown_option(key: str, known: Iterable[str], where: str = "") -> str:

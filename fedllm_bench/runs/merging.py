@@ -128,7 +128,7 @@ def _check_place(trained: TrainedRun) -> None:
     Of a model of the hub the adapter names the folder in the cache instead.
     """
     name = trained.config.model.name
-    folder = Path(name).expanduser()
+    folder = files.at_home(name)
     made_on = starting.adapter_settings(trained.adapter).get("base_model_name_or_path")
     if made_on == str(folder) and not folder.is_absolute() and not folder.is_dir():
         raise UserError(
