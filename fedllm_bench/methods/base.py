@@ -25,7 +25,7 @@ Message = dict[str, Tree]  # server -> clients; always "params"
 Upload = dict[str, Tree]  # client -> server; always "delta" = y - x
 ClientState = dict[str, Tree]  # stays with the client between rounds; {} for most methods
 # Of these the mean is by the clients' weights; of all else, such as control variates, it is uniform. "held" are the
-# rows of an adapter that a client has (`adapters/ranks.py`): those of a client without weight are nobody's.
+# rows of an adapter that a client has (`methods/adapters/ranks.py`): those of a client without weight are nobody's.
 BY_WEIGHT = ("delta", "held")
 Weighting = Literal["examples", "uniform"]
 Rate = Annotated[float, Field(gt=0)]
