@@ -16,6 +16,7 @@ from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import at_home
 from fedllm_bench.common.text import counted
+from fedllm_bench.common.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from fedllm_bench.config.run import Ray
@@ -107,9 +108,10 @@ def _moved(text: str) -> str:
 
 
 def whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+    number = whole_number(text, 18)
+    if number is None:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number, 0 or more")
-    return int(text)
+    return number
 
 
 def _temperature(text: str) -> float:

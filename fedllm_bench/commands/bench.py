@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fedllm_bench.commands.terminal import add_plugins, say
 from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.whole_numbers import whole_number
 from fedllm_bench.report.events import check_installed, write_events
 
 if TYPE_CHECKING:
@@ -146,9 +147,10 @@ class PresetFile(argparse.Action):
 
 def positive(text: str) -> int:
     """A whole number, 1 or more, as an option of the command line."""
-    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
+    number = whole_number(text, 18)
+    if not number:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number, 1 or more")
-    return int(text)
+    return number
 
 
 def num_threads(text: str) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from fedllm_bench.data.manifest import Split
@@ -52,9 +53,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 99 <= int(text) <= 1_000_000):
+    number = whole_number(text)
+    if number is None or not 99 <= number <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from 99 to 1000000")
-    return int(text)
+    return number
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fedllm_bench.commands.terminal import add_plugins, say
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.whole_numbers import whole_number
 
 if TYPE_CHECKING:  # --help must not wait for pydantic and openai
     from fedllm_bench.evaluation.judges.cost import CostEstimate
@@ -77,9 +78,10 @@ def add_sent(group: argparse._ArgumentGroup) -> None:
 
 
 def count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 1000):
+    number = whole_number(text)
+    if number is None or not 1 <= number <= 1000:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to 1000")
-    return int(text)
+    return number
 
 
 def dollars(text: str) -> float:

@@ -12,6 +12,7 @@ from fedllm_bench.commands import bench
 from fedllm_bench.commands.grid_cells import FAILED, exit_code
 from fedllm_bench.commands.terminal import parser_of, say
 from fedllm_bench.common import hardware
+from fedllm_bench.common.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from fedllm_bench.tuning.request import TuneRequest
@@ -68,9 +69,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _not_negative(text: str) -> int:
     """A whole number, 0 or more, as an option of the command line."""
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+    number = whole_number(text)
+    if number is None:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number, 0 or more")
-    return int(text)
+    return number
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+# What is to be done about a run that was changed after it was written, by its folder.
+AGAIN = "delete the folder {run}, and give the same command to run it again"
+
 
 class UserError(ValueError):
     """Bad input, in one line: what was got, what is allowed, what to do. The command exits with code 2."""

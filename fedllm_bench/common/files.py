@@ -85,6 +85,11 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def says(path: Path, content: str) -> bool:
+    """Whether the file is there, and :func:`write_text` would write what it holds."""
+    return path.is_file() and path.read_bytes() == content.encode()
+
+
 def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Each of `contents` by its name in `folder`."""
     for name, content in contents.items():

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from fedllm_bench.common.cores import num_cores
+from fedllm_bench.common.whole_numbers import whole_number
 
 CPUINFO = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # of x86, and of Arm
@@ -54,5 +55,4 @@ def num_threads() -> int:
     """
     cores = num_cores()
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is one number for each nesting
-    is_number = asked.isascii() and asked.isdigit() and len(asked) < 10
-    return min(cores, int(asked)) if is_number and int(asked) else cores
+    return min(cores, whole_number(asked) or cores)

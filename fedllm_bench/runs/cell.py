@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.errors import AGAIN, UserError
 from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.config_robust import OF_ATTACK, Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, Privacy
@@ -25,7 +25,6 @@ PAIRS = (
     "; for pairs of your own: --set data.task=preference --set local.loss=dpo "
     "--metrics preference_accuracy,preference_margin,preference_loss"
 )
-AGAIN = "delete the folder {run}, and give the same command to run it again"
 
 
 class FolderOfCell(RunFolder):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, escaped, shown, unknown
+from fedllm_bench.common.whole_numbers import whole_number
 from fedllm_bench.config import presets
 from fedllm_bench.config.assignments import OPTION, source_of
 from fedllm_bench.config.method_tables import MethodRow
@@ -194,11 +195,12 @@ def _plain(name: str) -> str:
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Whole numbers, 0 or more, with commas between, in ascending order; a :class:`UserError` for anything else."""
     advice = "give whole numbers, 0 or more, such as 0,1,2"
-    words = _words(text, "--seeds", advice)
-    for word in words:
-        if not (word.isascii() and word.isdigit() and len(word) <= 10 and int(word) < 2**31):
+    seeds: list[int] = []
+    for word in _words(text, "--seeds", advice):
+        seed = whole_number(word, 10)
+        if seed is None or seed >= 2**31:
             raise UserError(f"--seeds: {shown(word)} is no seed; {advice}")
-    seeds = [int(word) for word in words]
+        seeds.append(seed)
     _check_distinct(seeds, "--seeds", text)
     return tuple(sorted(seeds))
 

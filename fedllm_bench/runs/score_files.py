@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.errors import AGAIN, UserError, first_line
 from fedllm_bench.scores.score import Score
 
 Scores = dict[str, list[Score]]  # by metric
@@ -45,8 +45,8 @@ def _read(path: Path, folder: Path) -> list[Score]:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else first_line(error)
         raise UserError(
-            f"{path}: no scores can be read from it ({why}), so that it was changed after the run; delete the folder "
-            f"{folder}, and give the same command to run it again"
+            f"{path}: no scores can be read from it ({why}), so that it was changed after the run; "
+            f"{AGAIN.format(run=folder)}"
         ) from error
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.errors import AGAIN, UserError, first_line
 from fedllm_bench.common.files import make_folder, read_jsonl, write_bytes
 from fedllm_bench.common.text import counted
 from fedllm_bench.common.trees import Tree
@@ -33,7 +33,6 @@ ROUNDS = "rounds.jsonl"
 # Of each client of a round, in rounds.jsonl.
 SUMMARY_KEYS = ("clients", "client_ids", "losses", "num_examples", "steps", "failures")
 SEPARATOR = "|"  # PEFT's tensor names hold dots and slashes, never this
-
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 Problem = Callable[[Shapes], str | None]
@@ -82,10 +81,7 @@ def load_trees(path: Path, problem: Problem = lambda shapes: None) -> tuple[dict
 def changed(path: Path, what: str) -> UserError:
     """That a file of a run is not as the run left it."""
     folder = next((parent.parent for parent in path.parents if parent.name == "checkpoint"), path.parent)
-    return UserError(
-        f"{path}: {what}, so that it was changed after the run wrote it; delete the folder {folder}, and give the same "
-        "command to run it again"
-    )
+    return UserError(f"{path}: {what}, so that it was changed after the run wrote it; {AGAIN.format(run=folder)}")
 
 
 def unlike(found: Shapes, like: Mapping[str, Tree]) -> str | None:

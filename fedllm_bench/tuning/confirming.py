@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.errors import AGAIN, UserError
 from fedllm_bench.common.text import number
 from fedllm_bench.comparison.run_scores import side_of
 from fedllm_bench.report.page.comparison import compared
@@ -48,7 +48,7 @@ def confirm(session: Session, chosen: Trial) -> Confirmation:
         chosen_runs, default_runs = (side_of([each.folder for each in cells]) for cells in (ours, theirs))
         return confirmed(compared(chosen_runs, default_runs, [asked.metric]), seeds)
     except UserError as error:  # both sides were asked for alike, so one of them was changed
-        raise UserError(f"{error}; delete the folder of that run, and give the same command to run it again") from error
+        raise UserError(f"{error}; {AGAIN.format(run='of that run')}") from error
 
 
 def confirmed(comparison: Mapping[str, Any], seeds: Sequence[int]) -> Confirmation:

@@ -26,9 +26,8 @@ def write_so_far(payload: Mapping[str, Any], folder: Path) -> None:
 def _write_new(folder: Path, texts: Mapping[str, str]) -> None:
     """Nothing is written where the file says so already; what was changed or deleted is made anew."""
     for name, text in texts.items():
-        path = folder / name
-        if not path.is_file() or path.read_bytes() != text.encode():
-            files.write_text(path, text)
+        if not files.says(folder / name, text):
+            files.write_text(folder / name, text)
 
 
 def write_all(payload: Mapping[str, Any], folder: Path) -> None:

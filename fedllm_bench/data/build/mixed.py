@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.whole_numbers import whole_number
 from fedllm_bench.data.build.bad_rows import BadRow, Handle, stop
 from fedllm_bench.data.build.build import Builder, BuildInfo, RawPart, build_split
 from fedllm_bench.data.build.decontaminate import EvaluationPrompts
@@ -135,10 +136,10 @@ def _asked(text: str) -> tuple[str, int, str]:
     """The name, the most rows (0 for all) and the place of a part."""
     head, is_placed, place = text.partition("=")
     name, is_counted, rows = head.partition(":")
-    is_number = rows.isascii() and rows.isdigit() and len(rows) < 10 and int(rows) > 0
-    if not name.strip() or (is_counted and not is_number) or (is_placed and not place.strip()):
+    number = whole_number(rows)
+    if not name.strip() or (is_counted and not number) or (is_placed and not place.strip()):
         raise UserError(f"--part {text[:200]!a} is not of the form {FORM}, such as --part alpaca_gpt4:5000")
-    return name, int(rows) if is_counted else 0, place
+    return name, number or 0, place
 
 
 def _part(name: str, place: str) -> MixedPart:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.whole_numbers import whole_number
 
 Over = Literal["language", "source", "topic"]  # what every row has; any other word is a column of the raw rows
 ROWS, SEED = 20_000, 2023  # of OpenFedLLM's arguments: `dataset_sample` and `seed`
@@ -105,8 +106,7 @@ def _is_name(text: str) -> bool:
 
 def _count(text: str) -> int:
     """0 for what is no number of clients or rows."""
-    is_number = text.isascii() and text.isdigit() and len(text) < 10
-    return int(text) if is_number else 0
+    return whole_number(text) or 0
 
 
 def _positive(text: str) -> float:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.common.whole_numbers import whole_number
 from fedllm_bench.data.build.partition_forms import check_partition, normal_partition
 from fedllm_bench.data.build.sample import Sample
 from fedllm_bench.data.funnel_words import ANY
@@ -285,7 +286,7 @@ def check_per(text: str) -> Per:
     if column not in get_args(PerColumn):
         known = " or ".join(get_args(PerColumn))
         raise UserError(f"per={text[:100]!r} (--per): clients are chosen by {known}, not by {column[:60]!r}")
-    number = int(most) if most.isascii() and most.isdigit() and len(most) < 10 else 0
+    number = whole_number(most)
     if not number:
         raise UserError(f"per={text[:100]!r} (--per, --per-language): give 1 user or more of each {column}, such as 20")
     return Per(column, number)

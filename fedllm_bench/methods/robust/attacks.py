@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.common.whole_numbers import whole_number
 from fedllm_bench.config.config_robust import Attack
 from fedllm_bench.methods.base import ClientState, Message, Server, Upload
 from fedllm_bench.methods.wrapped import Wrapped
@@ -97,10 +98,9 @@ def attackers_of(attack: Attack, seed: int, num_clients: int) -> tuple[int, ...]
 
 def _named(text: str) -> tuple[int, ...] | float:
     """Numbers of clients, or a share of them. Raises a :class:`UserError` for anything else."""
-    words = [word.strip() for word in text.split(",")]
-    # isdecimal takes digits of every script, and int() has a limit of 4300
-    if all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
-        return tuple(sorted({int(word) for word in words}))
+    numbers = [whole_number(word.strip()) for word in text.split(",")]
+    if None not in numbers:
+        return tuple(sorted({number for number in numbers if number is not None}))
     try:
         share = float(text)
     except ValueError:

@@ -50,14 +50,12 @@ def _tables(payload: Mapping[str, Any]) -> dict[str, str]:
 def _is_whole(payload: Mapping[str, Any], folder: Path) -> bool:
     """Whether all files of a grid are there and say the same; not so where one was changed or deleted by hand."""
     try:
-        texts = {folder / name: text.encode() for name, text in _tables(payload).items()}
+        texts = _tables(payload)
         drawn = [name for name in references(payload) if set(payload["cost"]) - {name}]
     except (LookupError, TypeError, AttributeError, ValueError):  # of a grid.json that is none any more
         return False
     figures = [folder / "figures" / f"differences_to_{name}.{kind}" for name in drawn for kind in ("png", "svg")]
-    return all(path.is_file() for path in (*texts, *figures)) and all(
-        path.read_bytes() == text for path, text in texts.items()
-    )
+    return all(path.is_file() for path in figures) and all(files.says(folder / n, text) for n, text in texts.items())
 
 
 def shown_table(payload: Mapping[str, Any], width: int) -> str:

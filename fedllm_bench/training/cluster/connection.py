@@ -19,6 +19,7 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.process import ALLOCATOR, QUIET, WAITING
+from fedllm_bench.common.whole_numbers import whole_number
 
 ADDRESS = "RAY_ADDRESS"
 SECONDS_TO_ANSWER = 10.0
@@ -121,10 +122,11 @@ def _check_address(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if address == "auto":
         return
-    if not (colon and port.isascii() and port.isdigit() and len(port) < 6):
+    number = whole_number(port, 5)
+    if not colon or number is None:
         raise UserError(f"{ADDRESS}={address}: give HOST:PORT, such as 10.0.0.1:6379, or auto; or unset it")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+        socket.create_connection((host.strip("[]"), number), SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError, UnicodeError) as error:  # the last of a name that no host can have, as a..b
         raise UserError(f"{ADDRESS}={address}: no Ray answers there ({first_line(error)}); {ADVICE}") from error
 
