@@ -36,6 +36,7 @@ from fedllm_bench.training.client_round import Block, ClientResult, ClientTask, 
 from fedllm_bench.training.losses.trl_trainers import (
     REFERENCE,
     Steps,
+    check_kto,
     make_preference_trainer,
     preference_arguments,
     preference_trainer,
@@ -55,8 +56,10 @@ OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd"}  # our names -> those of tra
 def reference(model: LoraModel, method: FedAvg, config: RunConfig) -> MapBlocks:
     """The engine `trl`. It loads the base once more, without our layers, onto the device of `model`.
 
-    Raises a :class:`UserError` where several GPUs are visible.
+    Raises a :class:`UserError` where several GPUs are visible, and for KTO where TRL is too old.
     """
+    if config.local.loss == "kto":
+        check_kto()
     if model.device.type == "cuda" and torch.cuda.device_count() > 1:
         raise UserError("ENGINE=trl: TRL takes one GPU in one process; set CUDA_VISIBLE_DEVICES=0")
     log.warning("engine trl is the slow reference, for comparison: one client after another, a trainer for each")

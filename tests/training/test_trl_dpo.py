@@ -22,6 +22,7 @@ from trl_double import skip_without_sft_in_double, widen_trl
 from trl_steps import SHARP, check_equal, difference
 
 from fedllm_bench.common import files
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree, norm
 from fedllm_bench.data.chat import template_text
 from fedllm_bench.data.clients import Clients
@@ -216,3 +217,13 @@ def part_of(rows: Sequence[TokenRow]) -> TokenPart:
         num_cut=0,
         num_skipped=0,
     )
+
+
+def test_kto_with_an_old_trl_is_refused_before_the_base_is_loaded(double_model, tiny_run_config, monkeypatch):
+    answers = tiny_run_config("fedavg", "local.loss=kto", dataset="chatbot_pa")
+    monkeypatch.setattr(trl_trainers, "version", {"trl": "1.7.1"}.get)
+    monkeypatch.setattr(trl, "load_peft", lambda model, config: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=r"TRL 1\.8 or newer, got 1\.7\.1; pip install"):
+        ENGINES["trl"](double_model, FedAvg(), answers)
+    monkeypatch.setattr(trl_trainers, "version", {"trl": "1.8.0"}.get)
+    trl_trainers.check_kto()

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from datasets import Dataset
+from packaging.version import Version
 from transformers import PrinterCallback
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import Local
 from fedllm_bench.data.pairs import AnyRow
 from fedllm_bench.data.tokens import TokenRow
 
 REFERENCE = "ref"  # their name for the adapter that they make
+KTO_SINCE = Version("1.8")  # from here on KTOTrainer and its collator are in `trl.trainer`
 Steps = Sequence[Sequence[Sequence[AnyRow]]]  # [step][micro-batch][row]
 
 
@@ -81,12 +85,22 @@ def make_preference_trainer(
 
 def collator(local: Local) -> Any:
     """Pairs are cut already; a prompt with the answer of another row is not."""
-    from trl.trainer.dpo_trainer import DataCollatorForPreference
-    from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
-
     if local.loss == "kto":
+        from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
+
         return DataCollatorForUnpairedPreference(pad_token_id=0, max_length=local.sequence_length)
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
     return DataCollatorForPreference(pad_token_id=0)
+
+
+def check_kto() -> None:
+    """Raise a :class:`UserError` where the installed TRL has KTOTrainer among its experimental parts only."""
+    if Version(version("trl")) < KTO_SINCE:
+        raise UserError(
+            f"ENGINE=trl: KTO takes TRL {KTO_SINCE} or newer, got {version('trl')}; "
+            "pip install --upgrade trl, or take ENGINE=inprocess"
+        )
 
 
 def refer_to_base(peft_model: Any) -> None:
