@@ -48,7 +48,8 @@ def test_each_kind_is_another_run_that_survives_json():
 @pytest.mark.parametrize(("key", "kind"), [(key, kind) for key in NEEDS for kind in KINDS if kind not in NEEDS[key]])
 def test_a_setting_of_another_kind_is_refused(key, kind):
     value = "q_proj" if key == "targets" else "4"
-    assert f"adapter.{key}={value}: it belongs to adapter.kind=" in line(f"adapter.kind={kind}", f"adapter.{key}={value}")
+    said = line(f"adapter.kind={kind}", f"adapter.{key}={value}")
+    assert f"adapter.{key}={value}: it belongs to adapter.kind=" in said
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "lora"])

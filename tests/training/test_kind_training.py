@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from block_runs import GROUPINGS, STEPS, gap, tasks_of
 from kind_models import KINDS, load_kind, loss_of, plain_of, random_start, weights_of
 from resumed_rounds import Killed, anew, killed_at, left_behind, same_bits, undisturbed
-from sweeps import OWN, UNLIKE, sweep
+from sweeps import UNLIKE, sweep
 from tiny import plain_steps, random_tree, settings
 
 from fedllm_bench.common.trees import norm, num_bytes, tmap
@@ -28,6 +29,12 @@ OF_LORA = {"hetlora", "fedrep"}  # one speaks of B A, the other is for parts of 
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request):
     return request.param
+
+
+@pytest.fixture(scope="module")
+def singles(tiny_folder):
+    """The models in float32, by kind."""
+    return cache(lambda kind: load_kind(tiny_folder, kind))
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +95,19 @@ def test_equal_clients_are_the_identity_of_the_mean(kind, double):
     assert num_bytes(results[0].upload) == bytes_down(FedAvg(), server, {"params": start}, 0)
 
 
-@pytest.mark.parametrize("name", sweep([m for m in METHODS if m not in OF_LORA], *UNLIKE))
+CASES = [(kind, name) for kind in KINDS for name in METHODS if name not in OF_LORA]
+QUICK = [*(("prefix", name) for name in UNLIKE), *((kind, "scaffold") for kind in KINDS if kind != "prefix")]
+
+
+@pytest.mark.parametrize(("kind", "name"), sweep(CASES, *QUICK))
 def test_every_method_trains_every_kind_and_goes_on_after_a_kill(
-    name, kind, tiny_folder, tiny_clients, tiny_run_config, tmp_path
+    kind, name, singles, tiny_clients, tiny_run_config, tmp_path
 ):
-    model = load_kind(tiny_folder, kind)
-    config = tiny_run_config(name, "local.block_size=2", "local.steps=1", "adapter.kind=" + kind, *OWN.get(name, ()))
+    model = singles(kind)
+    settings = ("local.block_size=2", "local.steps=1", "federation.rounds=2", f"adapter.kind={kind}")
+    config = tiny_run_config(name, *settings)
     run, start, whole = undisturbed(model, tiny_clients, config, tmp_path)
-    assert whole["server"].round == 3
+    assert whole["server"].round == 2
     broken = anew(run, "broken")
     with pytest.raises(Killed):
         run_rounds(replace(broken, map_blocks=killed_at(run.map_blocks, 1, 0)), start)
@@ -105,8 +117,8 @@ def test_every_method_trains_every_kind_and_goes_on_after_a_kill(
     assert run.method.personal or any(not torch.equal(whole["server"].params[n], first[n]) for n in first)
 
 
-def test_losses_fall(kind, tiny_folder):
-    model = load_kind(tiny_folder, kind)
+def test_losses_fall(kind, singles):
+    model = singles(kind)
     start = initial_adapter(model.layers, rank=4, seed=0)
     local = settings(lr=3e-2, micro_batch=5)
     tasks = tasks_of(FedAvg(), start, local, clients=(0,), steps={**STEPS, 0: 12})
