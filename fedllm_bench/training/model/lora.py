@@ -57,11 +57,13 @@ class Switch:
     """What every LoRA layer of a model reads in a pass; without `masks` nothing is dropped.
 
     `segments` are the tokens of each client in the pass, in the order of their adapters. () is as many of each.
+    With `keeps` no layer is computed again in the backward pass, also under gradient checkpointing.
     """
 
     dropout: float = 0.0
     masks: Masks | None = None
     segments: tuple[int, ...] = ()
+    keeps: bool = False
 
     def kept(self, x_NI: Tensor) -> Tensor | None:
         """1 where an input of the low-rank update stays, else 0; None where nothing is dropped."""

@@ -27,6 +27,13 @@ class BesideLayer(nn.Module):
     def attached(self) -> bool:
         return bool(self.tensors_K)
 
+    def shapes(self, rank: int) -> tuple[tuple[int, ...], ...]:
+        """Those of one client's tensors."""
+        raise NotImplementedError
+
+    def initial(self, rank: int, stream: torch.Generator) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
     def attach(self, *tensors_K: Tensor) -> None:
         """Use the tensors of K clients, moved to where the layer lies."""
         place = next(self.base.parameters()).device

@@ -39,8 +39,9 @@ def insert_kind(base: Any, adapter: AdapterKind) -> tuple[Mapping[str, AdaptedLa
     inputs = _matched(found, feedforward)
     layers: dict[str, AdaptedLayer] = {}
     for name, module in found.items():
-        layers[name] = _layer(name, module, adapter, switch, of_inputs=name in inputs)
-        put_in_place(base, name, layers[name])  # type: ignore[arg-type]  # it is a module too
+        layer = _layer(name, module, adapter, switch, of_inputs=name in inputs)
+        layers[name] = layer
+        put_in_place(base, name, layer)
     return layers, switch, names
 
 

@@ -44,12 +44,15 @@ class Before:
 
     @contextmanager
     def recording(self) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
-        """Inside the block, keys and values of the tokens that go through the model come into the dictionary."""
-        before, self.layers, self.recorded = self.layers, {}, {}
+        """Inside the block, keys and values of the tokens that go through the model come into the dictionary.
+
+        They stand before others in the backward pass, where they would be computed again behind themselves.
+        """
+        before, self.layers, self.recorded, self.switch.keeps = self.layers, {}, {}, True
         try:
             yield self.recorded
         finally:
-            self.layers, self.recorded = before, None
+            self.layers, self.recorded, self.switch.keeps = before, None, False
 
     def of_rows(self, layer: int, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer for B rows of T tokens, those of a client one behind another: (B, g, V, D)."""
