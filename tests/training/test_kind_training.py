@@ -104,8 +104,8 @@ def test_every_method_trains_every_kind_and_goes_on_after_a_kill(
     kind, name, singles, tiny_clients, tiny_run_config, tmp_path
 ):
     model = singles(kind)
-    settings = ("local.block_size=2", "local.steps=1", "federation.rounds=2", f"adapter.kind={kind}")
-    config = tiny_run_config(name, *settings)
+    config = tiny_run_config(name, "local.block_size=2", "local.steps=1", "federation.rounds=2")
+    config = replace(config, adapter=KINDS[kind])
     run, start, whole = undisturbed(model, tiny_clients, config, tmp_path)
     assert whole["server"].round == 2
     broken = anew(run, "broken")

@@ -82,7 +82,7 @@ def _name(name: str, kind: str) -> str:
 
 def with_bottlenecks(base: Any, tree: Tree, dtype: torch.dtype) -> tuple[Any, dict[str, nn.Parameter]]:
     """Houlsby's equation by forward hooks of torch."""
-    parameters = {name: nn.Parameter(tensor.to(dtype)) for name, tensor in tree.items()}
+    parameters = {name: nn.Parameter(tensor.to(dtype).clone()) for name, tensor in tree.items()}
     base.requires_grad_(False)
     for name in {name.rpartition(".adapter_")[0] for name in tree}:
 
