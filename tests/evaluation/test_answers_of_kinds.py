@@ -19,7 +19,7 @@ NO_END = frozenset({2999})
 
 
 def decoded(model, prompts, batch_tokens):
-    rows = [DecodingRow((str(n), 0), tuple(ids), 70, 0.0, np.zeros(0)) for n, ids in enumerate(prompts)]
+    rows = [DecodingRow((str(n), 0), tuple(ids), 66, 0.0, np.zeros(0)) for n, ids in enumerate(prompts)]
     done = [row for some in decode(model, Queue(rows), batch_tokens, NO_END) for row in some]
     return {row.key: row.made for row in done}
 
@@ -41,12 +41,12 @@ def adapter(kind, tiny_folder, tmp_path_factory):
 
 def test_a_batch_with_a_cache_answers_as_each_prompt_alone(adapter):
     _, model, tree = adapter
-    prompts = [[5, 17, 200, 31], [8], [90, 91, 92], [400, 12]]
+    prompts = [[5, 17, 200, 31], [8], [90, 91, 92]]
     with model.using(tree):
         together = decoded(model, prompts, 4096)
         alone = decoded(model, prompts, 1)
     assert together == alone
-    assert all(len(made) == 70 for made in together.values())  # more than a stretch of steps
+    assert all(len(made) == 66 for made in together.values())  # more than a stretch of steps
 
 
 def test_a_common_beginning_is_behind_the_virtual_tokens_too(adapter):
