@@ -69,11 +69,12 @@ def test_clients_with_prompts_of_their_own_are_scored_under_them(method, tiny_sp
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_board_recomputes_the_bytes_of_a_kind(kind, tiny_split: Split, tmp_path: Path):
-    folder = honest(tiny_split, tmp_path, *settings(kind, "adapter.kind=" + kind), answers=False)
+    slower = ("local.lr=1e-3",) if kind == "p_tuning" else ()  # its network diverges where LoRA does not
+    folder = honest(tiny_split, tmp_path, *settings(kind, *slower), answers=False)
     report = validate.validate(folder, context(tiny_split))
     assert codes(report) == {"few-seeds"}, report.problems
     forgery = Forgery(Path(shutil.copytree(folder, tmp_path / "forged")))
-    other = {"kind": "ia3", "tokens": None} if kind != "ia3" else {"kind": "prompt"}
+    other = {"kind": "ia3", "tokens": None} if kind != "ia3" else {"kind": "prompt", "tokens": 7}
     forgery.json("runs/0/config.json", lambda config: config["adapter"].update(other))
     forgery.fix_claims()
     assert {"bytes", "adapter-file"} <= codes(validate.validate(forgery.folder, context(tiny_split)), "refused")
