@@ -53,9 +53,9 @@ CLI := $(BIN)/fedllm-bench
 # a text as one word of the shell, whatever signs are in it
 text = '$(subst ','\'',$(1))'
 # each word of SET is one --set; an empty variable adds no option
-OPTIONS = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(ENGINE),--engine '$(ENGINE)') \
-	$(if $(VARIANT),--variant '$(VARIANT)') $(if $(SPLIT),--split '$(SPLIT)') $(if $(MODEL),--model '$(MODEL)') \
-	$(if $(METRICS),--metrics '$(METRICS)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
+OPTIONS = $(if $(PROFILE),--profile $(call text,$(PROFILE))) $(if $(ENGINE),--engine $(call text,$(ENGINE))) \
+	$(if $(VARIANT),--variant $(call text,$(VARIANT))) $(if $(SPLIT),--split $(call text,$(SPLIT))) $(if $(MODEL),--model $(call text,$(MODEL))) \
+	$(if $(METRICS),--metrics $(call text,$(METRICS))) $(foreach word,$(SET),--set $(call text,$(word))) $(if $(OUT),--out $(call text,$(OUT)))
 
 .PHONY: help setup bench grid tune download merge evaluate diversity submit board speed speed-peers speed-gpu test test-data test-slow test-lowest test-gpu check format mini-model clean
 
@@ -99,43 +99,43 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 bench: $(STAMP)
-	@$(CLI) bench '$(DATASET)' '$(METHOD)' $(if $(SEED),--seed '$(SEED)') $(OPTIONS)
+	@$(CLI) bench $(call text,$(DATASET)) $(call text,$(METHOD)) $(if $(SEED),--seed $(call text,$(SEED))) $(OPTIONS)
 
 grid: $(STAMP)
-	@$(CLI) grid '$(DATASET)' $(if $(METHODS),--methods '$(METHODS)') $(if $(TABLE),--table '$(TABLE)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(SHARD),--shard '$(SHARD)') $(OPTIONS)
+	@$(CLI) grid $(call text,$(DATASET)) $(if $(METHODS),--methods $(call text,$(METHODS))) $(if $(TABLE),--table $(call text,$(TABLE))) $(if $(SEEDS),--seeds $(call text,$(SEEDS))) $(if $(JOBS),--jobs $(call text,$(JOBS))) $(if $(SHARD),--shard $(call text,$(SHARD))) $(OPTIONS)
 
 tune: $(STAMP)
-	@$(CLI) tune '$(DATASET)' '$(METHOD)' --space $(call text,$(SPACE)) $(if $(TRIALS),--trials '$(TRIALS)') $(if $(SEARCH),--search '$(SEARCH)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(OPTIONS)
+	@$(CLI) tune $(call text,$(DATASET)) $(call text,$(METHOD)) --space $(call text,$(SPACE)) $(if $(TRIALS),--trials $(call text,$(TRIALS))) $(if $(SEARCH),--search $(call text,$(SEARCH))) $(if $(SEEDS),--seeds $(call text,$(SEEDS))) $(if $(JOBS),--jobs $(call text,$(JOBS))) $(OPTIONS)
 
 download: $(STAMP)
-	@$(CLI) data get '$(DATASET)' $(if $(FROM),--from '$(FROM)') $(if $(ZIP),--zip '$(ZIP)') $(if $(OUT),--out '$(OUT)')
+	@$(CLI) data get $(call text,$(DATASET)) $(if $(FROM),--from $(call text,$(FROM))) $(if $(ZIP),--zip $(call text,$(ZIP))) $(if $(OUT),--out $(call text,$(OUT)))
 
 merge: $(STAMP)
-	@$(CLI) merge '$(RUN)' $(if $(CLIENT),--client '$(CLIENT)') $(if $(OUT),--out '$(OUT)')
+	@$(CLI) merge $(call text,$(RUN)) $(if $(CLIENT),--client $(call text,$(CLIENT))) $(if $(OUT),--out $(call text,$(OUT)))
 
 evaluate: $(STAMP)
-	@$(CLI) evaluate '$(RUN)' $(if $(METRICS),--metrics '$(METRICS)') $(if $(ENGINE),--engine '$(ENGINE)') $(if $(JUDGE),--judge '$(JUDGE)') $(if $(MAX_COST),--max-cost '$(MAX_COST)')
+	@$(CLI) evaluate $(call text,$(RUN)) $(if $(METRICS),--metrics $(call text,$(METRICS))) $(if $(ENGINE),--engine $(call text,$(ENGINE))) $(if $(JUDGE),--judge $(call text,$(JUDGE))) $(if $(MAX_COST),--max-cost $(call text,$(MAX_COST)))
 
 diversity: $(STAMP)
-	@$(CLI) diversity $(if $(SPLIT),'$(SPLIT)','$(DATASET)') $(if $(AGAINST),--against '$(AGAINST)') $(if $(EMBEDDER),--embedder '$(EMBEDDER)') \
-		$(if $(TOKENIZER),--tokenizer '$(TOKENIZER)') $(if $(MODEL),--quality-model '$(MODEL)') $(if $(ONLY),--only '$(ONLY)') \
-		$(if $(SEED),--seed '$(SEED)') $(if $(OUT),--out '$(OUT)')
+	@$(CLI) diversity $(if $(SPLIT),$(call text,$(SPLIT)),$(call text,$(DATASET))) $(if $(AGAINST),--against $(call text,$(AGAINST))) $(if $(EMBEDDER),--embedder $(call text,$(EMBEDDER))) \
+		$(if $(TOKENIZER),--tokenizer $(call text,$(TOKENIZER))) $(if $(MODEL),--quality-model $(call text,$(MODEL))) $(if $(ONLY),--only $(call text,$(ONLY))) \
+		$(if $(SEED),--seed $(call text,$(SEED))) $(if $(OUT),--out $(call text,$(OUT)))
 
 submit: $(STAMP)
-	@$(CLI) submit $(foreach run,$(RUN),'$(run)') --team $(call text,$(TEAM)) --contact $(call text,$(CONTACT)) --tuning $(call text,$(TUNING)) $(if $(TITLE),--method $(call text,$(TITLE))) \
-		$(if $(URL),--url $(call text,$(URL))) $(if $(TRACK),--track '$(TRACK)') $(if $(OUT),--out '$(OUT)')
+	@$(CLI) submit $(foreach run,$(RUN),$(call text,$(run))) --team $(call text,$(TEAM)) --contact $(call text,$(CONTACT)) --tuning $(call text,$(TUNING)) $(if $(TITLE),--method $(call text,$(TITLE))) \
+		$(if $(URL),--url $(call text,$(URL))) $(if $(TRACK),--track $(call text,$(TRACK))) $(if $(OUT),--out $(call text,$(OUT)))
 
 board: $(STAMP)
-	@$(CLI) board build $(if $(SUBMISSIONS),--submissions '$(SUBMISSIONS)') $(if $(OUT),--out '$(OUT)')
+	@$(CLI) board build $(if $(SUBMISSIONS),--submissions $(call text,$(SUBMISSIONS))) $(if $(OUT),--out $(call text,$(OUT)))
 
 speed: $(STAMP)
-	@$(BIN)/python benchmarks/perf/speed.py $(if $(MODEL),--model '$(MODEL)') $(foreach word,$(SET),--set '$(word)') $(if $(OUT),--out '$(OUT)')
+	@$(BIN)/python benchmarks/perf/speed.py $(if $(MODEL),--model $(call text,$(MODEL))) $(foreach word,$(SET),--set $(call text,$(word))) $(if $(OUT),--out $(call text,$(OUT)))
 
 speed-peers: $(STAMP)
-	@$(BIN)/python benchmarks/perf/peers.py $(if $(OUT),--out '$(OUT)')
+	@$(BIN)/python benchmarks/perf/peers.py $(if $(OUT),--out $(call text,$(OUT)))
 
 speed-gpu: $(STAMP)
-	@$(BIN)/python benchmarks/perf/gpu.py $(if $(OUT),--out '$(OUT)')
+	@$(BIN)/python benchmarks/perf/gpu.py $(if $(OUT),--out $(call text,$(OUT)))
 
 # as the command does for itself: without it glibc gives large blocks back to the kernel and faults them in again
 test test-data test-slow: export MALLOC_MMAP_THRESHOLD_ := 4294967296

@@ -24,6 +24,7 @@ from fedllm_bench.api_results import Run, read_run
 from fedllm_bench.common import hardware, process
 from fedllm_bench.common import progress as progress_shown
 from fedllm_bench.common.errors import UserError, shown, unknown
+from fedllm_bench.common.files import at_home
 from fedllm_bench.config.preflight import choose_profile
 from fedllm_bench.data.client_split import Split
 
@@ -160,14 +161,14 @@ def plugins(paths: Plugins) -> tuple[str, ...]:
 
 
 def folder(name: str, value: AnyPath | None) -> Path | None:
-    return None if value is None else Path(path(name, value)).expanduser()
+    return None if value is None else at_home(path(name, value))
 
 
 def run_folder(run: AnyRun) -> Path:
     """Raises a :class:`UserError` for what is neither a run nor a path."""
     if isinstance(run, Run):
         return run.folder
-    return Path(path("run", run, "give a Run, or its folder")).expanduser()
+    return at_home(path("run", run, "give a Run, or its folder"))
 
 
 def run_folders(runs: AnyRun | Iterable[AnyRun]) -> list[Path]:

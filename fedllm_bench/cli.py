@@ -33,7 +33,7 @@ from fedllm_bench.commands import (
 from fedllm_bench.commands.exchange import exports, imports
 from fedllm_bench.commands.terminal import BAD_INPUT, Parser, plugins_of
 from fedllm_bench.common import interrupts, process
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.errors import UserError, escaped
 from fedllm_bench.training.memory_errors import no_memory
 
 EPILOG = """start with:
@@ -49,6 +49,8 @@ MOVE = "move it away, then give the same command"
 PLACES = {  # what is wrong with a place, and no fault of the code: what to do
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then give the same command"),
     **dict.fromkeys((errno.EACCES, errno.EROFS), "give a place that you may write to"),
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), then give the same command",
+    errno.ENAMETOOLONG: "give a shorter name",
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.ELOOP), MOVE),
 }
 
@@ -114,7 +116,7 @@ def carry_out(args: argparse.Namespace, words: Sequence[str] = ()) -> int:
         if error.errno not in PLACES:
             raise
         place = error.filename2 or error.filename  # of a file that is put into its place, the place
-        where = f" ({place})" if place else ""
+        where = f" ({str(place)[:300]})" if place else ""
         advice = PLACES[error.errno]
         return _fail(f"{error.strerror}{where}; what is done is kept: {advice}", BAD_INPUT)
     except (RuntimeError, MemoryError) as error:
@@ -142,5 +144,6 @@ def _unread() -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"fedllm-bench: {message}\n")
+    lines = [escaped(line) for line in message.split("\n")]
+    sys.stderr.write("\n".join(["fedllm-bench: " + lines[0], *lines[1:]]) + "\n")
     return code

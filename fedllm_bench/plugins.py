@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import at_home
 from fedllm_bench.config import plugins, presets
 from fedllm_bench.config.plugin_files import OPTION, Tables, place, read_file, read_packages, wrong
 from fedllm_bench.config.plugins import Source
@@ -45,16 +46,9 @@ def _read(paths: Iterable[str | Path]) -> Iterator[tuple[Source, Tables]]:
     """Each file once, those of the environment first."""
     named = [word for word in os.environ.get(VARIABLE, "").split(os.pathsep) if word.strip()]
     given = [(word, VARIABLE) for word in named] + [(str(_not_empty(path)), OPTION) for path in paths]
-    found = [(_expanded(Path(path)), by) for path, by in given]
+    found = [(at_home(path), by) for path, by in given]
     once = {os.path.realpath(path): (path, by) for path, by in reversed(found)}
     return (read_file(path, by) for path, by in reversed(once.values()))
-
-
-def _expanded(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError:  # no such user; then there is no such file either
-        return path
 
 
 def _not_empty(path: str | Path) -> str | Path:

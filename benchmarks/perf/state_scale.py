@@ -2,8 +2,8 @@
 
 Every registered client has a control variate on disk, as after a long training, and as many clients are chosen in a
 round whatever their number. The embedded base is trained at the size of profile mini. Memory is the peak of a process
-of its own for each number of clients, the median of three. Times are of rounds that take turns in one process, so that
-whatever else the machine does meets both alike.
+of its own for each number of clients, the median of three. Times are CPU seconds of rounds that take turns in one
+process, so that whatever else the machine does meets both alike.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.common.files import (  # this process stays small: torch is loaded where it is used
-    read_jsonl,
-    write_json,
-)
+from fedllm_bench.common.files import write_json  # this process stays small: torch is loaded where it is used
 from fedllm_bench.common.own_memory import peak_bytes
 from fedllm_bench.data.clients import Clients
 
@@ -90,20 +89,25 @@ class Bench:
         self.params = initial_adapter(self.model.layers, self.config.lora.rank, 0)
 
     def seconds(self, num_clients: int, folder: Path) -> list[float]:
-        """Of each round of a new run in `folder`, which holds the states of all clients."""
+        """CPU seconds of each round of a new run in `folder`, which holds the states of all clients."""
         from fedllm_bench.methods.registry import make_method
         from fedllm_bench.training.engines import in_process
         from fedllm_bench.training.rounds import run_rounds
         from fedllm_bench.training.run import TrainingRun
 
         method = make_method(self.config)
-        blocks = in_process(self.model, method, self.config)
+        train, starts = in_process(self.model, method, self.config), []
+
+        def noted(*words: Any) -> Any:
+            starts.append(time.process_time())
+            return train(*words)
+
         clients = registered(num_clients)
         run_rounds(
-            TrainingRun(config=self.config, method=method, clients=clients, map_blocks=blocks, folder=folder),
+            TrainingRun(config=self.config, method=method, clients=clients, map_blocks=noted, folder=folder),
             self.params,
         )
-        return [record["seconds"] for record in read_jsonl(folder / "rounds.jsonl")]
+        return [end - start for start, end in pairwise([*starts, time.process_time()])]
 
     def fill(self, folder: Path, num_clients: int) -> None:
         """A control variate of every client, written once and linked: 10,000 would take 3 GB."""
@@ -127,7 +131,7 @@ def renew(folder: Path) -> None:
 
 
 def one_run(num_clients: int, rounds: int, steps: int, work: Path) -> dict[str, Any]:
-    """Peak memory and round times of one run, alone in this process."""
+    """Peak memory and CPU seconds of a round of one run, alone in this process."""
     bench = Bench(rounds, steps)
     bench.fill(work, num_clients)
     seconds = bench.seconds(num_clients, work)
@@ -145,7 +149,7 @@ def alone(num_clients: int, rounds: int, steps: int) -> dict[str, Any]:
 
 
 def in_turns(numbers: Sequence[int], pairs: int, rounds: int, steps: int) -> list[list[float]]:
-    """Median seconds of a round, [turn][number of clients]."""
+    """Median CPU seconds of a round, [turn][number of clients]."""
     bench, found = Bench(rounds, steps), []
     with tempfile.TemporaryDirectory() as work:
         folders = [Path(work) / str(number) for number in numbers]
@@ -178,9 +182,9 @@ def measure(numbers: Sequence[int], pairs: int, rounds: int, steps: int) -> dict
 
 def table(found: dict[str, Any]) -> list[str]:
     rows = zip(found["clients"], found["peak_mib"], found["seconds"], strict=True)
-    lines = [f"{'clients':>9}{'peak MiB':>10}{'s/round':>9}"]
-    lines += [f"{clients:>9,}{peak:>10.0f}{seconds:>9.3f}" for clients, peak, seconds in rows]
-    return [*lines, f"{'ratio':>9}{found['peak_ratio']:>10.3f}{found['seconds_ratio']:>9.3f}"]
+    lines = [f"{'clients':>9}{'peak MiB':>10}{'CPU s/round':>13}"]
+    lines += [f"{clients:>9,}{peak:>10.0f}{seconds:>13.3f}" for clients, peak, seconds in rows]
+    return [*lines, f"{'ratio':>9}{found['peak_ratio']:>10.3f}{found['seconds_ratio']:>13.3f}"]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from fedllm_bench.commands.judge import count
 from fedllm_bench.commands.terminal import say
 from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import at_home
 from fedllm_bench.common.text import counted
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def _moved(text: str) -> str:
 
 
 def whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number, 0 or more")
     return int(text)
 
 
@@ -232,7 +233,7 @@ def _context(args: argparse.Namespace) -> PromptContext:
         from fedllm_bench.evaluation.answering.run_answers import context_of_run
 
         return context_of_run(args.run_folder)
-    split = Path(args.split).expanduser() if args.split else None
+    split = at_home(args.split) if args.split else None
     return PromptContext(dataset=args.dataset, split=None if split is None else lambda: open_split(split))
 
 

@@ -28,6 +28,14 @@ EXAMPLES = """examples:
   fedllm-bench bench aya fedprox
   fedllm-bench bench aya fedavg --seed 1 --set local.lr=1e-3 --set federation.rounds=10
   fedllm-bench bench aya local                                        (every client alone)
+  fedllm-bench bench aya ditto                                        (an adapter for each client: docs/personal.md)
+  fedllm-bench bench aya fedkseed                                     (no backward pass: docs/zeroth_order.md)
+  fedllm-bench bench aya fedavg --set communication.lora_aggregation=flex               (FlexLoRA: docs/aggregation.md)
+  fedllm-bench bench aya fedavg --set communication.upload_dtype=int8                   (docs/communication.md)
+  fedllm-bench bench aya fedavg --set attack.kind=sign_flip --set attack.clients=0.2 --set aggregation.rule=median
+                                                                      (attackers, a robust rule: docs/robust.md)
+  fedllm-bench bench aya fedavg --set data.canaries=16 --metrics heldout,canary_auc     (docs/memorisation.md)
+  fedllm-bench bench chatbot_pa fedavg --set local.loss=kto           (preferences: docs/objectives.md)
   fedllm-bench bench aya scaffold --variant released                  (the published rule and schedule)
   fedllm-bench bench aya fedavg --profile small --split my-split      (a real model, minutes on two CPU cores)
   fedllm-bench bench rows fedavg --split splits/mine                  (rows of your own: data build rows)
@@ -37,7 +45,8 @@ EXAMPLES = """examples:
   fedllm-bench bench aya fedprox --explain                            (every setting and where it comes from)
 
 A run that was interrupted goes on where it stopped when the same command is given again; a finished one
-is shown at once. Results lie in OUT/<dataset>/<method>/s<seed>-<hash>/.
+is shown at once. Results lie in OUT/<dataset>/<method>/s<seed>-<hash>/. Where a paper's name stands in the
+place of METHOD, as in `bench aya flora`, one line says what to give; README.md has a table of all.
 """
 
 
@@ -137,8 +146,8 @@ class PresetFile(argparse.Action):
 
 def positive(text: str) -> int:
     """A whole number, 1 or more, as an option of the command line."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number, 1 or more")
     return int(text)
 
 

@@ -52,8 +52,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or not 99 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 99 to 1000000")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 99 <= int(text) <= 1_000_000):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from 99 to 1000000")
     return int(text)
 
 

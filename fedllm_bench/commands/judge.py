@@ -77,8 +77,8 @@ def add_sent(group: argparse._ArgumentGroup) -> None:
 
 
 def count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1000")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to 1000")
     return int(text)
 
 

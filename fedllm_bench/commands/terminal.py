@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.errors import UserError, escaped
 
 if TYPE_CHECKING:
     from fedllm_bench.data.manifest import Split
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         kind, _, rest = message.partition(": ")
         if kind == "unrecognized arguments":
             message = _unrecognized(rest.split()[0], set(_options(self)))
-        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(BAD_INPUT, f"{self.prog}: {escaped(message)} (see {self.prog} --help)\n")
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--search", default="tpe", help="tpe (default), random, or halving (successive halving)")
     parser.add_argument(
-        "--fidelity", default="rounds", help="what halving begins with little of: rounds (default) or clients"
+        "--fidelity", default="rounds", help="what halving begins with a part of: rounds (default) or clients"
     )
     parser.add_argument("--seeds", default="100", help="of each trial, 100 or more, with commas between (default 100)")
     parser.add_argument(
@@ -111,12 +111,13 @@ def request_of(args: argparse.Namespace, profile: str) -> TuneRequest:
 
 def _show(payload: Mapping[str, Any], folder: Path) -> None:
     from fedllm_bench.tuning.table import TABLE_WIDTH, tune_text
-    from fedllm_bench.tuning.tune_files import CSV, PRESET, SENTENCE, TUNE
+    from fedllm_bench.tuning.tune_files import CSV, FIGURES, PRESET, SENTENCE, TUNE
 
     say("")
     say(tune_text(payload, shutil.get_terminal_size((TABLE_WIDTH, 24)).columns))
     say(f"Trials    {folder / CSV}, {folder / TUNE}")
-    say(f"Figure    {folder / 'figures' / 'trials.png'}")
+    if any(each["value"] is not None for each in payload["trials"]):
+        say(f"Figure    {folder / FIGURES[0]}")
     if payload["chosen"] is not None:
         say(f"Preset    {folder / PRESET}  (bench --preset FILE)")
         say(f"Tuning    {folder / SENTENCE}  (submit --tuning): {payload['tuning']}")

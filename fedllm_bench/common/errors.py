@@ -25,6 +25,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
+def escaped(text: str) -> str:
+    """`text` with what a terminal would obey, or not show, spelt out: "a\\nb" for two lines."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def nearest(name: str, known: Sequence[str], cutoff: float = 0.75) -> str | None:
     """The known name that is spelt most like `name`; None where none is alike enough."""
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)

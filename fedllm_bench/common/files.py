@@ -24,6 +24,14 @@ def cache_root() -> Path:
     return Path(given) if given else Path.home() / ".cache" / "fedllm-bench"
 
 
+def at_home(path: str | Path) -> Path:
+    """`path` with the home folder of a user in the place of ~; as it stands where there is no such user, or file."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -66,8 +74,10 @@ def _write_parts(path: Path, parts: Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a full disk nothing else says which one
+            error.filename = str(path)
         raise
 
 

@@ -54,4 +54,5 @@ def num_threads() -> int:
     """
     cores = num_cores()
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is one number for each nesting
-    return min(cores, int(asked)) if asked.isascii() and asked.isdigit() and int(asked) else cores
+    is_number = asked.isascii() and asked.isdigit() and len(asked) < 10
+    return min(cores, int(asked)) if is_number and int(asked) else cores

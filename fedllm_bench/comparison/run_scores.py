@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import at_home
 from fedllm_bench.comparison.metric_scores import MetricScores
 from fedllm_bench.comparison.open_scores import from_answers, from_closed
 from fedllm_bench.config.run import dotted
@@ -237,11 +238,11 @@ def side_of(folders: Sequence[Path]) -> list[ScoredRun]:
 
 
 def _folders(text: str) -> list[Path]:
-    path = Path(text).expanduser()
+    path = at_home(text)
     if path.is_dir():
         return runs_in(path) or [path]
     if "," in text:
-        return [Path(part).expanduser() for part in text.split(",") if part] or [path]
+        return [at_home(part) for part in text.split(",") if part] or [path]
     return [path]
 
 

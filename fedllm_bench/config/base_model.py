@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedllm_bench.common import network
 from fedllm_bench.common.errors import UserError, nearest
-from fedllm_bench.common.files import sha256_file, sha256_json
+from fedllm_bench.common.files import at_home, sha256_file, sha256_json
 from fedllm_bench.config import model_files
 from fedllm_bench.config.bases import declared, store
 from fedllm_bench.config.bases.labels import is_gguf
@@ -88,7 +88,7 @@ def _own_folder(name: str, revision: str | None) -> Path | None:
     """The folder of this name; None for what may be an id of the hub, and for a named base that is there."""
     if (base := declared.base_of(name)) is not None:
         return None if base.gguf is None else _converted(base, revision)
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if folder.is_dir():
         return _checked_folder(folder, name)
     if is_gguf(name) and folder.is_file():

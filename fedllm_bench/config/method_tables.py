@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from fedllm_bench.common.errors import UserError, shown, unknown
+from fedllm_bench.common.errors import UserError, escaped, shown, unknown
+from fedllm_bench.common.files import at_home
 from fedllm_bench.config import presets
 from fedllm_bench.config.assignments import FileWord
+from fedllm_bench.config.option_names import no_method
 from fedllm_bench.config.preset_files import PACKAGE
 from fedllm_bench.config.preset_words import read_toml
 from fedllm_bench.config.run import dotted
@@ -52,24 +53,24 @@ def read_table(given: str, root: Traversable | None = None) -> tuple[MethodRow, 
 
     Raises a :class:`UserError` for a name that is neither, for rows that are none, and for a label that stands twice.
     """
-    names = table_names(root)
-    path = Path(given).expanduser()
+    names, option = table_names(root), f"--table {escaped(given)}"
+    path = at_home(given)
     if given not in names and not path.exists():
         raise unknown("table", given, names, "--table takes one of these, or a TOML file with rows")
     own = (root or files(PACKAGE)).joinpath(FOLDER, f"{given}.toml") if given in names else None
-    values = read_toml(path, f"--table {given}", FORM) if own is None else tomllib.loads(own.read_text("utf-8"))
+    values = read_toml(path, option, FORM) if own is None else tomllib.loads(own.read_text("utf-8"))
     rows = values.get("row")
     if set(values) != {"row"} or not isinstance(rows, list) or not 1 <= len(rows) <= MOST_ROWS:
-        raise UserError(f"--table {given}: it must be 1 to {MOST_ROWS} [[row]] and nothing else; {FORM}")
-    found = tuple(_row(each, f"--table {given}, row {place}") for place, each in enumerate(rows, start=1))
-    _check_rows(found, given)
+        raise UserError(f"{option}: it must be 1 to {MOST_ROWS} [[row]] and nothing else; {FORM}")
+    found = tuple(_row(each, f"{option}, row {place}") for place, each in enumerate(rows, start=1))
+    _check_rows(found, option)
     return found
 
 
 def _row(values: Any, where: str) -> MethodRow:
     if not isinstance(values, Mapping) or not set(KEYS[:3]) <= set(values) <= set(KEYS):
         got = ", ".join(values) if isinstance(values, Mapping) else repr(values)
-        raise UserError(f"{where}: got {got[:100]}; {FORM}")
+        raise UserError(f"{where}: got {escaped(got[:100])}; {FORM}")
     texts = {key: values[key] for key in KEYS[:3]}
     if bad := [key for key, text in texts.items() if not _is_line(text)]:
         raise UserError(
@@ -80,7 +81,7 @@ def _row(values: Any, where: str) -> MethodRow:
     if texts["label"] == BASE:
         raise UserError(f"{where}: the label {BASE!r} is that of the base model in the table; give another one")
     if texts["method"] not in presets.method_names():
-        raise unknown("method", texts["method"], presets.method_names(), where)
+        raise no_method(texts["method"], presets.method_names(), where)
     settings = values.get("settings", {})
     if not isinstance(settings, Mapping):
         raise UserError(f'{where}: settings is {shown(settings)}; give a table such as {{ "local.lr" = 1e-3 }}')
@@ -95,10 +96,10 @@ def _is_line(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value.strip()) <= LONGEST and value.isprintable()
 
 
-def _check_rows(rows: Sequence[MethodRow], given: str) -> None:
+def _check_rows(rows: Sequence[MethodRow], option: str) -> None:
     labels = [row.label for row in rows]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise UserError(f"--table {given}: the label {twice[0]} stands twice; give each row its own")
+        raise UserError(f"{option}: the label {twice[0]} stands twice; give each row its own")
     families = [family for family, _ in groupby(row.family for row in rows)]
     if apart := sorted({family for family in families if families.count(family) > 1}):
-        raise UserError(f"--table {given}: rows of the family {apart[0]!r} do not stand together; move them together")
+        raise UserError(f"{option}: rows of the family {apart[0]!r} do not stand together; move them together")

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from fedllm_bench.config.added import ADDED
 
 OBJECTIVES_OF = {"sft": ("sft",), "preference": ("dpo", "kto")}  # by the task of a split
+OTHER = {"sft": "preferences, as chatbot_pa", "preference": "conversations, as aya"}  # data sets of the other task
 WITHOUT_REFERENCE = ("simpo", "orpo")  # kinds of local.dpo_loss
 # Constants of one objective -> the settings that read them. Presets give dpo_beta and dpo_loss=sigmoid for all.
 READ_BY = {
@@ -59,7 +60,7 @@ def check_objective(data: RowSettings, local: LossSettings, engine: str) -> None
         needed = " or ".join(repr(name) for name in allowed)
         raise ValueError(
             f"local.loss: got {local.loss!r}, but data.task {data.task!r} needs {needed}; give that, or take a data "
-            "set of another task"
+            f"set of {OTHER[data.task]}"
         )
     if local.loss == "kto":
         _check_kto(local)
@@ -118,3 +119,8 @@ def _check_canaries(data: RowSettings) -> None:
         )
     if data.swap_answers:
         raise ValueError("data.canaries: data.swap_answers=true would take their answers away; leave one of them out")
+    if data.shuffle_users:
+        raise ValueError(
+            "data.canaries: a canary is of one client, and data.shuffle_users=true deals its rows to others; leave one "
+            "of them out"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from fedllm_bench.common.errors import shown
+from fedllm_bench.common.errors import UserError, shown, unknown
 
 # Names of papers, in small letters and digits alone, of what is no method here but a setting of any method.
 AS_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -27,16 +27,54 @@ AS_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "bulyan": ("bulyan",),
         "norm_bound": ("normbound", "normclipping"),
     },
+    "attack.kind": {
+        "trigger": ("backdoor",),
+        "scaled": ("modelreplacement",),
+        "sign_flip": ("signflip", "signflipping"),
+    },
+    "communication.secure_sum": {"true": ("secagg", "secureaggregation", "securesum")},
+    "lora.dora": {"true": ("dora",)},
+    "model.quantization": {"4bit": ("qlora",)},
     "local.loss": {"dpo": ("dpo",), "kto": ("kto",)},
     "local.dpo_loss": {"ipo": ("ipo",), "simpo": ("simpo",), "orpo": ("orpo",)},
 }
+# The same of what is another method with some constants.
+AS_METHODS = {
+    "fedrep --set method.order=together": ("fedper",),
+    "fedrep --set method.order=together --set method.local_parts=norm --set model.trainable=full": ("fedbn",),
+    "fedkseed --set method.pro=true": ("fedkseedpro",),
+}
+OF_PREFERENCES = "local."  # settings for data sets of preferences
+
+
+def _plain(name: object) -> str:
+    return "".join(letter for letter in str(name).lower() if letter.isalnum())
+
+
+def _method_for(name: str) -> str:
+    """What to give for a paper's name that is no method here, as "...; take fedavg --set KEY=VALUE"; or ""."""
+    for words, papers in AS_METHODS.items():
+        if _plain(name) in papers:
+            return f"it is a method with other constants here; take {words}"
+    setting = setting_of(name)
+    if not setting:
+        return ""
+    where = "a data set of preferences, as chatbot_pa, and " if setting.startswith(OF_PREFERENCES) else ""
+    return f"it is a setting of other methods here; take {where}fedavg --set {setting}"
 
 
 def setting_of(name: object) -> str:
     """The setting that a paper's name stands for, as "communication.lora_aggregation=alternate"; "" where none does."""
-    plain = "".join(letter for letter in str(name).lower() if letter.isalnum())
+    plain = _plain(name)
     found = (f"{key}={value}" for key, of in AS_SETTINGS.items() for value, papers in of.items() if plain in papers)
     return next(found, "")
+
+
+def no_method(name: str, known: Iterable[str], advice: str = "") -> UserError:
+    """What is said of a name that no method has; of a paper's name, what to give for it."""
+    if papers := _method_for(name):
+        return UserError(f"no method {shown(name)}: {papers}")
+    return unknown("method", name, known, advice)
 
 
 def unknown_option(key: str, known: Iterable[str], where: str = "") -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
+from fedllm_bench.common.files import at_home
 from fedllm_bench.config.bases.declared import base_of
 from fedllm_bench.config.bases.labels import is_gguf
 from fedllm_bench.config.run import EMBEDDED_MODEL, RunConfig
@@ -24,5 +24,5 @@ def placed(config: RunConfig) -> RunConfig:
 
 def _absolute(name: str) -> str:
     """Of a folder or a GGUF file; another name as it is."""
-    place = Path(name).expanduser()
+    place = at_home(name)
     return str(place.absolute()) if place.is_dir() or (is_gguf(name) and place.is_file()) else name

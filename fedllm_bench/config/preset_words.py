@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.errors import UserError, escaped, first_line
+from fedllm_bench.common.files import at_home
 from fedllm_bench.config.assignments import FileWord
 from fedllm_bench.config.option_names import unknown_option
 from fedllm_bench.config.run import dotted, option_types
 from fedllm_bench.config.setting_words import setting_words
 
 MOST_BYTES = 1_000_000  # more is no file of settings
+LONGEST_NAME = 300  # letters of a file's name in a message
 ADVICE = "give a TOML file with settings, as `fedllm-bench tune` writes one"
 
 
@@ -22,14 +24,22 @@ def words_in(given: str) -> tuple[str, ...]:
 
     Raises a :class:`UserError` for what cannot be read, for a file without settings, and for names that no run has.
     """
-    method, colon, name = ("", "", given) if Path(given).is_file() else given.rpartition(":")
-    where = f"--preset {given if given.isprintable() else ascii(given)}"
-    flat = _named(dotted, read_toml(Path(name or given).expanduser(), where, ADVICE), where)
+    method, colon, name = ("", "", given) if _is_file(given) else given.rpartition(":")
+    where = f"--preset {escaped(given[:LONGEST_NAME])}"
+    flat = _named(dotted, read_toml(at_home(name or given), where, ADVICE), where)
     _check_names(flat, where)
     words = tuple(FileWord(f"{method}{colon}{word}", where) for word in _named(setting_words, flat, where))
     if not words:
         raise UserError(f"{where}: there is no setting in it; write [local] and lr = 1e-3, for example")
     return words
+
+
+def _is_file(given: str) -> bool:
+    """False also for what can be the name of no file."""
+    try:
+        return Path(given).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def read_toml(path: Path, where: str, advice: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from fedllm_bench.config import plugins
 from fedllm_bench.config.assignments import assignment, comma_separated, source_of
 from fedllm_bench.config.auto_dtype import dtype_for
 from fedllm_bench.config.kinds.adapter_kind import unused
-from fedllm_bench.config.option_names import setting_of, unknown_option
+from fedllm_bench.config.option_names import no_method, unknown_option
 from fedllm_bench.config.places import placed
 from fedllm_bench.config.preset_files import ABOUT, FOLDERS, PACKAGE, alike, names_of, published_constants, read
 from fedllm_bench.config.run import RunConfig, check, dotted, option_types
@@ -127,8 +127,8 @@ def _canonical(kind: str, name: str, root: Traversable) -> str:
     aliases = dataset_aliases(root) if kind == "dataset" else {}
     if name in aliases:
         return aliases[name]
-    if kind == "method" and (setting := setting_of(name)):
-        raise UserError(f"no method {shown(name)}: it is a setting of other methods here; take fedavg --set {setting}")
+    if kind == "method":
+        raise no_method(name, names, plugins.ADVICE)
     raise unknown(kind, name, [*names, *aliases], "" if kind == "profile" else plugins.ADVICE)
 
 

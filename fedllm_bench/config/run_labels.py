@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from fedllm_bench.common.files import at_home
 from fedllm_bench.config.bases.labels import label
 from fedllm_bench.config.kinds.adapter_kind import AdapterKind
 from fedllm_bench.config.run import EMBEDDED_MODEL, Model
@@ -32,5 +31,5 @@ def base_label(model: Model, adapter: AdapterKind) -> str:
 
 
 def _plain(name: str) -> str:
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     return folder.name if folder.is_absolute() or folder.is_dir() else name

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.files import sha256_file, sha256_json
+from fedllm_bench.common.files import at_home, sha256_file, sha256_json
 from fedllm_bench.config import base_model, model_files
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -52,7 +52,7 @@ def find_adapter(name: str) -> Path:
 
     Weights as pickle are refused: reading them can run code.
     """
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if not folder.is_dir():
         here = "" if folder.is_absolute() else f" below {Path.cwd()}"
         raise UserError(f"model.adapter={name}: no such folder{here}; {ADVICE}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import at_home
 from fedllm_bench.config.base_model import locate
 from fedllm_bench.config.bases.declared import base_of
 from fedllm_bench.config.bases.labels import label
@@ -57,7 +58,7 @@ def token_counter(name: str = EMBEDDED_MODEL) -> TokenCounter:
         return TokenCounter("the embedded mini tokenizer", locate(name))
     if base_of(name) is not None:
         return TokenCounter(label(name), locate(name))
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     return TokenCounter(folder.name, folder)
 
 

@@ -24,6 +24,9 @@ from fedllm_bench.common.trees import Tree, tmap
 Message = dict[str, Tree]  # server -> clients; always "params"
 Upload = dict[str, Tree]  # client -> server; always "delta" = y - x
 ClientState = dict[str, Tree]  # stays with the client between rounds; {} for most methods
+# Of these the mean is by the clients' weights; of all else, such as control variates, it is uniform. "held" are the
+# rows of an adapter that a client has (`methods/adapters/ranks.py`): those of a client without weight are nobody's.
+BY_WEIGHT = ("delta", "held")
 Weighting = Literal["examples", "uniform"]
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -165,9 +168,9 @@ def trains_alone(method: FedAvg | type[FedAvg]) -> bool:
 
 
 def weighted_mean(uploads: Sequence[Upload], weights: Sequence[float]) -> Upload:
-    """Of "delta" the weighted mean, of all else the uniform one; zero where nothing has a weight."""
+    """Of `BY_WEIGHT` the weighted mean, of all else the uniform one; zero where nothing has a weight."""
     return {
-        key: _mean([upload[key] for upload in uploads], weights if key == "delta" else [1.0] * len(uploads))
+        key: _mean([upload[key] for upload in uploads], weights if key in BY_WEIGHT else [1.0] * len(uploads))
         for key in uploads[0]
     }
 

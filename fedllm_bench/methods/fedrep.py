@@ -7,7 +7,8 @@
 Client k answers with (phi, h_k), and h_k is never sent, up or down. In the paper h is the head of a network. Here it is
 each tensor of the adapter that has one of `local_parts` in its name: "lora_B", or "layers.3.,layers.4.".
 (FederatedScope compares the first word of a name alone, which all tensors of an adapter share.) `own_share` of the
-planned local steps are of h, at least one is of phi, and all are as many as in FedAvg. Both parts have
+planned local steps are of h, at least one of each part where there are two, a single one is of phi, and all are as many
+as in FedAvg. Both parts have
 `local.optimizer` at `local.lr`, new for each part. With `order` "together" both parts take all steps at once: that is
 FedPer (arXiv:1912.00818), and what FedBN (arXiv:2102.07623) and `local_param` of FederatedScope do with their parts.
 A client that was never chosen, and one who is new, has phi and the h that training began with.
@@ -58,7 +59,7 @@ class FedRep(FedAvg):
         every = tuple(range(steps))
         if self.order == "together":
             return (Phase(self, every),)
-        num_own = max(0, min(round(self.own_share * steps), steps - 1))
+        num_own = max(0, min(max(1, round(self.own_share * steps)), steps - 1))
         own, shared = (OnePart(**vars(self), moves_own=moves_own) for moves_own in (True, False))
         return Phase(own, every[:num_own]), Phase(shared, every[num_own:])
 

@@ -12,7 +12,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods import VARIANTS
 from fedllm_bench.methods.base import FedAvg
-from fedllm_bench.methods.step_checks import check_mixture, check_zeroth_order
+from fedllm_bench.methods.step_checks import check_mixture, check_shared, check_zeroth_order
 from fedllm_bench.methods.wrapping import wrap
 
 
@@ -36,6 +36,7 @@ def make_method(config: RunConfig, num_clients: int | None = None) -> FedAvg:
     _check_weighting(method, name)
     check_zeroth_order(method, config)
     check_mixture(method, config)
+    check_shared(method, config)
     return wrap(method, config, num_clients)
 
 

@@ -1,4 +1,4 @@
-"""What methods whose steps are no plain backward pass of one adapter cannot run with."""
+"""What methods whose steps are no plain backward pass of one adapter, or that share a part of it, cannot run with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.fedkseed import FedKSeed
+from fedllm_bench.methods.fedrep import FedRep
 
 
 def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
@@ -32,6 +33,7 @@ def check_zeroth_order(method: FedAvg, config: RunConfig) -> None:
     if isinstance(method, FedKSeed):
         _check_numbers(config)
         _check_rule(method, config)
+        _check_pro(method, config)
 
 
 def check_mixture(method: FedAvg, config: RunConfig) -> None:
@@ -48,8 +50,17 @@ def check_mixture(method: FedAvg, config: RunConfig) -> None:
     if given := [setting for setting, is_given in other.items() if is_given]:
         way = "take fedavg" if config.local.loss != "sft" else "leave it out or take fedavg"
         raise UserError(
-            f"{given[0]}: {config.method.name} weighs completions by their probability under each of several adapters "
-            f"of one rank, in steps of its own; {way}"
+            f"{given[0]}: {config.method.name} trains several adapters of one rank at once, on rows that are weighted "
+            f"by their probabilities, and cannot be combined with this; {way}"
+        )
+
+
+def check_shared(method: FedAvg, config: RunConfig) -> None:
+    """Raise a :class:`UserError` for what is of all A and B, where some stay with their clients."""
+    if config.communication.aggregation_error and isinstance(method, FedRep):
+        raise UserError(
+            f"communication.aggregation_error=true: {config.method.name} keeps parts of A and B with its clients, so "
+            "that there is no mean of B A; leave it out or take fedavg"
         )
 
 
@@ -84,4 +95,20 @@ def _check_rule(method: FedKSeed, config: RunConfig) -> None:
             f"aggregation.rule={rule}: in {steps} local steps most clients of {config.method.name} have 0 for most of "
             f"its {method.seeds} seeds, and so has this rule; give --set method.seeds={max(1, int(steps / log(2)))} or "
             "fewer, or aggregation.rule=krum"
+        )
+
+
+def _check_pro(method: FedKSeed, config: RunConfig) -> None:
+    """Refuse what bounds or compares whole uploads, beside counts of steps.
+
+    A count is 1 for each step, and what a step adds to d is lr g, thousands of times smaller: the counts alone would
+    spend the bound, or make the distance.
+    """
+    rule = config.aggregation.rule
+    given = f"privacy.clip={config.privacy.clip:g}" if config.privacy.clip is not None else f"aggregation.rule={rule}"
+    if method.pro and (config.privacy.clip is not None or rule in ("krum", "multi_krum", "bulyan", "norm_bound")):
+        raise UserError(
+            f"{given}: with method.pro=true {config.method.name} also sends how many steps a seed had, and these "
+            "numbers are so much larger than all else that norms and distances would be theirs; give --set "
+            "method.pro=false"
         )

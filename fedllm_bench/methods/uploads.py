@@ -45,12 +45,21 @@ class FrozenA(Wrapped):
         return {key: without_a(tree) for key, tree in self.inner.travels(message, told).items()}
 
     def init(self, params: Tree) -> Server:
-        """Raises a :class:`UserError` where the method shares no B, so that nothing would be sent at all."""
+        """Raises a :class:`UserError` where the method shares no B, so that nothing would be sent at all; and where all
+        that stays with a client is A, which would take local steps and not move.
+        """
         server = self.inner.init(params)
         if all(map(is_a, self.inner.travels(self.inner.broadcast(server), {})["params"])):
             raise UserError(
                 "communication.lora_aggregation=frozen_a: every B stays with its client, and A is neither trained nor "
                 "sent, so nothing would be; leave it out, or let some B be shared: --set method.local_parts=layers.0."
+            )
+        own = self.inner.client_init(server.params)
+        if any(tree and all(map(is_a, tree)) for tree in own.values()):
+            raise UserError(
+                "communication.lora_aggregation=frozen_a: what stays with each client is A alone, and A is not "
+                "trained, so its local steps would change nothing; leave it out, or let some B stay: "
+                "--set method.local_parts=layers.0."
             )
         return server
 

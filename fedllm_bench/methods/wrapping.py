@@ -70,9 +70,7 @@ def _secure(method: FedAvg, config: RunConfig) -> FedAvg:
     if find(method, Private):
         why = "with privacy the server clips each upload"
     elif method.needs_all or method.changes("receive"):
-        own = config.communication.lora_aggregation
-        of = f"{config.method.name} under lora_aggregation={own}" if find(method, ProductRule) else config.method.name
-        why = f"the server of {of} works on each upload by itself"
+        why = f"{_reader(method, config)} works on each upload by itself"
     elif config.federation.clients_per_round < 2:
         why = "the sum of federation.clients_per_round=1 is one upload"
     if why is not None:
@@ -81,6 +79,17 @@ def _secure(method: FedAvg, config: RunConfig) -> FedAvg:
             "one of them out"
         )
     return SecureSum(inner=method, seed=config.seed)
+
+
+def _reader(method: FedAvg, config: RunConfig) -> str:
+    """What of a config makes the server need single uploads."""
+    if config.aggregation.rule != "mean":
+        return f"aggregation.rule={config.aggregation.rule}"
+    if find(method, ProductRule):
+        return f"lora_aggregation={config.communication.lora_aggregation}"
+    if config.lora.ranks is not None:
+        return f"the server under lora.ranks={config.lora.ranks}"
+    return f"the server of {config.method.name}"
 
 
 def _private(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:

@@ -32,7 +32,8 @@ from fedllm_bench.pipeline.probe import (
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.loading import Bench, load_bench
 from fedllm_bench.runs.row_tokens import has_reference, referenced
-from fedllm_bench.runs.scoring import base_scores, has_scores
+from fedllm_bench.runs.score_files import has_scores
+from fedllm_bench.runs.scoring import base_scores
 from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.run import TrainingRun
 

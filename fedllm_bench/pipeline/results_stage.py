@@ -35,7 +35,7 @@ from fedllm_bench.runs.client_rounds import FILE
 from fedllm_bench.runs.folder import RESULTS, RunFolder
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.runs.personalise import local_of
-from fedllm_bench.runs.scoring import Scores
+from fedllm_bench.runs.score_files import Scores
 from fedllm_bench.scores.score import Score
 from fedllm_bench.training.faults import DROPPED_OUT, participants
 

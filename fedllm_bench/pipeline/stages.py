@@ -39,14 +39,12 @@ from fedllm_bench.runs.folder import BASELINE, CANARIES, CONFIG, ENVIRONMENT, OU
 from fedllm_bench.runs.loading import Bench, check_cell, load_bench
 from fedllm_bench.runs.personalise import is_wanted, personalise
 from fedllm_bench.runs.row_tokens import planted_in
+from fedllm_bench.runs.score_files import Scores, has_scores, read_scores
 from fedllm_bench.runs.scoring import (
-    Scores,
     evaluate,
     evaluate_each,
     evaluate_mixtures,
-    has_scores,
     own_scores,
-    read_scores,
     saved_scores,
     shared_scores,
 )

@@ -151,7 +151,7 @@ def resolve_split(config: RunConfig) -> Split:
     Raises a :class:`UserError` where there is none.
     """
     if config.split is not None:
-        split = open_split(Path(config.split).expanduser())
+        split = open_split(files.at_home(config.split))
         if split.task != config.data.task:
             pairs = PAIRS if (config.dataset, split.task) == ("rows", "preference") else ""
             raise UserError(

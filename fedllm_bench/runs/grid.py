@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.common.errors import UserError, escaped, shown, unknown
 from fedllm_bench.config import presets
 from fedllm_bench.config.assignments import OPTION, source_of
 from fedllm_bench.config.method_tables import MethodRow
+from fedllm_bench.config.option_names import no_method
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.folder import BASELINE
@@ -178,7 +179,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
     names: list[str] = []
     for word in _words(text, "--methods", "give all, or names such as local,fedavg,fedprox"):
         if _plain(word) not in known and word != "all":
-            raise unknown("method", word, [*known, "all"])
+            raise no_method(word, [*known, "all"])
         names += ALL if word == "all" else [word]
     _check_distinct(names, "--methods", text)
     return tuple(sorted(names, key=lambda name: (ALL.index(name) if name in ALL else len(ALL), name)))
@@ -195,8 +196,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     advice = "give whole numbers, 0 or more, such as 0,1,2"
     words = _words(text, "--seeds", advice)
     for word in words:
-        if not (word.isascii() and word.isdigit() and int(word) < 2**31):
-            raise UserError(f"--seeds: {word!r} is no seed; {advice}")
+        if not (word.isascii() and word.isdigit() and len(word) <= 10 and int(word) < 2**31):
+            raise UserError(f"--seeds: {shown(word)} is no seed; {advice}")
     seeds = [int(word) for word in words]
     _check_distinct(seeds, "--seeds", text)
     return tuple(sorted(seeds))
@@ -225,7 +226,7 @@ def check_overrides(overrides: Iterable[str], methods: Sequence[str]) -> None:
     """Raise a :class:`UserError` for a setting of a method that is not in the grid."""
     for word in overrides:
         if (name := _prefix(word)) and name not in methods:
-            where = f"--set {word}" if source_of(word) == OPTION else source_of(word)
+            where = f"--set {escaped(word)}" if source_of(word) == OPTION else source_of(word)
             raise unknown("method", name, methods, f"{where}; METHOD: must be one of --methods, or a label of --table")
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import Data, RunConfig
+from fedllm_bench.runs.cell import settings_hash
 
 
 def check_alike(configs: Sequence[RunConfig]) -> None:
@@ -32,6 +33,6 @@ def check_different(pairs: Sequence[tuple[str, int]], configs: Sequence[RunConfi
     """Two rows of a table that are one run would be trained at the same time in one folder."""
     seen: dict[str, str] = {}
     for (label, seed), config in zip(pairs, configs, strict=True):
-        other = seen.setdefault(config.hash, label)
+        other = seen.setdefault(settings_hash(config, "", ""), label)  # of one split and one base
         if other != label:
             raise UserError(f"{other} and {label} are one and the same run (seed {seed}); leave one of them out")

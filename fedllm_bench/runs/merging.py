@@ -78,7 +78,8 @@ def _folder_of(run: RunFolder, client: str | None) -> str:
     }
     name = f"c{numbers[client]:06d}" if client in numbers else ""  # an id that cannot name a folder
     if name not in known:
-        raise unknown("client with an adapter", client, known)
+        unseen = f"or {GLOBAL}, the adapter of unseen users" if run.adapter else ""
+        raise unknown("client with an adapter", client, known, unseen)
     return name
 
 
@@ -140,7 +141,7 @@ def _check_place(trained: TrainedRun) -> None:
     Of a model of the hub the adapter names the folder in the cache instead.
     """
     name = trained.config.model.name
-    folder = Path(name).expanduser()
+    folder = files.at_home(name)
     made_on = starting.adapter_settings(trained.adapter).get("base_model_name_or_path")
     if made_on == str(folder) and not folder.is_absolute() and not folder.is_dir():
         raise UserError(

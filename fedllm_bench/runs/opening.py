@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedllm_bench.common import hardware
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import at_home
 from fedllm_bench.common.free_memory import available_memory
 from fedllm_bench.config.preflight import check_device_map, check_quantization, model_available, paper_problems
 from fedllm_bench.config.run import RunConfig
@@ -41,7 +42,7 @@ def _check_paper(config: RunConfig, cuda: bool) -> None:
         config,
         cuda=cuda,
         model_found=model_available(config.model.name, config.model.revision),
-        split_found=config.split is not None and (Path(config.split).expanduser() / "manifest.json").is_file(),
+        split_found=config.split is not None and (at_home(config.split) / "manifest.json").is_file(),
         bfloat16=cuda and hardware.has_bfloat16(),
     )
     if problems:

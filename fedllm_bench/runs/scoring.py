@@ -33,10 +33,10 @@ from fedllm_bench.metrics.registry import (
 )
 from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.runs.loading import Bench
+from fedllm_bench.runs.score_files import Scores, found_scores, read_scores, write_scores
 from fedllm_bench.scores.score import Score
 from fedllm_bench.training.tasks import batched
 
-Scores = dict[str, list[Score]]  # by metric
 CLIENTS_AT_ONCE = 16  # whose adapters may lie on the device together
 QUICK_SECONDS = 1.0  # a metric that ran no batches took no time to speak of, unless it took longer
 
@@ -232,9 +232,9 @@ def ledger_at(path: Path, bench: Bench) -> Ledger:
 def saved_scores(folder: Path, side: str, metrics: Iterable[str], compute: Callable[[], Scores]) -> Scores:
     """The scores in `folder`/scores, computed and written there when one is missing."""
     names = list(metrics)
-    found = _found(folder, side, names)
+    found = found_scores(folder, side, names)
     if found is None:
-        _write(folder, side, names, compute())
+        write_scores(folder, side, names, compute())
         found = read_scores(folder, side, names)
     return found
 
@@ -259,8 +259,8 @@ def shared_scores(bench: Bench, side: str, compute: Callable[[Ledger], Scores]) 
     found = cached(
         place,
         key,
-        make=lambda folder: _write(folder, side, bench.metrics, compute(ledger_at(path, bench))),
-        read=lambda folder: _found(folder, side, bench.metrics),
+        make=lambda folder: write_scores(folder, side, bench.metrics, compute(ledger_at(path, bench))),
+        read=lambda folder: found_scores(folder, side, bench.metrics),
     )
     path.unlink(missing_ok=True)
     return found
@@ -269,29 +269,3 @@ def shared_scores(bench: Bench, side: str, compute: Callable[[Ledger], Scores]) 
 def base_scores(bench: Bench) -> Path:
     """The folder of the cache that holds the base's scores, or will."""
     return files.cache_root() / "base_scores" / key_of(depends_on(bench))
-
-
-def has_scores(folder: Path, side: str, metrics: Sequence[str]) -> bool:
-    """Whether every metric of this side lies in `folder`."""
-    return all(_score_file(folder, side, name).is_file() for name in metrics)
-
-
-def _found(folder: Path, side: str, metrics: Sequence[str]) -> Scores | None:
-    """None where a file is missing."""
-    return read_scores(folder, side, metrics) if has_scores(folder, side, metrics) else None
-
-
-def _write(folder: Path, side: str, metrics: Iterable[str], scores: Scores) -> None:
-    for name in metrics:
-        files.make_folder(_score_file(folder, side, name).parent)
-        files.write_jsonl(_score_file(folder, side, name), [score.to_dict() for score in scores[name]])
-
-
-def read_scores(folder: Path, side: str, metrics: Iterable[str]) -> Scores:
-    return {
-        name: [Score.from_dict(row) for row in files.read_jsonl(_score_file(folder, side, name))] for name in metrics
-    }
-
-
-def _score_file(folder: Path, side: str, metric: str) -> Path:
-    return folder / "scores" / f"{metric}.{side}.jsonl"

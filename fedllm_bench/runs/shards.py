@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.errors import UserError, shown
 from fedllm_bench.runs.folder import BASELINE
 from fedllm_bench.runs.grid import GridCell
 
@@ -26,7 +26,7 @@ class Shard:
         found = FORM.fullmatch(text.strip())
         shard = cls(*map(int, found.groups())) if found else cls(0, 0)
         if not 1 <= shard.number <= shard.count:
-            raise UserError(f"--shard {text!r}: give I/N with I from 1 to N, as 2/4 for the second of four shares")
+            raise UserError(f"--shard {shown(text)}: give I/N with I from 1 to N, as 2/4 for the second of four shares")
         return shard
 
     def of(self, cells: Sequence[GridCell]) -> list[GridCell]:

@@ -14,7 +14,7 @@ from fedllm_bench.runs.cell import resolve_split
 
 def find_split(name: str, option: str) -> Split:
     """The split of a folder, else of a data set's name. Raises a :class:`UserError` where there is neither."""
-    folder = Path(name).expanduser()
+    folder = files.at_home(name)
     plain = name.removeprefix(INVENTED)
     if plain not in _names() or (folder / MANIFEST).is_file():
         return _in_folder(name, option)
@@ -55,10 +55,10 @@ def split_from(name: str, source: str | None = None, out: Path | None = None) ->
     Raises a :class:`UserError` for a name that is neither, and where the split of `source` is another data set's.
     """
     if source is None or source == "mini":
-        is_folder = (Path(name).expanduser() / MANIFEST).is_file()
+        is_folder = (files.at_home(name) / MANIFEST).is_file()
         plain = name.removeprefix(INVENTED)
         return _in_folder(name, "split") if is_folder or plain not in _names() else embedded_split(plain)
-    folder = Path(source).expanduser()
+    folder = files.at_home(source)
     if out is not None or not (folder / MANIFEST).is_file():
         return fetched_split(name, source, out)
     found = open_split(folder)
@@ -72,7 +72,7 @@ def _names() -> set[str]:
 
 
 def _in_folder(name: str, option: str) -> Split:
-    folder = Path(name).expanduser()
+    folder = files.at_home(name)
     if not folder.is_dir() and "/" not in name:
         raise unknown("split folder or data set", name, _names(), f"{option}: a folder, or one of these names")
     return open_split(folder)

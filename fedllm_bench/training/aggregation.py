@@ -23,7 +23,7 @@ from torch import Tensor
 from fedllm_bench.common.trees import Tree, norm, tmap
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import spent_epsilon
-from fedllm_bench.methods.base import FedAvg, Server, Upload
+from fedllm_bench.methods.base import BY_WEIGHT, FedAvg, Server, Upload
 from fedllm_bench.methods.communication.secure_sum import SecureRound, SecureSum, summed
 from fedllm_bench.methods.privacy import Private, joint_norm
 from fedllm_bench.methods.products.factors import distance
@@ -92,8 +92,7 @@ class Mean:
     def add(self, result: ClientResult, weight: float) -> Mean:
         total, weights = dict(self.total), dict(self.weights)
         for key, tree in result.upload.items():
-            # control variates and the like must be uniform means, whatever the weighting of "delta"
-            w = weight if key == "delta" else 1.0
+            w = weight if key in BY_WEIGHT else 1.0
             scaled = {name: tensor * w for name, tensor in tree.items()}
             total[key] = tmap(lambda t, u: t + u, total[key], scaled) if key in total else scaled
             weights[key] = weights.get(key, 0.0) + w

@@ -2,25 +2,41 @@
 
 A client's state of round r is a file of its own, kept until the next checkpoint is written. So the states
 on disk always hold those of the last checkpoint, whenever the process is killed.
+
+What is read may have been changed since: it is held against what the run itself would have written, by names and shapes
+before a number is read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fedllm_bench.common.files import make_folder, write_bytes
+from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.common.files import make_folder, read_jsonl, write_bytes
+from fedllm_bench.common.text import counted
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, Server, Upload
+from fedllm_bench.methods.products.factors import pairs_of
+from fedllm_bench.methods.products.residual import RESIDUAL
 
+log = logging.getLogger(__name__)
 FILE = "server.safetensors"
 PARTIAL_FILE = "round.safetensors"
+ROUNDS = "rounds.jsonl"
+# Of each client of a round, in rounds.jsonl.
+SUMMARY_KEYS = ("clients", "client_ids", "losses", "num_examples", "steps", "failures")
 SEPARATOR = "|"  # PEFT's tensor names hold dots and slashes, never this
+
+
+Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
+Problem = Callable[[Shapes], str | None]
 
 
 def _flat(trees: Mapping[str, Tree]) -> dict[str, torch.Tensor]:
@@ -32,14 +48,6 @@ def _flat(trees: Mapping[str, Tree]) -> dict[str, torch.Tensor]:
     return flat
 
 
-def _nested(flat: Mapping[str, torch.Tensor]) -> dict[str, Tree]:
-    trees: dict[str, Tree] = {}
-    for key in flat:
-        tree, _, name = key.partition(SEPARATOR)
-        trees.setdefault(tree, {})[name] = flat[key]
-    return trees
-
-
 def save_trees(path: Path, trees: Mapping[str, Tree], metadata: Mapping[str, Any]) -> None:
     from safetensors.torch import save
 
@@ -49,14 +57,43 @@ def save_trees(path: Path, trees: Mapping[str, Tree], metadata: Mapping[str, Any
     write_bytes(path, save(_flat(trees), metadata=notes))
 
 
-def load_trees(path: Path) -> tuple[dict[str, Tree], dict[str, Any]]:
-    from safetensors import safe_open
+def load_trees(path: Path, problem: Problem = lambda shapes: None) -> tuple[dict[str, Tree], dict[str, Any]]:
+    """What :func:`save_trees` wrote. `problem` says of its shapes what is wrong, before a number is read.
 
-    with safe_open(path, framework="pt") as file:
-        notes = json.loads(file.metadata()["notes"])
-        trees = _nested({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-    order = notes["order"]
-    return {key: {n: trees[key][n] for n in names} for key, names in order.items()}, notes["metadata"]
+    Raises a :class:`UserError` where the file is no such file, or has a problem.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = json.loads(file.metadata()["notes"])
+            order = {key: {n: f"{key}{SEPARATOR}{n}" for n in names} for key, names in notes["order"].items()}
+            metadata = dict(notes["metadata"])
+            shapes = {k: {n: tuple(file.get_slice(of).get_shape()) for n, of in t.items()} for k, t in order.items()}
+            if (what := problem(shapes)) is not None:
+                raise changed(path, what)
+            return {key: {n: file.get_tensor(of) for n, of in tree.items()} for key, tree in order.items()}, metadata
+    except UserError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise changed(path, f"it is no checkpoint ({first_line(error)[:100]})") from error
+
+
+def changed(path: Path, what: str) -> UserError:
+    """That a file of a run is not as the run left it."""
+    folder = next((parent.parent for parent in path.parents if parent.name == "checkpoint"), path.parent)
+    return UserError(
+        f"{path}: {what}, so that it was changed after the run wrote it; delete the folder {folder}, and give the same "
+        "command to run it again"
+    )
+
+
+def unlike(found: Shapes, like: Mapping[str, Tree]) -> str | None:
+    """Which tree of `like` is not among those found with its names and shapes, and how that is said."""
+    for key, tree in like.items():
+        if {name: tuple(tensor.shape) for name, tensor in tree.items()} != found.get(key, {}):
+            return f"its {key!r} has not the names and shapes of this run"
+    return None
 
 
 def save_server(folder: Path, server: Server) -> None:
@@ -66,13 +103,90 @@ def save_server(folder: Path, server: Server) -> None:
     (folder / PARTIAL_FILE).unlink(missing_ok=True)
 
 
-def load_server(folder: Path) -> Server | None:
-    """The last checkpoint of `folder`, or None where there is none."""
-    if not (folder / FILE).is_file():
+def load_server(folder: Path, start: Server | None = None, rounds: int | None = None) -> Server | None:
+    """The last checkpoint of `folder`, or None where there is none.
+
+    Raises a :class:`UserError` for what a run of `rounds` rounds that began at `start` cannot have written.
+    """
+    path = folder / FILE
+    if not path.is_file():
         return None
-    trees, metadata = load_trees(folder / FILE)
+    trees, metadata = load_trees(path, lambda shapes: None if start is None else _server_problem(shapes, start))
+    done = metadata.get("round")
+    if type(done) is not int or done < 0 or (rounds is not None and done > rounds) or "params" not in trees:
+        raise changed(path, "it is of a round that this run does not have")
     slots = {key.removeprefix("slot."): tree for key, tree in trees.items() if key != "params"}
-    return Server(trees["params"], slots, metadata["round"])
+    server = Server(trees["params"], slots, done)
+    if start is not None and (name := not_finite(server)) is not None:
+        raise changed(path, f"{name} is not finite")
+    return server
+
+
+def _server_problem(found: Shapes, start: Server) -> str | None:
+    """Of what a server has under the names of its parameters, all has their shapes but the change of the base."""
+    names = start.params.keys()
+    slots = {f"slot.{key}": tree for key, tree in start.slots.items() if key != RESIDUAL and tree.keys() == names}
+    residual = found.get(f"slot.{RESIDUAL}")
+    if residual is None or not any(".lora_A." in name for name in names):
+        return unlike(found, {"params": start.params, **slots})
+    fits = residual.keys() == names and all(
+        _is_change(residual[name], residual[other], a.shape[1], b.shape[0])
+        for name, other, a, b in _named_pairs(start.params)
+    )
+    return unlike(found, {"params": start.params, **slots}) if fits else "its change of the base fits no layer"
+
+
+def _named_pairs(params: Tree) -> Iterator[tuple[str, str, torch.Tensor, torch.Tensor]]:
+    for name, (a, b) in pairs_of(params).items():
+        yield name, name.replace(".lora_A.", ".lora_B."), a, b
+
+
+def _is_change(a: tuple[int, ...], b: tuple[int, ...], inputs: int, outputs: int) -> bool:
+    """Whether these are the shapes of a pair of factors, of a rank that a matrix can have."""
+    return len(a) == len(b) == 2 and a == (b[1], inputs) and b[0] == outputs and 1 <= a[0] <= min(inputs, outputs)
+
+
+def not_finite(server: Server) -> str | None:
+    """The first tensor of a server's state with a number that is none; None where all are finite."""
+    for key, tree in {"params": server.params, **server.slots}.items():
+        for name, tensor in tree.items():
+            if not bool(tensor.isfinite().all()):
+                return f"{key}, {name}"
+    return None
+
+
+def check_finite(server: Server, round_num: int, num_answers: int) -> None:
+    """Raise a :class:`UserError` where the state after a round is not finite: no later round could go on from it."""
+    if (name := not_finite(server)) is not None:
+        raise UserError(
+            f"round {round_num + 1}: what the server makes of {counted(num_answers, 'upload')} is not finite ({name}); "
+            "lower local.lr, the rates of the method or attack.scale, or take a robust aggregation.rule; the last "
+            "checkpoint stays"
+        )
+
+
+def load_records(folder: Path, rounds_done: int) -> list[dict[str, Any]]:
+    """The records of the rounds of a checkpoint; a :class:`UserError` where rounds.jsonl has others."""
+    if not rounds_done:
+        return []
+    path = folder / ROUNDS
+    try:
+        records = read_jsonl(path)[:rounds_done] if path.is_file() else []
+    except (ValueError, RecursionError) as error:
+        raise changed(path, f"it is no JSON ({first_line(error)[:100]})") from error
+    if [number for number, record in enumerate(records, 1) if _is_record(record, number)] != [
+        *range(1, rounds_done + 1)
+    ]:
+        raise changed(path, f"it has not the {counted(rounds_done, 'round')} of the checkpoint")
+    return records
+
+
+def _is_record(record: Any, number: int) -> bool:
+    if not isinstance(record, dict) or record.get("round") != number:
+        return False
+    lists = [record.get(key) for key in SUMMARY_KEYS]
+    sizes = {len(found) if isinstance(found, list) else -1 for found in lists}
+    return len(sizes) == 1 and -1 not in sizes and all(type(record.get(k)) is int for k in ("bytes_up", "bytes_down"))
 
 
 @dataclass(frozen=True)
@@ -99,10 +213,20 @@ def save_partial(folder: Path, round_num: int, partial: Partial) -> None:
 
 
 def load_partial(folder: Path, round_num: int) -> Partial:
-    """What an interrupted session left of this round; empty where there is nothing, or only of an earlier round."""
+    """What an interrupted session left of this round; empty where there is nothing, or only of an earlier round.
+
+    It can be made anew: where it was changed, the round begins from its first client.
+    """
     if not (folder / PARTIAL_FILE).is_file():
         return Partial()
-    trees, notes = load_trees(folder / PARTIAL_FILE)
+    try:
+        return _partial(*load_trees(folder / PARTIAL_FILE), round_num)
+    except (KeyError, TypeError, ValueError, AttributeError):  # a UserError is a ValueError
+        log.warning("%s was changed; round %d begins anew", folder / PARTIAL_FILE, round_num + 1)
+        return Partial()
+
+
+def _partial(trees: Mapping[str, Tree], notes: Mapping[str, Any], round_num: int) -> Partial:
     if notes["round"] != round_num:
         return Partial()
     shares = tuple(notes.get("shares", ()))
@@ -132,9 +256,12 @@ class ClientStates:
     folder: Path
 
     def get(self, client: int, default: ClientState, rounds_done: int) -> ClientState:
-        """The state a client had after `rounds_done` rounds; `default` if it was never chosen by then."""
+        """The state a client had after `rounds_done` rounds; `default` if it was never chosen by then.
+
+        Raises a :class:`UserError` where it is not of the names and shapes of `default`.
+        """
         done = [path for path in self._files(client) if _round_of(path) <= rounds_done]
-        return load_trees(done[-1])[0] if done else default
+        return load_trees(done[-1], lambda shapes: unlike(shapes, default))[0] if done else default
 
     def put(self, client: int, state: ClientState, rounds_done: int) -> None:
         if state:

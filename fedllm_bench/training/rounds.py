@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.files import read_jsonl, write_jsonl
+from fedllm_bench.common.files import write_jsonl
 from fedllm_bench.common.progress import Share
 from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, num_bytes
@@ -34,7 +34,17 @@ from fedllm_bench.training.aggregation import (
 )
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.budget import ByteBudget, bytes_down
-from fedllm_bench.training.checkpoint import Partial, load_partial, load_server, save_partial, save_server
+from fedllm_bench.training.checkpoint import (
+    ROUNDS,
+    SUMMARY_KEYS,
+    Partial,
+    check_finite,
+    load_partial,
+    load_records,
+    load_server,
+    save_partial,
+    save_server,
+)
 from fedllm_bench.training.client_round import Block, ClientResult, MapBlocks
 from fedllm_bench.training.faults import DROPPED_OUT, dropouts
 from fedllm_bench.training.run import TrainingRun
@@ -53,8 +63,8 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     """
     plan = schedule(run.config, len(run.clients), run.clients.file_order)
     start = run.method.init(params)
-    server = load_server(run.folder / "checkpoint") or start
-    records = read_jsonl(run.folder / "rounds.jsonl")[: server.round] if server.round else []
+    server = load_server(run.folder / "checkpoint", start, len(plan)) or start
+    records = load_records(run.folder, server.round)
     divergence.judge(run.config, records, run.folder)
     run.watch(server)  # a kill may have come between a checkpoint and the look at it
     budget = ByteBudget.of(run.config, run.method, params)
@@ -72,7 +82,7 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
             server, record = _one_round(shown, start, server, chosen, records)
             records.append(record)
             budget = budget.after(round_num, _answered(record))
-            write_jsonl(run.folder / "rounds.jsonl", records)
+            write_jsonl(run.folder / ROUNDS, records)
             save_server(run.folder / "checkpoint", server)
             run.states.forget_before(chosen, server.round)
             share.reach(server.round, is_new=True)
@@ -223,7 +233,9 @@ def _updated(run: TrainingRun, server: Server, answers: _Answers, num_answers: i
         return replace(server, round=server.round + 1), {}
     fraction = (num_answers if expected is None else expected) / len(run.clients)
     mean = answers.value(run, server)
-    return run.method.update(server, mean, fraction), mean
+    after = run.method.update(server, mean, fraction)
+    check_finite(after, server.round, num_answers)
+    return after, mean
 
 
 def _ranks(run: TrainingRun, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -248,9 +260,6 @@ def _absent(run: TrainingRun, client: int) -> dict[str, Any]:
         failure=DROPPED_OUT,
     )
     return _summary(nothing)
-
-
-SUMMARY_KEYS = ("clients", "client_ids", "losses", "num_examples", "steps", "failures")
 
 
 def _summary(result: ClientResult) -> dict[str, Any]:

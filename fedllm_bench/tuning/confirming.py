@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.text import number
 from fedllm_bench.comparison.run_scores import side_of
 from fedllm_bench.report.page.comparison import compared
@@ -43,21 +44,25 @@ def confirm(session: Session, chosen: Trial) -> Confirmation:
         side = "the chosen setting" if (why := reason_of(ours, reasons)) else "the default"
         text = f"Not compared with the default: {side} failed with {why or reason_of(theirs, reasons)}."
         return Confirmation(verdict="failed", sentence=text, seeds=seeds)
-    chosen_runs, default_runs = (side_of([each.folder for each in cells]) for cells in (ours, theirs))
-    return confirmed(compared(chosen_runs, default_runs, [asked.metric]), seeds)
+    try:
+        chosen_runs, default_runs = (side_of([each.folder for each in cells]) for cells in (ours, theirs))
+        return confirmed(compared(chosen_runs, default_runs, [asked.metric]), seeds)
+    except UserError as error:  # both sides were asked for alike, so one of them was changed
+        raise UserError(f"{error}; delete the folder of that run, and give the same command to run it again") from error
 
 
 def confirmed(comparison: Mapping[str, Any], seeds: Sequence[int]) -> Confirmation:
     """The verdict over seeds; with one seed that of its clients, and nothing is said of other seeds."""
     row = (comparison["methods"] or comparison["models"])[0]
     verdict = VERDICTS.get(row["verdict"], "not told apart")
+    was = "was" if len(seeds) == 1 else "were"
     says = {
-        "better": f"The chosen setting beats the default on {_seeds(seeds)}, which were not used to choose it",
+        "better": f"The chosen setting beats the default on {_seeds(seeds)}, which {was} not used to choose it",
         "worse": f"The chosen setting does not beat the default: it is worse on {_seeds(seeds)}",
         "not told apart": f"The chosen setting does not beat the default on {_seeds(seeds)}: nothing tells them apart",
     }[verdict]
     means = f"{row['metric']} {number(row['mean_a'])} against {number(row['mean_b'])}"
-    alone = "" if comparison["methods"] else "; of other seeds one seed says nothing"
+    alone = "" if comparison["methods"] else "; one seed says nothing about other seeds"
     sentence = f"{says} ({means}; A is the chosen one, B the default: {row['sentence']}{alone})."
     return Confirmation(verdict=verdict, sentence=sentence, seeds=tuple(seeds), comparison=comparison)
 

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, shown, unknown
 from fedllm_bench.config import presets
+from fedllm_bench.config.option_names import no_method
 from fedllm_bench.config.run import RunConfig, dotted
 from fedllm_bench.config.setting_words import setting_words
 from fedllm_bench.runs.cell import Cell
@@ -155,7 +156,7 @@ def check_request(asked: TuneRequest) -> RunConfig:
         raise UserError(f"--confirm {asked.confirm}: seeds that confirm follow {max(run.seeds)}, must be below 2**31, "
                         f"and at most {MOST_CONFIRM} of them; give fewer, or smaller --seeds")  # fmt: skip
     if method not in presets.method_names():
-        raise unknown("method", method, presets.method_names())
+        raise no_method(method, presets.method_names())
     check_overrides(run.overrides, run.names)
     config = run.config(method, run.seeds[0])
     _check_keys(asked)
@@ -178,6 +179,11 @@ def _check_keys(asked: TuneRequest) -> None:
     if both := sorted(keys & given):
         raise UserError(f"{both[0]} is in --space and in --set; give it in one of them")
     budget = FIDELITIES[asked.fidelity]
+    if asked.search != "halving" and asked.fidelity != "rounds":
+        raise UserError(
+            f"--fidelity {asked.fidelity}: it is for --search halving, and the search is {asked.search}; leave it out, "
+            "or give --search halving"
+        )
     if asked.search == "halving" and budget in keys:
         raise UserError(f"--space {budget}: --search halving sets it; leave it out, or give another --fidelity")
 
@@ -196,6 +202,31 @@ def check_ends(asked: TuneRequest, check: Callable[[RunConfig], object]) -> None
             if problems[0] and all(problems):
                 hint = "; write int: before a range of whole numbers" if "valid integer" in problems[0] else ""
                 raise UserError(f"--space {shown(dimension.key)[1:-1]}: {problems[0]}{hint}")
+
+
+def check_effects(opened: Opened) -> None:
+    """Raise a :class:`UserError` for a setting of the space that changes no run: its trials would all be the same."""
+    asked = opened.asked
+    for dimension in asked.space:
+        configs = [
+            asked.with_words(setting_words({dimension.key: value})).config(asked.method, asked.run.seeds[0])
+            for value in dimension.ends
+            if not _problem(asked, {dimension.key: value}, lambda config: None)
+        ]
+        if len({opened.first.like(config).hash for config in configs}) < len(configs):
+            raise UserError(f"--space {dimension.key}: it changes no result of {asked.method}; leave it out")
+
+
+def check_default(opened: Opened, check: Callable[[Cell], object]) -> None:
+    """The default is run with each budget, so what is wrong with it is said before anything is run."""
+    for budget in opened.budgets:
+        (found,) = opened.cells(opened.default, opened.asked.run.seeds[:1], "default", budget)
+        try:
+            check(found.cell)
+        except UserError as error:
+            if budget == opened.budgets[-1]:
+                raise
+            raise UserError(f"--search halving begins with {opened.budget_key}={budget}: {error}") from error
 
 
 def _problem(asked: TuneRequest, setting: Setting, check: Callable[[RunConfig], object]) -> str:

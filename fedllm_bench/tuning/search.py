@@ -73,12 +73,12 @@ def propose(
 
     `seed` are those that the trials run with; `least`: whether a lower value is better.
     """
-    known = [dict(each.setting) for each in tried]
     for attempt in range(TRIES):
         entropy = np.random.SeedSequence([*seed, number, attempt])
         sampler = _sampler(search, number, int(entropy.generate_state(1)[0]))
-        found = _drawn(space, tried, sampler, least=least)
-        if found not in known:
+        # a draw at random looks at nothing, and to tell it all that was tried takes hours in ten thousand trials
+        found = _drawn(space, tried if _learns(search, number) else (), sampler, least=least)
+        if not any(found == each.setting for each in tried):
             return found
     return None
 
@@ -86,9 +86,13 @@ def propose(
 def _sampler(search: Search, number: int, seed: int) -> BaseSampler:
     from optuna.samplers import RandomSampler, TPESampler
 
-    if search == "tpe" and number > AT_RANDOM:
+    if _learns(search, number):
         return TPESampler(seed=seed, n_startup_trials=1, constant_liar=True)
     return RandomSampler(seed=seed)
+
+
+def _learns(search: Search, number: int) -> bool:
+    return search == "tpe" and number > AT_RANDOM
 
 
 def _drawn(

@@ -106,7 +106,7 @@ def _dimension(word: str) -> Dimension:
         return Dimension(key=key, kind="choice", choices=_choices(key, rest))
     if colon and kind not in ("log", "int"):
         raise UserError(f"--space {shown(word)}: no kind {shown(kind)}; {FORMS}")
-    return _range(key, kind if colon else "linear", rest if colon else values)
+    return _wide(_range(key, kind if colon else "linear", rest if colon else values))
 
 
 def _choices(key: str, text: str) -> tuple[Value, ...]:
@@ -115,6 +115,8 @@ def _choices(key: str, text: str) -> tuple[Value, ...]:
     if len(words) > MOST_CHOICES:
         raise UserError(f"{given}: {len(words):,} values are too many; give at most {MOST_CHOICES}")
     values = tuple(assignment(f"{key}={word}")[1] for word in words)
+    if None in values:
+        raise UserError(f"{given}: none is not searched; leave it out, and give --set {key}=none to another search")
     if not all(words) or not all(isinstance(value, Value) for value in values):
         raise UserError(f"{given}: give single values with commas between, as choice:adamw,sgd")
     if len(words) < 2 or len({(type(value) is bool, value) for value in values}) < len(values):
@@ -139,3 +141,14 @@ def _range(key: str, kind: str, text: str) -> Dimension:
             raise UserError(f"{given}: int: takes whole numbers below 2**31")
         return Dimension(key=key, kind="int", low=low, high=high)
     return Dimension(key=key, kind="linear", low=low, high=high)
+
+
+def _wide(dimension: Dimension) -> Dimension:
+    """The same; a :class:`UserError` where the numbers that are tried would all be one."""
+    first, *_, last = dimension.ends
+    if first == last:
+        raise UserError(
+            f"--space {shown(dimension.key)[1:-1]}: numbers are tried with {DIGITS} digits, and with these both ends "
+            f"are {first}; give a wider range"
+        )
+    return dimension

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,8 +61,8 @@ def check_results(results: Mapping[str, Any], names: Sequence[str], folder: Path
         try:
             entry = results["metrics"][name]
             mean, _ = entry["after"]["mean"], (entry["unit"], entry["higher_is_better"])
-            is_whole = mean is None or (isinstance(mean, (int, float)) and math.isfinite(mean))
-            is_whole = is_whole and isinstance(results["cost"]["seconds"].get("train", 0.0), (int, float))
+            is_whole = mean is None or _is_number(mean)
+            is_whole = is_whole and _is_number(results["cost"]["seconds"].get("train", 0.0))
         except (KeyError, TypeError, AttributeError):
             is_whole = False
         if not is_whole:
@@ -70,6 +70,11 @@ def check_results(results: Mapping[str, Any], names: Sequence[str], folder: Path
                 f"{folder}: results.json has no number for {name}, so that it was changed; delete this folder, "
                 "and give the same command to run it again"
             )
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is one that JSON can hold again; an int of hundreds of digits is none."""
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
 
 
 def _entry(name: str, entries: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, Any]:

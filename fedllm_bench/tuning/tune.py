@@ -15,7 +15,15 @@ from fedllm_bench.runs.opening import open_cell
 from fedllm_bench.runs.start_lines import start_lines
 from fedllm_bench.tuning.confirming import confirm
 from fedllm_bench.tuning.payload import tune_payload
-from fedllm_bench.tuning.request import Opened, TuneRequest, check_ends, check_request, own_words
+from fedllm_bench.tuning.request import (
+    Opened,
+    TuneRequest,
+    check_default,
+    check_effects,
+    check_ends,
+    check_request,
+    own_words,
+)
 from fedllm_bench.tuning.search import check_installed
 from fedllm_bench.tuning.searching import Session, best_of, search
 from fedllm_bench.tuning.trials import Trial
@@ -48,7 +56,9 @@ def open_tune(asked: TuneRequest, cuda: bool) -> Opened:
     asked = replace(asked, run=replace(given, overrides=(*own_words(given, personal=personal), *given.overrides)))
     first = open_cell(asked.run.config(asked.method, asked.run.seeds[0]), given.out, cuda)
     opened = Opened(asked=asked, first=first)
+    check_default(opened, check_cell)
     check_ends(asked, lambda config: check_cell(opened.first.like(config)))
+    check_effects(opened)
     return opened
 
 

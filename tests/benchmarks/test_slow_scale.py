@@ -18,8 +18,7 @@ def test_memory_and_time_of_a_round_do_not_grow_with_the_number_of_clients(tmp_p
     assert found["peak_mib"][0] > 100
     assert found["peak_ratio"] < 1.1
     assert len(found["turns"]) == 5
-    few, many = (min(seconds) for seconds in zip(*found["turns"], strict=True))  # the turns that nothing else slowed
-    assert many / few < 1.1, found["turns"]
+    assert found["seconds_ratio"] < 1.1, found["turns"]  # the median of five pairs, in CPU seconds: others work as well
     assert "10,000" in capsys.readouterr().out
 
 

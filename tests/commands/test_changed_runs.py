@@ -117,6 +117,97 @@ def test_what_changes_no_result_may_differ(finished, capsys):
     (folder / "config.json").write_bytes(before)
 
 
+SCORES: dict[str, Damage] = {
+    "torn": lambda path: _cut(path),
+    "no text": lambda path: _write(path, b"\xff\xfe\x00\n"),
+    "other keys": lambda path: _write(path, b'{"item": 1}\n'),
+    "no object": lambda path: _write(path, b"[1]\n"),
+    "deep": lambda path: _write(path, b"[" * 100_000),
+    "none": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_grid_names_the_run_whose_scores_were_changed(name, finished, tiny_split: Split, capsys):
+    argv, folder = finished
+    more = (*argv[argv.index("--model") :], "--methods", "fedavg", "--seeds", "0")
+    argv = grid_words(tiny_split.folder, folder.parents[2], *more)
+    assert code_of(argv) == 0
+    (path,) = folder.parents[1].glob("grid-*/grid.json")
+    scores = folder / "scores" / "heldout.after.jsonl"
+    before = scores.read_bytes()
+    path.unlink()
+    SCORES[name](scores)
+    try:
+        capsys.readouterr()
+        assert code_of(argv) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        for word in (str(scores), f"delete the folder {folder}, and give the same command"):
+            assert word in line
+    finally:
+        scores.write_bytes(before)
+    assert code_of(argv) == 0
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_that_are_none_any_more_are_computed_again(name, tmp_path: Path):
+    from fedllm_bench.runs.score_files import found_scores, write_scores
+    from fedllm_bench.scores.score import Score
+
+    kept = {"heldout": [Score("a", 1.0, cluster="u")]}
+    write_scores(tmp_path, "after", ["heldout"], kept)
+    assert found_scores(tmp_path, "after", ["heldout"]) == kept
+    SCORES[name](tmp_path / "scores" / "heldout.after.jsonl")
+    assert found_scores(tmp_path, "after", ["heldout"]) is None
+
+
+def changed_grids() -> dict[str, Damage]:
+    def edited_numbers(folder: Path) -> None:
+        payload = files.read_json(folder / "grid.json")
+        payload["metrics"]["heldout"]["methods"]["fedavg"]["mean"] += 1
+        files.write_json(folder / "grid.json", payload)
+
+    def half(folder: Path) -> None:
+        payload = files.read_json(folder / "grid.json")
+        files.write_json(folder / "grid.json", {key: payload[key] for key in ("grid", "inputs")})
+
+    return {
+        "edited numbers": edited_numbers,
+        "half of it": half,
+        **{f"no {name}": lambda folder, name=name: (folder / name).unlink() for name in MADE},
+        **{f"cut {name}": lambda folder, name=name: _cut(folder / name) for name in ("table.csv", "table.md")},
+    }
+
+
+MADE = ("table.txt", "table.md", "table.csv", "figures/differences_to_fedavg.png")
+
+
+@pytest.mark.parametrize("name", changed_grids())
+def test_what_was_changed_or_deleted_of_a_grid_is_made_anew(name, beside, tiny_split: Split):
+    argv, folder = beside
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "logs" not in path.parts}
+    assert {folder / made for made in MADE} <= set(before)
+    times = {path: path.stat().st_mtime_ns for path in before if path.name != ".lock"}
+    assert code_of(argv) == 0
+    assert {path: path.stat().st_mtime_ns for path in times} == times  # nothing is written where nothing has changed
+    changed_grids()[name](folder)
+    assert code_of(argv) == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.fixture(scope="module")
+def beside(tiny_split: Split, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The words of a grid of two methods, and its folder."""
+    out = tmp_path_factory.mktemp("grids")
+    more = ("--model", str(tiny_folder), "--metrics", "heldout", "--methods", "fedavg,fedprox", "--seeds", "0")
+    argv = grid_words(tiny_split.folder, out, *more)
+    with pytest.MonkeyPatch.context() as patch:
+        started_here(patch, lambda task: False)
+        assert code_of(argv) == 0
+    (folder,) = (out / "mini-aya").glob("grid-*")
+    return argv, folder
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])
 def test_a_changed_grid_json_is_made_anew(content, finished, tiny_split: Split):
     argv, folder = finished

@@ -159,3 +159,18 @@ def test_what_is_said_may_hold_any_sign():
 )
 def test_a_variable_that_a_target_does_not_know_is_refused(target, variable):
     assert f"no variable {variable}" in make("--dry-run", target, f"{variable}=1")
+
+
+@pytest.mark.parametrize("target", ["bench", "grid", "tune"])
+def test_a_quote_in_a_variable_is_a_letter_and_no_command(target):
+    """make tune METHOD="fed'; date; '" asks for a method of that name."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (recipe,) = re.findall(rf"^{target}: .*\n\t(.*)$", text, re.MULTILINE)
+    options = text[text.index("OPTIONS =") : text.index(".PHONY")]
+    names = {*re.findall(r"\$\(([A-Z]+)\)", recipe + options)} - {"CLI", "OPTIONS", "SET"}
+    assert {"DATASET", "PROFILE", "OUT"} <= names
+    shown = make("--dry-run", target, *(f"{name}={name}'; date; '" for name in names), "SET=a='b'")
+    (command,) = (line for line in shown.splitlines() if f"fedllm-bench {target}" in line)
+    words = shlex.split(command)
+    assert {f"{name}'; date; '" for name in names} <= set(words)
+    assert "a='b'" in words

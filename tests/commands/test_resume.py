@@ -71,7 +71,7 @@ FAULTS = [
     ("fedllm_bench.training.rounds.save_server", 2),
     ("fedllm_bench.pipeline.stages.save_adapter", 1),
     ("fedllm_bench.pipeline.stages.score_after", 1),
-    ("fedllm_bench.runs.scoring._score_file", 9),
+    ("fedllm_bench.runs.score_files._score_file", 9),
     ("fedllm_bench.pipeline.stages.score_local", 1),
     ("fedllm_bench.training.rounds._one_round", 4),  # in the baseline
     ("fedllm_bench.pipeline.stages.save_adapter", 3),

@@ -90,6 +90,8 @@ def test_a_run_has_as_many_threads_as_cores_it_may_keep_busy(monkeypatch):
     assert hardware.num_threads() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert hardware.num_threads() == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "1" * 5000)  # more digits than Python reads
+    assert hardware.num_threads() == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")

@@ -117,9 +117,8 @@ def test_a_long_value_is_cut_and_keeps_to_one_line(aya: RunConfig) -> None:
 
 def test_the_loss_must_fit_the_task(aya: RunConfig) -> None:
     text = message(with_value(aya, "local.loss", "dpo"))
-    assert (
-        text == "local.loss: got 'dpo', but data.task 'sft' needs 'sft'; give that, or take a data set of another task"
-    )
+    needs = "local.loss: got 'dpo', but data.task 'sft' needs 'sft'"
+    assert text == f"{needs}; give that, or take a data set of preferences, as chatbot_pa"
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

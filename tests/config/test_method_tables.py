@@ -87,6 +87,8 @@ def test_the_command_of_a_row_is_that_of_its_method_with_its_settings():
         (f"{ROW}settings = 3\n", "settings is 3"),
         (f"{ROW}settings = {{ a = 2026-01-01 }}\n", "a: got"),
         (ROW + ROW, "the label a stands twice"),
+        (f'{ROW}"x\\ny\\u001b" = 1\n', "got label, family, method, x\\ny\\x1b;"),
+        (ROW.replace('"fedavg"', '"ffa-lora"'), "take fedavg --set communication.lora_aggregation=frozen_a"),
         (
             ROW + ROW.replace('"a"', '"b"').replace('"f"', '"g"') + ROW.replace('"a"', '"c"'),
             "rows of the family 'f' do not stand together",
@@ -134,6 +136,24 @@ def test_two_rows_that_are_one_run_are_refused(tmp_path: Path):
 
     path = tmp_path / "t.toml"
     path.write_text(ROW + ROW.replace('"a"', '"b"'))
+    with pytest.raises(UserError, match="a and b are one and the same run"):
+        open_cells(request_of(str(path)), lambda config: pytest.fail("nothing is opened"))
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "value"),
+    [
+        ("fedavg", "local.on_divergence", '"go"'),
+        ("local", "evaluation.every", "1"),
+        ("local", "communication.budget_mb", "1"),
+    ],
+)
+def test_two_rows_that_differ_in_what_changes_no_result_are_refused(method, key, value, tmp_path: Path):
+    """Both would lie in one folder, and be trained there at the same time."""
+    from fedllm_bench.runs.grid import open_cells
+
+    row, path = ROW.replace('"fedavg"', f'"{method}"'), tmp_path / "t.toml"
+    path.write_text(f'{row}{row.replace(chr(34) + "a", chr(34) + "b")}settings = {{ "{key}" = {value} }}\n')
     with pytest.raises(UserError, match="a and b are one and the same run"):
         open_cells(request_of(str(path)), lambda config: pytest.fail("nothing is opened"))
 

@@ -31,15 +31,38 @@ PAPERS = {  # what is a setting here, by its paper's name
     "KTO": "local.loss=kto",
     "SimPO": "local.dpo_loss=simpo",
     "ORPO": "local.dpo_loss=orpo",
+    "secure aggregation": "communication.secure_sum=true",
+    "SecAgg": "communication.secure_sum=true",
+    "DoRA": "lora.dora=true",
+    "QLoRA": "model.quantization=4bit",
+}
+METHODS = {  # what is a method with other constants here
+    "FedPer": "fedrep --set method.order=together",
+    "FedBN": "fedrep --set method.order=together --set method.local_parts=norm --set model.trainable=full",
+    "FedKSeed-Pro": "fedkseed --set method.pro=true",
 }
 
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_rule_asked_for_by_its_papers_name_is_found(paper: str) -> None:
     given = PAPERS[paper]
-    assert refused(paper).endswith(f"take fedavg --set {given}")
     dataset = "chatbot_pa" if given.startswith("local.") else "aya"
+    where = "a data set of preferences, as chatbot_pa, and " if dataset == "chatbot_pa" else ""
+    assert refused(paper).endswith(f"take {where}fedavg --set {given}")
     assert load(dataset, "fedavg", "mini", [given]).method.name == "fedavg"  # such a setting exists
+
+
+@pytest.mark.parametrize("paper", METHODS)
+def test_a_method_with_other_constants_is_found_by_its_papers_name(paper: str) -> None:
+    given = METHODS[paper]
+    assert refused(paper).endswith(f"take {given}")
+    method, *settings = given.split(" --set ")
+    assert load("aya", method, "mini", settings).method.name == method  # such a command exists
+
+
+@pytest.mark.parametrize("given", ["backdoor", "model replacement", "sign flipping"])
+def test_an_attack_by_its_papers_name_is_answered_by_its_kind(given: str) -> None:
+    assert "; did you mean attack.kind=" in refused("fedavg", f"attack.kind={given}", "attack.clients=0.2")
 
 
 @pytest.mark.parametrize("given", ["FLoRA", "flora"])

@@ -123,6 +123,7 @@ def test_a_share_of_rows_is_poisoned_at_least_one_and_a_larger_share_holds_a_sma
 # --- what is refused
 
 MEDIAN = ("aggregation.rule=median", "federation.weighting=uniform")
+ERROR = "communication.aggregation_error=true"
 TRIGGER = ("attack.kind=trigger", "attack.clients=0", "attack.trigger=abc", "attack.answer=yes")
 
 
@@ -130,7 +131,12 @@ TRIGGER = ("attack.kind=trigger", "attack.clients=0", "attack.trigger=abc", "att
     ("name", "settings", "options", "words"),
     [
         ("fedavg", ("attack.kind=noise",), {}, "attack.kind=noise: nobody attacks; give the numbers of clients"),
-        ("fedavg", ("attack.clients=0,3",), {}, "attack.clients=0,3: attack.kind=none has no use for it"),
+        (
+            "fedavg",
+            ("attack.clients=0,3",),
+            {},
+            "attack.clients=0,3: attack.kind=none has no use for it; give a kind too",
+        ),
         ("fedavg", ("attack.scale=3",), {}, "attack.scale=3.0: attack.kind=none has no use for it"),
         ("fedavg", ("attack.kind=noise", "attack.clients=17"), {}, "there is no client 17, the split has 6 clients"),
         ("fedavg", ("attack.kind=scaled", "attack.clients=0"), {}, "a scale of 1 changes nothing"),
@@ -155,6 +161,8 @@ TRIGGER = ("attack.kind=trigger", "attack.clients=0", "attack.trigger=abc", "att
         ("fedavg", ("aggregation.trim=0.2",), {}, "aggregation.trim=0.2 belongs to aggregation.rule=trimmed_mean"),
         ("fedavg", (*MEDIAN, "aggregation.byzantine=1"), {}, "belongs to aggregation.rule=krum or multi_krum or"),
         ("fedavg", (*MEDIAN, "aggregation.selected=1"), {}, "belongs to aggregation.rule=multi_krum"),
+        ("fedavg", (*MEDIAN, ERROR), {}, "aggregation_error=true: it is what a mean of A and of B loses"),
+        ("fedrep", (ERROR,), {}, "aggregation_error=true: fedrep keeps parts of A and B with its clients"),
         ("dp_fedavg", ("aggregation.rule=median",), {}, "with privacy the server adds clipped uploads up"),
         ("dp_fedavg", ("aggregation.rule=norm_bound", "aggregation.bound=1"), {}, "with privacy the server adds"),
     ],

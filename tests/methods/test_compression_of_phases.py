@@ -8,6 +8,7 @@ from papers import PARTS, PROXIMAL
 from resumed_rounds import same_bits
 
 from fedllm_bench.common.trees import num_bytes, tmap
+from fedllm_bench.methods.adapters.halves import Alternate
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.communication.codec import Codec
 from fedllm_bench.methods.communication.compression import UNSENT, SmallDownloads, SmallUploads
@@ -59,3 +60,18 @@ def test_a_change_of_the_base_is_rounded_also_where_its_product_goes(rank):
     message = method.broadcast(Server(start, {"residual": change}))
     assert same_bits(message["residual"], codec.decoded(codec.encoded({"residual": change}))["residual"])
     assert num_bytes(method.travels(message, {})) == (14 + 8 if rank == 2 else 24 + 4)
+
+
+@pytest.mark.parametrize("everyone", [True, False])
+def test_the_half_that_went_in_an_earlier_round_is_as_it_was_rounded_then(everyone):
+    """Where all clients have the other half already, they have it from the network, and not as the server keeps it."""
+    start = {f"l.lora_{part}.weight": torch.linspace(-1, 1, 12).view(3, 4) ** 3 for part in "AB"}
+    codec = Codec(dtype="int4")
+    method = SmallDownloads(inner=Alternate(inner=FedAvg(), everyone=everyone), codec=codec)
+    rounded = codec.decoded(codec.encoded({"params": start}))["params"]
+    assert not same_bits(rounded, start)
+    for number in range(3):
+        server = Server(start, round=number)
+        assert same_bits(method.broadcast(server)["params"], rounded)
+        going = method.travels(method.broadcast(server), method.tell(server, 0))
+        assert len(going["params"]) == (1 if everyone else 2)

@@ -236,11 +236,11 @@ def test_of_equal_shares_the_first_answers():
 @pytest.mark.parametrize(
     ("settings", "more", "words"),
     [
-        ((), {"engine": "trl"}, "ENGINE=trl: fedem weighs completions"),
-        ((), {"dataset": "chatbot_pa"}, "local.loss=dpo: fedem weighs completions"),
-        (("model.trainable=full",), {}, "model.trainable=full: fedem weighs completions"),
-        (("lora.ranks=2,4",), {}, "lora.ranks=2,4: fedem weighs completions"),
-        (("communication.aggregation_error=true",), {}, "communication.aggregation_error=true: fedem weighs"),
+        ((), {"engine": "trl"}, "ENGINE=trl: fedem trains several adapters"),
+        ((), {"dataset": "chatbot_pa"}, "local.loss=dpo: fedem trains several adapters"),
+        (("model.trainable=full",), {}, "model.trainable=full: fedem trains several adapters"),
+        (("lora.ranks=2,4",), {}, "lora.ranks=2,4: fedem trains several adapters"),
+        (("communication.aggregation_error=true",), {}, "communication.aggregation_error=true: fedem trains"),
         (("method.adapters=0",), {}, "method.adapters: got 0"),
         (("method.adapters=17",), {}, "method.adapters: got 17"),
         (("method.adapters=1.5",), {}, "method.adapters (--set): got 1.5"),
@@ -256,7 +256,7 @@ def test_settings_that_it_cannot_have_are_refused_in_one_line(settings, more, wo
 
 
 def test_on_preferences_the_way_out_is_another_method(tiny_run_config):
-    with pytest.raises(UserError, match=r"in steps of its own; take fedavg$"):  # local.loss cannot be left out there
+    with pytest.raises(UserError, match=r"combined with this; take fedavg$"):  # local.loss cannot be left out there
         make_method(tiny_run_config("fedem", dataset="chatbot_pa"), 6)
 
 

@@ -20,6 +20,7 @@ from fedllm_bench.methods.fedrep import FedRep
 from fedllm_bench.methods.local import LocalOnly
 from fedllm_bench.methods.pfedme import PFedMe
 from fedllm_bench.methods.privacy import Private
+from fedllm_bench.methods.uploads import FrozenA
 from fedllm_bench.results.privacy import statement
 from fedllm_bench.training import block
 
@@ -163,6 +164,12 @@ def test_both_parts_of_fedrep_have_steps_where_there_are_two(steps, expected):
     assert [number for phase in phases for number in phase.steps] == list(range(steps))
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.01, [1, 9]), (0.99, [9, 1])])
+def test_a_small_share_leaves_neither_part_of_fedrep_without_a_step(share, expected):
+    phases = FedRep(local_parts="w", own_share=share).phases(10)
+    assert [len(phase.steps) for phase in phases] == expected
+
+
 def test_both_parts_together_are_fedavg_with_a_part_that_is_not_sent(monkeypatch):
     f, x = problem()
     local, averaged = run_suite(LocalOnly(), f, x, monkeypatch)[1], run_suite(FedAvg(), f, x, monkeypatch)[0]
@@ -213,6 +220,16 @@ def test_patterns_of_no_tensor_or_of_every_one_are_refused_in_one_line(parts, wo
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(("lora_B", "the method local"))
+
+
+@pytest.mark.parametrize(("parts", "words"), [("lora_B", "every B stays with its client"), ("lora_A", "is A alone")])
+def test_under_a_frozen_a_some_b_is_shared_and_some_stays(parts, words):
+    frozen = FrozenA(inner=FedRep(local_parts=parts, own_share=0.5))
+    with pytest.raises(UserError, match=words) as caught:
+        frozen.init({name: torch.ones(2) for name in NAMES})
+    assert "--set method.local_parts=layers.0." in str(caught.value)
+    assert "\n" not in str(caught.value)
+    FrozenA(inner=FedRep(local_parts="layers.1.", own_share=0.5)).init({name: torch.ones(2) for name in NAMES})
 
 
 def test_the_example_of_a_local_part_is_one_of_the_model_where_every_weight_is_trained():

@@ -189,6 +189,8 @@ class NeedsAll(FedAvg):
         ),
         (("communication.top_k=0.5",), "communication.top_k=0.5: communication.secure_sum=true sends integers"),
         (("communication.aggregation_error=true",), "communication.secure_sum=true shows the server no upload"),
+        (("aggregation.rule=median",), "secure_sum=true: aggregation.rule=median works on each upload by itself"),
+        (("lora.ranks=2,4",), "secure_sum=true: the server under lora.ranks=2,4 works on each upload by itself"),
         (("federation.clients_per_round=1",), "the sum of federation.clients_per_round=1 is one upload"),
     ],
 )

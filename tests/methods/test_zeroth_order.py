@@ -200,6 +200,26 @@ def test_a_median_of_seeds_that_most_clients_draw_is_taken(tiny_run_config):
         make_method(tiny_run_config("fedkseed", *settings, "method.seeds=12"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ("privacy.clip=0.5", "privacy.noise_multiplier=1"),
+            "privacy.clip=0.5: with method.pro=true fedkseed",
+        ),
+        (("aggregation.rule=krum", "aggregation.byzantine=0"), "aggregation.rule=krum: with method.pro=true"),
+        (("aggregation.rule=norm_bound", "aggregation.bound=1"), "aggregation.rule=norm_bound: with method.pro=true"),
+    ],
+)
+def test_counts_of_steps_take_no_part_in_norms_and_distances(settings, words, tiny_run_config):
+    """One step counts 1, and adds lr g to what the method is about: 1e-5 or so."""
+    given = ("federation.weighting=uniform", *settings)
+    make_method(tiny_run_config("fedkseed", *given))
+    with pytest.raises(UserError, match=r"give --set method\.pro=false") as caught:
+        make_method(tiny_run_config("fedkseed", *given, "method.pro=true"))
+    assert words in str(caught.value)
+
+
 def test_other_methods_have_a_backward_pass():
     assert FedAvg().probe({}, {}, 3) is None
     assert not FedAvg().changes("probe")

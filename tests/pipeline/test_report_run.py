@@ -12,7 +12,7 @@ from fedllm_bench.common import files
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.pipeline.results_stage import failures_of
 from fedllm_bench.results.schema import check_results
-from fedllm_bench.runs.scoring import read_scores
+from fedllm_bench.runs.score_files import read_scores
 from fedllm_bench.scores.summaries import per_cluster
 
 ONE_ROUND = ("--set", "federation.rounds=1", "--set", "evaluation.local_clients=0")

@@ -18,7 +18,7 @@ from fedllm_bench.data.tokens import encode, tokenise_split
 from fedllm_bench.report.tables import terminal_table
 from fedllm_bench.results.cuts import about_cuts, cuts_block
 from fedllm_bench.results.schema import check_results
-from fedllm_bench.runs.scoring import read_scores
+from fedllm_bench.runs.score_files import read_scores
 
 MINI = template_text("mini")
 LENGTH = 16  # cuts some rows of each part, and leaves nothing of a few

@@ -22,7 +22,7 @@ from fedllm_bench.metrics.likelihood import HeldoutLoss
 from fedllm_bench.results.per_client import moments
 from fedllm_bench.runs import client_rounds
 from fedllm_bench.runs.client_rounds import FILE, watcher
-from fedllm_bench.runs.scoring import read_scores
+from fedllm_bench.runs.score_files import read_scores
 from fedllm_bench.scores.score import is_unseen
 from fedllm_bench.scores.summaries import per_cluster
 from fedllm_bench.training import rounds

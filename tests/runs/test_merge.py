@@ -105,6 +105,10 @@ def test_what_cannot_be_merged_is_one_line(shared, alone, tmp_path, capsys):
     refused(tmp_path / "nothing", expected="is no run folder")
     refused(alone, expected="choose one: --client ID")
     refused(alone, "--client", "nobody", expected="no client with an adapter 'nobody'")
+    both = tmp_path / "both"
+    shutil.copytree(alone, both)
+    shutil.copytree(shared / "adapter", both / "adapter")
+    refused(both, "--client", "nobody", expected="(or global, the adapter of unseen users)")
     refused(shared, "--client", "user-001", expected="all clients share one adapter")
     unfinished = tmp_path / "unfinished"
     shutil.copytree(shared, unfinished)

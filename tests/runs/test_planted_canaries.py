@@ -144,6 +144,7 @@ def test_the_setting_is_in_a_hash_only_where_it_is_on_and_the_baseline_has_it_to
             ("data.canaries=4", "data.swap_answers=true"),
             "data.canaries: data.swap_answers=true would take their answers",
         ),
+        (("data.canaries=4", "data.shuffle_users=true"), "data.shuffle_users=true deals its rows to others"),
         (("data.canary_repeats=4",), r"data.canary_repeats=4: data.canaries is 0"),
         (("data.canaries=-1",), "data.canaries"),
         (("data.canaries=4", "data.canary_repeats=0"), "data.canary_repeats"),

@@ -23,7 +23,7 @@ from fedllm_bench.metrics.items import PairItem
 from fedllm_bench.results.schema import check_results
 from fedllm_bench.runs import client_rounds, personalise
 from fedllm_bench.runs.loading import Bench
-from fedllm_bench.runs.scoring import read_scores
+from fedllm_bench.runs.score_files import read_scores
 from fedllm_bench.scores.summaries import means_by_part
 from fedllm_bench.training import engines
 from fedllm_bench.training.batches import plan_steps

@@ -168,18 +168,18 @@ def test_the_checkpoint_holds_the_change_of_the_base(left):
 @pytest.mark.parametrize(
     ("method", "options", "text"),
     [
-        ("scaffold", ["flex"], "scaffold needs A and B as they were averaged (its hook `init`)"),
-        ("scaffold", ["stack"], "scaffold needs A and B as they were averaged (its hook `init`)"),
+        ("scaffold", ["flex"], "scaffold works with the averages of A and B, which this rule replaces"),
+        ("scaffold", ["stack"], "which this rule replaces (its hook `init`); take fedavg or fedprox"),
         ("scaffold", ["exact", "method.eta=0.5"], "scaffold needs method.eta=1 here, and has 0.5"),
-        ("fedadam", ["exact"], "fedadam needs A and B as they were averaged (its hook `init`)"),
-        ("feddyn", ["stack"], "feddyn needs A and B as they were averaged (its hook `init`)"),
-        ("fedavgm", ["fair"], "fedavgm needs A and B"),
+        ("fedadam", ["exact"], "fedadam works with the averages of A and B"),
+        ("feddyn", ["stack"], "feddyn works with the averages of A and B"),
+        ("fedavgm", ["fair"], "fedavgm works with the averages of A and B"),
         ("local", ["flex"], "local sends nothing"),
         ("central", ["stack"], "central has no clients"),
         ("dp_fedavg", ["stack"], "the noise of privacy is for a mean of uploads"),
         ("fedavg", ["exact", "lora.ranks=1,4"], "it is for clients of one rank"),
         ("fedavg", ["fair", "lora.ranks=1,4"], "it is for clients of one rank"),
-        ("hetlora", ["stack"], "hetlora needs A and B"),
+        ("hetlora", ["stack"], "hetlora works with the averages of A and B"),
     ],
 )
 def test_what_a_rule_cannot_be_put_around_is_refused_in_one_line(method, options, text, tiny_run_config):

@@ -65,6 +65,14 @@ def test_a_trial_that_failed_says_nothing_and_is_not_proposed_again():
     assert propose(SPACE, failed, 8, search="tpe", seed=(100,), least=True) not in [each.setting for each in failed]
 
 
+def test_draws_at_random_are_told_nothing_so_that_thousands_are_proposed_at_once(monkeypatch):
+    many = [Tried(setting={**DEFAULT, "local.lr": 1 / (1 + number)}, value=1.0) for number in range(2000)]
+    few = propose(SPACE, many[:1], 7, search="random", seed=(100,), least=True)
+    monkeypatch.setattr(search, "_frozen", lambda *args: pytest.fail("it is told what was tried"))
+    for name in ("random", "halving"):
+        assert propose(SPACE, many, 7, search=name, seed=(100,), least=True) == few
+
+
 def test_a_small_space_ends_when_all_of_it_was_tried():
     space = parse_space("local.steps=int:1..3")
     tried = [Tried(setting={"local.steps": 5}, value=1.0)]
@@ -120,6 +128,14 @@ def test_an_unknown_search_is_named():
         {"metrics": {"heldout": {"after": {"mean": "low"}, "unit": "", "higher_is_better": False}}},
         {"metrics": {"heldout": {"after": {"mean": float("nan")}, "unit": "", "higher_is_better": False}}},
         {"metrics": {"heldout": {"after": {"mean": 1.0}, "unit": "", "higher_is_better": False}}, "cost": 3},
+        {"metrics": {"heldout": {"after": {"mean": 10**400}, "unit": "", "higher_is_better": False}}},
+        *(
+            {
+                "metrics": {"heldout": {"after": {"mean": 1.0}, "unit": "", "higher_is_better": False}},
+                "cost": {"seconds": {"train": seconds}},
+            }
+            for seconds in (float("nan"), float("inf"), 10**400)
+        ),
     ],
 )
 def test_results_that_somebody_changed_are_named_in_one_line(results, tmp_path: Path):

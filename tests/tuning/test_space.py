@@ -55,6 +55,8 @@ def test_each_form_is_read():
         ("local.sequence_length=int:64..256", "it says which tokens are measured"),
         ("ray.workers=int:1..2", "changes no result"),
         ("attack.scale=log:1..10", "it says who attacks"),
+        ("communication.budget_mb=choice:none,1", "none is not searched; leave it out"),
+        ("local.lr=log:1e-3..1.000001e-3", "with 4 digits, and with these both ends are 0.001"),
         ("local.lr=choice:1,1.0", "two or more values, each once"),
         (f"local.lr=choice:{','.join(map(str, range(1, 102)))}", "101 values are too many; give at most 100"),
         (f"local.lr={'9' * 5000}..1", "both must be finite"),

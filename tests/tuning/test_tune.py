@@ -19,7 +19,11 @@ from fedllm_bench.common import files
 from fedllm_bench.config import presets
 from fedllm_bench.config.preset_words import words_in
 from fedllm_bench.data.manifest import Split
+from fedllm_bench.tuning.confirming import confirmed
+from fedllm_bench.tuning.tune_files import preset_toml
 
+SPACE_OF_LR = "local.lr=log:1e-3..1e-1"
+KRUM = ("--set", "aggregation.rule=krum")
 LEFT = {"tune.json", "trials.jsonl", "trials.csv", "table.txt", "preset.toml", "tuning.txt", "figures", "logs", ".lock"}
 
 
@@ -69,9 +73,18 @@ def test_a_search_runs_once_leaves_all_its_files_and_is_then_shown_at_once(
     assert {p: t for p, t in unchanged(tmp_path).items() if logs not in p.parents} == {
         p: t for p, t in before.items() if logs not in p.parents
     }
+    made = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and logs not in path.parents}
     (folder / "tune.json").write_text("{")  # changed by somebody: made anew
+    (folder / "trials.csv").write_text("")
+    (folder / "table.txt").write_text("other")
+    for name in ("preset.toml", "tuning.txt", "trials.jsonl", "figures/trials.svg"):
+        (folder / name).unlink()
     assert cli.main(argv) == 0
-    assert files.read_json(folder / "tune.json") == payload
+    assert {path: path.read_bytes() for path in made} == made
+    (folder / "figures" / "trials.png").unlink()  # though tune.json is as it was
+    (folder / "preset.toml").unlink()
+    assert cli.main(argv) == 0
+    assert {path: path.read_bytes() for path in made} == made
 
 
 def check_trials(payload: dict[str, Any], out: Path) -> None:
@@ -134,6 +147,18 @@ def test_the_chosen_setting_meets_the_default_on_seeds_that_the_search_did_not_s
     assert row["sentence"] in found["sentence"]
     assert found["sentence"] in payload["tuning"]
     assert found["sentence"].split(".")[0] in " ".join(capsys.readouterr().out.split())
+    scores = next((tmp_path / "mini-aya" / "fedprox").glob("s103-*/scores/heldout.after.jsonl"))
+    scores.write_text("{")
+    assert cli.main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{scores}, line 1" in line
+    assert "delete the folder of that run, and give the same command" in line
+
+
+def test_of_one_seed_is_spoken_as_of_one():
+    row = {"verdict": "A", "metric": "heldout", "mean_a": 1.0, "mean_b": 2.0, "sentence": "A is better"}
+    assert "seed 101, which was not used" in confirmed({"methods": [], "models": [row]}, [101]).sentence
+    assert "seeds 101, 102, which were not" in confirmed({"methods": [row], "models": [row]}, [101, 102]).sentence
 
 
 def test_halving_runs_small_budgets_first_and_keeps_the_default(
@@ -190,6 +215,7 @@ def test_two_searches_in_one_folder_do_not_mix(tiny_split: Split, less, tmp_path
         (("--trials", "99999999"), "that is too many"),
         (("--search", "grid"), "no search 'grid'"),
         (("--fidelity", "epochs"), "no fidelity 'epochs'"),
+        (("--fidelity", "clients"), "--fidelity clients: it is for --search halving, and the search is tpe"),
         (("--metric", "mini_exakt"), "did you mean 'mini_exact'?"),
         (("--set", "local.lr=1"), "local.lr is in --space and in --set"),
         (("--set", "data.world_seed=7"), "worlds below 100 are reported"),
@@ -235,6 +261,40 @@ def test_ends_that_no_run_takes_are_refused_before_anything_is_run(
     assert expected in line
     assert not started
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "expected"),
+    [
+        ("local", ("--space", "communication.budget_mb=1..5"), "--space communication.budget_mb: it changes no result"),
+        ("fedavg", ("--space", SPACE_OF_LR, "--model", "/nowhere"), "fedllm-bench: MODEL=/nowhere: no such folder"),
+        ("ffa-lora", ("--space", SPACE_OF_LR), "take fedavg --set communication.lora_aggregation=frozen_a"),
+        (
+            "fedavg",
+            ("--space", SPACE_OF_LR, *KRUM, "--search", "halving", "--fidelity", "clients", "--trials", "9"),
+            "--search halving begins with federation.clients_per_round=1: ",
+        ),
+    ],
+)
+def test_what_no_trial_could_do_is_said_of_what_asks_for_it(
+    method, more, expected, tiny_split: Split, less, tmp_path: Path, capsys, started
+):
+    argv = tune_words(tiny_split.folder, tmp_path, *less, *more)
+    del argv[3:5]  # its own --space
+    assert code_of([*argv[:2], method, *argv[3:]]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+    assert not started
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_in_a_preset_is_one_line_that_a_shell_takes(tmp_path: Path):
+    """A folder may have any name; what stands in it is no setting."""
+    folder = tmp_path / "my runs\nlora.rank = 1"
+    payload = {"tune": {"method": "fedavg", "dataset": "mini-aya", "asked": "aya"}}
+    text = preset_toml({**payload, "chosen": {"setting": {"local.lr": 1e-3}}}, folder)
+    assert tomllib.loads(text) == {"local": {"lr": 1e-3}}
+    assert "--preset '" in text
 
 
 def test_a_value_that_is_allowed_beside_others_of_the_space_is_searched(tiny_split: Split, less, tmp_path: Path):

@@ -10,6 +10,7 @@ from fedllm_bench.commands.bench import positive
 from fedllm_bench.commands.exchange import import_judgements
 from fedllm_bench.commands.terminal import parser_of, say
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import at_home
 
 if TYPE_CHECKING:
     from fedllm_bench.evaluation.answering.importing import Imported, Target
@@ -68,7 +69,7 @@ def context_of(args: argparse.Namespace) -> PromptContext:
 
     if len(named(args.benchmark)) > 1:
         raise UserError(f"--benchmark {args.benchmark}: give one benchmark")
-    split = Path(args.split).expanduser() if args.split else None
+    split = at_home(args.split) if args.split else None
     context = PromptContext(dataset=args.dataset, split=None if split is None else lambda: open_split(split))
     check_named(args.benchmark, context)
     return context

@@ -20,7 +20,7 @@ def label(name: str) -> str:
         return base.label
     if is_gguf(name):
         return f"{Path(name).stem} ({UNPACKED})"
-    return _label_in(Path(name).expanduser()) or name
+    return _label_in(files.at_home(name)) or name
 
 
 def is_gguf(name: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedllm_bench.common import network
 from fedllm_bench.common.errors import UserError, first_line
-from fedllm_bench.common.files import sha256_json
+from fedllm_bench.common.files import at_home, sha256_json
 from fedllm_bench.config import base_model, model_files
 from fedllm_bench.diversity.embedding.cache import ValueCache
 from fedllm_bench.diversity.embedding.lsa import LSA, MAX_CHARACTERS, lsa_vectors
@@ -68,7 +68,7 @@ def embed(texts: Sequence[str], encoder: EncoderSettings, cache: ValueCache | No
 
 def _id_of(name: str) -> str:
     """An id of the hub as it is; of a folder its last part: reports go to others, paths do not."""
-    return Path(name).name if Path(name).expanduser().is_dir() else name
+    return Path(name).name if at_home(name).is_dir() else name
 
 
 def _asked(encoder: EncoderSettings, folder: Path) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def local_encoder(name: str) -> Path | None:
 
     Raises a :class:`UserError` for a folder that is no encoder, and for what can be no name of the hub.
     """
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if folder.is_dir():
         return _checked(folder, name)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:

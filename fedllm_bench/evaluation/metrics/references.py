@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import regex
 
+from fedllm_bench.common.files import at_home
 from fedllm_bench.evaluation.records import Answer, Prompt
 from fedllm_bench.evaluation.thoughts import first_said
 from fedllm_bench.metrics.edits import UNSPACED
@@ -121,7 +121,7 @@ def load_encoder(name: str) -> Encoder:
     from fedllm_bench.common.errors import UserError, first_line
     from fedllm_bench.config.model_files import problem_of_encoder
 
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     problem = problem_of_encoder(folder) if folder.is_dir() else None
     if problem is not None:
         raise UserError(f"--embedding-model {name}: {problem}")

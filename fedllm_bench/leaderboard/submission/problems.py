@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.errors import UserError, escaped
 
 Level = Literal["refused", "flagged"]
 
@@ -128,9 +128,7 @@ class Problem:
     def line(self) -> str:
         """One line for a terminal; control characters, which a terminal would obey, are escaped."""
         where = f"{self.where}: " if self.where else ""
-        return "".join(
-            c if c.isprintable() else ascii(c)[1:-1] for c in f"{self.level} [{self.code}] {where}{self.message}"
-        )
+        return escaped(f"{self.level} [{self.code}] {where}{self.message}")
 
 
 class Refused(UserError):

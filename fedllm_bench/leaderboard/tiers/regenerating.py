@@ -28,7 +28,8 @@ from fedllm_bench.leaderboard.tiers.sample import ItemSample, Made
 from fedllm_bench.methods.registry import method_class
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.loading import Bench, load_bench
-from fedllm_bench.runs.scoring import Scores, evaluate
+from fedllm_bench.runs.score_files import Scores
+from fedllm_bench.runs.scoring import evaluate
 from fedllm_bench.scores.score import Score
 
 CLOSE = 0.02  # of a value: float32 sums of other batches differ by 1e-5, bfloat16 by up to 1e-2

@@ -102,12 +102,14 @@ class SmallDownloads(Wrapped):
     def broadcast(self, server: Server) -> Message:
         """What clients read; nothing of it is kept. What they have without the network is not rounded.
 
-        Of a change of the base the factors are, also where the product goes, which has fewer numbers.
+        Of a change of the base the factors are, also where the product goes, which has fewer numbers. What goes in the
+        next round, and not in this, a client has from the last time that it went: as it was rounded then.
         """
         message = self.inner.broadcast(server)
-        going = self.inner.travels(message, self.inner.tell(server, 0))  # the same names to every client
+        rounds = (server, replace(server, round=server.round + 1))
+        going = [self.inner.travels(message, self.inner.tell(one, 0)) for one in rounds]  # the same to every client
         sent = {
-            key: {n: t for n, t in tree.items() if key in WHOLE or n in going.get(key, {})}
+            key: {n: t for n, t in tree.items() if key in WHOLE or any(n in one.get(key, {}) for one in going)}
             for key, tree in message.items()
         }
         heard = self.codec.decoded(self.codec.encoded(sent))

@@ -96,9 +96,10 @@ def fitted(pair: Pair) -> Pair:
 def truncated(pair: Pair, rank: int) -> Pair:
     """U S and V' of the `rank` largest singular values of B A: A has orthonormal rows, B the size of the product.
 
-    Largest first: its first rows and columns are the best pair of a smaller rank. Zeros fill up to `rank`.
+    Largest first: its first rows and columns are the best pair of a smaller rank. Where the pair has fewer singular
+    values, the rows of A beyond are orthonormal too, and B is zero there: zeros in both could never be trained again.
     """
-    a, b = pair
+    a, b = padded(pair, max(rank, len(pair[0])))
     left_OR, right_RR = torch.linalg.qr(b)
     left_IR, lower_RR = torch.linalg.qr(a.T)
     u, values, v = torch.linalg.svd(right_RR @ lower_RR.T, full_matrices=False)

@@ -42,7 +42,7 @@ class ProductRule(Wrapped):
     def problem(cls, method: FedAvg) -> str | None:
         """Why the rule cannot be put around `method`; None where it can."""
         own = [hook for hook in (*SERVER_HOOKS, *CLIENT_HOOKS) if method.changes(hook)]
-        return f"needs A and B as they were averaged (its hook `{own[0]}`)" if own else None
+        return f"works with the averages of A and B, which this rule replaces (its hook `{own[0]}`)" if own else None
 
     def made(self, after: Server, mean: Upload) -> Tree:
         """An adapter of what a round has made of the clients' adapters: `mean` is that of :meth:`combine`."""

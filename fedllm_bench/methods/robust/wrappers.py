@@ -54,7 +54,8 @@ def _check_attack(attack: Attack) -> None:
     }
     for field in fields(Attack):
         if unused.get(field.name) and (value := getattr(attack, field.name)) != field.default:
-            raise UserError(f"attack.{field.name}={value}: attack.kind={kind} has no use for it; leave it out")
+            way = "give a kind too, as in --set attack.kind=sign_flip, or " if kind == "none" else ""
+            raise UserError(f"attack.{field.name}={value}: attack.kind={kind} has no use for it; {way}leave it out")
     if kind != "none" and not attack.clients:
         raise UserError(
             f"attack.kind={kind}: nobody attacks; give the numbers of clients, as in --set attack.clients=0,3, or a "
@@ -141,6 +142,11 @@ def _check_fits(method: FedAvg, config: RunConfig) -> None:
         raise UserError(
             f"aggregation.rule={rule}: rows that a client of a lower rank lacks count as zeros, which is no value of "
             "that client; leave lora.ranks or the rule out"
+        )
+    if config.communication.aggregation_error and rule != "norm_bound":
+        raise UserError(
+            f"communication.aggregation_error=true: it is what a mean of A and of B loses, and aggregation.rule={rule} "
+            "takes no mean of all; leave one of them out"
         )
     if method.needs_all:
         products = config.communication.lora_aggregation

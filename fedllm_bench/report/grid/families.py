@@ -66,7 +66,7 @@ def family_markdown(payload: Payload) -> str:
     """The same as a table of Markdown, with the family in the first column."""
     header = ["family", *(cell.strip() for cell in _header(payload, WHOLE))]
     rows = [
-        [family, *(" ".join(cell.split()).replace("*", r"\*") for cell in cells)]
+        [family.replace("|", r"\|"), *(" ".join(cell.split()).replace("*", r"\*") for cell in cells)]
         for family, group in _groups(payload, WHOLE)
         for cells in group
     ]

@@ -10,13 +10,14 @@ from fedllm_bench.common import files
 from fedllm_bench.common.csv_text import csv_text
 from fedllm_bench.config.run_labels import base_label
 from fedllm_bench.report.grid.families import by_family, family_markdown, has_families
-from fedllm_bench.report.grid.table import TABLE_WIDTH, markdown, terminal_table
+from fedllm_bench.report.grid.table import TABLE_WIDTH, markdown, references, terminal_table
 from fedllm_bench.results.grid_results import GRID_VERSION, Failure, GridRun, grid_payload
 from fedllm_bench.results.grid_rows import grid_rows
 from fedllm_bench.results.run_results import ScoreSet
 from fedllm_bench.results.schema import read_results
 from fedllm_bench.runs.folder import RESULTS
 from fedllm_bench.runs.grid import GridCell
+from fedllm_bench.runs.score_files import read_scores
 
 GRID = "grid.json"
 Reasons = Mapping[tuple[str, int], str]  # by method and seed
@@ -30,15 +31,33 @@ def report(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[st
     inputs = _inputs(cells, reasons)
     path = folder / GRID
     before = files.read_made(path)
-    if isinstance(before, dict) and before.get("inputs") == inputs:
+    if isinstance(before, dict) and before.get("inputs") == inputs and _is_whole(before, folder):
         return before
     payload = _payload(cells, reasons, folder) | {"inputs": inputs}
-    files.write_text(folder / "table.txt", shown_table(payload, TABLE_WIDTH))
-    files.write_text(folder / "table.md", shown_markdown(payload))
-    files.write_text(folder / "table.csv", _csv(payload))
+    for name, text in _tables(payload).items():
+        files.write_text(folder / name, text)
     _draw(payload, folder)
     files.write_json(path, payload)
     return payload
+
+
+def _tables(payload: Mapping[str, Any]) -> dict[str, str]:
+    """File -> its text."""
+    text = shown_table(payload, TABLE_WIDTH)
+    return {"table.txt": text, "table.md": shown_markdown(payload), "table.csv": _csv(payload)}
+
+
+def _is_whole(payload: Mapping[str, Any], folder: Path) -> bool:
+    """Whether all files of a grid are there and say the same; not so where one was changed or deleted by hand."""
+    try:
+        texts = {folder / name: text.encode() for name, text in _tables(payload).items()}
+        drawn = [name for name in references(payload) if set(payload["cost"]) - {name}]
+    except (LookupError, TypeError, AttributeError, ValueError):  # of a grid.json that is none any more
+        return False
+    figures = [folder / "figures" / f"differences_to_{name}.{kind}" for name in drawn for kind in ("png", "svg")]
+    return all(path.is_file() for path in (*texts, *figures)) and all(
+        path.read_bytes() == text for path, text in texts.items()
+    )
 
 
 def shown_table(payload: Mapping[str, Any], width: int) -> str:
@@ -90,8 +109,6 @@ def _payload(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[
 
 
 def _run(each: GridCell) -> GridRun:
-    from fedllm_bench.runs.scoring import read_scores  # loads torch, which a finished grid can do without
-
     results = read_results(each.folder / RESULTS)
     names = [name for name in each.cell.config.evaluation.metrics if name in results.metrics]
     sides = {side: read_scores(each.folder, side, names) for side in ("before", "after")}

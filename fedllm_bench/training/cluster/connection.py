@@ -121,7 +121,7 @@ def _check_address(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if address == "auto":
         return
-    if not (colon and port.isascii() and port.isdigit()):
+    if not (colon and port.isascii() and port.isdigit() and len(port) < 6):
         raise UserError(f"{ADDRESS}={address}: give HOST:PORT, such as 10.0.0.1:6379, or auto; or unset it")
     try:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
