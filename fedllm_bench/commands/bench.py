@@ -187,10 +187,11 @@ def _show(cell: Cell, payload: dict[str, object]) -> None:
     say(f"Results   {cell.folder / 'results.json'}")
     say(f"Figures   {cell.folder / 'figures'}")
     kind = OUTPUTS[cell.config.model.trainable]
-    form = "PEFT" if kind == "adapter" else "transformers"
+    form = "PEFT format" if kind == "adapter" else "transformers format"
+    form = "its README.md says how it is loaded" if cell.config.adapter.kind == "bottleneck" else form
     for name in (kind, f"{kind}s"):  # a global one, and one of each client
         if (cell.folder / name).is_dir():
-            say(f"{name.capitalize():9} {cell.folder / name}  ({form} format)")
+            say(f"{name.capitalize():9} {cell.folder / name}  ({form})")
 
 
 def _explain(config: RunConfig, sources: dict[str, str]) -> int:

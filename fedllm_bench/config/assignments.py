@@ -43,7 +43,7 @@ def assignment(text: str) -> tuple[str, Any]:
     parsed = _toml_value(value)
     if value == "none" and type(None) in arguments and str not in arguments:
         return key, None  # not given: takes back what a preset gives
-    if arguments[1:] == (...,):
+    if any(of[1:] == (...,) for of in (arguments, *map(get_args, arguments))):  # names, or names or none
         return key, comma_separated(parsed) if isinstance(parsed, str) else parsed
     if kind is str or str in arguments:  # a revision of digits stays text
         return key, parsed if isinstance(parsed, str) else value

@@ -25,6 +25,7 @@ from fedllm_bench.common.errors import UserError, shown, unknown
 from fedllm_bench.config import plugins
 from fedllm_bench.config.assignments import assignment, comma_separated, source_of
 from fedllm_bench.config.auto_dtype import dtype_for
+from fedllm_bench.config.kinds.adapter_kind import unused
 from fedllm_bench.config.option_names import no_method, unknown_option
 from fedllm_bench.config.places import placed
 from fedllm_bench.config.preset_files import ABOUT, FOLDERS, PACKAGE, alike, names_of, published_constants, read
@@ -162,7 +163,7 @@ def _resolve(dataset: str, method: str, profile: str, overrides: Sequence[str], 
         flat["model.dtype"] = dtype_for(flat["model.name"], flat.get("model.revision"))
     wrong = _wrong_constants(flat, constants, sources)
     flat |= {key: constants[key] for key in wrong}  # named once, not once more by the check of the whole
-    problems = [*_unknown_keys(layers, known), *wrong.values()]
+    problems = [*_unknown_keys(layers, known), *wrong.values(), *unused(flat, sources)]
     values = top | plugins.used_by(names, flat) | _sections(flat, names["method"])
     return _Resolved(values=values, sources=sources, problems=problems)
 

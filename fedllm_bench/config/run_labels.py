@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedllm_bench.common.files import at_home
 from fedllm_bench.config.bases.labels import label
+from fedllm_bench.config.kinds.adapter_kind import AdapterKind
 from fedllm_bench.config.run import EMBEDDED_MODEL, Model
 
 EMBEDDED_LABEL = "embedded model"
@@ -15,14 +16,17 @@ def is_invented(split: str) -> bool:
     return split.startswith(INVENTED)
 
 
-def base_label(model: Model) -> str:
+def base_label(model: Model, adapter: AdapterKind) -> str:
     """ "SmolLM2-135M-Instruct (4-bit weights unpacked)", with what was done to it: "my-model + my-adapter, 4bit".
+
+    What is trained of it is there too, where that is no LoRA.
 
     A folder is called by its last part; an id of the hub stays as it is.
     """
     name = EMBEDDED_LABEL if model.name == EMBEDDED_MODEL else _plain(label(model.name))
     name += f" + {_plain(model.adapter)}" if model.adapter else ""
     name += f", {model.quantization}" if model.quantization != "none" else ""
+    name += "" if adapter.is_lora else f", {adapter.in_words}"
     return name + (", all weights" if model.trainable == "full" else "")
 
 

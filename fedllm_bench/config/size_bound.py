@@ -11,6 +11,7 @@ from typing import Any
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import base_model, model_files
+from fedllm_bench.config.kinds.adapter_kind import AdapterKind
 from fedllm_bench.config.run import RunConfig
 
 LIBRARIES = 1_500_000_000
@@ -45,16 +46,34 @@ def bound_of(config: RunConfig, folder: Path) -> int | None:
     width = max(hidden, int(heads or 0) * (int(head_size or 0) if _is_count(head_size) else 0))
     local = config.local
     sequences = local.block_size * local.micro_batch * (2 if local.loss == "dpo" else 1)
-    tokens = max(sequences * local.sequence_length, config.evaluation.batch_tokens)
+    length = local.sequence_length + config.adapter.num_tokens
+    tokens = max(sequences * length, config.evaluation.batch_tokens)
     # of a token in a layer: what is kept of linear layers, norms, attention with its mask, and of LoRA
-    of_token = 32 * width + 12 * inner + 4 * int(heads or 0) * local.sequence_length + 32 * config.lora.rank
+    of_token = 32 * width + 12 * inner + 4 * int(heads or 0) * length + 32 * config.lora.rank
     trained = config.lora.rank * layers * (12 * width + 4 * inner) * local.block_size
+    if not config.adapter.is_lora:
+        trained = _of_kind(config.adapter, width, inner, layers) * local.block_size
     if config.model.trainable == "full":
         trained = int(parameters or 0)
     numbers = int(parameters or 0) * 2 + ADAPTED * trained + layers * tokens * of_token
     vocabulary = settings.get("vocab_size")
     logits = LOGITS * max(AT_ONCE, LEAST_TOKENS * (int(vocabulary or 0) if _is_count(vocabulary) else 2**18))
     return LIBRARIES + round(PIECES * (NUMBER * numbers + logits))
+
+
+def _of_kind(adapter: AdapterKind, width: int, inner: int, layers: int) -> int:
+    """Numbers that a kind of adapter has at most, were all linear layers of the decoder its targets."""
+    if adapter.kind == "prefix":
+        return 2 * layers * adapter.num_tokens * width
+    if adapter.kind == "prompt":
+        return adapter.num_tokens * width
+    if adapter.kind == "p_tuning":
+        inside = adapter.encoder_width or width
+        return adapter.num_tokens * width + (2 * width + inside + 3) * inside + width
+    most = 4 * width + 3 * max(width, inner)  # outputs, or inputs, of seven layers
+    if adapter.kind == "ia3":
+        return layers * most
+    return layers * 2 * (most + 7) * (max(width, inner) // adapter.times_smaller + 1)
 
 
 def _is_count(value: Any) -> bool:

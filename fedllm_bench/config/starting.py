@@ -12,6 +12,7 @@ from fedllm_bench.config import base_model, model_files
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 ADVICE = "give the folder of a LoRA adapter in PEFT's format, such as adapter/ of a finished run"
+MERGED = ("LORA", "IA3")  # types of adapters that can become a part of the weights
 PLACES = ("base_model_name_or_path", "revision", "inference_mode")  # where the adapter was made, not what it is
 
 # Values of init_lora_weights under which PEFT takes the first A and B out of the base's weights, the same each time.
@@ -32,7 +33,22 @@ NOT_MERGED: dict[str, tuple[tuple[object, ...], str]] = {
 
 
 def locate_adapter(name: str) -> Path:
-    """The folder of a LoRA adapter in PEFT's format. Raises a :class:`UserError` where there is none.
+    """The folder of an adapter in PEFT's format that can be merged. Raises a :class:`UserError` where there is none."""
+    folder = find_adapter(name)
+    settings = adapter_settings(folder)
+    kind = settings.get("peft_type")
+    if kind not in MERGED:
+        raise UserError(f"model.adapter={name}: it is of PEFT type {kind}, only {' and '.join(MERGED)} can be merged; "
+                        f"{ADVICE}")  # fmt: skip
+    for key, (allowed, why) in NOT_MERGED.items():
+        value = settings.get(key)
+        if value and value not in allowed:
+            raise UserError(f"model.adapter={name}: {CONFIG} says {key}={str(value)[:60]}, {why}")
+    return folder
+
+
+def find_adapter(name: str) -> Path:
+    """The folder of an adapter of any kind. Raises a :class:`UserError` where there is none.
 
     Weights as pickle are refused: reading them can run code.
     """
@@ -47,14 +63,6 @@ def locate_adapter(name: str) -> Path:
     problem = model_files.problem_of_tensors(folder / TENSORS)
     if problem is not None:
         raise UserError(f"model.adapter={name}: {problem}")
-    settings = adapter_settings(folder)
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise UserError(f"model.adapter={name}: it is of PEFT type {kind}, only LORA can be merged; {ADVICE}")
-    for key, (allowed, why) in NOT_MERGED.items():
-        value = settings.get(key)
-        if value and value not in allowed:
-            raise UserError(f"model.adapter={name}: {CONFIG} says {key}={str(value)[:60]}, {why}")
     return folder
 
 

@@ -66,6 +66,7 @@ def _check_plain(config: RunConfig) -> None:
     """Refuse what a method that takes norms of B A has no meaning for."""
     other = {
         "model.trainable=full": config.model.trainable == "full",
+        f"adapter.kind={config.adapter.kind}": not config.adapter.is_lora,
         "lora.dora=true": config.lora.dora,
         "communication.aggregation_error=true": config.communication.aggregation_error,
     }

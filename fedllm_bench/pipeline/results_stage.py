@@ -94,7 +94,7 @@ def _about_run(bench: Bench) -> dict[str, Any]:
         "track": config.track,
         "seed": config.seed,
         "model": _model_name(config),
-        "base": base_label(config.model),
+        "base": base_label(config.model, config.adapter),
         "base_hash": bench.cell.base_hash,
         "config_hash": bench.cell.hash,
         "commit": commit,
@@ -115,10 +115,11 @@ def _controls(config: RunConfig) -> str:
 
 
 def _model_name(config: RunConfig) -> str:
-    """ "mini (4bit)", "mini + DIR", "mini (all weights)"."""
+    """ "mini (4bit)", "mini + DIR", "mini (all weights)", "mini (prefix tuning (20 tokens))"."""
     model = config.model
     name = model.name + (f" + {model.adapter}" if model.adapter else "")
     name += f" ({model.quantization})" if model.quantization != "none" else ""
+    name += "" if config.adapter.is_lora else f" ({config.adapter.in_words})"
     return name + (" (all weights)" if model.trainable == "full" else "")
 
 

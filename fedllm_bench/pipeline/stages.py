@@ -54,6 +54,7 @@ from fedllm_bench.training.cluster.pool import close_pool
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model.adapter import as_wide_as, save_adapter
 from fedllm_bench.training.model.full import save_model
+from fedllm_bench.training.model.kinds.saving import save_kind
 from fedllm_bench.training.rounds import run_rounds
 from fedllm_bench.training.run import TrainingRun
 
@@ -195,6 +196,8 @@ def _save(bench: Bench, folder: Path, tree: Tree) -> None:
     texts = texts_to_carry(config.model.name, base)
     if config.model.trainable == "full":
         save_model(folder, bench.model, tree, base, bench.settings.template, texts)
+    elif not config.adapter.is_lora:
+        save_kind(folder, tree, config.adapter, bench.model, str(base), texts=texts)
     else:
         lora = as_wide_as(tree, config.lora)
         save_adapter(folder, tree, lora, str(base), transposed=bench.model.transposed, texts=texts)

@@ -138,10 +138,12 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     tokenizer = load_tokenizer(cell.model_folder, config.model.name)
     template = _template(config, tokenizer)
     check_texts(config.attack, ChatEncoder(tokenizer, template), config.evaluation.max_new_tokens)
-    model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu", tokenizer)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(config.model, config.lora, device, tokenizer, config.adapter)
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
-    workers = Workers.of(model, config.model, config.lora, config.ray) if is_run and config.engine == "ray" else None
+    is_spread = is_run and config.engine == "ray"
+    workers = Workers.of(model, config.model, config.lora, config.ray, config.adapter) if is_spread else None
     tokens = tokens_of(cell, model, template, metrics, told=not is_baseline, is_trial=is_trial, workers=workers)
     clients = _clients(cell, tokens)
     _check_layers(model, config)

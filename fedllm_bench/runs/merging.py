@@ -96,6 +96,7 @@ def merge(trained: TrainedRun, out: Path) -> Path:
     from fedllm_bench.training.model.adapter import merged
     from fedllm_bench.training.model.base import load_base, load_tokenizer, prepare_to_chat, save_plain
 
+    check_merges(trained)
     if out.exists():
         raise UserError(f"OUT={out} exists; give a new folder")
     source = base_folder(trained)
@@ -108,6 +109,18 @@ def merge(trained: TrainedRun, out: Path) -> Path:
     prepare_to_chat(model, tokenizer, source_for(trained.config.data.template, tokenizer, base.name))
     save_plain(out, model, tokenizer, {ABOUT: _about(trained)}, texts_to_carry(base.name, source))
     return out
+
+
+def check_merges(trained: TrainedRun) -> None:
+    """Raise a :class:`UserError` for a kind of adapter that no weights of a plain model can stand for."""
+    adapter = trained.config.adapter
+    if adapter.kind in ("lora", "ia3"):
+        return
+    what = "no plain model has the layers of" if adapter.kind == "bottleneck" else "no weights stand for"
+    raise UserError(
+        f"RUN={trained.run.path}: {what} {adapter.in_words}, so it cannot be merged; {trained.adapter / 'README.md'} "
+        "says how it is loaded on its base"
+    )
 
 
 def base_folder(trained: TrainedRun) -> Path:

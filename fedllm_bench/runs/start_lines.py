@@ -29,7 +29,7 @@ def _about_model(cell: Cell) -> str:
     count = model_files.num_parameters(cell.model_folder)
     size = f"{count / 1e6:.1f} million parameters, " if count else ""
     why = dtype_reason(model.dtype)
-    return f"Model: {base_label(model)}, {size}{model.dtype}{f' ({why})' if why else ''}."
+    return f"Model: {base_label(model, cell.config.adapter)}, {size}{model.dtype}{f' ({why})' if why else ''}."
 
 
 def dtype_reason(dtype: str) -> str:

@@ -87,6 +87,8 @@ def _packed(config: RunConfig, settings: Any, place: MemoryKind) -> str:
     model = config.model
     if model.quantization != "none" or model.trainable == "full" or model.adapter is not None or model.device_map:
         return ""
+    if not config.adapter.is_lora:
+        return ""
     needed = place.estimate(replace(config, model=replace(model, quantization="4bit")), settings)
     return f"--set model.quantization=4bit (needs {size(needed.total)}), "
 

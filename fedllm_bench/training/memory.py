@@ -28,6 +28,7 @@ from fedllm_bench.training.loss import tokens_at_once
 from fedllm_bench.training.losses.objectives import OBJECTIVES
 from fedllm_bench.training.model import quantized, targets
 from fedllm_bench.training.model.full import FullWeights
+from fedllm_bench.training.model.kinds.building import insert_kind
 from fedllm_bench.training.model.lora import Masks, Switch, attach, tensor_names
 from fedllm_bench.training.model.lora_model import LoraModel, is_by_row, takes_several
 from fedllm_bench.training.model.recompute import decoder_layers, recomputing
@@ -90,7 +91,8 @@ def estimate(config: RunConfig, settings: Any, device: str = "cuda") -> MemoryEs
         probed = has_no_backward_pass(config)
         activations = passing_bytes(model, ids, config) if probed else kept_bytes(model, ids, config)
     of_client = clients * trainable * FLOAT32 * adapters_of(config)
-    cast = trainable * _width(model) if "" in model.layers and _width(model) < FLOAT32 else 0  # of all weights, for use
+    is_full = config.model.trainable == "full"
+    cast = trainable * _width(model) if is_full and _width(model) < FLOAT32 else 0  # of all weights, for use
     logits = min(tokens_at_once(model.vocabulary), ids.numel()) * model.vocabulary
     logits *= (SCORED_COPIES if probed else LOGITS_COPIES) * FLOAT32 + _width(model)
     unsent = UNSENT * (1 + has_phases(config)) if config.communication.error_feedback else 0
@@ -167,6 +169,9 @@ def with_layers(base: Any, config: RunConfig) -> LoraModel:
     """
     if config.model.trainable == "full":
         return LoraModel(base, None, {"": FullWeights(base)}, Switch(), ())
+    if not config.adapter.is_lora:
+        found, switch, names = insert_kind(base, config.adapter)
+        return LoraModel(base, None, found, switch, names)
     names = targets.resolve(base, config.lora.targets)
     if any(not isinstance(module, nn.Linear) for module in targets.matching(base, names).values()):
         kind = base.config.model_type
@@ -188,7 +193,8 @@ def filled(model: LoraModel) -> LoraModel:
         for place in places:
             for name in [name for name, value in place.items() if isinstance(value, Tensor)]:
                 place[name] = made.setdefault(id(place[name]), _like(place[name]))
-    return replace(model, layers={"": FullWeights(model.base)}) if "" in model.layers else model
+    is_full = isinstance(model.layers.get(""), FullWeights)
+    return replace(model, layers={"": FullWeights(model.base)}) if is_full else model
 
 
 def _like(tensor: Tensor) -> Tensor:

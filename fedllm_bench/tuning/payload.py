@@ -53,7 +53,7 @@ def _about(opened: Opened, trials: Sequence[Trial]) -> dict[str, Any]:
         "method": asked.method,
         **{key: getattr(config, key) for key in ("profile", "track", "variant", "engine")},
         "model": config.model.name,
-        "base": base_label(config.model),
+        "base": base_label(config.model, config.adapter),
         "space": [vars(each) for each in asked.space],
         "settings": asked.run.settings_of(asked.method),
         "search": asked.search,

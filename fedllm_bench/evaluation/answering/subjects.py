@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.common.errors import UserError, first_line, unknown
+from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import base_model, starting
+from fedllm_bench.config.kinds.adapter_kind import AdapterKind
 from fedllm_bench.config.run import Lora, Model, Ray
 from fedllm_bench.data.clients import sample_by_size
 from fedllm_bench.evaluation.answering.budget import batch_tokens
@@ -23,7 +24,9 @@ from fedllm_bench.runs.cell import split_of_run
 from fedllm_bench.runs.folder import GIVE, RESULTS, RunFolder, folder_name
 from fedllm_bench.training.cluster.computing import UnderAdapters, Workers
 from fedllm_bench.training.model.base import load_tokenizer
-from fedllm_bench.training.model.lora_model import LoraModel, load_model
+from fedllm_bench.training.model.kinds.loading import read_tensors
+from fedllm_bench.training.model.kinds.settings import kind_of
+from fedllm_bench.training.model.lora_model import LORA, LoraModel, load_model
 
 log = logging.getLogger(__name__)
 BASE, GLOBAL, CLIENT = "base", merging.GLOBAL, "client-"
@@ -59,13 +62,16 @@ class AnswerSide:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The base of all sides. `template` is a name; `lora` describes the adapters; `base_hash` names what is frozen."""
+    """The base of all sides. `template` is a name; `lora` describes the adapters, or `adapter` does those of another
+    kind; `base_hash` names what is frozen.
+    """
 
     model: Model
     lora: Lora
     template: str
     sides: tuple[AnswerSide, ...]
     base_hash: str
+    adapter: AdapterKind = LORA
 
 
 def open_run(folder: Path) -> RunFolder:
@@ -97,6 +103,7 @@ def subject_of_run(folder: Path, wanted: Sequence[str] | None) -> Subject:
         template=config.data.template,
         sides=_sides_of_run(trained, wanted),
         base_hash=trained.run.base_hash,
+        adapter=config.adapter.written,
     )
 
 
@@ -126,12 +133,18 @@ def named_clients(run: RunFolder, known: Sequence[str]) -> list[str]:
 
 
 def subject_of_adapter(adapter: Path, model: str | None, template: str, dtype: str) -> Subject:
-    """Any LoRA adapter in PEFT's format, on `model` or the base that its settings name."""
-    folder = starting.locate_adapter(str(adapter))
+    """Any adapter in PEFT's format, or a bottleneck, on `model` or the base that its settings name."""
+    folder = starting.find_adapter(str(adapter))
     settings = starting.adapter_settings(folder)
+    kind = kind_of(settings, f"--adapter {adapter}")
+    if kind is None:
+        starting.locate_adapter(str(adapter))
     name = model or settings.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise UserError(f"--adapter {adapter}: its settings name no base model; give --model")
+    if kind is not None:
+        sides = (AnswerSide(BASE), AnswerSide(GLOBAL, folder))
+        return replace(subject_of_model(name, template, dtype), sides=sides, adapter=kind)
     lora = plain_lora(settings)
     sides = (AnswerSide(BASE), AnswerSide(GLOBAL, folder, by_peft=lora is None))
     return replace(subject_of_model(name, template, dtype), lora=lora or any_lora(), sides=sides)
@@ -200,7 +213,7 @@ class Resident:
                     tree = None if side.adapter is None else read_adapter(side.adapter, found, lora.rank)
                 if self.ray is not None:
                     trees = {} if tree is None else {ALL: tree}
-                    workers = Workers.of(found, config, lora, self.ray)
+                    workers = Workers.of(found, config, lora, self.ray, self.subject.adapter)
                     return found, workers.under(side.fingerprint, trees, using_merged)
                 stack.enter_context(answering_with(found, tree))
                 return found, None
@@ -210,7 +223,8 @@ class Resident:
     @property
     def base(self) -> LoraModel:
         if self.loaded is None:
-            self.loaded = load_model(self.subject.model, self.subject.lora, self.device)
+            subject = self.subject
+            self.loaded = load_model(subject.model, subject.lora, self.device, adapter=subject.adapter)
         return self.loaded
 
     @cached_property
@@ -231,21 +245,15 @@ def read_adapter(folder: Path, model: LoraModel, rank: int) -> Tree:
 
     A rule that changes the base leaves an adapter of a multiple of `rank`, whose scale is that of the layers.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from fedllm_bench.training.model.lora import A_AND_B, tensor_names
 
-    from fedllm_bench.training.model.lora import A_AND_B, PREFIX
-
-    try:
-        tree: Tree = load_file(folder / starting.TENSORS)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"the adapter {folder} cannot be read ({first_line(error)[:200]}); restore it") from error
+    tree = read_tensors(folder)
     found = max((len(tensor) for name, tensor in tree.items() if name.endswith(A_AND_B[0])), default=rank)
     rank = found if found % rank == 0 else rank
     shapes = {
-        f"{PREFIX}{name}.lora_{letter}.weight": shape
+        tensor: shape
         for name, layer in model.layers.items()
-        for letter, shape in zip("AB", layer.shapes(rank), strict=True)
+        for tensor, shape in zip(tensor_names(name, layer), layer.shapes(rank), strict=True)
     }
     if {name: tuple(tensor.shape) for name, tensor in tree.items()} != shapes:
         wrong = sorted(set(tree) ^ set(shapes)) or ["the shapes of tensors"]

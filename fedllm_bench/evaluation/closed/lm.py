@@ -22,6 +22,7 @@ from fedllm_bench.common.progress import Meter
 from fedllm_bench.evaluation.closed.generation import Generated, cut_prompt, generated, settings_of
 from fedllm_bench.evaluation.closed.likelihood import NOTHING, Answer, ScoredRow, as_rows, scored
 from fedllm_bench.evaluation.closed.texts import AskedPair, ClosedTexts, windows
+from fedllm_bench.training.model.kinds.virtual_attention import standing_before
 from fedllm_bench.training.model.lora_model import LoraModel
 
 USUAL_CONTEXT = 2048  # tokens, of a model and a tokenizer that say nothing; as HFLM
@@ -58,6 +59,8 @@ class ResidentLM(LM):  # type: ignore[misc]  # lm-eval has no types here
         own = self.model.tokenizer.model_max_length
         usual = own if own and own < 10**12 else USUAL_CONTEXT  # transformers' word for "not said" is 10**30
         held = int(next((length for length in stated if length), usual))
+        before = standing_before(self.model.base)
+        held -= 0 if before is None else before.reserved
         return min(held, self.context) if self.context else held
 
     @property

@@ -18,6 +18,7 @@ from fedllm_bench.common.trees import Tree, norm, tmap
 from fedllm_bench.config import base_model
 from fedllm_bench.config.run import EMBEDDED_MODEL, Lora, RunConfig
 from fedllm_bench.leaderboard.checks.context import CheckContext
+from fedllm_bench.leaderboard.checks.kinds import embedded_kind, settings_of_kind, tensors_of_kind
 from fedllm_bench.leaderboard.checks.ranks import bytes_of_round, wrong_ranks
 from fedllm_bench.leaderboard.submission.problems import Problem, Refused
 from fedllm_bench.leaderboard.submission.reading import read_plain
@@ -28,7 +29,7 @@ from fedllm_bench.methods.wrapped import find
 from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.model import targets
 from fedllm_bench.training.model.adapter import as_wide_as
-from fedllm_bench.training.model.lora import A_AND_B, PREFIX, AdaptedLayer, initial_adapter
+from fedllm_bench.training.model.lora import A_AND_B, AdaptedLayer, initial_adapter, tensor_names
 
 TENSORS, SETTINGS = "adapter/adapter_model.safetensors", "adapter/adapter_config.json"
 FEW = 3  # problems that are named
@@ -76,10 +77,13 @@ def _answered(line: Round) -> list[int]:
 def shapes_of(run: SubmittedRun) -> dict[str, tuple[int, ...]] | None:
     """Names and shapes of what is trained: of the embedded base model, else as the adapter in the bundle has them."""
     if layers := embedded_layers(run.config):
-        names = {
-            name: zip(layer.parts, layer.shapes(run.config.lora.rank), strict=True) for name, layer in layers.items()
-        }
-        return {f"{PREFIX}{name}.{part}": shape for name, parts in names.items() for part, shape in parts}
+        parts = [
+            zip(tensor_names(name, layer), layer.shapes(run.config.lora.rank), strict=True)
+            for name, layer in layers.items()
+        ]
+        return {name: shape for of_layer in parts for name, shape in of_layer}
+    if run.config.adapter.kind == "p_tuning":  # what is sent is its encoder too, which no adapter holds
+        return None
     tree = adapter_of(run)
     return {name: _of_rank(run.config.lora.rank, name, tensor) for name, tensor in tree.items()} if tree else None
 
@@ -93,7 +97,7 @@ def _of_rank(rank: int, name: str, tensor: Tensor) -> tuple[int, ...]:
 def written_rank(run: SubmittedRun) -> int:
     """The rank of the adapter that the run writes, which grows with its rounds where its base changes."""
     rank, shapes = run.config.lora.rank, shapes_of(run)
-    if not shapes or not find(run.method, ChangesBase):  # type: ignore[type-abstract]  # any of its kinds
+    if not shapes or not run.config.adapter.is_lora or not find(run.method, ChangesBase):  # type: ignore[type-abstract]  # any of its kinds
         return rank
     traffic = _traffic(run, shapes)
     for line in run.rounds:
@@ -102,10 +106,12 @@ def written_rank(run: SubmittedRun) -> int:
     return as_wide_as(tree, run.config.lora).rank
 
 
-def embedded_layers(config: RunConfig) -> dict[str, AdaptedLayer] | None:
-    """The LoRA layers of the embedded base, without its weights; None for another base, or another kind of training."""
+def embedded_layers(config: RunConfig) -> Mapping[str, AdaptedLayer] | None:
+    """The adapted layers of the embedded base, without its weights; None for another base, or another training."""
     if config.model.name != EMBEDDED_MODEL or config.model.trainable != "adapter" or config.lora.dora:
         return None
+    if not config.adapter.is_lora:
+        return embedded_kind(config.adapter)
     return _layers(config.lora)
 
 
@@ -153,15 +159,25 @@ def adapter(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
             yield Problem(code="adapter-file", message="it has values that are not finite numbers", where=where)
             continue
         yield from _shapes(run, tree, where)
-        if not any(bool(t.any()) for name, t in tree.items() if ".lora_B." in name) and not submitted.is_canary:
-            yield Problem(
-                code="adapter-untrained", message="every B is zero: it is the base", where=where, level="flagged"
-            )
+        if _is_untrained(run.config, tree) and not submitted.is_canary:
+            what = "every B is zero" if run.config.adapter.is_lora else "nothing was added to it"
+            yield Problem(code="adapter-untrained", message=f"{what}: it is the base", where=where, level="flagged")
+
+
+def _is_untrained(config: RunConfig, tree: Tree) -> bool:
+    """Whether it adds nothing to the base. A virtual token always does."""
+    if config.adapter.kind == "ia3":
+        return all(bool((tensor == 1).all()) for tensor in tree.values())
+    part = {"lora": ".lora_B.", "bottleneck": ".adapter_up."}.get(config.adapter.kind)
+    return part is not None and not any(bool(t.any()) for name, t in tree.items() if part in name)
 
 
 def _settings(run: SubmittedRun) -> Iterator[Problem]:
     """adapter_config.json is that of a LoRA adapter with the config's rank and alpha."""
     if not run.files.has(SETTINGS) or not run.files.has("config.json"):
+        return
+    if not run.config.adapter.is_lora:
+        yield from settings_of_kind(run.config.adapter, run.files.json(SETTINGS), f"{run.where}/{SETTINGS}")
         return
     stated, lora, rank = run.files.json(SETTINGS), run.config.lora, written_rank(run)
     alpha = lora.alpha * (rank // lora.rank)
@@ -175,7 +191,10 @@ def _settings(run: SubmittedRun) -> Iterator[Problem]:
 def _shapes(run: SubmittedRun, tree: Tree, where: str) -> Iterator[Problem]:
     if not (run.files.has("config.json") and run.files.has("rounds.jsonl")):
         return
-    layers = embedded_layers(run.config)
+    kind, layers = run.config.adapter, embedded_layers(run.config)
+    if not kind.is_lora and (layers is None or kind.written != kind):
+        yield from tensors_of_kind(run, tree, where)
+        return
     if layers is None:
         yield from _rank(run, tree, where)
         return

@@ -29,7 +29,7 @@ def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> BoardEntry:
         track=submission.track,
         split_hash=_one([run.entry.split_hash for run in runs]),
         kind=submission.kind,
-        method=submission.method,
+        method=submission.method + _kind_of(runs),
         made_by=_one([_made_by(run) for run in runs]),
         team=submission.team,
         url=submission.url,
@@ -46,8 +46,18 @@ def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> BoardEntry:
 
 
 def _made_by(run: RunFiles) -> str:
-    """The suite's name of the method; "" for a run that the suite did not make."""
-    return run.config().method.name if run.has(CONFIG) else ""
+    """The suite's name of the method, with the kind of adapter but for LoRA; "" for a run that it did not make."""
+    return run.config().method.name + _kind(run) if run.has(CONFIG) else ""
+
+
+def _kind_of(runs: Sequence[RunFiles]) -> str:
+    return _one([_kind(run) for run in runs])
+
+
+def _kind(run: RunFiles) -> str:
+    """The kind of adapter, behind the name of a method; "" for LoRA, and where nobody says."""
+    adapter = run.config().adapter if run.has(CONFIG) else None
+    return f", {adapter.in_words}" if adapter and not adapter.is_lora else ""
 
 
 def _is_personal(run: RunFiles) -> bool:

@@ -115,6 +115,7 @@ def _config(config: RunConfig, own: Own) -> RunConfig:
 
 def _run(run: RunFiles, context: CheckContext, sample: ItemSample, own: Own, adapter: Path) -> Made:
     cell = cell_of(run, context, own, adapter.parent)
+    cell = replace(cell, config=replace(cell.config, adapter=cell.config.adapter.written))  # as the file has it
     bench = load_bench(cell)
     tree = read_adapter(adapter, bench.model, cell.config.lora.rank)
     return _scores(run, bench, tree, sample) + _answers(run, bench, adapter, sample)
@@ -197,4 +198,5 @@ def _subject(bench: Bench, adapter: Path) -> Subject:
         template=config.data.template,
         sides=(AnswerSide(GLOBAL, adapter),),
         base_hash=bench.cell.base_hash,
+        adapter=config.adapter,
     )

@@ -95,7 +95,7 @@ def _payload(cells: Sequence[GridCell], reasons: Reasons, folder: Path) -> dict[
         "split_hash": cells[0].cell.split.hash,
         **{key: getattr(config, key) for key in ("profile", "track", "variant", "engine")},
         "model": config.model.name,
-        "base": base_label(config.model),
+        "base": base_label(config.model, config.adapter),
         "methods": list(dict.fromkeys(each.method for each in cells)),
         "seeds": list(dict.fromkeys(each.seed for each in cells)),
         **({"families": families} if families else {}),

@@ -31,7 +31,7 @@ def over_ray(engine: Engine, model: LoraModel, method: FedAvg, config: RunConfig
     A server's state is, bit for bit, that of `engine` in this process, where workers compute as it does; a line says
     so where they do not. Raises a :class:`UserError` where Ray cannot be had, at the first block.
     """
-    workers = Workers.of(model, config.model, config.lora, config.ray)
+    workers = Workers.of(model, config.model, config.lora, config.ray, config.adapter)
 
     def map_blocks(message: Message, blocks: Iterable[Block], local: Local) -> Iterator[list[ClientResult]]:
         sent = SentRound(

@@ -15,6 +15,7 @@ import torch
 from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.common.text import counted
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.config.kinds.adapter_kind import AdapterKind
 from fedllm_bench.config.run import Lora, Model, Ray
 from fedllm_bench.training.cluster.dispatch import Dispatch, Kind
 from fedllm_bench.training.cluster.loaded import About, LoadedBase
@@ -22,7 +23,7 @@ from fedllm_bench.training.cluster.pool import Pool, Seat
 from fedllm_bench.training.cluster.shared import pool_of
 from fedllm_bench.training.cluster.wire import Computation, SentModel, Using, packed
 from fedllm_bench.training.cluster.worker import about
-from fedllm_bench.training.model.lora_model import LoraModel
+from fedllm_bench.training.model.lora_model import LORA, LoraModel
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,11 @@ class Workers:
     here: Callable[[], About]
 
     @classmethod
-    def of(cls, loaded: LoraModel, model: Model, lora: Lora, settings: Ray) -> Workers:
-        """`loaded` is `model` with layers of `lora`, in this process; workers get as many threads as it has now."""
-        base = LoadedBase(model=model, lora=lora, threads=torch.get_num_threads())
+    def of(cls, loaded: LoraModel, model: Model, lora: Lora, settings: Ray, adapter: AdapterKind = LORA) -> Workers:
+        """`loaded` is `model` with layers of `lora`, or of another kind of `adapter`, in this process; workers get as
+        many threads as it has now.
+        """
+        base = LoadedBase(model=model, lora=lora, threads=torch.get_num_threads(), adapter=adapter)
         return cls(base, settings, cache(partial(about, loaded)))
 
     def pool(self) -> Pool:

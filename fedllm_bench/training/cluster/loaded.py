@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedllm_bench.common import provenance
+from fedllm_bench.config.kinds.adapter_kind import AdapterKind
 from fedllm_bench.config.sections import Lora, Model
 
 
@@ -16,6 +17,12 @@ class LoadedBase:
     model: Model
     lora: Lora
     threads: int
+    adapter: AdapterKind = field(default_factory=AdapterKind)
+
+    @property
+    def content(self) -> tuple[Model, Lora, AdapterKind]:
+        """What lies in memory."""
+        return self.model, self.lora, self.adapter
 
 
 @dataclass(frozen=True, kw_only=True)

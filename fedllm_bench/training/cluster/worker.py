@@ -84,10 +84,10 @@ class ClientWorker:
         from fedllm_bench.training.model.lora_model import load_model
 
         torch.set_num_threads(base.threads)
-        if self.base is None or (base.model, base.lora) != (self.base.model, self.base.lora):
+        if self.base is None or base.content != self.base.content:
             self.model: Any = None  # first, so that two never lie in memory
             self.engine = self.engine_of = self.scorer = None
-            self.model = load_model(base.model, base.lora, "cuda" if self.is_on_gpu else "cpu")
+            self.model = load_model(base.model, base.lora, "cuda" if self.is_on_gpu else "cpu", adapter=base.adapter)
         self.base = base
 
     def train(

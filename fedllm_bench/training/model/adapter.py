@@ -12,7 +12,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.run import Lora
-from fedllm_bench.config.starting import ADVICE, CHANGE_THE_BASE, CONFIG, TENSORS, locate_adapter
+from fedllm_bench.config.starting import ADVICE, CHANGE_THE_BASE, CONFIG, TENSORS, adapter_settings, locate_adapter
 from fedllm_bench.training.model.adapter_config import adapter_config
 from fedllm_bench.training.model.lora import A_AND_B
 from fedllm_bench.training.model.targets import WORDS, last_names
@@ -50,7 +50,7 @@ def as_wide_as(tree: Tree, lora: Lora) -> Lora:
 
 
 def merged(base: Any, name: str, label: str = "model.adapter") -> Any:
-    """`base`, a model of transformers, with the weights of the LoRA adapter in the folder `name` added to its own.
+    """`base`, a model of transformers, with the adapter of LoRA or IA3 in the folder `name` merged into its weights.
 
     `label` says in messages what `name` is. Raises a :class:`UserError` where that is no adapter, one of another
     model, or one that cannot be merged exactly.
@@ -68,13 +68,14 @@ def merged(base: Any, name: str, label: str = "model.adapter") -> Any:
 
 def _loadable(folder: Path, about: str) -> Any:
     """PEFT's config of the adapter; a :class:`UserError` where it holds what PEFT does not take."""
-    from peft import LoraConfig
+    from peft import IA3Config, LoraConfig
 
+    kind = IA3Config if adapter_settings(folder)["peft_type"] == "IA3" else LoraConfig
     try:
-        config = LoraConfig.from_pretrained(str(folder))
+        config = kind.from_pretrained(str(folder))
     except Exception as error:  # a config may hold anything
         raise UserError(f"{about}: {CONFIG} cannot be read ({_reason(error)}); {ADVICE}") from error
-    if config.init_lora_weights not in CHANGE_THE_BASE:
+    if isinstance(config, LoraConfig) and config.init_lora_weights not in CHANGE_THE_BASE:
         config.init_lora_weights = True  # only how A and B began, which are read from the file
     return config
 
@@ -86,7 +87,7 @@ def _attached(base: Any, folder: Path, config: Any, about: str) -> Any:
     from safetensors import safe_open
 
     # on the meta device PEFT draws no first values, and cannot take them out of the base's weights either
-    is_plain = config.init_lora_weights is True
+    is_plain = vars(config).get("init_lora_weights", True) is True  # IA3 has none
     try:
         with safe_open(folder / TENSORS, framework="pt") as file:
             wanted = set(file.keys())

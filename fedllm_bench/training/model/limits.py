@@ -10,15 +10,17 @@ from torch import Tensor, nn
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import Model
+from fedllm_bench.training.model.kinds.virtual_attention import standing_before
 
 log = logging.getLogger(__name__)
 SPARE = 8  # rows that a table of positions may have beyond its positions: OPT has 2
 
 
 def context_of(base: Any) -> int | None:
-    """The tokens that the model has positions for; None where its architecture sets no limit."""
+    """The tokens that the model has positions for, without those of virtual tokens; None where its architecture sets
+    no limit."""
     stated, table = _stated(base), table_of(base)
-    return table if table is not None else stated
+    return table if table is not None or stated is None else stated - _reserved(base)
 
 
 def table_of(base: Any) -> int | None:
@@ -33,7 +35,13 @@ def table_of(base: Any) -> int | None:
             if stated <= module.num_embeddings <= stated + SPARE:
                 rows.append(module.num_embeddings - unused)
         rows += [stated for buffer in module._buffers.values() if _is_table(buffer, stated)]
-    return min([stated, *rows]) if rows else None
+    return min([stated, *rows]) - _reserved(base) if rows else None
+
+
+def _reserved(base: Any) -> int:
+    """The positions of virtual tokens, which stand before all others."""
+    before = standing_before(base)
+    return 0 if before is None else before.reserved
 
 
 def check_length(base: Any, name: str, length: int) -> None:

@@ -57,11 +57,13 @@ class Switch:
     """What every LoRA layer of a model reads in a pass; without `masks` nothing is dropped.
 
     `segments` are the tokens of each client in the pass, in the order of their adapters. () is as many of each.
+    With `keeps` no layer is computed again in the backward pass, also under gradient checkpointing.
     """
 
     dropout: float = 0.0
     masks: Masks | None = None
     segments: tuple[int, ...] = ()
+    keeps: bool = False
 
     def kept(self, x_NI: Tensor) -> Tensor | None:
         """1 where an input of the low-rank update stays, else 0; None where nothing is dropped."""
@@ -132,7 +134,7 @@ class LoraLinear(nn.Module):
             return out
         x_NI = x.reshape(-1, x.shape[-1])
         kept_NI = self.switch.kept(x_NI)
-        product = Product(self.base, self.scale, _segments(self.switch, len(self.a_KrI), len(x_NI)))
+        product = Product(self.base, self.scale, segments_of(self.switch, len(self.a_KrI), len(x_NI)))
         if kept_NI is not None:
             product = replace(product, scale=self.scale / self.switch.keep)
         a_KrI, b_KOr = self.a_KrI.to(x.dtype), self.b_KOr.to(x.dtype)
@@ -164,7 +166,7 @@ class LoraLinear(nn.Module):
         self.a_KrI = self.b_KOr = None
 
 
-def _segments(switch: Switch, num_clients: int, num_tokens: int) -> tuple[int, ...]:
+def segments_of(switch: Switch, num_clients: int, num_tokens: int) -> tuple[int, ...]:
     """The tokens of each client; all of one client's may be fewer where a layer sees some tokens only."""
     if num_clients == 1:
         return (num_tokens,)

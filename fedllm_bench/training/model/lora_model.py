@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fedllm_bench.common.errors import UserError, first_line
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import base_model
+from fedllm_bench.config.kinds.adapter_kind import AdapterKind
 from fedllm_bench.config.run import Lora, Model
 from fedllm_bench.training.model import limits, norms, packed, quantized, spread, targets
 from fedllm_bench.training.model import lora as lora_layers
@@ -22,11 +23,14 @@ from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import FORWARD_ERRORS, load_base, load_tokenizer
 from fedllm_bench.training.model.carried import Carried, carrying, plain_layers, put_down
 from fedllm_bench.training.model.full import FullWeights
+from fedllm_bench.training.model.kinds.building import check_virtual, insert_kind
+from fedllm_bench.training.model.kinds.virtual_attention import standing_before
 from fedllm_bench.training.model.peft_layers import DoraLayer, is_transposed
 from fedllm_bench.training.packing import Packing, spans_of
 from fedllm_bench.training.passes import DEFAULT, PassPlan
 
 log = logging.getLogger(__name__)
+LORA = AdapterKind()
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,8 @@ class LoraModel:
             spans = iter(spans_of(ids, inputs.get("packing")))
             self.switch.segments = tuple(sum(islice(spans, count)) for count in rows)
 
-        hook = self.base.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
         lora_layers.attach(self.layers, {name: tensor.to(self.device) for name, tensor in stacked.items()})
+        hook = self.base.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
         try:
             with torch.no_grad():
                 yield
@@ -136,10 +140,12 @@ class LoraModel:
             lora_layers.detach(self.layers)
 
 
-def load_model(config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = None) -> LoraModel:
+def load_model(
+    config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = None, adapter: AdapterKind = LORA
+) -> LoraModel:
     """Load base and tokenizer from a folder, the hub cache or the package (name "mini").
 
-    `tokenizer` is the base's own, where it was loaded before.
+    `tokenizer` is the base's own, where it was loaded before. `lora` is of layers for an `adapter` of LoRA.
 
     Raises a :class:`UserError` where there is no model, or one whose output is not made of its decoder's states.
     """
@@ -152,8 +158,8 @@ def load_model(config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = 
     if config.adapter is not None:
         base = merged(base, config.adapter)
     base = (base if options else base.to(device)).eval()  # else it is there already
-    model = _with_layers(base, tokenizer, config, lora)
-    model = _tried(model, config)
+    model = _tried(_with_layers(base, tokenizer, config, lora, adapter), config)
+    check_virtual(base, model.layers, adapter)
     model = packing_where_it_can(model) if is_by_row(config) else replace(model, plan=PassPlan(None))
     if not model.stackable:
         log.info("%s: %s", base.config.model_type, _why_one_by_one(model.layers, config))
@@ -162,6 +168,8 @@ def load_model(config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = 
 
 def packing_where_it_can(model: LoraModel) -> LoraModel:
     """The model with passes of packed sequences; where it cannot have them, a line says why."""
+    if standing_before(model.base) is not None:  # virtual tokens come before padded rows
+        return model
     problem = packed.packs(model.base)
     if problem:
         log.info("%s: sequences are padded, not packed (%s)", model.base.config.model_type, problem)
@@ -179,10 +187,14 @@ def takes_several(config: Model) -> bool:
     return is_by_row(config) and not config.device_map
 
 
-def _with_layers(base: Any, tokenizer: Any, config: Model, lora: Lora) -> LoraModel:
-    """The base with what is trained of it: LoRA layers, or all weights."""
+def _with_layers(base: Any, tokenizer: Any, config: Model, lora: Lora, adapter: AdapterKind) -> LoraModel:
+    """The base with what is trained of it: layers of an adapter, or all weights."""
     if config.trainable == "full":
         return LoraModel(base, tokenizer, {"": FullWeights(base)}, lora_layers.Switch(), ())
+    if not adapter.is_lora:
+        layers, switch, names = insert_kind(base, adapter)
+        norms.replace_norms(base)
+        return LoraModel(base, tokenizer, layers, switch, names)
     if config.quantization == "4bit":
         quantized.make_exact(base, config.name)
     names = targets.resolve(base, lora.targets)
@@ -230,7 +242,7 @@ def _gives(model: LoraModel, states: Tensor, expected: Tensor) -> bool:
 @contextmanager
 def _noting_partial(layers: Mapping[str, Any], ids: Tensor) -> Iterator[None]:
     """A linear layer that does not see every token, as in an expert, cannot tell whose tokens it sees."""
-    layers = {name: layer for name, layer in layers.items() if layer.stackable}
+    layers = {name: layer for name, layer in layers.items() if layer.stackable and isinstance(layer, nn.Module)}
     seen: dict[str, list[bool]] = {name: [] for name in layers}
 
     def note(name: str, x: Tensor) -> None:
@@ -250,7 +262,7 @@ def _noting_partial(layers: Mapping[str, Any], ids: Tensor) -> Iterator[None]:
 
 
 def _why_one_by_one(layers: Mapping[str, lora_layers.AdaptedLayer], config: Model) -> str:
-    if "" in layers:
+    if isinstance(layers.get(""), FullWeights):
         return "every weight is trained: clients are trained one by one"
     if config.device_map:
         return f"a base over several GPUs (model.device_map={config.device_map}): clients are trained one by one"

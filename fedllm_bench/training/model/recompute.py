@@ -56,6 +56,8 @@ def decoder_layers(base: nn.Module) -> list[Any]:
 
 
 def _checkpointed(forward: Any, switch: Switch, *args: Any, **kwargs: Any) -> Any:
+    if switch.keeps:
+        return forward(*args, **kwargs)
     # the base is in evaluation mode: no other random number is drawn in a layer than those of `switch`
     return checkpoint(
         forward,

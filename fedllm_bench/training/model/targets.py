@@ -70,8 +70,8 @@ def resolve(base: Any, targets: Sequence[str]) -> tuple[str, ...]:
     return tuple(targets)
 
 
-def matching(base: Any, targets: Sequence[str]) -> dict[str, nn.Module]:
-    """Modules by full name whose name is, or ends with, one of `targets`: PEFT's own rule.
+def matching(base: Any, targets: Sequence[str], key: str = "lora.targets") -> dict[str, nn.Module]:
+    """Modules by full name whose name is, or ends with, one of `targets`, the value of `key`: PEFT's own rule.
 
     Raises a :class:`UserError` for a target that matches nothing, and for one that matches the output head.
     """
@@ -84,14 +84,14 @@ def matching(base: Any, targets: Sequence[str]) -> dict[str, nn.Module]:
             missing -= fits
     if missing:
         raise UserError(
-            f"lora.targets: no linear layer is called {', '.join(sorted(missing))}; "
-            f"this model has {', '.join(_linear_names(base)) or 'none'}; {ADVICE}"
+            f"{key}: no linear layer is called {', '.join(sorted(missing))}; "
+            f"this model has {', '.join(_linear_names(base)) or 'none'}; name layers with --set {key}=a,b"
         )
     head = base.get_output_embeddings()
     if any(module is head for module in found.values()):
         raise UserError(
-            f"lora.targets: {', '.join(targets)} matches the output head, which stays frozen; "
-            f"this model has {', '.join(_linear_names(base)) or 'none'}; {ADVICE}"
+            f"{key}: {', '.join(targets)} matches the output head, which stays frozen; "
+            f"this model has {', '.join(_linear_names(base)) or 'none'}; name layers with --set {key}=a,b"
         )
     return found
 
