@@ -8,12 +8,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from fedllm_bench.config.clock.section import Clock
 from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.sections import Ray
 
 # By section ("" is the config itself).
 ADDED: dict[str, dict[str, Any]] = {
-    "": {"plugins": [], "ray": asdict(Ray()), "aggregation": asdict(Aggregation()), "attack": asdict(Attack())},
+    "": {
+        **{"plugins": [], "ray": asdict(Ray()), "aggregation": asdict(Aggregation()), "attack": asdict(Attack())},
+        "clock": asdict(Clock()),
+    },
+    "federation": {"sampler": "uniform"},
     "data": {"swap_answers": False, "split_pairs": False, "canaries": 0, "canary_repeats": 1},
     "model": {"device_map": ""},
     "lora": {"ranks": None},

@@ -19,12 +19,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fedllm_bench.common.errors import UserError, shown
 from fedllm_bench.common.files import sha256_json
 from fedllm_bench.config.added import ADDED
+from fedllm_bench.config.clock.section import Clock, Sampler, check_clock
 from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config.config_uploads import Strict as _Strict
 from fedllm_bench.config.objective_rules import check_objective
 from fedllm_bench.config.option_names import setting_of, unknown_option
 from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_together
+from fedllm_bench.config.sections import Faults as Faults
 from fedllm_bench.config.sections import Lora as Lora
 from fedllm_bench.config.sections import Model as Model
 from fedllm_bench.config.sections import Ray as Ray
@@ -36,7 +38,6 @@ MOST_LEVELS = 9  # of tables within tables, as [a.b.c]; settings have two
 EMBEDDED_MODEL = "mini"  # the name of the base model that travels in the package
 
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ class Federation(_Strict):
     clients_per_round: Count
     weighting: Literal["examples", "uniform"]
     failure_limit: Fraction  # of a round's clients; where more have no finite answer, the run stops
+    sampler: Sampler = "uniform"  # the others choose by the time that devices take (docs/clock.md)
 
     def check(self, num_clients: int) -> None:
         """Raise a :class:`UserError` when a round would need more clients than the split has."""
@@ -131,15 +133,6 @@ class Local(_Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Faults(_Strict):
-    """Injected faults (training/faults.py), none by default; `straggler_steps` is the share of steps they do."""
-
-    dropout: Fraction = 0.0  # of the chosen clients, who do not answer
-    stragglers: Share = 0.0  # of the clients who answer
-    straggler_steps: Share = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evaluation(_Strict):
     """`local_clients`: how many named clients the baseline `local` trains; 0 means all of them.
 
@@ -181,17 +174,19 @@ class RunConfig(_Strict):
     federation: Federation
     local: Local
     evaluation: Evaluation
-    faults: Faults = Faults()
+    faults: Faults = field(default_factory=Faults)
     privacy: Privacy = field(default_factory=Privacy)
     communication: Communication = field(default_factory=Communication)
     aggregation: Aggregation = field(default_factory=Aggregation)
     attack: Attack = field(default_factory=Attack)
     ray: Ray = field(default_factory=Ray)
+    clock: Clock = field(default_factory=Clock)
     plugins: tuple[UsedPlugin, ...] = ()
 
     def __post_init__(self) -> None:
         check_objective(self.data, self.local, self.engine)
         check_together(self.model, self.lora, self.communication, self.engine, self.ray)
+        check_clock(self.clock, self.federation.sampler, self.federation.clients_per_round)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""
@@ -230,6 +225,7 @@ SECTIONS: dict[str, type] = {
     "aggregation": Aggregation,
     "attack": Attack,
     "ray": Ray,
+    "clock": Clock,
 }
 
 

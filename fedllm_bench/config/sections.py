@@ -20,6 +20,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
 Quantization = Literal["none", "8bit", "4bit"]
@@ -65,6 +66,15 @@ class Ray(Strict):
 
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] = 1.0
     workers: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults(Strict):
+    """Injected faults (training/faults.py), none by default; `straggler_steps` is the share of steps they do."""
+
+    dropout: Fraction = 0.0  # of the chosen clients, who do not answer
+    stragglers: Share = 0.0  # of the clients who answer
+    straggler_steps: Share = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,8 @@ from fedllm_bench.runs.loading import Bench
 from fedllm_bench.runs.personalise import local_of
 from fedllm_bench.runs.scoring import Scores
 from fedllm_bench.scores.score import Score
-from fedllm_bench.training.faults import DROPPED_OUT, participants
+from fedllm_bench.training.clock.keeping import trained_by
+from fedllm_bench.training.faults import DROPPED_OUT
 
 if TYPE_CHECKING:
     from fedllm_bench.report import figures
@@ -126,7 +127,7 @@ def _about_data(bench: Bench, num_rounds: int) -> dict[str, Any]:
     manifest = bench.cell.split.manifest
     ids = bench.clients.ids
     # a pooled method trains on everyone's rows, whomever the schedule chooses
-    visited = participants(bench.config, len(ids), bench.clients.file_order, num_rounds)
+    visited = trained_by(bench.timeline, bench.config, bench.clients, num_rounds)
     never = [] if bench.method.pooled else sorted(set(range(len(ids))) - visited)
     return {
         "num_clients": len(manifest.clients),

@@ -89,14 +89,16 @@ class Mean:
     total: Mapping[str, Tree]
     weights: Mapping[str, float]
 
-    def add(self, result: ClientResult, weight: float) -> Mean:
+    def add(self, result: ClientResult, weight: float, divisor: float | None = None) -> Mean:
+        """With one upload more. Of its "delta" the sum is divided by `divisor` in the place of its weight."""
         total, weights = dict(self.total), dict(self.weights)
         for key, tree in result.upload.items():
             # control variates and the like must be uniform means, whatever the weighting of "delta"
             w = weight if key == "delta" else 1.0
             scaled = {name: tensor * w for name, tensor in tree.items()}
             total[key] = tmap(lambda t, u: t + u, total[key], scaled) if key in total else scaled
-            weights[key] = weights.get(key, 0.0) + w
+            counted = divisor if key == "delta" and divisor is not None else w
+            weights[key] = weights.get(key, 0.0) + counted
         return Mean(total, weights)
 
     def value(self, expected_clients: float | None = None) -> Upload:

@@ -61,16 +61,22 @@ def load_trees(path: Path) -> tuple[dict[str, Tree], dict[str, Any]]:
 
 def save_server(folder: Path, server: Server) -> None:
     """The checkpoint of a whole round; what an interrupted session left of it is not needed any more."""
-    trees = {"params": server.params, **{f"slot.{name}": tree for name, tree in server.slots.items()}}
-    save_trees(make_folder(folder) / FILE, trees, {"round": server.round})
+    write_server(make_folder(folder) / FILE, server)
     (folder / PARTIAL_FILE).unlink(missing_ok=True)
+
+
+def write_server(path: Path, server: Server) -> None:
+    trees = {"params": server.params, **{f"slot.{name}": tree for name, tree in server.slots.items()}}
+    save_trees(path, trees, {"round": server.round})
 
 
 def load_server(folder: Path) -> Server | None:
     """The last checkpoint of `folder`, or None where there is none."""
-    if not (folder / FILE).is_file():
-        return None
-    trees, metadata = load_trees(folder / FILE)
+    return read_server(folder / FILE) if (folder / FILE).is_file() else None
+
+
+def read_server(path: Path) -> Server:
+    trees, metadata = load_trees(path)
     slots = {key.removeprefix("slot."): tree for key, tree in trees.items() if key != "params"}
     return Server(trees["params"], slots, metadata["round"])
 
