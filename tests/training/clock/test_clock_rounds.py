@@ -123,7 +123,12 @@ def test_training_when_an_upload_is_used_is_training_when_it_is_asked(
 
 @pytest.mark.parametrize("published", [False, True])
 def test_stale_uploads_weigh_less_by_hand(published, tiny_clients, tiny_run_config, tmp_path):
-    settings = (*UNEVEN, "clock.staleness_discount=1", f"clock.published={str(published).lower()}")
+    settings = (
+        *UNEVEN,
+        "federation.weighting=examples",
+        "clock.staleness_discount=1",
+        f"clock.published={str(published).lower()}",
+    )
     config = tiny_run_config("fedavg", *settings)
     sizes = [len(tiny_clients.train_rows[client]) for client in tiny_clients.ids]
     method = make_method(config, 6)
@@ -140,7 +145,7 @@ def test_stale_uploads_weigh_less_by_hand(published, tiny_clients, tiny_run_conf
 
 def test_records_count_every_byte_and_name_who_was_passed_over(tiny_clients, tiny_run_config, tmp_path):
     settings = ("federation.rounds=8", "clock.mode=semi", "clock.time_budget=5", "clock.staleness_limit=0")
-    config = tiny_run_config("fedavg", *settings, "faults.dropout=0.2", "clock.speed_spread=2")
+    config = tiny_run_config("fedavg", *settings, "faults.dropout=0.4", "clock.speed_spread=2")
     method = make_method(config, 6)
     planned = timeline_of(config, method, tiny_clients.ids, [9] * 6, Traffic(method, START, 1e-3))
     run, engine = scripted_run(by_client, config, tiny_clients, tmp_path, timeline=planned)

@@ -88,11 +88,11 @@ def test_a_file_that_changed_is_refused_and_its_contents_name_the_run(tmp_path):
 
 
 def test_settings_that_the_file_takes_the_place_of_are_refused(tmp_path):
-    with pytest.raises(UserError, match="it has a column availability, and clock.availability=0.5 too"):
+    with pytest.raises(UserError, match=r"it has a column availability, and clock\.availability=0\.5 too"):
         devices(tmp_path, "speed,bandwidth,availability\n1,1,0.9\n", "clock.availability=0.5")
-    with pytest.raises(UserError, match="clock.period=600 changes nothing"):
+    with pytest.raises(UserError, match=r"clock\.period=600 changes nothing"):
         devices(tmp_path, "speed,bandwidth\n1,1\n", "clock.period=600")
-    with pytest.raises(UserError, match="clock.speed=2: the file of clock.devices says it"):
+    with pytest.raises(UserError, match=r"clock\.speed=2: the file of clock.devices says it"):
         devices(tmp_path, "speed,bandwidth\n1,1\n", "clock.speed=2")
 
 

@@ -152,8 +152,10 @@ def test_semi_ends_its_rounds_in_time_or_waits_for_the_first_one():
 def test_semi_goes_on_where_all_that_comes_is_too_late(tmp_path):
     """Client 1 comes rounds too late, again and again, while client 0 is there at once."""
     file = tmp_path / "devices.toml"
-    file.write_text("".join(
-        f'[[device]]\nclient = "client-{k}"\nspeed = {0.02 if k else 0.001}\nbandwidth = 1.0\n' for k in range(2)))  # fmt: skip
+    tables = [
+        f'[[device]]\nclient = "client-{k}"\nspeed = {speed}\nbandwidth = 1\n' for k, speed in ((0, 1e-3), (1, 0.02))
+    ]
+    file.write_text("".join(tables))
     settings = ("clock.mode=semi", "clock.time_budget=1", "clock.staleness_limit=0", f"clock.devices={file}")
     _, found = timeline(*settings, "federation.clients_per_round=2", num_clients=2)
     assert len(found.steps) == 10
@@ -174,7 +176,7 @@ def test_where_hardly_anybody_is_there_the_rounds_go_on(mode):
     settings = ("clock.availability=0.01", "clock.period=86400", "federation.rounds=20")
     _, found = timeline(*MODES[mode], *settings, num_clients=5)
     assert len(found.steps) == 20
-    assert found.steps[-1].ends > 86400
+    assert found.steps[-1].ends > 3600  # who is there goes on alone, and then all others are waited for
     assert {step.note for step in found.steps} <= {"", FEWER, WAITED}
 
 
