@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fedllm_bench.config.clock.section import Clock
+from fedllm_bench.config.clock.section import VirtualClock
 from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.sections import Ray
 
@@ -16,7 +16,7 @@ from fedllm_bench.config.sections import Ray
 ADDED: dict[str, dict[str, Any]] = {
     "": {
         **{"plugins": [], "ray": asdict(Ray()), "aggregation": asdict(Aggregation()), "attack": asdict(Attack())},
-        "clock": asdict(Clock()),
+        "clock": asdict(VirtualClock()),
     },
     "federation": {"sampler": "uniform"},
     "data": {"swap_answers": False, "split_pairs": False, "canaries": 0, "canary_repeats": 1},

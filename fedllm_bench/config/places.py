@@ -9,7 +9,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import sha256_file
 from fedllm_bench.config.bases.declared import base_of
 from fedllm_bench.config.bases.labels import is_gguf
-from fedllm_bench.config.clock.section import DRAWN, Clock
+from fedllm_bench.config.clock.section import DRAWN, VirtualClock
 from fedllm_bench.config.run import EMBEDDED_MODEL, RunConfig
 
 
@@ -26,7 +26,7 @@ def placed(config: RunConfig) -> RunConfig:
     return replace(config, model=model, split=split, clock=_with_devices(config.clock))
 
 
-def _with_devices(clock: Clock) -> Clock:
+def _with_devices(clock: VirtualClock) -> VirtualClock:
     """The section with the place of its file of devices, and what names its contents.
 
     Raises a :class:`UserError` where there is no such file.

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fedllm_bench.common.errors import UserError, shown
 from fedllm_bench.common.files import sha256_json
 from fedllm_bench.config.added import ADDED
-from fedllm_bench.config.clock.section import Clock, Sampler, check_clock
+from fedllm_bench.config.clock.section import Sampler, VirtualClock, check_clock
 from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config.config_uploads import Strict as _Strict
@@ -180,7 +180,7 @@ class RunConfig(_Strict):
     aggregation: Aggregation = field(default_factory=Aggregation)
     attack: Attack = field(default_factory=Attack)
     ray: Ray = field(default_factory=Ray)
-    clock: Clock = field(default_factory=Clock)
+    clock: VirtualClock = field(default_factory=VirtualClock)
     plugins: tuple[UsedPlugin, ...] = ()
 
     def __post_init__(self) -> None:
@@ -225,7 +225,7 @@ SECTIONS: dict[str, type] = {
     "aggregation": Aggregation,
     "attack": Attack,
     "ray": Ray,
-    "clock": Clock,
+    "clock": VirtualClock,
 }
 
 

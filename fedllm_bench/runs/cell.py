@@ -13,7 +13,7 @@ from typing import Any
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import base_model, starting
-from fedllm_bench.config.clock.section import DRAWN, Clock
+from fedllm_bench.config.clock.section import DRAWN, VirtualClock
 from fedllm_bench.config.config_robust import OF_ATTACK, Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, Privacy
 from fedllm_bench.config.run import Method, Ray, RunConfig
@@ -82,7 +82,7 @@ class Cell:
         federation = replace(config.federation, weighting="uniform", sampler="uniform")
         method = Method(name=BASELINE, constants={})
         config = replace(config, privacy=Privacy(), communication=Communication())  # nothing is sent
-        config = replace(config, aggregation=Aggregation(), attack=_asked(config), clock=Clock())
+        config = replace(config, aggregation=Aggregation(), attack=_asked(config), clock=VirtualClock())
         config = replace(config, plugins=without_method(config.plugins))
         return self.like(_viewed(replace(config, method=method, data=data, federation=federation)))
 
@@ -131,7 +131,7 @@ def settings_hash(config: RunConfig, split_hash: str, base_hash: str) -> str:
     return files.sha256_json(named.to_dict())[:10]
 
 
-def _by_contents(clock: Clock) -> Clock:
+def _by_contents(clock: VirtualClock) -> VirtualClock:
     """The contents of a file of devices name a run, not its place."""
     return clock if clock.devices == DRAWN else replace(clock, devices="file")
 

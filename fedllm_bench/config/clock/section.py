@@ -30,7 +30,7 @@ NEEDED = {"async": ("goal", "10"), "semi": ("time_budget", "60")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clock(Strict):
+class VirtualClock(Strict):
     """A virtual clock: which device takes how long, and when the server goes on (docs/clock.md).
 
     `speed`: seconds that the median device takes for a forward pass of one row; `bandwidth`: its MB (of 1,000,000
@@ -74,13 +74,13 @@ class Clock(Strict):
         return self.goal or per_round
 
 
-def check_clock(clock: Clock, sampler: Sampler, per_round: int) -> None:
+def check_clock(clock: VirtualClock, sampler: Sampler, per_round: int) -> None:
     """Raise a :class:`ValueError` of one line for settings that contradict each other or would change nothing.
 
     `per_round` is federation.clients_per_round.
     """
     given = {field.name: getattr(clock, field.name) for field in fields(clock)}
-    given = {key: value for key, value in given.items() if value != getattr(Clock(), key) and key != "mode"}
+    given = {key: value for key, value in given.items() if value != getattr(VirtualClock(), key) and key != "mode"}
     if not clock.is_on:
         _check_off(given, sampler)
         return
@@ -119,7 +119,7 @@ def _check_off(given: Mapping[str, Any], sampler: Sampler) -> None:
         )
 
 
-def _check_devices(clock: Clock, given: Mapping[str, Any], sampler: Sampler) -> None:
+def _check_devices(clock: VirtualClock, given: Mapping[str, Any], sampler: Sampler) -> None:
     """Refuse what is of the other kind of devices, and what no device reads."""
     if clock.devices != DRAWN:
         for key in OF_DRAWN:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.config.clock.section import Clock
+from fedllm_bench.config.clock.section import VirtualClock
 from fedllm_bench.methods.base import Server
 from fedllm_bench.training.checkpoint import read_server, write_server
 from fedllm_bench.training.clock.timeline import Timeline
@@ -68,7 +68,7 @@ def versions_of(folder: Path) -> Versions:
 
 
 def cohorts_of(
-    clock: Clock, timeline: Timeline | None, versions: Versions, server: Server, present: Sequence[int]
+    clock: VirtualClock, timeline: Timeline | None, versions: Versions, server: Server, present: Sequence[int]
 ) -> Iterator[Cohort]:
     """Those of the round that `server` begins: one after another, as each may be another model in memory.
 
@@ -83,7 +83,7 @@ def cohorts_of(
         yield Cohort(began, clients, factor, 1.0 if clock.published else factor)
 
 
-def discount(clock: Clock, staleness: int) -> float:
+def discount(clock: VirtualClock, staleness: int) -> float:
     """(1 + tau)^-a; exactly 1 for what is not stale."""
     return float((1 + staleness) ** -clock.staleness_discount)
 

@@ -20,7 +20,7 @@ from typing import Any
 from fedllm_bench.common.errors import UserError, shown
 from fedllm_bench.common.files import sha256_file
 from fedllm_bench.common.text import counted
-from fedllm_bench.config.clock.section import Clock
+from fedllm_bench.config.clock.section import VirtualClock
 
 NUMBERS = ("speed", "bandwidth", "availability")
 COLUMNS = (*NUMBERS, "client")
@@ -38,7 +38,7 @@ class DeviceRow:
     availability: float | None
 
 
-def read_devices(clock: Clock) -> list[DeviceRow]:
+def read_devices(clock: VirtualClock) -> list[DeviceRow]:
     """The devices of the file that `clock` names.
 
     Raises a :class:`UserError` of one line for a file that is none, or was changed since the run's settings were made.
@@ -59,7 +59,7 @@ def read_devices(clock: Clock) -> list[DeviceRow]:
     return devices
 
 
-def by_client(clock: Clock, devices: Sequence[DeviceRow], ids: Sequence[str]) -> list[DeviceRow] | None:
+def by_client(clock: VirtualClock, devices: Sequence[DeviceRow], ids: Sequence[str]) -> list[DeviceRow] | None:
     """The device of each client of `ids`; None where the file names no clients.
 
     Raises a :class:`UserError` where a client has none.
@@ -77,11 +77,11 @@ def by_client(clock: Clock, devices: Sequence[DeviceRow], ids: Sequence[str]) ->
     return [known[client] for client in ids]
 
 
-def _fault(clock: Clock, what: str) -> UserError:
+def _fault(clock: VirtualClock, what: str) -> UserError:
     return UserError(f"clock.devices={clock.devices}: {what}")
 
 
-def _lines(clock: Clock, content: str) -> list[dict[str, Any]]:
+def _lines(clock: VirtualClock, content: str) -> list[dict[str, Any]]:
     reader = csv.reader(io.StringIO(content), strict=True)
     try:
         lines = [line for line in reader if line]
@@ -95,7 +95,7 @@ def _lines(clock: Clock, content: str) -> list[dict[str, Any]]:
     return [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
-def _tables(clock: Clock, content: str) -> list[dict[str, Any]]:
+def _tables(clock: VirtualClock, content: str) -> list[dict[str, Any]]:
     try:
         tables = tomllib.loads(content)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -108,7 +108,7 @@ def _tables(clock: Clock, content: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_columns(clock: Clock, names: Sequence[str]) -> None:
+def _check_columns(clock: VirtualClock, names: Sequence[str]) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise _fault(clock, f"it has the column {shown(twice[0])} twice")
@@ -120,7 +120,7 @@ def _check_columns(clock: Clock, names: Sequence[str]) -> None:
         raise _fault(clock, f"it has no column {lacking[0]}; it needs speed and bandwidth")
 
 
-def _device(clock: Clock, number: int, row: dict[str, Any]) -> DeviceRow:
+def _device(clock: VirtualClock, number: int, row: dict[str, Any]) -> DeviceRow:
     values = {name: _number(clock, number, name, row[name]) for name in NUMBERS if name in row}
     client = row.get("client")
     if client is not None and (not isinstance(client, str) or not client):
@@ -128,7 +128,7 @@ def _device(clock: Clock, number: int, row: dict[str, Any]) -> DeviceRow:
     return DeviceRow(client, values["speed"], values["bandwidth"], values.get("availability"))
 
 
-def _number(clock: Clock, number: int, name: str, value: Any) -> float:
+def _number(clock: VirtualClock, number: int, name: str, value: Any) -> float:
     least, most = (0.01, 1.0) if name == "availability" else (1 / MOST, MOST)
     try:
         found = math.nan if isinstance(value, bool) else float(value)
@@ -139,7 +139,7 @@ def _number(clock: Clock, number: int, name: str, value: Any) -> float:
     return found
 
 
-def _check_alike(clock: Clock, devices: Sequence[DeviceRow]) -> None:
+def _check_alike(clock: VirtualClock, devices: Sequence[DeviceRow]) -> None:
     """Refuse what only some devices have, clients with two devices, and settings that the file takes the place of."""
     for key in ("client", "availability"):
         have = sum(getattr(device, key) is not None for device in devices)
@@ -154,6 +154,9 @@ def _check_alike(clock: Clock, devices: Sequence[DeviceRow]) -> None:
     if devices[0].availability is not None and clock.availability != 1.0:
         raise _fault(clock, f"it has a column availability, and clock.availability={clock.availability:g} too; leave "
                      "one of them out")  # fmt: skip
-    if all((device.availability or clock.availability) == 1.0 for device in devices) and clock.period != Clock().period:
+    if (
+        all((device.availability or clock.availability) == 1.0 for device in devices)
+        and clock.period != VirtualClock().period
+    ):
         raise _fault(clock, f"all devices in it are always there, so that clock.period={clock.period:g} changes "
                      "nothing; leave it out")  # fmt: skip

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_bench.config.clock.section import DRAWN, Clock
+from fedllm_bench.config.clock.section import DRAWN, VirtualClock
 from fedllm_bench.training.clock.device_file import DeviceRow, by_client, read_devices
 
 CLOCK, KINDS, HOURS, DEAL = 70, 0, 1, 2  # purpose of the random streams, and its parts; that of masks is 61
@@ -47,7 +47,7 @@ class Devices:
         return float(np.nextafter(now + left.min() + 1e-6 * self.period, np.inf))
 
 
-def devices_of(clock: Clock, seed: int, ids: Sequence[str]) -> Devices:
+def devices_of(clock: VirtualClock, seed: int, ids: Sequence[str]) -> Devices:
     """The devices of the clients `ids`; more clients leave the drawn ones of the others as they are.
 
     Raises a :class:`UserError` for a file that has no device for each of them.
@@ -62,7 +62,7 @@ def devices_of(clock: Clock, seed: int, ids: Sequence[str]) -> Devices:
     return Devices(speed, bandwidth, np.full(count, clock.availability), phase, clock.period)
 
 
-def _from_file(clock: Clock, seed: int, ids: Sequence[str], phase: Floats) -> Devices:
+def _from_file(clock: VirtualClock, seed: int, ids: Sequence[str], phase: Floats) -> Devices:
     rows = read_devices(clock)
     own = by_client(clock, rows, ids)
     if own is None:

@@ -17,7 +17,7 @@ from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.clock.choosing import choose, stream
 from fedllm_bench.training.clock.devices import Flags, Floats, devices_of
-from fedllm_bench.training.clock.timeline import LATE, LOST, SURPLUS, USED, Step, Timeline, Visit
+from fedllm_bench.training.clock.timeline import LATE, LOST, SURPLUS, USED, RoundEvents, Timeline, Visit
 from fedllm_bench.training.clock.work import Work
 from fedllm_bench.training.faults import drops_out
 
@@ -63,7 +63,7 @@ class Simulation:
         self.idle: Flags = np.ones(len(self.work.sizes), dtype=np.bool_)
         self.pace: Floats = self.work.pace()
 
-    def run(self) -> Iterator[Step]:
+    def run(self) -> Iterator[RoundEvents]:
         """The aggregations of all rounds."""
         one = {"sync": self._sync, "semi": self._semi, "async": self._buffered}[self.config.clock.mode]
         for _ in range(self.config.federation.rounds):
@@ -164,9 +164,9 @@ class Simulation:
     def _end(self, visit: Visit, fate: str) -> None:
         self.ended.append(replace(visit, fate=fate, round=self.version))
 
-    def _aggregate(self, begins: float, used: list[Visit], note: str) -> Step:
+    def _aggregate(self, begins: float, used: list[Visit], note: str) -> RoundEvents:
         ended = [*self.ended, *(replace(visit, fate=USED, round=self.version) for visit in used)]
-        step = Step(
+        step = RoundEvents(
             number=self.version,
             begins=begins,
             ends=self.now,

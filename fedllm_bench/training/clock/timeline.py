@@ -42,7 +42,7 @@ class Visit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class RoundEvents:
     """One aggregation. `note` says what was otherwise than the settings ask; "" where nothing was."""
 
     number: int
@@ -60,7 +60,7 @@ class Step:
 class Timeline:
     """All aggregations of a run."""
 
-    steps: Sequence[Step]
+    steps: Sequence[RoundEvents]
 
     @cached_property
     def chosen(self) -> list[list[int]]:
