@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fedllm_bench.common.text import counted, from_to, number
 from fedllm_bench.report.names import LOSS_NAMES
@@ -38,6 +39,7 @@ def over_the_clock(payloads: Mapping[str, Payload], out_dir: Path, *, label: str
         for axes, place, what in zip(panels, (0, 1), ("virtual hours", "MB sent, down and up"), strict=True):
             _draw(axes, lines, place)
             axes.set(xlabel=what)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         panels[0].set(ylabel=f"mean {LOSS_NAMES[found['metric']]} ({found['unit']})")
         legend_below(figure, ncols=2)
         clients = counted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 import pytest
@@ -13,13 +14,14 @@ from sweeps import sweep
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
+from fedllm_bench.common.interrupts import Interrupted, Stop
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import Server
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.training import rounds
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.budget import Traffic
-from fedllm_bench.training.checkpoint import load_server
+from fedllm_bench.training.checkpoint import load_partial, load_server
 from fedllm_bench.training.clock.cohorts import versions_of
 from fedllm_bench.training.clock.simulating import timeline_of
 from fedllm_bench.training.clock.timeline import USED
@@ -178,6 +180,43 @@ def test_a_run_that_was_killed_anywhere_ends_with_the_same_bits(
             run_rounds(replace(broken, map_blocks=killed_at(run.map_blocks, call, answers)), start)
         run_rounds(broken, start)
         assert same_bits(left_behind(broken), whole), (call, answers)
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_a_round_that_is_interrupted_goes_on_with_who_is_left(block, dropping, tiny_clients, tiny_run_config, tmp_path):
+    """Each client is a block, and a round here has clients of several models."""
+    settings = ("clock.mode=async", "clock.goal=3", "clock.speed_spread=2", "federation.clients_per_round=4")
+    start = initial(dropping)
+    config = tiny_run_config("ditto", "federation.rounds=5", "local.block_size=1", "local.steps=1", *settings)
+    run = clock_run(config, dropping, tiny_clients, start, tmp_path / "whole")
+    run_rounds(run, start)
+    mixed = [number for number in range(5) if len(run.timeline.cohorts(number)) > 1]
+    began = run.timeline.chosen[mixed[0]]
+    broken, stop = anew(run, "broken"), Stop()
+    asked: list[int] = []
+
+    def map_blocks(message, blocks, local):
+        for results in run.map_blocks(message, blocks, local):
+            asked.extend(result.client for result in results)
+            done = sum(map(len, run.timeline.chosen[: mixed[0]]))
+            if len(asked) == done + block + 1:
+                stop.signum = signal.SIGINT
+            yield results
+
+    with pytest.raises(Interrupted):
+        run_rounds(replace(broken, map_blocks=map_blocks, stop=stop), start)
+    assert asked[-block - 1 :] == began[: block + 1]
+    assert len(load_partial(broken.folder / "checkpoint", mixed[0]).results) == block + 1
+    later: list[int] = []
+
+    def rest(message, blocks, local):
+        for results in run.map_blocks(message, blocks, local):
+            later.extend(result.client for result in results)
+            yield results
+
+    run_rounds(replace(broken, map_blocks=rest), start)
+    assert later[: len(began) - block - 1] == began[block + 1 :]
+    assert same_bits(left_behind(broken), left_behind(run))
 
 
 @pytest.mark.parametrize("name", sweep(STALE, "fedavg"))
