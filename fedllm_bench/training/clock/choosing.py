@@ -1,7 +1,7 @@
 """Which of the clients that can be asked are asked: `federation.sampler`. A function of (seed, version, call).
 
-FederatedScope has the same three samplers (its module core.sampler). Its groups are gone through once before they are dealt
-anew; here each call deals them, so that nothing is to be remembered.
+FederatedScope has the same three samplers (its module core.sampler). Its groups are gone through once before they are
+dealt anew; here each call deals them, so that nothing is to be remembered.
 """
 
 from __future__ import annotations

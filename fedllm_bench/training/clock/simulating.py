@@ -38,7 +38,15 @@ def planned_timeline(config: RunConfig, method: FedAvg, clients: Clients, params
 def timeline_of(
     config: RunConfig, method: FedAvg, ids: Sequence[str], sizes: Sequence[int], traffic: Traffic
 ) -> Timeline:
-    """The same; `sizes` are the training rows of each client of `ids`."""
+    """The same; `sizes` are the training rows of each client of `ids`.
+
+    Raises a :class:`UserError` for over-selection where all clients are asked without it.
+    """
+    if config.clock.over_selection and config.federation.clients_per_round >= len(ids):
+        raise UserError(
+            f"clock.over_selection={config.clock.over_selection:g}: all {len(ids)} clients are asked in each round "
+            "without it; give a smaller federation.clients_per_round, or leave it out"
+        )
     devices = devices_of(config.clock, config.seed, ids)
     simulation = Simulation(config, Work(config, method, sizes, devices, traffic))
     return Timeline(tuple(simulation.run()))

@@ -89,12 +89,22 @@ def test_devices_that_are_alike_train_the_bits_of_rounds_without_a_clock(
     assert same_bits({**ours, "records": without_clock(ours["records"])}, plain)
 
 
-@pytest.mark.parametrize("name", sweep(STALE, "fedavg", "ditto", "fedadam"))
+@pytest.mark.parametrize("setting", [None, "communication.lora_aggregation=share_a", "communication.upload_dtype=int8"])
+def test_what_changes_uploads_is_lazy_too(setting, tiny_model, tiny_clients, tiny_run_config, tmp_path):
+    config = tiny_run_config("fedavg", *UNEVEN, *([setting] if setting else []))
+    check_lazy(config, tiny_model, tiny_clients, tmp_path)
+
+
+@pytest.mark.parametrize("name", sweep(STALE, "ditto", "fedadam"))
 def test_training_when_an_upload_is_used_is_training_when_it_is_asked(
     name, tiny_model, tiny_clients, tiny_run_config, tmp_path
 ):
+    check_lazy(tiny_run_config(name, *UNEVEN), tiny_model, tiny_clients, tmp_path)
+
+
+def check_lazy(config, tiny_model, tiny_clients, tmp_path):
     """FedBuff as it happens: a client trains at once from the model it is sent, and its upload waits."""
-    start, config = initial(tiny_model), tiny_run_config(name, *UNEVEN)
+    start = initial(tiny_model)
     run = clock_run(config, tiny_model, tiny_clients, start, tmp_path / "lazy")
     lazy = run_rounds(run, start)
     eager = clock_run(config, tiny_model, tiny_clients, start, tmp_path / "eager")
@@ -104,7 +114,8 @@ def test_training_when_an_upload_is_used_is_training_when_it_is_asked(
         for task in tasks_of_round(eager, server, [visit.client for visit in step.sent]):
             rate = config.local.lr_at(server.round, config.federation.rounds)
             local = replace(config.local, lr=rate)
-            (waiting[task.client],) = train_block(tiny_model, method, method.broadcast(server), [task], local)
+            (result,) = train_block(tiny_model, method, method.broadcast(server), [task], local)
+            waiting[task.client] = replace(result, upload=method.receive(server, result.upload))
         results = [(step.number - visit.version, waiting[visit.client]) for visit in step.of(USED)]
         total, weight = {}, 0.0
         for tau, result in results:

@@ -10,7 +10,6 @@ import pytest
 from clock_runs import ALIKE, MODES, timeline
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.clock.choosing import GROUPS, choose, stream
 from fedllm_bench.training.clock.cohorts import discount
@@ -239,5 +238,6 @@ def test_time_that_no_float_can_count_is_refused():
         timeline("clock.mode=sync", "clock.speed=1e9", "clock.speed_spread=5")
 
 
-def test_methods_may_be_any_that_send():
-    assert FedAvg.of_one_round == ""
+def test_over_selection_of_everybody_is_refused():
+    with pytest.raises(UserError, match="all 4 clients are asked in each round without it"):
+        timeline("clock.mode=sync", "clock.over_selection=0.5", num_clients=4)
