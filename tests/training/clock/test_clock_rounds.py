@@ -230,7 +230,7 @@ def test_a_round_that_is_interrupted_goes_on_with_who_is_left(block, dropping, t
     assert same_bits(left_behind(broken), left_behind(run))
 
 
-@pytest.mark.parametrize("name", sweep(STALE, "fedavg"))
+@pytest.mark.parametrize("name", sweep(["fedavg", "ditto"], "fedavg"))
 @pytest.mark.parametrize("function", ["write_jsonl", "kept_version", "save_server", "without_old"])
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_kill_between_the_files_of_a_round_changes_nothing(
