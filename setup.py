@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 MAPPED = [
     "fedllm_bench.data_prep",
     "fedllm_bench.benchmarks",
+    "fedllm_bench.benchmarks.clock",
     "fedllm_bench.benchmarks.perf",
     "fedllm_bench.benchmarks.perf.peer_apps",
     "fedllm_bench.board_data",

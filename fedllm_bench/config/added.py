@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from fedllm_bench.config.clock.section import VirtualClock
 from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.kinds.adapter_kind import AdapterKind
 from fedllm_bench.config.sections import Ray
@@ -17,7 +18,9 @@ ADDED: dict[str, dict[str, Any]] = {
     "": {
         **{"plugins": [], "ray": asdict(Ray()), "aggregation": asdict(Aggregation()), "attack": asdict(Attack())},
         "adapter": asdict(AdapterKind()),
+        "clock": asdict(VirtualClock()),
     },
+    "federation": {"sampler": "uniform"},
     "data": {"swap_answers": False, "split_pairs": False, "canaries": 0, "canary_repeats": 1},
     "model": {"device_map": ""},
     "lora": {"ranks": None},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fedllm_bench.common.files import at_home
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import at_home, sha256_file
 from fedllm_bench.config.bases.declared import base_of
 from fedllm_bench.config.bases.labels import is_gguf
+from fedllm_bench.config.clock.section import DRAWN, VirtualClock
 from fedllm_bench.config.run import EMBEDDED_MODEL, RunConfig
 
 
@@ -19,7 +21,25 @@ def placed(config: RunConfig) -> RunConfig:
     is_named = model.name == EMBEDDED_MODEL or base_of(model.name) is not None
     name = model.name if is_named else _absolute(model.name)
     model = replace(model, name=name, adapter=model.adapter and _absolute(model.adapter))
-    return replace(config, model=model, split=config.split and _absolute(config.split))
+    split = config.split and _absolute(config.split)
+    return replace(config, model=model, split=split, clock=_with_devices(config.clock))
+
+
+def _with_devices(clock: VirtualClock) -> VirtualClock:
+    """The section with the place of its file of devices, and what names its contents.
+
+    Raises a :class:`UserError` where there is no such file.
+    """
+    if clock.devices == DRAWN:
+        return replace(clock, devices_sha256="")
+    place = at_home(clock.devices).absolute()
+    try:
+        return replace(clock, devices=str(place), devices_sha256=sha256_file(place))
+    except OSError as error:
+        raise UserError(
+            f"clock.devices={clock.devices}: it cannot be read ({error.strerror or error}); give a CSV or TOML file of "
+            f"devices (docs/clock.md), or {DRAWN}"
+        ) from error
 
 
 def _absolute(name: str) -> str:

@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fedllm_bench.common.errors import UserError, shown
 from fedllm_bench.common.files import sha256_json
 from fedllm_bench.config.added import ADDED
+from fedllm_bench.config.clock.section import Sampler, VirtualClock, check_clock
 from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config.config_uploads import Strict as _Strict
@@ -78,6 +79,7 @@ class Federation(_Strict):
     clients_per_round: Count
     weighting: Literal["examples", "uniform"]
     failure_limit: Fraction  # of a round's clients; where more have no finite answer, the run stops
+    sampler: Sampler = "uniform"  # the others choose by the time that devices take (docs/clock.md)
 
     def check(self, num_clients: int) -> None:
         """Raise a :class:`UserError` when a round would need more clients than the split has."""
@@ -180,12 +182,14 @@ class RunConfig(_Strict):
     aggregation: Aggregation = field(default_factory=Aggregation)
     attack: Attack = field(default_factory=Attack)
     ray: Ray = field(default_factory=Ray)
+    clock: VirtualClock = field(default_factory=VirtualClock)
     plugins: tuple[UsedPlugin, ...] = ()
 
     def __post_init__(self) -> None:
         check_objective(self.data, self.local, self.engine)
         check_together(self.model, self.lora, self.communication, self.engine, self.ray)
         check_kind(self.adapter, self.model, self.lora, self.communication, self.engine)
+        check_clock(self.clock, self.federation.sampler, self.federation.clients_per_round)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""
@@ -225,6 +229,7 @@ SECTIONS: dict[str, type] = {
     "aggregation": Aggregation,
     "attack": Attack,
     "ray": Ray,
+    "clock": VirtualClock,
 }
 
 

@@ -27,7 +27,9 @@ def with_half(method: FedAvg, config: RunConfig, num_clients: int | None) -> Fed
             f"communication.lora_aggregation={rule}: {name} gives each client adapters of its own already; leave it "
             "out or take fedavg"
         )
-    everyone = config.privacy.clip is None and config.federation.clients_per_round == num_clients
+    everyone = (
+        config.privacy.clip is None and not config.clock.is_on and config.federation.clients_per_round == num_clients
+    )
     halves: dict[str, FedAvg] = {
         "frozen_a": FrozenA(inner=method),
         "share_a": ShareA(inner=method),

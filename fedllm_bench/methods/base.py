@@ -65,6 +65,8 @@ class FedAvg:
     sends: ClassVar[bool] = True
     # True where the server needs all uploads of a round at once (`combine`), not their running mean alone.
     needs_all: ClassVar[bool] = False
+    # Why all uploads of an aggregation must have begun from the same model; "" where they need not (docs/clock.md).
+    of_one_round: ClassVar[str] = ""
     # True where one learner holds the rows of all clients.
     pooled: ClassVar[bool] = False
 

@@ -19,6 +19,7 @@ from fedllm_bench.methods.base import ClientState, FedAvg, Message, Rate, Server
 @dataclass(frozen=True, kw_only=True)
 class FedDyn(FedAvg):
     weightings: ClassVar[tuple[Weighting, ...]] = ("uniform",)
+    of_one_round: ClassVar[str] = "h adds up changes of one model"
     weighting: Weighting = "uniform"
     alpha: Rate
 

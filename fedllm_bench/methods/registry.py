@@ -12,6 +12,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods import VARIANTS
 from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.communication.staleness import check_clock_fits
 from fedllm_bench.methods.step_checks import check_mixture, check_shared, check_zeroth_order
 from fedllm_bench.methods.wrapping import wrap
 
@@ -37,7 +38,9 @@ def make_method(config: RunConfig, num_clients: int | None = None) -> FedAvg:
     check_zeroth_order(method, config)
     check_mixture(method, config)
     check_shared(method, config)
-    return wrap(method, config, num_clients)
+    method = wrap(method, config, num_clients)
+    check_clock_fits(method, config)
+    return method
 
 
 def method_class(config: RunConfig) -> type[FedAvg]:

@@ -22,6 +22,8 @@ from fedllm_bench.methods.base import ClientState, FedAvg, Message, Rate, Server
 class ControlVariates(FedAvg):
     """c at the server, sent along with the parameters, and c_i of each client."""
 
+    of_one_round: ClassVar[str] = "c and c_i are gradients at one model"
+
     def init(self, params: Tree) -> Server:
         return Server(params, {"c": zeros_like(params)})
 

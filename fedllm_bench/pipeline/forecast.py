@@ -35,6 +35,7 @@ from fedllm_bench.runs.row_tokens import has_reference, referenced
 from fedllm_bench.runs.score_files import has_scores
 from fedllm_bench.runs.scoring import base_scores
 from fedllm_bench.training.checkpoint import load_server
+from fedllm_bench.training.clock.keeping import in_words
 from fedllm_bench.training.run import TrainingRun
 
 BEFORE_BOTH, BASELINE = ("load", "reference"), "local baseline"  # names of stages
@@ -71,6 +72,7 @@ class Forecast:
     probe_seconds: float
     cores: float
     left_out: tuple[str, ...] = ()
+    clock: tuple[str, ...] = ()  # what is said of the virtual clock
 
     @property
     def total(self) -> Seconds:
@@ -92,7 +94,7 @@ class Forecast:
                 f"  other programs use this machine: the probe had {self.cores:.0%} of a core; with one to itself "
                 f"it takes about {duration(self.total.about * self.cores)} in all"
             )
-        return [f"{name} {duration(self.probe_seconds)}:", *lines]
+        return [*self.clock, f"{name} {duration(self.probe_seconds)}:", *lines]
 
 
 def _sum(stages: Iterable[Stage]) -> Seconds:
@@ -122,7 +124,8 @@ def forecast(cell: Cell) -> Forecast:
     stages = _stages(bench, run, found, loaded)
     if plan.baseline_threads is not None:
         stages = [replace(one, is_beside=one.name == BASELINE and one.seconds is not None) for one in stages]
-    return Forecast(stages, spent, (time.process_time() - used) / spent, _left_out(bench.config))
+    clock = tuple(in_words(bench.timeline)) if bench.timeline else ()
+    return Forecast(stages, spent, (time.process_time() - used) / spent, _left_out(bench.config), clock)
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def _stages(bench: Bench, run: TrainingRun, paces: Paces, loaded: float) -> list
         return stages
 
     def alone() -> Seconds:
-        tokens = trained_tokens(replace(run, only=frozenset(bench.local_sample), method=FedAvg()))
+        tokens = trained_tokens(replace(run, only=frozenset(bench.local_sample), method=FedAvg(), timeline=None))
         return stages[0].needed + paces.step.times(tokens) + paces.scoring(of_sample, size, has_adapter=True)
 
     return [*stages, _unless("done" if cell.baseline.finished() else "", BASELINE, alone)]

@@ -18,7 +18,6 @@ from fedllm_bench.metrics.running import by_length
 from fedllm_bench.runs.cell import in_one_process
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.training import engines
-from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.passes import CPU_TOKENS, PassPlan, padded_tokens
 from fedllm_bench.training.run import TrainingRun
@@ -116,6 +115,7 @@ def training_run(bench: Bench) -> TrainingRun:
         map_blocks=engine,
         folder=bench.cell.folder,
         plan=bench.model.plan,
+        timeline=bench.timeline,
         only=only,
     )
 
@@ -144,7 +144,7 @@ def _one_step(task: ClientTask, number: int, state: Any, micro_batches: int) -> 
 
 def blocks_of(run: TrainingRun, rounds: int, first: int = 0) -> Iterator[list[ClientTask]]:
     """The blocks of the first `rounds` rounds of the run from round `first` on, without states of clients."""
-    plan = schedule(run.config, len(run.clients), run.clients.file_order)
+    plan = run.chosen
     start = FedAvg().init({})
     size = clients_per_block(run.config, run.clients.tokens["train"], run.plan)
     for number, every in islice(enumerate(plan), first, first + rounds):

@@ -19,6 +19,7 @@ from fedllm_bench.methods.fedem import num_mixed
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.report.labels import in_figure
+from fedllm_bench.results.clock import clock_block
 from fedllm_bench.results.cuts import cuts_block
 from fedllm_bench.results.per_client import gains, over_rounds, scores_of
 from fedllm_bench.results.privacy import communication_block, privacy_block
@@ -37,7 +38,8 @@ from fedllm_bench.runs.loading import Bench
 from fedllm_bench.runs.personalise import local_of
 from fedllm_bench.runs.score_files import Scores
 from fedllm_bench.scores.score import Score
-from fedllm_bench.training.faults import DROPPED_OUT, participants
+from fedllm_bench.training.clock.keeping import trained_by
+from fedllm_bench.training.faults import DROPPED_OUT
 
 if TYPE_CHECKING:
     from fedllm_bench.report import figures
@@ -77,6 +79,7 @@ def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) ->
         communication=communication_block(bench.method, config, len(bench.clients), rounds),
         aggregation=aggregation_block(config, rounds),
         attack=attack_block(config, bench.clients.ids, rounds),
+        clock=clock_block(config, rounds),
     )
     _draw(bench, payload, rounds)
     write_results(folder / RESULTS, payload)
@@ -127,7 +130,7 @@ def _about_data(bench: Bench, num_rounds: int) -> dict[str, Any]:
     manifest = bench.cell.split.manifest
     ids = bench.clients.ids
     # a pooled method trains on everyone's rows, whomever the schedule chooses
-    visited = participants(bench.config, len(ids), bench.clients.file_order, num_rounds)
+    visited = trained_by(bench.timeline, bench.config, bench.clients, num_rounds)
     never = [] if bench.method.pooled else sorted(set(range(len(ids))) - visited)
     return {
         "num_clients": len(manifest.clients),
@@ -219,7 +222,7 @@ def num_dropouts(rounds: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -> list[Path]:
-    from fedllm_bench.report import client_figures, figures, view_figures  # load matplotlib
+    from fedllm_bench.report import client_figures, clock_figures, figures, view_figures  # load matplotlib
 
     run, metrics, out = payload["run"], payload["metrics"], bench.cell.folder / "figures"
     label = in_figure(run)
@@ -230,6 +233,7 @@ def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -
         points, on = _heldout_points(loss, len(rounds))
         paths += figures.loss_over_rounds(rounds, points, out, label=label, heldout_on=on, unit=loss["unit"])
     paths += view_figures.heldout_bands(payload, out, label=label)
+    paths += clock_figures.over_the_clock({run["method"]: payload}, out, label=label)
     paths += view_figures.personal_gain(payload, out, label=label)
     for metric in payload["clients"]:
         paths += client_figures.clients(payload, metric, out, label=label)

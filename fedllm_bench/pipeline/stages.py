@@ -50,8 +50,8 @@ from fedllm_bench.runs.scoring import (
 )
 from fedllm_bench.training import engines
 from fedllm_bench.training.checkpoint import ClientStates
+from fedllm_bench.training.clock.keeping import keep_timeline, trained_by
 from fedllm_bench.training.cluster.pool import close_pool
-from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model.adapter import as_wide_as, save_adapter
 from fedllm_bench.training.model.full import save_model
 from fedllm_bench.training.model.kinds.saving import save_kind
@@ -170,6 +170,7 @@ def train(bench: Bench, baseline: Baseline | None) -> Server:
         log.warning(line)
     map_blocks = engines.ENGINES[config.engine](bench.model, bench.method, config)
     only = frozenset(bench.local_sample) if trains_alone(bench.method) else None
+    keep_timeline(cell.folder, bench.timeline, bench.clients.ids)
     with interrupts.deferred() as stop:
         run = TrainingRun(
             config=config,
@@ -178,6 +179,7 @@ def train(bench: Bench, baseline: Baseline | None) -> Server:
             map_blocks=map_blocks,
             folder=cell.folder,
             plan=bench.model.plan,
+            timeline=bench.timeline,
             only=only,
             stop=stop,
             watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds, baseline),
@@ -209,7 +211,7 @@ def final_adapters(bench: Bench, server: Server) -> Iterator[tuple[str, Tree]]:
     if not trains_alone(bench.method):
         yield kind, bench.method.adapter(server)
     if bench.method.personal:
-        trained = participants(bench.config, len(ids), bench.clients.file_order, server.round)
+        trained = trained_by(bench.timeline, bench.config, bench.clients, server.round)
         for k in (client for client in bench.local_sample if client in trained):
             yield f"{kind}s/{folder_name(ids[k], k)}", own_adapter(bench, server, k)
 

@@ -9,6 +9,7 @@ from fedllm_bench.common.text import counted, duration, part_of, size, wrapped
 from fedllm_bench.report.client_table import about_views
 from fedllm_bench.report.interval_words import how, why_none
 from fedllm_bench.report.names import listed, short_name
+from fedllm_bench.results.clock import about_clock
 from fedllm_bench.results.cuts import about_cuts
 from fedllm_bench.results.sample_words import about_sample
 
@@ -50,6 +51,7 @@ def legend(payload: Payload, width: int) -> list[str]:
         *_dropped_out(cost),
         *_unscored(metrics),
         *_uploads(payload),
+        *about_clock(payload),
         *_cost(cost),
     ]
     return [line for item in items for line in wrapped(item, width)]

@@ -132,6 +132,21 @@ class AttackBlock:
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)
+class ClockBlock:
+    """The virtual clock; `virtual_seconds` and `bytes` (both ways, since the start) are those at each round's end."""
+
+    mode: Text
+    sampler: Text
+    num_used: Int
+    num_late: Int
+    num_surplus: Int
+    mean_staleness: Number | None
+    max_staleness: Int | None
+    virtual_seconds: tuple[Number, ...]
+    bytes: tuple[Int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=OBJECT)
 class RunBlock:
     """Which run it is."""
 
@@ -219,6 +234,7 @@ class Results:
     communication: CommunicationBlock | None
     aggregation: AggregationBlock | None = None  # older files lack it, and the next
     attack: AttackBlock | None = None
+    clock: ClockBlock | None = None
 
 
 @cache

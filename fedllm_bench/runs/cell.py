@@ -13,6 +13,7 @@ from typing import Any
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import AGAIN, UserError
 from fedllm_bench.config import base_model, starting
+from fedllm_bench.config.clock.section import DRAWN, VirtualClock
 from fedllm_bench.config.config_robust import OF_ATTACK, Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, Privacy
 from fedllm_bench.config.run import Method, Ray, RunConfig
@@ -76,10 +77,11 @@ class Cell:
         if config.method.name == BASELINE:
             return self
         data = replace(config.data, shuffle_users=False, swap_answers=False)
-        federation = replace(config.federation, weighting="uniform")  # nothing is averaged
+        # nothing is averaged, and nobody waits for anybody
+        federation = replace(config.federation, weighting="uniform", sampler="uniform")
         method = Method(name=BASELINE, constants={})
         config = replace(config, privacy=Privacy(), communication=Communication())  # nothing is sent
-        config = replace(config, aggregation=Aggregation(), attack=_asked(config))
+        config = replace(config, aggregation=Aggregation(), attack=_asked(config), clock=VirtualClock())
         config = replace(config, plugins=without_method(config.plugins))
         return self.like(_viewed(replace(config, method=method, data=data, federation=federation)))
 
@@ -124,7 +126,13 @@ def settings_hash(config: RunConfig, split_hash: str, base_hash: str) -> str:
     config = in_one_process(config)
     base = replace(config.model, name=base_hash, adapter=None)  # the hash covers the adapter
     local = replace(config.local, on_divergence="stop")
-    return files.sha256_json(replace(_viewed(config), split=split_hash, model=base, local=local).to_dict())[:10]
+    named = replace(_viewed(config), split=split_hash, model=base, local=local, clock=_by_contents(config.clock))
+    return files.sha256_json(named.to_dict())[:10]
+
+
+def _by_contents(clock: VirtualClock) -> VirtualClock:
+    """The contents of a file of devices name a run, not its place."""
+    return clock if clock.devices == DRAWN else replace(clock, devices="file")
 
 
 def in_one_process(config: RunConfig) -> RunConfig:

@@ -38,6 +38,8 @@ from fedllm_bench.runs.row_tokens import Encoded, memory_items, planted_in, rewa
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.budget import rounds_within
+from fedllm_bench.training.clock.simulating import planned_timeline
+from fedllm_bench.training.clock.timeline import Timeline
 from fedllm_bench.training.cluster.computing import Workers
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model import limits
@@ -86,10 +88,15 @@ class Bench:
     @cached_property
     def num_rounds(self) -> int:
         """The rounds that the budget of bytes has room for; a :class:`UserError` where it has none."""
-        plan = schedule(self.config, len(self.clients), self.clients.file_order)
         if self.config.communication.budget_mb is None:
-            return len(plan)
+            return self.config.federation.rounds
+        plan = schedule(self.config, len(self.clients), self.clients.file_order)
         return rounds_within(self.config, self.method, self.initial, plan)
+
+    @cached_property
+    def timeline(self) -> Timeline | None:
+        """That of the clock; a :class:`UserError` where its file of devices does not fit the clients."""
+        return planned_timeline(self.config, self.method, self.clients, self.initial)
 
     @cached_property
     def visited(self) -> frozenset[int]:
@@ -159,6 +166,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     _check_asked(metrics, items, is_told=not is_baseline)
     bench = Bench(cell, model, clients, items, settings, metrics, workers)
     _ = bench.num_rounds  # refuses a budget that is too small for one round
+    _ = bench.timeline
     bench.method.init(bench.initial)  # refuses parts of the adapter that no tensor has
     return bench
 

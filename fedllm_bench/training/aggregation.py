@@ -89,13 +89,15 @@ class Mean:
     total: Mapping[str, Tree]
     weights: Mapping[str, float]
 
-    def add(self, result: ClientResult, weight: float) -> Mean:
+    def add(self, result: ClientResult, weight: float, divisor: float | None = None) -> Mean:
+        """With one upload more. Of its "delta" the sum is divided by `divisor` in the place of its weight."""
         total, weights = dict(self.total), dict(self.weights)
         for key, tree in result.upload.items():
             w = weight if key in BY_WEIGHT else 1.0
             scaled = {name: tensor * w for name, tensor in tree.items()}
             total[key] = tmap(lambda t, u: t + u, total[key], scaled) if key in total else scaled
-            weights[key] = weights.get(key, 0.0) + w
+            counted = divisor if key == "delta" and divisor is not None else w
+            weights[key] = weights.get(key, 0.0) + counted
         return Mean(total, weights)
 
     def value(self, expected_clients: float | None = None) -> Upload:

@@ -94,19 +94,26 @@ def unlike(found: Shapes, like: Mapping[str, Tree]) -> str | None:
 
 def save_server(folder: Path, server: Server) -> None:
     """The checkpoint of a whole round; what an interrupted session left of it is not needed any more."""
-    trees = {"params": server.params, **{f"slot.{name}": tree for name, tree in server.slots.items()}}
-    save_trees(make_folder(folder) / FILE, trees, {"round": server.round})
+    write_server(make_folder(folder) / FILE, server)
     (folder / PARTIAL_FILE).unlink(missing_ok=True)
 
 
+def write_server(path: Path, server: Server) -> None:
+    trees = {"params": server.params, **{f"slot.{name}": tree for name, tree in server.slots.items()}}
+    save_trees(path, trees, {"round": server.round})
+
+
 def load_server(folder: Path, start: Server | None = None, rounds: int | None = None) -> Server | None:
-    """The last checkpoint of `folder`, or None where there is none.
+    """The last checkpoint of `folder`, or None where there is none; see :func:`read_server`."""
+    path = folder / FILE
+    return read_server(path, start, rounds) if path.is_file() else None
+
+
+def read_server(path: Path, start: Server | None = None, rounds: int | None = None) -> Server:
+    """What :func:`write_server` wrote.
 
     Raises a :class:`UserError` for what a run of `rounds` rounds that began at `start` cannot have written.
     """
-    path = folder / FILE
-    if not path.is_file():
-        return None
     trees, metadata = load_trees(path, lambda shapes: None if start is None else _server_problem(shapes, start))
     done = metadata.get("round")
     if type(done) is not int or done < 0 or (rounds is not None and done > rounds) or "params" not in trees:

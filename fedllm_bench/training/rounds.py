@@ -9,11 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import write_jsonl
 from fedllm_bench.common.progress import Share
-from fedllm_bench.common.text import part_of
-from fedllm_bench.common.trees import Tree, num_bytes
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.run import Local
 from fedllm_bench.methods.adapters.ranks import CutRanks, rank_received
 from fedllm_bench.methods.base import Message, Server, Upload
@@ -32,7 +30,6 @@ from fedllm_bench.training.aggregation import (
     secure_round,
     with_words,
 )
-from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.budget import ByteBudget, bytes_down
 from fedllm_bench.training.checkpoint import (
     ROUNDS,
@@ -46,8 +43,10 @@ from fedllm_bench.training.checkpoint import (
     save_server,
 )
 from fedllm_bench.training.client_round import Block, ClientResult, MapBlocks
-from fedllm_bench.training.faults import DROPPED_OUT, dropouts
+from fedllm_bench.training.clock.cohorts import Cohort, cohorts_of, kept_version, versions_of, without_old
+from fedllm_bench.training.faults import dropouts
 from fedllm_bench.training.run import TrainingRun
+from fedllm_bench.training.steps.answers import absent, check_answers, summary_of
 from fedllm_bench.training.tasks import Until, batched, clients_per_block, in_order, pooled_task, tasks_of_round
 
 log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     Raises a :class:`UserError` when no client of a round has an answer or the first round diverges, and Interrupted
     once `run.stop` is asked.
     """
-    plan = schedule(run.config, len(run.clients), run.clients.file_order)
+    plan, versions = run.chosen, versions_of(run.folder)
     start = run.method.init(params)
     server = load_server(run.folder / "checkpoint", start, len(plan)) or start
     records = load_records(run.folder, server.round)
@@ -79,11 +78,14 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
                 break
             share.note = f"round {round_num + 1} of {len(plan)}"
             shown = replace(run, map_blocks=_shown(run.map_blocks, share, round_num + 1, len(chosen)))
-            server, record = _one_round(shown, start, server, chosen, records)
+            before = server
+            server, record = _one_round(shown, start, before, chosen, records)
             records.append(record)
             budget = budget.after(round_num, _answered(record))
             write_jsonl(run.folder / ROUNDS, records)
+            kept_version(run.timeline, versions, before)
             save_server(run.folder / "checkpoint", server)
+            without_old(run.timeline, versions, round_num)
             run.states.forget_before(chosen, server.round)
             share.reach(server.round, is_new=True)
             divergence.judge(run.config, [record], run.folder)
@@ -112,6 +114,7 @@ def _shown(map_blocks: MapBlocks, share: Share, end: int, num_clients: int) -> M
 class _Answers:
     """What has come of a round so far."""
 
+    round_num: int
     mean: Mean
     results: list[dict[str, Any]]
     notes: UploadNotes
@@ -125,9 +128,10 @@ class _Answers:
         notes = UploadNotes(run.config, run.method, len(run.clients), norms=list(found.norms))
         gathered = Gathered(found.uploads, found.shares)
         sums = secure_round(run, round_num, chosen)
-        return cls(Mean(found.total, found.weights), list(found.results), notes, found.seconds, gathered, sums)
+        mean = Mean(found.total, found.weights)
+        return cls(round_num, mean, list(found.results), notes, found.seconds, gathered, sums)
 
-    def save(self, folder: Path, round_num: int, seconds: float) -> None:
+    def save(self, folder: Path, seconds: float) -> None:
         """Keep them for the next session; where notes need the uploads themselves, the round begins anew."""
         if self.notes.deltas:
             return
@@ -141,10 +145,11 @@ class _Answers:
             uploads=self.gathered.uploads,
             shares=self.gathered.weights,
         )
-        save_partial(folder, round_num, partial)
+        save_partial(folder, self.round_num, partial)
 
-    def add(self, run: TrainingRun, server: Server, result: ClientResult) -> None:
+    def add(self, run: TrainingRun, cohort: Cohort, result: ClientResult) -> None:
         """Count the upload of a client that answered."""
+        server = cohort.server
         if self.sums is not None:
             self.mean = with_words(self.mean, self.sums, result)
             return
@@ -155,7 +160,8 @@ class _Answers:
         if run.method.needs_all:
             self.gathered = self.gathered.add(received, weight)
         else:
-            self.mean = self.mean.add(replace(result, upload=received), weight)
+            own = replace(result, upload=received)
+            self.mean = self.mean.add(own, weight * cohort.discount, weight * cohort.counts)
 
     def value(self, run: TrainingRun, server: Server) -> Upload:
         """The mean of the uploads, or what the method makes of all of them."""
@@ -172,31 +178,30 @@ def _one_round(
 ) -> tuple[Server, dict[str, Any]]:
     started = time.perf_counter()
     message, config = run.method.broadcast(server), run.config
-    local = replace(config.local, lr=config.local.lr_at(server.round, config.federation.rounds))
     chosen = [client for client in chosen if run.only is None or client in run.only]
-    away = frozenset[int]() if run.method.pooled else dropouts(config, server.round, chosen)
+    away = _away(run, server, chosen)
     answers = _Answers.so_far(run, server.round, chosen)
     present = [client for client in chosen if client not in away]
-    _collect(run, server, message, local, present, answers)
+    _collect(run, cohorts_of(config.clock, run.timeline, versions_of(run.folder), server, present), answers)
     seconds = round(answers.seconds + time.perf_counter() - started, 4)
     if run.stop.asked and len(answers.results) < (1 if run.method.pooled else len(chosen) - len(away)):
-        answers.save(run.folder / "checkpoint", server.round, seconds)
+        answers.save(run.folder / "checkpoint", seconds)
         run.stop.check()
     results = answers.results
-    _check_answers(results, server.round, config.federation.failure_limit, run.method.expected_clients())
-    diverged = divergence.divergence_of(run, start, server, present, results, records)
+    check_answers(results, server.round, config.federation.failure_limit, run.method.expected_clients())
+    diverged = divergence.divergence_of(run, start, server, present, _of_present_model(run, server, results), records)
     sent = [result["bytes_up"] for result in results if result["failure"] is None]
     after, mean = _updated(run, server, answers, len(sent))
-    results = sorted([*results, *(_absent(run, client) for client in away)], key=lambda result: result["clients"])
+    results = sorted([*results, *(absent(run, client) for client in away)], key=lambda result: result["clients"])
     record = {
         "round": server.round + 1,
-        "lr": local.lr,
+        "lr": config.local.lr_at(server.round, config.federation.rounds),
         **{key: [result[key] for result in results] for key in SUMMARY_KEYS},
-        "bytes_down": sum(bytes_down(run.method, server, message, result["clients"]) for result in results),
-        "bytes_up": sum(sent) if run.method.sends else 0,
+        **_traffic(run, server, message, results, sum(sent)),
         "update_norm": moved(run.method, server, after, mean),
         **answers.notes.record(server, after, mean),
         **_ranks(run, results),
+        **_of_clock(run, server, results),
         **robust_record(config, run.method, len(run.clients), results),
         **kept_record(mean, answers.results),
         **({"divergence": diverged} if diverged else {}),
@@ -206,21 +211,65 @@ def _one_round(
     return after, record
 
 
-def _collect(
-    run: TrainingRun, server: Server, message: Message, local: Local, chosen: Sequence[int], answers: _Answers
-) -> None:
-    """Train those of the `chosen` clients who have not answered yet; fewer where `run.stop` is asked for."""
-    pooled, left = run.method.pooled, chosen[len(answers.results) :]
-    tasks = [pooled_task(run, server, chosen)] if pooled else tasks_of_round(run, server, left)
+def _away(run: TrainingRun, server: Server, chosen: Sequence[int]) -> frozenset[int]:
+    """Those of the `chosen` clients of a round who drop out."""
+    if run.timeline is not None:
+        return run.timeline.lost(server.round)
+    return frozenset() if run.method.pooled else dropouts(run.config, server.round, chosen)
+
+
+def _collect(run: TrainingRun, cohorts: Iterable[Cohort], answers: _Answers) -> None:
+    """Train those of the cohorts who have not answered yet; fewer where `run.stop` is asked for."""
+    done = len(answers.results)
+    for cohort in cohorts:
+        left, done = cohort.clients[done:], max(0, done - len(cohort.clients))
+        if run.stop.asked and answers.results:
+            return
+        if left or run.timeline is None:
+            _train(run, cohort, left, answers)
+
+
+def _train(run: TrainingRun, cohort: Cohort, left: Sequence[int], answers: _Answers) -> None:
+    """Train those clients of a cohort who are `left`, each from the cohort's server at its rate."""
+    pooled, server, config = run.method.pooled, cohort.server, run.config
+    local = replace(config.local, lr=config.local.lr_at(server.round, config.federation.rounds))
+    tasks = [pooled_task(run, server, cohort.clients)] if pooled else tasks_of_round(run, server, left)
     order = [len(run.clients)] if pooled else left
-    blocks = Until(run.stop, batched(tasks, clients_per_block(run.config, run.clients.tokens["train"], run.plan)))
-    for result in in_order(run.map_blocks(message, blocks, local), order, run.stop):
+    blocks = Until(run.stop, batched(tasks, clients_per_block(config, run.clients.tokens["train"], run.plan)))
+    for result in in_order(run.map_blocks(run.method.broadcast(server), blocks, local), order, run.stop):
         if answers.sums is not None:
             result = sealed(answers.sums, result)
-        answers.results.append(_summary(result))
+        answers.results.append(summary_of(result))
         if result.failure is None:
-            run.states.put(result.client, result.state, server.round + 1)
-            answers.add(run, server, result)
+            run.states.put(result.client, result.state, answers.round_num + 1)
+            answers.add(run, cohort, result)
+
+
+def _traffic(
+    run: TrainingRun, server: Server, message: Message, results: Sequence[Mapping[str, Any]], sent: int
+) -> dict[str, int]:
+    """Bytes down and up of a round; under a clock those who were asked in it, and what came too late beside `sent`."""
+    asked, late = [result["clients"] for result in results], 0
+    if run.timeline is not None:
+        asked = [visit.client for visit in run.timeline.steps[server.round].sent]
+        late = run.timeline.bytes_of_late(server.round)
+    down = sum(bytes_down(run.method, server, message, client) for client in asked)
+    return {"bytes_down": down, "bytes_up": sent + late if run.method.sends else 0}
+
+
+def _of_present_model(run: TrainingRun, server: Server, results: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The results of those who began from `server`."""
+    if run.timeline is None:
+        return results
+    fresh = run.timeline.cohorts(server.round).get(server.round, [])
+    return [result for result in results if result["clients"] in fresh]
+
+
+def _of_clock(run: TrainingRun, server: Server, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the clock says of a round; {} where there is none."""
+    if run.timeline is None:
+        return {}
+    return run.timeline.record(server.round, [result["clients"] for result in results])
 
 
 def _updated(run: TrainingRun, server: Server, answers: _Answers, num_answers: int) -> tuple[Server, Upload]:
@@ -244,56 +293,3 @@ def _ranks(run: TrainingRun, results: Sequence[dict[str, Any]]) -> dict[str, Any
     if ranks is None:
         return {}
     return {"ranks": [result["rank"] or ranks.rank_of(result["clients"]) for result in results]}
-
-
-def _absent(run: TrainingRun, client: int) -> dict[str, Any]:
-    """The summary of a client that dropped out."""
-    client_id = run.clients.ids[client]
-    rows = len(run.clients.train_rows[client_id])
-    nothing = ClientResult(
-        client=client,
-        client_id=client_id,
-        upload={},
-        state={},
-        num_examples=rows,
-        losses=(),
-        failure=DROPPED_OUT,
-    )
-    return _summary(nothing)
-
-
-def _summary(result: ClientResult) -> dict[str, Any]:
-    steps = len(result.losses)
-    return {
-        "clients": result.client,
-        "client_ids": result.client_id,
-        "losses": sum(result.losses) / steps if steps else None,
-        "first": result.losses[0] if steps else None,
-        "last": result.losses[-1] if steps else None,
-        "num_examples": result.num_examples,
-        "steps": steps,
-        "failures": result.failure,
-        "bytes_up": num_bytes(result.upload),
-        "rank": None,
-        "failure": result.failure,
-    }
-
-
-def _check_answers(
-    results: Sequence[dict[str, Any]], round_num: int, limit: float, expected: float | None = None
-) -> None:
-    """Name every client without a finite answer; stop where no one has one, or more than `limit` allows.
-
-    Where the mean is over `expected` clients, a failed one is a zero in it, and the limit is of those.
-    """
-    failed = [result for result in results if result["failure"] is not None]
-    for result in failed:
-        log.warning("round %d, client %s: %s; left out", round_num + 1, result["client_ids"], result["failure"])
-    nobody = len(failed) == len(results) and expected is None
-    if failed and (nobody or len(failed) > limit * max(len(results), expected or 0)):
-        first = failed[0]
-        raise UserError(
-            f"round {round_num + 1}: {part_of(len(failed), len(results), 'client', 'have')} no finite answer, more "
-            f"than federation.failure_limit={limit} allows (client {first['client_ids']}: {first['failure']}); "
-            "lower local.lr or local.clip; the last checkpoint stays"
-        )

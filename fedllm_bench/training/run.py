@@ -10,8 +10,10 @@ from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.methods.base import FedAvg, Server
+from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.client_round import MapBlocks
+from fedllm_bench.training.clock.timeline import Timeline
 from fedllm_bench.training.passes import DEFAULT, PassPlan
 
 
@@ -23,7 +25,7 @@ def _unwatched(server: Server) -> None:
 class TrainingRun:
     """What the rounds need; `only` restricts training to named clients, for the baseline `local`.
 
-    `plan` is that of the model that `map_blocks` trains.
+    `plan` is that of the model that `map_blocks` trains. `timeline` is that of the clock, None where there is none.
 
     `watch` is called with the server of each checkpoint, and again with the one that a run goes on from.
     When `stop` is asked for, the blocks of clients in training end first, and what they answered is kept.
@@ -35,9 +37,17 @@ class TrainingRun:
     map_blocks: MapBlocks
     folder: Path
     plan: PassPlan = DEFAULT
+    timeline: Timeline | None = None
     only: frozenset[int] | None = None
     stop: Stop = field(default_factory=Stop)
     watch: Callable[[Server], None] = _unwatched
+
+    @property
+    def chosen(self) -> list[list[int]]:
+        """The clients of each round: those who are asked, or under a clock those who answer or are lost."""
+        if self.timeline is not None:
+            return self.timeline.chosen
+        return schedule(self.config, len(self.clients), self.clients.file_order)
 
     @property
     def states(self) -> ClientStates:

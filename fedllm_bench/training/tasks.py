@@ -13,6 +13,7 @@ from fedllm_bench.data.pairs import AnyPart
 from fedllm_bench.methods.base import Server
 from fedllm_bench.training.batches import plan_steps
 from fedllm_bench.training.client_round import ClientResult, ClientTask
+from fedllm_bench.training.clock.work import expected_turns
 from fedllm_bench.training.faults import steps_done
 from fedllm_bench.training.passes import PassPlan
 
@@ -141,6 +142,4 @@ def tasks_of_steps(run: TrainingRun, server: Server, chosen: Iterable[int], step
 
 
 def _turns(run: TrainingRun) -> float:
-    """How often a client can expect to be chosen: R S / N."""
-    federation = run.config.federation
-    return federation.rounds * federation.clients_per_round / len(run.clients)
+    return expected_turns(run.config, len(run.clients))

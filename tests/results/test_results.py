@@ -283,7 +283,7 @@ def paths_of(value, prefix=()):
 
 
 # Keys that files of before do not have.
-NOT_BEFORE = {("run", "base"), ("run", "base_hash"), ("run", "mixture"), ("aggregation",), ("attack",)}
+NOT_BEFORE = {("run", "base"), ("run", "base_hash"), ("run", "mixture"), ("aggregation",), ("attack",), ("clock",)}
 
 
 def test_a_file_without_the_later_keys_is_read(payload):

@@ -16,6 +16,7 @@ B comes first: it begins at zero, and there the gradient of A is zero.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -79,6 +80,7 @@ class Alternate(Wrapped):
     `everyone`: all clients take part in each round, so that each has all but the half that the last round changed.
     """
 
+    of_one_round: ClassVar[str] = "all clients of a round train the same half"
     everyone: bool
 
     def tell(self, server: Server, client: int) -> Message:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ WHOLE = ("residual",)  # keys of a message that are of the frozen weights, whate
 class CutRanks(Wrapped):
     """`inner` with clients of `ranks` (None: of `rank`, where the method prunes them); `rank` is the server's."""
 
+    of_one_round: ClassVar[str] = "a row that a client lacks counts as zero in one model"
     ranks: Ranks | None
     rank: int
     seed: int

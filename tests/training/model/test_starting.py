@@ -123,7 +123,8 @@ BAD = {
     "a pickle": (pickled, "pickle, which is not read"),
     "not JSON": (lambda folder: (folder / "adapter_config.json").write_text("{"), "is not JSON"),
     "a list": (lambda folder: (folder / "adapter_config.json").write_text("[]"), "not a JSON object"),
-    "another kind": (with_config(peft_type="IA3"), "PEFT type IA3"),
+    "another kind": (with_config(peft_type="PREFIX_TUNING"), "PEFT type PREFIX_TUNING"),
+    "tensors of another kind": (with_config(peft_type="IA3"), "of its tensors"),
     "other layers": (with_config(target_modules=["c_attn"]), "does not fit this base model"),
     "another rank": (with_config(r=2), "does not fit this base model"),
     "other widths": (
