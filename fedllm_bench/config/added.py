@@ -17,6 +17,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "data": {"swap_answers": False, "split_pairs": False, "canaries": 0, "canary_repeats": 1},
     "model": {"device_map": ""},
     "lora": {"ranks": None},
+    "federation": {"patience": 0, "check_every": 1, "validation": 0.1},
     "local": {"on_divergence": "stop", "simpo_gamma": 0.5, "kto_desirable": 1.0, "kto_undesirable": 1.0},
     "communication": {
         **{"budget_mb": None, "download_dtype": "float32", "scales": "tensor", "fair_lambda": 0.01},

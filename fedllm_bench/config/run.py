@@ -24,7 +24,8 @@ from fedllm_bench.config.config_uploads import Communication, NotNegative, Posit
 from fedllm_bench.config.config_uploads import Strict as _Strict
 from fedllm_bench.config.objective_rules import check_objective
 from fedllm_bench.config.option_names import setting_of, unknown_option
-from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_together
+from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_stopping, check_together
+from fedllm_bench.config.sections import Federation as Federation
 from fedllm_bench.config.sections import Lora as Lora
 from fedllm_bench.config.sections import Model as Model
 from fedllm_bench.config.sections import Ray as Ray
@@ -69,22 +70,6 @@ class Data(_Strict):
     canary_repeats: Count = 1
     clients: Count | None = None
     upstream: Text | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Federation(_Strict):
-    rounds: Count
-    clients_per_round: Count
-    weighting: Literal["examples", "uniform"]
-    failure_limit: Fraction  # of a round's clients; where more have no finite answer, the run stops
-
-    def check(self, num_clients: int) -> None:
-        """Raise a :class:`UserError` when a round would need more clients than the split has."""
-        if self.clients_per_round > num_clients:
-            raise UserError(
-                f"federation.clients_per_round={self.clients_per_round}, but the split has {num_clients} "
-                f"clients; give {num_clients} or fewer: --set federation.clients_per_round={num_clients}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +177,7 @@ class RunConfig(_Strict):
     def __post_init__(self) -> None:
         check_objective(self.data, self.local, self.engine)
         check_together(self.model, self.lora, self.communication, self.engine, self.ray)
+        check_stopping(self.federation, self.privacy, self.variant)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""

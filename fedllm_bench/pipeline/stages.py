@@ -21,11 +21,10 @@ from filelock import FileLock, Timeout
 from fedllm_bench.common import files, interrupts, provenance
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.ledger import Ledger
-from fedllm_bench.common.mixtures import Mixture, parts_of
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
-from fedllm_bench.methods.base import ClientState, Server, trains_alone
+from fedllm_bench.methods.base import Server, trains_alone
 from fedllm_bench.pipeline.beside import Baseline, baseline_of, plan_of
 from fedllm_bench.pipeline.pass_search import with_passes
 from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
@@ -42,16 +41,15 @@ from fedllm_bench.runs.row_tokens import planted_in
 from fedllm_bench.runs.scoring import (
     Scores,
     evaluate,
-    evaluate_each,
-    evaluate_mixtures,
     has_scores,
     own_scores,
     read_scores,
     saved_scores,
     shared_scores,
 )
+from fedllm_bench.runs.serving import own_adapter, scores_under
+from fedllm_bench.runs.validation import validation_of
 from fedllm_bench.training import engines
-from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.cluster.pool import close_pool
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model.adapter import as_wide_as, save_adapter
@@ -181,6 +179,7 @@ def train(bench: Bench, baseline: Baseline | None) -> Server:
             plan=bench.model.plan,
             only=only,
             stop=stop,
+            validation=validation_of(bench, stop),
             watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds, baseline),
         )
         server = run_rounds(run, bench.initial)
@@ -213,42 +212,9 @@ def final_adapters(bench: Bench, server: Server) -> Iterator[tuple[str, Tree]]:
             yield f"{kind}s/{folder_name(ids[k], k)}", own_adapter(bench, server, k)
 
 
-def own_adapter(bench: Bench, server: Server, client: int) -> Tree:
-    """What one client answers with; one that was never chosen has what its method gives to those."""
-    known = {**state_of(bench, server, client), **bench.method.tell(server, client)}
-    return bench.method.serve(server.params, known)
-
-
-def state_of(bench: Bench, server: Server, client: int) -> ClientState:
-    states = ClientStates(bench.cell.folder / "checkpoint" / "clients")
-    return states.get(client, bench.method.client_init(server.params), server.round)
-
-
-def mixtures_of(bench: Bench, server: Server) -> tuple[dict[str, Mixture], Mixture] | None:
-    """The mixtures with which clients of the sample answer, and that of users who have none of their own."""
-    first = bench.method.mixture(bench.method.client_init(server.params))
-    if first is None:
-        return None
-    parts, found = parts_of(server.params), {}
-    for client in bench.local_sample:
-        shares = bench.method.mixture(state_of(bench, server, client))
-        found[bench.clients.ids[client]] = Mixture(parts, (first if shares is None else shares).tolist())
-    return found, Mixture(parts, first.tolist())
-
-
 def score_after(bench: Bench, server: Server, ledger: Ledger) -> Scores:
-    """Scores under the global adapter, or of the sampled clients under their own.
-
-    Unseen users have none of their own, so theirs is the global one; under `local` they are not scored.
-    """
-    method, label = bench.method, bench.config.method.name
-    if not method.personal:
-        return evaluate(bench, [(method.adapter(server), bench.items)], label, ledger=ledger)
-    if (mixed := mixtures_of(bench, server)) is not None:
-        return evaluate_mixtures(bench, *mixed, label, ledger=ledger)
-    adapters = {bench.clients.ids[client]: own_adapter(bench, server, client) for client in bench.local_sample}
-    unseen = [] if trains_alone(method) else [item for item in bench.items if item.part == "unseen"]
-    return evaluate_each(bench, adapters, label, others=(method.adapter(server), unseen), ledger=ledger)
+    """Scores under what was trained."""
+    return scores_under(bench, server, bench.config.method.name, bench.local_sample, ledger=ledger)
 
 
 def score_local(bench: Bench, baseline: Baseline) -> Scores:

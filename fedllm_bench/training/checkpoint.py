@@ -140,11 +140,16 @@ class ClientStates:
         if state:
             save_trees(make_folder(self._of(client)) / f"r{rounds_done:06d}.safetensors", state, {})
 
-    def forget_before(self, clients: Iterable[int], rounds_done: int) -> None:
-        """Remove what a newer state replaces; call it once the checkpoint of that round stands."""
+    def forget_before(self, clients: Iterable[int], rounds_done: int, kept: int | None = None) -> None:
+        """Remove what a newer state replaces; call it once the checkpoint of that round stands.
+
+        `kept`: a round whose states stay, beside the newest.
+        """
         for client in clients:
-            for path in self._files(client)[:-1]:
-                if _round_of(path) < rounds_done:
+            files = self._files(client)
+            stays = [path for path in files if kept is not None and _round_of(path) <= kept][-1:]
+            for path in files[:-1]:
+                if _round_of(path) < rounds_done and path not in stays:
                     path.unlink()
 
     def _files(self, client: int) -> list[Path]:
