@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,9 @@ from fedllm_bench.data.pairs import whole
 from fedllm_bench.methods.fedem import num_mixed
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.sample import sample_block
+from fedllm_bench.pipeline.clock import Clock
+from fedllm_bench.pipeline.run_cost import RawSides as RawSides
+from fedllm_bench.pipeline.run_cost import energy_of_run, flops_of_run
 from fedllm_bench.report.labels import in_figure
 from fedllm_bench.results.cuts import cuts_block
 from fedllm_bench.results.early_stop import checked, early_stop_block, kept_round
@@ -36,26 +38,14 @@ from fedllm_bench.runs.client_rounds import FILE
 from fedllm_bench.runs.folder import RESULTS, RunFolder
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.runs.personalise import local_of
-from fedllm_bench.runs.scoring import Scores
 from fedllm_bench.runs.validation import num_checked_rows
-from fedllm_bench.scores.score import Score
 from fedllm_bench.training.faults import DROPPED_OUT, participants
 
 if TYPE_CHECKING:
     from fedllm_bench.report import figures
 
 
-@dataclass(frozen=True)
-class RawSides:
-    """The raw scores of a run. `local`: of the baseline; `personal`: held-out loss after personalisation."""
-
-    before: Scores
-    after: Scores
-    local: Scores | None
-    personal: list[Score] | None = None
-
-
-def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) -> dict[str, Any]:
+def write_report(bench: Bench, sides: RawSides, clock: Clock) -> dict[str, Any]:
     """Summaries with intervals, figures, and results.json as the last file: a run that has it is finished."""
     folder, config = bench.cell.folder, bench.config
     rounds = files.read_jsonl(folder / "rounds.jsonl")
@@ -68,10 +58,11 @@ def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) ->
     }
     lines = files.read_jsonl_so_far(folder / FILE)
     infos = {name: METRICS[name].info for name in bench.metrics}
+    cost = _cost(rounds, lines, clock.seconds) | energy_of_run(bench, clock)
     payload = results_payload(
         run=_about_run(bench),
         data=_about_data(bench, kept),
-        cost=_cost(rounds, lines, seconds),
+        cost=cost | flops_of_run(bench, sides, rounds, lines),
         metrics=metrics_of(sets, infos),
         clients={name: client_rows(scores) for name, scores in sets.items()},
         over_rounds=_over_rounds(bench, sides, lines, kept),

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import Server, trains_alone
 from fedllm_bench.pipeline.beside import Baseline, baseline_of, plan_of
+from fedllm_bench.pipeline.clock import Clock
 from fedllm_bench.pipeline.pass_search import with_passes
 from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
 from fedllm_bench.pipeline.spreading import spread
@@ -134,7 +133,7 @@ def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:
         from fedllm_bench.pipeline.results_stage import RawSides, write_report  # load what a run in training needs not
 
         with clock.stage("report"):
-            return write_report(bench, RawSides(before, after, local, personal), clock.seconds)
+            return write_report(bench, RawSides(before, after, local, personal), clock)
 
 
 def _describe(bench: Bench) -> None:
@@ -225,24 +224,3 @@ def score_local(bench: Bench, baseline: Baseline) -> Scores:
         log.info("the baseline `local` (in %s)", cell.folder)
         run_cell(cell, is_baseline=True)
     return read_scores(cell.folder, "after", bench.metrics)
-
-
-@dataclass(frozen=True)
-class Clock:
-    path: Path
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds by stage, summed over all sessions that worked on the run."""
-        found: dict[str, float] = files.read_json(self.path) if self.path.is_file() else {}
-        return found
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block to the stage, also when it is left by an error or Ctrl-C."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = self.seconds.get(name, 0.0) + time.perf_counter() - started
-            files.write_json(self.path, {**self.seconds, name: round(spent, 3)})

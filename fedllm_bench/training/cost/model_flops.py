@@ -33,6 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedllm_bench.common.errors import first_line
+from fedllm_bench.training.model.base import FORWARD_ERRORS
 from fedllm_bench.training.model.lora import A_AND_B, detach
 from fedllm_bench.training.model.lora_model import LoraModel
 
@@ -92,17 +94,10 @@ def model_flops(model: LoraModel, rank: int) -> ModelFlops:
     """
     decoder, trains_all = model.base.get_decoder(), "" in model.layers
     _check_known(decoder)
-    seen: dict[str, _Seen] = {}
-    with _noting(model, decoder, rank, seen):
-        ids = torch.arange(PROBED, device=model.device)[None]
-        with _attached(model, rank), torch.enable_grad():
-            model.hidden(ids)
-    if not seen:
-        raise NoFormula("no linear layer was called")
-    config = model.base.config.get_text_config()
+    seen = _seen(model, decoder, rank)
+    config, layers = model.base.config.get_text_config(), _attention_layers(decoder)
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    layers = _attention_layers(decoder)
     back = sum(_has_backward(name, seen) for name in layers)
     head = config.hidden_size * model.vocabulary
     weights = sum(round(one.weights * one.share) for one in seen.values())
@@ -117,6 +112,20 @@ def model_flops(model: LoraModel, rank: int) -> ModelFlops:
         head=head,
         head_back=2 * head if trains_all else head,
     )
+
+
+def _seen(model: LoraModel, decoder: nn.Module, rank: int) -> dict[str, _Seen]:
+    """The linear layers that a pass of a few tokens calls."""
+    seen: dict[str, _Seen] = {}
+    ids = torch.arange(PROBED, device=model.device)[None]
+    try:
+        with _noting(model, decoder, rank, seen), _attached(model, rank), torch.enable_grad():
+            model.hidden(ids)
+    except FORWARD_ERRORS as error:
+        raise NoFormula(f"a pass of {PROBED} tokens fails ({first_line(error)[:100]})") from error
+    if not seen:
+        raise NoFormula("no linear layer was called")
+    return seen
 
 
 def _low_rank_back(one: _Seen) -> int:

@@ -18,6 +18,7 @@ from fedllm_bench.data.pairs import AnswerPart, AnyPart, PairPart
 from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.fedem import num_mixed
+from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.client_round import ClientTask
 from fedllm_bench.training.cost.model_flops import ModelFlops
 from fedllm_bench.training.faults import DROPPED_OUT
@@ -97,7 +98,9 @@ class StepFlops:
 
     def of_task(self, method: FedAvg, task: ClientTask, taken: int | None = None) -> int:
         """Of the local steps of a client, or of the first `taken` ones where it failed then."""
-        steps = [(phase.method, task.steps[number]) for phase in method.phases(len(task.steps)) for number in phase.steps]
+        steps = [
+            (phase.method, task.steps[number]) for phase in method.phases(len(task.steps)) for number in phase.steps
+        ]
         kinds: dict[tuple[bool, int], Ints] = {}
         total = 0
         for of_phase, step in steps[:taken]:
@@ -130,11 +133,5 @@ def _tasks(run: TrainingRun, method: FedAvg, record: Mapping[str, Any]) -> Itera
     if not method.pooled:
         yield from tasks_of_round(run, server, record["clients"])
         return
-    chosen = _chosen(run, record["round"] - 1)
-    yield pooled_task(run, server, chosen)
-
-
-def _chosen(run: TrainingRun, round_num: int) -> list[int]:
-    from fedllm_bench.training.batches import schedule
-
-    return schedule(run.config, len(run.clients), run.clients.file_order)[round_num]
+    plan = schedule(run.config, len(run.clients), run.clients.file_order)
+    yield pooled_task(run, server, plan[server.round])

@@ -1,0 +1,161 @@
+"""FLOP by the formula against what torch counts of the same steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedllm_bench.config.run import Lora, Model, RunConfig
+from fedllm_bench.data.clients import Clients
+from fedllm_bench.methods.base import FedAvg, Server
+from fedllm_bench.methods.ditto import Ditto
+from fedllm_bench.methods.fedem import FedEM
+from fedllm_bench.methods.fedmezo import FedMeZO
+from fedllm_bench.metrics.likelihood import summed_nll
+from fedllm_bench.metrics.running import GreedyBatch
+from fedllm_bench.runs.reference import log_probabilities
+from fedllm_bench.training.block import train_block
+from fedllm_bench.training.cost.model_flops import ModelFlops, NoFormula, model_flops
+from fedllm_bench.training.cost.training_flops import RowSizes, StepFlops, training_flops
+from fedllm_bench.training.model.lora import initial_adapter
+from fedllm_bench.training.model.lora_model import LoraModel, load_model
+from fedllm_bench.training.run import TrainingRun
+from fedllm_bench.training.tasks import tasks_of_round
+
+aten = torch.ops.aten
+RANK = 4
+NEAR = 0.03  # rows of unequal length: attention alone sees padding, which the formula leaves out
+
+
+def in_place(_: object, a: tuple[int, ...], b: tuple[int, ...], *args: object, **kwargs: object) -> int:
+    """torch's own counter has no products that are added in place, which LoRA layers are made of."""
+    return 2 * a[-2] * a[-1] * b[-1] * (a[0] if len(a) == 3 else 1)
+
+
+def flops_of(call: Callable[[], object]) -> int:
+    """FLOP of a call as torch counts them; attention as plain products, since its kernel on a CPU counts none."""
+    mapping = {aten.addmm_: in_place, aten.baddbmm_: in_place}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, sdpa_kernel(SDPBackend.MATH):
+        call()
+    return counter.get_total_flops()
+
+
+def both(
+    config: RunConfig, model: LoraModel, clients: Clients, method: FedAvg, tmp_path, chosen=(0, 1, 2)
+) -> tuple[int, int]:
+    """FLOP of one round of local steps, by the formula and by torch."""
+    run = TrainingRun(config=config, method=method, clients=clients, map_blocks=None, folder=tmp_path)
+    server = method.init(initial_adapter(model.layers, RANK, 0))
+    plain = tasks_of_round(replace(run, method=FedAvg()), Server({}), chosen)
+    of = StepFlops(model_flops(model, RANK), RowSizes.of(clients.tokens["train"], config.local), config.local)
+    tasks = list(tasks_of_round(run, server, chosen))
+    blocks = [tasks] if model.stackable else [[task] for task in tasks]
+    message = method.broadcast(server)
+    measured = flops_of(lambda: [train_block(model, method, message, block, config.local) for block in blocks])
+    return sum(of.of_task(method, task) for task in plain), measured
+
+
+METHODS = {
+    "fedavg": FedAvg(),
+    "ditto": Ditto(lam=0.1),  # two trainings
+    "fedmezo": FedMeZO(mu=1e-3),  # forward alone
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_lora_steps_are_those_that_torch_counts(method, tiny_model, tiny_clients, tiny_run_config, tmp_path):
+    formula, measured = both(tiny_run_config(), tiny_model, tiny_clients, METHODS[method], tmp_path)
+    assert formula == pytest.approx(measured, rel=NEAR)
+
+
+def test_layers_before_the_first_adapter_have_no_backward_pass(load_tiny, tiny_clients, tiny_run_config, tmp_path):
+    some, every = load_tiny(targets=("v_proj",)), load_tiny()
+    formula, measured = both(tiny_run_config(), some, tiny_clients, FedAvg(), tmp_path)
+    assert formula == pytest.approx(measured, rel=NEAR)
+    hidden = 32
+    of_some, of_every = model_flops(some, RANK), model_flops(every, RANK)
+    assert of_some.linear == of_every.linear
+    assert of_some.linear - of_some.linear_inputs == 3 * hidden * hidden  # q, k and v of the first layer
+    assert of_some.low_rank == 2 * RANK * 2 * hidden  # one adapter in each of two layers
+
+
+def test_steps_of_a_mixture_pass_each_adapter_twice(tiny_model, tiny_clients, tiny_run_config, tmp_path):
+    formula, measured = both(tiny_run_config(), tiny_model, tiny_clients, FedEM(adapters=2), tmp_path)
+    assert formula == pytest.approx(measured, rel=NEAR)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedmezo"])
+def test_full_training_has_the_products_that_lora_saves(method, tiny_folder, tiny_clients, tiny_run_config, tmp_path):
+    whole = load_model(Model(name=str(tiny_folder), dtype="float32", trainable="full"), LORA)
+    formula, measured = both(tiny_run_config(), whole, tiny_clients, METHODS[method], tmp_path)
+    assert formula == pytest.approx(measured, rel=NEAR)
+    full = model_flops(whole, RANK)
+    assert full.low_rank == full.low_rank_back == 0
+    assert full.linear_gradients == full.linear_inputs == full.linear
+
+
+def test_on_the_mini_base(tiny_clients, tiny_run_config, tmp_path):
+    mini = load_model(Model(name="mini", dtype="float32"), LORA)
+    formula, measured = both(tiny_run_config(), mini, tiny_clients, FedAvg(), tmp_path, chosen=(0, 1))
+    assert formula == pytest.approx(measured, rel=NEAR)
+
+
+LORA = Lora(rank=RANK, alpha=8, dropout=0.0, targets=("q_proj", "v_proj"))
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "orpo"])
+def test_pairs(loss, tiny_model, pair_clients, tiny_run_config, tmp_path):
+    config = tiny_run_config("fedavg", f"local.dpo_loss={loss}", dataset="chatbot_pa")
+    formula, measured = both(config, tiny_model, pair_clients, FedAvg(), tmp_path)
+    assert formula == pytest.approx(measured, rel=NEAR)
+
+
+def test_the_reference_of_pairs_is_one_pass_of_the_base(tiny_model, pair_clients, tiny_run_config, tmp_path):
+    config = tiny_run_config("fedavg", dataset="chatbot_pa")
+    part, flops = pair_clients.tokens["train"], model_flops(tiny_model, RANK)
+    rows = [row for number in range(len(part)) for row in part[number].sequences]
+    measured = flops_of(lambda: log_probabilities(tiny_model, rows, 2048))
+    run = TrainingRun(config=config, method=FedAvg(), clients=pair_clients, map_blocks=None, folder=tmp_path)
+    assert training_flops(run, FedAvg(), flops, []) == pytest.approx(measured, rel=NEAR)
+
+
+def test_evaluation_is_forward_alone(tiny_model, tiny_clients):
+    flops, part = model_flops(tiny_model, RANK), tiny_clients.tokens["heldout"]
+    rows, sizes = [part[number] for number in range(len(part))], RowSizes.of(part)
+    adapter = initial_adapter(tiny_model.layers, RANK, 0)
+    assert sizes.tokens.tolist() == [len(row.ids) for row in rows]
+    assert sizes.counted.tolist() == [row.num_counted for row in rows]
+    base = flops_of(lambda: summed_nll(tiny_model, rows, 2048))
+    assert int(flops.forward(sizes.tokens, sizes.counted, has_adapter=False).sum()) == pytest.approx(base, rel=NEAR)
+    with tiny_model.using(adapter):
+        after = flops_of(lambda: summed_nll(tiny_model, rows, 2048))
+    assert int(flops.forward(sizes.tokens, sizes.counted).sum()) == pytest.approx(after, rel=NEAR)
+
+
+def test_an_answer_passes_each_token_once(tiny_model):
+    prompts, most = [list(range(5, 45))] * 3, 12
+    measured = flops_of(lambda: GreedyBatch(prompts, most, frozenset({4}))(tiny_model))
+    formula = 3 * model_flops(tiny_model, RANK).answer(40, most, has_adapter=False)
+    assert formula == pytest.approx(measured, rel=0.1)  # the last token is not passed
+
+
+def test_a_model_with_other_weights_has_no_formula(load_tiny):
+    model = load_tiny()
+    model.base.get_decoder().layers[0].mixing = torch.nn.Conv1d(4, 4, 3)
+    with pytest.raises(NoFormula, match=r"layers.0.mixing.weight belongs to a Conv1d"):
+        model_flops(model, RANK)
+
+
+def test_the_parts_by_hand():
+    """W = 10, one adapter of I = 2, O = 3 and r = 1, one layer with a head of 4 numbers, H = 7."""
+    flops = ModelFlops(linear=10, linear_inputs=6, linear_gradients=0, low_rank=5, low_rank_back=8, attention=8,
+                       attention_back=16, head=7, head_back=7)  # fmt: skip
+    assert flops.forward(3, 2) == 2 * (3 * 15 + 9 * 8 + 2 * 7)
+    assert flops.forward(3, 2, has_adapter=False) == 2 * (3 * 10 + 9 * 8 + 2 * 7)
+    assert flops.backward(3, 2) == 2 * (3 * (6 + 8) + 9 * 16 + 2 * 7)
+    assert flops.answer(3, 2) == 2 * (5 * 15 + (9 + 6 + 3) * 8 + 2 * 7)
