@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -12,13 +14,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedllm_bench.config.run import Lora, Model, RunConfig
 from fedllm_bench.data.clients import Clients
+from fedllm_bench.data.pairs import PairPart
+from fedllm_bench.data.tokens import TokenPart
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.ditto import Ditto
 from fedllm_bench.methods.fedem import FedEM
 from fedllm_bench.methods.fedmezo import FedMeZO
 from fedllm_bench.metrics.likelihood import summed_nll
 from fedllm_bench.metrics.running import GreedyBatch
-from fedllm_bench.runs.reference import log_probabilities
+from fedllm_bench.runs.reference import log_probabilities, without_reference
 from fedllm_bench.training.block import train_block
 from fedllm_bench.training.cost.model_flops import ModelFlops, NoFormula, model_flops
 from fedllm_bench.training.cost.training_flops import RowSizes, StepFlops, training_flops
@@ -29,7 +33,27 @@ from fedllm_bench.training.tasks import tasks_of_round
 
 aten = torch.ops.aten
 RANK = 4
-NEAR = 0.03  # rows of unequal length: attention alone sees padding, which the formula leaves out
+NEAR, NEARER = 0.03, 0.005
+LENGTH, COUNTED = 24, 9  # of each sequence: attention pads rows of other lengths, and the formula does not
+
+
+def even(part: TokenPart) -> TokenPart:
+    """As many sequences of as many tokens each."""
+    count = len(part.starts) - 1
+    ids = np.arange(count * LENGTH, dtype=np.int32) % 91 + 5
+    counted = np.tile(np.arange(LENGTH) >= LENGTH - COUNTED, count)
+    return replace(part, ids=ids, counted=counted, starts=np.arange(count + 1) * LENGTH)
+
+
+@pytest.fixture(scope="module")
+def even_clients(tiny_clients) -> Clients:
+    return Clients(tiny_clients.split, {name: even(part) for name, part in tiny_clients.tokens.items()})
+
+
+@pytest.fixture(scope="module")
+def even_pairs(pair_clients) -> Clients:
+    parts = {name: PairPart(even(part.sequences)) for name, part in pair_clients.tokens.items()}
+    return Clients(pair_clients.split, without_reference(parts))
 
 
 def in_place(_: object, a: tuple[int, ...], b: tuple[int, ...], *args: object, **kwargs: object) -> int:
@@ -40,9 +64,17 @@ def in_place(_: object, a: tuple[int, ...], b: tuple[int, ...], *args: object, *
 def flops_of(call: Callable[[], object]) -> int:
     """FLOP of a call as torch counts them; attention as plain products, since its kernel on a CPU counts none."""
     mapping = {aten.addmm_: in_place, aten.baddbmm_: in_place}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, sdpa_kernel(SDPBackend.MATH):
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    counter.mod_tracker = Untracked()  # type: ignore[assignment]
+    with counter, sdpa_kernel(SDPBackend.MATH):
         call()
     return counter.get_total_flops()
+
+
+class Untracked(nullcontext[None]):
+    """In the place of torch's tracker of modules, which cannot be inside of a function of autograd."""
+
+    parents = frozenset({"Global"})
 
 
 def both(
@@ -68,15 +100,15 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_lora_steps_are_those_that_torch_counts(method, tiny_model, tiny_clients, tiny_run_config, tmp_path):
-    formula, measured = both(tiny_run_config(), tiny_model, tiny_clients, METHODS[method], tmp_path)
-    assert formula == pytest.approx(measured, rel=NEAR)
+def test_lora_steps_are_those_that_torch_counts(method, tiny_model, even_clients, tiny_run_config, tmp_path):
+    formula, measured = both(tiny_run_config(), tiny_model, even_clients, METHODS[method], tmp_path)
+    assert formula == pytest.approx(measured, rel=NEARER)
 
 
-def test_layers_before_the_first_adapter_have_no_backward_pass(load_tiny, tiny_clients, tiny_run_config, tmp_path):
+def test_layers_before_the_first_adapter_have_no_backward_pass(load_tiny, even_clients, tiny_run_config, tmp_path):
     some, every = load_tiny(targets=("v_proj",)), load_tiny()
-    formula, measured = both(tiny_run_config(), some, tiny_clients, FedAvg(), tmp_path)
-    assert formula == pytest.approx(measured, rel=NEAR)
+    formula, measured = both(tiny_run_config(), some, even_clients, FedAvg(), tmp_path)
+    assert formula == pytest.approx(measured, rel=NEAR)  # as plain products the first q and k need no gradient
     hidden = 32
     of_some, of_every = model_flops(some, RANK), model_flops(every, RANK)
     assert of_some.linear == of_every.linear
@@ -84,22 +116,22 @@ def test_layers_before_the_first_adapter_have_no_backward_pass(load_tiny, tiny_c
     assert of_some.low_rank == 2 * RANK * 2 * hidden  # one adapter in each of two layers
 
 
-def test_steps_of_a_mixture_pass_each_adapter_twice(tiny_model, tiny_clients, tiny_run_config, tmp_path):
-    formula, measured = both(tiny_run_config(), tiny_model, tiny_clients, FedEM(adapters=2), tmp_path)
-    assert formula == pytest.approx(measured, rel=NEAR)
+def test_steps_of_a_mixture_pass_each_adapter_twice(tiny_model, even_clients, tiny_run_config, tmp_path):
+    formula, measured = both(tiny_run_config(), tiny_model, even_clients, FedEM(adapters=2), tmp_path)
+    assert formula == pytest.approx(measured, rel=NEARER)
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedmezo"])
-def test_full_training_has_the_products_that_lora_saves(method, tiny_folder, tiny_clients, tiny_run_config, tmp_path):
+def test_full_training_has_the_products_that_lora_saves(method, tiny_folder, even_clients, tiny_run_config, tmp_path):
     whole = load_model(Model(name=str(tiny_folder), dtype="float32", trainable="full"), LORA)
-    formula, measured = both(tiny_run_config(), whole, tiny_clients, METHODS[method], tmp_path)
-    assert formula == pytest.approx(measured, rel=NEAR)
+    formula, measured = both(tiny_run_config(), whole, even_clients, METHODS[method], tmp_path)
+    assert formula == pytest.approx(measured, rel=NEARER)
     full = model_flops(whole, RANK)
     assert full.low_rank == full.low_rank_back == 0
     assert full.linear_gradients == full.linear_inputs == full.linear
 
 
-def test_on_the_mini_base(tiny_clients, tiny_run_config, tmp_path):
+def test_packed_rows_of_any_length_on_the_mini_base(tiny_clients, tiny_run_config, tmp_path):
     mini = load_model(Model(name="mini", dtype="float32"), LORA)
     formula, measured = both(tiny_run_config(), mini, tiny_clients, FedAvg(), tmp_path, chosen=(0, 1))
     assert formula == pytest.approx(measured, rel=NEAR)
@@ -109,32 +141,32 @@ LORA = Lora(rank=RANK, alpha=8, dropout=0.0, targets=("q_proj", "v_proj"))
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "orpo"])
-def test_pairs(loss, tiny_model, pair_clients, tiny_run_config, tmp_path):
+def test_pairs(loss, tiny_model, even_pairs, tiny_run_config, tmp_path):
     config = tiny_run_config("fedavg", f"local.dpo_loss={loss}", dataset="chatbot_pa")
-    formula, measured = both(config, tiny_model, pair_clients, FedAvg(), tmp_path)
-    assert formula == pytest.approx(measured, rel=NEAR)
+    formula, measured = both(config, tiny_model, even_pairs, FedAvg(), tmp_path)
+    assert formula == pytest.approx(measured, rel=NEARER)
 
 
-def test_the_reference_of_pairs_is_one_pass_of_the_base(tiny_model, pair_clients, tiny_run_config, tmp_path):
+def test_the_reference_of_pairs_is_one_pass_of_the_base(tiny_model, even_pairs, tiny_run_config, tmp_path):
     config = tiny_run_config("fedavg", dataset="chatbot_pa")
-    part, flops = pair_clients.tokens["train"], model_flops(tiny_model, RANK)
+    part, flops = even_pairs.tokens["train"], model_flops(tiny_model, RANK)
     rows = [row for number in range(len(part)) for row in part[number].sequences]
     measured = flops_of(lambda: log_probabilities(tiny_model, rows, 2048))
-    run = TrainingRun(config=config, method=FedAvg(), clients=pair_clients, map_blocks=None, folder=tmp_path)
-    assert training_flops(run, FedAvg(), flops, []) == pytest.approx(measured, rel=NEAR)
+    run = TrainingRun(config=config, method=FedAvg(), clients=even_pairs, map_blocks=None, folder=tmp_path)
+    assert training_flops(run, FedAvg(), flops, []) == pytest.approx(measured, rel=NEARER)
 
 
-def test_evaluation_is_forward_alone(tiny_model, tiny_clients):
-    flops, part = model_flops(tiny_model, RANK), tiny_clients.tokens["heldout"]
+def test_evaluation_is_forward_alone(tiny_model, even_clients):
+    flops, part = model_flops(tiny_model, RANK), even_clients.tokens["heldout"]
     rows, sizes = [part[number] for number in range(len(part))], RowSizes.of(part)
     adapter = initial_adapter(tiny_model.layers, RANK, 0)
     assert sizes.tokens.tolist() == [len(row.ids) for row in rows]
     assert sizes.counted.tolist() == [row.num_counted for row in rows]
     base = flops_of(lambda: summed_nll(tiny_model, rows, 2048))
-    assert int(flops.forward(sizes.tokens, sizes.counted, has_adapter=False).sum()) == pytest.approx(base, rel=NEAR)
+    assert int(flops.forward(sizes.tokens, sizes.counted, has_adapter=False).sum()) == pytest.approx(base, rel=NEARER)
     with tiny_model.using(adapter):
         after = flops_of(lambda: summed_nll(tiny_model, rows, 2048))
-    assert int(flops.forward(sizes.tokens, sizes.counted).sum()) == pytest.approx(after, rel=NEAR)
+    assert int(flops.forward(sizes.tokens, sizes.counted).sum()) == pytest.approx(after, rel=NEARER)
 
 
 def test_an_answer_passes_each_token_once(tiny_model):
