@@ -90,14 +90,14 @@ def gpu_counter() -> Callable[[], float] | None:
 
 
 @dataclass
-class Meter:
+class EnergyMeter:
     """`used` is what was taken inside :func:`metered`, once it is left."""
 
     used: Used = field(default_factory=lambda: Used(0.0))
 
 
 @contextmanager
-def metered(meter: Meter, root: Path = POWERCAP) -> Iterator[None]:
+def metered(meter: EnergyMeter, root: Path = POWERCAP) -> Iterator[None]:
     """Counts what is taken inside the block, also where an error or Ctrl-C leaves it."""
     counters, gpu = zones(root), gpu_counter()
     begun, before = time.process_time(), gpu() if gpu else 0.0

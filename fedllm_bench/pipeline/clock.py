@@ -10,7 +10,7 @@ from functools import reduce
 from pathlib import Path
 
 from fedllm_bench.common import files
-from fedllm_bench.common.energy import Meter, Used, metered
+from fedllm_bench.common.energy import EnergyMeter, Used, metered
 
 ENERGY = "energy.json"
 OF_OTHERS = ("local baseline",)  # stages in which another run is at work, which counts for itself
@@ -46,7 +46,7 @@ class Clock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add what the block takes to the stage, also when it is left by an error or Ctrl-C."""
-        started, meter = time.perf_counter(), Meter()
+        started, meter = time.perf_counter(), EnergyMeter()
         try:
             with metered(meter):
                 yield

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedllm_bench.common import energy
-from fedllm_bench.common.energy import WATTS, Meter, Used, energy_of, metered, zones
+from fedllm_bench.common.energy import WATTS, EnergyMeter, Used, energy_of, metered, zones
 
 
 def zone(root: Path, number: str, name: str, joules: float, most: float = 100.0) -> Path:
@@ -26,7 +26,7 @@ def put(folder: Path, joules: float) -> None:
 def test_counters_of_processors_and_memory_are_added_up_and_may_begin_anew(tmp_path):
     package, memory = zone(tmp_path, "0", "package-0", 90.0), zone(tmp_path, "0:2", "dram", 5.0)
     core, all_of_it = zone(tmp_path, "0:0", "core", 1.0), zone(tmp_path, "1", "psys", 1.0)
-    meter = Meter()
+    meter = EnergyMeter()
     with metered(meter, tmp_path):
         put(package, 10.0)  # 20 J: it began anew at 100
         put(memory, 8.0)
@@ -44,16 +44,16 @@ def test_a_counter_that_cannot_be_read_is_none(tmp_path):
     assert zones(tmp_path) == []
     assert zones(tmp_path / "absent") == []
     folder = zone(tmp_path / "later", "0", "package-0", 90.0)
-    meter = Meter()
+    meter = EnergyMeter()
     with metered(meter, tmp_path / "later"):
         (folder / "energy_uj").unlink()
     assert meter.used.rapl_joules is None
 
 
 def test_without_counters_it_is_an_estimate_that_says_so(tmp_path):
-    meter = Meter()
+    meter = EnergyMeter()
     with pytest.raises(ZeroDivisionError), metered(meter, tmp_path):
-        print(sum(range(200_000)) / 0)
+        sum(number / (199_999 - number) for number in range(200_000))
     assert meter.used.cpu_seconds > 0
     joules, method = energy_of(Used(12.5), has_gpu=False)
     assert joules == 12.5 * WATTS

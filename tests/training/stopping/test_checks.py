@@ -139,9 +139,9 @@ def test_a_check_is_counted_with_the_bytes_of_its_round(dropping, tiny_clients, 
     run_rounds(run, start)
     for record in records_of(run):
         check = record["check"]
-        assert (check["bytes_down"], check["bytes_up"]) == (6 * num_bytes(start), 6 * 8)
-        assert record["bytes_down"] == (3 + 6) * num_bytes(start)
-        assert record["bytes_up"] == 3 * num_bytes(start) + 6 * 8
+        assert (check["bytes_down"], check["bytes_up"]) == (6 * num_bytes({"x": start}), 6 * 8)
+        assert record["bytes_down"] == (3 + 6) * num_bytes({"x": start})
+        assert record["bytes_up"] == 3 * num_bytes({"x": start}) + 6 * 8
     for name in ("local", "central"):  # nothing is sent there
         alone = run_of(dropping, tiny_clients, tiny_run_config(name, *ASKED), tmp_path / name)
         run_rounds(alone, start)
@@ -152,7 +152,9 @@ def test_a_check_is_counted_with_the_bytes_of_its_round(dropping, tiny_clients, 
 def test_a_budget_leaves_room_for_the_last_check(rule, load_tiny, tiny_clients, tiny_run_config, tmp_path):
     model = load_tiny(targets=("q_proj", "v_proj"))
     start = initial(model)
-    allowed = 2.5 * (6 + 6) * num_bytes(start) / MB  # two rounds of three clients with checks of six, not a third
+    allowed = (
+        2.5 * (6 + 6) * num_bytes({"x": start}) / MB
+    )  # two rounds of three clients with checks of six, not a third
     config = tiny_run_config("fedavg", *ASKED, f"communication.budget_mb={allowed}", "federation.check_every=4",
                              f"communication.lora_aggregation={rule}", "federation.patience=1")  # fmt: skip
     run = run_of(model, tiny_clients, config, tmp_path / "run", dict.fromkeys(range(9), 1.0))
