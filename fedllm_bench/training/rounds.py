@@ -20,7 +20,6 @@ from fedllm_bench.methods.base import Message, Server, Upload
 from fedllm_bench.methods.communication.secure_sum import SecureRound
 from fedllm_bench.methods.robust.notes import kept_record, robust_record, warn_of_fallback
 from fedllm_bench.methods.wrapped import find
-from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.results.early_stop import best_round
 from fedllm_bench.training import divergence
 from fedllm_bench.training.aggregation import (
@@ -66,12 +65,8 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
         budget = budget.after(record["round"] - 1, _answered(record))
     with Share(f"train {run.config.method.name}", len(plan)) as share:
         share.reach(server.round, is_new=False)
-        for round_num in range(server.round, len(plan)):
-            chosen = plan[round_num]
-            if checks.end(records):
-                break
-            if budget.ends_at(used_bytes(records), round_num, chosen, checks.clients):
-                log.warning(ended_early(run.config, records))
+        for round_num, chosen in enumerate(plan[server.round :], server.round):
+            if checks.end(records, budget, chosen):
                 break
             share.note = f"round {round_num + 1} of {len(plan)}"
             shown = replace(run, map_blocks=_shown(run.map_blocks, share, round_num + 1, len(chosen)))

@@ -25,7 +25,7 @@ Which layers need what is not derived from names: a pass of a few tokens shows i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from fedllm_bench.common.errors import first_line
 from fedllm_bench.training.model.base import FORWARD_ERRORS
-from fedllm_bench.training.model.lora import A_AND_B, detach
+from fedllm_bench.training.model.lora import A_AND_B, AdaptedLayer, detach
 from fedllm_bench.training.model.lora_model import LoraModel
 
 PROBED = 4  # tokens of the pass that shows which layers there are
@@ -187,13 +187,19 @@ def _noting(model: LoraModel, decoder: nn.Module, rank: int, seen: dict[str, _Se
 @contextmanager
 def _attached(model: LoraModel, rank: int) -> Iterator[None]:
     """Inside the block the layers have tensors that need gradients; their values do not matter."""
-    stream = torch.Generator().manual_seed(0)
     try:
-        for layer in model.layers.values():
-            layer.attach(*(tensor[None].to(model.device).requires_grad_() for tensor in layer.initial(rank, stream)))
+        for name, layer in model.layers.items():
+            layer.attach(*(tensor[None].requires_grad_() for tensor in _tensors(name, layer, rank, model.device)))
         yield
     finally:
         detach(model.layers)
+
+
+def _tensors(name: str, layer: AdaptedLayer, rank: int, device: torch.device) -> Iterable[Tensor]:
+    """Of the shapes of what is trained; where that is every weight (name ""), these themselves, without a copy."""
+    if not name:
+        return (weight.detach() for weight in layer.base.parameters())
+    return (torch.ones(shape, device=device) for shape in layer.shapes(rank))
 
 
 def _attention_layers(decoder: nn.Module) -> list[str]:

@@ -20,8 +20,9 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import write_jsonl
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.base import FedAvg, Server
+from fedllm_bench.results.budget import ended_early, used_bytes
 from fedllm_bench.results.early_stop import best_round, has_stopped, kept_round, stopped_early
-from fedllm_bench.training.budget import LOSS_BYTES, bytes_down
+from fedllm_bench.training.budget import LOSS_BYTES, ByteBudget, bytes_down
 from fedllm_bench.training.checkpoint import load_server, save_server
 
 log = logging.getLogger(__name__)
@@ -90,11 +91,15 @@ class Checks:
         """Who is asked."""
         return () if self.validation is None else self.validation.clients
 
-    def end(self, records: Sequence[Record]) -> bool:
-        """Whether no round comes after these; a line says why."""
-        if text := stopped_early(self.config, records):
-            log.info(text)
-        return has_stopped(self.config, records)
+    def end(self, records: Sequence[Record], budget: ByteBudget, chosen: Sequence[int]) -> bool:
+        """Whether a round of the `chosen` clients does not come after these; a line says why."""
+        if has_stopped(self.config, records):
+            log.info(stopped_early(self.config, records))
+            return True
+        if budget.ends_at(used_bytes(records), len(records), chosen, self.clients):
+            log.warning(ended_early(self.config, records))
+            return True
+        return False
 
     def kept(self, server: Server, records: Sequence[Record]) -> Server:
         """What a run leaves: the server of the best round, or the last one.
