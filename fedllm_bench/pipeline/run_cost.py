@@ -127,5 +127,6 @@ def _answered(flops: ModelFlops, bench: Bench, item: Any, score: Score, *, has_a
 
 
 def _sizes(item: Any) -> Iterator[tuple[int, int]]:
-    for row in item.tokens.sequences:
+    """Tokens of each sequence, and those with a loss; none of a row without tokens."""
+    for row in item.tokens.sequences if item.tokens is not None else ():
         yield len(row.ids), row.num_counted
