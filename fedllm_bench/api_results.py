@@ -131,8 +131,8 @@ class Grid:
         The columns are `metric`, `unit`, `higher_is_better`, `method`, `mean` and `sd` (over seeds), `n` (clients)
         and, for each reference (fedavg, local), `minus_<reference>` with `_low`, `_high` (95%, over clients) and
         `_verdict`; these are missing where there is no such difference. Further columns are the intervals over seeds
-        (`_seeds_low`, `_seeds_high`), `bytes_up`, `bytes_down` and `train_seconds` of a run, and, of a table of
-        methods, `family`.
+        (`_seeds_low`, `_seeds_high`), `bytes_up`, `bytes_down`, `train_seconds` and `train_flops` of a run, and, of a
+        table of methods, `family`.
 
         Example:
             >>> frame = table.to_pandas()

@@ -73,14 +73,18 @@ def _unrecognized(word: str, options: set[str]) -> str:
 
 def _nearest(given: str, options: set[str]) -> str:
     """A hint at the option, or the setting of `--set`, that is spelt most alike; "" where none is."""
-    words = {option.lstrip("-"): option for option in options}
+    own = {option.lstrip("-"): option for option in options}
+    words = own
     if "--set" in options:
         from fedllm_bench.config.run import option_types
 
         settings = {key.rpartition(".")[2]: f"--set {key}=VALUE" for key in option_types()}
-        words = settings | words
-    near = difflib.get_close_matches(given.lstrip("-").replace("-", "_"), words, n=1, cutoff=0.6)
-    return f"; did you mean {words[near[0]]}?" if near else ""
+        words = settings | own
+    word = given.lstrip("-").replace("-", "_")
+    near = difflib.get_close_matches(word, words, cutoff=0.6)
+    # of two that are as much alike, the option before the setting
+    best = max(near, key=lambda name: (difflib.SequenceMatcher(a=name, b=word).ratio(), name in own), default="")
+    return f"; did you mean {words[best]}?" if best else ""
 
 
 def parser_of(

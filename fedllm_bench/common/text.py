@@ -42,6 +42,17 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} GB"
 
 
+def flop(count: float | None) -> str:
+    """Decimal units: 5200000000000 is "5.2 TFLOP"."""
+    if count is None:
+        return MISSING
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if count < 1000:
+            return f"{count:.0f} FLOP" if not unit else f"{count:.1f} {unit}FLOP"
+        count /= 1000
+    return f"{count:.1f} EFLOP"
+
+
 def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -20,7 +20,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "adapter": asdict(AdapterKind()),
         "clock": asdict(VirtualClock()),
     },
-    "federation": {"sampler": "uniform"},
+    "federation": {"sampler": "uniform", "patience": 0, "check_every": 1, "validation": 0.1},
     "data": {"swap_answers": False, "split_pairs": False, "canaries": 0, "canary_repeats": 1},
     "model": {"device_map": ""},
     "lora": {"ranks": None},

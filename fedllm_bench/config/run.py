@@ -19,15 +19,16 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fedllm_bench.common.errors import UserError, shown
 from fedllm_bench.common.files import sha256_json
 from fedllm_bench.config.added import ADDED
-from fedllm_bench.config.clock.section import Sampler, VirtualClock, check_clock
+from fedllm_bench.config.clock.section import VirtualClock, check_clock
 from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, NotNegative, Positive, Privacy
 from fedllm_bench.config.config_uploads import Strict as _Strict
 from fedllm_bench.config.kinds.adapter_kind import AdapterKind, check_kind
 from fedllm_bench.config.objective_rules import check_objective
 from fedllm_bench.config.option_names import setting_of, unknown_option
-from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_together
+from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_stopping, check_together
 from fedllm_bench.config.sections import Faults as Faults
+from fedllm_bench.config.sections import Federation as Federation
 from fedllm_bench.config.sections import Lora as Lora
 from fedllm_bench.config.sections import Model as Model
 from fedllm_bench.config.sections import Ray as Ray
@@ -71,23 +72,6 @@ class Data(_Strict):
     canary_repeats: Count = 1
     clients: Count | None = None
     upstream: Text | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Federation(_Strict):
-    rounds: Count
-    clients_per_round: Count
-    weighting: Literal["examples", "uniform"]
-    failure_limit: Fraction  # of a round's clients; where more have no finite answer, the run stops
-    sampler: Sampler = "uniform"  # the others choose by the time that devices take (docs/clock.md)
-
-    def check(self, num_clients: int) -> None:
-        """Raise a :class:`UserError` when a round would need more clients than the split has."""
-        if self.clients_per_round > num_clients:
-            raise UserError(
-                f"federation.clients_per_round={self.clients_per_round}, but the split has {num_clients} "
-                f"clients; give {num_clients} or fewer: --set federation.clients_per_round={num_clients}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +174,7 @@ class RunConfig(_Strict):
         check_together(self.model, self.lora, self.communication, self.engine, self.ray)
         check_kind(self.adapter, self.model, self.lora, self.communication, self.engine)
         check_clock(self.clock, self.federation.sampler, self.federation.clients_per_round)
+        check_stopping(self.federation, self.privacy, self.variant)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""

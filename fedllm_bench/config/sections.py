@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from fedllm_bench.config.config_uploads import CHANGES_BASE, Communication, Strict, check_communication
+from fedllm_bench.common.errors import UserError
+from fedllm_bench.config.clock.section import Sampler
+from fedllm_bench.config.config_uploads import CHANGES_BASE, Communication, Privacy, Strict, check_communication
 from fedllm_bench.config.ranks import parsed
 
 
@@ -63,6 +65,36 @@ class Faults(Strict):
     dropout: Fraction = 0.0  # of the chosen clients, who do not answer
     stragglers: Share = 0.0  # of the clients who answer
     straggler_steps: Share = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation(Strict):
+    """`patience`: after so many checks without a better validation loss the run ends, and the best round is what it
+    leaves; 0 is off. A check is made every `check_every` rounds, on the share `validation` of each client's training
+    rows, which nobody trains on then (docs/cost.md).
+    """
+
+    rounds: Count
+    clients_per_round: Count
+    weighting: Literal["examples", "uniform"]
+    failure_limit: Fraction  # of a round's clients; where more have no finite answer, the run stops
+    sampler: Sampler = "uniform"  # the others choose by the time that devices take (docs/clock.md)
+    patience: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    check_every: Count = 1
+    validation: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+
+    def check(self, num_clients: int) -> None:
+        """Raise a :class:`UserError` when a round would need more clients than the split has."""
+        if self.clients_per_round > num_clients:
+            raise UserError(
+                f"federation.clients_per_round={self.clients_per_round}, but the split has {num_clients} "
+                f"clients; give {num_clients} or fewer: --set federation.clients_per_round={num_clients}"
+            )
+
+    @property
+    def kept_apart(self) -> float:
+        """The share of training rows that nobody trains on."""
+        return self.validation if self.patience else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +162,26 @@ def check_together(model: Model, lora: Lora, communication: Communication, engin
         )
     _check_adapters(lora, communication)
     _check_base_changes(model, communication)
+
+
+def check_stopping(federation: Federation, privacy: Privacy, variant: str) -> None:
+    """Raise a :class:`ValueError` of one line where `federation.patience` is missing, or cannot be."""
+    if not federation.patience:
+        for key, default in (("check_every", 1), ("validation", 0.1)):
+            if (got := getattr(federation, key)) != default:
+                raise ValueError(
+                    f"federation.{key}={got}: it belongs to federation.patience, which is 0, so that nothing is "
+                    "checked; give federation.patience=3, or leave it out"
+                )
+        return
+    given = f"federation.patience={federation.patience}"
+    if privacy.clip is not None:
+        raise ValueError(
+            f"{given}: each check reads validation rows of all clients, and the privacy.* guarantee does not count "
+            "that; leave one of them out"
+        )
+    if variant == "released":
+        raise ValueError(f"{given}: variant=released is as published, without an early stop; give variant=paper")
 
 
 def _check_base_changes(model: Model, communication: Communication) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_json
+from fedllm_bench.data.dealing.kept_apart import KeptApart, kept_apart_of, without
 from fedllm_bench.data.manifest import Part, Split
 from fedllm_bench.data.pairs import AnyPart
 from fedllm_bench.data.published import ORDER_FILE
@@ -29,12 +30,14 @@ class Clients:
     control without real users. Held-out rows stay with their users.
     With a `parting_seed`, of training rows that are answers, each rejected one is dealt to another client than that of
     its vote (:func:`parted`).
+    With `apart`, some training rows are trained on by nobody: they stay with their users, and the others are dealt.
     """
 
     split: Split
     tokens: Mapping[str, AnyPart]
     shuffle_seed: int | None = None
     parting_seed: int | None = None
+    apart: KeptApart | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,14 +65,26 @@ class Clients:
     @cached_property
     def train_rows(self) -> dict[str, tuple[int, ...]]:
         """Row numbers into ``tokens["train"]`` by client id; a client whose rows were all skipped has none."""
+        own = without(self._own, self.tokens["train"].rows, self.validation_rows) if self.apart else self._own
+        if self.parting_seed is not None:
+            return parted(own, self.parting_seed)
+        return own if self.shuffle_seed is None else _dealt(own, self.shuffle_seed)
+
+    @cached_property
+    def validation_rows(self) -> dict[str, frozenset[int]]:
+        """The training rows of each client that nobody trains on, by their number in the split."""
+        if self.apart is None:
+            return {client: frozenset() for client in self.ids}
+        return kept_apart_of(self._own, self.tokens["train"].rows, self.apart)
+
+    @cached_property
+    def _own(self) -> dict[str, tuple[int, ...]]:
+        """As `train_rows`, before any row is dealt or kept apart."""
         rows = self.rows("train")
         found: dict[str, list[int]] = {client: [] for client in self.ids}
         for number, row in enumerate(self.tokens["train"].rows):
             found[rows[int(row)].client_id].append(number)
-        own = {client: tuple(numbers) for client, numbers in found.items()}
-        if self.parting_seed is not None:
-            return parted(own, self.parting_seed)
-        return own if self.shuffle_seed is None else _dealt(own, self.shuffle_seed)
+        return {client: tuple(numbers) for client, numbers in found.items()}
 
 
 def _dealt(own: Mapping[str, Sequence[int]], seed: int) -> dict[str, tuple[int, ...]]:

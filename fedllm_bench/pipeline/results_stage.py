@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,13 @@ from fedllm_bench.data.pairs import whole
 from fedllm_bench.methods.fedem import num_mixed
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.sample import sample_block
+from fedllm_bench.pipeline.clock import Clock
+from fedllm_bench.pipeline.run_cost import RawSides as RawSides
+from fedllm_bench.pipeline.run_cost import energy_of_run, flops_of_run
 from fedllm_bench.report.labels import in_figure
 from fedllm_bench.results.clock import clock_block
 from fedllm_bench.results.cuts import cuts_block
+from fedllm_bench.results.early_stop import checked, early_stop_block, kept_round
 from fedllm_bench.results.per_client import gains, over_rounds, scores_of
 from fedllm_bench.results.privacy import communication_block, privacy_block
 from fedllm_bench.results.robustness import aggregation_block, attack_block, attack_mark
@@ -36,8 +39,7 @@ from fedllm_bench.runs.client_rounds import FILE
 from fedllm_bench.runs.folder import RESULTS, RunFolder
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.runs.personalise import local_of
-from fedllm_bench.runs.score_files import Scores
-from fedllm_bench.scores.score import Score
+from fedllm_bench.runs.validation import num_checked_rows
 from fedllm_bench.training.clock.keeping import trained_by
 from fedllm_bench.training.faults import DROPPED_OUT
 
@@ -45,20 +47,11 @@ if TYPE_CHECKING:
     from fedllm_bench.report import figures
 
 
-@dataclass(frozen=True)
-class RawSides:
-    """The raw scores of a run. `local`: of the baseline; `personal`: held-out loss after personalisation."""
-
-    before: Scores
-    after: Scores
-    local: Scores | None
-    personal: list[Score] | None = None
-
-
-def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) -> dict[str, Any]:
+def write_report(bench: Bench, sides: RawSides, clock: Clock) -> dict[str, Any]:
     """Summaries with intervals, figures, and results.json as the last file: a run that has it is finished."""
     folder, config = bench.cell.folder, bench.config
     rounds = files.read_jsonl(folder / "rounds.jsonl")
+    kept = kept_round(rounds)
     sets = {
         name: ScoreSet(
             before=sides.before[name], after=sides.after[name], local=sides.local[name] if sides.local else None
@@ -67,19 +60,21 @@ def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) ->
     }
     lines = files.read_jsonl_so_far(folder / FILE)
     infos = {name: METRICS[name].info for name in bench.metrics}
+    cost = _cost(rounds, lines, clock.seconds) | energy_of_run(bench, clock)
     payload = results_payload(
         run=_about_run(bench),
-        data=_about_data(bench, len(rounds)),
-        cost=_cost(rounds, lines, seconds),
+        data=_about_data(bench, kept),
+        cost=cost | flops_of_run(bench, sides, rounds, lines),
         metrics=metrics_of(sets, infos),
         clients={name: client_rows(scores) for name, scores in sets.items()},
-        over_rounds=_over_rounds(bench, sides, lines, len(rounds)),
-        personalisation=_personalisation(bench, sides, len(rounds)),
+        over_rounds=_over_rounds(bench, sides, lines, kept),
+        personalisation=_personalisation(bench, sides, kept),
         privacy=privacy_block(bench.method, config, len(bench.clients), rounds),
         communication=communication_block(bench.method, config, len(bench.clients), rounds),
         aggregation=aggregation_block(config, rounds),
         attack=attack_block(config, bench.clients.ids, rounds),
         clock=clock_block(config, rounds),
+        early_stop=early_stop_block(config, rounds, num_checked_rows(bench), len(bench.checked)),
     )
     _draw(bench, payload, rounds)
     write_results(folder / RESULTS, payload)
@@ -185,8 +180,10 @@ def _cost(
 ) -> dict[str, Any]:
     trained = sum(record["seconds"] for record in rounds)  # in all sessions; a killed one left no other time
     looked = sum(line["seconds"] for line in lines)  # within the stage `train`, and not training
-    train = round(max(seconds.get("train", 0.0) - looked, trained), 4)
+    checks = sum(record["check"]["seconds"] for record in checked(rounds))  # nor are these
+    train = round(max(seconds.get("train", 0.0) - looked - checks, trained), 4)
     shown = {**seconds, "train": train} | ({"score rounds": round(looked, 4)} if lines else {})
+    shown |= {"check": round(checks, 4)} if checked(rounds) else {}
     return {
         "bytes_up": sum(record["bytes_up"] for record in rounds),
         "bytes_down": sum(record["bytes_down"] for record in rounds),
@@ -222,7 +219,13 @@ def num_dropouts(rounds: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -> list[Path]:
-    from fedllm_bench.report import client_figures, clock_figures, figures, view_figures  # load matplotlib
+    from fedllm_bench.report import (  # load matplotlib
+        check_figure,
+        client_figures,
+        clock_figures,
+        figures,
+        view_figures,
+    )
 
     run, metrics, out = payload["run"], payload["metrics"], bench.cell.folder / "figures"
     label = in_figure(run)
@@ -230,8 +233,9 @@ def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -
     loss = metrics.get(bench.loss)
     local = bench.config.local
     if loss and (local.loss == "sft" or (local.loss, local.dpo_loss) == ("dpo", "sigmoid")):  # one scale
-        points, on = _heldout_points(loss, len(rounds))
+        points, on = _heldout_points(loss, kept_round(rounds))
         paths += figures.loss_over_rounds(rounds, points, out, label=label, heldout_on=on, unit=loss["unit"])
+    paths += check_figure.checks(payload, out, label=label)
     paths += view_figures.heldout_bands(payload, out, label=label)
     paths += clock_figures.over_the_clock({run["method"]: payload}, out, label=label)
     paths += view_figures.personal_gain(payload, out, label=label)
@@ -244,7 +248,7 @@ def _draw(bench: Bench, payload: dict[str, Any], rounds: list[dict[str, Any]]) -
 
 
 def _heldout_points(entry: Mapping[str, Any], num_rounds: int) -> tuple[list[figures.Heldout], str]:
-    """Held-out loss before the first and after the last round, and on whom."""
+    """Held-out loss before the first and after the last or best round, and on whom."""
     sides = [(0, entry["before"]), (num_rounds, entry["after"])]
     points = [(at, side["mean"], side["ci_low"], side["ci_high"]) for at, side in sides if side["mean"] is not None]
     before, after = (f"{counted(side['n'], 'client')}, {counted(side['n_scored'], 'row')}" for _, side in sides)

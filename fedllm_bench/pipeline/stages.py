@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,12 @@ from filelock import FileLock, Timeout
 from fedllm_bench.common import files, interrupts, provenance
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.ledger import Ledger
-from fedllm_bench.common.mixtures import Mixture, parts_of
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
-from fedllm_bench.methods.base import ClientState, Server, trains_alone
+from fedllm_bench.methods.base import Server, trains_alone
 from fedllm_bench.pipeline.beside import Baseline, baseline_of, plan_of
+from fedllm_bench.pipeline.clock import Clock
 from fedllm_bench.pipeline.pass_search import with_passes
 from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
 from fedllm_bench.pipeline.spreading import spread
@@ -42,14 +40,13 @@ from fedllm_bench.runs.row_tokens import planted_in
 from fedllm_bench.runs.score_files import Scores, has_scores, read_scores
 from fedllm_bench.runs.scoring import (
     evaluate,
-    evaluate_each,
-    evaluate_mixtures,
     own_scores,
     saved_scores,
     shared_scores,
 )
+from fedllm_bench.runs.serving import own_adapter, scores_under
+from fedllm_bench.runs.validation import validation_of
 from fedllm_bench.training import engines
-from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.clock.keeping import keep_timeline, trained_by
 from fedllm_bench.training.cluster.pool import close_pool
 from fedllm_bench.training.model.adapter import as_wide_as, save_adapter
@@ -135,7 +132,7 @@ def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:
         from fedllm_bench.pipeline.results_stage import RawSides, write_report  # load what a run in training needs not
 
         with clock.stage("report"):
-            return write_report(bench, RawSides(before, after, local, personal), clock.seconds)
+            return write_report(bench, RawSides(before, after, local, personal), clock)
 
 
 def _describe(bench: Bench) -> None:
@@ -182,6 +179,7 @@ def train(bench: Bench, baseline: Baseline | None) -> Server:
             timeline=bench.timeline,
             only=only,
             stop=stop,
+            validation=validation_of(bench, stop),
             watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds, baseline),
         )
         server = run_rounds(run, bench.initial)
@@ -216,42 +214,9 @@ def final_adapters(bench: Bench, server: Server) -> Iterator[tuple[str, Tree]]:
             yield f"{kind}s/{folder_name(ids[k], k)}", own_adapter(bench, server, k)
 
 
-def own_adapter(bench: Bench, server: Server, client: int) -> Tree:
-    """What one client answers with; one that was never chosen has what its method gives to those."""
-    known = {**state_of(bench, server, client), **bench.method.tell(server, client)}
-    return bench.method.serve(server.params, known)
-
-
-def state_of(bench: Bench, server: Server, client: int) -> ClientState:
-    states = ClientStates(bench.cell.folder / "checkpoint" / "clients")
-    return states.get(client, bench.method.client_init(server.params), server.round)
-
-
-def mixtures_of(bench: Bench, server: Server) -> tuple[dict[str, Mixture], Mixture] | None:
-    """The mixtures with which clients of the sample answer, and that of users who have none of their own."""
-    first = bench.method.mixture(bench.method.client_init(server.params))
-    if first is None:
-        return None
-    parts, found = parts_of(server.params), {}
-    for client in bench.local_sample:
-        shares = bench.method.mixture(state_of(bench, server, client))
-        found[bench.clients.ids[client]] = Mixture(parts, (first if shares is None else shares).tolist())
-    return found, Mixture(parts, first.tolist())
-
-
 def score_after(bench: Bench, server: Server, ledger: Ledger) -> Scores:
-    """Scores under the global adapter, or of the sampled clients under their own.
-
-    Unseen users have none of their own, so theirs is the global one; under `local` they are not scored.
-    """
-    method, label = bench.method, bench.config.method.name
-    if not method.personal:
-        return evaluate(bench, [(method.adapter(server), bench.items)], label, ledger=ledger)
-    if (mixed := mixtures_of(bench, server)) is not None:
-        return evaluate_mixtures(bench, *mixed, label, ledger=ledger)
-    adapters = {bench.clients.ids[client]: own_adapter(bench, server, client) for client in bench.local_sample}
-    unseen = [] if trains_alone(method) else [item for item in bench.items if item.part == "unseen"]
-    return evaluate_each(bench, adapters, label, others=(method.adapter(server), unseen), ledger=ledger)
+    """Scores under what was trained."""
+    return scores_under(bench, server, bench.config.method.name, bench.local_sample, ledger=ledger)
 
 
 def score_local(bench: Bench, baseline: Baseline) -> Scores:
@@ -262,24 +227,3 @@ def score_local(bench: Bench, baseline: Baseline) -> Scores:
         log.info("the baseline `local` (in %s)", cell.folder)
         run_cell(cell, is_baseline=True)
     return read_scores(cell.folder, "after", bench.metrics)
-
-
-@dataclass(frozen=True)
-class Clock:
-    path: Path
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds by stage, summed over all sessions that worked on the run."""
-        found: dict[str, float] = files.read_json(self.path) if self.path.is_file() else {}
-        return found
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block to the stage, also when it is left by an error or Ctrl-C."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = self.seconds.get(name, 0.0) + time.perf_counter() - started
-            files.write_json(self.path, {**self.seconds, name: round(spent, 3)})

@@ -51,7 +51,8 @@ class TotalTime:
         total = sum(parts.values())
         if total >= WORTH_SAYING:
             shown = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
-            log.info("about %s to come (%s), by the pace of round %d", duration(total), shown, server.round)
+            about = "at most" if self.bench.config.federation.patience else "about"
+            log.info("%s %s to come (%s), by the pace of round %d", about, duration(total), shown, server.round)
 
 
 def local_share(bench: Bench) -> float:

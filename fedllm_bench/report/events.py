@@ -24,6 +24,8 @@ def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     losses = [loss for loss in record["losses"] if loss is not None]
     if losses:
         yield "train/loss", sum(losses) / len(losses)
+    if (check := record.get("check")) and check["loss"] is not None:
+        yield "validation/loss", check["loss"]
     yield "train/lr", record["lr"]
     yield "round/answers", record["failures"].count(None)
     for key in ("update_norm", "bytes_up", "bytes_down", "seconds"):

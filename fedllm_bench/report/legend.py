@@ -7,6 +7,7 @@ from typing import Any
 
 from fedllm_bench.common.text import counted, duration, part_of, size, wrapped
 from fedllm_bench.report.client_table import about_views
+from fedllm_bench.report.cost_lines import about_energy, about_flops, about_stop
 from fedllm_bench.report.interval_words import how, why_none
 from fedllm_bench.report.names import listed, short_name
 from fedllm_bench.results.clock import about_clock
@@ -52,6 +53,7 @@ def legend(payload: Payload, width: int) -> list[str]:
         *_unscored(metrics),
         *_uploads(payload),
         *about_clock(payload),
+        *about_stop(payload),
         *_cost(cost),
     ]
     return [line for item in items for line in wrapped(item, width)]
@@ -248,4 +250,6 @@ def _cost(cost: Mapping[str, Any]) -> list[str]:
         f"communication: {sent if cost['bytes_up'] or cost['bytes_down'] else 'none'}",
         f"wall time: {stages} (total {duration(sum(cost['seconds'].values()))})",
         f"peak memory: {size(cost['peak_memory_bytes'])}{on_gpu}",
+        *about_flops(cost),
+        *about_energy(cost),
     ]

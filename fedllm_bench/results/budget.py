@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedllm_bench.config.run import RunConfig
+from fedllm_bench.results.early_stop import has_stopped
 
 Rounds = Sequence[Mapping[str, Any]]
 MB = 1024 * 1024  # bytes, as FlowerTune counts them
@@ -29,7 +30,7 @@ def ended_early(config: RunConfig, rounds: Rounds) -> str:
     """What is said of a run that its budget ended; "" of any other."""
     allowed = config.communication.budget_mb
     done, planned = len(rounds), config.federation.rounds
-    if allowed is None or done >= planned:
+    if allowed is None or done >= planned or has_stopped(config, rounds):
         return ""
     return (
         f"communication.budget_mb={allowed:g}: {used_bytes(rounds) / MB:.6g} MB are sent after round {done} of "

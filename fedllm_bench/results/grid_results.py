@@ -72,10 +72,15 @@ def _data(data: DataBlock) -> dict[str, Any]:
 
 
 def _cell(run: GridRun) -> dict[str, Any]:
-    """Of a run that its budget of bytes ended, `rounds` says [how many were trained, how many were planned]."""
+    """Of a run that its budget of bytes ended, `rounds` says [how many were trained, how many were planned].
+
+    Of one that looked for its best round, `stopped` says [the best, how many were trained, how many were asked for].
+    """
     cell = {"method": run.method, "seed": run.seed, "reason": None, "config_hash": run.results.run.config_hash}
     sent = run.results.communication
     budget = sent.budget if sent else None
+    stop = run.results.early_stop
+    cell |= {"stopped": [stop.best_round, stop.rounds_run, stop.rounds_asked]} if stop else {}
     return cell | ({"rounds": [budget.rounds, budget.of_rounds]} if budget and budget.ended else {})
 
 
@@ -94,13 +99,15 @@ def _absent(name: str, runs: Sequence[GridRun], asked: Sequence[str]) -> str | N
     return "none of its cells ended well" if name in asked else "it is not among the methods"
 
 
-def _cost(runs: Sequence[GridRun], method: str) -> dict[str, float]:
-    """Means over seeds."""
+def _cost(runs: Sequence[GridRun], method: str) -> dict[str, float | None]:
+    """Means over seeds; no FLOP where a run of an older version does not tell them."""
     costs = [run.results.cost for run in runs if run.method == method]
+    flops = [cost.train_flops for cost in costs if cost.train_flops is not None]
     return {
         "bytes_up": statistics.fmean(cost.bytes_up for cost in costs),
         "bytes_down": statistics.fmean(cost.bytes_down for cost in costs),
         "train_seconds": statistics.fmean(cost.seconds.get("train", 0.0) for cost in costs),
+        "train_flops": statistics.fmean(flops) if len(flops) == len(costs) else None,
     }
 
 

@@ -76,7 +76,8 @@ def over_rounds(
     num_rounds: int,
     every: int,
 ) -> dict[str, Any]:
-    """Quantiles and moments over clients of each round that was scored; round 0 is the base, the last one `after`.
+    """Quantiles and moments over clients of each round that was scored; round 0 is the base, `num_rounds` is `after`:
+    the last one, or the best one where a run goes on behind it.
 
     `lines` are those of clients.jsonl.
     """
@@ -84,8 +85,9 @@ def over_rounds(
     def row(number: int, losses: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
         return {"round": number} | {part: _over(losses[part], info) for part in ("heldout", "unseen")}
 
-    between = [row(line["round"], line) for line in lines if line["round"] < num_rounds]
-    rows = [row(0, means_by_part(before)), *between, row(num_rounds, means_by_part(after))]
+    found = {line["round"]: row(line["round"], line) for line in lines}
+    found |= {0: row(0, means_by_part(before)), num_rounds: row(num_rounds, means_by_part(after))}
+    rows = [found[number] for number in sorted(found)]
     return {"metric": info.name, "every": every, "unit": info.unit, "rounds": rows}
 
 

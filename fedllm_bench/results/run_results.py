@@ -232,6 +232,7 @@ def results_payload(
     aggregation: Mapping[str, Any] | None = None,
     attack: Mapping[str, Any] | None = None,
     clock: Mapping[str, Any] | None = None,
+    early_stop: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole of results.json; keys are those of `schema.Results`."""
     return {
@@ -249,6 +250,7 @@ def results_payload(
         "aggregation": aggregation,
         "attack": attack,
         "clock": clock,
+        "early_stop": early_stop,
     }
 
 

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from fedllm_bench.common import files
 from fedllm_bench.common.errors import UserError, first_line
+from fedllm_bench.results.cost_entries import CostBlock, EarlyStopBlock
 from fedllm_bench.results.entries import (
     OBJECT,
     ClientRow,
@@ -47,15 +48,6 @@ class CutBlock:
     train: Cut
     heldout: Cut
     unseen: Cut
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
-class FailedAnswer:
-    """One that was left out of its round's mean."""
-
-    round: Int
-    client: Text
-    reason: Text
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)
@@ -194,20 +186,6 @@ class DataBlock:
 
 
 @dataclass(frozen=True, kw_only=True, config=OBJECT)
-class CostBlock:
-    """What the run took; `seconds` by stage."""
-
-    bytes_up: Int
-    bytes_down: Int
-    num_answers: Int
-    num_dropouts: Int
-    failures: tuple[FailedAnswer, ...]
-    seconds: dict[Text, Number]
-    peak_memory_bytes: Int
-    peak_gpu_bytes: Int | None
-
-
-@dataclass(frozen=True, kw_only=True, config=OBJECT)
 class IntervalsBlock:
     """How the intervals were made."""
 
@@ -232,9 +210,10 @@ class Results:
     personalisation: Personalisation | None
     privacy: PrivacyBlock | None
     communication: CommunicationBlock | None
-    aggregation: AggregationBlock | None = None  # older files lack it, and the next
+    aggregation: AggregationBlock | None = None  # older files lack it, and the next three
     attack: AttackBlock | None = None
     clock: ClockBlock | None = None
+    early_stop: EarlyStopBlock | None = None
 
 
 @cache

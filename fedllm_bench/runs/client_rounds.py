@@ -2,7 +2,8 @@
 
 The loss is that of the split's task: of completions, or of preference pairs.
 
-The base (round 0) and the last round have none: their scores are in scores/, and nothing is computed twice.
+The base (round 0) and the last round have none: their scores are in scores/, and nothing is computed twice. But where
+the best round is looked for (`federation.patience`), nobody knows yet which round is scored in the end.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ def watcher(bench: Bench, stop: Stop | None = None) -> Callable[[Server], None]:
         log.info("evaluation.every=%d is passed over: under %s each client has an adapter of its own",
                  every, bench.config.method.name)  # fmt: skip
         every = 0
+    is_final = {0} if bench.config.federation.patience else {0, last}
     path = bench.cell.folder / FILE
 
     def watch(server: Server) -> None:
-        if not every or server.round % every or server.round in (0, last):
+        if not every or server.round % every or server.round in is_final:
             return
         lines = files.read_jsonl_so_far(path)
         if all(line["round"] != server.round for line in lines):

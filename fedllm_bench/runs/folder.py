@@ -146,8 +146,13 @@ class RunFolder:
             yield "there is no adapter"
 
     def _ended_at(self, done: int) -> bool:
-        """Whether a budget of bytes ended the run after so many rounds, as its results say."""
-        if self.config.communication.budget_mb is None or not self.has(RESULTS):
+        """Whether the run ended after so many rounds by a budget of bytes, or at a check, as its results say."""
+        if not self.has(RESULTS):
+            return False
+        stop = self.results.get("early_stop")
+        if self.config.federation.patience and isinstance(stop, dict) and stop.get("stopped"):
+            return bool(stop.get("rounds_run") == done)
+        if self.config.communication.budget_mb is None:
             return False
         sent = self.results.get("communication")
         budget = sent.get("budget") if isinstance(sent, dict) else None

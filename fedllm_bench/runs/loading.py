@@ -34,7 +34,7 @@ from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.poisoning import check_texts
-from fedllm_bench.runs.row_tokens import Encoded, memory_items, planted_in, reward_beta, tokens_of
+from fedllm_bench.runs.row_tokens import Encoded, apart_in, memory_items, planted_in, reward_beta, tokens_of
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.budget import rounds_within
@@ -91,7 +91,16 @@ class Bench:
         if self.config.communication.budget_mb is None:
             return self.config.federation.rounds
         plan = schedule(self.config, len(self.clients), self.clients.file_order)
-        return rounds_within(self.config, self.method, self.initial, plan)
+        return rounds_within(self.config, self.method, self.initial, plan, self.checked)
+
+    @cached_property
+    def checked(self) -> list[int]:
+        """The clients whose validation rows are scored in a check; of a personal method those with an own adapter that
+        is scored in the end. None where the run does not stop early.
+        """
+        of_client = [self.clients.validation_rows[client] for client in self.clients.ids]
+        asked = self.local_sample if self.method.personal else range(len(of_client))
+        return [client for client in asked if of_client[client]]
 
     @cached_property
     def timeline(self) -> Timeline | None:
@@ -179,6 +188,7 @@ def _clients(cell: Cell, tokens: Mapping[str, AnyPart]) -> Clients:
         tokens,
         shuffle_seed=config.seed if config.data.shuffle_users else None,
         parting_seed=config.seed if config.data.split_pairs else None,
+        apart=apart_in(cell),
     )
     _ = clients.train_rows  # refuses votes whose answers cannot go to different clients
     _check_trainable(config, clients)

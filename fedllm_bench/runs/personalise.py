@@ -23,8 +23,8 @@ from fedllm_bench.methods.products.residual import RESIDUAL
 from fedllm_bench.metrics.batches import Batches, OwnAdapters, using_adapters
 from fedllm_bench.metrics.items import HeldoutItem, PairItem, unscored
 from fedllm_bench.metrics.registry import METRICS
+from fedllm_bench.runs.digests import digest_of_each
 from fedllm_bench.runs.loading import Bench
-from fedllm_bench.runs.scoring import digest_of_each
 from fedllm_bench.scores.score import Score
 from fedllm_bench.training import engines
 from fedllm_bench.training.client_round import ClientResult

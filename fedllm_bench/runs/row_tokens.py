@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fedllm_bench.common import files
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.clients import Clients
+from fedllm_bench.data.dealing.kept_apart import KeptApart
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.pairs import AnswerPart, AnyPart, PairPart, tokenise_pairs, whole
 from fedllm_bench.data.rows import SftRow
@@ -72,6 +73,19 @@ def planted_in(cell: Cell) -> tuple[PlantedCanary, ...]:
     return canaries_of(cell.split.manifest, data.canaries, data.canary_repeats, cell.config.seed)
 
 
+def apart_in(cell: Cell) -> KeptApart | None:
+    """The validation rows of a cell; of rows that gave way to canaries none is kept apart: those are to be trained on.
+
+    None where the run does not stop early.
+    """
+    config = cell.config
+    if not config.federation.patience:
+        return None
+    canaries = planted_in(cell)
+    planted = planted_rows(cell.split.rows("train"), canaries) if canaries else {}
+    return KeptApart(config.federation.validation, config.seed, frozenset(planted))
+
+
 def memory_items(
     cell: Cell, clients: Clients, items: Sequence[HeldoutItem], metrics: Sequence[str], encoded: Encoded
 ) -> list[HeldoutItem]:
@@ -84,7 +98,8 @@ def memory_items(
     if "train" in asked:
         counts = Counter(item.row.client_id for item in items if item.part == "heldout" and item.tokens is not None)
         rows = cell.split.rows("train") if canaries else []
-        found += member_items(clients, counts, planted_rows(rows, canaries))
+        apart = frozenset[int]().union(*clients.validation_rows.values())  # nobody trains on these
+        found += member_items(clients, counts, apart | planted_rows(rows, canaries).keys())
     if "canary" in asked:
         rows = [_row_of(canary) for canary in canaries]
         for canary, row, tokens in zip(canaries, rows, encoded(rows), strict=True):
@@ -100,8 +115,10 @@ def _row_of(canary: PlantedCanary) -> SftRow:
 
 
 def _needed(config: RunConfig, metrics: Sequence[str], parts: Mapping[str, PairPart]) -> dict[str, PairPart]:
-    """Of SimPO and ORPO held-out pairs alone, and these only for rewards that are relative to the base."""
-    if needs_reference(config.local):
+    """Of SimPO and ORPO held-out pairs alone, and these only for rewards that are relative to the base; but all where
+    validation pairs are checked.
+    """
+    if needs_reference(config.local) or config.federation.patience:  # checks are of training rows
         return dict(parts)
     is_scored = any(isinstance(METRICS[name], OfMargin) for name in metrics)
     return {name: part for name, part in parts.items() if is_scored and name != "train"}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fedllm_bench.common import files
 from fedllm_bench.common.cache import cached, key_of
@@ -32,6 +29,7 @@ from fedllm_bench.metrics.registry import (
     work_of,
 )
 from fedllm_bench.metrics.sample import sample_block
+from fedllm_bench.runs.digests import digest, digest_of_each
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.runs.score_files import Scores, found_scores, read_scores, write_scores
 from fedllm_bench.scores.score import Score
@@ -68,6 +66,8 @@ def evaluate_each(
     *,
     others: tuple[Tree, Sequence[Item[Any, Any]]] | None = None,
     ledger: Ledger | None = None,
+    stop: Stop | None = None,
+    is_brief: bool = False,
 ) -> Scores:
     """Every metric on each client's items under its own adapter; `adapters` has them by the client's id.
 
@@ -86,7 +86,7 @@ def evaluate_each(
                 works += [_Work(group, of_clients(bench.items, [client]), adapters[client]) for client in ids]
     if others and others[1]:
         works += [_Work(group, others[1], others[0]) for group in together(shared)]
-    scores = _scores(bench, shared, works, label, ledger=ledger)
+    scores = _scores(bench, shared, works, label, ledger=ledger, stop=stop, is_brief=is_brief)
     return {name: scores[name] if name in scores else _unscored(bench, name, list(adapters)) for name in bench.metrics}
 
 
@@ -97,7 +97,14 @@ def _unscored(bench: Bench, name: str, ids: Sequence[str]) -> list[Score]:
 
 
 def evaluate_mixtures(
-    bench: Bench, mixtures: Mapping[str, Mixture], unseen: Mixture, label: str, *, ledger: Ledger | None = None
+    bench: Bench,
+    mixtures: Mapping[str, Mixture],
+    unseen: Mixture,
+    label: str,
+    *,
+    ledger: Ledger | None = None,
+    stop: Stop | None = None,
+    is_brief: bool = False,
 ) -> Scores:
     """Every metric on each client's items under its own mixture of adapters, by the client's id; then on those of
     unseen users under `unseen`.
@@ -117,7 +124,7 @@ def evaluate_mixtures(
                     works.append(_Work(group, some, mixed=own))
                 else:
                     works += [_Work(group, of_clients(some, [client]), one.chosen) for client, one in own.items()]
-    scores = _scores(bench, shared, works, label, ledger=ledger)
+    scores = _scores(bench, shared, works, label, ledger=ledger, stop=stop, is_brief=is_brief)
     return {name: scores[name] if name in scores else _unscored(bench, name, list(mixtures)) for name in bench.metrics}
 
 
@@ -183,22 +190,6 @@ def _scores(
                 scores[name] += of_metric
             share.reach(end, is_new=time.monotonic() - started > QUICK_SECONDS)
     return scores
-
-
-def digest(adapter: Tree | None) -> str:
-    """Names an adapter by its contents; "" for the base alone."""
-    if adapter is None:
-        return ""
-    found = hashlib.sha256()
-    for name, tensor in sorted(adapter.items()):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def digest_of_each(adapters: Mapping[str, Tree]) -> str:
-    """Names the adapters of clients by their contents."""
-    return key_of({client: digest(tree) for client, tree in adapters.items()})
 
 
 def depends_on(bench: Bench) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from fedllm_bench.methods.base import FedAvg, Message, Server, Upload
 from fedllm_bench.results.budget import MB
 from fedllm_bench.training.faults import dropouts
 
+LOSS_BYTES = 8  # of the number that a client sends in a check
+
 
 def bytes_down(method: FedAvg, server: Server, message: Message, client: int) -> int:
     """Bytes that go to client number `client` in the round that starts from `server`."""
@@ -90,9 +92,13 @@ class ByteBudget:
         most = None if allowed is None else allowed * MB
         return cls(config=config, traffic=Traffic(method, params, config.local.lr), most=most)
 
-    def ends_at(self, used: int, round_num: int, chosen: Sequence[int]) -> bool:
-        """Whether a round of the `chosen` clients goes beyond it after `used` bytes."""
-        return self.most is not None and used + self.of_round(round_num, chosen) > self.most
+    def ends_at(self, used: int, round_num: int, chosen: Sequence[int], checked: Sequence[int] = ()) -> bool:
+        """Whether a round of the `chosen` clients, with the check of `checked` after it, goes beyond it after `used`
+        bytes: a run that checks leaves room for a last check.
+        """
+        if self.most is None:
+            return False
+        return used + self.of_round(round_num, chosen) + self.of_check(round_num, chosen, checked) > self.most
 
     def after(self, round_num: int, answered: Sequence[int]) -> ByteBudget:
         """The budget for the rounds behind this one, in which these clients answered."""
@@ -109,9 +115,23 @@ class ByteBudget:
         of_each = {client: self.traffic.of_client(round_num, client) for client in chosen}
         return sum(down + (0 if client in away else up) for client, (down, up) in of_each.items())
 
+    def of_check(self, round_num: int, chosen: Sequence[int], checked: Sequence[int]) -> int:
+        """Bytes of a check after this round: each of the `checked` clients gets what one of the next round gets."""
+        if not checked or not self.traffic.method.sends:
+            return 0
+        traffic = self.as_planned(round_num, chosen).traffic
+        return sum(traffic.of_client(round_num + 1, client)[0] + LOSS_BYTES for client in checked)
 
-def rounds_within(config: RunConfig, method: FedAvg, params: Tree, plan: Sequence[Sequence[int]]) -> int:
-    """How many rounds of the plan the budget has room for; a failed answer leaves more.
+
+def rounds_within(
+    config: RunConfig,
+    method: FedAvg,
+    params: Tree,
+    plan: Sequence[Sequence[int]],
+    checked: Sequence[int] = (),
+) -> int:
+    """How many rounds of the plan the budget has room for; a failed answer leaves more. `checked` are the clients who
+    are asked in a check.
 
     Raises a :class:`UserError` where it has none for the first.
     """
@@ -119,10 +139,12 @@ def rounds_within(config: RunConfig, method: FedAvg, params: Tree, plan: Sequenc
     if budget.most is None:
         return len(plan)
     for number, chosen in enumerate(plan):
-        if budget.ends_at(used, number, chosen):
-            _check_first(config, number, budget.of_round(number, chosen))
+        of_check = budget.of_check(number, chosen, checked)
+        if budget.ends_at(used, number, chosen, checked):
+            _check_first(config, number, budget.of_round(number, chosen) + of_check)
             return number
         used += budget.of_round(number, chosen)
+        used += 0 if (number + 1) % config.federation.check_every else of_check
         budget = budget.as_planned(number, chosen)
     return len(plan)
 

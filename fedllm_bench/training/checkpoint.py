@@ -189,7 +189,18 @@ def _is_record(record: Any, number: int) -> bool:
         return False
     lists = [record.get(key) for key in SUMMARY_KEYS]
     sizes = {len(found) if isinstance(found, list) else -1 for found in lists}
-    return len(sizes) == 1 and -1 not in sizes and all(type(record.get(k)) is int for k in ("bytes_up", "bytes_down"))
+    counts = (record.get("bytes_up"), record.get("bytes_down"))
+    return len(sizes) == 1 and -1 not in sizes and all(type(count) is int for count in counts) and _is_check(record)
+
+
+def _is_check(record: dict[str, Any]) -> bool:
+    """Whether a record has no check of the validation loss, or a whole one; the loss of one is null where it was not finite."""
+    if "check" not in record:
+        return True
+    check = record["check"]
+    if not isinstance(check, dict) or not isinstance(check.get("loss", 0), float | None):
+        return False
+    return all(type(check.get(key)) is int for key in ("clients", "rows", "bytes_down", "bytes_up"))
 
 
 @dataclass(frozen=True)
@@ -270,11 +281,16 @@ class ClientStates:
         if state:
             save_trees(make_folder(self._of(client)) / f"r{rounds_done:06d}.safetensors", state, {})
 
-    def forget_before(self, clients: Iterable[int], rounds_done: int) -> None:
-        """Remove what a newer state replaces; call it once the checkpoint of that round stands."""
+    def forget_before(self, clients: Iterable[int], rounds_done: int, kept: int | None = None) -> None:
+        """Remove what a newer state replaces; call it once the checkpoint of that round stands.
+
+        `kept`: a round whose states stay, beside the newest.
+        """
         for client in clients:
-            for path in self._files(client)[:-1]:
-                if _round_of(path) < rounds_done:
+            files = self._files(client)
+            stays = [path for path in files if kept is not None and _round_of(path) <= kept][-1:]
+            for path in files[:-1]:
+                if _round_of(path) < rounds_done and path not in stays:
                     path.unlink()
 
     def _files(self, client: int) -> list[Path]:

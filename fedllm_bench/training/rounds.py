@@ -18,7 +18,7 @@ from fedllm_bench.methods.base import Message, Server, Upload
 from fedllm_bench.methods.communication.secure_sum import SecureRound
 from fedllm_bench.methods.robust.notes import kept_record, robust_record, warn_of_fallback
 from fedllm_bench.methods.wrapped import find
-from fedllm_bench.results.budget import ended_early, used_bytes
+from fedllm_bench.results.early_stop import best_round
 from fedllm_bench.training import divergence
 from fedllm_bench.training.aggregation import (
     Gathered,
@@ -53,7 +53,8 @@ log = logging.getLogger(__name__)
 
 
 def run_rounds(run: TrainingRun, params: Tree) -> Server:
-    """All rounds from `params`, or from the checkpoint that an earlier call left in the run's folder.
+    """All rounds from `params`, or from the checkpoint that an earlier call left in the run's folder; the server of the
+    best round where some are checked, else of the last.
 
     Writes rounds.jsonl and checkpoint/ after every round, so that a kill loses at most one round. A round that would
     pass the budget of bytes is not begun, nor is any after it.
@@ -65,16 +66,16 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     server = load_server(run.folder / "checkpoint", start, len(plan)) or start
     records = load_records(run.folder, server.round)
     divergence.judge(run.config, records, run.folder)
-    run.watch(server)  # a kill may have come between a checkpoint and the look at it
+    checks = run.checks
+    run.watch(server)  # a kill may have come between a checkpoint and the look at it, or its check
+    checks.after(server, records)
     budget = ByteBudget.of(run.config, run.method, params)
     for record in records:
         budget = budget.after(record["round"] - 1, _answered(record))
     with Share(f"train {run.config.method.name}", len(plan)) as share:
         share.reach(server.round, is_new=False)
-        for round_num in range(server.round, len(plan)):
-            chosen = plan[round_num]
-            if budget.ends_at(used_bytes(records), round_num, chosen):
-                log.warning(ended_early(run.config, records))
+        for round_num, chosen in enumerate(plan[server.round :], server.round):
+            if checks.end(records, budget, chosen):
                 break
             share.note = f"round {round_num + 1} of {len(plan)}"
             shown = replace(run, map_blocks=_shown(run.map_blocks, share, round_num + 1, len(chosen)))
@@ -86,12 +87,14 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
             kept_version(run.timeline, versions, before)
             save_server(run.folder / "checkpoint", server)
             without_old(run.timeline, versions, round_num)
-            run.states.forget_before(chosen, server.round)
+            run.states.forget_before(chosen, server.round, best_round(records))
             share.reach(server.round, is_new=True)
             divergence.judge(run.config, [record], run.folder)
             run.watch(server)
+            checks.after(server, records)
             run.stop.check()
-    return server
+        checks.after(server, records, is_last=True)
+    return checks.kept(server, records)
 
 
 def _answered(record: Mapping[str, Any]) -> list[int]:

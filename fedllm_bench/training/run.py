@@ -15,6 +15,7 @@ from fedllm_bench.training.checkpoint import ClientStates
 from fedllm_bench.training.client_round import MapBlocks
 from fedllm_bench.training.clock.timeline import Timeline
 from fedllm_bench.training.passes import DEFAULT, PassPlan
+from fedllm_bench.training.stopping.checks import Checks, Validation
 
 
 def _unwatched(server: Server) -> None:
@@ -28,6 +29,7 @@ class TrainingRun:
     `plan` is that of the model that `map_blocks` trains. `timeline` is that of the clock, None where there is none.
 
     `watch` is called with the server of each checkpoint, and again with the one that a run goes on from.
+    `validation`: how the run checks whether it gets better; None where it does not.
     When `stop` is asked for, the blocks of clients in training end first, and what they answered is kept.
     """
 
@@ -41,6 +43,11 @@ class TrainingRun:
     only: frozenset[int] | None = None
     stop: Stop = field(default_factory=Stop)
     watch: Callable[[Server], None] = _unwatched
+    validation: Validation | None = None
+
+    @property
+    def checks(self) -> Checks:
+        return Checks(config=self.config, method=self.method, folder=self.folder, validation=self.validation)
 
     @property
     def chosen(self) -> list[list[int]]:

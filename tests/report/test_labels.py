@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedllm_bench.common import files
+from fedllm_bench.config.kinds.adapter_kind import AdapterKind
 from fedllm_bench.config.run import Model
 from fedllm_bench.config.run_labels import base_label, is_invented
 from fedllm_bench.report.labels import base_of, in_figure, what_ran
@@ -60,7 +61,7 @@ def test_the_label_follows_what_ran(changes: dict[str, str], said: str, in_title
 
 def test_a_base_is_called_by_its_name_the_folder_or_the_hub_id(tmp_path: Path) -> None:
     def called(name: str, **more: str) -> str:
-        return base_label(Model(name=name, dtype="float32", **more))
+        return base_label(Model(name=name, dtype="float32", **more), AdapterKind())
 
     folder = files.make_folder(tmp_path / "secret" / "my-model")
     assert called("mini") == "embedded model"

@@ -12,7 +12,7 @@ import pytest
 from checkout import ROOT
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.results import entries, schema
+from fedllm_bench.results import cost_entries, entries, schema
 from fedllm_bench.results.run_results import (
     ScoreSet,
     client_rows,
@@ -94,6 +94,8 @@ def payload(metrics) -> dict:
                 "bytes_up": 5, "bytes_down": 5, "seconds": {"train": 1.5}, "peak_memory_bytes": 9,
                 "peak_gpu_bytes": None, "num_answers": 8, "num_dropouts": 0,
                 "failures": [{"round": 2, "client": CLIENTS[0], "reason": "loss nan"}],
+                "train_flops": 10**15, "evaluation_flops": 10**12, "flops_method": "formula",
+                "cpu_seconds": 2.5, "energy_joules": 25.0, "energy_method": "estimate",
             },
             metrics=metrics,
             clients={name: client_rows(scores) for name, scores in score_sets().items()},
@@ -283,7 +285,12 @@ def paths_of(value, prefix=()):
 
 
 # Keys that files of before do not have.
-NOT_BEFORE = {("run", "base"), ("run", "base_hash"), ("run", "mixture"), ("aggregation",), ("attack",), ("clock",)}
+OF_COST = ("train_flops", "evaluation_flops", "flops_method", "cpu_seconds", "energy_joules", "energy_method")
+NOT_BEFORE = {
+    *(("run", key) for key in ("base", "base_hash", "mixture")),
+    *((key,) for key in ("aggregation", "attack", "clock", "early_stop")),
+    *(("cost", key) for key in OF_COST),
+}
 
 
 def test_a_file_without_the_later_keys_is_read(payload):
@@ -295,6 +302,7 @@ def test_a_file_without_the_later_keys_is_read(payload):
     found = results_of(payload)
     run = found.run
     assert (run.base, run.base_hash, run.mixture, found.aggregation, found.attack) == ("", "", 1, None, None)
+    assert (found.early_stop, found.cost.train_flops, found.cost.energy_method) == (None, None, "")
 
 
 def test_every_missing_key_is_refused_by_its_name(payload):
@@ -352,10 +360,10 @@ def test_wrong_values_are_refused_by_their_name(payload, tmp_path, path, value, 
 
 def test_every_key_is_documented():
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    modules = {module.__name__: module for module in (schema, entries)}
+    modules = {module.__name__: module for module in (schema, entries, cost_entries)}
     found = [part for module in modules.values() for part in vars(module).values() if is_dataclass(part)]
     parts = {part.__name__: part for part in found if part.__module__ in modules}.values()
     keys = {field.name for part in parts for field in fields(part)}
-    assert len(parts) == 28
+    assert len(parts) == 31
     assert len(keys) > 70
     assert {key for key in keys if f"`{key}`" not in text} == set()

@@ -27,6 +27,9 @@ TINY = (
 )
 
 
+SPENT = ("seconds", "peak_memory_bytes", "cpu_seconds", "energy_joules", "energy_method")
+
+
 @contextmanager
 def quick(*, figures: bool = False) -> Iterator[None]:
     """One thread, no GPU, no figures (half of a tiny run), and transformers as quiet as the command makes it."""
@@ -66,16 +69,22 @@ def folder_of(method: str, out: Path) -> Path:
 def outcome(folder: Path) -> dict[str, Any]:
     """All that a run leaves and that must not depend on when, how often and how fast it was run."""
     results = files.read_json(folder / "results.json")
-    cost = {key: value for key, value in results["cost"].items() if key not in ("seconds", "peak_memory_bytes")}
+    cost = {key: value for key, value in results["cost"].items() if key not in SPENT}
     rounds = files.read_jsonl(folder / "rounds.jsonl")
     kept = [*folder.glob("adapter/*"), *folder.glob("adapters/*/*"), *folder.glob("scores/*"), folder / "config.json"]
     return {
         **results,
         "run": {key: value for key, value in results["run"].items() if key != "commit"},
         "cost": cost,
-        "rounds": [{key: value for key, value in record.items() if key != "seconds"} for record in rounds],
+        "rounds": [timeless(record) for record in rounds],
         "files": {str(path.relative_to(folder)): files.sha256_file(path) for path in kept},
     }
+
+
+def timeless(record: dict[str, Any]) -> dict[str, Any]:
+    """A line of rounds.jsonl without its times."""
+    found = {key: value for key, value in record.items() if key != "seconds"}
+    return {key: timeless(value) if key == "check" else value for key, value in found.items()}
 
 
 def quiet_environment(cache: Path, **more: str) -> dict[str, str]:

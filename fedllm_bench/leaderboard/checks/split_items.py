@@ -9,6 +9,7 @@ from typing import Any
 
 from fedllm_bench.common.files import read_json
 from fedllm_bench.config.run import RunConfig
+from fedllm_bench.data.dealing.kept_apart import num_apart
 from fedllm_bench.data.manifest import Split
 from fedllm_bench.data.published import ORDER_FILE
 from fedllm_bench.data.rows import PreferenceRow
@@ -62,8 +63,11 @@ class SplitItems:
 
     @property
     def sizes(self) -> list[int]:
-        """Training rows of each client, among them those that a run may have skipped as without a counted token."""
-        return [client.train for client in self.split.manifest.clients]
+        """Rows of each client that a run trains on, without those that it keeps apart, and with those that it may have
+        skipped as without a counted token.
+        """
+        share = self.config.federation.kept_apart if self.config else 0.0
+        return [client.train - num_apart(client.train, share) for client in self.split.manifest.clients]
 
     @cached_property
     def file_order(self) -> tuple[int, ...]:

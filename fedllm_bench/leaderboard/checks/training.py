@@ -11,6 +11,7 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.checks.scores import equal
 from fedllm_bench.leaderboard.checks.split_items import SplitItems
+from fedllm_bench.leaderboard.checks.stopping import early_stop
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Round, Submitted, SubmittedRun
 from fedllm_bench.methods.base import trains_alone
@@ -37,6 +38,7 @@ def log(submitted: Submitted, _: CheckContext) -> Iterator[Problem]:
         yield from _shortened([text for line in run.rounds for text in _impossible(line)], "log", where)
         yield from _cost(run)
         yield from _rules(run, where)
+        yield from early_stop(run, where)
 
 
 def _rules(run: SubmittedRun, where: str) -> Iterator[Problem]:

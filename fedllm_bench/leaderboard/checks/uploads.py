@@ -26,7 +26,7 @@ from fedllm_bench.leaderboard.submission.submitted import Round, Submitted, Subm
 from fedllm_bench.methods.products.factors import distance
 from fedllm_bench.methods.products.residual import ChangesBase
 from fedllm_bench.methods.wrapped import find
-from fedllm_bench.training.budget import Traffic
+from fedllm_bench.training.budget import LOSS_BYTES, Traffic
 from fedllm_bench.training.model import targets
 from fedllm_bench.training.model.adapter import as_wide_as
 from fedllm_bench.training.model.lora import A_AND_B, AdaptedLayer, initial_adapter, tensor_names
@@ -65,9 +65,21 @@ def _of_rounds(run: SubmittedRun, shapes: Mapping[str, tuple[int, ...]]) -> list
     """Bytes down and up of each round."""
     traffic, found = _traffic(run, shapes), []
     for line in run.rounds:
-        found.append(bytes_of_round(run, line, traffic))
+        down, up = bytes_of_round(run, line, traffic)
         traffic = traffic.after(line.round - 1, _answered(line))
+        of_check = _of_check(run, line, traffic)
+        found.append((down + of_check[0], up + of_check[1]))
     return found
+
+
+def _of_check(run: SubmittedRun, line: Round, traffic: Traffic) -> tuple[int, int]:
+    """Bytes down and up of a check after a round, as stated where not all clients get the same."""
+    if line.check is None or not run.method.sends:
+        return 0, 0
+    count = line.check["clients"]
+    if any(map(run.method.changes, ("tell", "travels"))):
+        return line.check["bytes_down"], LOSS_BYTES * count
+    return traffic.of_client(line.round, 0)[0] * count, LOSS_BYTES * count
 
 
 def _answered(line: Round) -> list[int]:
@@ -100,7 +112,7 @@ def written_rank(run: SubmittedRun) -> int:
     if not shapes or not run.config.adapter.is_lora or not find(run.method, ChangesBase):  # type: ignore[type-abstract]  # any of its kinds
         return rank
     traffic = _traffic(run, shapes)
-    for line in run.rounds:
+    for line in run.kept_rounds:
         traffic = traffic.after(line.round - 1, _answered(line))
     tree = traffic.params if traffic.server is None else run.method.adapter(traffic.server)
     return as_wide_as(tree, run.config.lora).rank
@@ -206,7 +218,7 @@ def _shapes(run: SubmittedRun, tree: Tree, where: str) -> Iterator[Problem]:
         return
     changes_base = find(run.method, ChangesBase) is not None  # type: ignore[type-abstract]  # any of its kinds
     moved = distance(tree, first) if changes_base else norm(tmap(lambda a, b: a.float() - b, tree, first))
-    most = sum(line.update_norm for line in run.rounds)
+    most = sum(line.update_norm for line in run.kept_rounds)
     if moved > most * (1 + SLACK) + SLACK:
         text = f"it lies {moved:.4g} from where seed {run.seed} begins; its rounds together moved it {most:.4g} at most"
         yield Problem(code="adapter-distance", message=text, where=where)

@@ -34,6 +34,7 @@ class BoardEntry:
     bytes_up: float | None = None
     bytes_down: float | None = None
     epsilon: float | None = None
+    train_flops: float | None = None
 
     @property
     def num_bytes(self) -> float | None:
@@ -106,6 +107,7 @@ class BoardRow:
     rank_high: int | None = None
     borda: float | None = None
     names: tuple[str, ...] = ()
+    train_flops: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

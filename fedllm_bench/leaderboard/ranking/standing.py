@@ -184,6 +184,7 @@ def _row(entry: BoardEntry, cells: Mapping[str, BoardCell], unranked: str, basel
         num_seeds=len(entry.seeds),
         num_bytes=entry.num_bytes,
         epsilon=entry.epsilon,
+        train_flops=entry.train_flops,
         unranked=unranked,
         is_baseline=baseline is not None and entry.slug == baseline.slug,
         cells=cells,

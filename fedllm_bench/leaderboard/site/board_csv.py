@@ -43,6 +43,7 @@ def _about(board: Board, row: BoardRow) -> dict[str, Value]:
         "names": "; ".join(row.names),
         "num_bytes": row.num_bytes,
         "epsilon": row.epsilon,
+        "train_flops": row.train_flops,
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm_bench.common.text import MISSING, counted, number, size
+from fedllm_bench.common.text import MISSING, counted, flop, number, size
 from fedllm_bench.leaderboard.ranking.board import Against, Board, BoardCell, BoardColumn, BoardRow, Interval
 from fedllm_bench.leaderboard.site.pages import render
 from fedllm_bench.leaderboard.site.plots import plots_of
@@ -35,6 +35,7 @@ COLUMNS = {
     "method": "estimand: the method under other seeds; Student's t over the seeds' means",
     "points": "Borda's count: for each metric and other ranked row 1 where clearly better, 1/2 where not told apart",
     "bytes": "sent by and to clients in a whole run, mean over seeds",
+    "FLOP": "of the training of a run by the suite's formula, as stated by it, mean over seeds",
     "ε": "differential privacy of clients, as the suite's accountant found it",
     "tier": "how far it was verified: " + ", ".join(ORDER),
 }
@@ -94,7 +95,10 @@ def board_page(board: Board, boards: Sequence[Board], *, root: str) -> str:
         "head": _head(board, with_epsilon),
         "tiers": [tier for tier in ORDER if any(row.tier == tier for row in board.rows)],
         "caption": CAPTION.format(baseline=board.compared_with),
-        "explained": [*((c.name, explained(c)) for c in board.columns), *COLUMNS.items()],
+        "explained": [
+            *((c.name, explained(c)) for c in board.columns),
+            *(item for item in COLUMNS.items() if item[0] != "FLOP" or has_flops(board)),
+        ],
         "plots": plots_of(board),
     }
     return render("board.html.jinja", title=title_of(board), root=root, values=values)
@@ -129,6 +133,11 @@ def explained(column: BoardColumn) -> str:
     return f"{column.description} ({about})"
 
 
+def has_flops(board: Board) -> bool:
+    """Whether some row says what its training computed; runs of older versions do not."""
+    return any(row.train_flops is not None for row in board.rows)
+
+
 def _head(board: Board, with_epsilon: bool) -> list[Head]:
     metrics = [
         Head(
@@ -141,6 +150,7 @@ def _head(board: Board, with_epsilon: bool) -> list[Head]:
     more = [
         Head(text="points", first="descending", number=True),
         Head(text="bytes", first="ascending", number=True),
+        *([Head(text="FLOP", first="ascending", number=True)] if has_flops(board) else []),
         *([Head(text="ε", first="ascending", number=True)] if with_epsilon else []),
         Head(text="seeds", first="descending", number=True),
         Head(text="tier", first="descending", number=False),
@@ -152,6 +162,7 @@ def _head(board: Board, with_epsilon: bool) -> list[Head]:
 
 def _row(row: BoardRow, board: Board, axes: dict[str, tuple[float, float]], with_epsilon: bool) -> dict[str, Any]:
     tier = ORDER.index(row.tier) if row.tier in ORDER else -1
+    flops = [Plain(text=flop(row.train_flops), key=_key(row.train_flops))] if has_flops(board) else []
     epsilon = [Plain(text=number(row.epsilon), key=_key(row.epsilon))] if with_epsilon else []
     return {
         "state": "canary" if row.kind != "method" else "unranked" if row.unranked else "ranked",
@@ -167,6 +178,7 @@ def _row(row: BoardRow, board: Board, axes: dict[str, tuple[float, float]], with
         "more": [
             Plain(text=MISSING if row.borda is None else f"{row.borda:g}", key=_key(row.borda)),
             Plain(text=MISSING if row.num_bytes is None else size(row.num_bytes), key=_key(row.num_bytes)),
+            *flops,
             *epsilon,
             Plain(text=str(row.num_seeds), key=str(row.num_seeds)),
             Plain(text=row.tier, key=str(tier), number=False),

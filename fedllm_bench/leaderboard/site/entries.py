@@ -14,6 +14,7 @@ from fedllm_bench.leaderboard.submission.run_files import RunFiles
 from fedllm_bench.leaderboard.submission.tiers import tier_of
 from fedllm_bench.leaderboard.submission.tracks import find_track
 
+MOST_FLOPS = 1e30  # that are believed
 RESULTS, ROUNDS, CONFIG = "results.json", "rounds.jsonl", "config.json"
 
 
@@ -41,6 +42,7 @@ def entry_of(bundle: Bundle, scores: Sequence[SeedScores]) -> BoardEntry:
         personal=personal,
         bytes_up=bytes_up,
         bytes_down=bytes_down,
+        train_flops=_mean([_train_flops(run) for run in runs]),
         epsilon=_largest([_epsilon(run) for run in runs]),
     )
 
@@ -65,6 +67,14 @@ def _is_personal(run: RunFiles) -> bool:
     results = run.json(RESULTS) if run.has(RESULTS) else None
     about = results.get("run") if isinstance(results, dict) else None
     return isinstance(about, dict) and about.get("personal") is True
+
+
+def _train_flops(run: RunFiles) -> float | None:
+    """As results.json states it; None where it does not."""
+    results = run.json(RESULTS) if run.has(RESULTS) else None
+    cost = results.get("cost") if isinstance(results, dict) else None
+    found = cost.get("train_flops") if isinstance(cost, dict) else None
+    return float(found) if isinstance(found, int | float) and 0 < found < MOST_FLOPS else None
 
 
 def _sum_of(run: RunFiles, key: str) -> float | None:

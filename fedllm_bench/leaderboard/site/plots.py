@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedllm_bench.common.text import number, size
+from fedllm_bench.common.text import flop, number, size
 from fedllm_bench.leaderboard.ranking.board import Board, BoardColumn, BoardRow
 from fedllm_bench.report.page.axes import Tick, scale, value_ticks
 
@@ -66,6 +66,7 @@ class Curves:
 Cost = Callable[[BoardRow], float | None]
 COSTS: dict[str, tuple[Cost, Callable[[float], str]]] = {
     "communicated bytes of a run": (lambda row: row.num_bytes, size),
+    "FLOP of training": (lambda row: row.train_flops, flop),
     "epsilon": (lambda row: row.epsilon, number),
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.text import MISSING, counted, number, signed, size
+from fedllm_bench.common.text import MISSING, counted, flop, number, signed, size
 from fedllm_bench.leaderboard.ranking.board import Board, BoardCell, BoardColumn, BoardRow
 from fedllm_bench.leaderboard.site.board_page import Link, band, limits, link, power
 from fedllm_bench.leaderboard.site.details import Details
@@ -213,6 +213,7 @@ def _provenance(details: Details, row: BoardRow) -> dict[str, Any]:
         ("submission (sha256)", row.digest),
         ("suite", f"{said['suite']['version'] or 'none'}, commit {said['suite']['commit'] or 'unknown'}"),
         ("bytes of a run", MISSING if row.num_bytes is None else size(row.num_bytes)),
+        *([("FLOP of training, as stated", flop(row.train_flops))] if row.train_flops is not None else []),
         *_machine(details.environments.values()),
     )
     return {

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
+from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on
 
 from fedllm_bench.common.errors import first_line
 from fedllm_bench.common.files import canonical_json
@@ -33,6 +34,7 @@ from fedllm_bench.leaderboard.submission.run_files import RunFiles
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.results.budget import MB
+from fedllm_bench.results.early_stop import has_stopped, kept_round
 from fedllm_bench.results.run_results import ScoreSet
 from fedllm_bench.results.schema import check_results
 from fedllm_bench.runs.folder import BASELINE
@@ -41,6 +43,17 @@ from fedllm_bench.scores.score import Score
 SIDES = ("before", "after", "local")
 MOST_ROUNDS = 100_000  # of a config: more are not derived, whatever a file says
 LENIENT = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class SubmittedCheck(TypedDict):
+    """The check of a round, of a run with `federation.patience`."""
+
+    loss: float | None
+    clients: int
+    rows: int
+    bytes_down: int
+    bytes_up: int
+    seconds: float
 
 
 @checked(frozen=True, kw_only=True, config=LENIENT)
@@ -61,6 +74,7 @@ class Round:
     seconds: float
     kept: list[int] | None = None  # under a rule that chooses; older runs do not say
     ranks: list[int] = field(default_factory=list)  # of clients whose adapters differ in rank
+    check: SubmittedCheck | None = None
 
     @property
     def is_even(self) -> bool:
@@ -164,14 +178,23 @@ class SubmittedRun:
         return [self._round(line, number) for number, line in enumerate(self.files.lines("rounds.jsonl"), 1)]
 
     @property
+    def kept_rounds(self) -> list[Round]:
+        """Those up to the round whose adapter the run leaves: the best one where it looked for it."""
+        return self.rounds[: kept_round([vars(line) for line in self.rounds])]
+
+    @property
     def num_bytes(self) -> int:
         """Up and down, in all rounds."""
         return sum(line.bytes_up + line.bytes_down for line in self.rounds)
 
     @property
     def has_its_rounds(self) -> bool:
-        """Whether the log has the rounds of its config, or as many of them as its budget of bytes has room for."""
+        """Whether the log has the rounds of its config, or as many of them as its budget of bytes has room for, or
+        those until its validation loss got no better.
+        """
         config, done = self.config, len(self.rounds)
+        if has_stopped(config, [vars(line) for line in self.rounds]):
+            return done <= config.federation.rounds
         planned, allowed = config.federation.rounds, config.communication.budget_mb
         if done == planned or allowed is None or not 0 < done < planned:
             return done == planned

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from fedllm_bench.common.text import MISSING, change, number, size
-from fedllm_bench.report.grid.table import half_width, mark, name_of, rows_of, shown_views, value, with_legend
+from fedllm_bench.common.text import MISSING, change, flop, number, size
+from fedllm_bench.report.grid.table import FLOPS, half_width, mark, name_of, rows_of, shown_views, value, with_legend
 from fedllm_bench.results.grid_results import BASE
 
 Payload = Mapping[str, Any]
@@ -94,13 +94,19 @@ def _header(payload: Payload, detail: int) -> list[str]:
     entries = payload["metrics"]
     minus = [f"minus {REFERENCE} [clients]{' ±seeds' if detail else ''}"] if _has_reference(payload) else []
     names = [name_of(first, entries[first]), *minus, *(name_of(name, entries[name]) for name in others)]
-    return ["", *names, "up", "down"]
+    return ["", *names, "up", "down", *(["FLOP"] if _has_flops(payload) else [])]
+
+
+def _has_flops(payload: Payload) -> bool:
+    """Whether runs tell them; grid.json of before does not."""
+    return any(cost.get(FLOPS) is not None for cost in payload["cost"].values())
 
 
 def _cells(payload: Payload, name: str, detail: int, *, indent: str) -> list[str]:
     first, *others = _metrics(payload)
     cost = payload["cost"].get(name)
     sent = [MISSING, MISSING] if cost is None else [size(cost["bytes_up"]), size(cost["bytes_down"])]
+    sent += [flop((cost or {}).get(FLOPS))] if _has_flops(payload) else []
     row = payload["metrics"][first]["methods"].get(name)
     minus = [_difference(row, detail)] if _has_reference(payload) else []
     start = "failed" if row is None else value(row, spread=name != BASE)

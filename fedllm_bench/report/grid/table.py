@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedllm_bench.common.text import MISSING, change, counted, duration, number, size, wrapped
+from fedllm_bench.common.text import MISSING, change, counted, duration, flop, number, size, wrapped
+from fedllm_bench.report.grid.stopped import best_rounds, ended
 from fedllm_bench.report.interval_words import few_seeds, how, why_none
 from fedllm_bench.report.labels import what_ran
 from fedllm_bench.results.grid_results import BASE, REFERENCES
@@ -19,6 +20,7 @@ SHORT = ("mini_exact_facts",)  # beside each metric itself
 MORE = (*SHORT, "heldout_worst_tenth", "heldout_unseen", "mini_exact_facts_others", "mini_exact_arithmetic")
 MARKS = {CLEAR: "●", NOT_DISTINGUISHABLE: "○"}
 TABLE_WIDTH = 110
+FLOPS = "train_flops"  # grid.json of before has none
 
 
 def shown_views(payload: Payload, views: Sequence[str] = SHORT) -> list[str]:
@@ -135,7 +137,8 @@ def _legend(payload: Payload, views: Sequence[str]) -> list[str]:
         *_about_local(payload, views),
         *_about_own(payload),
         *_absent(payload),
-        *_ended(payload),
+        *ended(payload),
+        *best_rounds(payload),
         *_failures(payload),
         *_unscored(payload, views),
     ]
@@ -200,28 +203,17 @@ def _absent(payload: Payload) -> list[str]:
     return [f"no column minus {name}: {why}" for name, why in payload["references"].items() if why is not None]
 
 
-def _ended(payload: Payload) -> list[str]:
-    """Of methods whose runs the budget of bytes ended, what each row of the table was trained for."""
-    rounds: dict[str, dict[str, None]] = {}
-    for cell in payload["cells"]:
-        if "rounds" in cell:
-            done, planned = cell["rounds"]
-            rounds.setdefault(cell["method"], {})[f"{done} of {planned}"] = None
-    named = ", ".join(f"{method} after {' or '.join(ends)}" for method, ends in rounds.items())
-    return [f"rounds trained: communication.budget_mb ended {named}; the others have all"] if named else []
-
-
 def _failures(payload: Payload) -> list[str]:
     """One line for each method and reason, and how many seeds are left."""
     seeds: dict[tuple[str, str], list[str]] = {}
-    ended = Counter(cell["method"] for cell in payload["cells"] if cell["reason"] is None)
+    counts = Counter(cell["method"] for cell in payload["cells"] if cell["reason"] is None)
     for cell in payload["cells"]:
         if cell["reason"] is not None:
             seeds.setdefault((cell["method"], cell["reason"]), []).append(str(cell["seed"]))
     total = counted(len(payload["grid"]["seeds"]), "seed")
     return [
         f"failed: {method} seed {', '.join(of)}: {reason}"
-        + (f" (its row is over {ended[method]} of {total})" if ended[method] else "")
+        + (f" (its row is over {counts[method]} of {total})" if counts[method] else "")
         for (method, reason), of in seeds.items()
     ]
 
@@ -274,9 +266,9 @@ def _markdown_difference(found: Mapping[str, Any] | None) -> str:
 
 
 def _markdown_cost(payload: Payload) -> str:
-    header = ["cost of a run, mean over seeds", "sent by clients", "sent to clients", "training (not compared)"]
+    header = ["cost of a run, mean over seeds", "sent by clients", "sent to clients", "training (not compared)", "FLOP"]
     rows = [
-        [name, size(cost["bytes_up"]), size(cost["bytes_down"]), duration(cost["train_seconds"])]
+        [name, size(cost["bytes_up"]), size(cost["bytes_down"]), duration(cost["train_seconds"]), flop(cost.get(FLOPS))]
         for name, cost in payload["cost"].items()
     ]
     return _markdown_table(header, rows)

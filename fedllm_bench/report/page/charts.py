@@ -10,6 +10,7 @@ from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults, M
 from fedllm_bench.report.page.axes import Tick, scale, value_ticks
 from fedllm_bench.report.page.browser import language_label
 from fedllm_bench.report.page.tables import BROKEN_DOWN, all_sides, arrow, of_kind
+from fedllm_bench.results.cost_entries import EarlyStopBlock
 from fedllm_bench.results.entries import OverRounds
 
 COLOURS = 7  # classes s0 to s6 of the style sheet; s0 is the base
@@ -45,7 +46,7 @@ class ChartSide:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Points as SVG has them: "x,y x,y"."""
+    """Points as SVG has them: "x,y x,y". `best`: where a round is marked, and what is said of it."""
 
     caption: str
     spoken: str
@@ -53,6 +54,8 @@ class Curve:
     band: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
+    title: str = "Held-out loss over rounds"
+    best: tuple[float, float, str] | None = None
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -135,6 +138,30 @@ def _bar(label: str, found: SideEstimate, top: float, side: ChartSide, *, first:
         colour=side.colour,
         spoken=f"{label}, {side.name}: {value}",
         last=last,
+    )
+
+
+def check_curve(stop: EarlyStopBlock | None) -> Curve | None:
+    """Validation loss at each check, with the best round marked; None where there were fewer than two."""
+    found = [(one.round, one.loss) for one in stop.checks if one.loss is not None] if stop else []
+    if stop is None or len(found) < 2:
+        return None
+    at, losses = [place for place, _ in found], [loss for _, loss in found]
+    ends = (min(losses), max(losses) if max(losses) > min(losses) else min(losses) + 1.0)
+    x, y = scale(at, LEFT, RIGHT), scale(ends, BOTTOM, TOP)
+    best = min(found, key=lambda point: (point[1], point[0]))
+    return Curve(
+        title="Validation loss over rounds",
+        caption=f"Validation loss at {len(found)} checks ({stop.num_validation_rows} rows of "
+        f"{stop.num_validation_clients} clients). Round {best[0]} is the best, and kept: {number(best[1])}. "
+        f"{stop.rounds_run} of {stop.rounds_asked} rounds were run.",
+        spoken=f"from {number(losses[0])} in round {at[0]} to {number(losses[-1])} in round {at[-1]}; the best is "
+        f"{number(best[1])} in round {best[0]}",
+        median=" ".join(f"{x(place)},{y(loss)}" for place, loss in found),
+        band="",
+        best=(x(best[0]), y(best[1]), f"best: round {best[0]}"),
+        x_ticks=tuple(Tick(x(place), str(place)) for place in at[:: max(1, len(at) // 8)]),
+        y_ticks=value_ticks(ends, y),
     )
 
 

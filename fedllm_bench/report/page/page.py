@@ -49,7 +49,8 @@ def html_page(contents: PageContents) -> str:
         judge_table(evaluation),
     ]
     drawn = charts.charts(evaluation)
-    curve = charts.loss_curve(results.over_rounds) if results else None
+    curves = [charts.check_curve(results.early_stop), charts.loss_curve(results.over_rounds)] if results else []
+    curves = [curve for curve in curves if curve is not None]
     shown = [table for table in tables if table is not None]
     has_answers = bool(contents.materials)
     template = environment().get_template("report.html.jinja")
@@ -60,11 +61,11 @@ def html_page(contents: PageContents) -> str:
         policy=policy(),
         style=Markup(own_file("report.css")),
         script=Markup(own_file("report.js")),
-        sections=_sections(shown, bool(drawn), curve is not None, has_answers),
+        sections=_sections(shown, bool(drawn), bool(curves), has_answers),
         tables=shown,
         charts=drawn,
         sides=charts.coloured(evaluation),
-        curve=curve,
+        curves=curves,
         has_answers=has_answers,
         data=Markup(data.text),
         cut=_cut(data),

@@ -1,0 +1,1 @@
+"""Which client trains on which rows."""

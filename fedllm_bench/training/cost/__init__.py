@@ -1,0 +1,1 @@
+"""What training computes, by the parts of the model."""

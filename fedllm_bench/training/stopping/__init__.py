@@ -1,0 +1,1 @@
+"""When training ends before its last round, and which round it leaves."""

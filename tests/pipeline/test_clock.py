@@ -1,0 +1,35 @@
+"""Time and energy of stages, over sessions."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedllm_bench.common.files import read_json, write_json
+from fedllm_bench.pipeline.clock import Clock
+
+
+def test_sessions_are_added_up_also_those_that_failed(tmp_path):
+    clock = Clock(tmp_path / "seconds.json")
+    assert clock.used is None
+    with clock.stage("train"):
+        sum(range(100_000))
+    first = clock.used
+    assert first is not None
+    with pytest.raises(ZeroDivisionError), clock.stage("train"):
+        raise ZeroDivisionError
+    with clock.stage("local baseline"):  # another run, which counts for itself
+        sum(range(100_000))
+    assert clock.used is not None
+    assert clock.used.cpu_seconds >= first.cpu_seconds > 0
+    assert read_json(tmp_path / "energy.json").keys() == clock.seconds.keys() == {"train", "local baseline"}
+    assert clock.used.cpu_seconds == read_json(tmp_path / "energy.json")["train"]["cpu_seconds"]
+
+
+def test_a_stage_of_an_older_version_makes_the_sum_unknown(tmp_path):
+    write_json(tmp_path / "seconds.json", {"train": 3.0})
+    clock = Clock(tmp_path / "seconds.json")
+    with clock.stage("train"):
+        pass
+    with clock.stage("score"):
+        pass
+    assert clock.used is None
