@@ -9,11 +9,15 @@ from dataclasses import asdict
 from typing import Any
 
 from fedllm_bench.config.config_robust import Aggregation, Attack
+from fedllm_bench.config.parts.offsite import Offsite
 from fedllm_bench.config.sections import Ray
 
 # By section ("" is the config itself).
 ADDED: dict[str, dict[str, Any]] = {
-    "": {"plugins": [], "ray": asdict(Ray()), "aggregation": asdict(Aggregation()), "attack": asdict(Attack())},
+    "": {
+        **{"plugins": [], "ray": asdict(Ray()), "offsite": asdict(Offsite())},
+        **{"aggregation": asdict(Aggregation()), "attack": asdict(Attack())},
+    },
     "data": {"swap_answers": False, "split_pairs": False, "canaries": 0, "canary_repeats": 1},
     "model": {"device_map": ""},
     "lora": {"ranks": None},

@@ -19,7 +19,8 @@ def placed(config: RunConfig) -> RunConfig:
     is_named = model.name == EMBEDDED_MODEL or base_of(model.name) is not None
     name = model.name if is_named else _absolute(model.name)
     model = replace(model, name=name, adapter=model.adapter and _absolute(model.adapter))
-    return replace(config, model=model, split=config.split and _absolute(config.split))
+    offsite = replace(config.offsite, public=config.offsite.public and _absolute(config.offsite.public))
+    return replace(config, model=model, offsite=offsite, split=config.split and _absolute(config.split))
 
 
 def _absolute(name: str) -> str:

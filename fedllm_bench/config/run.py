@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -24,6 +24,7 @@ from fedllm_bench.config.config_uploads import Communication, NotNegative, Posit
 from fedllm_bench.config.config_uploads import Strict as _Strict
 from fedllm_bench.config.objective_rules import check_objective
 from fedllm_bench.config.option_names import setting_of, unknown_option
+from fedllm_bench.config.parts.offsite import Offsite, check_offsite
 from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_together
 from fedllm_bench.config.sections import Lora as Lora
 from fedllm_bench.config.sections import Model as Model
@@ -187,11 +188,18 @@ class RunConfig(_Strict):
     aggregation: Aggregation = field(default_factory=Aggregation)
     attack: Attack = field(default_factory=Attack)
     ray: Ray = field(default_factory=Ray)
+    offsite: Offsite = field(default_factory=Offsite)
     plugins: tuple[UsedPlugin, ...] = ()
 
     def __post_init__(self) -> None:
         check_objective(self.data, self.local, self.engine)
         check_together(self.model, self.lora, self.communication, self.engine, self.ray)
+        other = {
+            f"engine={self.engine}": self.engine != "inprocess",
+            f"data.task={self.data.task}": self.data.task != "sft",
+            f"variant={self.variant}": self.variant != "paper",
+        }
+        check_offsite(self.offsite, self.model, self.lora, self.communication, other)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""
@@ -218,18 +226,7 @@ class RunConfig(_Strict):
 
 
 SECTIONS: dict[str, type] = {
-    "data": Data,
-    "model": Model,
-    "lora": Lora,
-    "federation": Federation,
-    "local": Local,
-    "evaluation": Evaluation,
-    "faults": Faults,
-    "privacy": Privacy,
-    "communication": Communication,
-    "aggregation": Aggregation,
-    "attack": Attack,
-    "ray": Ray,
+    name: part for name, part in get_type_hints(RunConfig).items() if is_dataclass(part) and name != "method"
 }
 
 

@@ -18,6 +18,7 @@ from fedllm_bench.data.pairs import whole
 from fedllm_bench.methods.fedem import num_mixed
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.sample import sample_block
+from fedllm_bench.pipeline.offsite_stage import EmulatorScores, offsite_block
 from fedllm_bench.report.labels import in_figure
 from fedllm_bench.results.cuts import cuts_block
 from fedllm_bench.results.per_client import gains, over_rounds, scores_of
@@ -45,12 +46,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RawSides:
-    """The raw scores of a run. `local`: of the baseline; `personal`: held-out loss after personalisation."""
+    """The raw scores of a run. `local`: of the baseline; `personal`: held-out loss after personalisation.
+
+    `emulator`: on the emulator, of a run of offsite tuning.
+    """
 
     before: Scores
     after: Scores
     local: Scores | None
     personal: list[Score] | None = None
+    emulator: EmulatorScores | None = None
 
 
 def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -77,6 +82,7 @@ def write_report(bench: Bench, sides: RawSides, seconds: Mapping[str, float]) ->
         communication=communication_block(bench.method, config, len(bench.clients), rounds),
         aggregation=aggregation_block(config, rounds),
         attack=attack_block(config, bench.clients.ids, rounds),
+        offsite=offsite_block(bench, rounds, sides.emulator),
     )
     _draw(bench, payload, rounds)
     write_results(folder / RESULTS, payload)
@@ -119,6 +125,9 @@ def _model_name(config: RunConfig) -> str:
     model = config.model
     name = model.name + (f" + {model.adapter}" if model.adapter else "")
     name += f" ({model.quantization})" if model.quantization != "none" else ""
+    if (offsite := config.offsite).is_on:
+        what = "layers" if model.trainable == "full" else "LoRA on layers"
+        return f"{name} ({offsite.variant}: {what} {offsite.left} + {offsite.right}, drop {offsite.drop:g})"
     return name + (" (all weights)" if model.trainable == "full" else "")
 
 

@@ -10,8 +10,8 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from fedllm_bench.config.bases.terms import texts_to_carry
 from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import ClientState, Server, trains_alone
 from fedllm_bench.pipeline.beside import Baseline, baseline_of, plan_of
+from fedllm_bench.pipeline.offsite_stage import EmulatorScores, emulator_after, emulator_before, preparing
 from fedllm_bench.pipeline.pass_search import with_passes
 from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
 from fedllm_bench.pipeline.spreading import spread
@@ -121,12 +122,16 @@ def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:
         if not is_baseline:  # else the run that needs it, and may be at work beside, scores the base
             with clock.stage("score the base"):
                 score_base(bench)
+        with clock.stage("align") if bench.model.student else nullcontext():
+            on_emulator = emulator_before(bench)
         with clock.stage("train"):
             server = train(bench, baseline)
         with clock.stage("score the base"):
             before = score_base(bench)
         with clock.stage("score"):
             after = own_scores(bench, "after", lambda ledger: score_after(bench, server, ledger))
+            tuned = emulator_after(bench, server, score_after)
+        emulator = EmulatorScores(on_emulator, tuned) if on_emulator and tuned else None
         personal = None
         if is_wanted(bench):
             with clock.stage("personalise"), interrupts.deferred() as stop:
@@ -136,7 +141,7 @@ def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:
         from fedllm_bench.pipeline.results_stage import RawSides, write_report  # load what a run in training needs not
 
         with clock.stage("report"):
-            return write_report(bench, RawSides(before, after, local, personal), clock.seconds)
+            return write_report(bench, RawSides(before, after, local, personal, emulator), clock.seconds)
 
 
 def _describe(bench: Bench) -> None:
@@ -181,6 +186,7 @@ def train(bench: Bench, baseline: Baseline | None) -> Server:
             plan=bench.model.plan,
             only=only,
             stop=stop,
+            **preparing(bench, stop),
             watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds, baseline),
         )
         server = run_rounds(run, bench.initial)
@@ -199,6 +205,7 @@ def _save(bench: Bench, folder: Path, tree: Tree) -> None:
         save_model(folder, bench.model, tree, base, bench.settings.template, texts)
     else:
         lora = as_wide_as(tree, config.lora)
+        lora = replace(lora, targets=bench.model.targets) if config.offsite.is_on else lora
         save_adapter(folder, tree, lora, str(base), transposed=bench.model.transposed, texts=texts)
 
 

@@ -231,6 +231,7 @@ def results_payload(
     communication: Mapping[str, Any] | None = None,
     aggregation: Mapping[str, Any] | None = None,
     attack: Mapping[str, Any] | None = None,
+    offsite: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole of results.json; keys are those of `schema.Results`."""
     return {
@@ -247,6 +248,7 @@ def results_payload(
         "communication": communication,
         "aggregation": aggregation,
         "attack": attack,
+        **({"offsite": offsite} if offsite is not None else {}),  # files of other runs stay as they were
     }
 
 

@@ -23,6 +23,7 @@ from fedllm_bench.results.entries import (
     Personalisation,
     Text,
 )
+from fedllm_bench.results.offsite import OffsiteBlock
 from fedllm_bench.results.schema_errors import said
 from fedllm_bench.results.version_4 import with_later_keys
 
@@ -219,6 +220,7 @@ class Results:
     communication: CommunicationBlock | None
     aggregation: AggregationBlock | None = None  # older files lack it, and the next
     attack: AttackBlock | None = None
+    offsite: OffsiteBlock | None = None
 
 
 @cache

@@ -15,6 +15,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.config_robust import OF_ATTACK, Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, Privacy
+from fedllm_bench.config.parts.offsite import Offsite
 from fedllm_bench.config.run import Method, Ray, RunConfig
 from fedllm_bench.config.sections import without_method
 from fedllm_bench.data.manifest import Split, open_split
@@ -125,7 +126,14 @@ def settings_hash(config: RunConfig, split_hash: str, base_hash: str) -> str:
     config = in_one_process(config)
     base = replace(config.model, name=base_hash, adapter=None)  # the hash covers the adapter
     local = replace(config.local, on_divergence="stop")
-    return files.sha256_json(replace(_viewed(config), split=split_hash, model=base, local=local).to_dict())[:10]
+    config = replace(_viewed(config), split=split_hash, model=base, local=local, offsite=_by_content(config.offsite))
+    return files.sha256_json(config.to_dict())[:10]
+
+
+def _by_content(offsite: Offsite) -> Offsite:
+    """The same settings, with the hash of public rows for their place."""
+    public = open_split(Path(offsite.public).expanduser()).hash if offsite.public else ""
+    return replace(offsite, public=public)
 
 
 def in_one_process(config: RunConfig) -> RunConfig:

@@ -33,7 +33,9 @@ from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
 from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.parting import emulated, load_trained
 from fedllm_bench.runs.poisoning import check_texts
+from fedllm_bench.runs.public_rows import PublicRows, check_public, public_rows
 from fedllm_bench.runs.row_tokens import Encoded, memory_items, planted_in, reward_beta, tokens_of
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
@@ -44,7 +46,7 @@ from fedllm_bench.training.model import limits
 from fedllm_bench.training.model.base import load_tokenizer
 from fedllm_bench.training.model.carried import plain_layers, principal_adapter
 from fedllm_bench.training.model.lora import initial_adapter
-from fedllm_bench.training.model.lora_model import LoraModel, load_model
+from fedllm_bench.training.model.lora_model import LoraModel
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Bench:
     settings: EvalSettings
     metrics: tuple[str, ...]
     workers: Workers | None = None
+    public: PublicRows | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -75,7 +78,7 @@ class Bench:
 
     @cached_property
     def method(self) -> FedAvg:
-        return make_method(self.config, len(self.clients))
+        return emulated(make_method(self.config, len(self.clients)), self.model, self.config)
 
     @cached_property
     def initial(self) -> Tree:
@@ -113,6 +116,7 @@ def check_cell(cell: Cell) -> None:
     cell.config.federation.check(len(cell.split.manifest.clients))
     make_method(cell.config, len(cell.split.manifest.clients))
     planted_in(cell)
+    check_public(cell.config)
     _check_views(cell.config, usable_metrics(cell))
 
 
@@ -138,7 +142,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     tokenizer = load_tokenizer(cell.model_folder, config.model.name)
     template = _template(config, tokenizer)
     check_texts(config.attack, ChatEncoder(tokenizer, template), config.evaluation.max_new_tokens)
-    model = load_model(config.model, config.lora, "cuda" if torch.cuda.is_available() else "cpu", tokenizer)
+    model = load_trained(config, tokenizer)
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
     workers = Workers.of(model, config.model, config.lora, config.ray) if is_run and config.engine == "ray" else None
@@ -155,7 +159,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     items = _items(cell, clients, metrics, lambda rows: encode(rows, tokenizer, template))
     _check_answers_fit(model, config, items, settings)
     _check_asked(metrics, items, is_told=not is_baseline)
-    bench = Bench(cell, model, clients, items, settings, metrics, workers)
+    bench = Bench(cell, model, clients, items, settings, metrics, workers, public_rows(cell, tokenizer, template))
     _ = bench.num_rounds  # refuses a budget that is too small for one round
     bench.method.init(bench.initial)  # refuses parts of the adapter that no tensor has
     return bench

@@ -15,6 +15,7 @@ from fedllm_bench.common.progress import Share
 from fedllm_bench.common.text import part_of
 from fedllm_bench.common.trees import Tree, num_bytes
 from fedllm_bench.config.run import Local
+from fedllm_bench.methods.adapters.emulated import slot_of
 from fedllm_bench.methods.adapters.ranks import CutRanks, rank_received
 from fedllm_bench.methods.base import Message, Server, Upload
 from fedllm_bench.methods.communication.secure_sum import SecureRound
@@ -68,9 +69,10 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
                 log.warning(ended_early(run.config, records))
                 break
             share.note = f"round {round_num + 1} of {len(plan)}"
+            server, prepared = run.prepare(server)
             shown = replace(run, map_blocks=_shown(run.map_blocks, share, round_num + 1, len(chosen)))
             server, record = _one_round(shown, start, server, chosen, records)
-            records.append(record)
+            records.append(record | prepared)
             budget = budget.after(round_num, _answered(record))
             write_jsonl(run.folder / "rounds.jsonl", records)
             save_server(run.folder / "checkpoint", server)
@@ -174,6 +176,7 @@ def _one_round(
         run.stop.check()
     results = answers.results
     _check_answers(results, server.round, config.federation.failure_limit, run.method.expected_clients())
+    start = replace(start, slots=start.slots | slot_of(server))
     diverged = divergence.divergence_of(run, start, server, present, results, records)
     sent = [result["bytes_up"] for result in results if result["failure"] is None]
     after, mean = _updated(run, server, answers, len(sent))

@@ -93,4 +93,7 @@ def open_run(folder: Path) -> OwnRun:
         raise UserError(f"RUN={folder}: the run has not ended ({missing}); {run.again()}")
     if not run.is_of_version:
         raise UserError(f"RUN={folder}: {RESULTS} is of another version of the suite; {run.again()}")
+    if run.config.offsite.is_on:
+        raise UserError(f"RUN={folder}: offsite.variant={run.config.offsite.variant}: a board cannot check the bytes and "
+                        "shapes of offsite tuning, and no track is of it; submit a run without it")  # fmt: skip
     return run

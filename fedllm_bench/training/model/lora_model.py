@@ -22,7 +22,8 @@ from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import FORWARD_ERRORS, load_base, load_tokenizer
 from fedllm_bench.training.model.carried import Carried, carrying, plain_layers, put_down
 from fedllm_bench.training.model.full import FullWeights
-from fedllm_bench.training.model.peft_layers import DoraLayer, is_transposed
+from fedllm_bench.training.model.one_by_one import why_one_by_one
+from fedllm_bench.training.model.peft_layers import is_transposed
 from fedllm_bench.training.packing import Packing, spans_of
 from fedllm_bench.training.passes import DEFAULT, PassPlan
 
@@ -45,6 +46,7 @@ class LoraModel:
     split_head: bool = True
     plan: PassPlan = DEFAULT
     carried: Carried = field(default_factory=Carried)
+    student: Student | None = None
 
     @property
     def device(self) -> torch.device:
@@ -85,8 +87,9 @@ class LoraModel:
 
     @property
     def trains_head(self) -> bool:
-        """Whether the output head is among what is trained now: every weight is."""
-        return any(isinstance(layer, FullWeights) and layer.attached for layer in self.layers.values())
+        """Whether the output head is among what is trained now, as where every weight is."""
+        full = [layer for layer in self.layers.values() if isinstance(layer, FullWeights)]
+        return any(layer.attached and layer.has_head for layer in full)
 
     @property
     def has_adapter(self) -> bool:
@@ -136,6 +139,23 @@ class LoraModel:
             lora_layers.detach(self.layers)
 
 
+@dataclass(frozen=True)
+class Student:
+    """What clients have of a model, where that is not all of it (`training/offsite/`): `model` with the same trees.
+
+    The server may give other weights to its `emulator`, which no client trains; its layers have `emulator_bytes`.
+    `ends`: the last layers before those at the end that are trained, in the whole model and in the student. `kept`: the
+    layers that the student has, of the `num_layers` of the whole model.
+    """
+
+    model: LoraModel
+    emulator: Mapping[str, lora_layers.AdaptedLayer]
+    ends: tuple[nn.Module, nn.Module]
+    kept: tuple[int, ...]
+    num_layers: int
+    emulator_bytes: int
+
+
 def load_model(config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = None) -> LoraModel:
     """Load base and tokenizer from a folder, the hub cache or the package (name "mini").
 
@@ -143,6 +163,12 @@ def load_model(config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = 
 
     Raises a :class:`UserError` where there is no model, or one whose output is not made of its decoder's states.
     """
+    base, tokenizer = load_frozen(config, device, tokenizer)
+    return made_ready(_with_layers(base, tokenizer, config, lora), config)
+
+
+def load_frozen(config: Model, device: str, tokenizer: Any = None) -> tuple[Any, Any]:
+    """The base model in evaluation mode with its starting adapter merged, and its tokenizer."""
     options = quantized.loading_options(config, device) | spread.loading_options(config)
     folder = base_model.locate(config.name, config.revision)
     tokenizer = tokenizer or load_tokenizer(folder, config.name)
@@ -151,12 +177,15 @@ def load_model(config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = 
     limits.check_tokens(base, tokenizer, config.name)
     if config.adapter is not None:
         base = merged(base, config.adapter)
-    base = (base if options else base.to(device)).eval()  # else it is there already
-    model = _with_layers(base, tokenizer, config, lora)
+    return (base if options else base.to(device)).eval(), tokenizer  # else it is there already
+
+
+def made_ready(model: LoraModel, config: Model) -> LoraModel:
+    """The model after a first pass, with the passes that it can have."""
     model = _tried(model, config)
     model = packing_where_it_can(model) if is_by_row(config) else replace(model, plan=PassPlan(None))
     if not model.stackable:
-        log.info("%s: %s", base.config.model_type, _why_one_by_one(model.layers, config))
+        log.info("%s: %s", model.base.config.model_type, why_one_by_one(model.layers, config))
     return model
 
 
@@ -247,24 +276,6 @@ def _noting_partial(layers: Mapping[str, Any], ids: Tensor) -> Iterator[None]:
             hook.remove()
     for name, layer in layers.items():
         layer.stackable = bool(seen[name]) and all(seen[name])
-
-
-def _why_one_by_one(layers: Mapping[str, lora_layers.AdaptedLayer], config: Model) -> str:
-    if "" in layers:
-        return "every weight is trained: clients are trained one by one"
-    if config.device_map:
-        return f"a base over several GPUs (model.device_map={config.device_map}): clients are trained one by one"
-    if config.quantization == "8bit":
-        return "8-bit products depend on all rows of a pass: clients are trained one by one"
-    if any(isinstance(layer, DoraLayer) for layer in layers.values()):
-        return "DoRA: clients are trained one by one through PEFT's own layers"
-    single = {name: layer.base for name, layer in layers.items() if not layer.stackable}
-    name, layer = next(iter(single.items()))
-    short = name.rpartition(".")[2]
-    if isinstance(layer, nn.Linear):
-        return f"{short} sees only some tokens of a batch: clients are trained one by one"
-    kind = type(layer).__name__
-    return f"{short} is a {kind}, not nn.Linear: clients are trained one by one through PEFT's own layers"
 
 
 def _whole_output(base: Any, hidden: Tensor) -> Tensor:
