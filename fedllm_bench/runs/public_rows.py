@@ -74,8 +74,8 @@ def public_rows(cell: Cell, tokenizer: Any, template: str) -> PublicRows | None:
     num_left_out = len(part) - len(places)
     if not places:
         raise UserError(
-            f"offsite.public={config.offsite.public or split.name}: no row of it can be used ({num_left_out} are rows of "
-            f"the run's own users, {part.num_skipped} too long); {WAY}"
+            f"offsite.public={config.offsite.public or split.name}: no row of it can be used ({num_left_out} are rows "
+            f"of the run's own users, {part.num_skipped} too long); {WAY}"
         )
     if num_left_out:
         log.info("%s of %s are also rows of the run's users, and are no public rows here",

@@ -94,6 +94,6 @@ def open_run(folder: Path) -> OwnRun:
     if not run.is_of_version:
         raise UserError(f"RUN={folder}: {RESULTS} is of another version of the suite; {run.again()}")
     if run.config.offsite.is_on:
-        raise UserError(f"RUN={folder}: offsite.variant={run.config.offsite.variant}: a board cannot check the bytes and "
-                        "shapes of offsite tuning, and no track is of it; submit a run without it")  # fmt: skip
+        raise UserError(f"RUN={folder}: offsite.variant={run.config.offsite.variant}: no track is of offsite tuning, "
+                        "and no check of a board knows its bytes; submit a run without it")  # fmt: skip
     return run

@@ -125,7 +125,7 @@ class Alignment:
         leaf = y_1P.detach().requires_grad_()
         loss = self._loss(student, layout.unpack(leaf), rows)
         (grad,) = torch.autograd.grad(loss, leaf)
-        if not math.isfinite(float(loss)) or not bool(torch.isfinite(grad.sum())):
+        if not math.isfinite(float(loss.detach())) or not bool(torch.isfinite(grad.sum())):
             raise UserError(
                 f"offsite.lr={self.offsite.lr:g}: the loss of the alignment is not finite at step {state.step + 1}; "
                 f"give a tenth of it: --set offsite.lr={self.offsite.lr / 10:g}"
