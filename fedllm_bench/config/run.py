@@ -226,7 +226,9 @@ class RunConfig(_Strict):
 
 
 SECTIONS: dict[str, type] = {
-    name: part for name, part in get_type_hints(RunConfig).items() if is_dataclass(part) and name != "method"
+    name: part
+    for name, part in get_type_hints(RunConfig).items()
+    if isinstance(part, type) and is_dataclass(part) and name != "method"
 }
 
 

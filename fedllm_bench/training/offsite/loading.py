@@ -6,6 +6,7 @@ the whole model by attaching it there.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -86,7 +87,8 @@ def _of_lora(base: Any, small: Any, tokenizer: Any, lora: Lora, cut: Cut) -> Par
 def _named(small: Any, names: Sequence[str], lora: Lora, cut: Cut) -> tuple[dict[str, AdaptedLayer], Switch]:
     """LoRA layers in the student, by their names in the whole model."""
     by_place = {_in_student(name, cut): name for name in names}
-    layers, switch = targets.insert(small, replace(lora, targets=tuple(by_place)))
+    with warnings.catch_warnings(action="ignore"):  # PEFT's, of a model that has layers of its own already
+        layers, switch = targets.insert(small, replace(lora, targets=tuple(by_place)))
     return {by_place[place]: layer for place, layer in layers.items()}, switch
 
 

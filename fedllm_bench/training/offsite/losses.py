@@ -3,8 +3,8 @@
 T and S are the hidden states of the two at the emulator's output, at all tokens, and P and Q their next-token
 distributions at the counted ones. With the weights w of the config:
 
-    FedOT    w_lm lm(S) + w_kd mean(((T - S) / rms(T))^2)                    FS-LLM's, after Offsite-Tuning, section 3.3
-    FedBiOT  w_lm lm(S) + w_kd mean((T - S)^2) + w_kl mean_tokens KL(P || Q)     FedBiOT, section 3.2
+    FedOT    w_lm lm(S) + w_kd mean(((T - S) / rms(T))^2)           FS-LLM's, after Offsite-Tuning (arXiv:2302.04870)
+    FedBiOT  w_lm lm(S) + w_kd mean((T - S)^2) + w_kl mean KL(P || Q)               after FedBiOT (arXiv:2406.17706)
 
 lm is the mean loss of the counted tokens. N tokens of all rows, H hidden size, C counted tokens, V vocabulary.
 """

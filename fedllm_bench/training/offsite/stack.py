@@ -1,6 +1,6 @@
 """The decoder layers of a model, and which of them are trained, kept and left out.
 
-Offsite-Tuning (Xiao et al., 2023, arXiv:2302.04870), section 3.2. Of L layers the first `left` and the last `right` are
+Offsite-Tuning (Xiao et al., 2023, arXiv:2302.04870), with the layers that FS-LLM keeps of the middle. Of L layers the first `left` and the last `right` are
 the adapter; of the n = L - left - right between them the emulator has m = round(n (1 - drop)), spread evenly.
 """
 
@@ -96,7 +96,9 @@ def layers_path(base: Any, name: str) -> str:
                 "left out; give another model"
             )
     wanted = getattr(settings, "num_hidden_layers", None)
-    lists = {path: module for path, module in base.named_modules() if isinstance(module, nn.ModuleList)}
+    lists: dict[str, nn.ModuleList] = {
+        path: module for path, module in base.named_modules() if isinstance(module, nn.ModuleList)
+    }
     outer = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]
     found = [path for path in outer if len(lists[path]) == wanted]
     if len(found) != 1:
