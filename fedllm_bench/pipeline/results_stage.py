@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from fedllm_bench.common import files
 from fedllm_bench.common.own_memory import peak_bytes
 from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.config.run_labels import base_label
+from fedllm_bench.config.run_labels import base_label, offsite_label
 from fedllm_bench.data.pairs import whole
 from fedllm_bench.methods.fedem import num_mixed
 from fedllm_bench.metrics.registry import METRICS
@@ -100,7 +100,7 @@ def _about_run(bench: Bench) -> dict[str, Any]:
         "track": config.track,
         "seed": config.seed,
         "model": _model_name(config),
-        "base": base_label(config.model),
+        "base": _base_name(config),
         "base_hash": bench.cell.base_hash,
         "config_hash": bench.cell.hash,
         "commit": commit,
@@ -125,10 +125,15 @@ def _model_name(config: RunConfig) -> str:
     model = config.model
     name = model.name + (f" + {model.adapter}" if model.adapter else "")
     name += f" ({model.quantization})" if model.quantization != "none" else ""
-    if (offsite := config.offsite).is_on:
-        what = "layers" if model.trainable == "full" else "LoRA on layers"
-        return f"{name} ({offsite.variant}: {what} {offsite.left} + {offsite.right}, drop {offsite.drop:g})"
+    if config.offsite.is_on:
+        return f"{name} ({offsite_label(config)})"
     return name + (" (all weights)" if model.trainable == "full" else "")
+
+
+def _base_name(config: RunConfig) -> str:
+    if not config.offsite.is_on:
+        return base_label(config.model)
+    return f"{base_label(replace(config.model, trainable='adapter'))}, {offsite_label(config)}"
 
 
 def _about_data(bench: Bench, num_rounds: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Offsite tuning around any method that sees trees alone: the emulator that clients train on, and a proximal term.
 
 FedOT (Kuang et al., 2023, arXiv:2309.00363: Offsite-Tuning, arXiv:2302.04870, in rounds) and FedBiOT (Wu et al., 2024,
-arXiv:2406.17706), with x the adapter, e the emulator that the server aligned on public rows, and f_k(y; e) the loss of client k:
+arXiv:2406.17706), with x the adapter, e the emulator that the server aligned on public rows, and f_k(y; e) the loss of
+client k:
 
     server, FedOT:    e is aligned once;                x = what the method makes of the uploads
     server, FedBiOT:  e is aligned to x in each round;  x = the same

@@ -1,7 +1,8 @@
 """The decoder layers of a model, and which of them are trained, kept and left out.
 
-Offsite-Tuning (Xiao et al., 2023, arXiv:2302.04870), with the layers that FS-LLM keeps of the middle. Of L layers the first `left` and the last `right` are
-the adapter; of the n = L - left - right between them the emulator has m = round(n (1 - drop)), spread evenly.
+Offsite-Tuning (Xiao et al., 2023, arXiv:2302.04870), with the layers that FS-LLM keeps of the middle. Of L layers the
+first `left` and the last `right` are the adapter; of the n = L - left - right between them the emulator has
+m = round(n (1 - drop)), spread evenly.
 """
 
 from __future__ import annotations

@@ -22,9 +22,11 @@ from fedllm_bench.evaluation.answering.subjects import read_adapter, subject_of_
 from fedllm_bench.mini.dataset import build_mini_aya
 from fedllm_bench.mini.users import Population
 from fedllm_bench.results.schema import results_of
+from fedllm_bench.runs.folder import RunFolder
 from fedllm_bench.runs.public_rows import check_public
 from fedllm_bench.training.checkpoint import load_server
 from fedllm_bench.training.model.lora_model import load_model
+from fedllm_bench.training.offsite.loading import load_for
 
 ENDS = ("offsite.variant=fedot", "offsite.left=1", "offsite.right=1", "offsite.drop=0.5")
 ALIGNED = ("offsite.steps=2", "offsite.lr=1e-3", "local.lr=3e-3", "local.lr_end=1e-3")
@@ -79,13 +81,10 @@ def test_what_it_leaves_is_an_adapter_for_the_whole_model(finished, folder, tmp_
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model, server = load_offsite(folder, "adapter"), load_server(finished / "checkpoint")
+    config, server = RunFolder(finished).config, load_server(finished / "checkpoint")
     assert server is not None
-    config = files.read_json(finished / "config.json")
     subject = subject_of_run(finished, None)
-    scale = config["lora"]["alpha"] / config["lora"]["rank"]
-    for layer in model.layers.values():
-        layer.scale = scale  # type: ignore[attr-defined]
+    model = load_for(config.model, config.lora, config.offsite)
     with model.using(server.params):
         plugged = model.base(input_ids=IDS).logits
     plain = load_model(subject.model, subject.lora)
