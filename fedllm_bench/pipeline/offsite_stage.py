@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fedllm_bench.common import interrupts
+import torch
+
+from fedllm_bench.common import files, interrupts
+from fedllm_bench.common.cache import key_of
 from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.common.ledger import Ledger
 from fedllm_bench.common.trees import Tree, num_bytes
@@ -17,10 +20,12 @@ from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.results.offsite import alignments_of
 from fedllm_bench.results.run_results import ScoreSet, metrics_of
 from fedllm_bench.runs.loading import Bench
+from fedllm_bench.runs.public_rows import PublicRows
 from fedllm_bench.runs.scoring import Scores, evaluate, has_scores, own_scores, read_scores
 from fedllm_bench.training.offsite.alignment import Alignment
 from fedllm_bench.training.offsite.emulating import emulating
 
+ALIGNMENT_VERSION = 1  # raise it when equal settings give another emulator
 BEFORE, AFTER = "emulator_before", "emulator_after"  # sides of scores
 Prepare = Callable[[Server], tuple[Server, dict[str, Any]]]
 
@@ -51,7 +56,26 @@ def _alignment(bench: Bench, stop: Stop) -> Alignment | None:
         folder=bench.cell.folder / "checkpoint",
         adapter_of=bench.method.adapter,
         alone=trains_alone(bench.method),
+        shared=files.cache_root() / "alignments" / _key(bench, bench.public),
         stop=stop,
+    )
+
+
+def _key(bench: Bench, public: PublicRows) -> str:
+    """All that the first alignment hangs on, which is the same for all methods of a seed, and for the baseline."""
+    config, local = bench.config, bench.config.local
+    return key_of(
+        {
+            "version": ALIGNMENT_VERSION,
+            "base": bench.cell.base_hash,
+            "model": [config.model.dtype, config.model.trainable, *map(str, bench.model.targets)],
+            "lora": asdict(config.lora),
+            "offsite": asdict(replace(config.offsite, public=public.hash, round_steps=1, mu=0.0)),
+            "rows": [bench.cell.split.hash, bench.settings.template, local.sequence_length],
+            "optimizer": [local.beta1, local.beta2, local.eps, local.clip],
+            "seed": config.seed,
+            "machine": [bench.model.device.type, bench.cell.threads, bench.model.plan.packed, torch.__version__],
+        }
     )
 
 

@@ -29,9 +29,10 @@ WAY = (
 
 @dataclass(frozen=True)
 class PublicRows:
-    """`num_left_out` rows of the split `name` are also rows of the run's users, and not among these."""
+    """Of the split `name` with this hash; `num_left_out` of its rows are also rows of the run's users, and not here."""
 
     name: str
+    hash: str
     rows: tuple[TokenRow, ...]
     num_left_out: int
 
@@ -80,7 +81,7 @@ def public_rows(cell: Cell, tokenizer: Any, template: str) -> PublicRows | None:
     if num_left_out:
         log.info("%s of %s are also rows of the run's users, and are no public rows here",
                  counted(num_left_out, "row"), split.name)  # fmt: skip
-    return PublicRows(split.name, tuple(part[place] for place in places), num_left_out)
+    return PublicRows(split.name, split.hash, tuple(part[place] for place in places), num_left_out)
 
 
 def _split(config: RunConfig, cache: Path) -> Split:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from fedllm_bench.common.directions import mixed
@@ -43,7 +44,10 @@ SAVED_EVERY = 50  # steps
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """`model` has a student; `rows` are public ones, `adapter_of` says what the server's adapter is."""
+    """`model` has a student; `rows` are public ones, `adapter_of` says what the server's adapter is.
+
+    It is kept in `folder`; that before round 1, which is the same for all methods, in `shared` where that is given.
+    """
 
     model: LoraModel
     offsite: Offsite
@@ -53,6 +57,7 @@ class Alignment:
     folder: Path
     adapter_of: Callable[[Server], Tree]
     alone: bool = False  # each client trains by itself, so that there is no adapter to align to after round 1
+    shared: Path | None = None
     stop: Stop = field(default_factory=Stop)
 
     def __call__(self, server: Server) -> tuple[Server, dict[str, Any]]:
@@ -63,9 +68,10 @@ class Alignment:
         steps = self.steps_before(server.round)
         if not steps:
             return server, {}
-        path = make_folder(self.folder) / FILE
-        begun = Begun.of(path, server.round) or Begun(emulator=server.slots[EMULATOR])
-        done = self._went_on(begun, server, steps, path)
+        folder = make_folder(self.shared if self.shared and server.round == 0 else self.folder)
+        with FileLock(folder / ".align.lock"):  # another run may be at the same alignment: then it is read
+            begun = Begun.of(folder / FILE, server.round) or Begun(emulator=server.slots[EMULATOR])
+            done = self._went_on(begun, server, steps, folder / FILE)
         notes = {"steps": steps, "before": done.notes["before"], "after": done.notes["after"]}
         return replace(server, slots=server.slots | {EMULATOR: done.emulator}), {"alignment": notes}
 
