@@ -38,7 +38,7 @@ from fedllm_bench.training.offsite.losses import alignment_loss
 FILE = "alignment.safetensors"
 NOBODY = 2**31 - 1  # the number of the client whose rows and steps the alignment has; real ones have smaller numbers
 FIRST_VALUES = 9  # the purpose of a random stream
-PROBED, PROBED_SHARE = 16, 0.2  # rows that it is measured on and never trained on: so many, or that share if fewer
+PROBED, PROBED_SHARE = 8, 0.2  # rows that it is measured on and never trained on: so many, or that share if fewer
 SAVED_EVERY = 50  # steps
 
 
