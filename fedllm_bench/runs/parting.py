@@ -14,7 +14,7 @@ from fedllm_bench.training.memory import empty_base
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.offsite.alignment import first_emulator
 from fedllm_bench.training.offsite.loading import load_for
-from fedllm_bench.training.offsite.stack import Cut, cut_of
+from fedllm_bench.training.offsite.stack import Parting, cut_of
 
 
 def load_trained(config: RunConfig, tokenizer: Any) -> LoraModel:
@@ -25,7 +25,7 @@ def load_trained(config: RunConfig, tokenizer: Any) -> LoraModel:
     return load_for(config.model, config.lora, config.offsite, device, tokenizer)
 
 
-def parted(config: RunConfig) -> Cut:
+def parted(config: RunConfig) -> Parting:
     """How the model of a run is parted, from its settings alone.
 
     Raises a :class:`UserError` where its decoder layers cannot be found, or are too few.

@@ -18,7 +18,7 @@ from fedllm_bench.training.model import norms, targets
 from fedllm_bench.training.model.full import FullWeights
 from fedllm_bench.training.model.lora import AdaptedLayer, Switch
 from fedllm_bench.training.model.lora_model import LoraModel, Student, load_frozen, load_model, made_ready
-from fedllm_bench.training.offsite.stack import Cut, cut_of, without_layers
+from fedllm_bench.training.offsite.stack import Parting, cut_of, without_layers
 
 
 def load_for(config: Model, lora: Lora, offsite: Offsite, device: str = "cpu", tokenizer: Any = None) -> LoraModel:
@@ -36,7 +36,7 @@ def load_for(config: Model, lora: Lora, offsite: Offsite, device: str = "cpu", t
     return replace(made_ready(whole, config), student=replace(student, model=ready))
 
 
-def parted(base: Any, tokenizer: Any, config: Model, lora: Lora, cut: Cut) -> LoraModel:
+def parted(base: Any, tokenizer: Any, config: Model, lora: Lora, cut: Parting) -> LoraModel:
     """`base` with what is trained of its ends, and a student beside it; nothing of it has run yet."""
     small = without_layers(base, cut)
     ends = tuple(
@@ -56,7 +56,7 @@ def parted(base: Any, tokenizer: Any, config: Model, lora: Lora, cut: Cut) -> Lo
 Parts = tuple[LoraModel, LoraModel, Mapping[str, AdaptedLayer]]
 
 
-def _of_weights(base: Any, small: Any, tokenizer: Any, cut: Cut) -> Parts:
+def _of_weights(base: Any, small: Any, tokenizer: Any, cut: Parting) -> Parts:
     """Whole layers are trained."""
     names = [name for name, _ in base.named_parameters()]
     own = _within(names, cut, cut.adapter)
@@ -66,7 +66,7 @@ def _of_weights(base: Any, small: Any, tokenizer: Any, cut: Cut) -> Parts:
     return whole, LoraModel(small, tokenizer, {"": layer}, Switch(), ()), {"": emulator}
 
 
-def _of_lora(base: Any, small: Any, tokenizer: Any, lora: Lora, cut: Cut) -> Parts:
+def _of_lora(base: Any, small: Any, tokenizer: Any, lora: Lora, cut: Parting) -> Parts:
     """LoRA on the layers that are trained, and on those of the emulator, which are aligned without dropout."""
     found = list(targets.matching(base, targets.resolve(base, lora.targets)))
     own, others = _within(found, cut, cut.adapter), _within(found, cut, cut.middle)
@@ -84,7 +84,7 @@ def _of_lora(base: Any, small: Any, tokenizer: Any, lora: Lora, cut: Cut) -> Par
     return whole, LoraModel(small, tokenizer, in_student, student_switch, own), emulator
 
 
-def _named(small: Any, names: Sequence[str], lora: Lora, cut: Cut) -> tuple[dict[str, AdaptedLayer], Switch]:
+def _named(small: Any, names: Sequence[str], lora: Lora, cut: Parting) -> tuple[dict[str, AdaptedLayer], Switch]:
     """LoRA layers in the student, by their names in the whole model."""
     by_place = {_in_student(name, cut): name for name in names}
     with warnings.catch_warnings(action="ignore"):  # PEFT's, of a model that has layers of its own already
@@ -92,12 +92,12 @@ def _named(small: Any, names: Sequence[str], lora: Lora, cut: Cut) -> tuple[dict
     return {by_place[place]: layer for place, layer in layers.items()}, switch
 
 
-def _within(names: Sequence[str], cut: Cut, numbers: Sequence[int]) -> tuple[str, ...]:
+def _within(names: Sequence[str], cut: Parting, numbers: Sequence[int]) -> tuple[str, ...]:
     prefixes = tuple(cut.prefix(number) for number in numbers)
     return tuple(name for name in names if prefixes and name.startswith(prefixes))
 
 
-def _in_student(name: str, cut: Cut) -> str:
+def _in_student(name: str, cut: Parting) -> str:
     """The name in the student of a part of a layer that it has."""
     number, _, rest = name.removeprefix(f"{cut.path}.").partition(".")
     return f"{cut.prefix(cut.kept.index(int(number)))}{rest}"

@@ -21,7 +21,7 @@ SHARED_STATES = ("num_kv_shared_layers",)  # layers that read what another layer
 
 
 @dataclass(frozen=True)
-class Cut:
+class Parting:
     """`path` is the name of the list of layers in the model; numbers are those of the whole model."""
 
     path: str
@@ -60,7 +60,7 @@ def kept_layers(num: int, drop: float) -> tuple[int, ...]:
     return (0,) if most == 1 else tuple(i * (num - 1) // (most - 1) for i in range(most))
 
 
-def cut_of(base: Any, offsite: Offsite, name: str) -> Cut:
+def cut_of(base: Any, offsite: Offsite, name: str) -> Parting:
     """How the model of transformers `base`, which a config calls `name`, is parted.
 
     Raises a :class:`UserError` for a model whose decoder layers cannot be found or left out, and for numbers of layers
@@ -79,7 +79,7 @@ def cut_of(base: Any, offsite: Offsite, name: str) -> Cut:
             f"offsite.drop={offsite.drop:g} leaves none of the {total - ends} layers between the ends of MODEL={name}; "
             "give less"
         )
-    return Cut(path, total, offsite.left, offsite.right, tuple(offsite.left + place for place in middle))
+    return Parting(path, total, offsite.left, offsite.right, tuple(offsite.left + place for place in middle))
 
 
 def layers_path(base: Any, name: str) -> str:
@@ -110,7 +110,7 @@ def layers_path(base: Any, name: str) -> str:
     return found[0]
 
 
-def without_layers(base: Any, cut: Cut) -> Any:
+def without_layers(base: Any, cut: Parting) -> Any:
     """The model with the layers that are kept, all of whose weights are those of `base` itself: no number is copied.
 
     Its settings count its layers, so that caches and masks of transformers fit it.
@@ -133,7 +133,7 @@ def _renumber(layer: nn.Module, place: int) -> None:
             module.layer_idx = place  # type: ignore[assignment]
 
 
-def _settle(settings: Any, cut: Cut) -> None:
+def _settle(settings: Any, cut: Parting) -> None:
     """Settings with the number of layers left, and of lists with an entry for each layer those of the kept ones."""
     for key, value in list(vars(settings).items()):
         if isinstance(value, list) and len(value) == cut.num_layers:

@@ -13,7 +13,7 @@ from torch import nn
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.parts.offsite import Offsite
 from fedllm_bench.training.model.base import load_base
-from fedllm_bench.training.offsite.stack import Cut, cut_of, kept_layers, layers_path, without_layers
+from fedllm_bench.training.offsite.stack import Parting, cut_of, kept_layers, layers_path, without_layers
 
 KINDS = ("llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "mistral", "granite")
 
@@ -37,7 +37,7 @@ def test_kept_layers_are_those_of_the_published_formula(num):
 
 
 def test_the_ends_and_the_middle_make_up_what_clients_have():
-    cut = Cut("model.layers", 8, 1, 2, (1, 3, 5))
+    cut = Parting("model.layers", 8, 1, 2, (1, 3, 5))
     assert cut.adapter == (0, 6, 7)
     assert cut.kept == (0, 1, 3, 5, 6, 7)
     assert cut.num_middle == 5
@@ -65,7 +65,7 @@ def test_a_student_shares_all_weights_and_leaves_the_model_as_it_was(tmp_path):
     base = load_base(make_folder(tmp_path / "llama", "llama", layers=6), "llama", torch.float32).eval()
     with torch.no_grad():
         before = base(input_ids=IDS).logits
-        small = without_layers(base, Cut("model.layers", 6, 0, 1, (0, 4)))
+        small = without_layers(base, Parting("model.layers", 6, 0, 1, (0, 4)))
         own = {id(weight) for weight in base.parameters()}
         assert all(id(weight) in own for weight in small.parameters())
         assert torch.equal(base(input_ids=IDS).logits, before)
