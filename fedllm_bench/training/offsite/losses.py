@@ -28,7 +28,7 @@ from fedllm_bench.training.model.lora_model import LoraModel
 
 
 @dataclass(frozen=True)
-class Seen:
+class StatesSeen:
     """What one of the two models makes of a batch: states at the emulator's output (N, H), and last ones (C, H)."""
 
     middle_NH: Tensor
@@ -69,12 +69,12 @@ def _divergence(whole: LoraModel, student: LoraModel, taught_CH: Tensor, ours_CH
     return F.kl_div(ours_CV, taught_CV, log_target=True, reduction="sum") / max(len(ours_CH), 1)
 
 
-def _seen(model: LoraModel, end: nn.Module, batch: Batch, tokens_N: Tensor, counted_C: Tensor) -> Seen:
+def _seen(model: LoraModel, end: nn.Module, batch: Batch, tokens_N: Tensor, counted_C: Tensor) -> StatesSeen:
     with _noting(end) as found:
         last_NH = model.hidden(batch.ids, batch.packing).flatten(0, 1)
     middle_NH = found[-1].flatten(0, -2).float()
     # a token is predicted from the state of the one before it
-    return Seen(middle_NH[tokens_N], last_NH[counted_C - 1])
+    return StatesSeen(middle_NH[tokens_N], last_NH[counted_C - 1])
 
 
 @contextmanager
