@@ -11,6 +11,7 @@ from typing import Any
 from fedllm_bench.config.clock.section import VirtualClock
 from fedllm_bench.config.config_robust import Aggregation, Attack
 from fedllm_bench.config.kinds.adapter_kind import AdapterKind
+from fedllm_bench.config.parts.offsite import Offsite
 from fedllm_bench.config.sections import Ray
 
 # By section ("" is the config itself).
@@ -19,6 +20,7 @@ ADDED: dict[str, dict[str, Any]] = {
         **{"plugins": [], "ray": asdict(Ray()), "aggregation": asdict(Aggregation()), "attack": asdict(Attack())},
         "adapter": asdict(AdapterKind()),
         "clock": asdict(VirtualClock()),
+        "offsite": asdict(Offsite()),
     },
     "federation": {"sampler": "uniform", "patience": 0, "check_every": 1, "validation": 0.1},
     "data": {"swap_answers": False, "split_pairs": False, "canaries": 0, "canary_repeats": 1},

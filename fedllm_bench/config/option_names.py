@@ -36,6 +36,10 @@ AS_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "lora.dora": {"true": ("dora",)},
     "model.quantization": {"4bit": ("qlora",)},
     "local.loss": {"dpo": ("dpo",), "kto": ("kto",)},
+    "offsite.variant": {  # which layers it is of must be said too
+        "fedot --set offsite.right=2": ("fedot", "offsitetuning"),
+        "fedbiot --set offsite.right=2": ("fedbiot",),
+    },
     "local.dpo_loss": {"ipo": ("ipo",), "simpo": ("simpo",), "orpo": ("orpo",)},
 }
 # The same of what is another method with some constants.
@@ -88,9 +92,14 @@ def unknown_option(key: str, known: Iterable[str], where: str = "") -> str:
     return f"no option {shown(key)}{where}{hint} There are: {', '.join(listed)}"
 
 
+def _is_common(name: str) -> bool:
+    """Whether a short name such as "lr" may be meant of its section: not of one that is off in most runs."""
+    return not name.startswith("offsite.")
+
+
 def _nearest(key: str, names: list[str]) -> str | None:
     """The key with the same last part ("lr" is "local.lr"), else the one that is spelt most alike."""
-    last_parts = {name.rpartition(".")[2]: name for name in names}
+    last_parts = {name.rpartition(".")[2]: name for name in sorted(names, key=_is_common)}
     last = key.rpartition(".")[2]
     if last in last_parts:
         return last_parts[last]

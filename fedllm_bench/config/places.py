@@ -21,8 +21,9 @@ def placed(config: RunConfig) -> RunConfig:
     is_named = model.name == EMBEDDED_MODEL or base_of(model.name) is not None
     name = model.name if is_named else _absolute(model.name)
     model = replace(model, name=name, adapter=model.adapter and _absolute(model.adapter))
+    offsite = replace(config.offsite, public=config.offsite.public and _absolute(config.offsite.public))
     split = config.split and _absolute(config.split)
-    return replace(config, model=model, split=split, clock=_with_devices(config.clock))
+    return replace(config, model=model, split=split, offsite=offsite, clock=_with_devices(config.clock))
 
 
 def _with_devices(clock: VirtualClock) -> VirtualClock:

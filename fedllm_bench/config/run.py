@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -26,6 +26,7 @@ from fedllm_bench.config.config_uploads import Strict as _Strict
 from fedllm_bench.config.kinds.adapter_kind import AdapterKind, check_kind
 from fedllm_bench.config.objective_rules import check_objective
 from fedllm_bench.config.option_names import setting_of, unknown_option
+from fedllm_bench.config.parts.offsite import Offsite, check_offsite
 from fedllm_bench.config.sections import Count, Fraction, Names, Text, UsedPlugin, check_stopping, check_together
 from fedllm_bench.config.sections import Faults as Faults
 from fedllm_bench.config.sections import Federation as Federation
@@ -167,6 +168,7 @@ class RunConfig(_Strict):
     attack: Attack = field(default_factory=Attack)
     ray: Ray = field(default_factory=Ray)
     clock: VirtualClock = field(default_factory=VirtualClock)
+    offsite: Offsite = field(default_factory=Offsite)
     plugins: tuple[UsedPlugin, ...] = ()
 
     def __post_init__(self) -> None:
@@ -175,6 +177,15 @@ class RunConfig(_Strict):
         check_kind(self.adapter, self.model, self.lora, self.communication, self.engine)
         check_clock(self.clock, self.federation.sampler, self.federation.clients_per_round)
         check_stopping(self.federation, self.privacy, self.variant)
+        other = {
+            f"engine={self.engine}": self.engine != "inprocess",
+            f"data.task={self.data.task}": self.data.task != "sft",
+            f"variant={self.variant}": self.variant != "paper",
+            f"adapter.kind={self.adapter.kind}": not self.adapter.is_lora,
+            f"clock.mode={self.clock.mode}": self.clock.is_on,
+            f"federation.patience={self.federation.patience}": bool(self.federation.patience),
+        }
+        check_offsite(self.offsite, self.model, self.lora, self.communication, other)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``check(config.to_dict()) == config``."""
@@ -201,20 +212,9 @@ class RunConfig(_Strict):
 
 
 SECTIONS: dict[str, type] = {
-    "data": Data,
-    "model": Model,
-    "lora": Lora,
-    "adapter": AdapterKind,
-    "federation": Federation,
-    "local": Local,
-    "evaluation": Evaluation,
-    "faults": Faults,
-    "privacy": Privacy,
-    "communication": Communication,
-    "aggregation": Aggregation,
-    "attack": Attack,
-    "ray": Ray,
-    "clock": VirtualClock,
+    name: part
+    for name, part in get_type_hints(RunConfig).items()
+    if isinstance(part, type) and is_dataclass(part) and name != "method"
 }
 
 

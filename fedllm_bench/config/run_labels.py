@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedllm_bench.common.files import at_home
 from fedllm_bench.config.bases.labels import label
 from fedllm_bench.config.kinds.adapter_kind import AdapterKind
-from fedllm_bench.config.run import EMBEDDED_MODEL, Model
+from fedllm_bench.config.run import EMBEDDED_MODEL, Model, RunConfig
 
 EMBEDDED_LABEL = "embedded model"
 INVENTED = "mini-"  # begins the names of splits of the invented world, and no others
@@ -28,6 +28,12 @@ def base_label(model: Model, adapter: AdapterKind) -> str:
     name += f", {model.quantization}" if model.quantization != "none" else ""
     name += "" if adapter.is_lora else f", {adapter.in_words}"
     return name + (", all weights" if model.trainable == "full" else "")
+
+
+def offsite_label(config: RunConfig) -> str:
+    """ "fedot: LoRA on 1 + 2 layers, drop 0.5", of a run of offsite tuning."""
+    offsite, what = config.offsite, "LoRA on " if config.model.trainable == "adapter" else ""
+    return f"{offsite.variant}: {what}{offsite.left} + {offsite.right} layers, drop {offsite.drop:g}"
 
 
 def _plain(name: str) -> str:

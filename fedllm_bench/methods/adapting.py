@@ -38,6 +38,16 @@ def with_half(method: FedAvg, config: RunConfig, num_clients: int | None) -> Fed
     return halves[rule]
 
 
+def check_offsite(method: FedAvg, config: RunConfig) -> None:
+    """Refuse methods of several adapters, or of adapters of several ranks, where clients train a part of the model."""
+    if config.offsite.is_on and (method.changes("mixture") or isinstance(method, HetLora)):
+        kind = "several adapters of each client" if method.changes("mixture") else "adapters of several ranks"
+        raise UserError(
+            f"offsite.variant={config.offsite.variant}: {config.method.name} is of {kind}, and an emulator is aligned "
+            "to one; leave it out or take fedavg"
+        )
+
+
 def with_ranks(method: FedAvg, config: RunConfig) -> FedAvg:
     """With clients of lora.ranks; a method that prunes ranks has them in any case."""
     lora, name, prunes = config.lora, config.method.name, find(method, HetLora) is not None

@@ -14,7 +14,7 @@ from fedllm_bench.common.errors import UserError
 from fedllm_bench.config.config_uploads import Communication
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.accounting import find_noise
-from fedllm_bench.methods.adapting import with_half, with_ranks
+from fedllm_bench.methods.adapting import check_offsite, with_half, with_ranks
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.communication.codec import Codec
 from fedllm_bench.methods.communication.compression import SmallDownloads, SmallUploads
@@ -41,6 +41,7 @@ def wrap(method: FedAvg, config: RunConfig, num_clients: int | None) -> FedAvg:
         _check_sends(method, config, "aggregation")
     if replace(config.communication, budget_mb=None) != Communication():  # nothing sent passes no budget
         _check_sends(method, config, "communication")
+    check_offsite(method, config)
     method = with_ranks(with_rule(with_half(method, config, num_clients), config), config)
     method = _compressed(attacked(method, config, num_clients), config)
     method = _private(robust(method, config), config, num_clients)

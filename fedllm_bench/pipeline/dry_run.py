@@ -73,6 +73,7 @@ def _memory(config: RunConfig, settings: Any) -> Iterator[str]:
     needed = estimate(config, settings)
     yield f"Memory on the device in training: about {in_words(needed)}"
     what = "in an adapter" if config.model.trainable == "adapter" else "that are trained, all weights"
+    what = "that are trained, at the ends" if config.offsite.is_on else what
     yield f"Numbers {what}: {needed.trainable:,}"
 
 

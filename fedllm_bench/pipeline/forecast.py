@@ -198,5 +198,6 @@ def _left_out(config: RunConfig) -> tuple[str, ...]:
     evaluation = config.evaluation
     keys = {"evaluation.every": evaluation.every, "evaluation.personal_steps": evaluation.personal_steps}
     keys |= {"federation.patience (checks, and an earlier end)": config.federation.patience}
+    keys |= {"the alignment and the scores of offsite tuning": config.offsite.is_on}
     keys |= {"what more than one worker of engine=ray saves": config.engine == "ray"}
     return tuple(key for key, value in keys.items() if value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ from fedllm_bench.common import files
 from fedllm_bench.common.own_memory import peak_bytes
 from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import RunConfig
-from fedllm_bench.config.run_labels import base_label
+from fedllm_bench.config.run_labels import base_label, offsite_label
 from fedllm_bench.data.pairs import whole
 from fedllm_bench.methods.fedem import num_mixed
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.sample import sample_block
 from fedllm_bench.pipeline.clock import Clock
+from fedllm_bench.pipeline.offsite_stage import offsite_block
 from fedllm_bench.pipeline.run_cost import RawSides as RawSides
 from fedllm_bench.pipeline.run_cost import energy_of_run, flops_of_run
 from fedllm_bench.report.labels import in_figure
@@ -75,6 +77,7 @@ def write_report(bench: Bench, sides: RawSides, clock: Clock) -> dict[str, Any]:
         attack=attack_block(config, bench.clients.ids, rounds),
         clock=clock_block(config, rounds),
         early_stop=early_stop_block(config, rounds, num_checked_rows(bench), len(bench.checked)),
+        offsite=offsite_block(bench, rounds, sides.emulator),
     )
     _draw(bench, payload, rounds)
     write_results(folder / RESULTS, payload)
@@ -92,7 +95,7 @@ def _about_run(bench: Bench) -> dict[str, Any]:
         "track": config.track,
         "seed": config.seed,
         "model": _model_name(config),
-        "base": base_label(config.model, config.adapter),
+        "base": _base_name(config),
         "base_hash": bench.cell.base_hash,
         "config_hash": bench.cell.hash,
         "commit": commit,
@@ -118,7 +121,15 @@ def _model_name(config: RunConfig) -> str:
     name = model.name + (f" + {model.adapter}" if model.adapter else "")
     name += f" ({model.quantization})" if model.quantization != "none" else ""
     name += "" if config.adapter.is_lora else f" ({config.adapter.in_words})"
+    if config.offsite.is_on:
+        return f"{name} ({offsite_label(config)})"
     return name + (" (all weights)" if model.trainable == "full" else "")
+
+
+def _base_name(config: RunConfig) -> str:
+    if not config.offsite.is_on:
+        return base_label(config.model, config.adapter)
+    return f"{base_label(replace(config.model, trainable='adapter'), config.adapter)}, {offsite_label(config)}"
 
 
 def _about_data(bench: Bench, num_rounds: int) -> dict[str, Any]:

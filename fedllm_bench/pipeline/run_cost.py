@@ -16,6 +16,7 @@ from fedllm_bench.metrics.mini import MiniExact
 from fedllm_bench.metrics.registry import METRICS, items_of, together
 from fedllm_bench.metrics.user_answers import OfAnswer
 from fedllm_bench.pipeline.clock import Clock
+from fedllm_bench.pipeline.offsite_stage import EmulatorScores
 from fedllm_bench.results.early_stop import checked
 from fedllm_bench.runs.loading import Bench
 from fedllm_bench.runs.score_files import Scores
@@ -32,18 +33,24 @@ Records = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class RawSides:
-    """The raw scores of a run. `local`: of the baseline; `personal`: held-out loss after personalisation."""
+    """The raw scores of a run. `local`: of the baseline; `personal`: held-out loss after personalisation.
+
+    `emulator`: on the emulator, of a run of offsite tuning.
+    """
 
     before: Scores
     after: Scores
     local: Scores | None
     personal: list[Score] | None = None
+    emulator: EmulatorScores | None = None
 
 
 def flops_of_run(bench: Bench, sides: RawSides, rounds: Records, lines: Records) -> dict[str, Any]:
     """The keys of `cost`; None where the formula does not know the model. `lines` are those of clients.jsonl."""
+    student, rank = bench.model.student, bench.config.lora.rank
     try:
-        flops = model_flops(bench.model, bench.config.lora.rank)
+        flops = model_flops(bench.model, rank)
+        trained = flops if student is None else model_flops(student.model, rank)
     except NoFormula as error:
         return {"train_flops": None, "evaluation_flops": None, "flops_method": f"not counted: {error}"}
     plain = FedAvg()
@@ -55,9 +62,10 @@ def flops_of_run(bench: Bench, sides: RawSides, rounds: Records, lines: Records)
         folder=bench.cell.folder / "plain",  # no folder, so without states
     )
     return {
-        "train_flops": training_flops(run, bench.method, flops, rounds),
-        "evaluation_flops": evaluation_flops(bench, sides, flops, rounds, lines),
-        "flops_method": FORMULA,
+        "train_flops": training_flops(run, bench.method, trained, rounds),
+        "evaluation_flops": evaluation_flops(bench, sides, flops, rounds, lines)
+        + _on_emulator(bench, sides.emulator, trained),
+        "flops_method": FORMULA + ("" if student is None else "; the alignment of the emulator is not counted"),
     }
 
 
@@ -88,6 +96,12 @@ def evaluation_flops(bench: Bench, sides: RawSides, flops: ModelFlops, rounds: R
     asked = validation_items(bench) if checked(rounds) else []
     checks = sum(_forward(flops, bench, loss, item, has_adapter=True) for item in asked)
     return found + looked * len(lines) + checks * len(checked(rounds))
+
+
+def _on_emulator(bench: Bench, scores: EmulatorScores | None, flops: ModelFlops) -> int:
+    """Of the scores on the emulator, where there is one."""
+    sides = () if scores is None else (scores.before, scores.after)
+    return sum(_of_side(bench, side, flops, has_adapter=True) for side in sides)
 
 
 def _of_side(bench: Bench, scores: Scores, flops: ModelFlops, *, has_adapter: bool) -> int:

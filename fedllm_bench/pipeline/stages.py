@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from fedllm_bench.config.plugins import keep_sources
 from fedllm_bench.methods.base import Server, trains_alone
 from fedllm_bench.pipeline.beside import Baseline, baseline_of, plan_of
 from fedllm_bench.pipeline.clock import Clock
+from fedllm_bench.pipeline.offsite_stage import EmulatorScores, emulator_after, emulator_before, preparing
 from fedllm_bench.pipeline.pass_search import with_passes
 from fedllm_bench.pipeline.plan import PLAN, read_plan, write_plan
 from fedllm_bench.pipeline.spreading import spread
@@ -117,12 +119,16 @@ def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:
         if not is_baseline:  # else the run that needs it, and may be at work beside, scores the base
             with clock.stage("score the base"):
                 score_base(bench)
+        with clock.stage("align") if bench.model.student else nullcontext():
+            on_emulator = emulator_before(bench)
         with clock.stage("train"):
             server = train(bench, baseline)
         with clock.stage("score the base"):
             before = score_base(bench)
         with clock.stage("score"):
             after = own_scores(bench, "after", lambda ledger: score_after(bench, server, ledger))
+            tuned = emulator_after(bench, server, score_after)
+        emulator = EmulatorScores(on_emulator, tuned) if on_emulator and tuned else None
         personal = None
         if is_wanted(bench):
             with clock.stage("personalise"), interrupts.deferred() as stop:
@@ -132,7 +138,7 @@ def _run_stages(bench: Bench, is_baseline: bool) -> dict[str, Any]:
         from fedllm_bench.pipeline.results_stage import RawSides, write_report  # load what a run in training needs not
 
         with clock.stage("report"):
-            return write_report(bench, RawSides(before, after, local, personal), clock)
+            return write_report(bench, RawSides(before, after, local, personal, emulator), clock)
 
 
 def _describe(bench: Bench) -> None:
@@ -180,6 +186,7 @@ def train(bench: Bench, baseline: Baseline | None) -> Server:
             only=only,
             stop=stop,
             validation=validation_of(bench, stop),
+            **preparing(bench, stop),
             watch=TotalTime(bench, watcher(bench, stop), Clock(cell.folder / "seconds.json").seconds, baseline),
         )
         server = run_rounds(run, bench.initial)
@@ -200,6 +207,7 @@ def _save(bench: Bench, folder: Path, tree: Tree) -> None:
         save_kind(folder, tree, config.adapter, bench.model, str(base), texts=texts)
     else:
         lora = as_wide_as(tree, config.lora)
+        lora = replace(lora, targets=bench.model.targets) if config.offsite.is_on else lora
         save_adapter(folder, tree, lora, str(base), transposed=bench.model.transposed, texts=texts)
 
 

@@ -54,6 +54,7 @@ def legend(payload: Payload, width: int) -> list[str]:
         *_uploads(payload),
         *about_clock(payload),
         *about_stop(payload),
+        *_offsite(payload),
         *_cost(cost),
     ]
     return [line for item in items for line in wrapped(item, width)]
@@ -239,6 +240,25 @@ def _rule(payload: Payload) -> list[str]:
     few = rule["num_fallbacks"]
     fallback = f"; the median in {counted(few, 'round')} with too few answers" if few else ""
     return [f"uploads combined by {rule['rule']}{' (' + ', '.join(given) + ')' if given else ''}{fallback}"]
+
+
+def _offsite(payload: Payload) -> list[str]:
+    """Who had which layers, and what the alignment came to."""
+    found = payload.get("offsite")
+    if not found:
+        return []
+    ends, total, kept = found["left"] + found["right"], found["num_layers"], len(found["kept"])
+    lines = [
+        f"offsite tuning ({found['variant']}): clients train {ends} of {total} layers on an emulator of {kept - ends} "
+        f"of the other {total - ends} ({size(found['emulator_bytes'])}); base and after are of the whole model"
+    ]
+    if told := found["alignments"]:
+        public, times = found["public"], counted(len(told), "time")
+        lines.append(
+            f"emulator aligned {times} on {counted(public['num_rows'], 'row')} of {public['split']}: its loss there "
+            f"from {told[0]['before']:.3g} to {told[-1]['after']:.3g}"
+        )
+    return lines
 
 
 def _cost(cost: Mapping[str, Any]) -> list[str]:

@@ -29,11 +29,23 @@ def terminal_table(payload: Payload, width: int = 100) -> str:
             "",
             *_rows_of([columns[0], *_local_columns()], with_local),
         ]
+    table += _on_emulator(payload)
     if payload["run"]["personal"]:
         table += _over_clients(payload)
     if rows := client_rows(payload):
         table += ["", *aligned(rows)]
     return "\n".join([*wrapped(_title(payload), width), "", *table, "", *legend(payload, width)])
+
+
+def _on_emulator(payload: Payload) -> list[str]:
+    """The same metrics of what was trained on the emulator, under offsite tuning; the table above is of the plug-in."""
+    offsite = payload.get("offsite")
+    if not offsite:
+        return []
+    columns = [("on the emulator", _name), *_columns("after", False)[1:]]
+    columns[1] = ("zero-shot", columns[1][1])
+    columns[3] = ("after - zero-shot [95% CI]", columns[3][1])
+    return ["", *_rows_of(columns, offsite["metrics"])]
 
 
 def _columns(after: str, local: bool) -> list[Column]:

@@ -233,6 +233,7 @@ def results_payload(
     attack: Mapping[str, Any] | None = None,
     clock: Mapping[str, Any] | None = None,
     early_stop: Mapping[str, Any] | None = None,
+    offsite: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole of results.json; keys are those of `schema.Results`."""
     return {
@@ -251,6 +252,7 @@ def results_payload(
         "attack": attack,
         "clock": clock,
         "early_stop": early_stop,
+        "offsite": offsite,
     }
 
 

@@ -24,6 +24,7 @@ from fedllm_bench.results.entries import (
     Personalisation,
     Text,
 )
+from fedllm_bench.results.offsite import OffsiteBlock
 from fedllm_bench.results.schema_errors import said
 from fedllm_bench.results.version_4 import with_later_keys
 
@@ -210,10 +211,11 @@ class Results:
     personalisation: Personalisation | None
     privacy: PrivacyBlock | None
     communication: CommunicationBlock | None
-    aggregation: AggregationBlock | None = None  # older files lack it, and the next three
+    aggregation: AggregationBlock | None = None  # older files lack it, and the next four
     attack: AttackBlock | None = None
     clock: ClockBlock | None = None
     early_stop: EarlyStopBlock | None = None
+    offsite: OffsiteBlock | None = None
 
 
 @cache

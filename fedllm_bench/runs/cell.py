@@ -16,6 +16,7 @@ from fedllm_bench.config import base_model, starting
 from fedllm_bench.config.clock.section import DRAWN, VirtualClock
 from fedllm_bench.config.config_robust import OF_ATTACK, Aggregation, Attack
 from fedllm_bench.config.config_uploads import Communication, Privacy
+from fedllm_bench.config.parts.offsite import Offsite
 from fedllm_bench.config.run import Method, Ray, RunConfig
 from fedllm_bench.config.sections import without_method
 from fedllm_bench.data.manifest import Split, open_split
@@ -126,13 +127,20 @@ def settings_hash(config: RunConfig, split_hash: str, base_hash: str) -> str:
     config = in_one_process(config)
     base = replace(config.model, name=base_hash, adapter=None)  # the hash covers the adapter
     local = replace(config.local, on_divergence="stop")
-    named = replace(_viewed(config), split=split_hash, model=base, local=local, clock=_by_contents(config.clock))
+    named = replace(_viewed(config), split=split_hash, model=base, local=local)
+    named = replace(named, clock=_by_contents(config.clock), offsite=_of_rows(config.offsite))
     return files.sha256_json(named.to_dict())[:10]
 
 
 def _by_contents(clock: VirtualClock) -> VirtualClock:
     """The contents of a file of devices name a run, not its place."""
     return clock if clock.devices == DRAWN else replace(clock, devices="file")
+
+
+def _of_rows(offsite: Offsite) -> Offsite:
+    """The same settings, with the hash of public rows for their place."""
+    public = open_split(files.at_home(offsite.public)).hash if offsite.public else ""
+    return replace(offsite, public=public)
 
 
 def in_one_process(config: RunConfig) -> RunConfig:

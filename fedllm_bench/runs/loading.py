@@ -13,26 +13,26 @@ import torch
 from fedllm_bench.common.errors import UserError, unknown
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config import plugins
-from fedllm_bench.config.config_uploads import CHANGES_BASE
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.config.starting import locate_adapter
 from fedllm_bench.data.clients import Clients
 from fedllm_bench.data.encoder import ChatEncoder
-from fedllm_bench.data.pairs import AnyPart, PairRow, encode_pairs, whole
+from fedllm_bench.data.pairs import AnyPart
 from fedllm_bench.data.templates.sources import source_for
-from fedllm_bench.data.tokens import TokenRow, encode
+from fedllm_bench.data.tokens import encode
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.methods.robust.attacks import OF_ROWS
-from fedllm_bench.metrics.attack import OfAttack
 from fedllm_bench.metrics.items import HELDOUT, HeldoutItem, PairItem, heldout_items, pair_items
 from fedllm_bench.metrics.memorisation import OfMemory
 from fedllm_bench.metrics.registry import METRICS
 from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
-from fedllm_bench.metrics.user_answers import OfAnswer, asked_of
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
+from fedllm_bench.runs.load_checks import check_answers_fit, check_asked, check_layers, check_trainable
+from fedllm_bench.runs.offsite.parting import emulated, load_trained
+from fedllm_bench.runs.offsite.public_rows import PublicRows, check_public, public_rows
 from fedllm_bench.runs.poisoning import check_texts
 from fedllm_bench.runs.row_tokens import Encoded, apart_in, memory_items, planted_in, reward_beta, tokens_of
 from fedllm_bench.scores.score import LOSSES
@@ -44,9 +44,9 @@ from fedllm_bench.training.cluster.computing import Workers
 from fedllm_bench.training.faults import participants
 from fedllm_bench.training.model import limits
 from fedllm_bench.training.model.base import load_tokenizer
-from fedllm_bench.training.model.carried import plain_layers, principal_adapter
+from fedllm_bench.training.model.carried import principal_adapter
 from fedllm_bench.training.model.lora import initial_adapter
-from fedllm_bench.training.model.lora_model import LoraModel, load_model
+from fedllm_bench.training.model.lora_model import LoraModel
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Bench:
     settings: EvalSettings
     metrics: tuple[str, ...]
     workers: Workers | None = None
+    public: PublicRows | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -77,7 +78,7 @@ class Bench:
 
     @cached_property
     def method(self) -> FedAvg:
-        return make_method(self.config, len(self.clients))
+        return emulated(make_method(self.config, len(self.clients)), self.model, self.config)
 
     @cached_property
     def initial(self) -> Tree:
@@ -129,6 +130,7 @@ def check_cell(cell: Cell) -> None:
     cell.config.federation.check(len(cell.split.manifest.clients))
     make_method(cell.config, len(cell.split.manifest.clients))
     planted_in(cell)
+    check_public(cell.config)
     _check_views(cell.config, usable_metrics(cell))
 
 
@@ -154,15 +156,14 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     tokenizer = load_tokenizer(cell.model_folder, config.model.name)
     template = _template(config, tokenizer)
     check_texts(config.attack, ChatEncoder(tokenizer, template), config.evaluation.max_new_tokens)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(config.model, config.lora, device, tokenizer, config.adapter)
+    model = load_trained(config, tokenizer)
     if not is_baseline:
         limits.check_length(model.base, config.model.name, config.local.sequence_length)
     is_spread = is_run and config.engine == "ray"
     workers = Workers.of(model, config.model, config.lora, config.ray, config.adapter) if is_spread else None
     tokens = tokens_of(cell, model, template, metrics, told=not is_baseline, is_trial=is_trial, workers=workers)
     clients = _clients(cell, tokens)
-    _check_layers(model, config)
+    check_layers(model, config)
     settings = EvalSettings(
         template=template,
         batch_tokens=config.evaluation.batch_tokens,
@@ -171,9 +172,9 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
         attack=config.attack,
     )
     items = _items(cell, clients, metrics, lambda rows: encode(rows, tokenizer, template))
-    _check_answers_fit(model, config, items, settings)
-    _check_asked(metrics, items, is_told=not is_baseline)
-    bench = Bench(cell, model, clients, items, settings, metrics, workers)
+    check_answers_fit(model, config, items, settings)
+    check_asked(metrics, items, is_told=not is_baseline)
+    bench = Bench(cell, model, clients, items, settings, metrics, workers, public_rows(cell, tokenizer, template))
     _ = bench.num_rounds  # refuses a budget that is too small for one round
     _ = bench.timeline
     bench.method.init(bench.initial)  # refuses parts of the adapter that no tensor has
@@ -191,7 +192,7 @@ def _clients(cell: Cell, tokens: Mapping[str, AnyPart]) -> Clients:
         apart=apart_in(cell),
     )
     _ = clients.train_rows  # refuses votes whose answers cannot go to different clients
-    _check_trainable(config, clients)
+    check_trainable(config, clients)
     return clients
 
 
@@ -200,16 +201,6 @@ def _template(config: RunConfig, tokenizer: Any) -> str:
     source = source_for(config.data.template, tokenizer, config.model.name)
     ChatEncoder(tokenizer, source).check_trains()
     return source
-
-
-def _check_layers(model: LoraModel, config: RunConfig) -> None:
-    """Refuse a rule on layers that it is not made for."""
-    rule = config.communication.lora_aggregation
-    if rule in CHANGES_BASE:
-        plain_layers(model.layers)
-    flat = all(len(shape) == 2 for layer in model.layers.values() for shape in layer.shapes(1))
-    if rule not in ("mean", "frozen_a") and not flat:
-        raise UserError(f"communication.lora_aggregation={rule}: it is of matrices A and B; name other lora.targets")
 
 
 def _items(
@@ -221,50 +212,6 @@ def _items(
         items = sampled(heldout_items(clients), clients.split, config.evaluation)
         return items + memory_items(cell, clients, items, metrics, encoded)
     return sampled(pair_items(clients), clients.split, config.evaluation)
-
-
-def _check_asked(metrics: Sequence[str], items: Sequence[Any], *, is_told: bool) -> None:
-    """Say how many rows a metric scores that does not score all; refuse one that scores none."""
-    for name in metrics:
-        metric = METRICS[name]
-        if isinstance(metric, OfAnswer) and (asked := asked_of(metric, items)) < len(items) and is_told:
-            log.info("%s scores %d of %d held-out rows, and leaves out the others", name, asked, len(items))
-
-
-def _check_answers_fit(
-    model: LoraModel, config: RunConfig, items: Sequence[HeldoutItem] | Sequence[PairItem], settings: EvalSettings
-) -> None:
-    """Refuse metrics that ask for more tokens than a table of positions has: those whose answers are generated."""
-    table = limits.table_of(model.base)
-    of_probes = [name for name in config.evaluation.metrics if METRICS[name].needs_probes]
-    of_answers = [name for name in config.evaluation.metrics if isinstance(METRICS[name], OfAnswer | OfAttack)]
-    metrics = [*of_probes, *of_answers]
-    rows: Sequence[Any] = [item.row for item in items if item.task or of_answers]
-    if table is None or not metrics or not rows:
-        return
-    encoded: Sequence[TokenRow | PairRow]
-    encoded = (encode if config.data.task == "sft" else encode_pairs)(rows, model.tokenizer, settings.template)
-    longest = max(len(part.ids) for row in encoded for part in row.sequences) + settings.max_new_tokens
-    longest += len(model.tokenizer.encode(config.attack.trigger)) if config.attack.trigger else 0
-    if longest > table:
-        raise UserError(
-            f"METRICS={','.join(metrics)}: a question and its answer take up to {longest} tokens, more than the "
-            f"{table} positions of MODEL={config.model.name}; give --metrics without them, as --metrics "
-            f"{LOSSES[config.data.task]}"
-        )
-
-
-def _check_trainable(config: RunConfig, clients: Clients) -> None:
-    """Refuse a run whose every client comes without a usable row; that some do is noted in the report."""
-    chosen = {client for choice in schedule(config, len(clients), clients.file_order) for client in choice}
-    if any(clients.train_rows[clients.ids[client]] for client in chosen):
-        return
-    part = whole(clients.tokens["train"])
-    raise UserError(
-        f"no client that the schedule chooses can train anything: {part.num_skipped} of "
-        f"{len(part) + part.num_skipped} training rows keep no token of their answer within "
-        f"local.sequence_length={config.local.sequence_length}; raise it: --set local.sequence_length=N"
-    )
 
 
 def _check_memory(config: RunConfig, name: str, metric: OfMemory) -> None:

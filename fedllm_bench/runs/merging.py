@@ -45,8 +45,9 @@ def open_trained(folder: Path, client: str | None = None) -> TrainedRun:
     run = RunToMerge(folder)
     _ = run.config, run.environment  # neither is there where it is no run folder
     if run.config.model.trainable == "full":
+        what = "whole layers" if run.config.offsite.is_on else "every weight"
         raise UserError(
-            f"RUN={folder}: it trained every weight, so there is nothing to merge; what it leaves is a plain model "
+            f"RUN={folder}: it trained {what}, so there is nothing to merge; what it leaves is a plain model "
             f"already: {folder / 'model'} (under local: {folder / 'models'}/<client>)"
         )
     if run.adapters:

@@ -18,6 +18,7 @@ from fedllm_bench.common.progress import track
 from fedllm_bench.common.trees import Tree, tmap
 from fedllm_bench.config.run import Local, RunConfig
 from fedllm_bench.data.clients import sample_by_size
+from fedllm_bench.methods.adapters.emulated import EMULATOR
 from fedllm_bench.methods.base import FedAvg, Server
 from fedllm_bench.methods.products.residual import RESIDUAL
 from fedllm_bench.metrics.batches import Batches, OwnAdapters, using_adapters
@@ -115,7 +116,8 @@ def _answers(
     start, steps = Server(server.params, round=ROUND), config.evaluation.personal_steps
     tasks = Until(stop, (list(tasks_of_steps(run, start, block, steps)) for block in blocks))
     # that of the rounds may hold a change of the base too; what else a method sends is of its rounds alone
-    message = {"params": server.params} | {key: t for key, t in server.slots.items() if key == RESIDUAL}
+    kept = (RESIDUAL, EMULATOR)
+    message = {"params": server.params} | {key: t for key, t in server.slots.items() if key in kept}
     yield from map_blocks(message, tasks, local_of(config, server.round))
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fedllm_bench.common import hardware
 from fedllm_bench.common.text import counted
 from fedllm_bench.config import model_files
 from fedllm_bench.config.config_robust import Attack
 from fedllm_bench.config.run import Evaluation
-from fedllm_bench.config.run_labels import base_label
+from fedllm_bench.config.run_labels import base_label, offsite_label
 from fedllm_bench.data.manifest import Manifest
 from fedllm_bench.runs.cell import Cell
 
 
 def start_lines(cell: Cell) -> list[str]:
-    """One line each for the base model, the users, and where there are some, attackers and a sample of evaluation."""
+    """One line each for the base model, the users, and where there is some, offsite tuning, attackers and a sample."""
     manifest, evaluation = cell.split.manifest, cell.config.evaluation
     return [
         _about_model(cell),
+        *([f"Offsite tuning, {offsite_label(cell.config)}."] if cell.config.offsite.is_on else []),
         _about_users(manifest, cell.split.name, cell.split.hash),
         *([_about_attack(cell.config.attack)] if cell.config.attack.kind != "none" else []),
         *([_about_sample(evaluation)] if evaluation.heldout_rows or evaluation.clients else []),
@@ -26,6 +29,8 @@ def start_lines(cell: Cell) -> list[str]:
 def _about_model(cell: Cell) -> str:
     """ "Model: gemma, 268.1 million parameters, bfloat16 (this processor has arithmetic of this type)."."""
     model = cell.config.model
+    if cell.config.offsite.is_on:
+        model = replace(model, trainable="adapter")  # whole layers are not all weights
     count = model_files.num_parameters(cell.model_folder)
     size = f"{count / 1e6:.1f} million parameters, " if count else ""
     why = dtype_reason(model.dtype)

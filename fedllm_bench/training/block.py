@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedllm_bench.common.trees import Layout, Tree, moved_to
 from fedllm_bench.config.run import Local
+from fedllm_bench.methods.adapters.emulated import EMULATOR
 from fedllm_bench.methods.base import ClientState, FedAvg, Message, Upload
 from fedllm_bench.methods.communication.compression import UNSENT
 from fedllm_bench.training import optimizer
@@ -28,6 +29,7 @@ from fedllm_bench.training.client_round import (
 )
 from fedllm_bench.training.model.lora_model import LoraModel
 from fedllm_bench.training.model.recompute import recomputing
+from fedllm_bench.training.offsite.emulating import emulating
 from fedllm_bench.training.steps.mixing import Mixed, mixed_gradients, shares_of
 from fedllm_bench.training.steps.step_passes import Step, over_passes, rows_of
 from fedllm_bench.training.steps.zeroth_order import Probed, probed_gradients, probes_of
@@ -42,15 +44,17 @@ def train_block(
     every gradient is client k's own. A client with fewer steps than others does not move after its last, nor one whose
     loss was not finite (its `failure`).
     Trees may lie anywhere; they are moved to the model's device, and the answers back to the CPU. Where the message has
-    a "residual", the base carries it meanwhile.
+    a "residual", the base carries it meanwhile. Of a model with a student it is the student that is trained, with the
+    "emulator" of the message.
     """
     change = message.get("residual")  # of the base: it is added where the weights lie, and hooks do not see it
-    message = moved_to(model.device, {key: tree for key, tree in message.items() if key != "residual"})
+    emulator = message.get(EMULATOR)
+    message = moved_to(model.device, {key: t for key, t in message.items() if key not in ("residual", EMULATOR)})
 
     chain = PhaseChain(method, tasks)
-    with nullcontext() if change is None else model.carrying(change):
+    with emulating(model, emulator) as trained, nullcontext() if change is None else model.carrying(change):
         for phase_method, parts in chain:
-            chain.add(_train_phase(model, phase_method, message, parts, local))
+            chain.add(_train_phase(trained, phase_method, message, parts, local))
     return chain.results
 
 

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 from fedllm_bench.common.errors import AGAIN, UserError, first_line
-from fedllm_bench.common.files import make_folder, read_jsonl, write_bytes
+from fedllm_bench.common.files import make_folder, write_bytes
 from fedllm_bench.common.text import counted
 from fedllm_bench.common.trees import Tree
+from fedllm_bench.methods.adapters.emulated import EMULATOR
 from fedllm_bench.methods.base import ClientState, Server, Upload
 from fedllm_bench.methods.products.factors import pairs_of
 from fedllm_bench.methods.products.residual import RESIDUAL
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 FILE = "server.safetensors"
 PARTIAL_FILE = "round.safetensors"
 ROUNDS = "rounds.jsonl"
-# Of each client of a round, in rounds.jsonl.
-SUMMARY_KEYS = ("clients", "client_ids", "losses", "num_examples", "steps", "failures")
 SEPARATOR = "|"  # PEFT's tensor names hold dots and slashes, never this
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -126,9 +125,10 @@ def read_server(path: Path, start: Server | None = None, rounds: int | None = No
 
 
 def _server_problem(found: Shapes, start: Server) -> str | None:
-    """Of what a server has under the names of its parameters, all has their shapes but the change of the base."""
+    """An emulator, and all under the names of the parameters but the change of the base, have the shapes of `start`."""
     names = start.params.keys()
-    slots = {f"slot.{key}": tree for key, tree in start.slots.items() if key != RESIDUAL and tree.keys() == names}
+    kept = {key: tree for key, tree in start.slots.items() if key == EMULATOR or tree.keys() == names}
+    slots = {f"slot.{key}": tree for key, tree in kept.items() if key != RESIDUAL}
     residual = found.get(f"slot.{RESIDUAL}")
     if residual is None or not any(".lora_A." in name for name in names):
         return unlike(found, {"params": start.params, **slots})
@@ -166,41 +166,6 @@ def check_finite(server: Server, round_num: int, num_answers: int) -> None:
             "lower local.lr, the rates of the method or attack.scale, or take a robust aggregation.rule; the last "
             "checkpoint stays"
         )
-
-
-def load_records(folder: Path, rounds_done: int) -> list[dict[str, Any]]:
-    """The records of the rounds of a checkpoint; a :class:`UserError` where rounds.jsonl has others."""
-    if not rounds_done:
-        return []
-    path = folder / ROUNDS
-    try:
-        records = read_jsonl(path)[:rounds_done] if path.is_file() else []
-    except (ValueError, RecursionError) as error:
-        raise changed(path, f"it is no JSON ({first_line(error)[:100]})") from error
-    if [number for number, record in enumerate(records, 1) if _is_record(record, number)] != [
-        *range(1, rounds_done + 1)
-    ]:
-        raise changed(path, f"it has not the {counted(rounds_done, 'round')} of the checkpoint")
-    return records
-
-
-def _is_record(record: Any, number: int) -> bool:
-    if not isinstance(record, dict) or record.get("round") != number:
-        return False
-    lists = [record.get(key) for key in SUMMARY_KEYS]
-    sizes = {len(found) if isinstance(found, list) else -1 for found in lists}
-    counts = (record.get("bytes_up"), record.get("bytes_down"))
-    return len(sizes) == 1 and -1 not in sizes and all(type(count) is int for count in counts) and _is_check(record)
-
-
-def _is_check(record: dict[str, Any]) -> bool:
-    """Whether a record has no check of the validation loss, or a whole one; the loss of one is null where it was not finite."""
-    if "check" not in record:
-        return True
-    check = record["check"]
-    if not isinstance(check, dict) or not isinstance(check.get("loss", 0), float | None):
-        return False
-    return all(type(check.get(key)) is int for key in ("clients", "rows", "bytes_down", "bytes_up"))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ from fedllm_bench.training.model.kinds.building import insert_kind
 from fedllm_bench.training.model.lora import Masks, Switch, attach, tensor_names
 from fedllm_bench.training.model.lora_model import LoraModel, is_by_row, takes_several
 from fedllm_bench.training.model.recompute import decoder_layers, recomputing
+from fedllm_bench.training.offsite.loading import parted
+from fedllm_bench.training.offsite.stack import cut_of
 from fedllm_bench.training.passes import PassPlan, most_tokens, sequences_of_row
 from fedllm_bench.training.tasks import clients_of_length
 
@@ -46,6 +48,8 @@ PROBED_OPTIMIZER = 2
 # In float32: logits, log-probabilities and gradient. A plain head under adapters makes the last in the room of the
 # second; a trained head and one with a soft cap do not.
 LOGITS_COPIES = 3
+# Of the emulator's weights while they are aligned: they, what they were, the gradient, the clipped one, two moments.
+EMULATOR_COPIES = 6
 SCORED_COPIES = 2  # of a chunk of logits, in float32, while its loss is taken without gradients
 
 
@@ -81,6 +85,7 @@ def estimate(config: RunConfig, settings: Any, device: str = "cuda") -> MemoryEs
     local, rank = config.local, config.lora.rank
     base = empty_base(config, settings)
     weights = quantized.packed_bytes(base, config.model.quantization)
+    aligned = aligned_bytes(base, config)
     model = with_layers(base, config)
     with FakeTensorMode():
         model = filled(model)
@@ -97,7 +102,7 @@ def estimate(config: RunConfig, settings: Any, device: str = "cuda") -> MemoryEs
     logits *= (SCORED_COPIES if probed else LOGITS_COPIES) * FLOAT32 + _width(model)
     unsent = UNSENT * (1 + has_phases(config)) if config.communication.error_feedback else 0
     adapters = (ADAPTERS + unsent) * of_client + cast
-    adapters += changed_base(config, model, device)
+    adapters += changed_base(config, model, device) + aligned
     optimizer = (PROBED_OPTIMIZER if probed else OPTIMIZER) * of_client
     return MemoryEstimate(weights, adapters, optimizer, activations, logits, trainable)
 
@@ -163,12 +168,14 @@ def empty_base(config: RunConfig, settings: Any) -> Any:
 
 
 def with_layers(base: Any, config: RunConfig) -> LoraModel:
-    """`base` with what is trained of it; without tokenizer.
+    """`base` with what is trained of it, or under offsite tuning the part of it that clients have; without tokenizer.
 
     Raises a :class:`UserError` for wrong LoRA targets, and :class:`NoEstimate` where they are not all linear layers.
     """
-    if config.model.trainable == "full":
+    if config.model.trainable == "full" and not config.offsite.is_on:
         return LoraModel(base, None, {"": FullWeights(base)}, Switch(), ())
+    if config.model.trainable == "full":
+        return student_of(base, config)
     if not config.adapter.is_lora:
         found, switch, names = insert_kind(base, config.adapter)
         return LoraModel(base, None, found, switch, names)
@@ -176,10 +183,33 @@ def with_layers(base: Any, config: RunConfig) -> LoraModel:
     if any(not isinstance(module, nn.Linear) for module in targets.matching(base, names).values()):
         kind = base.config.model_type
         raise NoEstimate(f"no estimate of memory for {kind}: its LoRA targets are not all nn.Linear")
+    if config.offsite.is_on:
+        return student_of(base, config)
     layers, switch = targets.insert(base, replace(config.lora, targets=names))
     for layer in layers.values():
         layer.stackable = layer.stackable and takes_several(config.model)
     return LoraModel(base, None, layers, switch, names)
+
+
+def student_of(base: Any, config: RunConfig) -> LoraModel:
+    """The part of `base` that clients have."""
+    cut = cut_of(base, config.offsite, config.model.name)
+    student = parted(base, None, config.model, config.lora, cut).student
+    assert student is not None
+    return student.model
+
+
+def aligned_bytes(base: Any, config: RunConfig) -> int:
+    """Bytes of an emulator whose layers the server aligns, in the place of the clients or beside them.
+
+    LoRA on them is as small as an adapter, and is not counted.
+    """
+    if not config.offsite.is_on or not config.offsite.steps or config.model.trainable == "adapter":
+        return 0
+    cut = cut_of(base, config.offsite, config.model.name)
+    layers = base.get_submodule(cut.path)
+    numbers = sum(weight.numel() for place in cut.middle for weight in layers[place].parameters())
+    return int(EMULATOR_COPIES * numbers * FLOAT32)
 
 
 def filled(model: LoraModel) -> LoraModel:
@@ -193,8 +223,8 @@ def filled(model: LoraModel) -> LoraModel:
         for place in places:
             for name in [name for name, value in place.items() if isinstance(value, Tensor)]:
                 place[name] = made.setdefault(id(place[name]), _like(place[name]))
-    is_full = isinstance(model.layers.get(""), FullWeights)
-    return replace(model, layers={"": FullWeights(model.base)}) if is_full else model
+    whole = model.layers.get("")
+    return replace(model, layers={"": whole.on(model.base)}) if isinstance(whole, FullWeights) else model
 
 
 def _like(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from fedllm_bench.common.files import write_jsonl
 from fedllm_bench.common.progress import Share
 from fedllm_bench.common.trees import Tree
 from fedllm_bench.config.run import Local
+from fedllm_bench.methods.adapters.emulated import slot_of
 from fedllm_bench.methods.adapters.ranks import CutRanks, rank_received
 from fedllm_bench.methods.base import Message, Server, Upload
 from fedllm_bench.methods.communication.secure_sum import SecureRound
@@ -30,14 +31,12 @@ from fedllm_bench.training.aggregation import (
     secure_round,
     with_words,
 )
-from fedllm_bench.training.budget import ByteBudget, bytes_down
+from fedllm_bench.training.budget import ByteBudget
 from fedllm_bench.training.checkpoint import (
     ROUNDS,
-    SUMMARY_KEYS,
     Partial,
     check_finite,
     load_partial,
-    load_records,
     load_server,
     save_partial,
     save_server,
@@ -47,6 +46,8 @@ from fedllm_bench.training.clock.cohorts import Cohort, cohorts_of, kept_version
 from fedllm_bench.training.faults import dropouts
 from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.steps.answers import absent, check_answers, summary_of
+from fedllm_bench.training.steps.clocked import of_clock, of_present_model, traffic
+from fedllm_bench.training.steps.records import SUMMARY_KEYS, load_records
 from fedllm_bench.training.tasks import Until, batched, clients_per_block, in_order, pooled_task, tasks_of_round
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     Raises a :class:`UserError` when no client of a round has an answer or the first round diverges, and Interrupted
     once `run.stop` is asked.
     """
-    plan, versions = run.chosen, versions_of(run.folder)
+    plan = run.chosen
     start = run.method.init(params)
     server = load_server(run.folder / "checkpoint", start, len(plan)) or start
     records = load_records(run.folder, server.round)
@@ -78,16 +79,13 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
             if checks.end(records, budget, chosen):
                 break
             share.note = f"round {round_num + 1} of {len(plan)}"
+            server, prepared = run.prepare(server)
             shown = replace(run, map_blocks=_shown(run.map_blocks, share, round_num + 1, len(chosen)))
             before = server
             server, record = _one_round(shown, start, before, chosen, records)
-            records.append(record)
+            records.append(record | prepared)
             budget = budget.after(round_num, _answered(record))
-            write_jsonl(run.folder / ROUNDS, records)
-            kept_version(run.timeline, versions, before)
-            save_server(run.folder / "checkpoint", server)
-            without_old(run.timeline, versions, round_num)
-            run.states.forget_before(chosen, server.round, best_round(records))
+            _keep(run, before, server, chosen, records)
             share.reach(server.round, is_new=True)
             divergence.judge(run.config, [record], run.folder)
             run.watch(server)
@@ -95,6 +93,18 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
             run.stop.check()
         checks.after(server, records, is_last=True)
     return checks.kept(server, records)
+
+
+def _keep(
+    run: TrainingRun, before: Server, server: Server, chosen: Sequence[int], records: Sequence[dict[str, Any]]
+) -> None:
+    """Write a round: its record, then the checkpoint, then remove what the checkpoint makes needless."""
+    versions = versions_of(run.folder)
+    write_jsonl(run.folder / ROUNDS, records)
+    kept_version(run.timeline, versions, before)
+    save_server(run.folder / "checkpoint", server)
+    without_old(run.timeline, versions, before.round)
+    run.states.forget_before(chosen, server.round, best_round(records))
 
 
 def _answered(record: Mapping[str, Any]) -> list[int]:
@@ -192,7 +202,8 @@ def _one_round(
         run.stop.check()
     results = answers.results
     check_answers(results, server.round, config.federation.failure_limit, run.method.expected_clients())
-    diverged = divergence.divergence_of(run, start, server, present, _of_present_model(run, server, results), records)
+    start = replace(start, slots=start.slots | slot_of(server))
+    diverged = divergence.divergence_of(run, start, server, present, of_present_model(run, server, results), records)
     sent = [result["bytes_up"] for result in results if result["failure"] is None]
     after, mean = _updated(run, server, answers, len(sent))
     results = sorted([*results, *(absent(run, client) for client in away)], key=lambda result: result["clients"])
@@ -200,11 +211,11 @@ def _one_round(
         "round": server.round + 1,
         "lr": config.local.lr_at(server.round, config.federation.rounds),
         **{key: [result[key] for result in results] for key in SUMMARY_KEYS},
-        **_traffic(run, server, message, results, sum(sent)),
+        **traffic(run, server, message, results, sum(sent)),
         "update_norm": moved(run.method, server, after, mean),
         **answers.notes.record(server, after, mean),
         **_ranks(run, results),
-        **_of_clock(run, server, results),
+        **of_clock(run, server, results),
         **robust_record(config, run.method, len(run.clients), results),
         **kept_record(mean, answers.results),
         **({"divergence": diverged} if diverged else {}),
@@ -246,33 +257,6 @@ def _train(run: TrainingRun, cohort: Cohort, left: Sequence[int], answers: _Answ
         if result.failure is None:
             run.states.put(result.client, result.state, answers.round_num + 1)
             answers.add(run, cohort, result)
-
-
-def _traffic(
-    run: TrainingRun, server: Server, message: Message, results: Sequence[Mapping[str, Any]], sent: int
-) -> dict[str, int]:
-    """Bytes down and up of a round; under a clock those who were asked in it, and what came too late beside `sent`."""
-    asked, late = [result["clients"] for result in results], 0
-    if run.timeline is not None:
-        asked = [visit.client for visit in run.timeline.steps[server.round].sent]
-        late = run.timeline.bytes_of_late(server.round)
-    down = sum(bytes_down(run.method, server, message, client) for client in asked)
-    return {"bytes_down": down, "bytes_up": sent + late if run.method.sends else 0}
-
-
-def _of_present_model(run: TrainingRun, server: Server, results: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """The results of those who began from `server`."""
-    if run.timeline is None:
-        return results
-    fresh = run.timeline.cohorts(server.round).get(server.round, [])
-    return [result for result in results if result["clients"] in fresh]
-
-
-def _of_clock(run: TrainingRun, server: Server, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the clock says of a round; {} where there is none."""
-    if run.timeline is None:
-        return {}
-    return run.timeline.record(server.round, [result["clients"] for result in results])
 
 
 def _updated(run: TrainingRun, server: Server, answers: _Answers, num_answers: int) -> tuple[Server, Upload]:

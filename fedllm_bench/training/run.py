@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.config.run import RunConfig
@@ -22,12 +23,17 @@ def _unwatched(server: Server) -> None:
     pass
 
 
+def _unprepared(server: Server) -> tuple[Server, dict[str, Any]]:
+    return server, {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
     """What the rounds need; `only` restricts training to named clients, for the baseline `local`.
 
     `plan` is that of the model that `map_blocks` trains. `timeline` is that of the clock, None where there is none.
 
+    `prepare` is what the server does before each round: its next state, and what the round's record says of it.
     `watch` is called with the server of each checkpoint, and again with the one that a run goes on from.
     `validation`: how the run checks whether it gets better; None where it does not.
     When `stop` is asked for, the blocks of clients in training end first, and what they answered is kept.
@@ -43,6 +49,7 @@ class TrainingRun:
     only: frozenset[int] | None = None
     stop: Stop = field(default_factory=Stop)
     watch: Callable[[Server], None] = _unwatched
+    prepare: Callable[[Server], tuple[Server, dict[str, Any]]] = _unprepared
     validation: Validation | None = None
 
     @property

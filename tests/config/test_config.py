@@ -46,7 +46,7 @@ def test_a_config_survives_json_with_all_its_types(aya: RunConfig) -> None:
 
 def test_every_part_is_frozen(aya: RunConfig) -> None:
     parts = [aya, *(getattr(aya, name) for name in PARTS)]
-    assert len(parts) == 16
+    assert len(parts) == 17
     for part in parts:
         field = dataclasses.fields(part)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):

@@ -65,6 +65,20 @@ def test_an_attack_by_its_papers_name_is_answered_by_its_kind(given: str) -> Non
     assert "; did you mean attack.kind=" in refused("fedavg", f"attack.kind={given}", "attack.clients=0.2")
 
 
+@pytest.mark.parametrize(
+    ("paper", "variant"), [("FedOT", "fedot"), ("offsite-tuning", "fedot"), ("FedBiOT", "fedbiot")]
+)
+def test_offsite_tuning_by_name_is_answered_with_the_layers_that_it_needs(paper: str, variant: str) -> None:
+    assert refused(paper).endswith(f"take fedavg --set offsite.variant={variant} --set offsite.right=2")
+    settings = [f"offsite.variant={variant}", "offsite.right=2"]
+    assert load("aya", "fedavg", "mini", settings).offsite.variant == variant
+
+
+def test_a_short_name_is_not_of_offsite_tuning() -> None:
+    assert "did you mean 'local.lr'?" in refused("fedavg", "lr=0.1")
+    assert "did you mean 'local.optimizer'?" in refused("fedavg", "optimizer=sgd")
+
+
 @pytest.mark.parametrize("given", ["FLoRA", "flora"])
 def test_a_papers_name_as_a_rule_is_answered_by_the_rules_name(given: str) -> None:
     text = refused("fedavg", f"communication.lora_aggregation={given}")

@@ -288,7 +288,7 @@ def paths_of(value, prefix=()):
 OF_COST = ("train_flops", "evaluation_flops", "flops_method", "cpu_seconds", "energy_joules", "energy_method")
 NOT_BEFORE = {
     *(("run", key) for key in ("base", "base_hash", "mixture")),
-    *((key,) for key in ("aggregation", "attack", "clock", "early_stop")),
+    *((key,) for key in ("aggregation", "attack", "clock", "early_stop", "offsite")),
     *(("cost", key) for key in OF_COST),
 }
 

@@ -128,7 +128,7 @@ def test_a_template_that_does_not_do_is_one_line_before_anything_is_computed(
 ):
     template, setting, *expected = BAD[case]
     base = base_by("Gemma", tiny_folder, tmp_path / "base", template)
-    monkeypatch.setattr("fedllm_bench.runs.loading.load_model", None)  # not even the weights are read
+    monkeypatch.setattr("fedllm_bench.runs.offsite.parting.load_model", None)  # not even the weights are read
     with quick():
         argv = words("fedavg", tiny_split.folder, tmp_path / "runs", "--model", str(base), *MORE, "--set", setting)
         assert_refused(argv, tmp_path / "runs", capsys, *expected)

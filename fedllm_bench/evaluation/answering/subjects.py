@@ -99,12 +99,20 @@ def subject_of_run(folder: Path, wanted: Sequence[str] | None) -> Subject:
     config = trained.config
     return Subject(
         model=config.model,
-        lora=config.lora,
+        lora=_lora_of(trained),
         template=config.data.template,
         sides=_sides_of_run(trained, wanted),
         base_hash=trained.run.base_hash,
         adapter=config.adapter.written,
     )
+
+
+def _lora_of(trained: merging.TrainedRun) -> Lora:
+    """The adapter's own settings where it is on some layers alone, which the config does not name."""
+    lora, settings = trained.config.lora, starting.adapter_settings(trained.adapter)
+    if not trained.config.offsite.is_on or (found := plain_lora(settings)) is None:
+        return lora
+    return replace(lora, targets=found.targets)
 
 
 def _sides_of_run(trained: merging.TrainedRun, wanted: Sequence[str] | None) -> tuple[AnswerSide, ...]:

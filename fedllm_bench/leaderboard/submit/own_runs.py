@@ -93,4 +93,7 @@ def open_run(folder: Path) -> OwnRun:
         raise UserError(f"RUN={folder}: the run has not ended ({missing}); {run.again()}")
     if not run.is_of_version:
         raise UserError(f"RUN={folder}: {RESULTS} is of another version of the suite; {run.again()}")
+    if run.config.offsite.is_on:
+        raise UserError(f"RUN={folder}: offsite.variant={run.config.offsite.variant}: no track is of offsite tuning, "
+                        "and no check of a board knows its bytes; submit a run without it")  # fmt: skip
     return run

@@ -17,6 +17,7 @@ from fedllm_bench.evaluation.scoring.evaluation_json import EvaluationResults
 from fedllm_bench.evaluation.scoring.score_all import Scored
 from fedllm_bench.report.page import charts, parts
 from fedllm_bench.report.page.browser import BrowserData, browser_data
+from fedllm_bench.report.page.offsite_table import offsite_table
 from fedllm_bench.report.page.parts import environment, own_file
 from fedllm_bench.report.page.score_pair_table import score_pair_table
 from fedllm_bench.report.page.tables import Table, closed_table, judge_table, open_table, pair_table, training_table
@@ -46,6 +47,7 @@ def html_page(contents: PageContents) -> str:
         pair_table(evaluation),
         score_pair_table(evaluation),
         trained,
+        offsite_table(results),
         judge_table(evaluation),
     ]
     drawn = charts.charts(evaluation)

@@ -178,7 +178,7 @@ def training_table(results: Results) -> Table:
         TableRow(
             name=f"{name} {arrow(entry.higher_is_better)}",
             cells=(
-                *map(_summary_cell, (entry.before, entry.after, *([entry.local] if local else []))),
+                *map(summary_cell, (entry.before, entry.after, *([entry.local] if local else []))),
                 TableCell(text=change(vars(entry.difference))),
             ),
         )
@@ -198,7 +198,7 @@ def training_table(results: Results) -> Table:
     )
 
 
-def _summary_cell(summary: SideSummary | None) -> TableCell:
+def summary_cell(summary: SideSummary | None) -> TableCell:
     if summary is None or summary.mean is None:
         return TableCell(text=MISSING)
     unscored = f"{summary.n_unscored} unscored" if summary.n_unscored else ""

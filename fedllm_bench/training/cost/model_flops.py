@@ -98,21 +98,22 @@ class ModelFlops:
 
 @dataclass
 class _Seen:
-    """A layer in the pass: its weights, whether its input needs a gradient, by how many tokens it was called."""
+    """A layer in the pass: its weights, whether its input and they need gradients, by how many tokens it was called."""
 
     weights: int
     low_rank: tuple[int, int]  # r I and r O; zeros without an adapter
     needs_input: bool
+    is_trained: bool
     share: float
 
 
 def model_flops(model: LoraModel, rank: int) -> ModelFlops:
-    """The formula of a model with an adapter of this rank, or with all its weights trained.
+    """The formula of a model with an adapter of this rank, or with weights of its own trained.
 
     Raises :class:`NoFormula` for a model with weights that are neither of linear layers nor looked up.
     """
     decoder, whole = model.base.get_decoder(), model.layers.get("")
-    trains_all = isinstance(whole, FullWeights)
+    trains_head = isinstance(whole, FullWeights) and whole.has_head
     virtual = whole.sizes.tokens if isinstance(whole, VirtualTokens) else 0
     _check_known(decoder)
     seen = _seen(model, decoder, rank)
@@ -125,13 +126,13 @@ def model_flops(model: LoraModel, rank: int) -> ModelFlops:
     return ModelFlops(
         linear=weights,
         linear_inputs=sum(round(one.weights * one.share) for one in seen.values() if one.needs_input),
-        linear_gradients=weights if trains_all else 0,
+        linear_gradients=sum(round(one.weights * one.share) for one in seen.values() if one.is_trained),
         low_rank=sum(round(sum(one.low_rank) * one.share) for one in seen.values()),
         low_rank_back=sum(round(_low_rank_back(one) * one.share) for one in seen.values()),
         attention=2 * width * len(layers),
         attention_back=4 * width * back,
         head=head,
-        head_back=2 * head if trains_all else head,
+        head_back=2 * head if trains_head else head,
         virtual=virtual,
         passed=0 if isinstance(whole, Prefix) else virtual,
     )
@@ -194,14 +195,16 @@ def _noting(model: LoraModel, decoder: nn.Module, rank: int, seen: dict[str, _Se
     wrappers = [name for name, module in decoder.named_modules() if id(module) in adapted and name]
 
     def note(
-        name: str, weights: int, low_rank: tuple[int, int], is_scaled: bool, _: nn.Module, args: tuple[Tensor, ...]
+        name: str, weights: int, low_rank: tuple[int, int], is_scaled: bool, module: nn.Module, args: tuple[Tensor, ...]
     ) -> None:
         x = args[0]
         share = x.numel() / x.shape[-1] / PROBED
         before = seen.get(name)
         if before is not None:  # a layer that is called again, for other tokens or the same ones
             share += before.share
-        seen[name] = _Seen(weights, low_rank, x.requires_grad or is_scaled or needs_all, share)
+        own = module._parameters.get("weight")
+        is_trained = own is not None and own.requires_grad
+        seen[name] = _Seen(weights, low_rank, x.requires_grad or is_scaled or needs_all, is_trained, share)
 
     with ExitStack() as stack:
         for name, module in decoder.named_modules():
@@ -240,7 +243,7 @@ def _is_prompt(model: LoraModel) -> bool:
 def _tensors(layer: AdaptedLayer, rank: int, device: torch.device) -> Iterable[Tensor]:
     """Of the shapes of what is trained; where that is every weight, these themselves, without a copy."""
     if isinstance(layer, FullWeights):
-        return (weight.detach() for weight in layer.base.parameters())
+        return layer.weights
     return (torch.ones(shape, device=device) for shape in layer.shapes(rank))
 
 

@@ -21,19 +21,36 @@ class FullWeights:
 
     Tied parameters are one tensor of the tree, under the first of their names. Tensors are cast to the model's type
     at use, so that small steps are not lost in a narrow one (mixed precision, arXiv:1710.03740, section 3.1).
+
+    `names`: the parameters that are meant, where these are not all, by what a tree calls them.
     """
 
     stackable = False
 
-    def __init__(self, base: Any) -> None:
+    def __init__(self, base: Any, names: Mapping[str, str] | None = None) -> None:
         base.requires_grad_(False)
-        self._base, self.attached = base, False
-        self._own: dict[str, nn.Parameter] = dict(base.named_parameters())
+        self._base, self.attached, self._names = base, False, names
+        own: dict[str, nn.Parameter] = dict(base.named_parameters())
+        self._own = own if names is None else {name: own[of_base] for name, of_base in names.items()}
         self._places = _places(base, self._own)
+
+    def on(self, base: Any) -> FullWeights:
+        """The same parameters of `base`, which has those of the same names."""
+        return FullWeights(base, self._names)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the output head is among them."""
+        return self._names is None
 
     @property
     def parts(self) -> tuple[str, ...]:
         return tuple(self._own)
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """Those of the base, as it was loaded."""
+        return tuple(weight.detach() for weight in self._own.values())
 
     @property
     def base(self) -> nn.Module:
@@ -45,7 +62,7 @@ class FullWeights:
 
     def initial(self, rank: int, stream: torch.Generator) -> tuple[Tensor, ...]:
         """The base's weights; float32 at least."""
-        wide = (weight.detach().cpu() for weight in self._own.values())
+        wide = (weight.cpu() for weight in self.weights)
         return tuple(w.to(torch.promote_types(w.dtype, torch.float32), copy=True) for w in wide)
 
     def attach(self, *tensors_K: Tensor) -> None:
@@ -71,7 +88,7 @@ def _places(base: nn.Module, own: dict[str, nn.Parameter]) -> dict[str, list[tup
     places: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in own}
     for module in base.modules():
         for attribute, parameter in module._parameters.items():
-            if parameter is not None:
+            if parameter is not None and id(parameter) in names:
                 places[names[id(parameter)]].append((module, attribute))
     return places
 

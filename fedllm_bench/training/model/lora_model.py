@@ -23,9 +23,11 @@ from fedllm_bench.training.model.adapter import merged
 from fedllm_bench.training.model.base import FORWARD_ERRORS, load_base, load_tokenizer
 from fedllm_bench.training.model.carried import Carried, carrying, plain_layers, put_down
 from fedllm_bench.training.model.full import FullWeights
+from fedllm_bench.training.model.head import whole_output
 from fedllm_bench.training.model.kinds.building import check_virtual, insert_kind
 from fedllm_bench.training.model.kinds.virtual_attention import standing_before
-from fedllm_bench.training.model.peft_layers import DoraLayer, is_transposed
+from fedllm_bench.training.model.one_by_one import why_one_by_one
+from fedllm_bench.training.model.peft_layers import is_transposed
 from fedllm_bench.training.packing import Packing, spans_of
 from fedllm_bench.training.passes import DEFAULT, PassPlan
 
@@ -49,6 +51,7 @@ class LoraModel:
     split_head: bool = True
     plan: PassPlan = DEFAULT
     carried: Carried = field(default_factory=Carried)
+    student: Student | None = None
 
     @property
     def device(self) -> torch.device:
@@ -69,7 +72,7 @@ class LoraModel:
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states of shape (..., H), as the whole model makes them; they lie where the head does."""
         head: nn.Module = self.base.get_output_embeddings()
-        out: Tensor = head(hidden) if self.split_head else _whole_output(self.base, hidden)
+        out: Tensor = head(hidden) if self.split_head else whole_output(self.base, hidden)
         return out
 
     @property
@@ -89,8 +92,9 @@ class LoraModel:
 
     @property
     def trains_head(self) -> bool:
-        """Whether the output head is among what is trained now: every weight is."""
-        return any(isinstance(layer, FullWeights) and layer.attached for layer in self.layers.values())
+        """Whether the output head is among what is trained now, as where every weight is."""
+        full = [layer for layer in self.layers.values() if isinstance(layer, FullWeights)]
+        return any(layer.attached and layer.has_head for layer in full)
 
     @property
     def has_adapter(self) -> bool:
@@ -140,6 +144,23 @@ class LoraModel:
             lora_layers.detach(self.layers)
 
 
+@dataclass(frozen=True)
+class Student:
+    """What clients have of a model, where that is not all of it (`training/offsite/`): `model` with the same trees.
+
+    The server may give other weights to its `emulator`, which no client trains; its layers have `emulator_bytes`.
+    `ends`: the last layers before those at the end that are trained, in the whole model and in the student. `kept`: the
+    layers that the student has, of the `num_layers` of the whole model.
+    """
+
+    model: LoraModel
+    emulator: Mapping[str, lora_layers.AdaptedLayer]
+    ends: tuple[nn.Module, nn.Module]
+    kept: tuple[int, ...]
+    num_layers: int
+    emulator_bytes: int
+
+
 def load_model(
     config: Model, lora: Lora, device: str = "cpu", tokenizer: Any = None, adapter: AdapterKind = LORA
 ) -> LoraModel:
@@ -149,6 +170,14 @@ def load_model(
 
     Raises a :class:`UserError` where there is no model, or one whose output is not made of its decoder's states.
     """
+    base, tokenizer = load_frozen(config, device, tokenizer)
+    model = made_ready(_with_layers(base, tokenizer, config, lora, adapter), config)
+    check_virtual(base, model.layers, adapter)
+    return model
+
+
+def load_frozen(config: Model, device: str, tokenizer: Any = None) -> tuple[Any, Any]:
+    """The base model in evaluation mode with its starting adapter merged, and its tokenizer."""
     options = quantized.loading_options(config, device) | spread.loading_options(config)
     folder = base_model.locate(config.name, config.revision)
     tokenizer = tokenizer or load_tokenizer(folder, config.name)
@@ -157,12 +186,15 @@ def load_model(
     limits.check_tokens(base, tokenizer, config.name)
     if config.adapter is not None:
         base = merged(base, config.adapter)
-    base = (base if options else base.to(device)).eval()  # else it is there already
-    model = _tried(_with_layers(base, tokenizer, config, lora, adapter), config)
-    check_virtual(base, model.layers, adapter)
+    return (base if options else base.to(device)).eval(), tokenizer  # else it is there already
+
+
+def made_ready(model: LoraModel, config: Model) -> LoraModel:
+    """The model after a first pass, with the passes that it can have."""
+    model = _tried(model, config)
     model = packing_where_it_can(model) if is_by_row(config) else replace(model, plan=PassPlan(None))
     if not model.stackable:
-        log.info("%s: %s", base.config.model_type, _why_one_by_one(model.layers, config))
+        log.info("%s: %s", model.base.config.model_type, why_one_by_one(model.layers, config))
     return model
 
 
@@ -259,40 +291,3 @@ def _noting_partial(layers: Mapping[str, Any], ids: Tensor) -> Iterator[None]:
             hook.remove()
     for name, layer in layers.items():
         layer.stackable = bool(seen[name]) and all(seen[name])
-
-
-def _why_one_by_one(layers: Mapping[str, lora_layers.AdaptedLayer], config: Model) -> str:
-    if isinstance(layers.get(""), FullWeights):
-        return "every weight is trained: clients are trained one by one"
-    if config.device_map:
-        return f"a base over several GPUs (model.device_map={config.device_map}): clients are trained one by one"
-    if config.quantization == "8bit":
-        return "8-bit products depend on all rows of a pass: clients are trained one by one"
-    if any(isinstance(layer, DoraLayer) for layer in layers.values()):
-        return "DoRA: clients are trained one by one through PEFT's own layers"
-    single = {name: layer.base for name, layer in layers.items() if not layer.stackable}
-    name, layer = next(iter(single.items()))
-    short = name.rpartition(".")[2]
-    if isinstance(layer, nn.Linear):
-        return f"{short} sees only some tokens of a batch: clients are trained one by one"
-    kind = type(layer).__name__
-    return f"{short} is a {kind}, not nn.Linear: clients are trained one by one through PEFT's own layers"
-
-
-def _whole_output(base: Any, hidden: Tensor) -> Tensor:
-    """Logits that the whole model makes of hidden states (..., H): its decoder is left out, nothing behind it is."""
-    from transformers.modeling_outputs import MoeModelOutputWithPast
-
-    decoder = base.get_decoder()
-    # of all outputs of decoders this one has the most fields; what a model does not know it does not read
-    states = MoeModelOutputWithPast(last_hidden_state=hidden.reshape(1, -1, hidden.shape[-1]))
-    own = vars(decoder).get("forward")
-    decoder.forward = lambda *args, **kwargs: states
-    try:
-        ids = torch.zeros(states.last_hidden_state.shape[:2], dtype=torch.long, device=hidden.device)
-        logits: Tensor = base(input_ids=ids).logits
-    finally:
-        del decoder.forward
-        if own is not None:
-            decoder.forward = own
-    return logits.view(*hidden.shape[:-1], -1)

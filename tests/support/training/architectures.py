@@ -59,12 +59,12 @@ def widen_all_norms(base: nn.Module) -> None:
             setattr(base.get_submodule(parent), child, WideNorm(module))
 
 
-def make_folder(folder: Path, kind: str) -> Path:
-    """A random model of 2 layers and hidden size 32 with the tokenizer of the embedded base."""
+def make_folder(folder: Path, kind: str, layers: int = 2) -> Path:
+    """A random model of so many layers and hidden size 32 with the tokenizer of the embedded base."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_model.locate("mini"))
-    sizes = GPT2_SIZES if kind == "gpt2" else SIZES
+    sizes = {**GPT2_SIZES, "n_layer": layers} if kind == "gpt2" else {**SIZES, "num_hidden_layers": layers}
     config = AutoConfig.for_model(
         kind,
         vocab_size=len(tokenizer) + 8,  # AutoTokenizer adds a token or two under some architectures

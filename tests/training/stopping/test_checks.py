@@ -171,9 +171,7 @@ def test_a_best_server_that_is_gone_is_named(dropping, tiny_clients, tiny_run_co
     run = run_of(dropping, tiny_clients, tiny_run_config("fedavg", *ASKED), tmp_path / "run")
     run_rounds(run, initial(dropping))
     (run.folder / "checkpoint" / "best" / "server.safetensors").unlink()
-    with pytest.raises(
-        UserError, match=r"best: it does not hold round 2, the best one by rounds.jsonl, so that it was changed"
-    ):
+    with pytest.raises(UserError, match=r"best: it does not hold round 2, the best one by rounds.jsonl, so"):
         run_rounds(run, initial(dropping))
 
 

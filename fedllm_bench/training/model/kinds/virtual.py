@@ -77,7 +77,7 @@ class VirtualTokens:
         return self.prompts(*(tensor[None] for tensor in tensors))[0]
 
 
-class Prompt(VirtualTokens):
+class PromptTokens(VirtualTokens):
     """Prompt tuning: trained are the embeddings."""
 
 
@@ -123,7 +123,7 @@ class PTuning(VirtualTokens):
         return x_KVH
 
 
-KINDS: dict[str, type[VirtualTokens]] = {"prefix": Prefix, "prompt": Prompt, "p_tuning": PTuning}
+KINDS: dict[str, type[VirtualTokens]] = {"prefix": Prefix, "prompt": PromptTokens, "p_tuning": PTuning}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The model and the public rows of a run of offsite tuning."""
