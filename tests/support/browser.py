@@ -128,7 +128,7 @@ def chromium() -> Iterator[Browser]:
         process.wait(SECONDS)
 
 
-def wait_until(check, seconds=20.0):
+def wait_until(check, seconds=120.0):
     """Filters wait a moment for more keys, so what follows is awaited."""
     end = time.monotonic() + seconds
     while not check() and time.monotonic() < end:

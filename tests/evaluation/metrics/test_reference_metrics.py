@@ -86,12 +86,12 @@ def test_failed_missing_and_huge_answers_are_unscored_and_an_empty_one_is_zero()
     scores = rm.closeness_scores([*PROMPTS, Prompt(item_id="9", turns=("no reference",))], answers, rm.rouge_l)
     assert [(s.value, s.reason) for s in scores] == [(0.0, ""), (None, "the answer failed"), (None, "no answer")]
     huge = answered({"0": ("a " * 500_000, "length")})
-    started = time.perf_counter()
+    started = time.process_time()
     for closeness in (rm.rouge_l, chrf):
         (score,) = rm.closeness_scores(PROMPTS[:1], huge, closeness)
         assert score.value is None
         assert "100000 characters" in score.reason
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def stub_encoder(texts):

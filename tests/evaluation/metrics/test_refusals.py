@@ -391,9 +391,9 @@ def test_scores_are_one_for_a_refusal_and_zero_for_another_answer():
 @pytest.mark.parametrize("piece", ["no ", "sorry ", "but ", "i understand ", "对不起", "< ", "as an ", "చేయ "])
 def test_hostile_text_takes_no_longer_than_other_text(piece):
     text = piece * (1_000_000 // len(piece))
-    started = time.perf_counter()
+    started = time.process_time()
     refuses(text)
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 @pytest.mark.assets

@@ -131,6 +131,6 @@ def test_what_was_said_holds_no_thought(name: str) -> None:
     ["<think>", "</think>", "<think>a</think>", "<", "`", '"<think>"', "``` <think>\n", "[", "a <think>", "`` ` "],
 )
 def test_hostile_text_is_read_in_linear_time(piece: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     said(piece * (100_000 // len(piece)))
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
