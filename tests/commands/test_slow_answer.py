@@ -1,4 +1,4 @@
-"""A real run, answered by real processes that are killed: the same answers, and nothing is answered twice."""
+"""A real run, answered by processes that are killed: the same answers, and nothing is answered twice."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from bench_runs import folder_of, quick, quiet_environment
+from forked import Forked
 
 from fedllm_bench import cli
 from fedllm_bench.common import files
@@ -20,9 +21,6 @@ from fedllm_bench.evaluation.records import Answer, Prompt, prompts_file, read_r
 pytestmark = pytest.mark.slow
 PATIENCE_SECONDS = 400
 METRICS = ("--metrics", "mini,harmless", "--threads", "1")
-SIGINT_AS_IN_A_TERMINAL = (
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
-)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +34,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder_of("fedavg", out)
 
 
-def start(folder: Path, out: Path, cache: Path, *more: str) -> subprocess.Popen[str]:
+def words(folder: Path, out: Path, *more: str) -> list[str]:
     # small batches, so that there is much to be killed between
-    words = ["answer", str(folder), *METRICS, "--batch-tokens", "2000", "--out", str(out), *more]
-    command = [sys.executable, "-c", SIGINT_AS_IN_A_TERMINAL, sys.executable, "-m", "fedllm_bench", *words]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet_environment(cache)
-    )
+    return ["answer", str(folder), *METRICS, "--batch-tokens", "2000", "--out", str(out), *more]
+
+
+def start(folder: Path, place: Path, name: str = "said") -> Forked:
+    return Forked(words(folder, place / "out"), place / "cache", place / name)
 
 
 def journals(out: Path) -> dict[str, int]:
@@ -54,11 +52,11 @@ def is_well_beyond(before: dict[str, int], now: dict[str, int]) -> bool:
     return any(lines >= before.get(name, 0) + 12 for name, lines in now.items())
 
 
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], object]) -> None:
+def wait_for(process: Forked, ready: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not ready() and process.poll() is None:
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 
 def answers(out: Path) -> dict[str, list[Answer]]:
@@ -71,12 +69,19 @@ def answers(out: Path) -> dict[str, list[Answer]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Answer]]:
+    """Of a process that is started as from a shell; those of the forked ones are held to it."""
     out = tmp_path_factory.mktemp("undisturbed")
-    process = start(trained, out, tmp_path_factory.mktemp("cache"))
-    shown, err = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0, err
-    assert re.search(r"mini base: \d+ of \d+ in .* tokens/s", err)
-    assert shown.count("items") == 4
+    process = subprocess.run(
+        [sys.executable, "-m", "fedllm_bench", *words(trained, out)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        env=quiet_environment(tmp_path_factory.mktemp("cache")),
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert re.search(r"mini base: \d+ of \d+ in .* tokens/s", process.stderr)
+    assert process.stdout.count("items") == 4
     found = answers(out)
     assert sorted(found) == ["harmless/base", "harmless/global", "mini/base", "mini/global"]
     for name, own in found.items():
@@ -88,26 +93,24 @@ def undisturbed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
 def test_killed_again_and_again_it_ends_with_the_same_answers(signum, trained, undisturbed, tmp_path: Path):
-    out, cache = tmp_path / "out", tmp_path / "cache"
+    out = tmp_path / "out"
     kept = 0
     seen: list[int] = []
     for _ in range(4):
         before = journals(out)
-        process = start(trained, out, cache)
+        process = start(trained, tmp_path)
         wait_for(process, lambda before=before: is_well_beyond(before, journals(out)))
         process.send_signal(signum)
-        _, err = process.communicate(timeout=PATIENCE_SECONDS)
-        if process.returncode == 0:
+        if process.wait(PATIENCE_SECONDS) == 0:
             break
-        assert process.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else 130), err
-        assert "Traceback" not in err
+        assert process.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else 130), process.err
+        assert "Traceback" not in process.err
         kept = sum(journals(out).values()) + sum(len(own) for own in answers(out).values())
         seen.append(kept)
     assert len(seen) >= 2, "the kills came too late to say anything"
     assert seen == sorted(set(seen)), "nothing that was kept is lost or made again"
-    process = start(trained, out, cache)
-    _, err = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0, err
+    process = start(trained, tmp_path)
+    assert process.wait(PATIENCE_SECONDS) == 0, process.err
     found = answers(out)
     assert found.keys() == undisturbed.keys()
     # who shares a batch with whom changes the rounding of float32 sums, and with it a rare tie
@@ -118,19 +121,17 @@ def test_killed_again_and_again_it_ends_with_the_same_answers(signum, trained, u
 
 
 def test_two_processes_do_not_mix_and_a_finished_folder_is_left_alone(trained, undisturbed, tmp_path: Path):
-    out, cache = tmp_path / "out", tmp_path / "cache"
-    first = start(trained, out, cache)
+    out = tmp_path / "out"
+    first = start(trained, tmp_path)
     wait_for(first, lambda: journals(out))
-    second = start(trained, out, cache)
-    _, err = second.communicate(timeout=PATIENCE_SECONDS)
-    _, first_err = first.communicate(timeout=PATIENCE_SECONDS)
-    assert first.returncode == 0, first_err
+    second = start(trained, tmp_path, "said by the second")
+    second.wait(PATIENCE_SECONDS)
+    assert first.wait(PATIENCE_SECONDS) == 0, first.err
     assert second.returncode in (0, 2)
-    assert second.returncode == 0 or "another process is answering into it" in err
+    assert second.returncode == 0 or "another process is answering into it" in second.err
     assert answers(out) == undisturbed  # the same plan, batch by batch
     hashes = {path: files.sha256_file(path) for path in out.rglob("*.json*")}
-    again = start(trained, out, cache)
-    shown, _ = again.communicate(timeout=PATIENCE_SECONDS)
-    assert again.returncode == 0
-    assert shown.count("(there before)") == 4
+    again = start(trained, tmp_path, "said at last")
+    assert again.wait(PATIENCE_SECONDS) == 0
+    assert again.out.count("(there before)") == 4
     assert hashes == {path: files.sha256_file(path) for path in out.rglob("*.json*")}

@@ -19,6 +19,7 @@ from fedllm_bench.data.manifest import Split
 
 pytestmark = pytest.mark.slow
 SETTINGS = (*TINY, "federation.rounds=6")
+SCORED = ("--metrics", "heldout")  # they are ended in training
 CELLS = [(method, seed) for method in ("local", "fedavg") for seed in (0, 1)]
 PATIENCE_SECONDS = 300
 
@@ -31,7 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(split: Split, model: Path, out: Path, cache: Path) -> subprocess.Popen[str]:
     options = ["--profile", "mini", "--split", str(split.folder), "--model", str(model), "--out", str(out)]
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    words = ["grid", "aya", "--methods", "local,fedavg", "--seeds", "0,1", "--jobs", "2", *options, *settings]
+    words = ["grid", "aya", "--methods", "local,fedavg", "--seeds", "0,1", "--jobs", "2", *SCORED, *options, *settings]
     return subprocess.Popen(
         [sys.executable, "-m", "fedllm_bench", *words],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The command diversity on all mini splits and on splits of real rows, and as a process that is killed."""
+"""The command diversity on all mini splits and on splits of real rows, and as a process that is ended."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from bench_runs import quiet_environment
+from forked import Forked
 from sentence_model import encoder_folder
 
 from fedllm_bench import cli
@@ -25,9 +26,10 @@ from fedllm_bench.mini.dataset import BUILDERS
 pytestmark = pytest.mark.slow
 REAL_ROWS = os.environ.get("FEDLLM_BENCH_REAL_ROWS")
 SMALL = ("--permutations", "99")
-# data set -> the stand-in for its upstream, options of `data build`, and the clients that they give
+# data set -> the stand-in for its upstream, options of `data build`, and the clients that they give: more than figures
+# name, and of every source and language
 REAL = {
-    "aya": ("aya", ("--min-samples", "10", "--languages", "ukr,spa,eng"), 361),
+    "aya": ("aya", ("--min-samples", "10", "--languages", "ukr,spa,eng", "--per-language", "40"), 71),
     "chatbot_pa": ("arena", (), 747),
     "wildchat": ("wildchat", ("--min-samples", "10"), 100),
 }
@@ -76,13 +78,9 @@ def test_real_rows(dataset: str, tmp_path: Path):
     assert 0.01 <= index["p_value"] <= 1
 
 
-def start(out: Path, cache: Path) -> subprocess.Popen[str]:
-    """IFD of about 800 rows, in a process that hears Ctrl-C as under a terminal."""
-    command = ["diversity", "mini-aya", "--only", "quality", "--max-rows", "800", "--out", str(out)]
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += "from fedllm_bench import cli; sys.exit(cli.main(sys.argv[1:]))"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", code, *command], text=True, env=quiet_environment(cache), **pipes)
+def words(out: Path) -> list[str]:
+    """IFD of about 800 rows."""
+    return ["diversity", "mini-aya", "--only", "quality", "--max-rows", "800", "--out", str(out)]
 
 
 def num_kept(cache: Path) -> int:
@@ -96,16 +94,16 @@ def num_kept(cache: Path) -> int:
         return 0
 
 
-def finished(out: Path, cache: Path) -> bytes:
-    process = start(out, cache)
-    _, said = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0, said
-    return (out / "diversity.json").read_bytes()
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return finished(tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("cache"))
+    """Of a process that is started as from a shell; those of the forked ones are held to it."""
+    out, cache = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("cache")
+    command, environment = [sys.executable, "-m", "fedllm_bench", *words(out)], quiet_environment(cache)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=PATIENCE_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return (out / "diversity.json").read_bytes()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
@@ -113,17 +111,18 @@ def test_a_stopped_process_goes_on_and_ends_with_the_same_bytes(
     signum: signal.Signals, tmp_path: Path, undisturbed: bytes
 ):
     cache, out = tmp_path / "cache", tmp_path / "out"
-    process = start(out, cache)
+    process = Forked(words(out), cache, tmp_path / "said")
     deadline = time.monotonic() + PATIENCE_SECONDS
     while num_kept(cache) < ROWS_AT_ONCE and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signum)
-    _, said = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == (-9 if signum == signal.SIGKILL else 128 + signum)
-    assert signum == signal.SIGKILL or "the same command goes on from there" in said
+    assert process.wait(PATIENCE_SECONDS) == (-9 if signum == signal.SIGKILL else 128 + signum), process.err
+    assert signum == signal.SIGKILL or "the same command goes on from there" in process.err
     assert not out.exists() or not list(out.iterdir())
     before = num_kept(cache)
     assert before >= ROWS_AT_ONCE
-    assert finished(out, cache) == undisturbed
+    process = Forked(words(out), cache, tmp_path / "said")
+    assert process.wait(PATIENCE_SECONDS) == 0, process.err
+    assert (out / "diversity.json").read_bytes() == undisturbed
     assert num_kept(cache) > before

@@ -11,7 +11,7 @@ from method_vectors import run_suite
 from papers import CHOSEN, NUM_CLIENTS, SIZE, ZERO, descend, mean, problem
 from resumed_rounds import Killed, anew, initial, killed_at, left_behind, outcome_of, same_bits, undisturbed
 from senders import SENDING
-from sweeps import HERE, NOT_BY_TRL, OWN, sweep
+from sweeps import OWN, UNLIKE, sweep
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_jsonl
@@ -34,6 +34,8 @@ SETTINGS = {
     "down": (DOWN, "communication.scales=row"),
     "top and down": ("communication.top_k=0.05", FEEDBACK, DOWN),
 }
+# every method with each side, and one of each kind with what is a part of another setting
+SENT = [(name, label) for name in SENDING for label in SETTINGS if label in ("int4", "top and down") or name in UNLIKE]
 CODECS = [Codec(dtype="int8"), Codec(dtype="int4", scales="row"), Codec(dtype="float16"), Codec(top_k=0.1),
           Codec(top_k=0.5, dtype="int4")]  # fmt: skip
 
@@ -216,7 +218,7 @@ def test_all_of_an_upload_is_the_plain_run(tiny_model, tiny_clients, tiny_run_co
 
 @pytest.mark.parametrize(
     ("name", "label"),
-    sweep([(name, label) for name in SENDING for label in SETTINGS], ("scaffold", "int4"), ("fedavg", "top and down")),
+    sweep(SENT, ("scaffold", "int4"), ("fedavg", "top and down")),
 )
 def test_bytes_are_known_before_and_a_killed_run_ends_as_an_undisturbed_one(
     name, label, dropping, tiny_clients, tiny_run_config, tmp_path
@@ -238,13 +240,12 @@ def test_bytes_are_known_before_and_a_killed_run_ends_as_an_undisturbed_one(
     assert same_bits(left_behind(broken), whole)
 
 
-@pytest.mark.parametrize(
-    ("name", "engine"),
-    sweep(
-        [(n, engine) for n in SENDING for engine in HERE if engine != "trl" or n not in NOT_BY_TRL],
-        ("scaffold", "inprocess"),
-    ),
-)
+# All methods in blocks, and one of each kind under TRL: that it trains every method is in test_trl.py, and it
+# knows nothing of what is sent.
+TRAINED = [*((name, "inprocess") for name in SENDING), *((name, "trl") for name in UNLIKE if name in SENDING)]
+
+
+@pytest.mark.parametrize(("name", "engine"), sweep(TRAINED, ("scaffold", "inprocess")))
 def test_engines_and_block_sizes_agree(name, engine, double_model, tiny_clients, tiny_run_config, tmp_path):
     """In float16, whose rounding hardly depends on the last bits that engines differ in."""
     found: list[list[Tree]] = []

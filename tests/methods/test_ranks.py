@@ -13,7 +13,7 @@ from block_runs import start_of, tasks_of
 from factor_runs import CHOSEN, LR, NUM_ROWS, RANK, START, STEPS, gradient, run_factors
 from resumed_rounds import initial, outcome_of, same_bits
 from senders import SENDING
-from sweeps import FORWARD_ONLY, HERE, MIXING, sweep
+from sweeps import FORWARD_ONLY, HERE, MIXING, UNLIKE, sweep
 from tiny import random_tree, settings
 
 from fedllm_bench.common.errors import UserError
@@ -326,13 +326,17 @@ def test_bytes_are_those_of_each_clients_rank(name, tiny_model, tiny_clients, ti
     assert {run.method.rank_of(client) for client in range(len(tiny_clients))} == {1, 4}
 
 
+MIXABLE = [name for name in (*SENDING, "hetlora") if name not in ("dp_fedavg", *FORWARD_ONLY, *MIXING)]
+# Under TRL one of each kind: that it trains every method is in test_trl.py.
+BY_ENGINE = {"inprocess": MIXABLE, "trl": [name for name in MIXABLE if name in (*UNLIKE, "hetlora")]}
+
+
 @pytest.mark.parametrize("engine", sweep(HERE, "inprocess"))
 def test_all_methods_run_with_mixed_ranks_and_agree_over_block_sizes(
     engine, double_model, tiny_clients, tiny_run_config, tmp_path
 ):
-    for name in (*SENDING, "hetlora"):
-        if name == "dp_fedavg" or name in (*FORWARD_ONLY, *MIXING):
-            continue
+    assert len(BY_ENGINE[engine]) >= 5
+    for name in BY_ENGINE[engine]:
         found = []
         for size in (1, 8):
             config = tiny_run_config(name, "lora.ranks=1,2,4", f"local.block_size={size}", "federation.rounds=2")

@@ -17,11 +17,10 @@ from resumed_rounds import (
     same_bits,
     undisturbed,
 )
-from sweeps import FORWARD_ONLY, MIXING, sweep
+from sweeps import UNLIKE, sweep
 
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.data.pairs import AnswerPart
-from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.registry import make_method
 from fedllm_bench.runs.reference import with_reference
 from fedllm_bench.training.engines import in_process
@@ -36,10 +35,11 @@ def config_of(tiny_run_config, name: str, *overrides: str):
     return tiny_run_config(name, *dynamic, *overrides, dataset="chatbot_pa")
 
 
-@pytest.mark.parametrize("name", sweep([n for n in METHODS if n not in MIXING], "fedavg", "scaffold"))
+@pytest.mark.parametrize("name", sweep(UNLIKE, "fedavg", "scaffold"))
 def test_a_run_that_was_killed_anywhere_ends_as_an_undisturbed_one(
     name, tiny_model, pair_clients, tiny_run_config, tmp_path
 ):
+    """One method of each kind; all of them are killed under DPO in test_kill_methods.py."""
     config = config_of(tiny_run_config, name)
     run, start, whole = undisturbed(tiny_model, pair_clients, config, tmp_path)
     steps = {steps for record in read_jsonl(run.folder / "rounds.jsonl") for steps in record["steps"]}
@@ -51,9 +51,9 @@ def test_a_run_that_was_killed_anywhere_ends_as_an_undisturbed_one(
     assert same_bits(left_behind(broken), whole)
 
 
-@pytest.mark.parametrize("name", sweep([n for n in METHODS if n not in (*FORWARD_ONLY, *MIXING)], "scaffold"))
+@pytest.mark.parametrize("name", sweep(UNLIKE, "scaffold"))
 def test_kto_goes_on_where_it_was_killed_as_well(name, tiny_model, pair_clients, tiny_run_config, tmp_path):
-    """Each answer is a row, and a client has twice as many."""
+    """Each answer is a row, and a client has twice as many. Rows are all that a method sees of an objective."""
     answers = {**pair_clients.tokens, "train": AnswerPart(pair_clients.tokens["train"])}
     clients = replace(pair_clients, tokens=answers)
     run, start, whole = undisturbed(tiny_model, clients, config_of(tiny_run_config, name, "local.loss=kto"), tmp_path)

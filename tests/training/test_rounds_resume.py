@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from resumed_rounds import Killed, anew, distance, initial, killed_at, left_behind, outcome_of, same_bits, undisturbed
-from sweeps import HERE, NOT_BY_TRL, UNLIKE, sweep
+from sweeps import UNLIKE, sweep
 
 from fedllm_bench.common.files import read_jsonl
 from fedllm_bench.common.trees import Tree, norm
@@ -79,7 +79,9 @@ def test_a_finished_run_does_not_train_again(dropping, tiny_clients, tiny_run_co
     assert same_bits(first, again)
 
 
-CASES = [(name, engine) for name in METHODS for engine in HERE if not (engine == "trl" and name in NOT_BY_TRL)]
+# All methods in blocks, and whole runs of one of each kind under TRL: that its rounds are ours under every method is in
+# test_trl.py.
+CASES = [*((name, "inprocess") for name in METHODS), *((name, "trl") for name in UNLIKE)]
 QUICK = [(name, "inprocess") for name in UNLIKE]
 
 

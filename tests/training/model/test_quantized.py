@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench_runs import assert_refused, quick, run, words
+from bench_runs import TINY, assert_refused, quick, run, words
 from bitsandbytes.functional import dequantize_4bit, has_avx512bf16
 from bitsandbytes.nn import Int8Params
 from merged_models import IDS, logits
@@ -289,9 +289,9 @@ def test_a_quantised_run_is_scored_and_merges_into_the_base_as_it_was(tiny_split
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_preferences_train_on_a_quantised_base(kind, tmp_path):
-    few = ("federation.rounds=2", "local.steps=2", "evaluation.local_clients=2", f"model.quantization={kind}")
-    sets = [word for setting in few for word in ("--set", setting)]
+def test_preferences_train_on_a_quantised_base(kind, pair_split, tmp_path):
+    settings = [word for setting in (*TINY, f"model.quantization={kind}") for word in ("--set", setting)]
+    sets = ["--split", str(pair_split.folder), *settings]
     with quick():
         assert cli.main(["bench", "chatbot_pa", "fedavg", "--profile", "mini", "--out", str(tmp_path), *sets]) == 0
     (folder,) = (tmp_path / "mini-chatbot_pa" / "fedavg").iterdir()
