@@ -105,6 +105,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _gradients_stay_on() -> Iterator[None]:
+    """A context that is left open would turn them off for all that comes after: the test that leaves one fails."""
+    yield
+    if not torch.is_grad_enabled():
+        torch.set_grad_enabled(True)
+        pytest.fail("gradients are off after this test: a torch.no_grad() was not left, or not in its order")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_width() -> Iterator[None]:
     """Tables are as wide on any terminal, and on none, as in a worker of xdist."""

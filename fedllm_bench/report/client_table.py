@@ -45,7 +45,15 @@ def _sides(found: Mapping[str, Any], who: str, names: Mapping[str, str]) -> list
         of = found[side]
         if of is not None and of["n"]:
             shown = signed if "difference" in side else number
-            rows.append([f"{who}: {name}", str(of["n"]), shown(of["mean"]), number(of["sd"]), shown(of["worst_tenth"])])
+            rows.append(
+                [
+                    f"{who}: {name}",
+                    str(of["n"]),
+                    shown(of["mean"]),
+                    number(of["sd"] if of["n"] > 1 else None),
+                    shown(of["worst_tenth"]),
+                ]
+            )
     return rows
 
 

@@ -61,7 +61,7 @@ def texts(folder: Path, benchmark: str, side: str) -> list[tuple[str, ...]]:
 def test_a_run_answers_with_base_and_global_adapter_from_one_base(shared: Path, monkeypatch, capsys):
     loads = []
     real = training_model.load_model
-    monkeypatch.setattr(subjects, "load_model", lambda *args: loads.append(1) or real(*args))
+    monkeypatch.setattr(subjects, "load_model", lambda *args, **more: loads.append(1) or real(*args, **more))
     words = ["answer", str(shared), "--metrics", "mini,heldout_ref,harmless", *FEW]
     assert cli.main(words) == 0
     assert len(loads) == 1

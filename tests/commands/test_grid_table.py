@@ -71,8 +71,9 @@ def test_a_table_of_rows_is_one_view_by_family(
     assert places == list(range(places[0], places[0] + len(order)))
     assert lines[places[0] - 1].startswith("base ")
     frozen = lines[places[5]]
-    assert frozen.endswith(f"{size(payload['cost']['frozen_a']['bytes_up'])}  "
-                           f"{size(payload['cost']['frozen_a']['bytes_down'])}")  # fmt: skip
+    up, down = (size(payload["cost"]["frozen_a"][key]) for key in ("bytes_up", "bytes_down"))
+    assert f"  {up}  {down}  " in frozen
+    assert frozen.endswith("FLOP")
     assert payload["cost"]["frozen_a"]["bytes_up"] < payload["cost"]["fedavg"]["bytes_up"]
     assert "[" in frozen  # the interval of its difference to fedavg
     assert lines[places[6]].split()[:2] == ["half", "failed"]

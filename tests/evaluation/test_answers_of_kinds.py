@@ -66,7 +66,7 @@ def test_any_adapter_answers_from_its_folder(kind, adapter):
     ids = torch.tensor([[5, 17, 200, 31]])
     with model.using(tree):
         expected = model.hidden(ids)
-    with Resident(subject, "cpu").answering(side) as answering, torch.no_grad():
+    with torch.no_grad(), Resident(subject, "cpu").answering(side) as answering:
         found, elsewhere = answering()
         assert elsewhere is None
         assert torch.allclose(found.hidden(ids), expected, atol=1e-4)

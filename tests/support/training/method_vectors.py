@@ -22,7 +22,7 @@ from fedllm_bench.training.steps import mixing, zeroth_order
 SGD = settings(optimizer="sgd", lr=LR, clip=1e9, weight_decay=0.0)
 
 
-NO_MODEL: Any = SimpleNamespace(device=CPU)  # gradients come from elsewhere
+NO_MODEL: Any = SimpleNamespace(device=CPU, student=None)  # gradients come from elsewhere
 
 
 def core(method: FedAvg) -> FedAvg:
