@@ -110,6 +110,13 @@ def personalised() -> dict[str, Any]:
     return payload
 
 
+def test_one_client_has_no_spread():
+    payload = personalised()
+    payload["metrics"]["heldout"]["per_client"]["local"] = moments(2.0, n=1)
+    (row,) = (row for row in client_rows(payload) if row[0] == "clients: local")
+    assert row == ["clients: local", "1", "2.000", "-", "4.000"]
+
+
 def test_the_terminal_shows_each_side_of_the_clients_and_of_unseen_users():
     rows = client_rows(personalised())
     assert rows[0] == HEADERS["heldout"]
