@@ -20,7 +20,9 @@ def clients(*apart: int) -> Any:
 def test_a_sample_without_validation_rows_is_refused_before_training(tiny_run_config):
     config = tiny_run_config("fedavg", "federation.patience=2", "evaluation.local_clients=1")
     check_looked_at(config, clients(0, 2), [0, 1])
-    with pytest.raises(UserError, match=r"no client of the baseline `local` .1 of 2, evaluation.local_clients=1") as caught:
+    with pytest.raises(
+        UserError, match=r"no client of the baseline `local` .1 of 2, evaluation.local_clients=1"
+    ) as caught:
         check_looked_at(config, clients(0, 2), [0])
     assert "\n" not in str(caught.value)
     check_looked_at(tiny_run_config("fedavg"), clients(0, 0), [0])
