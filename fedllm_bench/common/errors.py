@@ -24,7 +24,10 @@ def unknown(kind: str, name: str, known: Iterable[str], advice: str = "") -> Use
 
 def shown(value: object) -> str:
     """`value` for an error message: on one line and not long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no int of more than 4,300 digits
+        text = f"a value of type {type(value).__name__} that is too long to be shown"
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
-from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.files import at_home, sha256_file
+from fedllm_bench.common.files import at_home
 from fedllm_bench.config.bases.declared import base_of
 from fedllm_bench.config.bases.labels import is_gguf
+from fedllm_bench.config.clock.device_bytes import device_bytes
 from fedllm_bench.config.clock.section import DRAWN, VirtualClock
 from fedllm_bench.config.run import EMBEDDED_MODEL, RunConfig
 
@@ -34,13 +35,8 @@ def _with_devices(clock: VirtualClock) -> VirtualClock:
     if clock.devices == DRAWN:
         return replace(clock, devices_sha256="")
     place = at_home(clock.devices).absolute()
-    try:
-        return replace(clock, devices=str(place), devices_sha256=sha256_file(place))
-    except OSError as error:
-        raise UserError(
-            f"clock.devices={clock.devices}: it cannot be read ({error.strerror or error}); give a CSV or TOML file of "
-            f"devices (docs/clock.md), or {DRAWN}"
-        ) from error
+    content = device_bytes(clock.devices, place)
+    return replace(clock, devices=str(place), devices_sha256=hashlib.sha256(content).hexdigest())
 
 
 def _absolute(name: str) -> str:

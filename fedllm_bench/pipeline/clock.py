@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from fedllm_bench.common import files
 from fedllm_bench.common.energy import EnergyMeter, Used, metered
@@ -24,13 +26,16 @@ class Clock:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage, summed over all sessions that worked on the run."""
-        found: dict[str, float] = files.read_json(self.path) if self.path.is_file() else {}
-        return found
+        """Seconds by stage, summed over all sessions that worked on the run; without those of a changed file."""
+        found = files.read_made(self.path)
+        is_whole = isinstance(found, dict) and all(map(_is_amount, found.values()))
+        return found if is_whole else {}
 
     @property
     def used(self) -> Used | None:
-        """What the run's own stages took, in all sessions; None where a session of an older version did not count."""
+        """What the run's own stages took, in all sessions; None where a session of an older version did not count, or
+        energy.json was changed.
+        """
         found = self._used
         if self.seconds.keys() - found.keys():
             return None
@@ -39,9 +44,9 @@ class Clock:
 
     @property
     def _used(self) -> dict[str, Used]:
-        path = self.path.with_name(ENERGY)
-        found = files.read_json(path) if path.is_file() else {}
-        return {stage: Used(**values) for stage, values in found.items()}
+        found = files.read_made(self.path.with_name(ENERGY))
+        is_whole = isinstance(found, dict) and all(map(_is_used, found.values()))
+        return {stage: Used(**values) for stage, values in found.items()} if is_whole else {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -61,3 +66,14 @@ class Clock:
             found[name] = found[name].plus(used) if name in found else used
             values = {stage: asdict(each) for stage, each in found.items()}
             files.write_json(self.path.with_name(ENERGY), values)
+
+
+def _is_amount(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _is_used(values: Any) -> bool:
+    """Whether these are the fields of `Used`, of which only the first is always there."""
+    if not isinstance(values, dict) or values.keys() != {field.name for field in fields(Used)}:
+        return False
+    return _is_amount(values["cpu_seconds"]) and all(value is None or _is_amount(value) for value in values.values())

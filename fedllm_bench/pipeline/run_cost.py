@@ -75,7 +75,9 @@ def energy_of_run(bench: Bench, clock: Clock) -> dict[str, Any]:
     if bench.config.engine == "ray":
         return {"energy_method": "not counted: workers of Ray are other processes"}
     if used is None:
-        return {"energy_method": "not counted: a part of the run was made by an older version"}
+        return {
+            "energy_method": "not counted: a part of the run was made by an older version, or energy.json was changed"
+        }
     joules, method = energy_of(used, has_gpu=torch.cuda.is_available())
     return {
         "cpu_seconds": round(used.cpu_seconds, 2),

@@ -38,6 +38,22 @@ def has_stopped(config: RunConfig, rounds: Rounds) -> bool:
     return bool(patience) and checks_since(rounds) >= patience
 
 
+def ends_at(config: RunConfig, rounds: Rounds) -> int | None:
+    """How many of these rounds there are once training has ended; None where it goes on behind them."""
+    patience, best, since = config.federation.patience, None, 0
+    for number, record in enumerate(rounds if patience else (), 1):
+        if not (check := record.get("check")):
+            continue
+        loss = check["loss"]
+        if loss is not None and (best is None or loss < best):
+            best, since = loss, 0
+        else:
+            since += 1
+        if since >= patience:
+            return number
+    return None
+
+
 def stopped_early(config: RunConfig, rounds: Rounds) -> str:
     """What is said of a run that ended before its last round because nothing got better; "" of any other."""
     done, asked = len(rounds), config.federation.rounds

@@ -78,3 +78,17 @@ def check_trainable(config: RunConfig, clients: Clients) -> None:
         f"{len(part) + part.num_skipped} training rows keep no token of their answer within "
         f"local.sequence_length={config.local.sequence_length}; raise it: --set local.sequence_length=N"
     )
+
+
+def check_looked_at(config: RunConfig, clients: Clients, sample: Sequence[int]) -> None:
+    """Refuse to look for a best round where a run, or the baseline `local` that it is compared with, has no validation
+    row. `sample` are the clients of the baseline.
+    """
+    patience, few = config.federation.patience, config.evaluation.local_clients
+    if not patience or any(clients.validation_rows[clients.ids[client]] for client in sample):
+        return
+    raise UserError(
+        f"federation.patience={patience}: no client of the baseline `local` ({len(sample)} of {len(clients.ids)}, "
+        f"evaluation.local_clients={few}) has two training rows, so that one could be kept apart; "
+        + ("give more evaluation.local_clients (0 is all), or leave patience out" if few else "leave it out")
+    )

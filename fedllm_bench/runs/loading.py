@@ -30,7 +30,7 @@ from fedllm_bench.metrics.running import EvalSettings
 from fedllm_bench.metrics.sample import is_sampled, sampled, trained_alone
 from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
-from fedllm_bench.runs.load_checks import check_answers_fit, check_asked, check_layers, check_trainable
+from fedllm_bench.runs.load_checks import check_answers_fit, check_asked, check_layers, check_looked_at, check_trainable
 from fedllm_bench.runs.offsite.parting import emulated, load_trained
 from fedllm_bench.runs.offsite.public_rows import PublicRows, check_public, public_rows
 from fedllm_bench.runs.poisoning import check_texts
@@ -38,7 +38,7 @@ from fedllm_bench.runs.row_tokens import Encoded, apart_in, memory_items, plante
 from fedllm_bench.scores.score import LOSSES
 from fedllm_bench.training.batches import schedule
 from fedllm_bench.training.budget import rounds_within
-from fedllm_bench.training.clock.simulating import planned_timeline
+from fedllm_bench.training.clock.simulating import check_devices, planned_timeline
 from fedllm_bench.training.clock.timeline import Timeline
 from fedllm_bench.training.cluster.computing import Workers
 from fedllm_bench.training.faults import participants
@@ -129,6 +129,8 @@ def check_cell(cell: Cell) -> None:
         locate_adapter(cell.config.model.adapter)
     cell.config.federation.check(len(cell.split.manifest.clients))
     make_method(cell.config, len(cell.split.manifest.clients))
+    if cell.config.clock.is_on:
+        check_devices(cell.config, [client.id for client in cell.split.manifest.clients])
     planted_in(cell)
     check_public(cell.config)
     _check_views(cell.config, usable_metrics(cell))
@@ -175,6 +177,7 @@ def load_bench(cell: Cell, *, is_baseline: bool = False, is_trial: bool = False,
     check_answers_fit(model, config, items, settings)
     check_asked(metrics, items, is_told=not is_baseline)
     bench = Bench(cell, model, clients, items, settings, metrics, workers, public_rows(cell, tokenizer, template))
+    check_looked_at(config, clients, bench.local_sample)
     _ = bench.num_rounds  # refuses a budget that is too small for one round
     _ = bench.timeline
     bench.method.init(bench.initial)  # refuses parts of the adapter that no tensor has

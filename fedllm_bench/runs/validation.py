@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.interrupts import Stop
 from fedllm_bench.data.pairs import whole
 from fedllm_bench.methods.base import Server
@@ -27,19 +26,11 @@ log = logging.getLogger(__name__)
 
 
 def validation_of(bench: Bench, stop: Stop | None = None) -> Validation | None:
-    """How the run checks whether it gets better; None where `federation.patience` is off.
-
-    Raises a :class:`UserError` where there is no row to check.
-    """
+    """How the run checks whether it gets better; None where `federation.patience` is off."""
     federation = bench.config.federation
     if not federation.patience:
         return None
     items, sample = validation_items(bench), bench.local_sample
-    if not items:
-        raise UserError(
-            f"federation.patience={federation.patience}: no client that is scored has two training rows, so that one "
-            "could be kept apart; leave it out"
-        )
     _tell(bench, len(items))
     on_items = replace(bench, items=items, metrics=(bench.loss,))
 

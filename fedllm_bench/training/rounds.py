@@ -46,7 +46,7 @@ from fedllm_bench.training.clock.cohorts import Cohort, cohorts_of, kept_version
 from fedllm_bench.training.faults import dropouts
 from fedllm_bench.training.run import TrainingRun
 from fedllm_bench.training.steps.answers import absent, check_answers, summary_of
-from fedllm_bench.training.steps.clocked import of_clock, of_present_model, traffic
+from fedllm_bench.training.steps.clocked import check_clocked, of_clock, of_present_model, traffic
 from fedllm_bench.training.steps.records import SUMMARY_KEYS, load_records
 from fedllm_bench.training.tasks import Until, batched, clients_per_block, in_order, pooled_task, tasks_of_round
 
@@ -66,6 +66,7 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     start = run.method.init(params)
     server = load_server(run.folder / "checkpoint", start, len(plan)) or start
     records = load_records(run.folder, server.round)
+    check_clocked(run, records)
     divergence.judge(run.config, records, run.folder)
     checks = run.checks
     run.watch(server)  # a kill may have come between a checkpoint and the look at it, or its check

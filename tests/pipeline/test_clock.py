@@ -33,3 +33,20 @@ def test_a_stage_of_an_older_version_makes_the_sum_unknown(tmp_path):
     with clock.stage("score"):
         pass
     assert clock.used is None
+
+
+@pytest.mark.parametrize("name", ["seconds.json", "energy.json"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1]", "{", '{"train": null}', '{"train": NaN}', '{"train": {}}', '{"train": {"cpu_seconds": "x"}}',
+     '{"train": {"cpu_seconds": -1, "rapl_joules": null, "gpu_joules": null}}', b"\xff\x00", "[" * 10_000],
+)  # fmt: skip
+def test_a_changed_file_loses_what_it_said_and_no_run(name, content, tmp_path):
+    clock = Clock(tmp_path / "seconds.json")
+    with clock.stage("train"):
+        pass
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with clock.stage("score"):
+        pass
+    assert clock.seconds["score"] >= 0
+    assert (clock.used is None) == (name == "energy.json")  # which lacks the stage before

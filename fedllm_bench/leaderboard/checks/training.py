@@ -11,7 +11,7 @@ from fedllm_bench.data.manifest import Split
 from fedllm_bench.leaderboard.checks.context import CheckContext
 from fedllm_bench.leaderboard.checks.scores import equal
 from fedllm_bench.leaderboard.checks.split_items import SplitItems
-from fedllm_bench.leaderboard.checks.stopping import early_stop
+from fedllm_bench.leaderboard.checks.stopping import early_stop, validation
 from fedllm_bench.leaderboard.submission.problems import Problem
 from fedllm_bench.leaderboard.submission.submitted import MOST_ROUNDS, Round, Submitted, SubmittedRun
 from fedllm_bench.methods.base import trains_alone
@@ -143,7 +143,7 @@ def _against(run: SubmittedRun, split: Split) -> dict[str, list[str]]:
     known = SplitItems(split, run.config)
     plan = schedule(run.config, len(known.ids), known.file_order)[: len(run.rounds)]
     only = set(known.local_sample(run)) if trains_alone(run.method) else None
-    found: dict[str, list[str]] = {"schedule": [], "num-examples": [], "local-steps": []}
+    found: dict[str, list[str]] = {"schedule": [], "num-examples": list(validation(run, known)), "local-steps": []}
     taken = StepsTaken(run)
     for number, (line, planned) in enumerate(zip(run.rounds, plan, strict=True)):
         chosen = [client for client in planned if only is None or client in only]

@@ -46,6 +46,8 @@ class Versions:
         Raises a :class:`UserError` where there is another one or none, so that the folder was changed.
         """
         path = self._of(version)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise changed(path, "it is no file")
         try:
             server = read_server(path, like)
         except OSError as error:
@@ -82,15 +84,19 @@ def cohorts_of(
     if timeline is None:
         yield Cohort(server, present)
         return
-    for version, clients in timeline.cohorts(server.round).items():
-        factor = discount(clock, server.round - version)
+    found = timeline.cohorts(server.round)
+    # What is divided by the sum of its weights may be weighed by the ratios of these: with a large discount all of them
+    # would be too small for a float32.
+    least = 0 if clock.published else min((server.round - version for version in found), default=0)
+    for version, clients in found.items():
+        factor = discount(clock, server.round - version, least)
         began = server if version == server.round else versions.get(version, server)
         yield Cohort(began, clients, factor, 1.0 if clock.published else factor)
 
 
-def discount(clock: VirtualClock, staleness: int) -> float:
-    """(1 + tau)^-a; exactly 1 for what is not stale."""
-    return float((1 + staleness) ** -clock.staleness_discount)
+def discount(clock: VirtualClock, staleness: int, least: int = 0) -> float:
+    """(1 + tau)^-a over that of the `least` staleness; exactly 1 for what is not staler than that."""
+    return float(((1 + staleness) / (1 + least)) ** -clock.staleness_discount)
 
 
 def kept_version(timeline: Timeline | None, versions: Versions, before: Server) -> None:

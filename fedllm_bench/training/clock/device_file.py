@@ -9,17 +9,19 @@ client        may lack: the id of the client that has this device; without it, d
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedllm_bench.common.errors import UserError, shown
-from fedllm_bench.common.files import sha256_file
+from fedllm_bench.common.errors import UserError, first_line, shown
 from fedllm_bench.common.text import counted
+from fedllm_bench.config.clock.device_bytes import device_bytes, fault
 from fedllm_bench.config.clock.section import VirtualClock
 
 NUMBERS = ("speed", "bandwidth", "availability")
@@ -44,14 +46,14 @@ def read_devices(clock: VirtualClock) -> list[DeviceRow]:
     Raises a :class:`UserError` of one line for a file that is none, or was changed since the run's settings were made.
     """
     path = Path(clock.devices)
-    try:
-        found = sha256_file(path)
-        content = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _fault(clock, f"it cannot be read ({error})") from error
-    if clock.devices_sha256 not in ("", found):
+    found = device_bytes(clock.devices, path)
+    if clock.devices_sha256 not in ("", hashlib.sha256(found).hexdigest()):
         raise _fault(clock, "it was changed while this run was started; give the command again")
-    rows = _tables(clock, content) if path.suffix == ".toml" else _lines(clock, content)
+    try:
+        content = found.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _fault(clock, "its text is not UTF-8; save it as UTF-8") from error
+    rows = _tables(clock, content) if path.suffix.lower() == ".toml" else _lines(clock, content)
     if not rows:
         raise _fault(clock, "there is no device in it")
     devices = [_device(clock, number, row) for number, row in enumerate(rows, start=1)]
@@ -78,7 +80,7 @@ def by_client(clock: VirtualClock, devices: Sequence[DeviceRow], ids: Sequence[s
 
 
 def _fault(clock: VirtualClock, what: str) -> UserError:
-    return UserError(f"clock.devices={clock.devices}: {what}")
+    return fault(clock.devices, what)
 
 
 def _lines(clock: VirtualClock, content: str) -> list[dict[str, Any]]:
@@ -86,7 +88,7 @@ def _lines(clock: VirtualClock, content: str) -> list[dict[str, Any]]:
     try:
         lines = [line for line in reader if line]
     except csv.Error as error:
-        raise _fault(clock, f"it is not CSV ({error})") from error
+        raise _fault(clock, f"it is not CSV ({first_line(error)})") from error
     header = [name.strip() for name in lines[0]] if lines else []
     _check_columns(clock, header)
     for number, line in enumerate(lines[1:], start=1):
@@ -98,8 +100,8 @@ def _lines(clock: VirtualClock, content: str) -> list[dict[str, Any]]:
 def _tables(clock: VirtualClock, content: str) -> list[dict[str, Any]]:
     try:
         tables = tomllib.loads(content)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise _fault(clock, f"it is not TOML ({error})") from error
+    except (ValueError, RecursionError) as error:  # an int of more digits than Python reads is a ValueError
+        raise _fault(clock, f"it is not TOML ({first_line(error)})") from error
     rows = tables.get("device")
     if set(tables) != {"device"} or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise _fault(clock, "it has something else than tables [[device]]")
@@ -109,7 +111,7 @@ def _tables(clock: VirtualClock, content: str) -> list[dict[str, Any]]:
 
 
 def _check_columns(clock: VirtualClock, names: Sequence[str]) -> None:
-    twice = [name for name in names if names.count(name) > 1]
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise _fault(clock, f"it has the column {shown(twice[0])} twice")
     unknown = [name for name in names if name not in COLUMNS]
@@ -132,7 +134,7 @@ def _number(clock: VirtualClock, number: int, name: str, value: Any) -> float:
     least, most = (0.01, 1.0) if name == "availability" else (1 / MOST, MOST)
     try:
         found = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not least <= found <= most:
         raise _fault(clock, f"device {number}: got the {name} {shown(value)}, it should be {least:g} to {most:g}")

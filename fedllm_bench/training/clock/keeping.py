@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.files import canonical_json, read_jsonl_so_far, write_jsonl
+from fedllm_bench.common.files import canonical_json, read_jsonl, write_jsonl
 from fedllm_bench.common.text import counted
 from fedllm_bench.config.run import RunConfig
 from fedllm_bench.data.clients import Clients
@@ -26,13 +26,21 @@ def keep_timeline(folder: Path, timeline: Timeline | None, ids: Sequence[str]) -
         return
     lines = timeline.lines(ids)
     path = folder / FILE
-    if not path.is_file():
+    if not path.exists():
         write_jsonl(path, lines)
-    elif list(map(canonical_json, read_jsonl_so_far(path))) != list(map(canonical_json, lines)):
+    elif not _is_of(path, lines):
         raise UserError(
             f"{path}: it is not the timeline of this run as it is planned now, so that it was changed, or made by "
             f"another version; delete the folder {folder}, and give the same command to run it again"
         )
+
+
+def _is_of(path: Path, lines: Sequence[object]) -> bool:
+    """Whether a file, which anyone may have changed, has these lines."""
+    try:
+        return path.is_file() and list(map(canonical_json, read_jsonl(path))) == list(map(canonical_json, lines))
+    except (ValueError, RecursionError):  # no JSON, no text, or a number that is none
+        return False
 
 
 def trained_by(timeline: Timeline | None, config: RunConfig, clients: Clients, rounds: int) -> frozenset[int]:

@@ -16,7 +16,7 @@ from fedllm_bench.data.clients import Clients
 from fedllm_bench.methods.base import FedAvg
 from fedllm_bench.training.budget import Traffic
 from fedllm_bench.training.clock.choosing import choose, stream
-from fedllm_bench.training.clock.devices import Flags, Floats, devices_of
+from fedllm_bench.training.clock.devices import Devices, Flags, Floats, devices_of
 from fedllm_bench.training.clock.timeline import LATE, LOST, SURPLUS, USED, RoundEvents, Timeline, Visit
 from fedllm_bench.training.clock.work import Work
 from fedllm_bench.training.faults import drops_out
@@ -38,18 +38,24 @@ def planned_timeline(config: RunConfig, method: FedAvg, clients: Clients, params
 def timeline_of(
     config: RunConfig, method: FedAvg, ids: Sequence[str], sizes: Sequence[int], traffic: Traffic
 ) -> Timeline:
-    """The same; `sizes` are the training rows of each client of `ids`.
+    """The same; `sizes` are the training rows of each client of `ids`. Raises what :func:`check_devices` raises."""
+    devices = check_devices(config, ids)
+    simulation = Simulation(config, Work(config, method, sizes, devices, traffic))
+    return Timeline(tuple(simulation.run()))
 
-    Raises a :class:`UserError` for over-selection where all clients are asked without it.
+
+def check_devices(config: RunConfig, ids: Sequence[str]) -> Devices:
+    """The devices of the clients `ids`.
+
+    Raises a :class:`UserError` for a file of devices that does not fit them, and for over-selection where all clients
+    are asked without it.
     """
     if config.clock.over_selection and config.federation.clients_per_round >= len(ids):
         raise UserError(
             f"clock.over_selection={config.clock.over_selection:g}: all {len(ids)} clients are asked in each round "
             "without it; give a smaller federation.clients_per_round, or leave it out"
         )
-    devices = devices_of(config.clock, config.seed, ids)
-    simulation = Simulation(config, Work(config, method, sizes, devices, traffic))
-    return Timeline(tuple(simulation.run()))
+    return devices_of(config.clock, config.seed, ids)
 
 
 @dataclass

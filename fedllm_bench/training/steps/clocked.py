@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm_bench.methods.base import Message, Server
 from fedllm_bench.training.budget import bytes_down
+from fedllm_bench.training.checkpoint import ROUNDS, changed
 
 if TYPE_CHECKING:
     from fedllm_bench.training.run import TrainingRun
@@ -37,3 +38,13 @@ def of_clock(run: TrainingRun, server: Server, results: Sequence[Mapping[str, An
     if run.timeline is None:
         return {}
     return run.timeline.record(server.round, [result["clients"] for result in results])
+
+
+def check_clocked(run: TrainingRun, records: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a :class:`UserError` where the lines of rounds.jsonl say otherwise than the timeline of the run."""
+    if run.timeline is None:
+        return
+    for number, record in enumerate(records):
+        planned = run.timeline.record(number, record["clients"])
+        if wrong := [key for key, value in planned.items() if record.get(key) != value]:
+            raise changed(run.folder / ROUNDS, f"round {number + 1} has another {wrong[0]} than timeline.jsonl")

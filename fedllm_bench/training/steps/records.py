@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,18 @@ def _is_record(record: Any, number: int) -> bool:
     lists = [record.get(key) for key in SUMMARY_KEYS]
     sizes = {len(found) if isinstance(found, list) else -1 for found in lists}
     counts = (record.get("bytes_up"), record.get("bytes_down"))
-    return len(sizes) == 1 and -1 not in sizes and all(type(count) is int for count in counts) and _is_check(record)
+    return (
+        len(sizes) == 1
+        and -1 not in sizes
+        and all(type(client) is int for client in record["clients"])
+        and all(type(count) is int for count in counts)
+        and _is_number(record.get("seconds"))
+        and _is_check(record)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _is_check(record: dict[str, Any]) -> bool:
@@ -44,6 +56,8 @@ def _is_check(record: dict[str, Any]) -> bool:
     if "check" not in record:
         return True
     check = record["check"]
-    if not isinstance(check, dict) or not isinstance(check.get("loss", 0), float | None):
+    if not isinstance(check, dict) or "loss" not in check or not _is_number(check.get("seconds")):
+        return False
+    if check["loss"] is not None and not (type(check["loss"]) is float and math.isfinite(check["loss"])):
         return False
     return all(type(check.get(key)) is int for key in ("clients", "rows", "bytes_down", "bytes_up"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from scripted_rounds import START, by_client, scripted_run
 from sweeps import sweep
 
 from fedllm_bench.common.errors import UserError
-from fedllm_bench.common.files import read_jsonl
+from fedllm_bench.common.files import read_jsonl, write_jsonl
 from fedllm_bench.common.interrupts import Interrupted, Stop
 from fedllm_bench.methods import METHODS
 from fedllm_bench.methods.base import Server
@@ -89,10 +91,41 @@ def test_devices_that_are_alike_train_the_bits_of_rounds_without_a_clock(
     assert same_bits({**ours, "records": without_clock(ours["records"])}, plain)
 
 
-@pytest.mark.parametrize("setting", [None, "communication.lora_aggregation=share_a", "communication.upload_dtype=int8"])
-def test_what_changes_uploads_is_lazy_too(setting, tiny_model, tiny_clients, tiny_run_config, tmp_path):
-    config = tiny_run_config("fedavg", *UNEVEN, *([setting] if setting else []))
+# What changes uploads, or how they are added up, and goes with every mode (docs/clock.md).
+OF_UPLOADS = {
+    "plain": (),
+    "share_a": ("communication.lora_aggregation=share_a",),
+    "frozen_a": ("communication.lora_aggregation=frozen_a",),
+    "int8": ("communication.upload_dtype=int8",),
+    "norm_bound": ("aggregation.rule=norm_bound", "aggregation.bound=0.001"),
+}
+
+
+@pytest.mark.parametrize("name", sweep(OF_UPLOADS, "frozen_a", "norm_bound"))
+def test_what_changes_uploads_is_lazy_too(name, tiny_model, tiny_clients, tiny_run_config, tmp_path):
+    config = tiny_run_config("fedavg", *UNEVEN, *OF_UPLOADS[name])
     check_lazy(config, tiny_model, tiny_clients, tmp_path)
+
+
+@pytest.mark.parametrize("mode", PATIENT)
+@pytest.mark.parametrize("name", sweep(OF_UPLOADS, "norm_bound"))
+def test_settings_of_uploads_have_the_bits_of_rounds_without_a_clock_too(
+    name, mode, dropping, tiny_clients, tiny_run_config, tmp_path
+):
+    start, settings = initial(dropping), ("local.steps=1", *OF_UPLOADS[name])
+    _, _, plain = undisturbed(dropping, tiny_clients, tiny_run_config("fedavg", *settings), tmp_path)
+    config = tiny_run_config("fedavg", *settings, *PATIENT[mode], *ALIKE)
+    run = clock_run(config, dropping, tiny_clients, start, tmp_path / "clock")
+    run_rounds(run, start)
+    ours = left_behind(run)
+    assert same_bits({**ours, "records": without_clock(ours["records"])}, plain)
+
+
+def test_the_page_names_the_methods_that_are_tested():
+    page = (Path(__file__).parents[3] / "docs" / "clock.md").read_text()
+    (line,) = [part for part in page.split("\n\n") if "take every mode" in part]
+    named = line[: line.index("take every mode")].replace(" and ", ", ").strip()
+    assert {name.strip("` \n") for name in named.split(",")} == set(STALE)
 
 
 @pytest.mark.parametrize("name", sweep(STALE, "ditto", "fedadam"))
@@ -132,6 +165,19 @@ def check_lazy(config, tiny_model, tiny_clients, tmp_path):
     for name, tensor in lazy.params.items():
         assert torch.allclose(tensor, server.params[name], rtol=1e-5, atol=1e-6), name
     assert not same_bits(lazy.params, start)
+
+
+def test_a_large_discount_leaves_what_a_float32_can_hold(tiny_clients, tiny_run_config, tmp_path):
+    """Where all uploads of a round are stale, their weights are as small as they like, and the mean is not."""
+    config = tiny_run_config("fedavg", *UNEVEN, "federation.weighting=uniform", "clock.staleness_discount=100")
+    method = make_method(config, 6)
+    planned = timeline_of(config, method, tiny_clients.ids, [9] * 6, Traffic(method, START, 1e-3))
+    stale = [number for number in range(5) if number not in planned.cohorts(number)]
+    run, _ = scripted_run(by_client, config, tiny_clients, tmp_path, timeline=planned)
+    run_rounds(run, START)
+    norms = [record["update_norm"] for record in read_jsonl(tmp_path / "rounds.jsonl")]
+    assert stale
+    assert all(norms[number] >= 1 for number in stale)  # each upload has a norm of at least that
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -287,6 +333,38 @@ def test_a_lost_model_is_said_in_one_line(dropping, tiny_clients, tiny_run_confi
     with pytest.raises(Killed):
         run_rounds(replace(run, watch=stop), start)
     assert load_server(run.folder / "checkpoint") is not None
+    (path,) = list((run.folder / "checkpoint" / "versions").glob("*"))[:1]
+    whole = path.read_bytes()
+    for content, words in ((b"", "it is no checkpoint"), (whole[:200], "it is no checkpoint")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            run_rounds(run, start)
+    path.write_bytes((run.folder / "checkpoint" / "server.safetensors").read_bytes())
+    with pytest.raises(UserError, match="it is of another round than its name says"):
+        run_rounds(run, start)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="it is no file, so that it was changed"):
+        run_rounds(run, start)
+    path.unlink()
     versions_of(run.folder).keep_only(())
     with pytest.raises(UserError, match="the model that clients at work began from cannot be read"):
         run_rounds(run, start)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("virtual_seconds", 1.0), ("staleness", []), ("late", [[]]), ("surplus", None), ("clients", [[]] * 3)],
+)
+def test_lines_that_are_not_of_the_timeline_are_refused(key, value, tiny_clients, tiny_run_config, tmp_path):
+    config = tiny_run_config("fedavg", *PATIENT["sync"])
+    method = make_method(config, 6)
+    planned = timeline_of(config, method, tiny_clients.ids, [9] * 6, Traffic(method, START, 1e-3))
+    run, _ = scripted_run(by_client, config, tiny_clients, tmp_path, timeline=planned)
+    run_rounds(run, START)
+    run_rounds(run, START)  # goes on from its end
+    lines = read_jsonl(tmp_path / "rounds.jsonl")
+    lines[1][key] = value
+    write_jsonl(tmp_path / "rounds.jsonl", lines)
+    with pytest.raises(UserError, match=r"rounds\.jsonl: .* so that it was changed"):
+        run_rounds(run, START)

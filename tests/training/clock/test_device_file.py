@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
-from clock_runs import timeline
+from clock_runs import clock_config, timeline
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.config import presets
+from fedllm_bench.config.clock.device_bytes import MOST_BYTES
+from fedllm_bench.config.clock.section import VirtualClock
+from fedllm_bench.config.places import placed
+from fedllm_bench.runs.loading import check_cell
 from fedllm_bench.training.clock.devices import devices_of
 
 IDS = [f"client-{number}" for number in range(12)]
@@ -14,7 +22,7 @@ IDS = [f"client-{number}" for number in range(12)]
 
 def devices(tmp_path, text, *settings, name="devices.csv", ids=IDS):
     file = tmp_path / name
-    file.write_text(text)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     config = presets.load("aya", "fedavg", "mini", ["clock.mode=sync", f"clock.devices={file}", *settings])
     return devices_of(config.clock, config.seed, ids)
 
@@ -48,6 +56,11 @@ def test_rows_with_clients_are_theirs_and_others_are_dealt(tmp_path):
         ("speed,bandwidth,client\n1,1,\n", "got the client ''"),
         ("speed,bandwidth,client\n1,1,client-0\n", "11 clients of the split have no device in it"),
         ('speed,bandwidth\n1,"1\n', "it is not CSV"),
+        ("speed,bandwidth\n1,1\n".encode("utf-16"), "its text is not UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "its text is not UTF-8"),
+        ("speed,bandwidth\n1,-1\n", "got the bandwidth '-1'"),
+        ('"speed\nbandwidth"\n1\n', "unknown column 'speed\\nbandwidth'"),
+        ("," * 300_000, "the column '' twice"),
     ],
 )
 def test_a_file_that_is_none_is_refused(text, words, tmp_path):
@@ -68,12 +81,40 @@ def test_a_file_that_is_none_is_refused(text, words, tmp_path):
             "give all or none",
         ),
         ("[[device]]\nspeed = 1\nbandwidth = 1\nclient = 3\n", "got the client 3"),
+        ("[[device]]\nspeed = 1" + "0" * 400 + "\nbandwidth = 1\n", "device 1: got the speed 1000"),
+        ("[[device]]\nspeed = 1" + "0" * 5000 + "\nbandwidth = 1\n", "it is not TOML"),
+        ("[[device]]\nspeed = 0x" + "F" * 5000 + "\nbandwidth = 1\n", "of type int that is too long to be shown"),
+        ("x = " + "[" * 5000, "it is not TOML"),
     ],
 )
 def test_a_toml_that_is_none_is_refused(text, words, tmp_path):
     with pytest.raises(UserError) as caught:
-        devices(tmp_path, text, name="devices.toml")
+        devices(tmp_path, text, name="devices.TOML")
     assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_or_endless_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with (tmp_path / "huge.csv").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    places = {tmp_path: "no file", tmp_path / "pipe.csv": "no file", tmp_path / "huge.csv": "bytes are too many",
+              "/dev/zero": "no file", tmp_path / "two\nlines.csv": "cannot be read", "\0": "cannot be read",
+              "n" * 5000: "cannot be read"}  # fmt: skip
+    for place, words in places.items():
+        with pytest.raises(UserError, match=words) as caught:
+            placed(replace(clock_config("clock.mode=sync"), clock=VirtualClock(mode="sync", devices=str(place))))
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 700
+
+
+def test_a_split_that_the_devices_do_not_fit_is_refused_before_anything_is_loaded(tmp_path):
+    (file := tmp_path / "devices.csv").write_text("speed,bandwidth,client\n1,1,client-0\n")
+    config = clock_config("clock.mode=sync", f"clock.devices={file}")
+    clients = [SimpleNamespace(id=f"client-{number}") for number in range(12)]
+    cell = SimpleNamespace(config=config, split=SimpleNamespace(manifest=SimpleNamespace(clients=clients)))
+    with pytest.raises(UserError, match="11 clients of the split have no device in it"):
+        check_cell(cell)
 
 
 def test_a_file_that_changed_is_refused_and_its_contents_name_the_run(tmp_path):

@@ -218,6 +218,7 @@ def test_the_discount_is_one_without_staleness():
     config, _ = timeline("clock.mode=async", "clock.goal=2", "clock.staleness_discount=0.5")
     assert discount(config.clock, 0) == 1.0
     assert discount(config.clock, 3) == 0.5
+    assert discount(config.clock, 7, least=1) == 0.5
 
 
 def test_a_timeline_is_said_in_words_and_kept(tmp_path):
@@ -231,6 +232,18 @@ def test_a_timeline_is_said_in_words_and_kept(tmp_path):
     _, other = timeline("clock.mode=async", "clock.goal=2", "faults.dropout=0.2", seed=1)
     with pytest.raises(UserError, match="is not the timeline of this run"):
         keep_timeline(tmp_path, other, ids)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"{", b"[NaN]\n", b"[" * 10_000, b"9" * 5000, None])
+def test_a_timeline_that_was_changed_is_said_in_one_line(content, tmp_path):
+    _, found = timeline("clock.mode=async", "clock.goal=2")
+    if content is None:
+        (tmp_path / "timeline.jsonl").mkdir()
+    else:
+        (tmp_path / "timeline.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match="is not the timeline of this run") as caught:
+        keep_timeline(tmp_path, found, [f"c{number}" for number in range(12)])
+    assert "\n" not in str(caught.value)
 
 
 def test_time_that_no_float_can_count_is_refused():

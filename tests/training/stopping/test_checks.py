@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -223,3 +224,24 @@ def test_every_kind_of_method_was_seen():
     assert any(kind.personal and kind.sends for kind in METHODS.values())
     assert issubclass(METHODS["fedavg"], FedAvg)
     assert len(EVERY) == len(METHODS) - 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("loss", float("nan")),
+        ("loss", True),
+        ("loss", "1"),
+        ("seconds", None),
+        ("seconds", float("inf")),
+        ("rows", 1.5),
+    ],
+)
+def test_a_changed_check_is_refused_in_one_line(key, value, dropping, tiny_clients, tiny_run_config, tmp_path):
+    run = run_of(dropping, tiny_clients, tiny_run_config("fedavg", *ASKED), tmp_path / "run")
+    run_rounds(run, initial(dropping))
+    lines = records_of(run)
+    lines[0]["check"][key] = value
+    (run.folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=r"rounds.jsonl: it has not the 4 rounds of the checkpoint, so that it was"):
+        run_rounds(run, initial(dropping))
