@@ -8,6 +8,7 @@ from fedllm_bench.config.run import RunConfig
 from fedllm_bench.methods.adapters.halves import Alternate, ShareA
 from fedllm_bench.methods.adapters.ranks import CutRanks
 from fedllm_bench.methods.base import FedAvg
+from fedllm_bench.methods.fedkseed import FedKSeed
 from fedllm_bench.methods.hetlora import HetLora
 from fedllm_bench.methods.uploads import FrozenA
 from fedllm_bench.methods.wrapped import find
@@ -39,12 +40,19 @@ def with_half(method: FedAvg, config: RunConfig, num_clients: int | None) -> Fed
 
 
 def check_offsite(method: FedAvg, config: RunConfig) -> None:
-    """Refuse methods of several adapters, or of adapters of several ranks, where clients train a part of the model."""
+    """Refuse methods of several adapters, or of adapters of several ranks, where clients train a part of the model, and
+    a proximal term where clients move along seeded directions alone.
+    """
     if config.offsite.is_on and (method.changes("mixture") or isinstance(method, HetLora)):
         kind = "several adapters of each client" if method.changes("mixture") else "adapters of several ranks"
         raise UserError(
             f"offsite.variant={config.offsite.variant}: {config.method.name} is of {kind}, and an emulator is aligned "
             "to one; leave it out or take fedavg"
+        )
+    if config.offsite.realigns and config.offsite.mu and isinstance(method, FedKSeed):
+        raise UserError(
+            f"offsite.mu={config.offsite.mu:g}: {config.method.name} sends numbers along seeded directions, and a "
+            "proximal term moves clients along none of them; give --set offsite.mu=0"
         )
 
 

@@ -56,7 +56,15 @@ def check_mixture(method: FedAvg, config: RunConfig) -> None:
 
 
 def check_shared(method: FedAvg, config: RunConfig) -> None:
-    """Raise a :class:`UserError` for what is of all A and B, where some stay with their clients."""
+    """Raise a :class:`UserError` for what is of all A and B, where some stay with their clients, and for an adapter of
+    one tensor, of which no part can.
+    """
+    adapter = config.adapter
+    if adapter.kind in ("prefix", "prompt") and isinstance(method, FedRep):
+        raise UserError(
+            f"adapter.kind={adapter.kind}: {config.method.name} keeps parts of an adapter with its clients, and this "
+            "one is a single tensor; take adapter.kind=lora, p_tuning, ia3 or bottleneck, or fedavg"
+        )
     if config.communication.aggregation_error and isinstance(method, FedRep):
         raise UserError(
             f"communication.aggregation_error=true: {config.method.name} keeps parts of A and B with its clients, so "

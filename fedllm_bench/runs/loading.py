@@ -32,7 +32,7 @@ from fedllm_bench.mini.probes import load_probes
 from fedllm_bench.runs.cell import Cell
 from fedllm_bench.runs.load_checks import check_answers_fit, check_asked, check_layers, check_looked_at, check_trainable
 from fedllm_bench.runs.offsite.parting import emulated, load_trained
-from fedllm_bench.runs.offsite.public_rows import PublicRows, check_public, public_rows
+from fedllm_bench.runs.offsite.public_rows import PublicRows, check_not_own, check_public, public_rows
 from fedllm_bench.runs.poisoning import check_texts
 from fedllm_bench.runs.row_tokens import Encoded, apart_in, memory_items, planted_in, reward_beta, tokens_of
 from fedllm_bench.scores.score import LOSSES
@@ -133,6 +133,7 @@ def check_cell(cell: Cell) -> None:
         check_devices(cell.config, [client.id for client in cell.split.manifest.clients])
     planted_in(cell)
     check_public(cell.config)
+    check_not_own(cell)
     _check_views(cell.config, usable_metrics(cell))
 
 

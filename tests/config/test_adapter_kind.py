@@ -75,6 +75,8 @@ def test_what_is_of_matrices_is_refused_in_one_line(kind, setting):
 def test_trl_and_methods_of_products_are_refused():
     assert "engine=trl: it goes with adapter.kind=lora" in line("adapter.kind=ia3", engine="trl")
     assert "adapter.kind=prompt: hetlora weighs clients" in line("adapter.kind=prompt", method="hetlora")
+    for kind in ("prefix", "prompt"):
+        assert f"adapter.kind={kind}: fedrep keeps parts" in line(f"adapter.kind={kind}", method="fedrep")
 
 
 def test_what_is_written_of_p_tuning_is_a_prompt():

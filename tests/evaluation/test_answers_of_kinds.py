@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from kind_models import KINDS, load_kind, random_start
+from safetensors.torch import save_file
 
 from fedllm_bench.common.errors import UserError
 from fedllm_bench.common.files import read_json, write_json
@@ -94,3 +95,10 @@ def test_a_damaged_folder_is_refused_in_one_line(change, words, tiny_folder, tmp
 
     with pytest.raises(UserError, match=words):
         read()
+
+
+def test_a_tensor_without_axes_is_of_no_adapter(adapter, tmp_path):
+    _, model, _ = adapter
+    save_file({"layer.lora_A.weight": torch.zeros(())}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="does not fit this base model"):
+        read_adapter(tmp_path, model, 4)

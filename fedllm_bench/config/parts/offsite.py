@@ -13,6 +13,7 @@ from fedllm_bench.config.sections import Count, Fraction, Lora, Model
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 # Rules that look at the names of tensors alone; the others work on pairs of A and B of one model.
 RULES = ("mean", "frozen_a")
+MOST_ROWS = 10_000_000  # of all steps of an alignment, which are chosen before its first
 OF_FEDBIOT = ("round_steps", "kl_weight", "mu")
 OF_ALIGNMENT = ("public", "lr", "optimizer", "rows", "lm_weight", "kd_weight")
 
@@ -105,9 +106,20 @@ def _check_own(offsite: Offsite, given: list[str]) -> None:
             raise ValueError(
                 f"offsite.{name}: it is of offsite.variant=fedbiot, and the variant is fedot; leave it out"
             )
+    _check_alignment(offsite, given)
+
+
+def _check_alignment(offsite: Offsite, given: list[str]) -> None:
+    """Refuse settings of the alignment that it does not read, that leave it no loss, or that take too many rows."""
     for name in () if offsite.steps else OF_ALIGNMENT:
         if name in given:
             raise ValueError(f"offsite.{name}: offsite.steps is 0, so nothing is aligned; leave one of them out")
+    for name in ("steps", "round_steps") if offsite.realigns else ("steps",):
+        if (steps := getattr(offsite, name)) * offsite.rows > MOST_ROWS:
+            raise ValueError(
+                f"offsite.{name}={steps}, offsite.rows={offsite.rows}: an alignment takes {MOST_ROWS:,} rows in all at "
+                "most; give fewer"
+            )
     weights = offsite.lm_weight + offsite.kd_weight + (offsite.kl_weight if offsite.realigns else 0.0)
     if offsite.steps and not weights:
         raise ValueError("offsite.kd_weight=0: all weights of the alignment's loss are 0; give one, or offsite.steps=0")

@@ -256,7 +256,7 @@ def read_adapter(folder: Path, model: LoraModel, rank: int) -> Tree:
     from fedllm_bench.training.model.lora import A_AND_B, tensor_names
 
     tree = read_tensors(folder)
-    found = max((len(tensor) for name, tensor in tree.items() if name.endswith(A_AND_B[0])), default=rank)
+    found = max((len(t) if t.ndim else 0 for name, t in tree.items() if name.endswith(A_AND_B[0])), default=rank)
     rank = found if found % rank == 0 else rank
     shapes = {
         tensor: shape

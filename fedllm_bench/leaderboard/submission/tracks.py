@@ -171,6 +171,8 @@ def rule_problems(track: Track, config: RunConfig) -> list[Problem]:
     refused = (
         [f"plugins: got {own}, and only an open track takes runs with one"] if own and not track.rules.plugins else []
     )
+    if config.offsite.is_on:  # no check knows the bytes of an emulator
+        refused.append(f"offsite.variant: got {config.offsite.variant}, and no track is of offsite tuning")
     return [_problem(track, line) for line in (*refused, *_broken(track, given, preset))]
 
 

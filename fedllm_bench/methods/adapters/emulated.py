@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from fedllm_bench.common.trees import Tree, tmap
+from fedllm_bench.common.trees import Tree
 from fedllm_bench.methods.base import ClientState, Message, Server, Upload
-from fedllm_bench.methods.wrapped import Wrapped
+from fedllm_bench.methods.fedrep import FedRep
+from fedllm_bench.methods.wrapped import Wrapped, find
 
 EMULATOR = "emulator"
 
@@ -47,8 +48,13 @@ class Emulated(Wrapped):
         return self.inner.travels(plain, told) | sent
 
     def correct(self, grads: Tree, y: Tree, message: Message, client: ClientState) -> Tree:
-        grads = tmap(lambda g, y, x: g + self.mu * (y - x), grads, y, message["params"])
-        return self.inner.correct(grads, y, message, client)
+        """Without the term for what stays with a client: of that the server has no x."""
+        parts = find(self.inner, FedRep)
+        near = {
+            name: grad if parts is not None and parts.is_own(name) else grad + self.mu * (y[name] - x)
+            for name, grad, x in ((name, grad, message["params"][name]) for name, grad in grads.items())
+        }
+        return self.inner.correct(near, y, message, client)
 
     def changes(self, hook: str) -> bool:
         """Without a proximal term the gradients are those of `inner`, and what travels is the same for all clients."""

@@ -49,13 +49,26 @@ def check_public(config: RunConfig) -> None:
     if not offsite.is_on or not offsite.steps:
         return
     if offsite.public:
-        split = open_split(Path(offsite.public).expanduser())
+        split = _given(offsite.public)
         if split.task != "sft":
             raise UserError(f"offsite.public={offsite.public}: its task is {split.task}, and it must be sft; {WAY}")
     elif config.profile != "mini":
         raise UserError(f"offsite.public: profile {config.profile} has no public rows for the alignment; {WAY}")
     elif config.dataset not in (*BUILDERS, *ROWS):
         raise UserError(f"offsite.public: there is no mini variant of {config.dataset} to draw public rows from; {WAY}")
+
+
+def check_not_own(cell: Cell) -> None:
+    """Raise a :class:`UserError` where all rows of `offsite.public` are those of the run's own users.
+
+    Nothing is built and no model is loaded; whether a row is too long is known afterwards alone.
+    """
+    offsite = cell.config.offsite
+    if not offsite.is_on or not offsite.steps or not offsite.public:
+        return
+    public = [_text(row) for row in _given(offsite.public).rows("train")]
+    if not set(public).difference(_texts(cell.split)):
+        raise _nothing_left(offsite.public, len(public), 0)
 
 
 def public_rows(cell: Cell, tokenizer: Any, template: str) -> PublicRows | None:
@@ -74,20 +87,32 @@ def public_rows(cell: Cell, tokenizer: Any, template: str) -> PublicRows | None:
     places = [place for place, number in enumerate(part.rows) if texts[int(number)] not in known]
     num_left_out = len(part) - len(places)
     if not places:
-        raise UserError(
-            f"offsite.public={config.offsite.public or split.name}: no row of it can be used ({num_left_out} are rows "
-            f"of the run's own users, {part.num_skipped} too long); {WAY}"
-        )
+        raise _nothing_left(config.offsite.public or split.name, num_left_out, part.num_skipped)
     if num_left_out:
         log.info("%s of %s are also rows of the run's users, and are no public rows here",
                  counted(num_left_out, "row"), split.name)  # fmt: skip
     return PublicRows(split.name, split.hash, tuple(part[place] for place in places), num_left_out)
 
 
+def _nothing_left(name: str, num_left_out: int, num_too_long: int) -> UserError:
+    return UserError(
+        f"offsite.public={name}: no row of it can be used ({num_left_out} are rows of the run's own users, "
+        f"{num_too_long} too long); {WAY}"
+    )
+
+
 def _split(config: RunConfig, cache: Path) -> Split:
     if config.offsite.public:
-        return open_split(Path(config.offsite.public).expanduser())
+        return _given(config.offsite.public)
     return mini_split(config.dataset, (config.data.world_seed + OTHER_WORLD) % 2**31, cache)
+
+
+def _given(public: str) -> Split:
+    """Raises a :class:`UserError` that names the setting where there is no whole split."""
+    try:
+        return open_split(Path(public).expanduser())
+    except UserError as error:
+        raise UserError(f"offsite.public={public}: {error}") from error
 
 
 def _texts(split: Split) -> Iterator[tuple[tuple[str, str], ...]]:

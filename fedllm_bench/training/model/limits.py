@@ -52,8 +52,10 @@ def check_length(base: Any, name: str, length: int) -> None:
     context = context_of(base)
     if context is None or length <= context:
         return
-    text = f"local.sequence_length={length} is more than the {context} positions of MODEL={name}"
-    advice = f"--set local.sequence_length={context}"
+    reserved = _reserved(base)
+    given = f"local.sequence_length={length} " + (f"and adapter.tokens={reserved} are" if reserved else "is")
+    text = f"{given} more than the {context + reserved} positions of MODEL={name}"
+    advice = f"--set local.sequence_length={context}" if context > 0 else "give fewer adapter.tokens"
     if table_of(base) is not None:
         raise UserError(f"{text}; {advice}")
     log.warning("%s (max_position_embeddings): longer rows are trained and scored beyond what it was made for; %s",

@@ -6,15 +6,16 @@ It is kept in checkpoint/ as it goes on, so that a session that is stopped in th
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from fedllm_bench.common.directions import mixed
@@ -30,16 +31,18 @@ from fedllm_bench.methods.adapters.emulated import EMULATOR
 from fedllm_bench.methods.base import Server
 from fedllm_bench.training import optimizer
 from fedllm_bench.training.batches import plan_steps
-from fedllm_bench.training.checkpoint import load_trees, save_trees
+from fedllm_bench.training.checkpoint import changed, load_trees, save_trees, unlike
 from fedllm_bench.training.model.lora import attach, detach, initial_adapter
 from fedllm_bench.training.model.lora_model import LoraModel, Student
 from fedllm_bench.training.offsite.losses import alignment_loss
 
+log = logging.getLogger(__name__)
 FILE = "alignment.safetensors"
 NOBODY = 2**31 - 1  # the number of the client whose rows and steps the alignment has; real ones have smaller numbers
 FIRST_VALUES = 9  # the purpose of a random stream
 PROBED, PROBED_SHARE = 8, 0.2  # rows that it is measured on and never trained on: so many, or that share if fewer
 SAVED_EVERY = 50  # steps
+ASKED_EVERY = 1.0  # seconds between looks at whether to stop, of one that waits for another run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +72,8 @@ class Alignment:
         if not steps:
             return server, {}
         folder = make_folder(self.shared if self.shared and server.round == 0 else self.folder)
-        with FileLock(folder / ".align.lock"):  # another run may be at the same alignment: then it is read
-            begun = Begun.of(folder / FILE, server.round) or Begun(emulator=server.slots[EMULATOR])
+        with self._alone_in(folder):  # another run may be at the same alignment: then it is read
+            begun = self._begun(folder / FILE, server, steps) or Begun(emulator=server.slots[EMULATOR])
             done = self._went_on(begun, server, steps, folder / FILE)
         notes = {"steps": steps, "before": done.notes["before"], "after": done.notes["after"]}
         return replace(server, slots=server.slots | {EMULATOR: done.emulator}), {"alignment": notes}
@@ -81,6 +84,33 @@ class Alignment:
             return self.offsite.steps
         return self.offsite.round_steps if self.offsite.realigns and not self.alone else 0
 
+    @contextmanager
+    def _alone_in(self, folder: Path) -> Iterator[None]:
+        """No other run is at the alignment in `folder` inside the block. May raise Interrupted before."""
+        lock, waits = FileLock(folder / ".align.lock"), False
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=ASKED_EVERY)
+            except Timeout:
+                self.stop.check()
+                if not waits:
+                    log.info("another process aligns the same emulator; waiting for it")
+                waits = True
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _begun(self, path: Path, server: Server, steps: int) -> Begun | None:
+        """What a session left; a file in the cache that is damaged is made anew, as all that lies there."""
+        try:
+            return Begun.of(path, server, steps)
+        except UserError as error:
+            if path.parent != self.shared:
+                raise
+            log.warning("%s; it is made anew", str(error).partition(", so that")[0])
+            return None
+
     def _went_on(self, begun: Begun, server: Server, steps: int, path: Path) -> Begun:
         """The alignment from where it stands to its end."""
         if begun.is_done:
@@ -90,6 +120,8 @@ class Alignment:
                 begun = replace(begun, notes={"before": self._probe(student, begun.emulator)})
             begun = self._stepped(student, begun, server.round, steps, path)
             after = self._probe(student, begun.emulator)
+        if not math.isfinite(after):
+            raise self._diverged(steps)
         begun = replace(begun, notes=begun.notes | {"after": after}, is_done=True)
         begun.save(path, server.round)
         return begun
@@ -132,11 +164,17 @@ class Alignment:
         loss = self._loss(student, layout.unpack(leaf), rows)
         (grad,) = torch.autograd.grad(loss, leaf)
         if not math.isfinite(float(loss.detach())) or not bool(torch.isfinite(grad.sum())):
-            raise UserError(
-                f"offsite.lr={self.offsite.lr:g}: the loss of the alignment is not finite at step {state.step + 1}; "
-                f"give a tenth of it: --set offsite.lr={self.offsite.lr / 10:g}"
-            )
+            raise self._diverged(state.step + 1)
         optimizer.OPTIMIZERS[local.optimizer](y_1P, optimizer.clip(grad, local.clip), state, local)
+        if not bool(torch.isfinite(y_1P).all()):  # else it could be saved
+            raise self._diverged(state.step)
+
+    def _diverged(self, step: int) -> UserError:
+        lr = self.offsite.lr
+        return UserError(
+            f"offsite.lr={lr:g}: the loss of the alignment is not finite at step {step}; give a tenth of it: "
+            f"--set offsite.lr={lr / 10:g}"
+        )
 
     def _loss(self, student: Student, emulator_1: Tree, rows: Sequence[TokenRow]) -> Tensor:
         attach(student.emulator, emulator_1)
@@ -186,14 +224,22 @@ class Begun:
     is_done: bool = False
 
     @classmethod
-    def of(cls, path: Path, round_num: int) -> Begun | None:
-        """What a session left of the alignment before this round; None where there is nothing."""
+    def of(cls, path: Path, server: Server, steps: int) -> Begun | None:
+        """What a session left of the alignment before this round; None where there is nothing.
+
+        Raises a :class:`UserError` for what no session can have left.
+        """
         if not path.is_file():
             return None
-        trees, found = load_trees(path)
-        if found["round"] != round_num:
+        like = server.slots[EMULATOR]
+        trees, found = load_trees(path, lambda shapes: unlike(shapes, dict.fromkeys((EMULATOR, *shapes), like)))
+        if found.get("round") != server.round:
             return None
+        if not _can_be(found, steps):
+            raise changed(path, "it is of steps that this run does not have")
         moments = {key: tree for key, tree in trees.items() if key != EMULATOR}
+        if not all(bool(tensor.isfinite().all()) for tree in trees.values() for tensor in tree.values()):
+            raise changed(path, "a number of it is not finite")
         return cls(trees[EMULATOR], found["step"], moments, found["notes"], found["is_done"])
 
     def save(self, path: Path, round_num: int) -> None:
@@ -212,6 +258,16 @@ class Begun:
             setattr(state, key, layout.pack(tree)[None].to(y_1P.device))
         state.step = self.step
         return state
+
+
+def _can_be(found: Mapping[str, Any], steps: int) -> bool:
+    """Whether an alignment of so many steps can have left this beside its tensors."""
+    step, notes, is_done = found.get("step"), found.get("notes"), found.get("is_done")
+    if type(step) is not int or type(is_done) is not bool or not isinstance(notes, dict):
+        return False
+    told = {"before", "after"} if is_done else {"before"}
+    are_numbers = all(type(value) is float and math.isfinite(value) for value in notes.values())
+    return notes.keys() == told and are_numbers and (step == steps if is_done else 0 <= step <= steps)
 
 
 def first_emulator(model: LoraModel, rank: int, seed: int) -> Tree:

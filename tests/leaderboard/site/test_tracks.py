@@ -109,6 +109,12 @@ def test_a_method_that_the_suite_does_not_have_is_compared_with_fedavg():
     assert len(rule_problems(TRACKS["mini-aya/fixed"], check(values))) == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_track_is_of_offsite_tuning(kind):
+    text = f"offsite.variant: got fedot, and no track is of offsite tuning (track mini-aya/{kind})"
+    assert text in lines(f"mini-aya/{kind}", "offsite.variant=fedot", "offsite.right=1")
+
+
 def test_a_mini_run_enters_no_board_of_a_real_data_set():
     problems = rule_problems(TRACKS["aya/open"], config())
     assert {problem.message.partition(":")[0] for problem in problems} >= {"name", "profile", "track"}

@@ -9,6 +9,7 @@ from kind_models import KINDS, VIRTUAL, load_kind, loss_of, plain_of, random_sta
 from tiny import CPU, random_part
 
 from fedllm_bench.common.errors import UserError
+from fedllm_bench.common.files import read_json, write_json
 from fedllm_bench.common.trees import num_bytes, tmap
 from fedllm_bench.config.kinds.adapter_kind import AdapterKind
 from fedllm_bench.metrics.running import GreedyBatch
@@ -197,12 +198,27 @@ def test_a_bottleneck_of_another_model_leaves_the_model_as_it_was(tiny_folder, p
     before = {name: type(module) for name, module in other.named_modules()}
     with pytest.raises(UserError, match="not those of this model"):
         attach_bottleneck(other, tmp_path / "adapter")
+    settings = read_json(tmp_path / "adapter" / "adapter_config.json")
+    write_json(tmp_path / "adapter" / "adapter_config.json", settings | {"target_modules": ["down_proj", "self_attn"]})
+    with pytest.raises(UserError, match="self_attn is a LlamaAttention, and"):
+        attach_bottleneck(other, tmp_path / "adapter")
     assert {name: type(module) for name, module in other.named_modules()} == before
+    assert all(parameter.requires_grad for parameter in other.parameters())
 
 
 def test_virtual_tokens_take_positions(tiny_folder):
     model = load_kind(tiny_folder, "prefix")
     assert limits.context_of(model.base) == 512 - 3
+
+
+@pytest.mark.parametrize(
+    ("tokens", "way"), [(4, "--set local.sequence_length=124"), (500, "give fewer adapter.tokens")]
+)
+def test_too_many_positions_are_told_with_those_of_virtual_tokens(tokens, way, tmp_path):
+    model = load_kind(make_folder(tmp_path / "gpt2", "gpt2"), AdapterKind(kind="prefix", tokens=tokens))
+    text = f"local.sequence_length=125 and adapter.tokens={tokens} are more than the 128 positions of MODEL=x; {way}"
+    with pytest.raises(UserError, match=f"^{text}$"):
+        limits.check_length(model.base, "x", 125)
 
 
 def test_a_base_that_forgets_tokens_takes_no_virtual_ones(tmp_path):

@@ -196,11 +196,14 @@ def test_a_kill_loses_the_steps_since_the_last_save(models, tmp_path, monkeypatc
     assert same_bits(align(server)[0], whole[0])
 
 
-def test_a_rate_that_is_too_high_is_told_in_one_line(models, tmp_path):
+@pytest.mark.parametrize("steps", [1, 12])
+def test_a_rate_that_is_too_high_is_told_in_one_line(steps, models, tmp_path):
+    """Also where no step follows that would see it."""
     model = models["full"]
     method, server = server_of(model)
     with pytest.raises(UserError, match=r"^offsite.lr=1e\+30: the loss of the alignment is not finite at step"):
-        aligner(model, tmp_path, settings(clip=1e9), method, optimizer="sgd", lr=1e30)(server)
+        aligner(model, tmp_path, settings(clip=1e9), method, optimizer="sgd", lr=1e30, steps=steps)(server)
+    assert not (tmp_path / alignment.FILE).exists()
 
 
 def test_the_whole_model_is_as_it_was_after_an_alignment(models, tmp_path):

@@ -111,6 +111,25 @@ def test_the_proximal_term_is_that_of_fedprox(last_alone, tiny_clients, tiny_run
     assert not same_bits(servers[0].params, servers[2].params)
 
 
+def test_what_stays_with_a_client_is_drawn_to_nothing(last_alone, tiny_clients, tiny_run_config, tmp_path):
+    """The server has no value of it but the first, to which no client is to come back."""
+    ours = ("offsite.drop=0.3", *SHORT, "local.steps=4", "method.own_share=0.75", "method.local_parts=lora_B")
+    own = []
+    for mu in ("0", "5.0"):
+        config = tiny_run_config("fedrep", *BIOT, *ours, f"offsite.mu={mu}", "federation.rounds=1")
+        run = run_of(last_alone, tiny_clients, config, tmp_path / mu)
+        run_rounds(run, start_of(last_alone))
+        own.append(left_behind(run)["states"])
+    assert sum(map(bool, own[0])) == 3
+    assert same_bits(*own)
+
+
+def test_numbers_along_seeded_directions_have_no_proximal_term(tiny_run_config):
+    with pytest.raises(UserError, match=r"^offsite.mu=0.01: fedkseed sends numbers along .*; give --set offsite.mu=0$"):
+        make_method(tiny_run_config("fedkseed", *BIOT), 6)
+    make_method(tiny_run_config("fedkseed", *BIOT, "offsite.mu=0"), 6)
+
+
 def test_without_steps_there_is_no_emulator_to_keep_or_send(model, tiny_run_config):
     config = tiny_run_config("fedavg", *ON[:-1], "offsite.steps=0")
     server = emulated(make_method(config), model, config).init(start_of(model))
@@ -169,6 +188,8 @@ def test_preferences_and_published_rules_are_refused(tiny_run_config):
         ((*ON, "offsite.kl_weight=0.1"), "offsite.kl_weight: it is of offsite.variant=fedbiot"),
         ((*ON, "offsite.round_steps=1"), "offsite.round_steps: it is of offsite.variant=fedbiot"),
         ((*ON, "offsite.kd_weight=0"), "offsite.kd_weight=0: all weights of the alignment's loss are 0"),
+        ((*ON, "offsite.rows=2147483647"), "offsite.steps=3, offsite.rows=2147483647: an alignment takes 10,000,000"),
+        ((*BIOT, "offsite.round_steps=9999999"), "offsite.round_steps=9999999, offsite.rows=4: an alignment takes"),
         ((*ON, "offsite.steps=0", "offsite.lr=0.1"), "offsite.lr: offsite.steps is 0, so nothing is aligned"),
     ],
 )

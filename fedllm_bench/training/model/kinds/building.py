@@ -29,7 +29,6 @@ def insert_kind(base: Any, adapter: AdapterKind) -> tuple[Mapping[str, AdaptedLa
     Returns the layers by module name, their switch, and the names of the adapted layers: () of virtual tokens.
     Raises a :class:`UserError` for wrong names, and for a base whose attention keeps more than keys and values.
     """
-    base.requires_grad_(False)
     switch = Switch()
     if adapter.kind in VIRTUAL:
         _check_caches(base, adapter)
@@ -37,10 +36,9 @@ def insert_kind(base: Any, adapter: AdapterKind) -> tuple[Mapping[str, AdaptedLa
     names, feedforward = _names(base, adapter)
     found = matching(base, names, KEY)
     inputs = _matched(found, feedforward)
-    layers: dict[str, AdaptedLayer] = {}
-    for name, module in found.items():
-        layer = _layer(name, module, adapter, switch, of_inputs=name in inputs)
-        layers[name] = layer
+    layers = {name: _layer(name, module, adapter, switch, of_inputs=name in inputs) for name, module in found.items()}
+    base.requires_grad_(False)  # nothing of it is changed before all layers can be made
+    for name, layer in layers.items():
         put_in_place(base, name, layer)
     return layers, switch, names
 

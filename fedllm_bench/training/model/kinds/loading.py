@@ -26,7 +26,7 @@ def attach_bottleneck(base: Any, folder: str | Path) -> Any:
             f"{place}: it is no bottleneck adapter; load it with peft: PeftModel.from_pretrained(base, FOLDER)"
         )
     tree = read_tensors(place)
-    before = dict(base.named_modules())
+    before, trained = dict(base.named_modules()), [each for each in base.parameters() if each.requires_grad]
     layers, _, _ = insert_kind(base, adapter)
     shapes = {
         n: s for name, layer in layers.items() for n, s in zip(tensor_names(name, layer), layer.shapes(1), strict=True)
@@ -35,6 +35,8 @@ def attach_bottleneck(base: Any, folder: str | Path) -> Any:
         for name in layers:
             parent, _, child = name.rpartition(".")
             setattr(base.get_submodule(parent), child, before[name])
+        for parameter in trained:
+            parameter.requires_grad_(True)
         raise UserError(f"{place}: its tensors are not those of this model; give the model that it was trained on")
     attach(layers, {name: tensor[None] for name, tensor in tree.items()})
     return base
