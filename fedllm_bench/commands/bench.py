@@ -35,6 +35,13 @@ EXAMPLES = """examples:
   fedllm-bench bench aya fedavg --set communication.upload_dtype=int8                   (docs/communication.md)
   fedllm-bench bench aya fedavg --set attack.kind=sign_flip --set attack.clients=0.2 --set aggregation.rule=median
                                                                       (attackers, a robust rule: docs/robust.md)
+  fedllm-bench bench aya fedavg --set adapter.kind=prefix --set local.lr=0.3 --set local.lr_end=0.003
+                                                                      (other adapters than LoRA: docs/adapters.md)
+  fedllm-bench bench aya fedavg --set clock.mode=async --set clock.goal=4 --set evaluation.every=5
+                                                                      (devices, a virtual clock: docs/clock.md)
+  fedllm-bench bench aya fedavg --set offsite.variant=fedot --set offsite.right=1 --set offsite.drop=0.3
+                                                                      (an emulator for clients: docs/offsite.md)
+  fedllm-bench bench aya fedavg --set federation.patience=3           (early stop, the best round: docs/cost.md)
   fedllm-bench bench aya fedavg --set data.canaries=16 --metrics heldout,canary_auc     (docs/memorisation.md)
   fedllm-bench bench chatbot_pa fedavg --set local.loss=kto           (preferences: docs/objectives.md)
   fedllm-bench bench aya scaffold --variant released                  (the published rule and schedule)
