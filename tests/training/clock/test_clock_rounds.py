@@ -101,9 +101,15 @@ OF_UPLOADS = {
 }
 
 
-@pytest.mark.parametrize("name", sweep(OF_UPLOADS, "frozen_a", "norm_bound"))
+COMPRESSED = {
+    "error_feedback": ("communication.top_k=0.2", "communication.error_feedback=true"),
+    "download_int8": ("communication.download_dtype=int8",),
+}
+
+
+@pytest.mark.parametrize("name", sweep([*OF_UPLOADS, *COMPRESSED], "frozen_a", "norm_bound"))
 def test_what_changes_uploads_is_lazy_too(name, tiny_model, tiny_clients, tiny_run_config, tmp_path):
-    config = tiny_run_config("fedavg", *UNEVEN, *OF_UPLOADS[name])
+    config = tiny_run_config("fedavg", *UNEVEN, *{**OF_UPLOADS, **COMPRESSED}[name])
     check_lazy(config, tiny_model, tiny_clients, tmp_path)
 
 

@@ -24,7 +24,7 @@ MODES = {
 }
 ASKED = ("federation.rounds=6", "local.steps=1", "local.block_size=1", "clock.speed_spread=2")
 LOSSES = {1: 3.0, 2: 2.0, 3: 2.5, 4: 2.0, 5: 1.0, 6: 0.5}  # the second is the best, and nothing is better in two
-CASES = [(name, mode) for name in ("fedavg",) for mode in MODES]
+CASES = [(name, mode) for name in ("fedavg",) for mode in MODES] + [("ditto", "async")]
 CHECKED = Validation(clients=range(6), look=lambda server: Looked(LOSSES[server.round], 12, 0.25))
 
 
