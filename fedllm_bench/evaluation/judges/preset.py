@@ -27,9 +27,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedllm_bench.common import files
-from fedllm_bench.common.errors import UserError, unknown
+from fedllm_bench.common.errors import UserError, escaped, unknown
 from fedllm_bench.common.network import checked_address
 from fedllm_bench.config.plugins import ADVICE
+from fedllm_bench.config.preset_words import read_toml
 from fedllm_bench.evaluation.judges.templates import templates_hash
 from fedllm_bench.evaluation.records import STRICT
 
@@ -164,11 +165,8 @@ def _packaged(name: str) -> Preset:
 
 
 def _from_file(path: Path) -> Preset:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the judge {path}: {error}; give a TOML file or one of {judge_names()}") from error
-    return _checked(text, path.stem, str(path))
+    advice = f"give a TOML file of a judge, or one of {', '.join(judge_names())}"
+    return preset_of(read_toml(path, f"the judge {escaped(str(path))}", advice), path.stem, str(path))
 
 
 def _checked(text: str, name: str, where: str) -> Preset:

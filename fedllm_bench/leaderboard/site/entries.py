@@ -81,7 +81,7 @@ def _sum_of(run: RunFiles, key: str) -> float | None:
     """Over rounds, as logged; None without a log of it."""
     values = [line.get(key) for line in run.lines(ROUNDS)]
     known = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    return float(sum(known)) if values and len(known) == len(values) else None
+    return _as_float(sum(known)) if values and len(known) == len(values) else None
 
 
 def _epsilon(run: RunFiles) -> float | None:
@@ -89,7 +89,15 @@ def _epsilon(run: RunFiles) -> float | None:
     results = run.json(RESULTS) if run.has(RESULTS) else None
     privacy = results.get("privacy") if isinstance(results, dict) else None
     epsilon = privacy.get("epsilon") if isinstance(privacy, dict) else None
-    return float(epsilon) if isinstance(epsilon, int | float) else None
+    return _as_float(epsilon) if isinstance(epsilon, int | float) else None
+
+
+def _as_float(value: float) -> float | None:
+    """None for an int that no float holds, which a file may have."""
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def _one(values: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_what_is_no_judge_is_refused_in_one_line(text: str, words: str, tmp_path
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "words"), [("gpt4", "did you mean 'gpt-4'"), ("none.toml", "cannot read")])
+@pytest.mark.parametrize(("name", "words"), [("gpt4", "did you mean 'gpt-4'"), ("none.toml", "No such file")])
 def test_an_unknown_judge_is_refused(name: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         load_judge(name)
@@ -119,3 +120,27 @@ def test_a_limit_of_the_cost_needs_a_price_and_a_bound_of_replies(more: str, tmp
     (tmp_path / "j.toml").write_text(MINE + more)
     with pytest.raises(UserError, match="--max-cost cannot be kept to"):
         AskingJudge(load_judge(str(tmp_path / "j.toml")), max_cost=1.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"[x", "it is not TOML"),
+        (b"\xff\xfe", "its text is not UTF-8"),
+        (b"x = 1" + b"0" * 5000, "it is not TOML"),
+        (b"x = " + b"[" * 5000, "it is not TOML"),
+        (b"#" * 1_000_001, "bytes are too many"),
+    ],
+)
+def test_a_file_that_is_no_judge_is_one_line(content: bytes, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(content)
+    with pytest.raises(UserError, match=expected) as caught:
+        load_judge(str(tmp_path / "a.toml"))
+    assert "\n" not in str(caught.value)
+    assert "give a TOML file of a judge, or one of gpt-4, " in str(caught.value)
+
+
+def test_a_pipe_is_no_judge_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.toml")
+    with pytest.raises(UserError, match="it is a folder or a device, and no file"):
+        load_judge(str(tmp_path / "a.toml"))

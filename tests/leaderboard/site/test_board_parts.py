@@ -6,6 +6,8 @@ import itertools
 import re
 import shlex
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from board_entries import TRACK, entry, full
 
 from fedllm_bench.config import presets
 from fedllm_bench.leaderboard.ranking.standing import board_of, boards_of
+from fedllm_bench.leaderboard.site import entries
 from fedllm_bench.leaderboard.site.board_page import board_page
 from fedllm_bench.leaderboard.site.pages import switch
 from fedllm_bench.leaderboard.site.plots import curves_of, plots_of
@@ -153,3 +156,14 @@ def test_boards_are_apart_by_track_split_and_judge():
         ("aya/fixed", "stub", 1),
     ]
     assert len({board.id for board in boards_of(found)}) == 5
+
+
+def test_a_number_that_no_float_holds_is_none_of_a_board() -> None:
+    run: Any = SimpleNamespace(
+        lines=lambda name: [{"bytes_up": 10**400}, {"bytes_up": 1}],
+        has=lambda name: True,
+        json=lambda name: {"privacy": {"epsilon": 10**400}, "cost": {"train_flops": 10**400}},
+    )
+    assert entries._sum_of(run, "bytes_up") is None
+    assert entries._epsilon(run) is None
+    assert entries._train_flops(run) is None
