@@ -15,6 +15,8 @@ from fedllm_bench.methods.base import Server
 from fedllm_bench.training.checkpoint import changed, read_server, write_server
 from fedllm_bench.training.clock.timeline import Timeline
 
+LEAST_WEIGHT = 1e-6  # of the freshest upload of a round
+
 
 @dataclass(frozen=True)
 class Cohort:
@@ -85,13 +87,20 @@ def cohorts_of(
         yield Cohort(server, present)
         return
     found = timeline.cohorts(server.round)
-    # What is divided by the sum of its weights may be weighed by the ratios of these: with a large discount all of them
-    # would be too small for a float32.
-    least = 0 if clock.published else min((server.round - version for version in found), default=0)
+    least = _counted_from(clock, [server.round - version for version in found])
     for version, clients in found.items():
         factor = discount(clock, server.round - version, least)
         began = server if version == server.round else versions.get(version, server)
         yield Cohort(began, clients, factor, 1.0 if clock.published else factor)
+
+
+def _counted_from(clock: VirtualClock, ages: Sequence[int]) -> int:
+    """The staleness whose discount is 1: none, but where a float32 would lose uploads that all weigh very little.
+
+    What is divided by the sum of its weights may be weighed by the ratios of these.
+    """
+    freshest = min(ages, default=0)
+    return freshest if not clock.published and discount(clock, freshest) < LEAST_WEIGHT else 0
 
 
 def discount(clock: VirtualClock, staleness: int, least: int = 0) -> float:
