@@ -64,10 +64,7 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
     """
     plan = run.chosen
     start = run.method.init(params)
-    server = load_server(run.folder / "checkpoint", start, len(plan)) or start
-    records = load_records(run.folder, server.round)
-    check_clocked(run, records)
-    divergence.judge(run.config, records, run.folder)
+    server, records = _begun(run, start, len(plan))
     checks = run.checks
     run.watch(server)  # a kill may have come between a checkpoint and the look at it, or its check
     checks.after(server, records)
@@ -94,6 +91,18 @@ def run_rounds(run: TrainingRun, params: Tree) -> Server:
             run.stop.check()
         checks.after(server, records, is_last=True)
     return checks.kept(server, records)
+
+
+def _begun(run: TrainingRun, start: Server, num_rounds: int) -> tuple[Server, list[dict[str, Any]]]:
+    """The server and the records that an earlier call left, or `start` and none.
+
+    Raises a :class:`UserError` where they were changed, and where the first round diverged.
+    """
+    server = load_server(run.folder / "checkpoint", start, num_rounds) or start
+    records = load_records(run.folder, server.round)
+    check_clocked(run, records)
+    divergence.judge(run.config, records, run.folder)
+    return server, records
 
 
 def _keep(
