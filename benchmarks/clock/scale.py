@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedllm_bench.benchmarks.perf.state_scale import alone, registered
 from fedllm_bench.common.files import (  # this process stays small: torch is loaded where it is used
     read_jsonl,
     write_json,
@@ -36,7 +36,6 @@ def one_run(num_clients: int, rounds: int, steps: int, work: Path) -> dict[str, 
     """Peak memory and times of one run, alone in this process."""
     import torch
 
-    from fedllm_bench.benchmarks.perf.state_scale import registered
     from fedllm_bench.config import presets
     from fedllm_bench.methods.registry import make_method
     from fedllm_bench.training.clock.simulating import planned_timeline
@@ -71,19 +70,9 @@ def one_run(num_clients: int, rounds: int, steps: int, work: Path) -> dict[str, 
     return {"peak_mib": peak_bytes() / MIB, "timeline": planned, "round": seconds, "trained": trained}
 
 
-def alone(num_clients: int, rounds: int, steps: int) -> dict[str, Any]:
-    """:func:`one_run` in a process of its own."""
-    words = ["--clients", str(num_clients), "--rounds", str(rounds), "--steps", str(steps), "--alone"]
-    done = subprocess.run([sys.executable, str(Path(__file__)), *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{num_clients} clients: {done.stderr[-1000:]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 def measure(numbers: Sequence[int], processes: int, rounds: int, steps: int) -> list[dict[str, Any]]:
     """For each number of clients the medians over so many processes, which take turns."""
-    turns = [[alone(number, rounds, steps) for number in numbers] for _ in range(processes)]
+    turns = [[alone(number, rounds, steps, Path(__file__)) for number in numbers] for _ in range(processes)]
     medians = [
         {key: statistics.median(run[key] for run in same) for key in same[0]} for same in zip(*turns, strict=True)
     ]

@@ -138,10 +138,10 @@ def one_run(num_clients: int, rounds: int, steps: int, work: Path) -> dict[str, 
     return {"clients": num_clients, "peak_mib": peak_bytes() / MIB, "seconds": statistics.median(seconds)}
 
 
-def alone(num_clients: int, rounds: int, steps: int) -> dict[str, Any]:
-    """:func:`one_run` in a process of its own."""
+def alone(num_clients: int, rounds: int, steps: int, script: Path = Path(__file__)) -> dict[str, Any]:
+    """:func:`one_run` of `script` in a process of its own."""
     words = ["--clients", str(num_clients), "--rounds", str(rounds), "--steps", str(steps), "--alone"]
-    done = subprocess.run([sys.executable, str(Path(__file__)), *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{num_clients} clients: {done.stderr[-1000:]}")
     found: dict[str, Any] = json.loads(done.stdout)

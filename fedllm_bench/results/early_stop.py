@@ -34,8 +34,7 @@ def checks_since(rounds: Rounds) -> int:
 
 def has_stopped(config: RunConfig, rounds: Rounds) -> bool:
     """Whether no round comes after these."""
-    patience = config.federation.patience
-    return bool(patience) and checks_since(rounds) >= patience
+    return ends_at(config, rounds) is not None
 
 
 def ends_at(config: RunConfig, rounds: Rounds) -> int | None:

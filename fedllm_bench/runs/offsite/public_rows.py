@@ -110,7 +110,7 @@ def _split(config: RunConfig, cache: Path) -> Split:
 def _given(public: str) -> Split:
     """Raises a :class:`UserError` that names the setting where there is no whole split."""
     try:
-        return open_split(Path(public).expanduser())
+        return open_split(files.at_home(public))
     except UserError as error:
         raise UserError(f"offsite.public={public}: {error}") from error
 

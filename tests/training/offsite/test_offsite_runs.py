@@ -191,3 +191,5 @@ def test_a_real_run_must_name_public_rows(tiny_run_config, pair_split):
         check_public(replace(config, offsite=pairs))
     with pytest.raises(UserError, match=r"^offsite.public=/nowhere: no split in"):
         check_public(replace(config, offsite=replace(config.offsite, public="/nowhere")))
+    with pytest.raises(UserError, match=r"^offsite.public=~nobody-here/x: no split in"):
+        check_public(replace(config, offsite=replace(config.offsite, public="~nobody-here/x")))
